@@ -1,0 +1,5 @@
+//! One file a subcommand.
+
+pub fn run() -> i32 {
+    0
+}

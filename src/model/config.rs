@@ -1,0 +1,1 @@
+//! The numbers that define a model, from `config.json` or GGUF metadata.
