@@ -34,7 +34,13 @@ pub struct OpEntry {
 
 /// All ops.
 pub fn registry() -> Vec<OpEntry> {
-    vec![super::rms_norm::entry(), super::rms_norm::backward_entry()]
+    vec![
+        super::add::entry(),
+        super::linear_cross_entropy::entry(),
+        super::matmul::entry(),
+        super::rms_norm::entry(),
+        super::rms_norm::backward_entry(),
+    ]
 }
 
 /// A small deterministic generator for examples (splitmix64, Steele et al. 2014).
