@@ -5,6 +5,7 @@
 
 mod registry;
 pub mod rms_norm;
+pub mod rope;
 
 pub use registry::{Example, OpEntry, Random, registry};
 

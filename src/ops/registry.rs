@@ -34,7 +34,8 @@ pub struct OpEntry {
 
 /// All ops.
 pub fn registry() -> Vec<OpEntry> {
-    vec![super::rms_norm::entry(), super::rms_norm::backward_entry()]
+    use super::*;
+    vec![rms_norm::entry(), rms_norm::backward_entry(), rope::entry()]
 }
 
 /// A small deterministic generator for examples (splitmix64, Steele et al. 2014).
