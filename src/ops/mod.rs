@@ -6,6 +6,7 @@
 mod registry;
 pub mod rms_norm;
 pub mod rope;
+pub mod swiglu;
 
 pub use registry::{Example, OpEntry, Random, registry};
 
