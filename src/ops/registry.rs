@@ -35,7 +35,14 @@ pub struct OpEntry {
 /// All ops.
 pub fn registry() -> Vec<OpEntry> {
     use super::*;
-    vec![rms_norm::entry(), rms_norm::backward_entry(), rope::entry(), swiglu::entry(), swiglu::backward_entry()]
+    vec![
+        embedding::entry(),
+        rms_norm::entry(),
+        rms_norm::backward_entry(),
+        rope::entry(),
+        swiglu::entry(),
+        swiglu::backward_entry(),
+    ]
 }
 
 /// A small deterministic generator for examples (splitmix64, Steele et al. 2014).
