@@ -36,6 +36,9 @@ pub struct OpEntry {
 pub fn registry() -> Vec<OpEntry> {
     use super::*;
     vec![
+        attention::entry(),
+        attention::backward_query_entry(),
+        attention::backward_key_value_entry(),
         embedding::entry(),
         rms_norm::entry(),
         rms_norm::backward_entry(),
