@@ -4,10 +4,14 @@
 //! To add one: write its file, its shader, and one line in [`registry`]; the property suite then tests it.
 
 pub mod add;
+pub mod attention;
+pub mod embedding;
 pub mod linear_cross_entropy;
 pub mod matmul;
 mod registry;
 pub mod rms_norm;
+pub mod rope;
+pub mod swiglu;
 
 pub use registry::{Example, OpEntry, Random, registry};
 
