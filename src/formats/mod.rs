@@ -11,10 +11,16 @@
 
 pub mod atomic;
 pub mod gguf;
+pub mod hub;
+pub mod hugging_face;
+pub mod model_files;
+pub mod peft;
+pub mod safetensors;
 pub mod storage;
 pub mod tensors;
 pub mod text_source;
 
+pub use model_files::{ModelFiles, ModelPlace};
 pub use storage::Storage;
 pub use tensors::{TensorInfo, TensorSource};
 pub use text_source::{GgufTokenizer, TextSource, TokenizerSource};
