@@ -36,10 +36,12 @@ pub struct OpEntry {
 pub fn registry() -> Vec<OpEntry> {
     use super::*;
     vec![
+        accumulate::entry(),
         add::entry(),
         attention::entry(),
         attention::backward_query_entry(),
         attention::backward_key_value_entry(),
+        cache_rows::entry(),
         embedding::entry(),
         linear_cross_entropy::entry(),
         matmul::entry(),
