@@ -1,1 +1,7 @@
-//! (being written)
+//! Model files and adapter files, read and written.
+//!
+//! * [`text_source`]: what the readers hand to `text/`.
+
+pub mod text_source;
+
+pub use text_source::{GgufTokenizer, TextSource, TokenizerSource};
