@@ -36,10 +36,13 @@ pub struct OpEntry {
 pub fn registry() -> Vec<OpEntry> {
     use super::*;
     vec![
+        add::entry(),
         attention::entry(),
         attention::backward_query_entry(),
         attention::backward_key_value_entry(),
         embedding::entry(),
+        linear_cross_entropy::entry(),
+        matmul::entry(),
         rms_norm::entry(),
         rms_norm::backward_entry(),
         rope::entry(),
