@@ -14,7 +14,6 @@ pub(in crate::ops) fn entry() -> OpEntry {
                 dynamic(Attention(heads), rows, inputs)
             });
             let mut examples: Vec<Example> = packed.into();
-            examples.push(single_key(random));
             examples.push(generation(random));
             examples
         },
@@ -99,13 +98,6 @@ fn packed(random: &mut Random, rows: usize, heads: &Heads) -> Vec<Typed> {
         u32s(tokens(rows), starts.iter().enumerate().map(|(row, start)| row - start)),
         u32s(tokens(rows), starts.iter().copied()),
     ]
-}
-
-/// One key: its value comes back.
-fn single_key(random: &mut Random) -> Example {
-    let heads = Heads { heads: 2, key_value_heads: 1, head_dim: 4, scale: 0.5 };
-    let inputs = packed(random, 1, &heads);
-    dynamic(Attention(heads), 1, inputs)
 }
 
 /// Three new tokens, 40 old ones, a cache with room for 64.
