@@ -36,11 +36,13 @@ pub struct OpEntry {
 pub fn registry() -> Vec<OpEntry> {
     use super::*;
     vec![
+        adamw::entry(),
         add::entry(),
         attention::entry(),
         attention::backward_query_entry(),
         attention::backward_key_value_entry(),
         embedding::entry(),
+        global_norm::entry(),
         linear_cross_entropy::entry(),
         matmul::entry(),
         rms_norm::entry(),
