@@ -7,6 +7,7 @@ pub mod adamw;
 pub mod add;
 pub mod attention;
 pub mod embedding;
+pub mod gather_rows;
 pub mod global_norm;
 pub mod linear_cross_entropy;
 pub mod matmul;

@@ -42,6 +42,8 @@ pub fn registry() -> Vec<OpEntry> {
         attention::backward_query_entry(),
         attention::backward_key_value_entry(),
         embedding::entry(),
+        gather_rows::entry(),
+        gather_rows::scatter_entry(),
         global_norm::entry(),
         linear_cross_entropy::entry(),
         matmul::entry(),
