@@ -14,6 +14,7 @@ pub mod matmul;
 mod registry;
 pub mod rms_norm;
 pub mod rope;
+pub mod scale;
 pub mod swiglu;
 
 pub use registry::{Example, OpEntry, Random, registry};

@@ -50,6 +50,7 @@ pub fn registry() -> Vec<OpEntry> {
         rms_norm::entry(),
         rms_norm::backward_entry(),
         rope::entry(),
+        scale::entry(),
         swiglu::entry(),
         swiglu::backward_entry(),
     ]
