@@ -41,6 +41,7 @@ pub fn registry() -> Vec<OpEntry> {
         attention::entry(),
         attention::backward_query_entry(),
         attention::backward_key_value_entry(),
+        dropout::entry(),
         embedding::entry(),
         gather_rows::entry(),
         gather_rows::scatter_entry(),
