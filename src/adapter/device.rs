@@ -86,7 +86,11 @@ impl AdapterLayout {
             contents[offset / 4..offset / 4 + found.values.len()].copy_from_slice(&found.values);
         }
         if let Some(other) = given.iter().find(|given| self.tensors.iter().all(|tensor| tensor.name != given.name)) {
-            return Err(Error::bad_input(place, format!("`{}` has no place in this model", other.name), "check the adapter's base model"));
+            return Err(Error::bad_input(
+                place,
+                format!("`{}` has no place in this model", other.name),
+                "check the adapter's base model",
+            ));
         }
         Ok(contents)
     }

@@ -81,7 +81,10 @@ impl LoraSpec {
         }
         let bound = 1.0 / (tensor.shape[1] as f64).sqrt();
         // FNV-1a of the name, so that every matrix has its own stream.
-        let salt = tensor.name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
+        let salt = tensor
+            .name
+            .bytes()
+            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
         let mut random = Random(seed ^ salt);
         (0..count).map(|_| (random.uniform() * bound) as f32).collect()
     }

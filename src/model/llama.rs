@@ -104,7 +104,13 @@ struct Builder<'a> {
 }
 
 impl<'a> Builder<'a> {
-    fn new(config: &'a ModelConfig, storage: StorageOf<'a>, lora: Option<&'a LoraSpec>, purpose: Purpose, max_tokens: usize) -> Self {
+    fn new(
+        config: &'a ModelConfig,
+        storage: StorageOf<'a>,
+        lora: Option<&'a LoraSpec>,
+        purpose: Purpose,
+        max_tokens: usize,
+    ) -> Self {
         let mut graph = Graph::new();
         let (tokens, supervised, positions) = match purpose {
             Purpose::Generate { cache } => (Rows::Tokens(max_tokens), Rows::Fixed(1), cache),
@@ -146,8 +152,7 @@ impl<'a> Builder<'a> {
         }
         let x = self.graph.apply_one(GatherRows, &[x, self.inputs.rows], "supervised_rows")?;
         let x = self.norm(x, "model.norm.weight", "norm")?;
-        let output =
-            if self.config.tie_word_embeddings { embedding } else { self.weight("lm_head.weight", vocabulary, hidden) };
+        let output = if self.config.tie_word_embeddings { embedding } else { self.weight("lm_head.weight", vocabulary, hidden) };
         let head = match (self.inputs.targets, self.inputs.loss_weight) {
             (Some(targets), Some(weight)) => {
                 let op = LinearCrossEntropy { with_gradient: self.purpose == Purpose::Train };
@@ -170,11 +175,8 @@ impl<'a> Builder<'a> {
         let attended = self.attention(&path, query, key, value)?;
         let x = self.linear(layer, 3, attended, Some(x))?;
 
-        let normed = self.norm(
-            x,
-            &format!("model.{path}.post_attention_layernorm.weight"),
-            &format!("{path}.post_attention_layernorm"),
-        )?;
+        let normed =
+            self.norm(x, &format!("model.{path}.post_attention_layernorm.weight"), &format!("{path}.post_attention_layernorm"))?;
         let gate = self.linear(layer, 4, normed, None)?;
         let up = self.linear(layer, 5, normed, None)?;
         let inner = self.graph.apply_one(Swiglu, &[gate, up], format!("{path}.mlp.swiglu"))?;

@@ -61,7 +61,11 @@ impl DeviceWeights {
             .iter()
             .map(|name| {
                 source.find(name).ok_or_else(|| {
-                    Error::bad_input(source.place(name), format!("tensor `{name}` is missing"), "download or convert the model again")
+                    Error::bad_input(
+                        source.place(name),
+                        format!("tensor `{name}` is missing"),
+                        "download or convert the model again",
+                    )
                 })
             })
             .collect::<Result<_>>()?;
@@ -124,11 +128,8 @@ impl DeviceWeights {
     /// # Errors
     /// If the device has not the memory for the rope table.
     pub fn pinned(&self, model: &Llama, config: &ModelConfig) -> Result<HashMap<ValueId, Pinned>> {
-        let mut pinned: HashMap<ValueId, Pinned> = model
-            .weights
-            .iter()
-            .filter_map(|(name, id)| self.tensors.get(name).map(|(_, place)| (*id, place.clone())))
-            .collect();
+        let mut pinned: HashMap<ValueId, Pinned> =
+            model.weights.iter().filter_map(|(name, id)| self.tensors.get(name).map(|(_, place)| (*id, place.clone()))).collect();
         let positions = model.graph[model.rope_table].tensor.shape.rows.max();
         let table = rope_table(&config.rope_inverse_frequencies()?, positions);
         let slice = self.device.allocate("rope_table", table.len() * 4)?;

@@ -63,7 +63,10 @@ pub(super) fn entry() -> OpEntry {
             [1, 255, 257, 5000]
                 .map(|count| {
                     let tensor = TensorType::f32(Rows::Fixed(1), count);
-                    Example::new(Accumulate, vec![(tensor, random.matrix([1, count], 1.0)), (tensor, random.matrix([1, count], 8.0))])
+                    Example::new(
+                        Accumulate,
+                        vec![(tensor, random.matrix([1, count], 1.0)), (tensor, random.matrix([1, count], 8.0))],
+                    )
                 })
                 .into()
         },
