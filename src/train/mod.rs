@@ -1,1 +1,5 @@
-//! (being written)
+//! Training.
+
+pub mod evaluate;
+pub mod step;
+pub mod trainer;
