@@ -6,3 +6,7 @@
 fn load_a4(group: u32) -> vec4f {
     return a[group];
 }
+
+fn load_a(index: u32) -> f32 {
+    return a[index / 4u][index % 4u];
+}

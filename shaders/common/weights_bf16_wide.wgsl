@@ -7,3 +7,8 @@ fn load_weight4(group: u32) -> vec4f {
     let packed = vec2u(u32(weights[group]), u32(weights[group] >> 32u));
     return bitcast<vec4f>(vec4u(packed.x << 16u, packed.x & 0xffff0000u, packed.y << 16u, packed.y & 0xffff0000u));
 }
+
+fn load_weight(index: u32) -> f32 {
+    let word = u32(weights[index / 4u] >> (32u * ((index / 2u) % 2u)));
+    return bitcast<f32>(select(word << 16u, word & 0xffff0000u, index % 2u == 1u));
+}

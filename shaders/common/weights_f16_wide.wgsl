@@ -7,3 +7,8 @@ fn load_weight4(group: u32) -> vec4f {
     let packed = vec2u(u32(weights[group]), u32(weights[group] >> 32u));
     return vec4f(unpack2x16float(packed.x), unpack2x16float(packed.y));
 }
+
+fn load_weight(index: u32) -> f32 {
+    let word = u32(weights[index / 4u] >> (32u * ((index / 2u) % 2u)));
+    return unpack2x16float(word)[index % 2u];
+}

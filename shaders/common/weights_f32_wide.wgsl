@@ -7,3 +7,8 @@ fn load_weight4(group: u32) -> vec4f {
     let pairs = weights[group];
     return bitcast<vec4f>(vec4u(u32(pairs.x), u32(pairs.x >> 32u), u32(pairs.y), u32(pairs.y >> 32u)));
 }
+
+fn load_weight(index: u32) -> f32 {
+    let pair = weights[index / 4u][(index / 2u) % 2u];
+    return bitcast<f32>(u32(pair >> (32u * (index % 2u))));
+}
