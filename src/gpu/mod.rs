@@ -1,6 +1,14 @@
 //! The *where* of a computation: adapter, limits, buffers, compiled kernels.
 
+mod buffer;
+mod device;
 pub mod kernel;
+mod pipeline;
+pub mod reflect;
+
+pub use buffer::{ALIGNMENT, Slice, encode, padded};
+pub use device::{Device, adapters};
+pub use pipeline::{Pipeline, compile_all};
 
 /// What the choice of kernels may depend on.
 #[derive(Clone, Debug, PartialEq)]
