@@ -11,8 +11,6 @@
 override SWAPPED: bool = false;
 override SPREAD_ROWS: u32 = 16u; // 8 or 16
 
-alias EightRows = array<vec4f, 8>;
-
 fn spread_steps(at: u32, k: u32) -> vec4f {
     if SWAPPED {
         return b_steps(at, k);
@@ -55,23 +53,15 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocation_id) la
             high = add_rows(high, spread_steps(first + 8u + lane, k), block);
         }
     }
-    // Store the first rows, then move the others down: that keeps all of them in registers and has few stores. An index that varies
-    // would put them in memory; 16 unrolled stores take five times as long to compile.
     if SWAPPED {
-        for (var column = first; column < min(first + SPREAD_ROWS, params.n); column += 4u) {
-            let block = transpose(mat4x4f(low[0], low[1], low[2], low[3]));
-            store4(own, column, block[0]);
-            store4(own + 1u, column, block[1]);
-            store4(own + 2u, column, block[2]);
-            store4(own + 3u, column, block[3]);
-            low = EightRows(low[4], low[5], low[6], low[7], high[0], high[1], high[2], high[3]);
-            high = EightRows(high[4], high[5], high[6], high[7], vec4f(), vec4f(), vec4f(), vec4f());
+        store_columns(own, first, min(first + 8u, params.n), low);
+        if SPREAD_ROWS == 16u {
+            store_columns(own, first + 8u, min(first + 16u, params.n), high);
         }
     } else {
-        for (var row = first; row < min(first + SPREAD_ROWS, params.m); row++) {
-            store4(row, own, low[0]);
-            low = EightRows(low[1], low[2], low[3], low[4], low[5], low[6], low[7], high[0]);
-            high = EightRows(high[1], high[2], high[3], high[4], high[5], high[6], high[7], vec4f());
+        store_rows(first, min(first + 8u, params.m), own, low);
+        if SPREAD_ROWS == 16u {
+            store_rows(first + 8u, min(first + 16u, params.m), own, high);
         }
     }
 }
