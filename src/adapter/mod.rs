@@ -1,1 +1,3 @@
-//! (being written)
+//! What is adapted, and how: low-rank adapters on frozen linear modules.
+
+pub mod targets;
