@@ -17,8 +17,9 @@ pub const TRAINABLE: &[&str] = &["LlamaForCausalLM"];
 /// The architectures whose parameters `graftling inspect` can count; the trainable ones are among them.
 pub const KNOWN: &[&str] = &["LlamaForCausalLM", "MistralForCausalLM", "Phi3ForCausalLM", "Qwen2ForCausalLM"];
 
-/// Largest value of a dimension (vocabulary, features) that is believed; products of two such fit a `u64` with room.
-const LARGEST_DIMENSION: usize = 1 << 24;
+/// Largest value of a dimension (vocabulary, features) that is believed. A model of [`LARGEST_DEPTH`] layers with seven
+/// matrices of such dimensions has less than 2^59 parameters, so that counts and bytes fit a `u64`.
+const LARGEST_DIMENSION: usize = 1 << 22;
 /// Largest number of layers that is believed.
 const LARGEST_DEPTH: usize = 4096;
 

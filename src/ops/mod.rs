@@ -3,14 +3,21 @@
 //! An op is known by one name everywhere: `src/ops/<op>.rs`, `shaders/<op>.wgsl`, and its line in [`registry`].
 //! To add one: write its file, its shader, and one line in [`registry`]; the property suite then tests it.
 
+pub mod accumulate;
+pub mod adamw;
 pub mod add;
 pub mod attention;
+pub mod cache_rows;
+pub mod dropout;
 pub mod embedding;
+pub mod gather_rows;
+pub mod global_norm;
 pub mod linear_cross_entropy;
 pub mod matmul;
 mod registry;
 pub mod rms_norm;
 pub mod rope;
+pub mod scale;
 pub mod swiglu;
 
 pub use registry::{Example, OpEntry, Random, registry};

@@ -36,16 +36,24 @@ pub struct OpEntry {
 pub fn registry() -> Vec<OpEntry> {
     use super::*;
     vec![
+        accumulate::entry(),
+        adamw::entry(),
         add::entry(),
         attention::entry(),
         attention::backward_query_entry(),
         attention::backward_key_value_entry(),
+        cache_rows::entry(),
+        dropout::entry(),
         embedding::entry(),
+        gather_rows::entry(),
+        gather_rows::scatter_entry(),
+        global_norm::entry(),
         linear_cross_entropy::entry(),
         matmul::entry(),
         rms_norm::entry(),
         rms_norm::backward_entry(),
         rope::entry(),
+        scale::entry(),
         swiglu::entry(),
         swiglu::backward_entry(),
     ]
