@@ -1,1 +1,91 @@
-//! (being written)
+//! Reverse-mode differentiation: appends gradient nodes to a graph.
+//!
+//! [`backward`] first finds which values depend on the adapters, then walks the nodes from the loss back and asks each node's op for its
+//! gradient rule ([`crate::ops::Op::vjp`]), but only for inputs that depend on an adapter. So a frozen weight never has a gradient node,
+//! and everything below the lowest adapted layer has no backward at all and keeps no activation.
+
+use crate::graph::{Graph, Origin, ShapeError, ValueId};
+use crate::ops::{Vjp, add::Add};
+use std::collections::HashMap;
+
+/// Where differentiation starts.
+#[derive(Clone, Copy, Debug)]
+pub enum Root {
+    /// A loss: its gradient is 1, which its op folds into its own rule.
+    Loss(ValueId),
+    /// Any value, with the gradient that it receives.
+    Seed(ValueId, ValueId),
+}
+
+/// Appends nodes that compute the gradient of `root` by each value of `wrt`, and returns these gradients in the order of `wrt`;
+/// `None` where the root does not depend on it.
+///
+/// # Errors
+/// The [`ShapeError`] of a gradient node; a correct rule never gives one.
+pub fn backward(graph: &mut Graph, root: Root, wrt: &[ValueId]) -> Result<Vec<Option<ValueId>>, ShapeError> {
+    let depends = depends_on(graph, wrt);
+    let mut gradients: HashMap<ValueId, ValueId> = HashMap::new();
+    let loss = match root {
+        Root::Loss(loss) => Some(loss),
+        Root::Seed(value, gradient) => {
+            gradients.insert(value, gradient);
+            None
+        }
+    };
+    for index in (0..graph.nodes().len()).rev() {
+        let node = graph.nodes()[index].clone();
+        let is_loss = loss.is_some_and(|loss| node.outputs.contains(&loss));
+        let d_outputs: Vec<Option<ValueId>> = node.outputs.iter().map(|id| gradients.get(id).copied()).collect();
+        let wanted: Vec<bool> = node.inputs.iter().map(|id| depends[id.0]).collect();
+        if !wanted.contains(&true) || !(is_loss || d_outputs.iter().any(Option::is_some)) {
+            continue;
+        }
+        // A value that feeds two inputs of the node shows its partial gradient at the first only, so that it is added once.
+        let first_use = |slot: usize| !node.inputs[..slot].contains(&node.inputs[slot]);
+        let partial: Vec<Option<ValueId>> =
+            (0..node.inputs.len()).map(|slot| gradients.get(&node.inputs[slot]).copied().filter(|_| first_use(slot))).collect();
+        let given = vec![None; node.inputs.len()];
+        let mut vjp = Vjp {
+            graph: &mut *graph,
+            name: node.name,
+            inputs: node.inputs.clone(),
+            outputs: node.outputs,
+            d_outputs,
+            is_loss,
+            wanted,
+            partial: partial.clone(),
+            given,
+        };
+        node.op.vjp(&mut vjp)?;
+        let Vjp { given, partial: left, .. } = vjp;
+        for (slot, &input) in node.inputs.iter().enumerate() {
+            let Some(new) = given[slot] else { continue };
+            // A partial gradient that the rule took is part of what it gave; one that it left is added here.
+            let taken = partial[slot].is_some() && left[slot].is_none();
+            let total = match gradients.get(&input).copied().filter(|_| !taken) {
+                Some(before) => {
+                    let name = format!("{}+", graph[new].name);
+                    graph.apply_one(Add, &[before, new], name)?
+                }
+                None => new,
+            };
+            gradients.insert(input, total);
+        }
+    }
+    Ok(wrt.iter().map(|id| gradients.get(id).copied()).collect())
+}
+
+/// For every value: does it depend on one of `wrt`?
+fn depends_on(graph: &Graph, wrt: &[ValueId]) -> Vec<bool> {
+    let mut depends = vec![false; graph.values().len()];
+    for id in wrt {
+        debug_assert!(!matches!(graph[*id].origin, Origin::Weight), "frozen weights have no gradient");
+        depends[id.0] = true;
+    }
+    for node in graph.nodes() {
+        if node.inputs.iter().any(|id| depends[id.0]) {
+            node.outputs.iter().for_each(|id| depends[id.0] = true);
+        }
+    }
+    depends
+}

@@ -1,1 +1,8 @@
-//! (being written)
+//! What is trained: which matrices get a low-rank adapter, how it starts, and how it enters the graph.
+
+mod device;
+mod lora;
+pub mod targets;
+
+pub use device::{AdapterLayout, DeviceAdapter};
+pub use lora::{LoraSpec, LoraTensor, LoraValues, block_linears, linear};

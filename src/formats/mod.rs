@@ -1,1 +1,26 @@
-//! (being written)
+//! Model files and adapter files, read and written.
+//!
+//! * [`model_files`]: `ModelFiles::open` takes what a user calls a model and finds config, weights and text in it;
+//! * [`gguf`], [`safetensors`], [`hugging_face`], [`hub`]: where models come from;
+//! * [`peft`]: adapters, both ways;
+//! * [`storage`], [`tensors`], [`text_source`]: what the readers hand to the rest of the program;
+//! * [`atomic`]: files written all or nothing.
+//!
+//! Nothing here trusts a file: every length and offset is checked before it is used, and what cannot be used is an
+//! [`Error`](crate::Error) that names file, tensor or key.
+
+pub mod atomic;
+pub mod gguf;
+pub mod hub;
+pub mod hugging_face;
+pub mod model_files;
+pub mod peft;
+pub mod safetensors;
+pub mod storage;
+pub mod tensors;
+pub mod text_source;
+
+pub use model_files::{ModelFiles, ModelPlace};
+pub use storage::Storage;
+pub use tensors::{TensorInfo, TensorSource};
+pub use text_source::{GgufTokenizer, TextSource, TokenizerSource};

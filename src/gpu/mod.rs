@@ -1,1 +1,24 @@
-//! (being written)
+//! The *where* of a computation: adapter, limits, buffers, compiled kernels.
+
+mod buffer;
+mod device;
+pub mod kernel;
+mod pipeline;
+pub mod reflect;
+
+pub use buffer::{ALIGNMENT, Slice, encode, padded};
+pub use device::{Device, adapters};
+pub use pipeline::{Pipeline, compile_all};
+
+/// What the choice of kernels may depend on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Facts {
+    /// A driver that runs on the CPU (lavapipe, SwiftShader, WARP): barriers are dear, caches are large.
+    pub cpu_driver: bool,
+    /// Smallest and largest subgroup size, where subgroup operations are offered.
+    pub subgroup: Option<(u32, u32)>,
+    /// 64-bit integers in shaders.
+    pub int64: bool,
+    /// f16 arithmetic in shaders.
+    pub f16: bool,
+}

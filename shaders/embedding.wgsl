@@ -1,0 +1,36 @@
+// embedding: y[t] = weight[ids[t]], for the ids whose row lies in this part of the weight. One invocation an element.
+// Traffic: reads one packed row and writes one f32 row a token. No accumulation. The weight is read as 32-bit words, so one
+// kernel serves every storage type and every number of columns.
+
+struct Params {
+    rows: u32,      // tokens
+    columns: u32,
+    first_row: u32, // of this part
+    part_rows: u32,
+    storage: u32,   // 0 f32, 1 f16, 2 bf16
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> ids: array<u32>;     // [rows]
+@group(0) @binding(2) var<storage, read> words: array<u32>;   // [part_rows, columns], packed
+@group(0) @binding(3) var<storage, read_write> y: array<f32>; // [rows, columns]
+
+@compute @workgroup_size(64)
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) lane: u32) {
+    let i = (group.y * groups.x + group.x) * 64u + lane;
+    let row = i / params.columns;
+    if row >= params.rows {
+        return;
+    }
+    let id = ids[row];
+    if id < params.first_row || id - params.first_row >= params.part_rows {
+        return; // another part's
+    }
+    let element = (id - params.first_row) * params.columns + i % params.columns;
+    if params.storage == 0u {
+        y[i] = bitcast<f32>(words[element]);
+        return;
+    }
+    let half = (words[element / 2u] >> (16u * (element % 2u))) & 0xffffu;
+    y[i] = select(bitcast<f32>(half << 16u), unpack2x16float(half).x, params.storage == 1u);
+}

@@ -1,0 +1,17 @@
+// gather_rows: y[s] = x[rows[s]]. One invocation an element. Traffic: reads the chosen rows, writes y. No accumulation.
+
+struct Params { rows: u32, columns: u32, x_rows: u32 }
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> x: array<f32>;       // [x_rows, columns]
+@group(0) @binding(2) var<storage, read> rows: array<u32>;    // [rows]
+@group(0) @binding(3) var<storage, read_write> y: array<f32>; // [rows, columns]
+
+@compute @workgroup_size(64)
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) lane: u32) {
+    let i = (group.y * groups.x + group.x) * 64u + lane;
+    let row = i / params.columns;
+    if row < params.rows {
+        y[i] = x[min(rows[row], params.x_rows - 1u) * params.columns + i % params.columns];
+    }
+}

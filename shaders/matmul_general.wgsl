@@ -1,0 +1,57 @@
+// matmul, any layout and any size: out = scale * op(A) op(B) (+ addend) (+ out). The variant that the others are checked against, and
+// the one that runs where sizes do not suit them.
+// Algorithm: one invocation a 4 x 4 block of the output, no workgroup memory, no barriers; layouts differ only in strides.
+// Traffic: A and B are read once per block of 4 rows or columns, from cache where neighbours overlap. Accumulates in f32 along k in order.
+
+struct Params {
+    m: u32, n: u32, k: u32, flags: u32,
+    scale: f32,
+    a_row: u32, a_k: u32, a_start: u32,  // A's element (i, k) is a[a_start + i * a_row + k * a_k]
+    b_column: u32, b_k: u32,             // B's element (k, j) is weight element j * b_column + k * b_k
+    out_start: u32, out_row: u32,        // out's element (i, j) is out[out_start + i * out_row + j]; addend's likewise
+}
+
+const HAS_ADDEND = 1u;
+const ACCUMULATE = 2u; // add to what out holds
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> a: array<f32>;
+@group(0) @binding(3) var<storage, read> addend: array<f32>;
+@group(0) @binding(4) var<storage, read_write> out: array<f32>;
+
+@compute @workgroup_size(64)
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) lane: u32) {
+    let blocks_n = (params.n + 3u) / 4u;
+    let block = (group.y * groups.x + group.x) * 64u + lane;
+    let first_i = block / blocks_n * 4u;
+    let first_j = block % blocks_n * 4u;
+    if first_i >= params.m {
+        return;
+    }
+    // Rows and columns past the end repeat the last one; their results are not stored.
+    let i = min(vec4u(first_i) + vec4u(0u, 1u, 2u, 3u), vec4u(params.m - 1u));
+    let j = min(vec4u(first_j) + vec4u(0u, 1u, 2u, 3u), vec4u(params.n - 1u));
+    var sums = mat4x4f();
+    for (var k = 0u; k < params.k; k++) {
+        let a_at = params.a_start + i * params.a_row + k * params.a_k;
+        let b_at = j * params.b_column + k * params.b_k;
+        let b = vec4f(load_weight(b_at.x), load_weight(b_at.y), load_weight(b_at.z), load_weight(b_at.w));
+        sums[0] += a[a_at.x] * b;
+        sums[1] += a[a_at.y] * b;
+        sums[2] += a[a_at.z] * b;
+        sums[3] += a[a_at.w] * b;
+    }
+    for (var row = 0u; row < 4u && first_i + row < params.m; row++) {
+        for (var column = 0u; column < 4u && first_j + column < params.n; column++) {
+            let at = params.out_start + (first_i + row) * params.out_row + first_j + column;
+            var value = params.scale * sums[row][column];
+            if (params.flags & HAS_ADDEND) != 0u {
+                value += addend[at];
+            }
+            if (params.flags & ACCUMULATE) != 0u {
+                value += out[at];
+            }
+            out[at] = value;
+        }
+    }
+}

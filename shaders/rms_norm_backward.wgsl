@@ -1,0 +1,36 @@
+// rms_norm_backward: d_x = rstd * (g - x^ * mean(g * x^)) + addend, with g = d_y * w, x^ = x * rstd. One workgroup a row.
+// Traffic: reads x, d_y, w twice (the second time from cache) and addend once, writes d_x. Accumulates in f32, in a fixed order.
+
+struct Params { rows: u32, columns: u32, eps: f32, has_addend: u32 }
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> x: array<f32>;        // [rows, columns]
+@group(0) @binding(2) var<storage, read> weight: array<f32>;   // [columns]
+@group(0) @binding(3) var<storage, read> d_y: array<f32>;      // [rows, columns]
+@group(0) @binding(4) var<storage, read> addend: array<f32>;   // [rows, columns], read only if has_addend
+@group(0) @binding(5) var<storage, read_write> d_x: array<f32>; // [rows, columns]
+
+@compute @workgroup_size(64)
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) lane: u32) {
+    let row = group.y * groups.x + group.x;
+    let start = min(row, params.rows - 1u) * params.columns;
+    var squares = 0.0;
+    var products = 0.0; // sum of g * x
+    for (var c = lane; c < params.columns; c += 64u) {
+        squares += x[start + c] * x[start + c];
+        products += d_y[start + c] * weight[c] * x[start + c];
+    }
+    let columns = f32(params.columns);
+    let rstd = inverseSqrt(row_sum(lane, squares) / columns + params.eps);
+    let mean = row_sum(lane, products) * rstd / columns;
+    if row >= params.rows {
+        return;
+    }
+    for (var c = lane; c < params.columns; c += 64u) {
+        var d = rstd * (d_y[start + c] * weight[c] - x[start + c] * rstd * mean);
+        if params.has_addend != 0u {
+            d += addend[start + c];
+        }
+        d_x[start + c] = d;
+    }
+}

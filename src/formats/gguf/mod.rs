@@ -1,0 +1,196 @@
+//! GGUF files: one file with weights, tokenizer and chat template, as llama.cpp and its relatives use it.
+//!
+//! The file is memory-mapped; tensors are dequantised exactly and row by row. Names and shapes are handed out as Hugging
+//! Face's. In files of architecture `llama` the rows of the query and key projections are permuted, because llama.cpp rotates
+//! neighbouring pairs where Hugging Face rotates the halves of a head: file row `h d + 2 j + t` of head h with d features is
+//! Hugging Face's row `h d + t d/2 + j` (`permute` in `convert_hf_to_gguf.py`). Reading undoes it.
+
+mod container;
+mod metadata;
+mod names;
+mod types;
+
+use std::{
+    fs::File,
+    ops::Range,
+    path::{Path, PathBuf},
+};
+
+use memmap2::Mmap;
+
+pub use container::{Container, MetaValue, RawTensor};
+pub use types::GgmlType;
+
+use super::{
+    Storage, TensorInfo, TensorSource, TextSource,
+    tensors::{check_request, missing},
+};
+use crate::{Error, Result, model::config::ModelConfig};
+use metadata::Metadata;
+
+/// An open GGUF file.
+pub struct Gguf {
+    path: PathBuf,
+    file: Mmap,
+    container: Container,
+    config: ModelConfig,
+    /// Sorted by name; `located` has the same order.
+    tensors: Vec<TensorInfo>,
+    located: Vec<Located>,
+    unreadable: Vec<(String, String)>,
+}
+
+/// Where a readable tensor lies.
+struct Located {
+    bytes: Range<usize>,
+    /// Features of a head, if the rows are permuted.
+    permuted_head_dim: Option<usize>,
+}
+
+impl Gguf {
+    /// Opens and checks a file. Weights are not read.
+    ///
+    /// # Errors
+    /// [`Error::BadInput`] if it cannot be read, is no sound GGUF file, or holds an architecture that graftling does not know.
+    pub fn open(path: &Path) -> Result<Self> {
+        let place = path.display().to_string();
+        let file = map(path)?;
+        let container = Container::parse(&place, &file)?;
+        let rope_factors = rope_factors(&place, &container, &file)?;
+        let metadata = Metadata { place: &place, container: &container, file: &file };
+        let config = metadata.config(rope_factors.as_deref())?;
+        let permuted = metadata.architecture()? == "llama";
+
+        let mut readable = Vec::new();
+        let mut unreadable = Vec::new();
+        for tensor in &container.tensors {
+            let name = names::to_hugging_face(&tensor.name).unwrap_or_else(|| tensor.name.clone());
+            let storage = match tensor.kind {
+                Ok(kind) => kind.storage().ok_or_else(|| kind.name().to_owned()),
+                Err(id) => Err(format!("of the unknown type {id}")),
+            };
+            match storage {
+                // A row of a vector is one value; blocks of 32 rows cannot be read by rows, and no converter writes them.
+                Ok(storage) if storage.block_values() > 1 && tensor.shape.len() == 1 => {
+                    unreadable.push((name, format!("a vector in {}", storage.name())));
+                }
+                Ok(storage) => {
+                    let rotated = tensor.name.starts_with("blk.")
+                        && [".attn_q.weight", ".attn_k.weight", ".attn_q.bias", ".attn_k.bias"]
+                            .iter()
+                            .any(|end| tensor.name.ends_with(end));
+                    let permuted_head_dim = (permuted && rotated).then_some(config.head_dim);
+                    if permuted_head_dim.is_some_and(|head_dim| !tensor.shape[0].is_multiple_of(head_dim)) {
+                        let problem = format!("has {} rows, no whole number of heads of {}", tensor.shape[0], config.head_dim);
+                        return Err(Error::bad_input(format!("{place}: tensor {name}"), problem, container::DAMAGED));
+                    }
+                    let bytes = tensor.bytes.len() as u64;
+                    let info = TensorInfo { name, shape: tensor.shape.clone(), storage, bytes };
+                    readable.push((info, Located { bytes: tensor.bytes.clone(), permuted_head_dim }));
+                }
+                Err(kind) => unreadable.push((name, kind)),
+            }
+        }
+        readable.sort_by(|a, b| a.0.name.cmp(&b.0.name));
+        if let Some(pair) = readable.windows(2).find(|pair| pair[0].0.name == pair[1].0.name) {
+            let what = format!("{place}: tensor {}", pair[0].0.name);
+            return Err(Error::bad_input(what, "occurs twice", container::DAMAGED));
+        }
+        let (tensors, located) = readable.into_iter().unzip();
+        Ok(Self { path: path.to_owned(), file, container, config, tensors, located, unreadable })
+    }
+
+    /// The model's shape.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// The directory as the file has it, with ggml's names and types.
+    pub fn container(&self) -> &Container {
+        &self.container
+    }
+
+    /// The model's name as its maker wrote it.
+    pub fn name(&self) -> Option<String> {
+        self.container.metadata.get("general.name").and_then(MetaValue::as_str).map(str::to_owned)
+    }
+
+    /// Tokenizer and chat template. A file without a tokenizer gives one without tokens.
+    ///
+    /// # Errors
+    /// [`Error::BadInput`] naming the metadata key that has the wrong kind.
+    pub fn text(&self) -> Result<TextSource> {
+        let place = self.path.display().to_string();
+        Metadata { place: &place, container: &self.container, file: &self.file }.text()
+    }
+}
+
+impl TensorSource for Gguf {
+    fn tensors(&self) -> &[TensorInfo] {
+        &self.tensors
+    }
+
+    fn unreadable(&self) -> &[(String, String)] {
+        &self.unreadable
+    }
+
+    fn place(&self, _name: &str) -> String {
+        self.path.display().to_string()
+    }
+
+    fn read_rows_f32(&self, name: &str, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
+        let Ok(index) = self.tensors.binary_search_by(|info| info.name.as_str().cmp(name)) else {
+            return Err(missing(self.place(name), name));
+        };
+        let (info, located) = (&self.tensors[index], &self.located[index]);
+        check_request(&self.place(name), info, &rows, out.len())?;
+        let values = info.row_values();
+        let row_bytes = values / info.storage.block_values() * info.storage.block_bytes();
+        let data = &self.file[located.bytes.clone()];
+        match located.permuted_head_dim {
+            None => info.storage.dequantise(&data[rows.start * row_bytes..rows.end * row_bytes], out),
+            Some(head_dim) => {
+                for (row, out) in rows.zip(out.chunks_exact_mut(values)) {
+                    let stored = stored_row(row, head_dim);
+                    info.storage.dequantise(&data[stored * row_bytes..(stored + 1) * row_bytes], out);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The file's row of a Hugging Face row: `h d + t d/2 + j` is stored at `h d + 2 j + t`.
+fn stored_row(row: usize, head_dim: usize) -> usize {
+    let (head, within) = (row / head_dim, row % head_dim);
+    let (half, pair) = (within / (head_dim / 2), within % (head_dim / 2));
+    head * head_dim + 2 * pair + half
+}
+
+/// The divisors of RoPE's frequencies, which converters write for models with `rope_scaling` of type `llama3`.
+fn rope_factors(place: &str, container: &Container, file: &[u8]) -> Result<Option<Vec<f32>>> {
+    let Some(tensor) = container.tensors.iter().find(|tensor| tensor.name == "rope_freqs.weight") else { return Ok(None) };
+    let storage = tensor.kind.ok().and_then(GgmlType::storage);
+    if tensor.shape.len() != 1 || storage != Some(Storage::F32) {
+        let problem = format!("has shape {:?} and is not a vector in F32", tensor.shape);
+        return Err(Error::bad_input(format!("{place}: tensor {}", tensor.name), problem, container::DAMAGED));
+    }
+    let mut factors = vec![0.0; tensor.shape[0]];
+    Storage::F32.dequantise(&file[tensor.bytes.clone()], &mut factors);
+    Ok(Some(factors))
+}
+
+/// Maps a file into memory for reading.
+pub(super) fn map(path: &Path) -> Result<Mmap> {
+    let unreadable = |error: std::io::Error| {
+        let proposal = "Check the path and that the file may be read.";
+        Error::bad_input(path.display(), format!("cannot be read: {error}"), proposal)
+    };
+    let file = File::open(path).map_err(unreadable)?;
+    if file.metadata().map_err(unreadable)?.is_dir() {
+        return Err(Error::bad_input(path.display(), "is a folder, not a file", "Give the path of the file."));
+    }
+    // SAFETY: the mapping is read-only. A file that another process cuts short while it is mapped would end this process with
+    // SIGBUS; every loader that maps weights shares this, and model files are not written to while they are in use.
+    unsafe { Mmap::map(&file) }.map_err(unreadable)
+}

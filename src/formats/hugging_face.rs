@@ -1,0 +1,203 @@
+//! A model folder as Hugging Face's transformers saves it: `config.json`, `*.safetensors`, `tokenizer.json` and their kin.
+
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
+
+use serde_json::Value;
+
+use super::{TextSource, TokenizerSource, safetensors::Safetensors};
+use crate::{
+    Error, Result,
+    model::config::{ModelConfig, token_ids},
+};
+
+/// Endings of files that may be pickles: reading one can execute any code that its author put in.
+const PICKLES: [&str; 4] = ["bin", "pt", "pth", "ckpt"];
+
+/// Config of the model in `folder`, with the end tokens of `generation_config.json` after those of `config.json`.
+///
+/// # Errors
+/// [`Error::BadInput`] if there is no `config.json`, or one of the two cannot be used.
+pub fn config(folder: &Path) -> Result<ModelConfig> {
+    let path = folder.join("config.json");
+    if !path.is_file() {
+        let names = file_names(folder)?;
+        let (problem, proposal) = if names.contains("adapter_config.json") {
+            ("is an adapter, not a model", "Give the base model as the model, and this folder with --adapter or --init-adapter.")
+        } else if names.iter().any(|name| name.ends_with(".gguf")) {
+            ("has no config.json", "Give the path of the .gguf file in it.")
+        } else {
+            (
+                "has no config.json",
+                "Give a folder with config.json, tokenizer.json and *.safetensors, a .gguf file, or a Hugging Face name.",
+            )
+        };
+        return Err(Error::bad_input(folder.display(), problem, proposal));
+    }
+    let mut config = ModelConfig::from_json_file(&path)?;
+    if let Some(generation) = optional_json(&folder.join("generation_config.json"))? {
+        let ids = token_ids(generation.get("eos_token_id")).ok_or_else(|| {
+            let place = folder.join("generation_config.json");
+            Error::bad_input(
+                format!("{}: key `eos_token_id`", place.display()),
+                "is not a token id or a list of them",
+                "Correct the file.",
+            )
+        })?;
+        for id in ids {
+            if !config.eos_token_ids.contains(&id) {
+                config.eos_token_ids.push(id);
+            }
+        }
+    }
+    Ok(config)
+}
+
+/// The weights in `folder`: what `model.safetensors.index.json` lists, or `model.safetensors`, or the only safetensors file.
+///
+/// # Errors
+/// [`Error::BadInput`] if there are none, if they are pickles, or if a file is missing or not sound.
+pub fn weights(folder: &Path) -> Result<Safetensors> {
+    Safetensors::open(&weight_files(folder)?)
+}
+
+/// Whether there is anything in `folder` that [`weights`] would try to read.
+pub fn has_weights(folder: &Path) -> bool {
+    file_names(folder).is_ok_and(|names| {
+        names.iter().any(|name| {
+            (name.ends_with(".safetensors") && !name.starts_with("adapter_")) || name.ends_with(".safetensors.index.json")
+        })
+    })
+}
+
+fn weight_files(folder: &Path) -> Result<Vec<PathBuf>> {
+    if let Some(shards) = shards(folder)? {
+        return Ok(shards.into_iter().map(|name| folder.join(name)).collect());
+    }
+    let names = file_names(folder)?;
+    if names.contains("model.safetensors") {
+        return Ok(vec![folder.join("model.safetensors")]);
+    }
+    let others: Vec<&String> =
+        names.iter().filter(|name| name.ends_with(".safetensors") && !name.starts_with("adapter_")).collect();
+    match others.as_slice() {
+        [only] => return Ok(vec![folder.join(only)]),
+        [] => {}
+        several => {
+            let problem = format!("has {} .safetensors files but no model.safetensors.index.json", several.len());
+            return Err(Error::bad_input(
+                folder.display(),
+                problem,
+                "Download the index file too; it says which files belong together.",
+            ));
+        }
+    }
+    let is_pickle = |name: &&String| Path::new(name).extension().is_some_and(|e| PICKLES.iter().any(|pickle| e == *pickle));
+    if let Some(name) = names.iter().find(is_pickle) {
+        return Err(pickle_refused(&folder.join(name)));
+    }
+    let problem = "has no weights (*.safetensors)";
+    Err(Error::bad_input(
+        folder.display(),
+        problem,
+        "Download the model's .safetensors files into it; config.json alone is enough only for `graftling inspect`.",
+    ))
+}
+
+/// The shard names of `model.safetensors.index.json`, if there is that file.
+pub(super) fn shards(folder: &Path) -> Result<Option<BTreeSet<String>>> {
+    let path = folder.join("model.safetensors.index.json");
+    let Some(index) = optional_json(&path)? else { return Ok(None) };
+    let bad = |problem: String| Error::bad_input(path.display(), problem, "Download the model again.");
+    let map = index.get("weight_map").and_then(Value::as_object).ok_or_else(|| bad("has no `weight_map`".to_owned()))?;
+    let mut names = BTreeSet::new();
+    for (tensor, name) in map {
+        let name = name.as_str().ok_or_else(|| bad(format!("gives no file name for tensor {tensor}")))?;
+        // A plain name: the index must not lead out of the folder.
+        if Path::new(name).file_name() != Some(name.as_ref()) || !name.ends_with(".safetensors") {
+            return Err(bad(format!("names `{name}` for tensor {tensor}, which is no .safetensors file in the same folder")));
+        }
+        names.insert(name.to_owned());
+    }
+    Ok(Some(names))
+}
+
+/// The refusal of a pickle, with the reason and the way out.
+pub(super) fn pickle_refused(path: &Path) -> Error {
+    let folder = path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new(".")).display().to_string();
+    Error::bad_input(
+        path.display(),
+        "is a PyTorch pickle, which is refused: reading a pickle can execute any code that its author put into it",
+        format!(
+            "Use the model's .safetensors files, or, if you trust the author, convert it with Python: \
+             from transformers import AutoModelForCausalLM, AutoTokenizer; \
+             AutoModelForCausalLM.from_pretrained({folder:?}).save_pretrained(\"converted\"); \
+             AutoTokenizer.from_pretrained({folder:?}).save_pretrained(\"converted\")"
+        ),
+    )
+}
+
+/// Tokenizer, special tokens and chat template of the model in `folder`.
+///
+/// The template is `chat_template.jinja`, else `chat_template` of `tokenizer_config.json`; of several named ones, `default`.
+///
+/// # Errors
+/// [`Error::BadInput`] if one of these files is there but cannot be read.
+pub fn text(folder: &Path, config: &ModelConfig) -> Result<TextSource> {
+    let tokenizer_config = optional_json(&folder.join("tokenizer_config.json"))?.unwrap_or(Value::Null);
+    let template_file = folder.join("chat_template.jinja");
+    let chat_template = if template_file.is_file() {
+        Some(read(&template_file)?)
+    } else {
+        match tokenizer_config.get("chat_template") {
+            Some(Value::String(template)) => Some(template.clone()),
+            Some(Value::Array(named)) => named
+                .iter()
+                .find(|entry| entry.get("name").and_then(Value::as_str) == Some("default"))
+                .and_then(|entry| entry.get("template")?.as_str().map(str::to_owned)),
+            _ => None,
+        }
+    };
+    // A token is its text, or an object that describes an added token.
+    let token = |key: &str| {
+        let value = tokenizer_config.get(key)?;
+        value.as_str().or_else(|| value.get("content")?.as_str()).map(str::to_owned)
+    };
+    Ok(TextSource {
+        tokenizer: TokenizerSource::Json(folder.join("tokenizer.json")),
+        chat_template,
+        bos_token: token("bos_token"),
+        eos_token: token("eos_token"),
+        bos_token_id: config.bos_token_id,
+        eos_token_ids: config.eos_token_ids.clone(),
+        add_bos: tokenizer_config.get("add_bos_token").and_then(Value::as_bool),
+    })
+}
+
+fn file_names(folder: &Path) -> Result<BTreeSet<String>> {
+    let unreadable =
+        |error| Error::bad_input(folder.display(), format!("cannot be read: {error}"), "Check the path and its permissions.");
+    let mut names = BTreeSet::new();
+    for entry in std::fs::read_dir(folder).map_err(unreadable)? {
+        names.extend(entry.map_err(unreadable)?.file_name().into_string());
+    }
+    Ok(names)
+}
+
+fn read(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path)
+        .map_err(|error| Error::bad_input(path.display(), format!("cannot be read: {error}"), "Download the file again."))
+}
+
+/// The JSON in a file that need not be there.
+fn optional_json(path: &Path) -> Result<Option<Value>> {
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let value = serde_json::from_str(&read(path)?);
+    value
+        .map(Some)
+        .map_err(|error| Error::bad_input(path.display(), format!("is not valid JSON: {error}"), "Download the file again."))
+}

@@ -1,0 +1,95 @@
+//! What every weight file looks like to the rest of the program: named tensors, read by rows as f32.
+
+use std::ops::Range;
+
+use super::Storage;
+use crate::{Error, Result};
+
+/// One tensor of a model file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorInfo {
+    /// Hugging Face's name, whatever the file calls it: `model.layers.3.self_attn.q_proj.weight`.
+    pub name: String,
+    /// `[out_features, in_features]` for a matrix, `[features]` for a vector.
+    pub shape: Vec<usize>,
+    /// How the file stores the numbers.
+    pub storage: Storage,
+    /// Bytes in the file.
+    pub bytes: u64,
+}
+
+impl TensorInfo {
+    /// Rows as [`TensorSource::read_rows_f32`] counts them: the first dimension. A vector has as many rows as values.
+    pub fn rows(&self) -> usize {
+        self.shape.first().copied().unwrap_or(1)
+    }
+
+    /// Values in a row: the product of all dimensions but the first (1 for a vector).
+    pub fn row_values(&self) -> usize {
+        self.shape.iter().skip(1).product()
+    }
+
+    /// Number of values.
+    pub fn values(&self) -> u64 {
+        self.shape.iter().map(|&dimension| dimension as u64).product()
+    }
+}
+
+/// A model file whose tensors can be read. Names and shapes are Hugging Face's; reading dequantises exactly.
+///
+/// Reading takes `&self` and may happen from several threads.
+pub trait TensorSource: Send + Sync {
+    /// All tensors that this source can read, sorted by name.
+    fn tensors(&self) -> &[TensorInfo];
+
+    /// Tensors that the file has but that cannot be read, as `(name, type)`, the type being `Q4_K` or `F64`, say.
+    fn unreadable(&self) -> &[(String, String)];
+
+    /// Where the tensor is stored, for messages: the file's path.
+    fn place(&self, name: &str) -> String;
+
+    /// Rows `rows` of tensor `name` as f32, row-major: `out` is `[rows.len(), in_features]`. A GGUF's permuted query and key
+    /// rows arrive in Hugging Face's order.
+    ///
+    /// # Errors
+    /// [`Error::BadInput`] if the tensor is not there, the rows lie outside it, or `out` has another length.
+    fn read_rows_f32(&self, name: &str, rows: Range<usize>, out: &mut [f32]) -> Result<()>;
+
+    /// The tensor of that name.
+    fn find(&self, name: &str) -> Option<&TensorInfo> {
+        let tensors = self.tensors();
+        tensors.binary_search_by(|info| info.name.as_str().cmp(name)).ok().map(|index| &tensors[index])
+    }
+
+    /// A whole tensor as f32, row-major.
+    ///
+    /// # Errors
+    /// As [`TensorSource::read_rows_f32`].
+    fn read_f32(&self, name: &str) -> Result<Vec<f32>> {
+        let Some(info) = self.find(name) else { return Err(missing(self.place(name), name)) };
+        let mut out = vec![0.0; info.rows() * info.row_values()];
+        self.read_rows_f32(name, 0..info.rows(), &mut out)?;
+        Ok(out)
+    }
+}
+
+/// Checks a request against the tensor it is for.
+pub(crate) fn check_request(place: &str, info: &TensorInfo, rows: &Range<usize>, out_len: usize) -> Result<()> {
+    let inside = rows.start <= rows.end && rows.end <= info.rows();
+    if inside && (rows.end - rows.start).checked_mul(info.row_values()) == Some(out_len) {
+        return Ok(());
+    }
+    Err(Error::bad_input(
+        format!("{place}: tensor {}", info.name),
+        format!("rows {}..{} into {out_len} values were asked for, but its shape is {:?}", rows.start, rows.end, info.shape),
+        "This is a mistake in the calling program: ask for rows inside the tensor and give room for all their values.",
+    ))
+}
+
+pub(crate) fn missing(place: String, name: &str) -> Error {
+    Error::bad_input(
+        format!("{place}: tensor {name}"),
+        "is not in the file",
+        "Check that the file is complete and belongs to this model; download or convert it again if it does not.",
+    )
+}

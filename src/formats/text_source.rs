@@ -1,0 +1,53 @@
+//! The raw material for tokenizer and chat template, as the model's files hold it. `text/` makes something of it.
+
+use std::path::PathBuf;
+
+/// Everything that a model's files say about text.
+#[derive(Clone, Debug)]
+pub struct TextSource {
+    /// The vocabulary and its rules.
+    pub tokenizer: TokenizerSource,
+    /// The Jinja source of the chat template, if the model has one.
+    pub chat_template: Option<String>,
+    /// The text of the token that begins a sequence.
+    pub bos_token: Option<String>,
+    /// The text of the token that ends a sequence.
+    pub eos_token: Option<String>,
+    pub bos_token_id: Option<u32>,
+    /// All ids that end a generation, the first being the model's own `eos_token_id`.
+    pub eos_token_ids: Vec<u32>,
+    /// Whether encoding puts the BOS token first, if the files say so in a place other than `tokenizer.json`.
+    pub add_bos: Option<bool>,
+}
+
+/// Where the tokenizer comes from.
+#[derive(Clone, Debug)]
+pub enum TokenizerSource {
+    /// The path of a `tokenizer.json`. It may not exist: a model can be examined or trained on ids without it.
+    Json(PathBuf),
+    /// The vocabulary in a GGUF file's metadata.
+    Gguf(GgufTokenizer),
+}
+
+/// The `tokenizer.ggml.*` metadata of a GGUF file.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct GgufTokenizer {
+    /// `gpt2` (byte-level BPE) or `llama` (SentencePiece).
+    pub model: String,
+    /// The pre-tokenizer: `smollm`, `llama-bpe`, `qwen2`, ...
+    pub pre: Option<String>,
+    /// The token of each id.
+    pub tokens: Vec<String>,
+    /// SentencePiece scores, one a token, or empty.
+    pub scores: Vec<f32>,
+    /// One a token, or empty: 1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused, 6 byte.
+    pub token_types: Vec<u32>,
+    /// BPE merges in order of rank, each `"left right"`.
+    pub merges: Vec<String>,
+    pub bos_token_id: Option<u32>,
+    pub eos_token_id: Option<u32>,
+    pub unknown_token_id: Option<u32>,
+    pub add_bos_token: Option<bool>,
+    /// Whether SentencePiece puts a space before the text.
+    pub add_space_prefix: Option<bool>,
+}

@@ -1,0 +1,147 @@
+//! Buffers and slices of buffers: allocation that can fail, writing, reading back.
+
+use super::Device;
+use crate::graph::DType;
+use crate::{Error, Result};
+
+/// Bytes to which everything in a buffer is aligned: the strictest `min_storage_buffer_offset_alignment` that WebGPU allows.
+pub const ALIGNMENT: usize = 256;
+
+/// `bytes` rounded up to whole alignment units, at least one.
+pub fn padded(bytes: usize) -> usize {
+    bytes.max(1).div_ceil(ALIGNMENT) * ALIGNMENT
+}
+
+/// A range of a buffer on the device.
+#[derive(Clone, Debug)]
+pub struct Slice {
+    pub(crate) buffer: wgpu::Buffer,
+    /// First byte, a multiple of [`ALIGNMENT`].
+    pub offset: usize,
+    /// Bytes, a multiple of [`ALIGNMENT`].
+    pub bytes: usize,
+}
+
+impl Slice {
+    /// A part of this slice.
+    ///
+    /// # Panics
+    /// If the part is not aligned or does not lie inside: a mistake of the calling code.
+    pub fn part(&self, offset: usize, bytes: usize) -> Self {
+        assert!(
+            offset.is_multiple_of(ALIGNMENT) && offset + padded(bytes) <= self.bytes,
+            "part {offset}+{bytes} of {}",
+            self.bytes
+        );
+        Self { buffer: self.buffer.clone(), offset: self.offset + offset, bytes: padded(bytes) }
+    }
+
+    pub(crate) fn binding(&self) -> wgpu::BufferBinding<'_> {
+        wgpu::BufferBinding {
+            buffer: &self.buffer,
+            offset: self.offset as u64,
+            size: std::num::NonZeroU64::new(self.bytes as u64),
+        }
+    }
+}
+
+impl Device {
+    /// A zeroed storage buffer.
+    ///
+    /// # Errors
+    /// If the device has not that much memory, or allows no buffer of this size.
+    pub fn allocate(&self, what: &str, bytes: usize) -> Result<Slice> {
+        use wgpu::BufferUsages;
+        self.allocate_for(what, bytes, BufferUsages::STORAGE | BufferUsages::COPY_SRC | BufferUsages::COPY_DST)
+    }
+
+    pub(crate) fn allocate_for(&self, what: &str, bytes: usize, usage: wgpu::BufferUsages) -> Result<Slice> {
+        let bytes = padded(bytes);
+        let refused = |problem: String| {
+            Error::failed(
+                format!("GPU `{}`", self.info.name),
+                format!("cannot allocate {bytes} bytes for {what}: {problem}"),
+                "use shorter rows (--max-length), fewer of them (--batch-size), or a smaller storage type (--weights bf16)",
+            )
+        };
+        if bytes as u64 > self.limits.max_buffer_size {
+            return Err(refused(format!("its largest buffer is {} bytes", self.limits.max_buffer_size)));
+        }
+        let memory = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+        let validation = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
+        let buffer = self.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some(what),
+            size: bytes as u64,
+            usage,
+            mapped_at_creation: false,
+        });
+        let errors = [pollster::block_on(validation.pop()), pollster::block_on(memory.pop())];
+        match errors.into_iter().flatten().next() {
+            Some(error) => Err(refused(error.to_string())),
+            None => Ok(Slice { buffer, offset: 0, bytes }),
+        }
+    }
+
+    /// Writes to the start of a slice, before anything that is submitted later.
+    ///
+    /// # Panics
+    /// If the bytes do not fit or are no multiple of 4: a mistake of the calling code.
+    pub fn write(&self, slice: &Slice, bytes: &[u8]) {
+        self.write_at(slice, 0, bytes);
+    }
+
+    /// Writes into a slice, `offset` bytes from its start.
+    ///
+    /// # Panics
+    /// If the bytes do not fit or are no multiple of 4: a mistake of the calling code.
+    pub fn write_at(&self, slice: &Slice, offset: usize, bytes: &[u8]) {
+        assert!(offset + bytes.len() <= slice.bytes, "{} bytes at {offset} into a slice of {}", bytes.len(), slice.bytes);
+        self.queue.write_buffer(&slice.buffer, (slice.offset + offset) as u64, bytes);
+    }
+
+    /// Zeroes a slice, in order with what is submitted before and after.
+    pub fn clear(&self, slice: &Slice) {
+        let mut encoder = self.device.create_command_encoder(&Default::default());
+        encoder.clear_buffer(&slice.buffer, slice.offset as u64, Some(slice.bytes as u64));
+        self.queue.submit([encoder.finish()]);
+    }
+
+    /// Reads the first `count` values of a slice back, waiting for the work that makes them.
+    ///
+    /// # Errors
+    /// If the device is lost.
+    pub fn read<T: bytemuck::Pod>(&self, slice: &Slice, count: usize) -> Result<Vec<T>> {
+        let bytes = count * size_of::<T>();
+        if bytes == 0 {
+            return Ok(Vec::new());
+        }
+        assert!(bytes <= slice.bytes && bytes.is_multiple_of(4), "{bytes} bytes from a slice of {}", slice.bytes);
+        let staging = self.allocate_for("staging", bytes, wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST)?;
+        let mut encoder = self.device.create_command_encoder(&Default::default());
+        encoder.copy_buffer_to_buffer(&slice.buffer, slice.offset as u64, &staging.buffer, 0, bytes as u64);
+        self.queue.submit([encoder.finish()]);
+        staging.buffer.slice(..).map_async(wgpu::MapMode::Read, |_| {});
+        self.wait()?;
+        let mapped = staging.buffer.slice(..bytes as u64).get_mapped_range().map_err(|error| self.failed(error.to_string()))?;
+        Ok(bytemuck::pod_collect_to_vec(&mapped))
+    }
+}
+
+/// Values as they rest on the device in this storage type, rounded to nearest even.
+///
+/// # Panics
+/// If a `u32` value is no integer in range: a mistake of the calling code.
+pub fn encode(values: &[f32], dtype: DType) -> Vec<u8> {
+    match dtype {
+        DType::F32 => bytemuck::cast_slice(values).to_vec(),
+        DType::F16 => values.iter().flat_map(|&value| half::f16::from_f32(value).to_le_bytes()).collect(),
+        DType::BF16 => values.iter().flat_map(|&value| half::bf16::from_f32(value).to_le_bytes()).collect(),
+        DType::U32 => values
+            .iter()
+            .flat_map(|&value| {
+                assert!(value >= 0.0 && value.fract() == 0.0 && value <= u32::MAX as f32, "{value} is no u32");
+                (value as u32).to_le_bytes()
+            })
+            .collect(),
+    }
+}

@@ -1,0 +1,180 @@
+//! Choice of an adapter, and the device opened on it.
+
+use super::{Facts, Pipeline, kernel::Kernel, pipeline};
+use crate::{Error, Result};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+/// An opened GPU: queue, limits, and the kernels compiled so far.
+pub struct Device {
+    pub(crate) device: wgpu::Device,
+    pub(crate) queue: wgpu::Queue,
+    pub info: wgpu::AdapterInfo,
+    pub limits: wgpu::Limits,
+    pub facts: Facts,
+    pipelines: Mutex<HashMap<pipeline::Key, Arc<Pipeline>>>,
+    trouble: Arc<Mutex<Option<String>>>,
+}
+
+/// Features that graftling uses where they are offered; none is required.
+pub const WANTED_FEATURES: wgpu::Features = wgpu::Features::SUBGROUP
+    .union(wgpu::Features::SHADER_INT64)
+    .union(wgpu::Features::SHADER_F16)
+    .union(wgpu::Features::TIMESTAMP_QUERY);
+
+/// Every adapter of this machine, the one that graftling would choose first.
+pub fn adapters() -> Vec<wgpu::Adapter> {
+    let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
+    descriptor.backends = wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12;
+    let instance = wgpu::Instance::new(descriptor);
+    let mut adapters = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::all()));
+    adapters.sort_by_key(|adapter| match adapter.get_info().device_type {
+        wgpu::DeviceType::DiscreteGpu => 0,
+        wgpu::DeviceType::IntegratedGpu => 1,
+        wgpu::DeviceType::VirtualGpu => 2,
+        wgpu::DeviceType::Other => 3,
+        wgpu::DeviceType::Cpu => 4,
+    });
+    adapters
+}
+
+impl Device {
+    /// Opens the adapter that `choice` names, by its number in [`adapters`] or a part of its name; without a choice, the first:
+    /// a discrete GPU before an integrated one before a driver that runs on the CPU.
+    ///
+    /// # Errors
+    /// If there is no adapter, none fits the choice, or the driver refuses.
+    pub fn open(choice: Option<&str>) -> Result<Self> {
+        let adapters = adapters();
+        let names: Vec<String> = adapters.iter().map(|adapter| adapter.get_info().name).collect();
+        let wanted = match choice {
+            None => 0,
+            Some(choice) => choice
+                .parse::<usize>()
+                .ok()
+                .filter(|&index| index < adapters.len())
+                .or_else(|| names.iter().position(|name| name.to_lowercase().contains(&choice.to_lowercase())))
+                .ok_or_else(|| {
+                    let list: Vec<String> = names.iter().enumerate().map(|(index, name)| format!("{index}: {name}")).collect();
+                    Error::bad_input("--device", format!("no adapter fits `{choice}`"), format!("there are: {}", list.join("; ")))
+                })?,
+        };
+        let Some(adapter) = adapters.into_iter().nth(wanted) else {
+            return Err(Error::failed(
+                "GPU",
+                "no adapter found that Vulkan, Metal or DX12 drives",
+                "install your GPU's driver; on Linux without a GPU, install a software driver (Debian, Ubuntu: mesa-vulkan-drivers)",
+            ));
+        };
+        Self::on(&adapter)
+    }
+
+    /// Opens this adapter with all its limits and those of [`WANTED_FEATURES`] that it offers.
+    ///
+    /// # Errors
+    /// If the driver refuses.
+    pub fn on(adapter: &wgpu::Adapter) -> Result<Self> {
+        let info = adapter.get_info();
+        let features = adapter.features() & WANTED_FEATURES;
+        let limits = adapter.limits();
+        let (device, queue) = pollster::block_on(adapter.request_device(&wgpu::DeviceDescriptor {
+            label: Some("graftling"),
+            required_features: features,
+            required_limits: limits.clone(),
+            memory_hints: wgpu::MemoryHints::MemoryUsage,
+            ..Default::default()
+        }))
+        .map_err(|error| {
+            Error::failed(&info.name, error, "choose another adapter with --device; `graftling doctor` lists them")
+        })?;
+        Ok(Self::opened(device, queue, info, features, limits))
+    }
+
+    fn opened(
+        device: wgpu::Device,
+        queue: wgpu::Queue,
+        info: wgpu::AdapterInfo,
+        features: wgpu::Features,
+        limits: wgpu::Limits,
+    ) -> Self {
+        let trouble: Arc<Mutex<Option<String>>> = Arc::default();
+        let first = trouble.clone();
+        device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| note(&first, error.to_string())));
+        let first = trouble.clone();
+        device.set_device_lost_callback(move |reason, message| {
+            if reason != wgpu::DeviceLostReason::Destroyed || !message.is_empty() {
+                note(&first, format!("the device was lost ({reason:?}): {message}"));
+            }
+        });
+        let facts = Facts {
+            cpu_driver: info.device_type == wgpu::DeviceType::Cpu,
+            subgroup: features.contains(wgpu::Features::SUBGROUP).then_some((info.subgroup_min_size, info.subgroup_max_size)),
+            int64: features.contains(wgpu::Features::SHADER_INT64),
+            f16: features.contains(wgpu::Features::SHADER_F16),
+        };
+        Self { device, queue, info, limits, facts, pipelines: Mutex::default(), trouble }
+    }
+
+    /// The compiled kernel, from the cache of this device where it was compiled before.
+    ///
+    /// # Errors
+    /// If the shader's interface differs from what the host declares, or the driver refuses it.
+    pub fn pipeline(&self, kernel: &'static Kernel, constants: &[(&'static str, f64)]) -> Result<Arc<Pipeline>> {
+        let key = pipeline::key(kernel, constants);
+        if let Some(known) = lock(&self.pipelines).get(&key) {
+            return Ok(known.clone());
+        }
+        let compiled = Arc::new(Pipeline::compile(self, kernel, constants)?);
+        lock(&self.pipelines).insert(key, compiled.clone());
+        Ok(compiled)
+    }
+
+    /// The largest storage binding, in bytes, rounded down to whole groups of 256.
+    pub fn max_binding(&self) -> usize {
+        let limit = u64::from(self.limits.max_storage_buffer_binding_size).min(self.limits.max_buffer_size);
+        usize::try_from(limit).unwrap_or(usize::MAX) / 256 * 256
+    }
+
+    /// Waits until all submitted work is done.
+    ///
+    /// # Errors
+    /// If the device is lost, or reported an error since the last call.
+    pub fn wait(&self) -> Result<()> {
+        let polled = self.device.poll(wgpu::PollType::wait_indefinitely());
+        self.check()?;
+        polled.map(|_| ()).map_err(|error| self.failed(error.to_string()))
+    }
+
+    /// Starts what was written so far on its way and waits for it, so that staging memory is free again.
+    ///
+    /// # Errors
+    /// If the device is lost, or reported an error since the last call.
+    pub fn flush(&self) -> Result<()> {
+        self.queue.submit([]);
+        self.wait()
+    }
+
+    /// The first error that the driver reported since the last call.
+    ///
+    /// # Errors
+    /// That error.
+    pub fn check(&self) -> Result<()> {
+        lock(&self.trouble).take().map_or(Ok(()), |message| Err(self.failed(message)))
+    }
+
+    pub(crate) fn failed(&self, message: String) -> Error {
+        Error::failed(
+            format!("GPU `{}`", self.info.name),
+            message.trim(),
+            "continue from the last checkpoint with --resume; less memory: smaller --batch-size or --max-length",
+        )
+    }
+}
+
+fn note(first: &Mutex<Option<String>>, message: String) {
+    lock(first).get_or_insert(message);
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}

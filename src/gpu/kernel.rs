@@ -1,0 +1,70 @@
+//! What a kernel is: WGSL source in real files, the parameter struct it expects, the features it needs.
+
+/// A compute kernel. Its WGSL is the concatenation of `sources` (WGSL lets declarations stand in any order), its entry point `main`,
+/// its parameters a uniform struct at binding 0 and its matrices storage buffers at bindings 1, 2, ...
+#[derive(Debug)]
+pub struct Kernel {
+    /// Unique; the stem of its main .wgsl file, with a suffix where variants share one.
+    pub name: &'static str,
+    pub sources: &'static [&'static str],
+    /// Values of `override` constants.
+    pub constants: &'static [(&'static str, f64)],
+    /// Fields of the parameter struct, compared with the shader's by reflection.
+    pub params: &'static [ParamField],
+    pub needs: Needs,
+    /// Compile without the run-time bounds checks that wgpu adds: only for kernels whose every index is in range by construction,
+    /// which the guard-word tests show.
+    pub unchecked: bool,
+}
+
+/// What a kernel asks of the device beyond WebGPU's defaults.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Needs {
+    /// Subgroup operations, with exactly this subgroup size.
+    pub subgroup_size: Option<u32>,
+    /// 64-bit integers in shaders.
+    pub int64: bool,
+    /// f16 arithmetic in shaders.
+    pub f16: bool,
+}
+
+impl Needs {
+    /// Runs on every device.
+    pub const NONE: Self = Self { subgroup_size: None, int64: false, f16: false };
+
+    /// Can this device run the kernel?
+    pub fn met_by(&self, facts: &super::Facts) -> bool {
+        self.subgroup_size.is_none_or(|size| facts.subgroup == Some((size, size)))
+            && (!self.int64 || facts.int64)
+            && (!self.f16 || facts.f16)
+    }
+}
+
+/// One field of a parameter struct.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ParamField {
+    pub name: &'static str,
+    /// "u32" or "f32".
+    pub scalar: &'static str,
+    /// Bytes from the struct's start.
+    pub offset: usize,
+}
+
+/// Declares a parameter struct of `u32` and `f32` fields, and its field table for the comparison with the shader.
+#[macro_export]
+macro_rules! kernel_params {
+    ($(#[$meta:meta])* $name:ident { $($field:ident: $scalar:ident),+ $(,)? }) => {
+        $(#[$meta])*
+        #[repr(C)]
+        #[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
+        struct $name { $($field: $scalar),+ }
+        impl $name {
+            const FIELDS: &'static [$crate::gpu::kernel::ParamField] = &[$($crate::gpu::kernel::ParamField {
+                name: stringify!($field),
+                scalar: stringify!($scalar),
+                offset: std::mem::offset_of!($name, $field),
+            }),+];
+            fn bytes(&self) -> Vec<u8> { bytemuck::bytes_of(self).to_vec() }
+        }
+    };
+}

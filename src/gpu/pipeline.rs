@@ -1,0 +1,108 @@
+//! A kernel compiled for a device.
+
+use super::device::{Device, lock};
+use super::kernel::Kernel;
+use super::reflect::{self, BindingKind};
+use crate::{Error, Result};
+use std::num::NonZeroU64;
+use std::sync::Mutex;
+
+/// A compiled kernel and the layout of its bindings.
+pub struct Pipeline {
+    pub(crate) pipeline: wgpu::ComputePipeline,
+    pub(crate) layout: wgpu::BindGroupLayout,
+    pub(crate) bindings: Vec<BindingKind>,
+}
+
+pub(super) type Key = (&'static str, Vec<(&'static str, u64)>);
+
+pub(super) fn key(kernel: &Kernel, constants: &[(&'static str, f64)]) -> Key {
+    (kernel.name, constants.iter().map(|(name, value)| (*name, value.to_bits())).collect())
+}
+
+impl Pipeline {
+    pub(super) fn compile(device: &Device, kernel: &'static Kernel, constants: &[(&'static str, f64)]) -> Result<Self> {
+        let broken = |problem: String| {
+            Error::failed(format!("kernel {}", kernel.name), problem, "please report this with `graftling doctor`")
+        };
+        if !kernel.needs.met_by(&device.facts) {
+            return Err(broken(format!("the device lacks what it needs: {:?}", kernel.needs)));
+        }
+        let interface = reflect::interface(kernel).map_err(broken)?;
+        // Error scopes belong to the thread, so kernels may be compiled side by side.
+        let scope = device.device.push_error_scope(wgpu::ErrorFilter::Validation);
+        let source = wgpu::ShaderModuleDescriptor {
+            label: Some(kernel.name),
+            source: wgpu::ShaderSource::Wgsl(reflect::source(kernel).into()),
+        };
+        let module = if kernel.unchecked {
+            // SAFETY: kernels marked `unchecked` keep every index in range by construction; see `Kernel::unchecked`.
+            unsafe { device.device.create_shader_module_trusted(source, wgpu::ShaderRuntimeChecks::unchecked()) }
+        } else {
+            device.device.create_shader_module(source)
+        };
+        let entries: Vec<wgpu::BindGroupLayoutEntry> =
+            interface.bindings.iter().enumerate().map(|(index, kind)| entry(index, *kind)).collect();
+        let layout = device
+            .device
+            .create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: Some(kernel.name), entries: &entries });
+        let constants: Vec<(&str, f64)> = kernel.constants.iter().chain(constants).copied().collect();
+        let pipeline = device.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            label: Some(kernel.name),
+            layout: Some(&device.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+                label: Some(kernel.name),
+                bind_group_layouts: &[Some(&layout)],
+                immediate_size: 0,
+            })),
+            module: &module,
+            entry_point: Some("main"),
+            compilation_options: wgpu::PipelineCompilationOptions {
+                constants: &constants,
+                zero_initialize_workgroup_memory: false,
+            },
+            cache: None,
+        });
+        match pollster::block_on(scope.pop()) {
+            Some(error) => Err(broken(error.to_string())),
+            None => Ok(Self { pipeline, layout, bindings: interface.bindings }),
+        }
+    }
+}
+
+fn entry(index: usize, kind: BindingKind) -> wgpu::BindGroupLayoutEntry {
+    let (ty, least) = match kind {
+        BindingKind::Uniform(bytes) => (wgpu::BufferBindingType::Uniform, u64::from(bytes)),
+        // One vec4: every buffer is padded to more, so that no size need be checked at each dispatch.
+        BindingKind::StorageRead => (wgpu::BufferBindingType::Storage { read_only: true }, 16),
+        BindingKind::StorageReadWrite => (wgpu::BufferBindingType::Storage { read_only: false }, 16),
+    };
+    wgpu::BindGroupLayoutEntry {
+        binding: index as u32,
+        visibility: wgpu::ShaderStages::COMPUTE,
+        ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset: false, min_binding_size: NonZeroU64::new(least) },
+        count: None,
+    }
+}
+
+/// Compiles several kernels at once, on all cores: drivers compile for seconds, and each kernel by itself.
+///
+/// # Errors
+/// The first kernel that cannot be compiled.
+pub fn compile_all(device: &Device, kernels: &[(&'static Kernel, Vec<(&'static str, f64)>)]) -> Result<()> {
+    let next = Mutex::new(kernels.iter());
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..cores.min(kernels.len()))
+            .map(|_| {
+                scope.spawn(|| {
+                    loop {
+                        let job = lock(&next).next();
+                        let Some((kernel, constants)) = job else { return Ok(()) };
+                        device.pipeline(kernel, constants)?;
+                    }
+                })
+            })
+            .collect();
+        workers.into_iter().try_for_each(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    })
+}

@@ -1,0 +1,180 @@
+//! `attention_backward_query` and `attention_backward_key_value`: the gradients of [`super::Attention`] where key `i` is row `i`,
+//! so that row `i` sees the keys `segment_start[i] ..= i`. Formulas: the module documentation of [`super`].
+
+use super::*;
+
+/// Inputs `q, k, v, out, lse, d_out, segment_start`; outputs `d_q` and `statistics` `[rows, 2 * heads]`: for each query head its
+/// `lse` and `delta = d_out . out`, side by side, since a kernel may bind no more than eight buffers.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct AttentionBackwardQuery(pub Heads);
+
+/// Inputs `q, k, v, statistics, d_out, segment_start`; outputs `d_k` and `d_v`.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct AttentionBackwardKeyValue(pub Heads);
+
+impl Op for AttentionBackwardQuery {
+    fn name(&self) -> &'static str {
+        "attention_backward_query"
+    }
+
+    fn infer(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, ShapeError> {
+        let op = "attention_backward_query";
+        expect::count(op, inputs, 7)?;
+        self.0.check(op, inputs)?;
+        let q = inputs[0];
+        expect::rows(op, "k", inputs[1], q.shape.rows)?;
+        expect::same(op, "out", inputs[3], q)?;
+        expect::same(op, "lse", inputs[4], TensorType::f32(q.shape.rows, self.0.heads))?;
+        expect::same(op, "d_out", inputs[5], q)?;
+        expect::same(op, "segment_start", inputs[6], TensorType::u32(q.shape.rows, 1))?;
+        Ok(vec![q, TensorType::f32(q.shape.rows, 2 * self.0.heads)])
+    }
+
+    fn reference(&self, inputs: &[&Matrix], outputs: &[[usize; 2]]) -> Vec<Matrix> {
+        let [q, k, v, out, lse, d_out, segment_start] = inputs else { unreachable!("checked by infer") };
+        let (heads, group) = (&self.0, self.0.group());
+        let (mut d_q, mut statistics) = (Matrix::zeros(outputs[0]), Matrix::zeros(outputs[1]));
+        for i in 0..q.rows {
+            for h in 0..heads.heads {
+                let (q_i, d_out_i) = (heads.of_head(q, i, h, 1), heads.of_head(d_out, i, h, 1));
+                let (lse, delta) = (lse.row(i)[h], dot(d_out_i, heads.of_head(out, i, h, 1)));
+                statistics.row_mut(i)[2 * h..2 * h + 2].copy_from_slice(&[lse, delta]);
+                for j in segment_start.index(i, 0)..=i {
+                    let (k_j, v_j) = (heads.of_head(k, j, h, group), heads.of_head(v, j, h, group));
+                    let d_score = (heads.scale * dot(q_i, k_j) - lse).exp() * (dot(d_out_i, v_j) - delta);
+                    for c in 0..heads.head_dim {
+                        d_q.row_mut(i)[h * heads.head_dim + c] += heads.scale * d_score * k_j[c];
+                    }
+                }
+            }
+        }
+        vec![d_q, statistics]
+    }
+
+    fn launch(&self, call: &Call) -> Vec<Dispatch> {
+        let vectors = call.inputs[0].rows * self.0.heads;
+        let statistics = Dispatch {
+            kernel: &STATISTICS,
+            constants: self.0.constants(),
+            params: StatisticsParams { vectors: vectors as u32 }.bytes(),
+            bindings: vec![Bind::Input(3), Bind::Input(5), Bind::Input(4), Bind::Output(1)],
+            workgroups: spread(vectors.div_ceil(64)),
+        };
+        let query = Dispatch {
+            kernel: &QUERY,
+            constants: self.0.constants(),
+            params: params(&self.0, call).bytes(),
+            bindings: vec![
+                Bind::Input(0),
+                Bind::Input(1),
+                Bind::Input(2),
+                Bind::Output(1),
+                Bind::Input(5),
+                Bind::Input(6),
+                Bind::Output(0),
+            ],
+            workgroups: spread(vectors.div_ceil(64)),
+        };
+        vec![statistics, query]
+    }
+
+    fn flops(&self, inputs: &[[usize; 2]], _: &[[usize; 2]]) -> u64 {
+        flops_of(&self.0, inputs[0][0], inputs[1][0], 3)
+    }
+}
+
+impl Op for AttentionBackwardKeyValue {
+    fn name(&self) -> &'static str {
+        "attention_backward_key_value"
+    }
+
+    fn infer(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, ShapeError> {
+        let op = "attention_backward_key_value";
+        expect::count(op, inputs, 6)?;
+        self.0.check(op, inputs)?;
+        let q = inputs[0];
+        expect::rows(op, "k", inputs[1], q.shape.rows)?;
+        expect::same(op, "statistics", inputs[3], TensorType::f32(q.shape.rows, 2 * self.0.heads))?;
+        expect::same(op, "d_out", inputs[4], q)?;
+        expect::same(op, "segment_start", inputs[5], TensorType::u32(q.shape.rows, 1))?;
+        Ok(vec![inputs[1], inputs[2]])
+    }
+
+    fn reference(&self, inputs: &[&Matrix], outputs: &[[usize; 2]]) -> Vec<Matrix> {
+        let [q, k, v, statistics, d_out, segment_start] = inputs else { unreachable!("checked by infer") };
+        let (heads, group) = (&self.0, self.0.group());
+        let (mut d_k, mut d_v) = (Matrix::zeros(outputs[0]), Matrix::zeros(outputs[1]));
+        for i in 0..q.rows {
+            for h in 0..heads.heads {
+                let (q_i, d_out_i) = (heads.of_head(q, i, h, 1), heads.of_head(d_out, i, h, 1));
+                let (lse, delta) = (statistics.row(i)[2 * h], statistics.row(i)[2 * h + 1]);
+                for j in segment_start.index(i, 0)..=i {
+                    let weight = (heads.scale * dot(q_i, heads.of_head(k, j, h, group)) - lse).exp();
+                    let d_score = weight * (dot(d_out_i, heads.of_head(v, j, h, group)) - delta);
+                    for c in 0..heads.head_dim {
+                        let column = h / group * heads.head_dim + c;
+                        d_k.row_mut(j)[column] += heads.scale * d_score * q_i[c];
+                        d_v.row_mut(j)[column] += weight * d_out_i[c];
+                    }
+                }
+            }
+        }
+        vec![d_k, d_v]
+    }
+
+    fn launch(&self, call: &Call) -> Vec<Dispatch> {
+        vec![Dispatch {
+            kernel: &KEY_VALUE,
+            constants: self.0.constants(),
+            params: params(&self.0, call).bytes(),
+            bindings: (0..6).map(Bind::Input).chain([Bind::Output(0), Bind::Output(1)]).collect(),
+            workgroups: spread((call.inputs[1].rows * self.0.key_value_heads).div_ceil(64)),
+        }]
+    }
+
+    fn flops(&self, inputs: &[[usize; 2]], _: &[[usize; 2]]) -> u64 {
+        flops_of(&self.0, inputs[0][0], inputs[1][0], 4)
+    }
+}
+
+fn params(heads: &Heads, call: &Call) -> BackwardParams {
+    BackwardParams {
+        rows: call.inputs[0].rows as u32,
+        heads: heads.heads as u32,
+        group: heads.group() as u32,
+        scale: heads.scale as f32,
+    }
+}
+
+kernel_params!(StatisticsParams { vectors: u32 });
+kernel_params!(BackwardParams { rows: u32, heads: u32, group: u32, scale: f32 });
+
+/// One invocation a (row, query head).
+pub static STATISTICS: Kernel = Kernel {
+    name: "attention_backward_statistics",
+    sources: &[include_str!("../../../shaders/attention_backward_statistics.wgsl")],
+    constants: &[],
+    params: StatisticsParams::FIELDS,
+    needs: Needs::NONE,
+    unchecked: false,
+};
+
+/// One invocation a (row, query head).
+pub static QUERY: Kernel = Kernel {
+    name: "attention_backward_query",
+    sources: &[include_str!("../../../shaders/attention_backward_query.wgsl")],
+    constants: &[],
+    params: BackwardParams::FIELDS,
+    needs: Needs::NONE,
+    unchecked: false,
+};
+
+/// One invocation a (key, key/value head).
+pub static KEY_VALUE: Kernel = Kernel {
+    name: "attention_backward_key_value",
+    sources: &[include_str!("../../../shaders/attention_backward_key_value.wgsl")],
+    constants: &[],
+    params: BackwardParams::FIELDS,
+    needs: Needs::NONE,
+    unchecked: false,
+};

@@ -1,0 +1,206 @@
+//! `attention`: causal grouped-query attention over packed rows, blockwise: no matrix of all scores exists, forward or backward
+//! (Dao et al. 2022, arXiv 2205.14135; grouped queries: Ainslie et al. 2023, arXiv 2305.13245).
+//!
+//! Row `i` sees the keys `j = segment_start[i] ..= segment_start[i] + position[i]`. For each query head `h`, whose keys and values
+//! are those of head `h / (heads / key_value_heads)`:
+//!
+//! `s_ij = scale q_i . k_j`, `lse_i = log sum_j exp(s_ij)`, `p_ij = exp(s_ij - lse_i)`, `out_i = sum_j p_ij v_j`
+//!
+//! | input | shape | |
+//! |---|---|---|
+//! | q | `[rows, heads * head_dim]` f32 | |
+//! | k | `[keys, key_value_heads * head_dim]` f32 | |
+//! | v | as k | |
+//! | position | `[rows, 1]` u32 | within the row's segment |
+//! | segment_start | `[rows, 1]` u32 | key at which the row's segment begins |
+//!
+//! | output | shape | |
+//! |---|---|---|
+//! | out | as q | |
+//! | lse | `[rows, heads]` f32 | natural log; all that the backward pass needs of the scores |
+//!
+//! In training, key `i` is row `i` and the last key that a row sees is its own. In generation the keys are a cache of fixed length,
+//! and the rows are the new tokens.
+//!
+//! **Gradient** (rows = keys). `d_v_j = sum_i p_ij d_out_i`. With `d_p_ij = d_out_i . v_j`, the softmax gives
+//! `d_s_ij = p_ij (d_p_ij - delta_i)`, where `delta_i = sum_j p_ij d_p_ij = d_out_i . out_i`. Then `d_q_i = scale sum_j d_s_ij k_j`
+//! and `d_k_j = scale sum_i d_s_ij q_i`. Sums over `i` run over the rows that see `j` and over the query heads that share it.
+
+mod backward;
+mod examples;
+
+pub use backward::{AttentionBackwardKeyValue, AttentionBackwardQuery, KEY_VALUE, QUERY, STATISTICS};
+pub(super) use examples::{backward_key_value_entry, backward_query_entry, entry};
+
+use super::{Bind, Call, Dispatch, Matrix, Op, Vjp, expect, spread};
+use crate::gpu::kernel::{Kernel, Needs};
+use crate::graph::{ShapeError, TensorType};
+use crate::kernel_params;
+
+/// Shape and scale of the heads, the same in all three ops.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Heads {
+    /// Query heads.
+    pub heads: usize,
+    /// Divides `heads`; fewer is grouped-query attention.
+    pub key_value_heads: usize,
+    /// Columns of a head: a multiple of 4, at most [`Heads::MAX_DIM`].
+    pub head_dim: usize,
+    /// What scores are multiplied by, `head_dim^(-1/2)` in Llama.
+    pub scale: f64,
+}
+
+/// Forward.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Attention(pub Heads);
+
+impl Heads {
+    /// Largest `head_dim` that the kernels have registers for.
+    pub const MAX_DIM: usize = 128;
+
+    /// Query heads that share a key/value head.
+    pub fn group(&self) -> usize {
+        self.heads / self.key_value_heads
+    }
+
+    fn q_columns(&self) -> usize {
+        self.heads * self.head_dim
+    }
+
+    /// Checks itself, and q, k and v: the first three inputs of all three ops.
+    fn check(&self, op: &'static str, inputs: &[TensorType]) -> Result<(), ShapeError> {
+        if self.key_value_heads == 0 || !self.heads.is_multiple_of(self.key_value_heads) || self.heads == 0 {
+            let expected = format!("a multiple of {} key/value heads", self.key_value_heads);
+            return Err(ShapeError::new(op, "heads", self.heads, expected));
+        }
+        if self.head_dim == 0 || self.head_dim > Self::MAX_DIM || !self.head_dim.is_multiple_of(4) {
+            let expected = format!("a multiple of 4, at most {}", Self::MAX_DIM);
+            return Err(ShapeError::new(op, "head_dim", self.head_dim, expected));
+        }
+        let [q, k, v] = [inputs[0], inputs[1], inputs[2]];
+        expect::same(op, "q", q, TensorType::f32(q.shape.rows, self.q_columns()))?;
+        expect::same(op, "k", k, TensorType::f32(k.shape.rows, self.key_value_heads * self.head_dim))?;
+        expect::same(op, "v", v, k)
+    }
+
+    /// Override constants of every kernel of this family.
+    fn constants(&self) -> Vec<(&'static str, f64)> {
+        vec![("HEAD_VEC4", (self.head_dim / 4) as f64)]
+    }
+
+    /// The part of a q-like (`group` 1) or k-like row that query head `head` works with.
+    fn of_head<'a>(&self, matrix: &'a Matrix, row: usize, head: usize, group: usize) -> &'a [f64] {
+        let start = head / group * self.head_dim;
+        &matrix.row(row)[start..start + self.head_dim]
+    }
+}
+
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+/// Multiply-adds over head columns count two each; `products` of them are done a (row, key, head). Half of the square is visible.
+fn flops_of(heads: &Heads, rows: usize, keys: usize, products: usize) -> u64 {
+    let pairs = if rows == keys { rows * (rows + 1) / 2 } else { rows * keys };
+    2 * (pairs * heads.q_columns() * products) as u64
+}
+
+impl Op for Attention {
+    fn name(&self) -> &'static str {
+        "attention"
+    }
+
+    fn infer(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, ShapeError> {
+        expect::count("attention", inputs, 5)?;
+        self.0.check("attention", inputs)?;
+        let q = inputs[0];
+        expect::same("attention", "position", inputs[3], TensorType::u32(q.shape.rows, 1))?;
+        expect::same("attention", "segment_start", inputs[4], TensorType::u32(q.shape.rows, 1))?;
+        Ok(vec![q, TensorType::f32(q.shape.rows, self.0.heads)])
+    }
+
+    fn vjp(&self, vjp: &mut Vjp) -> Result<(), ShapeError> {
+        let Some(d_out) = vjp.d_outputs[0] else { return Ok(()) };
+        if !(0..3).any(|input| vjp.wants(input)) {
+            return Ok(());
+        }
+        let [q, k, v, _, segment_start] = vjp.inputs[..] else { unreachable!("checked by infer") };
+        let [out, lse] = vjp.outputs[..] else { unreachable!("attention has two outputs") };
+        let name = vjp.d_name(0);
+        let query = AttentionBackwardQuery(self.0);
+        let [d_q, statistics] = vjp.graph.apply(query, &[q, k, v, out, lse, d_out, segment_start], name)?[..] else {
+            unreachable!("attention_backward_query has two outputs")
+        };
+        if vjp.wants(0) {
+            vjp.give(0, d_q);
+        }
+        if vjp.wants(1) || vjp.wants(2) {
+            let name = vjp.d_name(1);
+            let key_value = AttentionBackwardKeyValue(self.0);
+            let gradients = vjp.graph.apply(key_value, &[q, k, v, statistics, d_out, segment_start], name)?;
+            for (input, gradient) in [1, 2].into_iter().zip(gradients) {
+                if vjp.wants(input) {
+                    vjp.give(input, gradient);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn reference(&self, inputs: &[&Matrix], outputs: &[[usize; 2]]) -> Vec<Matrix> {
+        let [q, k, v, position, segment_start] = inputs else { unreachable!("checked by infer") };
+        let (heads, group) = (&self.0, self.0.group());
+        let (mut out, mut lse) = (Matrix::zeros(outputs[0]), Matrix::zeros(outputs[1]));
+        for i in 0..q.rows {
+            let first = segment_start.index(i, 0);
+            let keys = first..=first + position.index(i, 0);
+            for h in 0..heads.heads {
+                let q_i = heads.of_head(q, i, h, 1);
+                let scores: Vec<f64> = keys.clone().map(|j| heads.scale * dot(q_i, heads.of_head(k, j, h, group))).collect();
+                let largest = scores.iter().copied().fold(f64::MIN, f64::max);
+                lse.row_mut(i)[h] = largest + scores.iter().map(|s| (s - largest).exp()).sum::<f64>().ln();
+                for (j, score) in keys.clone().zip(scores) {
+                    let weight = (score - lse.row(i)[h]).exp();
+                    for (c, v) in heads.of_head(v, j, h, group).iter().enumerate() {
+                        out.row_mut(i)[h * heads.head_dim + c] += weight * v;
+                    }
+                }
+            }
+        }
+        vec![out, lse]
+    }
+
+    fn launch(&self, call: &Call) -> Vec<Dispatch> {
+        let rows = call.inputs[0].rows;
+        let params = Params {
+            rows: rows as u32,
+            keys: call.inputs[1].rows as u32,
+            heads: self.0.heads as u32,
+            group: self.0.group() as u32,
+            scale: self.0.scale as f32,
+        };
+        vec![Dispatch {
+            kernel: &FORWARD,
+            constants: self.0.constants(),
+            params: params.bytes(),
+            bindings: (0..5).map(Bind::Input).chain([Bind::Output(0), Bind::Output(1)]).collect(),
+            workgroups: spread((rows * self.0.heads).div_ceil(64)),
+        }]
+    }
+
+    fn flops(&self, inputs: &[[usize; 2]], _: &[[usize; 2]]) -> u64 {
+        flops_of(&self.0, inputs[0][0], inputs[1][0], 2)
+    }
+}
+
+kernel_params!(Params { rows: u32, keys: u32, heads: u32, group: u32, scale: f32 });
+
+/// One invocation a (row, query head).
+pub static FORWARD: Kernel = Kernel {
+    name: "attention",
+    sources: &[include_str!("../../../shaders/attention.wgsl")],
+    constants: &[],
+    params: Params::FIELDS,
+    needs: Needs::NONE,
+    unchecked: false,
+};

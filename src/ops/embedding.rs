@@ -1,0 +1,111 @@
+//! `embedding`: the row of the embedding matrix that belongs to each token.
+//!
+//! `y[t] = weight[ids[t]]`
+//!
+//! | input | shape | |
+//! |---|---|---|
+//! | ids | `[rows, 1]` u32 | below `vocab` |
+//! | weight | `[vocab, columns]` f32, f16 or bf16 | frozen; may be split by rows over several bindings |
+//!
+//! **Gradient.** None: ids are integers, and the matrix is frozen.
+
+use super::{Bind, Call, Dispatch, Example, Matrix, Op, OpEntry, Random, expect, spread};
+use crate::gpu::kernel::{Kernel, Needs};
+use crate::graph::{DType, Rows, ShapeError, TensorType};
+use crate::kernel_params;
+
+#[derive(Clone, Copy, Debug)]
+pub struct Embedding;
+
+impl Op for Embedding {
+    fn name(&self) -> &'static str {
+        "embedding"
+    }
+
+    fn infer(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, ShapeError> {
+        expect::count("embedding", inputs, 2)?;
+        let [ids, weight] = [inputs[0], inputs[1]];
+        expect::same("embedding", "ids", ids, TensorType::u32(ids.shape.rows, 1))?;
+        if weight.dtype == DType::U32 {
+            return Err(ShapeError::new("embedding", "weight", weight, "f32, f16 or bf16"));
+        }
+        Ok(vec![TensorType::f32(ids.shape.rows, weight.shape.columns)])
+    }
+
+    fn reference(&self, inputs: &[&Matrix], _: &[[usize; 2]]) -> Vec<Matrix> {
+        let [ids, weight] = inputs else { unreachable!("checked by infer") };
+        let mut y = Matrix::zeros([ids.rows, weight.columns]);
+        for t in 0..ids.rows {
+            y.row_mut(t).copy_from_slice(weight.row(ids.index(t, 0)));
+        }
+        vec![y]
+    }
+
+    /// One dispatch a part of the weight.
+    fn launch(&self, call: &Call) -> Vec<Dispatch> {
+        let (y, weight) = (&call.outputs[0], &call.inputs[1]);
+        let dispatch = |(part, held): (usize, std::ops::Range<usize>)| {
+            let params = Params {
+                rows: y.rows as u32,
+                columns: y.columns() as u32,
+                first_row: held.start as u32,
+                part_rows: held.len() as u32,
+                storage: match weight.tensor.dtype {
+                    DType::F32 | DType::U32 => 0,
+                    DType::F16 => 1,
+                    DType::BF16 => 2,
+                },
+            };
+            Dispatch {
+                kernel: &KERNEL,
+                constants: vec![],
+                params: params.bytes(),
+                bindings: vec![Bind::Input(0), Bind::InputPart(1, part), Bind::Output(0)],
+                workgroups: spread(y.elements().div_ceil(64)),
+            }
+        };
+        weight.parts().map(dispatch).collect()
+    }
+
+    fn flops(&self, _: &[[usize; 2]], _: &[[usize; 2]]) -> u64 {
+        0
+    }
+}
+
+kernel_params!(Params { rows: u32, columns: u32, first_row: u32, part_rows: u32, storage: u32 });
+
+/// One invocation an element.
+pub static KERNEL: Kernel = Kernel {
+    name: "embedding",
+    sources: &[include_str!("../../shaders/embedding.wgsl")],
+    constants: &[],
+    params: Params::FIELDS,
+    needs: Needs::NONE,
+    unchecked: false,
+};
+
+pub(super) fn entry() -> OpEntry {
+    OpEntry {
+        name: "embedding",
+        kernels: vec![&KERNEL],
+        examples: |random| {
+            [DType::F32, DType::F16, DType::BF16]
+                .into_iter()
+                .flat_map(|dtype| [(1, 1, 1), (7, 5, 6), (33, 11, 7), (130, 3, 64)].map(|size| (dtype, size)))
+                .map(|(dtype, (rows, vocab, columns))| example(random, dtype, rows, vocab, columns))
+                .collect()
+        },
+        tolerance: |_| 0.0,
+    }
+}
+
+fn example(random: &mut Random, dtype: DType, rows: usize, vocab: usize, columns: usize) -> Example {
+    let ids = (0..rows).map(|_| random.below(vocab) as f64).collect();
+    // Few enough bits that f16 and bf16 hold the values exactly.
+    let weight = (0..vocab * columns).map(|_| random.below(256) as f64 / 64.0 - 2.0).collect();
+    let inputs = vec![
+        (TensorType::u32(Rows::Fixed(rows), 1), Matrix::new([rows, 1], ids)),
+        (TensorType::new(Rows::Fixed(vocab), columns, dtype), Matrix::new([vocab, columns], weight)),
+    ];
+    Example::new(Embedding, inputs)
+}

@@ -1,0 +1,105 @@
+//! `global_norm`: the Euclidean norm of all adapter gradients together, for clipping and for the log.
+//!
+//! `norm = sqrt(sum_i g_i^2)`
+//!
+//! | input | shape |
+//! |---|---|
+//! | gradients | `[1, N]` f32 |
+//!
+//! The output is `[1, 1]`. Two passes without atomics, so that the order of the additions, and with it the result, is always the same.
+//!
+//! **Gradient.** None.
+
+use super::{Bind, Call, Dispatch, Example, Matrix, Op, OpEntry, expect};
+use crate::gpu::kernel::{Kernel, Needs};
+use crate::graph::{Rows, ShapeError, TensorType};
+use crate::kernel_params;
+
+#[derive(Clone, Copy, Debug)]
+pub struct GlobalNorm;
+
+/// Workgroups of the first pass, for `elements` gradients: enough for any GPU, and few enough that the second pass is short.
+/// An invocation adds up at most 16,384 numbers for the largest buffer that 32-bit indices reach.
+fn partials(elements: usize) -> usize {
+    elements.div_ceil(64 * 16).clamp(1, 4096)
+}
+
+impl Op for GlobalNorm {
+    fn name(&self) -> &'static str {
+        "global_norm"
+    }
+
+    fn infer(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, ShapeError> {
+        expect::count("global_norm", inputs, 1)?;
+        expect::same("global_norm", "gradients", inputs[0], TensorType::f32(Rows::Fixed(1), inputs[0].shape.columns))?;
+        Ok(vec![TensorType::f32(Rows::Fixed(1), 1)])
+    }
+
+    fn reference(&self, inputs: &[&Matrix], _: &[[usize; 2]]) -> Vec<Matrix> {
+        let norm = inputs[0].data.iter().map(|g| g * g).sum::<f64>().sqrt();
+        vec![Matrix::new([1, 1], vec![norm])]
+    }
+
+    fn scratch(&self, inputs: &[TensorType]) -> Vec<TensorType> {
+        vec![TensorType::f32(Rows::Fixed(1), partials(inputs[0].shape.columns))]
+    }
+
+    fn launch(&self, call: &Call) -> Vec<Dispatch> {
+        let elements = call.inputs[0].elements();
+        let partials = partials(elements);
+        let params = Params { elements: elements as u32, partials: partials as u32 };
+        let pass = |kernel, bindings, workgroups: usize| Dispatch {
+            kernel,
+            constants: vec![],
+            params: params.bytes(),
+            bindings,
+            workgroups: [workgroups as u32, 1, 1],
+        };
+        vec![
+            pass(&SUMS, vec![Bind::Input(0), Bind::Scratch(0)], partials),
+            pass(&FINISH, vec![Bind::Scratch(0), Bind::Output(0)], 1),
+        ]
+    }
+
+    fn flops(&self, inputs: &[[usize; 2]], _: &[[usize; 2]]) -> u64 {
+        2 * inputs[0][1] as u64
+    }
+}
+
+kernel_params!(Params { elements: u32, partials: u32 });
+
+/// Up to 4,096 workgroups.
+pub static SUMS: Kernel = Kernel {
+    name: "global_norm",
+    sources: &[include_str!("../../shaders/common/row_sum.wgsl"), include_str!("../../shaders/global_norm.wgsl")],
+    constants: &[],
+    params: Params::FIELDS,
+    needs: Needs::NONE,
+    unchecked: false,
+};
+
+/// One workgroup.
+pub static FINISH: Kernel = Kernel {
+    name: "global_norm_finish",
+    sources: &[include_str!("../../shaders/common/row_sum.wgsl"), include_str!("../../shaders/global_norm_finish.wgsl")],
+    constants: &[],
+    params: Params::FIELDS,
+    needs: Needs::NONE,
+    unchecked: false,
+};
+
+pub(super) fn entry() -> OpEntry {
+    OpEntry {
+        name: "global_norm",
+        kernels: vec![&SUMS, &FINISH],
+        examples: |random| {
+            let sizes = [(1, 1.0), (63, 1.0), (64, 1e-3), (1025, 1.0), (100_003, 1.0), (977, 1e4)];
+            let example = |(elements, scale)| {
+                let gradients = TensorType::f32(Rows::Fixed(1), elements);
+                Example::new(GlobalNorm, vec![(gradients, random.matrix([1, elements], scale))])
+            };
+            sizes.map(example).into()
+        },
+        tolerance: |_| 1e-6,
+    }
+}

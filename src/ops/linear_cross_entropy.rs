@@ -1,0 +1,217 @@
+//! `linear_cross_entropy`: the output layer and the loss in one, without logits for the whole sequence.
+//!
+//! `logits = h W^T`; `nll[t] = logsumexp(logits[t]) - logits[t, target[t]]` in nats; `loss = weight * sum_t nll[t]`
+//!
+//! | input | shape | |
+//! |---|---|---|
+//! | h | `[supervised, hidden]` f32 | hidden rows that predict a supervised token, and no others |
+//! | W | `[vocabulary, hidden]` f32, bf16 or f16 | output matrix, frozen |
+//! | target | `[supervised, 1]` u32 | the token that follows |
+//! | weight | `[1, 1]` f32 | 1 / supervised tokens of the whole optimizer step |
+//!
+//! | output | shape |
+//! |---|---|
+//! | loss | `[1, 1]` |
+//! | nll | `[supervised, 1]` |
+//! | d_h | `[supervised, hidden]`, only `with_gradient` |
+//!
+//! **Gradient.** `d_logits[t, v] = weight * (softmax(logits[t])[v] - [v = target[t]])` and `d_h = d_logits W`. It is made in the same pass,
+//! while a chunk of logits is at hand: the op's own gradient rule only passes `d_h` on. So the op has to be the root of
+//! [`crate::autograd::backward`], where the gradient of the loss is 1.
+//!
+//! Rows are taken in chunks of [`CHUNK_ROWS`], which bounds the logits that exist at one time. A W that is split over several bindings
+//! gives ranges of the vocabulary, joined in the chunk's logits.
+
+use super::matmul::{Layout, Matmul};
+use super::{Bind, Call, Dispatch, Example, Matrix, Op, OpEntry, Operand, Random, Vjp, expect, spread};
+use crate::gpu::kernel::{Kernel, Needs};
+use crate::graph::{DType, Rows, ShapeError, TensorType};
+use crate::kernel_params;
+
+/// Rows of logits that exist at one time.
+pub const CHUNK_ROWS: usize = 128;
+
+/// See the [module](self).
+#[derive(Clone, Copy, Debug)]
+pub struct LinearCrossEntropy {
+    /// Also make `d_h`: training; evaluation does without.
+    pub with_gradient: bool,
+}
+
+impl Op for LinearCrossEntropy {
+    fn name(&self) -> &'static str {
+        "linear_cross_entropy"
+    }
+
+    fn infer(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, ShapeError> {
+        const OP: &str = "linear_cross_entropy";
+        expect::count(OP, inputs, 4)?;
+        let [hidden, weights, target, weight] = [inputs[0], inputs[1], inputs[2], inputs[3]];
+        expect::dtype(OP, "hidden", hidden, DType::F32)?;
+        expect::columns(OP, "output matrix", weights, hidden.shape.columns)?;
+        expect::same(OP, "target", target, TensorType::u32(hidden.shape.rows, 1))?;
+        expect::same(OP, "weight", weight, TensorType::f32(Rows::Fixed(1), 1))?;
+        let mut outputs = vec![TensorType::f32(Rows::Fixed(1), 1), TensorType::f32(hidden.shape.rows, 1)];
+        if self.with_gradient {
+            outputs.push(hidden);
+        }
+        Ok(outputs)
+    }
+
+    fn vjp(&self, vjp: &mut Vjp) -> Result<(), ShapeError> {
+        if !vjp.is_loss || !self.with_gradient {
+            let found = if self.with_gradient { "somewhere inside the graph" } else { "without gradient" };
+            return Err(ShapeError::new("linear_cross_entropy", "the loss", found, "the root of backward, with_gradient"));
+        }
+        let d_hidden = vjp.outputs[2];
+        vjp.give(0, d_hidden);
+        Ok(())
+    }
+
+    fn reference(&self, inputs: &[&Matrix], outputs: &[[usize; 2]]) -> Vec<Matrix> {
+        let [hidden, weights, target, weight] = inputs else { unreachable!("checked by infer") };
+        let mut nll = Matrix::zeros(outputs[1]);
+        let mut d_hidden = Matrix::zeros([hidden.rows, hidden.columns]);
+        for t in 0..hidden.rows {
+            let logits: Vec<f64> =
+                (0..weights.rows).map(|v| hidden.row(t).iter().zip(weights.row(v)).map(|(h, w)| h * w).sum()).collect();
+            let max = logits.iter().copied().fold(f64::MIN, f64::max);
+            let sum: f64 = logits.iter().map(|logit| (logit - max).exp()).sum();
+            nll.data[t] = max + sum.ln() - logits[target.index(t, 0)];
+            for v in 0..weights.rows {
+                let is_target = f64::from(v == target.index(t, 0));
+                let d_logit = weight.data[0] * ((logits[v] - max).exp() / sum - is_target);
+                for c in 0..hidden.columns {
+                    d_hidden.row_mut(t)[c] += d_logit * weights.row(v)[c];
+                }
+            }
+        }
+        let loss = Matrix::new([1, 1], vec![weight.data[0] * nll.data.iter().sum::<f64>()]);
+        let mut all = vec![loss, nll];
+        if self.with_gradient {
+            all.push(d_hidden);
+        }
+        all
+    }
+
+    fn scratch(&self, inputs: &[TensorType]) -> Vec<TensorType> {
+        let rows = CHUNK_ROWS.min(inputs[0].shape.rows.max());
+        vec![TensorType::f32(Rows::Fixed(rows), inputs[1].shape.rows.max())]
+    }
+
+    fn launch(&self, call: &Call) -> Vec<Dispatch> {
+        let (hidden, weights) = (&call.inputs[0], &call.inputs[1]);
+        let (vocabulary, columns) = (weights.rows, hidden.columns());
+        let most = hidden.tensor.shape.rows.max();
+        let mut dispatches = Vec::new();
+        for first in (0..most).step_by(CHUNK_ROWS) {
+            let rows = hidden.rows.saturating_sub(first).min(CHUNK_ROWS.min(most));
+            let logits =
+                Operand { tensor: TensorType::f32(Rows::Fixed(CHUNK_ROWS.min(most)), vocabulary), rows, part_starts: vec![0] };
+            // logits = h[first..] W^T
+            let product = Matmul { layout: Layout::NT, scale: 1.0 };
+            let operands = [Operand { rows, ..hidden.clone() }, weights.clone()];
+            let outputs = [logits.clone()];
+            let inner = Call { inputs: &operands, outputs: &outputs, device: call.device };
+            dispatches.extend(product.launch_rows(&inner, first, 0).into_iter().map(|dispatch| {
+                rebind(dispatch, |bind| match bind {
+                    Bind::Output(0) => Bind::Scratch(0),
+                    other => other,
+                })
+            }));
+            // nll and d_logits, in place of the logits
+            let params = RowParams {
+                rows: rows as u32,
+                columns: vocabulary as u32,
+                first: first as u32,
+                with_gradient: self.with_gradient as u32,
+            };
+            dispatches.push(Dispatch {
+                kernel: &ROWS,
+                constants: vec![],
+                params: params.bytes(),
+                bindings: vec![Bind::Input(2), Bind::Input(3), Bind::Scratch(0), Bind::Output(1)],
+                workgroups: spread(rows),
+            });
+            // d_h[first..] = d_logits W
+            if self.with_gradient {
+                let product = Matmul { layout: Layout::NN, scale: 1.0 };
+                let operands = [logits, weights.clone()];
+                let outputs = [Operand { rows, ..call.outputs[2].clone() }];
+                debug_assert_eq!(outputs[0].columns(), columns);
+                let inner = Call { inputs: &operands, outputs: &outputs, device: call.device };
+                dispatches.extend(product.launch_rows(&inner, 0, first).into_iter().map(|dispatch| {
+                    rebind(dispatch, |bind| match bind {
+                        Bind::Input(0) => Bind::Scratch(0),
+                        Bind::Output(0) => Bind::Output(2),
+                        other => other,
+                    })
+                }));
+            }
+        }
+        let params = SumParams { count: hidden.rows as u32 };
+        dispatches.push(Dispatch {
+            kernel: &SUM,
+            constants: vec![],
+            params: params.bytes(),
+            bindings: vec![Bind::Input(3), Bind::Output(1), Bind::Output(0)],
+            workgroups: [1, 1, 1],
+        });
+        dispatches
+    }
+
+    fn flops(&self, inputs: &[[usize; 2]], _: &[[usize; 2]]) -> u64 {
+        let product = 2 * (inputs[0][0] * inputs[0][1]) as u64 * inputs[1][0] as u64;
+        if self.with_gradient { 2 * product } else { product }
+    }
+}
+
+fn rebind(mut dispatch: Dispatch, to: impl Fn(Bind) -> Bind) -> Dispatch {
+    dispatch.bindings.iter_mut().for_each(|bind| *bind = to(*bind));
+    dispatch
+}
+
+kernel_params!(RowParams { rows: u32, columns: u32, first: u32, with_gradient: u32 });
+kernel_params!(SumParams { count: u32 });
+
+static ROWS: Kernel = Kernel {
+    name: "linear_cross_entropy",
+    sources: &[include_str!("../../shaders/linear_cross_entropy.wgsl")],
+    constants: &[],
+    params: RowParams::FIELDS,
+    needs: Needs::NONE,
+    unchecked: false,
+};
+
+static SUM: Kernel = Kernel {
+    name: "linear_cross_entropy_sum",
+    sources: &[include_str!("../../shaders/common/row_sum.wgsl"), include_str!("../../shaders/linear_cross_entropy_sum.wgsl")],
+    constants: &[],
+    params: SumParams::FIELDS,
+    needs: Needs::NONE,
+    unchecked: false,
+};
+
+pub(super) fn entry() -> OpEntry {
+    OpEntry {
+        name: "linear_cross_entropy",
+        kernels: vec![&ROWS, &SUM],
+        examples: |random| {
+            [(1, 4, 2), (3, 8, 37), (5, 36, 130), (131, 16, 67), (300, 8, 5)]
+                .map(|(rows, columns, vocabulary)| example(random, rows, columns, vocabulary))
+                .into()
+        },
+        tolerance: |_| 1e-5,
+    }
+}
+
+fn example(random: &mut Random, rows: usize, columns: usize, vocabulary: usize) -> Example {
+    let targets = Matrix::new([rows, 1], (0..rows).map(|_| random.below(vocabulary) as f64).collect());
+    let inputs = vec![
+        (TensorType::f32(Rows::Fixed(rows), columns), random.matrix([rows, columns], 2.0)),
+        (TensorType::f32(Rows::Fixed(vocabulary), columns), random.matrix([vocabulary, columns], 1.0)),
+        (TensorType::u32(Rows::Fixed(rows), 1), targets),
+        (TensorType::f32(Rows::Fixed(1), 1), Matrix::new([1, 1], vec![0.125])),
+    ];
+    Example::new(LinearCrossEntropy { with_gradient: rows % 2 == 1 }, inputs)
+}

@@ -1,0 +1,70 @@
+//! Sizes that the property suite multiplies: 1, primes, tile sizes and their neighbours, LoRA's narrow products.
+
+use super::{Layout, Matmul, kernels};
+use crate::graph::{DType, Rows, TensorType};
+use crate::ops::{Example, Matrix, OpEntry, Random};
+
+const SIZES: [[usize; 3]; 12] = [
+    [1, 1, 1],
+    [3, 5, 7],
+    [1, 64, 64],
+    [2, 33, 96],
+    [16, 32, 4],
+    [17, 32, 8],
+    [15, 31, 20],
+    [65, 192, 64],
+    [33, 8, 576],
+    [33, 576, 8],
+    [127, 68, 36],
+    [130, 260, 132],
+];
+
+fn example(random: &mut Random, layout: Layout, [m, n, k]: [usize; 3], dtype: DType, addend: bool) -> Example {
+    let (a_shape, b_shape) = match layout {
+        Layout::NT => ([m, k], [n, k]),
+        Layout::NN => ([m, k], [k, n]),
+        Layout::TN => ([k, m], [k, n]),
+    };
+    let mut input = |[rows, columns]: [usize; 2], dtype| {
+        let values = random.matrix([rows, columns], 1.0);
+        (TensorType::new(Rows::Fixed(rows), columns, dtype), rounded(values, dtype))
+    };
+    let mut inputs = vec![input(a_shape, DType::F32), input(b_shape, dtype)];
+    if addend {
+        inputs.push(input([m, n], DType::F32));
+    }
+    Example::new(Matmul { layout, scale: if addend { 0.5 } else { 1.0 } }, inputs)
+}
+
+/// What the storage type holds of these values.
+fn rounded(mut values: Matrix, dtype: DType) -> Matrix {
+    for value in &mut values.data {
+        *value = match dtype {
+            DType::BF16 => half::bf16::from_f64(*value).to_f64(),
+            DType::F16 => half::f16::from_f64(*value).to_f64(),
+            DType::F32 | DType::U32 => *value,
+        };
+    }
+    values
+}
+
+pub(in crate::ops) fn entry() -> OpEntry {
+    OpEntry {
+        name: "matmul",
+        kernels: kernels(),
+        examples: |random| {
+            let mut examples = Vec::new();
+            for (index, size) in SIZES.into_iter().enumerate() {
+                let addend = index % 2 == 1;
+                for dtype in [DType::F32, DType::BF16, DType::F16] {
+                    examples.push(example(random, Layout::NT, size, dtype, addend));
+                    examples.push(example(random, Layout::NN, size, dtype, addend));
+                }
+                examples.push(example(random, Layout::TN, size, DType::F32, addend));
+            }
+            examples
+        },
+        // 1e-6 * sqrt(k): rounding grows with the length of the sums.
+        tolerance: |example| 1e-6 * (example.inputs[0].1.rows.max(example.inputs[0].1.columns) as f64).sqrt(),
+    }
+}

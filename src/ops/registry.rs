@@ -1,0 +1,94 @@
+//! Every op, one line each. The property suite walks this table, so an op is tested by standing here.
+
+use super::{Matrix, Op};
+use crate::gpu::kernel::Kernel;
+use crate::graph::{Counts, TensorType};
+use std::sync::Arc;
+
+/// An op with inputs that suit it.
+#[derive(Clone, Debug)]
+pub struct Example {
+    pub op: Arc<dyn Op>,
+    pub inputs: Vec<(TensorType, Matrix)>,
+    pub counts: Counts,
+}
+
+impl Example {
+    /// An example without dynamic rows: every matrix is as large as its type says.
+    pub fn new(op: impl Op + 'static, inputs: Vec<(TensorType, Matrix)>) -> Self {
+        Self { op: Arc::new(op), inputs, counts: Counts::default() }
+    }
+}
+
+/// What the property suite knows of an op.
+pub struct OpEntry {
+    pub name: &'static str,
+    /// Every kernel that the op may launch.
+    pub kernels: Vec<&'static Kernel>,
+    /// Examples of different sizes, drawn from a seed.
+    pub examples: fn(&mut Random) -> Vec<Example>,
+    /// Largest allowed distance of the GPU from the f64 reference, relative to the largest reference magnitude of an output
+    /// (design section 9), for an example.
+    pub tolerance: fn(&Example) -> f64,
+}
+
+/// All ops.
+pub fn registry() -> Vec<OpEntry> {
+    use super::*;
+    vec![
+        accumulate::entry(),
+        adamw::entry(),
+        add::entry(),
+        attention::entry(),
+        attention::backward_query_entry(),
+        attention::backward_key_value_entry(),
+        cache_rows::entry(),
+        dropout::entry(),
+        embedding::entry(),
+        gather_rows::entry(),
+        gather_rows::scatter_entry(),
+        global_norm::entry(),
+        linear_cross_entropy::entry(),
+        matmul::entry(),
+        rms_norm::entry(),
+        rms_norm::backward_entry(),
+        rope::entry(),
+        scale::entry(),
+        swiglu::entry(),
+        swiglu::backward_entry(),
+    ]
+}
+
+/// A small deterministic generator for examples (splitmix64, Steele et al. 2014).
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// Uniform in `0 .. bound`.
+    pub fn below(&mut self, bound: usize) -> usize {
+        (self.next() % bound as u64) as usize
+    }
+
+    /// Uniform in `low ..= high`.
+    pub fn between(&mut self, low: usize, high: usize) -> usize {
+        low + self.below(high - low + 1)
+    }
+
+    /// Uniform in `-1 .. 1`, a value that f32 holds exactly, so that both executors start from the same numbers.
+    pub fn uniform(&mut self) -> f64 {
+        f64::from(((self.next() >> 40) as f32 / (1u32 << 23) as f32) - 1.0)
+    }
+
+    /// A matrix of [`Random::uniform`] values times `scale`, rounded to f32.
+    pub fn matrix(&mut self, shape: [usize; 2], scale: f64) -> Matrix {
+        let data = (0..shape[0] * shape[1]).map(|_| f64::from((self.uniform() * scale) as f32)).collect();
+        Matrix::new(shape, data)
+    }
+}

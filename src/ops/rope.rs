@@ -1,0 +1,149 @@
+//! `rope`: rotary position embedding (Su et al. 2021, arXiv 2104.09864) in the half-split form of Hugging Face's Llama.
+//!
+//! In every head of `D` columns the pair `(x[c], x[c + D/2])`, `c < D/2`, is rotated by the angle `position * f[c]`:
+//!
+//! `y[c] = x[c] cos - x[c + D/2] sin`, `y[c + D/2] = x[c + D/2] cos + x[c] sin`
+//!
+//! | input | shape | |
+//! |---|---|---|
+//! | x | `[rows, heads * D]` f32 | |
+//! | position | `[rows, 1]` u32 | within the sequence |
+//! | table | `[positions, D]` f32 | cosines in the first `D/2` columns, sines in the rest: [`rope_table`] |
+//!
+//! The table is made on the host in f64, since WGSL promises only 2^-11 absolute error for `sin` and `cos`.
+//!
+//! **Gradient.** A rotation is orthogonal: its transpose is its inverse, so `d_x` is `d_y` rotated by the negative angle.
+
+use super::{Bind, Call, Dispatch, Example, Matrix, Op, OpEntry, Random, Vjp, expect, spread};
+use crate::gpu::kernel::{Kernel, Needs};
+use crate::graph::{DType, Rows, ShapeError, TensorType};
+use crate::kernel_params;
+
+/// Rotates by the position's angle, or by its negative.
+#[derive(Clone, Copy, Debug)]
+pub struct Rope {
+    /// `D`, columns of a head; even.
+    pub head_dim: usize,
+    /// Rotate back.
+    pub inverse: bool,
+}
+
+/// The table of [`Rope`], `[positions, 2 * inverse_frequencies.len()]` row-major: row `p` holds `cos(p f[c])`, then `sin(p f[c])`.
+/// Angles are in radians, computed in f64.
+pub fn rope_table(inverse_frequencies: &[f64], positions: usize) -> Vec<f32> {
+    let mut table = Vec::with_capacity(positions * inverse_frequencies.len() * 2);
+    for position in 0..positions {
+        let angles = inverse_frequencies.iter().map(|frequency| position as f64 * frequency);
+        table.extend(angles.clone().map(|angle| angle.cos() as f32));
+        table.extend(angles.map(|angle| angle.sin() as f32));
+    }
+    table
+}
+
+impl Op for Rope {
+    fn name(&self) -> &'static str {
+        "rope"
+    }
+
+    fn infer(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, ShapeError> {
+        expect::count("rope", inputs, 3)?;
+        let [x, position, table] = [inputs[0], inputs[1], inputs[2]];
+        if self.head_dim == 0 || !self.head_dim.is_multiple_of(2) {
+            return Err(ShapeError::new("rope", "head_dim", self.head_dim, "even and at least 2"));
+        }
+        expect::dtype("rope", "x", x, DType::F32)?;
+        if !x.shape.columns.is_multiple_of(self.head_dim) {
+            return Err(ShapeError::new("rope", "x", x, format!("a multiple of head_dim {} columns", self.head_dim)));
+        }
+        expect::same("rope", "position", position, TensorType::u32(x.shape.rows, 1))?;
+        expect::same("rope", "table", table, TensorType::f32(table.shape.rows, self.head_dim))?;
+        Ok(vec![x])
+    }
+
+    fn vjp(&self, vjp: &mut Vjp) -> Result<(), ShapeError> {
+        let (Some(d_y), true) = (vjp.d_outputs[0], vjp.wants(0)) else { return Ok(()) };
+        let name = vjp.d_name(0);
+        let inverse = Rope { inverse: !self.inverse, ..*self };
+        let d_x = vjp.graph.apply_one(inverse, &[d_y, vjp.inputs[1], vjp.inputs[2]], name)?;
+        vjp.give(0, d_x);
+        Ok(())
+    }
+
+    fn reference(&self, inputs: &[&Matrix], _: &[[usize; 2]]) -> Vec<Matrix> {
+        let [x, position, table] = inputs else { unreachable!("checked by infer") };
+        let half = self.head_dim / 2;
+        let mut y = Matrix::zeros([x.rows, x.columns]);
+        for t in 0..x.rows {
+            let angle = table.row(position.index(t, 0));
+            for start in (0..x.columns).step_by(self.head_dim) {
+                for c in 0..half {
+                    let (cos, sin) = (angle[c], if self.inverse { -angle[c + half] } else { angle[c + half] });
+                    let (first, second) = (x.row(t)[start + c], x.row(t)[start + c + half]);
+                    y.row_mut(t)[start + c] = first * cos - second * sin;
+                    y.row_mut(t)[start + c + half] = second * cos + first * sin;
+                }
+            }
+        }
+        vec![y]
+    }
+
+    fn launch(&self, call: &Call) -> Vec<Dispatch> {
+        let x = &call.inputs[0];
+        let params = Params {
+            rows: x.rows as u32,
+            heads: (x.columns() / self.head_dim) as u32,
+            head_dim: self.head_dim as u32,
+            positions: call.inputs[2].rows as u32,
+            inverse: self.inverse as u32,
+        };
+        vec![Dispatch {
+            kernel: &KERNEL,
+            constants: vec![],
+            params: params.bytes(),
+            bindings: vec![Bind::Input(0), Bind::Input(1), Bind::Input(2), Bind::Output(0)],
+            workgroups: spread((x.elements() / 2).div_ceil(64)),
+        }]
+    }
+
+    fn flops(&self, inputs: &[[usize; 2]], _: &[[usize; 2]]) -> u64 {
+        3 * (inputs[0][0] * inputs[0][1]) as u64
+    }
+}
+
+kernel_params!(Params { rows: u32, heads: u32, head_dim: u32, positions: u32, inverse: u32 });
+
+/// One invocation a pair.
+pub static KERNEL: Kernel = Kernel {
+    name: "rope",
+    sources: &[include_str!("../../shaders/rope.wgsl")],
+    constants: &[],
+    params: Params::FIELDS,
+    needs: Needs::NONE,
+    unchecked: false,
+};
+
+pub(super) fn entry() -> OpEntry {
+    OpEntry {
+        name: "rope",
+        kernels: vec![&KERNEL],
+        examples: |random| {
+            [(1, 1, 2), (3, 1, 4), (7, 3, 20), (33, 9, 64), (5, 2, 128)]
+                .map(|(rows, heads, head_dim)| example(random, rows, heads, head_dim))
+                .into()
+        },
+        tolerance: |_| 1e-6,
+    }
+}
+
+fn example(random: &mut Random, rows: usize, heads: usize, head_dim: usize) -> Example {
+    let positions = 50;
+    let frequencies: Vec<f64> = (0..head_dim / 2).map(|c| 100f64.powf(-2.0 * c as f64 / head_dim as f64)).collect();
+    let table = rope_table(&frequencies, positions).into_iter().map(f64::from).collect();
+    let position = (0..rows).map(|_| random.below(positions) as f64).collect();
+    let inputs = vec![
+        (TensorType::f32(Rows::Fixed(rows), heads * head_dim), random.matrix([rows, heads * head_dim], 2.0)),
+        (TensorType::u32(Rows::Fixed(rows), 1), Matrix::new([rows, 1], position)),
+        (TensorType::f32(Rows::Fixed(positions), head_dim), Matrix::new([positions, head_dim], table)),
+    ];
+    Example::new(Rope { head_dim, inverse: rows % 2 == 0 }, inputs)
+}

@@ -1,0 +1,78 @@
+//! `scale`: a matrix times a constant.
+//!
+//! `y = factor x`, `[rows, columns]` f32
+//!
+//! **Gradient.** `d_x = factor d_y`: the op itself.
+
+use super::{Bind, Call, Dispatch, Example, Matrix, Op, OpEntry, Vjp, expect, spread};
+use crate::gpu::kernel::{Kernel, Needs};
+use crate::graph::{DType, Rows, ShapeError, TensorType};
+use crate::kernel_params;
+
+#[derive(Clone, Copy, Debug)]
+pub struct Scale {
+    pub factor: f64,
+}
+
+impl Op for Scale {
+    fn name(&self) -> &'static str {
+        "scale"
+    }
+
+    fn infer(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, ShapeError> {
+        expect::count("scale", inputs, 1)?;
+        expect::dtype("scale", "x", inputs[0], DType::F32)?;
+        Ok(vec![inputs[0]])
+    }
+
+    fn vjp(&self, vjp: &mut Vjp) -> Result<(), ShapeError> {
+        let (Some(d_y), true) = (vjp.d_outputs[0], vjp.wants(0)) else { return Ok(()) };
+        let name = vjp.d_name(0);
+        let d_x = vjp.graph.apply_one(*self, &[d_y], name)?;
+        vjp.give(0, d_x);
+        Ok(())
+    }
+
+    fn reference(&self, inputs: &[&Matrix], _: &[[usize; 2]]) -> Vec<Matrix> {
+        let x = inputs[0];
+        vec![Matrix::new([x.rows, x.columns], x.data.iter().map(|x| self.factor * x).collect())]
+    }
+
+    fn launch(&self, call: &Call) -> Vec<Dispatch> {
+        let elements = call.outputs[0].elements();
+        vec![Dispatch {
+            kernel: &KERNEL,
+            constants: vec![],
+            params: Params { elements: elements as u32, factor: self.factor as f32 }.bytes(),
+            bindings: vec![Bind::Input(0), Bind::Output(0)],
+            workgroups: spread(elements.div_ceil(64)),
+        }]
+    }
+}
+
+kernel_params!(Params { elements: u32, factor: f32 });
+
+/// One invocation an element.
+pub static KERNEL: Kernel = Kernel {
+    name: "scale",
+    sources: &[include_str!("../../shaders/scale.wgsl")],
+    constants: &[],
+    params: Params::FIELDS,
+    needs: Needs::NONE,
+    unchecked: false,
+};
+
+pub(super) fn entry() -> OpEntry {
+    OpEntry {
+        name: "scale",
+        kernels: vec![&KERNEL],
+        examples: |random| {
+            let example = |(rows, columns, factor)| {
+                let matrix = TensorType::f32(Rows::Fixed(rows), columns);
+                Example::new(Scale { factor }, vec![(matrix, random.matrix([rows, columns], 1.0))])
+            };
+            [(1, 1, 0.5), (7, 9, -3.0), (130, 65, 1e4), (5, 5, 0.0)].map(example).into()
+        },
+        tolerance: |_| 1e-6,
+    }
+}

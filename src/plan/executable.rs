@@ -1,0 +1,239 @@
+//! A plan on a device: buffers allocated, kernels compiled, bind groups made; ready to be replayed.
+
+use super::{Pacer, Place, Plan};
+use crate::gpu::{ALIGNMENT, Device, Pipeline, Slice, compile_all};
+use crate::graph::{Counts, Graph, ValueId};
+use crate::ops::{Bind, Call, Dispatch, Operand};
+use crate::{Error, Result};
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+/// A weight, adapter, state or gradient in buffers of the caller; more than one slice where it is split by rows.
+#[derive(Clone, Debug)]
+pub struct Pinned {
+    pub slices: Vec<Slice>,
+    /// First row in each slice.
+    pub part_starts: Vec<usize>,
+}
+
+impl From<Slice> for Pinned {
+    fn from(slice: Slice) -> Self {
+        Self { slices: vec![slice], part_starts: vec![0] }
+    }
+}
+
+/// One dispatch, ready to be encoded.
+struct Step {
+    pipeline: Arc<Pipeline>,
+    group: wgpu::BindGroup,
+    workgroups: [u32; 3],
+    flops: f64,
+}
+
+/// A graph that runs on a device. Built once, replayed for every batch.
+pub struct Executable {
+    graph: Graph,
+    plan: Plan,
+    device: Arc<Device>,
+    /// By value: where it is, if it is anywhere.
+    memory: HashMap<ValueId, Pinned>,
+    params: Slice,
+    steps: Vec<Step>,
+    /// The row counts for which parameters are on the device.
+    counts: Option<Counts>,
+    pacer: Pacer,
+}
+
+impl Executable {
+    /// Allocates and compiles what `graph` needs on `device`. `keep` are values to be read after a run; `pinned` are the buffers of
+    /// weights, adapters and states, and of gradients that are wanted in a certain place.
+    ///
+    /// # Errors
+    /// If the device cannot hold it, or a kernel does not compile.
+    pub fn new(device: Arc<Device>, graph: Graph, keep: &[ValueId], pinned: HashMap<ValueId, Pinned>) -> Result<Self> {
+        let plan = Plan::new(&graph, keep, &pinned.keys().copied().collect::<HashSet<_>>());
+        if let Some((name, bytes)) = plan.largest(&graph).filter(|(_, bytes)| *bytes > device.max_binding()) {
+            return Err(Error::failed(
+                format!("GPU `{}`", device.info.name),
+                format!("`{name}` needs {bytes} bytes in one piece; its largest binding is {} bytes", device.max_binding()),
+                "use shorter rows (--max-length) or fewer of them (--batch-size)",
+            ));
+        }
+        let slots = plan.slots.iter().map(|&bytes| device.allocate("activations", bytes)).collect::<Result<Vec<_>>>()?;
+        let mut memory = pinned;
+        for id in graph.value_ids() {
+            let bytes = graph[id].tensor.max_bytes();
+            let place = match plan.places[id.0] {
+                Place::Slot(slot) => Pinned::from(slots[slot].part(0, bytes)),
+                Place::Input => Pinned::from(device.allocate(&graph[id].name, bytes)?),
+                Place::Same(other) => memory[&other].clone(),
+                Place::Pinned | Place::Unused => continue,
+            };
+            memory.insert(id, place);
+        }
+        let scratch = |node: usize| -> Vec<Slice> { plan.scratch[node].iter().map(|&slot| slots[slot].clone()).collect() };
+
+        let most = Counts { tokens: usize::MAX, supervised: usize::MAX };
+        let dispatches: Vec<(usize, Vec<Dispatch>)> =
+            plan.nodes.iter().map(|&node| (node, launch(&graph, &memory, &device, node, &most))).collect();
+        let mut kernels: Vec<_> =
+            dispatches.iter().flat_map(|(_, list)| list).map(|dispatch| (dispatch.kernel, dispatch.constants.clone())).collect();
+        kernels.dedup_by(|a, b| a.0.name == b.0.name && a.1 == b.1);
+        let mut seen = HashSet::new();
+        kernels.retain(|(kernel, constants)| seen.insert((kernel.name, format!("{constants:?}"))));
+        compile_all(&device, &kernels)?;
+
+        let count: usize = dispatches.iter().map(|(_, list)| list.len()).sum();
+        let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
+        let params = device.allocate_for("parameters", count * ALIGNMENT, usage)?;
+        let mut steps = Vec::with_capacity(count);
+        for (node, list) in &dispatches {
+            let scratch = scratch(*node);
+            for dispatch in list {
+                let pipeline = device.pipeline(dispatch.kernel, &dispatch.constants)?;
+                let own = params.part(steps.len() * ALIGNMENT, dispatch.params.len());
+                let node = &graph.nodes()[*node];
+                let slices: Vec<&Slice> = dispatch
+                    .bindings
+                    .iter()
+                    .map(|bind| match *bind {
+                        Bind::Input(index) => &memory[&node.inputs[index]].slices[0],
+                        Bind::InputPart(index, part) => &memory[&node.inputs[index]].slices[part],
+                        Bind::Output(index) => &memory[&node.outputs[index]].slices[0],
+                        Bind::Scratch(index) => &scratch[index],
+                    })
+                    .collect();
+                let group = bind_group(&device, &pipeline, &own, &slices);
+                steps.push(Step { pipeline, group, workgroups: [0; 3], flops: 0.0 });
+            }
+        }
+        device.check()?;
+        Ok(Self { graph, plan, device, memory, params, steps, counts: None, pacer: Pacer::default() })
+    }
+
+    /// The graph that runs.
+    pub fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
+    /// The memory plan.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Kernel calls of one run.
+    pub fn dispatches(&self) -> usize {
+        self.steps.len()
+    }
+
+    /// Bytes on the device besides what the caller pinned: arena, inputs, parameters.
+    pub fn own_bytes(&self) -> usize {
+        self.plan.arena_bytes() + self.plan.input_bytes(&self.graph) + self.params.bytes
+    }
+
+    /// Writes an input (from its first row on) for the next run.
+    pub fn write<T: bytemuck::Pod>(&self, input: ValueId, values: &[T]) {
+        if !values.is_empty()
+            && let Some(place) = self.memory.get(&input)
+        {
+            self.device.write(&place.slices[0], bytemuck::cast_slice(values));
+        }
+    }
+
+    /// Reads the first `count` values of a kept value after a run.
+    ///
+    /// # Errors
+    /// If the device is lost.
+    pub fn read(&self, value: ValueId, count: usize) -> Result<Vec<f32>> {
+        self.device.read(&self.memory[&value].slices[0], count)
+    }
+
+    /// Runs the graph with these row counts. Returns when everything is submitted; reading waits for the results.
+    ///
+    /// # Errors
+    /// If the device is lost or reports an error.
+    pub fn run(&mut self, counts: &Counts) -> Result<()> {
+        if self.counts != Some(*counts) {
+            self.resize(counts);
+        }
+        let device = &*self.device;
+        let mut at = 0;
+        while at < self.steps.len() {
+            let mut encoder = device.device.create_command_encoder(&Default::default());
+            {
+                let mut pass = encoder.begin_compute_pass(&Default::default());
+                while at < self.steps.len() {
+                    let step = &self.steps[at];
+                    at += 1;
+                    if step.workgroups.contains(&0) {
+                        continue;
+                    }
+                    pass.set_pipeline(&step.pipeline.pipeline);
+                    pass.set_bind_group(0, &step.group, &[]);
+                    pass.dispatch_workgroups(step.workgroups[0], step.workgroups[1], step.workgroups[2]);
+                    if self.pacer.record(step.flops) {
+                        break;
+                    }
+                }
+            }
+            self.pacer.submit(device, encoder.finish())?;
+        }
+        self.pacer.finish();
+        device.check()
+    }
+
+    /// Computes parameters and workgroup counts for new row counts, and sends the parameters.
+    fn resize(&mut self, counts: &Counts) {
+        let mut bytes = vec![0; self.params.bytes];
+        let mut steps = self.steps.iter_mut().enumerate();
+        for &node in &self.plan.nodes {
+            let list = launch(&self.graph, &self.memory, &self.device, node, counts);
+            let flops = node_flops(&self.graph, node, counts) / list.len().max(1) as f64;
+            for dispatch in list {
+                let (index, step) = steps.next().expect("the number of dispatches does not depend on the row counts");
+                bytes[index * ALIGNMENT..index * ALIGNMENT + dispatch.params.len()].copy_from_slice(&dispatch.params);
+                step.workgroups = dispatch.workgroups;
+                step.flops = flops;
+            }
+        }
+        self.device.write(&self.params, &bytes);
+        self.counts = Some(*counts);
+    }
+}
+
+fn node_flops(graph: &Graph, node: usize, counts: &Counts) -> f64 {
+    let node = &graph.nodes()[node];
+    let shapes = |ids: &[ValueId]| ids.iter().map(|&id| graph[id].tensor.shape.resolve(counts)).collect::<Vec<_>>();
+    node.op.flops(&shapes(&node.inputs), &shapes(&node.outputs)) as f64
+}
+
+/// What a node dispatches for these row counts; a count above a value's maximum stands for the maximum.
+fn launch(graph: &Graph, memory: &HashMap<ValueId, Pinned>, device: &Device, node: usize, counts: &Counts) -> Vec<Dispatch> {
+    let node = &graph.nodes()[node];
+    let operands = |ids: &[ValueId]| -> Vec<Operand> {
+        ids.iter()
+            .map(|id| {
+                let tensor = graph[*id].tensor;
+                let rows = tensor.shape.rows.resolve(counts).min(tensor.shape.rows.max());
+                Operand { tensor, rows, part_starts: memory[id].part_starts.clone() }
+            })
+            .collect()
+    };
+    let (inputs, outputs) = (operands(&node.inputs), operands(&node.outputs));
+    let list = node.op.launch(&Call { inputs: &inputs, outputs: &outputs, device: &device.facts });
+    debug_assert!(list.iter().all(|dispatch| dispatch.params.len() <= ALIGNMENT));
+    list
+}
+
+fn bind_group(device: &Device, pipeline: &Pipeline, params: &Slice, slices: &[&Slice]) -> wgpu::BindGroup {
+    debug_assert_eq!(slices.len() + 1, pipeline.bindings.len());
+    let entries: Vec<wgpu::BindGroupEntry> = std::iter::once(params)
+        .chain(slices.iter().copied())
+        .enumerate()
+        .map(|(index, slice)| wgpu::BindGroupEntry {
+            binding: index as u32,
+            resource: wgpu::BindingResource::Buffer(slice.binding()),
+        })
+        .collect();
+    device.device.create_bind_group(&wgpu::BindGroupDescriptor { label: None, layout: &pipeline.layout, entries: &entries })
+}

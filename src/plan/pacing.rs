@@ -1,0 +1,65 @@
+//! How much work goes into one submission.
+//!
+//! Windows and several drivers kill a device whose submission runs for about two seconds, and a desktop stutters long before. So commands
+//! go out in slices of a bounded time. How much work that is follows what earlier slices took.
+
+use crate::Result;
+use crate::gpu::Device;
+use std::time::{Duration, Instant};
+
+/// Time that one submission should take.
+const SLICE: Duration = Duration::from_millis(50);
+
+/// Work that a dispatch stands for besides its arithmetic, in floating-point operations: launching it and moving its data.
+const DISPATCH_WORK: f64 = 1e6;
+
+/// Splits a run into submissions, two of them in flight at a time.
+#[derive(Debug)]
+pub struct Pacer {
+    /// Work a second, as measured; starts with that of a slow driver.
+    rate: f64,
+    /// Work in the slice that is being recorded.
+    recorded: f64,
+    in_flight: Option<(wgpu::SubmissionIndex, f64)>,
+    last_done: Instant,
+}
+
+impl Default for Pacer {
+    fn default() -> Self {
+        Self { rate: 5e9, recorded: 0.0, in_flight: None, last_done: Instant::now() }
+    }
+}
+
+impl Pacer {
+    /// Notes a recorded dispatch of this many floating-point operations; true if the slice is full and should be submitted.
+    pub fn record(&mut self, flops: f64) -> bool {
+        self.recorded += flops + DISPATCH_WORK;
+        self.recorded >= self.rate * SLICE.as_secs_f64()
+    }
+
+    /// Submits a slice, and waits for the one before it.
+    ///
+    /// # Errors
+    /// If the device is lost.
+    pub fn submit(&mut self, device: &Device, commands: wgpu::CommandBuffer) -> Result<()> {
+        let index = device.queue.submit([commands]);
+        let before = self.in_flight.replace((index, std::mem::take(&mut self.recorded)));
+        let Some((before, work)) = before else {
+            self.last_done = Instant::now();
+            return Ok(());
+        };
+        let polled = device.device.poll(wgpu::PollType::Wait { submission_index: Some(before), timeout: None });
+        device.check()?;
+        polled.map_err(|error| device.failed(error.to_string()))?;
+        let took = self.last_done.elapsed().max(Duration::from_micros(100));
+        self.last_done = Instant::now();
+        // Half of the old rate, half of the new: a slice that was delayed by something else does not shrink the next one for long.
+        self.rate = 0.5 * self.rate + 0.5 * work / took.as_secs_f64();
+        Ok(())
+    }
+
+    /// Ends a run: what follows does not count as waiting.
+    pub fn finish(&mut self) {
+        self.in_flight = None;
+    }
+}

@@ -1,0 +1,130 @@
+//! What several test files share: one device, and ops run on it beside the reference.
+#![allow(dead_code)] // each test file uses its own part
+
+use graftling::gpu::{Device, Slice, encode, padded};
+use graftling::graph::{Counts, Graph, Origin, TensorType, ValueId};
+use graftling::ops::{Example, Matrix};
+use graftling::plan::{Executable, Pinned};
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock};
+
+/// The device that all tests of this process use: the default one, or that named in `GRAFTLING_TEST_DEVICE`.
+pub fn device() -> Arc<Device> {
+    static DEVICE: OnceLock<Arc<Device>> = OnceLock::new();
+    let open = || {
+        let choice = std::env::var("GRAFTLING_TEST_DEVICE").ok();
+        let device = Device::open(choice.as_deref()).expect("tests need a GPU driver; ./tools/test installs a software one");
+        eprintln!("testing on {} ({})", device.info.name, device.info.driver_info);
+        Arc::new(device)
+    };
+    DEVICE.get_or_init(open).clone()
+}
+
+/// Bytes before and after each output that no kernel may touch.
+const GUARD_BYTES: usize = 256;
+const GUARD: u8 = 0xa5;
+
+pub fn as_f32(matrix: &Matrix) -> Vec<f32> {
+    matrix.data.iter().map(|&value| value as f32).collect()
+}
+
+/// A graph with one leaf of origin `origin` for each input of the example, and its op applied.
+pub fn graph_of(example: &Example, origin: Origin) -> (Graph, Vec<ValueId>, Vec<ValueId>) {
+    let mut graph = Graph::new();
+    let leaves: Vec<ValueId> = example
+        .inputs
+        .iter()
+        .enumerate()
+        .map(|(index, (tensor, _))| {
+            let origin = if tensor.dtype == graftling::graph::DType::F32 { origin } else { Origin::Input };
+            graph.leaf(format!("input{index}"), *tensor, origin)
+        })
+        .collect();
+    let op = SharedOp(example.op.clone());
+    let outputs = graph.apply(op, &leaves, "op").expect("an example fits its op");
+    (graph, leaves, outputs)
+}
+
+/// Runs a graph on the device and reads `wanted`, each of which lies between guard words. Leaves are uploaded to buffers of their own.
+pub fn run_on_device(graph: &Graph, leaves: &[(ValueId, Matrix)], wanted: &[ValueId], counts: &Counts) -> Vec<Vec<f32>> {
+    let device = device();
+    let mut pinned: HashMap<ValueId, Pinned> = HashMap::new();
+    for (id, matrix) in leaves {
+        let tensor: TensorType = graph[*id].tensor;
+        let slice = device.allocate(&graph[*id].name, tensor.max_bytes().next_multiple_of(16)).unwrap();
+        let mut bytes = encode(&as_f32(matrix), tensor.dtype);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        device.write(&slice, &bytes);
+        pinned.insert(*id, slice.into());
+    }
+    let mut guarded: Vec<(ValueId, Slice)> = Vec::new();
+    for &id in wanted {
+        let bytes = graph[id].tensor.max_bytes();
+        let whole = device.allocate("guarded", padded(bytes) + 2 * GUARD_BYTES).unwrap();
+        device.write(&whole, &vec![GUARD; whole.bytes]);
+        let in_place =
+            graph.nodes().iter().any(|node| node.op.in_place().iter().any(|(output, _)| node.outputs.get(*output) == Some(&id)));
+        if !in_place {
+            pinned.insert(id, whole.part(GUARD_BYTES, bytes).into());
+            guarded.push((id, whole));
+        }
+    }
+    let mut executable = Executable::new(device.clone(), graph.clone(), wanted, pinned).unwrap();
+    executable.run(counts).unwrap();
+    let values = wanted
+        .iter()
+        .map(|&id| {
+            let [rows, columns] = graph[id].tensor.shape.resolve(counts);
+            executable.read(id, rows * columns).unwrap()
+        })
+        .collect();
+    for (id, whole) in guarded {
+        let [rows, columns] = graph[id].tensor.shape.resolve(counts);
+        let bytes: Vec<u8> = device.read(&whole, whole.bytes).unwrap();
+        let end = GUARD_BYTES + rows * columns * 4;
+        let touched = (0..GUARD_BYTES).chain(end..bytes.len()).find(|&at| bytes[at] != GUARD);
+        assert_eq!(touched, None, "`{}` is written outside its {rows} x {columns} values", graph[id].name);
+    }
+    values
+}
+
+/// Largest distance, relative to the largest magnitude of the reference.
+pub fn relative_distance(values: &[f32], reference: &[f64]) -> f64 {
+    assert_eq!(values.len(), reference.len());
+    let scale = reference.iter().fold(f64::MIN_POSITIVE, |largest, value| largest.max(value.abs()));
+    values.iter().zip(reference).fold(0.0, |worst: f64, (&value, &reference)| {
+        assert!(value.is_finite(), "{value} where the reference has {reference}");
+        worst.max((f64::from(value) - reference).abs() / scale)
+    })
+}
+
+/// An op behind a shared pointer, as an op.
+#[derive(Clone, Debug)]
+struct SharedOp(Arc<dyn graftling::ops::Op>);
+
+impl graftling::ops::Op for SharedOp {
+    fn name(&self) -> &'static str {
+        self.0.name()
+    }
+    fn infer(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, graftling::graph::ShapeError> {
+        self.0.infer(inputs)
+    }
+    fn vjp(&self, vjp: &mut graftling::ops::Vjp) -> Result<(), graftling::graph::ShapeError> {
+        self.0.vjp(vjp)
+    }
+    fn reference(&self, inputs: &[&Matrix], outputs: &[[usize; 2]]) -> Vec<Matrix> {
+        self.0.reference(inputs, outputs)
+    }
+    fn scratch(&self, inputs: &[TensorType]) -> Vec<TensorType> {
+        self.0.scratch(inputs)
+    }
+    fn in_place(&self) -> &'static [(usize, usize)] {
+        self.0.in_place()
+    }
+    fn launch(&self, call: &graftling::ops::Call) -> Vec<graftling::ops::Dispatch> {
+        self.0.launch(call)
+    }
+    fn flops(&self, inputs: &[[usize; 2]], outputs: &[[usize; 2]]) -> u64 {
+        self.0.flops(inputs, outputs)
+    }
+}
