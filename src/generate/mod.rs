@@ -1,1 +1,3 @@
-//! (being written)
+//! Talking to the model: how the next token is chosen.
+
+pub mod sampling;
