@@ -33,7 +33,9 @@ impl LossGraph {
             .zip(&model.adapters)
             .map(|(gradient, adapter)| {
                 let name = &model.graph[*adapter].name;
-                gradient.ok_or_else(|| ShapeError::new("llama", format!("the gradient of {name}"), "missing", "a path from it to the loss"))
+                gradient.ok_or_else(|| {
+                    ShapeError::new("llama", format!("the gradient of {name}"), "missing", "a path from it to the loss")
+                })
             })
             .collect::<Result<_, _>>()?;
         Ok(Self { model, loss, nll, gradients })

@@ -48,7 +48,14 @@ impl Memory {
     ///
     /// # Errors
     /// If the configuration contradicts itself.
-    pub fn plan(config: &ModelConfig, storage: StorageOf, lora: &LoraSpec, max_tokens: usize, weights: usize, accumulate: bool) -> Result<Self> {
+    pub fn plan(
+        config: &ModelConfig,
+        storage: StorageOf,
+        lora: &LoraSpec,
+        max_tokens: usize,
+        weights: usize,
+        accumulate: bool,
+    ) -> Result<Self> {
         let graphs = LossGraph::build(config, storage, lora, max_tokens)?;
         let graph = &graphs.model.graph;
         let leaves = graph.value_ids().filter(|id| matches!(graph[*id].origin, Origin::Weight | Origin::Adapter | Origin::State));
@@ -121,7 +128,21 @@ impl Trainer {
         let pinned = states.into_iter().map(|(id, slice)| (id, slice.into())).collect();
         let optimizer = Executable::new(device.clone(), optimizer_graph.graph.clone(), &[optimizer_graph.norm], pinned)?;
         let seed = (seed ^ (seed >> 32)) as u32;
-        Ok(Self { device, adapter, weights, inputs, loss, step, gradients, accumulator, moments, optimizer, optimizer_graph, seed, batches: 0 })
+        Ok(Self {
+            device,
+            adapter,
+            weights,
+            inputs,
+            loss,
+            step,
+            gradients,
+            accumulator,
+            moments,
+            optimizer,
+            optimizer_graph,
+            seed,
+            batches: 0,
+        })
     }
 
     /// Adds the loss and the gradients of a batch to the step; `first` begins a new step. Each token's loss counts `loss_weight`:
@@ -152,7 +173,11 @@ impl Trainer {
                 executable.run(&counts)?;
             }
             None if !first => {
-                return Err(Error::failed("trainer", "a second batch in a step that was prepared for one", "this is a defect; please report it"));
+                return Err(Error::failed(
+                    "trainer",
+                    "a second batch in a step that was prepared for one",
+                    "this is a defect; please report it",
+                ));
             }
             None => {}
         }
@@ -217,7 +242,11 @@ impl Trainer {
         Memory {
             weights: self.weights.bytes(),
             adapters: self.adapter.bytes(),
-            optimizer: self.gradients.bytes + self.moments[0].bytes + self.moments[1].bytes + accumulator + self.optimizer.own_bytes(),
+            optimizer: self.gradients.bytes
+                + self.moments[0].bytes
+                + self.moments[1].bytes
+                + accumulator
+                + self.optimizer.own_bytes(),
             activations: arena,
             inputs: self.step.own_bytes() - arena,
         }
