@@ -227,7 +227,7 @@ fn plain(tokenizer: &Tokenizer, text: &str, learned: Range<usize>) -> Result<(Ve
     let ends = ids.last().is_some_and(|id| tokenizer.eos_token_ids().contains(id));
     if ends && let (Some(label), Some(id)) = (labels.last_mut(), ids.last()) {
         *label = Some(*id);
-    } else if let Some(&eos) = tokenizer.eos_token_ids().first() {
+    } else if let Some(eos) = tokenizer.eos_token_id() {
         ids.push(eos);
         labels.push(Some(eos));
     }

@@ -4,7 +4,6 @@
 //! no other file, and stops after a fixed amount of work and of output. (Memory inside one expression is not bounded.)
 
 use std::io::{self, Write};
-use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use minijinja::{Environment, ErrorKind, Value, context};
@@ -43,22 +42,21 @@ pub struct ChatTemplate {
 }
 
 impl ChatTemplate {
-    /// The template that the model's files hold, if any: `chat_template.jinja` before `tokenizer_config.json` (where a list
-    /// of named templates gives the one called `default`) before GGUF metadata.
+    /// The template that the model's files hold, if any.
     ///
     /// # Errors
-    /// A file that cannot be read, a list without `default`, a syntax error (with origin and line).
+    /// A syntax error, with origin and line.
     pub fn from_source(source: &TextSource) -> Result<Option<Self>> {
-        let found = match &source.tokenizer {
-            TokenizerSource::Json(path) => template_in_folder(path.parent().unwrap_or(Path::new(".")))?,
-            TokenizerSource::Gguf(_) => None,
+        let Some(template) = &source.chat_template else {
+            return Ok(None);
         };
         let origin = match &source.tokenizer {
-            TokenizerSource::Json(_) => "the model's chat template",
-            TokenizerSource::Gguf(_) => "tokenizer.chat_template in the GGUF file",
-        };
-        let Some((origin, template)) = found.or_else(|| Some((origin.to_string(), source.chat_template.clone()?))) else {
-            return Ok(None);
+            TokenizerSource::Json(path) => {
+                let file = path.with_file_name("chat_template.jinja");
+                let file = if file.is_file() { file } else { path.with_file_name("tokenizer_config.json") };
+                file.display().to_string()
+            }
+            TokenizerSource::Gguf(_) => "tokenizer.chat_template in the GGUF file".to_string(),
         };
         let token = |text: &Option<String>, id: Option<u32>| {
             text.clone().or_else(|| match &source.tokenizer {
@@ -68,7 +66,7 @@ impl ChatTemplate {
         };
         let bos_token = token(&source.bos_token, source.bos_token_id);
         let eos_token = token(&source.eos_token, source.eos_token_ids.first().copied());
-        Self::compile(&origin, &template, bos_token, eos_token).map(Some)
+        Self::compile(&origin, template, bos_token, eos_token).map(Some)
     }
 
     /// Compiles `template`. `origin` is what messages call it.
@@ -175,54 +173,5 @@ impl Write for Bounded {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
-    }
-}
-
-/// The template of a Hugging Face folder and the file that it stands in.
-fn template_in_folder(folder: &Path) -> Result<Option<(String, String)>> {
-    let read = |name: &str| -> Result<Option<(String, String)>> {
-        let path = folder.join(name);
-        let place = path.display().to_string();
-        match std::fs::read_to_string(&path) {
-            Ok(text) => Ok(Some((place, text))),
-            Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(cause) => Err(Error::bad_input(place, format!("cannot read this file: {cause}"), "download the file again")),
-        }
-    };
-    if let Some(found) = read("chat_template.jinja")? {
-        return Ok(Some(found));
-    }
-    let Some((place, text)) = read("tokenizer_config.json")? else {
-        return Ok(None);
-    };
-    let config: serde_json::Value = serde_json::from_str(&text)
-        .map_err(|cause| Error::bad_input(&place, format!("this is not JSON: {cause}"), "download the file again"))?;
-    Ok(select(&place, config.get("chat_template"))?.map(|template| (place, template)))
-}
-
-/// The value of `chat_template` in `tokenizer_config.json`: a template, or a list of `{"name", "template"}`.
-fn select(place: &str, value: Option<&serde_json::Value>) -> Result<Option<String>> {
-    use serde_json::Value;
-    match value {
-        None | Some(Value::Null) => Ok(None),
-        Some(Value::String(template)) => Ok(Some(template.clone())),
-        Some(Value::Array(named)) => {
-            let field = |entry: &Value, key: &str| entry.get(key).and_then(Value::as_str).map(str::to_string);
-            let default = named.iter().find(|entry| field(entry, "name").as_deref() == Some("default"));
-            if let Some(template) = default.and_then(|entry| field(entry, "template")) {
-                return Ok(Some(template));
-            }
-            let names: Vec<String> = named.iter().filter_map(|entry| field(entry, "name")).collect();
-            Err(Error::bad_input(
-                place,
-                format!("none of the chat templates is called `default` (there are: {})", names.join(", ")),
-                "save the template that you want as chat_template.jinja in the model's folder",
-            ))
-        }
-        Some(_) => Err(Error::bad_input(
-            place,
-            "`chat_template` is neither a text nor a list of named templates",
-            "download the file again, or save the template as chat_template.jinja in the model's folder",
-        )),
     }
 }

@@ -20,6 +20,7 @@ pub struct Tokenizer {
     special: HashSet<u32>,
     special_tokens: Vec<(u32, String)>,
     bos_token_id: Option<u32>,
+    eos_token_id: Option<u32>,
     eos_token_ids: Vec<u32>,
     /// Whether BOS goes first; `None`: as the rules in tokenizer.json have it.
     add_bos: Option<bool>,
@@ -68,14 +69,13 @@ impl Tokenizer {
         let id_of = |token: &Option<String>| token.as_deref().and_then(|token| inner.token_to_id(token));
         let bos_token_id = source.bos_token_id.or_else(|| id_of(&source.bos_token));
         let mut eos_token_ids = source.eos_token_ids.clone();
-        if eos_token_ids.is_empty() {
-            eos_token_ids.extend(id_of(&source.eos_token));
-        }
-        if let TokenizerSource::Gguf(gguf) = &source.tokenizer
-            && eos_token_ids.is_empty()
-        {
-            eos_token_ids.extend(gguf.eos_token_id);
-        }
+        let own_eos = id_of(&source.eos_token).or(match &source.tokenizer {
+            TokenizerSource::Gguf(gguf) => gguf.eos_token_id,
+            TokenizerSource::Json(_) => None,
+        });
+        // What training appends must also end a generation.
+        eos_token_ids.extend(own_eos.filter(|id| !source.eos_token_ids.contains(id)));
+        let eos_token_id = own_eos.or(eos_token_ids.first().copied());
         let mut special: HashSet<u32> =
             inner.get_added_tokens_decoder().iter().filter(|(_, token)| token.special).map(|(id, _)| *id).collect();
         special.extend(bos_token_id.iter().chain(&eos_token_ids));
@@ -93,7 +93,18 @@ impl Tokenizer {
         let mut special_tokens: Vec<_> = special.iter().filter_map(|&id| Some((id, inner.id_to_token(id)?))).collect();
         special_tokens.sort();
         let literal = OnceLock::new();
-        Ok(Self { inner, literal, origin, special, special_tokens, bos_token_id, eos_token_ids, add_bos, vocab_size })
+        Ok(Self {
+            inner,
+            literal,
+            origin,
+            special,
+            special_tokens,
+            bos_token_id,
+            eos_token_id,
+            eos_token_ids,
+            add_bos,
+            vocab_size,
+        })
     }
 
     /// The ids of `text`. With `add_special`, BOS is put first (and whatever else tokenizer.json says) where the model
@@ -216,6 +227,11 @@ impl Tokenizer {
     /// The ids that end a generation, the model's own end token first. May be empty.
     pub fn eos_token_ids(&self) -> &[u32] {
         &self.eos_token_ids
+    }
+
+    /// The token that ends a text for training: the tokenizer's own `eos_token`, else the first of [`Self::eos_token_ids`].
+    pub fn eos_token_id(&self) -> Option<u32> {
+        self.eos_token_id
     }
 
     pub fn bos_token_id(&self) -> Option<u32> {

@@ -1,7 +1,7 @@
 """Writes tests/fixtures/text/: what the reference libraries make of small vocabularies and of chat templates.
 
-    pip install "transformers==5.23.0" "tokenizers==0.23.3" "sentencepiece==0.2.1"
-    python tools/reference/text_fixtures.py
+    pip install "transformers==5.23.0" "tokenizers==0.23.3" "sentencepiece==0.2.3" "gguf==0.19.0"
+    python tools/reference/text_fixtures.py [SmolLM2-135M-Instruct.gguf]
 
 * vocabularies.json: a byte-level BPE vocabulary (trained here, by `tokenizers`) and a SentencePiece one (trained here, by
   `sentencepiece`), as GGUF metadata holds them, and the ids that the reference gives for each text. For byte-level BPE the
@@ -9,12 +9,14 @@
 * sentencepiece_tokenizer.json: the SentencePiece vocabulary as a Hugging Face tokenizer.json that adds BOS.
 * templates.json: templates in the manner of five families (in our own words), the conversations that they are given, what
   `transformers` renders, and which characters its `generation` tags mark as the assistant's.
+* smollm2.json, if the model is given: ids of texts by its vocabulary, and conversations by its chat template.
 """
 
 import io
 import json
 import pathlib
 import random
+import sys
 
 import sentencepiece
 import tokenizers
@@ -332,12 +334,40 @@ def templates():
     }
 
 
+def smollm2(path):
+    import gguf
+
+    fields = gguf.GGUFReader(path).fields
+    value = lambda key: fields[key].contents()
+    tokens, merges = value("tokenizer.ggml.tokens"), value("tokenizer.ggml.merges")
+    assert value("tokenizer.ggml.pre") == "smollm"
+    tokenizer = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(tokens)},
+                                     merges=[tuple(merge.split(" ")) for merge in merges]))
+    # As in the tokenizer.json of HuggingFaceTB/SmolLM2-135M-Instruct. (The GGUF import of transformers leaves the digits out.)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
+        pre_tokenizers.Digits(individual_digits=True),
+        pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=True, use_regex=True),
+    ])
+    for token, kind in zip(tokens, value("tokenizer.ggml.token_type")):
+        if kind == 3:
+            tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False)])
+    texts = TEXTS + CORPUS + random_texts(24)
+    conversations = [c for c in CONVERSATIONS.values()]
+    rendered = [render_jinja_template([c], chat_template=value("tokenizer.chat_template"), add_generation_prompt=prompt,
+                                      bos_token="<|im_start|>", eos_token="<|im_end|>")[0][0]
+                for c in conversations for prompt in [False, True]]
+    return {"texts": texts, "ids": [tokenizer.encode(text).ids for text in texts],
+            "conversations": conversations, "rendered": rendered}
+
+
 def main():
     OUT.mkdir(parents=True, exist_ok=True)
-    write = lambda name, value: (OUT / name).write_text(json.dumps(value, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
+    write = lambda name, value: (OUT / name).write_text(json.dumps(value, ensure_ascii=False, indent=None) + "\n", encoding="utf-8")
     pieces = sentence_piece()
     write("vocabularies.json", {"byte_level": byte_level(), "sentence_piece": pieces})
     write("templates.json", templates())
+    if len(sys.argv) > 1:
+        write("smollm2.json", smollm2(sys.argv[1]))
     hugging_face = hugging_face_file(pieces)
     hugging_face.save(str(OUT / "sentencepiece_tokenizer.json"), pretty=False)
 
