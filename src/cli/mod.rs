@@ -59,7 +59,11 @@ fn start_logging() -> Result<()> {
     const VARIABLE: &str = "GRAFTLING_LOG";
     let wanted = std::env::var(VARIABLE).unwrap_or_else(|_| "graftling=warn".to_string());
     let filter = tracing_subscriber::EnvFilter::try_new(&wanted).map_err(|error| {
-        Error::bad_input(VARIABLE, format!("`{wanted}` is no log filter: {error}"), "set it to info, debug or graftling::train=debug")
+        Error::bad_input(
+            VARIABLE,
+            format!("`{wanted}` is no log filter: {error}"),
+            "set it to info, debug or graftling::train=debug",
+        )
     })?;
     let format = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     format.with_ansi(std::io::stderr().is_terminal()).without_time().init();

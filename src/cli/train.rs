@@ -94,7 +94,9 @@ fn tell(outcome: &Outcome, total_steps: u64, options: &TrainOptions) -> i32 {
         }
         Outcome::Interrupted { steps, checkpoint } => {
             let kept = match checkpoint {
-                Some(folder) => format!("stopped after step {steps} of {total_steps}; everything is saved in {}", folder.display()),
+                Some(folder) => {
+                    format!("stopped after step {steps} of {total_steps}; everything is saved in {}", folder.display())
+                }
                 None => "stopped before the first step was done; there was nothing to save".to_string(),
             };
             say(&format!("{kept}\ngo on with: {}\n", resuming_command()));
