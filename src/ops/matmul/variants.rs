@@ -57,13 +57,7 @@ static SUBGROUP8_TILE: Family = family!(
     SUBGROUP8,
     true,
     &[],
-    [
-        "common/activations_f32_wide",
-        "common/matmul_io",
-        "common/matmul_operands",
-        "common/eight_rows",
-        "matmul_subgroup8"
-    ]
+    ["common/activations_f32_wide", "common/matmul_io", "common/matmul_operands", "common/eight_rows", "matmul_subgroup8"]
 );
 
 static SUBGROUP8_MATVEC: Family = family!(
@@ -73,13 +67,7 @@ static SUBGROUP8_MATVEC: Family = family!(
     SUBGROUP8,
     true,
     &[("LANES", 8.0)],
-    [
-        "common/activations_f32_wide",
-        "common/matmul_io",
-        "common/matmul_operands",
-        "common/lane_sum_subgroup",
-        "matmul_matvec"
-    ]
+    ["common/activations_f32_wide", "common/matmul_io", "common/matmul_operands", "common/lane_sum_subgroup", "matmul_matvec"]
 );
 
 static REGISTER: Family = family!(
