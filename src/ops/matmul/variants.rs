@@ -97,7 +97,7 @@ static NARROW: Family = family!(
     Needs::NONE,
     true,
     &[],
-    ["common/activations_f32", "common/matmul_io", "common/matmul_operands", "common/lane_sum_workgroup", "matmul_narrow"]
+    ["common/activations_f32", "common/matmul_io", "common/matmul_operands", "matmul_narrow"]
 );
 
 static MATVEC: Family = family!(
