@@ -2,7 +2,9 @@
 
 pub mod adapter;
 pub mod autograd;
+pub mod cache;
 pub mod data;
+pub mod demo;
 pub mod error;
 pub mod formats;
 pub mod generate;

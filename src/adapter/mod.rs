@@ -1,3 +1,8 @@
-//! What is adapted, and how: low-rank adapters on frozen linear modules.
+//! What is trained: which matrices get a low-rank adapter, how it starts, and how it enters the graph.
 
+mod device;
+mod lora;
 pub mod targets;
+
+pub use device::{AdapterLayout, DeviceAdapter};
+pub use lora::{LoraSpec, LoraTensor, LoraValues, block_linears, linear};

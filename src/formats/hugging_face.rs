@@ -63,6 +63,15 @@ pub fn weights(folder: &Path) -> Result<Safetensors> {
     Safetensors::open(&weight_files(folder)?)
 }
 
+/// Whether there is anything in `folder` that [`weights`] would try to read.
+pub fn has_weights(folder: &Path) -> bool {
+    file_names(folder).is_ok_and(|names| {
+        names.iter().any(|name| {
+            (name.ends_with(".safetensors") && !name.starts_with("adapter_")) || name.ends_with(".safetensors.index.json")
+        })
+    })
+}
+
 fn weight_files(folder: &Path) -> Result<Vec<PathBuf>> {
     if let Some(shards) = shards(folder)? {
         return Ok(shards.into_iter().map(|name| folder.join(name)).collect());

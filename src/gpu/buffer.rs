@@ -99,6 +99,13 @@ impl Device {
         self.queue.write_buffer(&slice.buffer, (slice.offset + offset) as u64, bytes);
     }
 
+    /// Zeroes a slice, in order with what is submitted before and after.
+    pub fn clear(&self, slice: &Slice) {
+        let mut encoder = self.device.create_command_encoder(&Default::default());
+        encoder.clear_buffer(&slice.buffer, slice.offset as u64, Some(slice.bytes as u64));
+        self.queue.submit([encoder.finish()]);
+    }
+
     /// Reads the first `count` values of a slice back, waiting for the work that makes them.
     ///
     /// # Errors

@@ -145,6 +145,15 @@ impl Device {
         polled.map(|_| ()).map_err(|error| self.failed(error.to_string()))
     }
 
+    /// Starts what was written so far on its way and waits for it, so that staging memory is free again.
+    ///
+    /// # Errors
+    /// If the device is lost, or reported an error since the last call.
+    pub fn flush(&self) -> Result<()> {
+        self.queue.submit([]);
+        self.wait()
+    }
+
     /// The first error that the driver reported since the last call.
     ///
     /// # Errors

@@ -17,8 +17,9 @@ pub const TRAINABLE: &[&str] = &["LlamaForCausalLM"];
 /// The architectures whose parameters `graftling inspect` can count; the trainable ones are among them.
 pub const KNOWN: &[&str] = &["LlamaForCausalLM", "MistralForCausalLM", "Phi3ForCausalLM", "Qwen2ForCausalLM"];
 
-/// Largest value of a dimension (vocabulary, features) that is believed; products of two such fit a `u64` with room.
-const LARGEST_DIMENSION: usize = 1 << 24;
+/// Largest value of a dimension (vocabulary, features) that is believed. A model of [`LARGEST_DEPTH`] layers with seven
+/// matrices of such dimensions has less than 2^59 parameters, so that counts and bytes fit a `u64`.
+const LARGEST_DIMENSION: usize = 1 << 22;
 /// Largest number of layers that is believed.
 const LARGEST_DEPTH: usize = 4096;
 
@@ -283,6 +284,20 @@ impl RopeScaling {
             return Ok(());
         }
         Err(Error::bad_input(format!("{place}: rope_scaling"), format!("{self:?} has impossible values"), WRONG_CONFIG))
+    }
+}
+
+impl std::fmt::Display for RopeScaling {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        match self {
+            Self::None => f.write_str("none"),
+            Self::Linear { factor } => write!(f, "linear by {factor}"),
+            Self::Llama3 { factor, original_max_position_embeddings, .. } => {
+                write!(f, "llama3 by {factor} beyond {original_max_position_embeddings} positions")
+            }
+            Self::Factors(_) => f.write_str("by a factor for each frequency"),
+            Self::Unsupported(kind) => write!(f, "{kind}"),
+        }
     }
 }
 

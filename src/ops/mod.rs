@@ -3,9 +3,11 @@
 //! An op is known by one name everywhere: `src/ops/<op>.rs`, `shaders/<op>.wgsl`, and its line in [`registry`].
 //! To add one: write its file, its shader, and one line in [`registry`]; the property suite then tests it.
 
+pub mod accumulate;
 pub mod adamw;
 pub mod add;
 pub mod attention;
+pub mod cache_rows;
 pub mod dropout;
 pub mod embedding;
 pub mod gather_rows;

@@ -36,11 +36,13 @@ pub struct OpEntry {
 pub fn registry() -> Vec<OpEntry> {
     use super::*;
     vec![
+        accumulate::entry(),
         adamw::entry(),
         add::entry(),
         attention::entry(),
         attention::backward_query_entry(),
         attention::backward_key_value_entry(),
+        cache_rows::entry(),
         dropout::entry(),
         embedding::entry(),
         gather_rows::entry(),

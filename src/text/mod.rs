@@ -1,1 +1,19 @@
-//! (being written)
+//! Text to token ids and back, and conversations to text.
+//!
+//! * [`tokenizer`]: [`Tokenizer`], from a `tokenizer.json` or from GGUF metadata;
+//! * [`gguf_vocabulary`]: how GGUF metadata becomes a tokenizer, for byte-level BPE and for SentencePiece;
+//! * [`pre_tokenizer`]: the named rules that cut text into words before byte-level BPE;
+//! * [`decode_stream`]: text from ids as they arrive, in whole characters;
+//! * [`chat_template`]: the model's own Jinja template, from [`Message`]s to the text that the model was trained on;
+//! * [`template_functions`]: what Hugging Face templates may call beside plain Jinja.
+
+pub mod chat_template;
+pub mod decode_stream;
+pub mod gguf_vocabulary;
+pub mod pre_tokenizer;
+pub mod template_functions;
+pub mod tokenizer;
+
+pub use chat_template::{ChatTemplate, Message};
+pub use decode_stream::DecodeStream;
+pub use tokenizer::{Encoded, Tokenizer};

@@ -57,7 +57,7 @@ impl Metadata<'_> {
                 .number(&key("attention.layer_norm_rms_epsilon"))?
                 .ok_or_else(|| self.bad(&key("attention.layer_norm_rms_epsilon"), "is missing"))?,
             rope_theta,
-            rope_scaling: self.rope_scaling(ggml, rope_theta, rope_factors)?,
+            rope_scaling: self.rope_scaling(ggml, rope_theta, head_dim, rope_factors)?,
             max_position_embeddings: required("context_length")?,
             tie_word_embeddings: !has("output.weight"),
             attention_bias: has("blk.0.attn_q.bias") || has("blk.0.attn_qkv.bias"),
@@ -116,8 +116,12 @@ impl Metadata<'_> {
         self.size(&key)?.or(tokens).ok_or_else(|| self.bad(&key, "is missing"))
     }
 
-    fn rope_scaling(&self, ggml: &str, rope_theta: f64, factors: Option<&[f32]>) -> Result<RopeScaling> {
+    fn rope_scaling(&self, ggml: &str, rope_theta: f64, head_dim: usize, factors: Option<&[f32]>) -> Result<RopeScaling> {
         if let Some(factors) = factors {
+            if factors.len() != head_dim / 2 {
+                let problem = format!("has {} factors, but heads of {head_dim} have {} frequencies", factors.len(), head_dim / 2);
+                return Err(Error::bad_input(format!("{}: tensor rope_freqs.weight", self.place), problem, DAMAGED));
+            }
             return Ok(RopeScaling::from_factors(factors, rope_theta));
         }
         let kind = self.string(&format!("{ggml}.rope.scaling.type"))?;

@@ -1,0 +1,31 @@
+// What the matmul kernels with vec4 loads share: parameters, and the way a result leaves.
+// Starts and row lengths are in elements and must be multiples of 4.
+
+struct Params {
+    m: u32, n: u32, k: u32, flags: u32,
+    scale: f32,
+    a_start: u32, a_row: u32,     // row i of a starts at element a_start + i * a_row
+    out_start: u32, out_row: u32, // row i of out (and of addend) starts at element out_start + i * out_row
+}
+
+const HAS_ADDEND = 1u;
+const ACCUMULATE = 2u; // add to what out holds
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(3) var<storage, read> addend: array<vec4f>;
+@group(0) @binding(4) var<storage, read_write> out: array<vec4f>;
+
+// out[i, j .. j + 4] = scale * sums (+ addend) (+ out), if that is inside the matrix.
+fn store4(i: u32, j: u32, sums: vec4f) {
+    if i < params.m && j < params.n {
+        let at = (params.out_start + i * params.out_row + j) / 4u;
+        var value = params.scale * sums;
+        if (params.flags & HAS_ADDEND) != 0u {
+            value += addend[at];
+        }
+        if (params.flags & ACCUMULATE) != 0u {
+            value += out[at];
+        }
+        out[at] = value;
+    }
+}

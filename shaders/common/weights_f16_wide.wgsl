@@ -1,0 +1,14 @@
+// weights_f16 with one load of 8 bytes for four elements, see activations_f32_wide. Needs SHADER_INT64.
+
+@group(0) @binding(2) var<storage, read> weights: array<u64>;
+
+// Elements 4 * group .. 4 * group + 3.
+fn load_weight4(group: u32) -> vec4f {
+    let packed = vec2u(u32(weights[group]), u32(weights[group] >> 32u));
+    return vec4f(unpack2x16float(packed.x), unpack2x16float(packed.y));
+}
+
+fn load_weight(index: u32) -> f32 {
+    let word = u32(weights[index / 4u] >> (32u * ((index / 2u) % 2u)));
+    return unpack2x16float(word)[index % 2u];
+}

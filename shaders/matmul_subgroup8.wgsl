@@ -1,0 +1,67 @@
+// matmul in registers for drivers with subgroups of exactly 8 (CPU drivers such as lavapipe): out = scale * op(a) op(b) (+ addend) (+ out).
+// Algorithm: one subgroup a tile of 16 x 32 outputs (8 x 32 with SPREAD_ROWS = 8). A lane owns 4 of the 32 columns. Per 4 steps of k it
+// loads its own columns of b, 4 vec4; the rows of a are loaded once by the subgroup, lane = row, and spread by broadcast: 6 vec4
+// loads for 256 multiply-adds a lane.
+// Why it is fast: on a CPU driver a load costs about as much as 20 multiply-adds, wherever it points, while a broadcast from a literal
+// lane is a register shuffle. No workgroup memory, no barriers.
+// SWAPPED exchanges the operands, for products with few columns (LoRA's x A^T, d_y^T u): columns are spread, a lane owns 4 of 32 rows.
+// Dispatch: x = tiles of rows, y = tiles of columns. Traffic: a is read n / 32 times and b m / 16 times; row tiles follow each other, so
+// the 32 columns of b stay in the cache for all of them. Accumulates in f32 along k in order.
+
+override SWAPPED: bool = false;
+override SPREAD_ROWS: u32 = 16u; // 8 or 16
+
+fn spread_steps(at: u32, k: u32) -> vec4f {
+    if SWAPPED {
+        return b_steps(at, k);
+    }
+    return a_steps(at, k);
+}
+
+fn own_block(at: u32, k: u32) -> mat4x4f {
+    if SWAPPED {
+        return a_block(at, k);
+    }
+    return b_block(at, k);
+}
+
+// Four steps of k for 8 rows: lane r holds row r of the spread operand, `own` the lane's columns of the other one.
+fn add_rows(sums: EightRows, spread: vec4f, own: mat4x4f) -> EightRows {
+    return EightRows(
+        add_products(sums[0], subgroupBroadcast(spread, 0u), own),
+        add_products(sums[1], subgroupBroadcast(spread, 1u), own),
+        add_products(sums[2], subgroupBroadcast(spread, 2u), own),
+        add_products(sums[3], subgroupBroadcast(spread, 3u), own),
+        add_products(sums[4], subgroupBroadcast(spread, 4u), own),
+        add_products(sums[5], subgroupBroadcast(spread, 5u), own),
+        add_products(sums[6], subgroupBroadcast(spread, 6u), own),
+        add_products(sums[7], subgroupBroadcast(spread, 7u), own),
+    );
+}
+
+@compute @workgroup_size(8)
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocation_id) lane: u32) {
+    let tile = select(group.xy, group.yx, SWAPPED);
+    let first = tile.x * SPREAD_ROWS;
+    let own = tile.y * 32u + lane * 4u;
+    var low: EightRows;
+    var high: EightRows;
+    for (var k = 0u; k < params.k; k += 4u) {
+        let block = own_block(own, k);
+        low = add_rows(low, spread_steps(first + lane, k), block);
+        if SPREAD_ROWS == 16u {
+            high = add_rows(high, spread_steps(first + 8u + lane, k), block);
+        }
+    }
+    if SWAPPED {
+        store_columns(own, first, min(first + 8u, params.n), low);
+        if SPREAD_ROWS == 16u {
+            store_columns(own, first + 8u, min(first + 16u, params.n), high);
+        }
+    } else {
+        store_rows(first, min(first + 8u, params.m), own, low);
+        if SPREAD_ROWS == 16u {
+            store_rows(first + 8u, min(first + 16u, params.m), own, high);
+        }
+    }
+}

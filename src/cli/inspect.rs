@@ -1,0 +1,494 @@
+//! `graftling inspect`: what a model consists of, and what an adapter on it would train. No GPU, no weights read.
+
+mod tables;
+
+use std::{
+    collections::BTreeMap,
+    io::{ErrorKind, Write},
+    path::{Path, PathBuf},
+};
+
+use clap::Args;
+use graftling::{
+    Error, Result,
+    adapter::targets::{expand_target_modules_of, parse_layers},
+    formats::{
+        ModelPlace, Storage, TextSource, TokenizerSource, gguf::Gguf, hub::Hub, hugging_face, model_files::check_tensors,
+        tensors::TensorSource,
+    },
+    model::{
+        anatomy::{self, LinearModule, Part},
+        config::{ModelConfig, RopeScaling},
+    },
+};
+use serde_json::{Value, json};
+use tables::{aligned, binary_size, grouped, row};
+
+/// Largest rank that is believed.
+const LARGEST_RANK: usize = 1 << 16;
+
+/// Show what a model consists of, and what an adapter would train
+///
+/// Counts parameters per module and per layer, attention against MLP, and bytes per storage type; shows the tokenizer and the
+/// chat template where their files are there. Reads no weights: a config.json alone is enough.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  graftling inspect SmolLM2-135M-Instruct.Q4_1.gguf
+  graftling inspect path/to/config.json --target-modules attention --lora-r 8
+  graftling inspect path/to/model --layers 8-15,20 --json
+  graftling inspect HuggingFaceTB/SmolLM2-135M-Instruct")]
+pub struct InspectArgs {
+    /// A model folder, a .gguf file, a config.json, or a Hugging Face name
+    #[arg(value_name = "MODEL")]
+    pub model: String,
+
+    /// Print one JSON document instead of tables
+    #[arg(long)]
+    pub json: bool,
+
+    /// The modules an adapter would train: names, or attention, mlp, all-linear
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', default_value = "all-linear")]
+    pub target_modules: Vec<String>,
+
+    /// The rank of the adapter
+    #[arg(long, value_name = "R", default_value_t = 16)]
+    pub lora_r: usize,
+
+    /// The layers an adapter would train, such as 8-15,20 [default: all]
+    #[arg(long, value_name = "LAYERS")]
+    pub layers: Option<String>,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Bad input if the model cannot be read, or modules, rank or layers do not exist in it.
+pub fn run(args: InspectArgs) -> Result<()> {
+    let model = Model::open(&args.model)?;
+    let adapter = Adapter::choose(&model.config, &args)?;
+    let report = if args.json { format!("{:#}\n", json_report(&model, &adapter)) } else { text_report(&model, &adapter) };
+    match std::io::stdout().write_all(report.as_bytes()) {
+        // The reader of a pipe, such as `head`, may stop early.
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(Error::failed("standard output", format!("cannot be written: {error}"), "Check where the output goes."))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What the files say, as far as there are files.
+struct Model {
+    name: String,
+    config: ModelConfig,
+    weights: Option<Weights>,
+    text: Option<TextSource>,
+}
+
+/// What the weight files hold.
+struct Weights {
+    /// Tensors, values and bytes of each type.
+    by_type: BTreeMap<String, (usize, u64, u64)>,
+    /// Why the weights cannot be used with the config, if so.
+    problem: Option<String>,
+}
+
+impl Model {
+    fn open(spec: &str) -> Result<Self> {
+        match ModelPlace::of(spec)? {
+            ModelPlace::Config(path) => Ok(Self::of_config(spec, ModelConfig::from_json_file(&path)?)),
+            ModelPlace::Folder(folder) => Self::of_folder(spec, &folder),
+            ModelPlace::Hub(name) => Self::of_folder(spec, &Hub::from_environment()?.fetch_descriptions(&name)?),
+            ModelPlace::Gguf(path) => Self::of_gguf(spec, &path),
+        }
+    }
+
+    fn of_config(spec: &str, config: ModelConfig) -> Self {
+        Self { name: spec.to_owned(), config, weights: None, text: None }
+    }
+
+    fn of_folder(spec: &str, folder: &Path) -> Result<Self> {
+        let config = hugging_face::config(folder)?;
+        let weights = if hugging_face::has_weights(folder) && spec_is_local(spec) {
+            let source = hugging_face::weights(folder)?;
+            let mut by_type = BTreeMap::new();
+            for info in source.tensors() {
+                count(&mut by_type, info.storage.name(), info.values(), info.bytes);
+            }
+            for (_, kind) in source.unreadable() {
+                by_type.entry(kind.clone()).or_insert((0, 0, 0)).0 += 1;
+            }
+            Some(Weights { by_type, problem: problem_of(&config, &source) })
+        } else {
+            None
+        };
+        let text = hugging_face::text(folder, &config)?;
+        Ok(Self { name: spec.to_owned(), config, weights, text: Some(text) })
+    }
+
+    fn of_gguf(spec: &str, path: &Path) -> Result<Self> {
+        let gguf = Gguf::open(path)?;
+        let mut by_type = BTreeMap::new();
+        for tensor in &gguf.container().tensors {
+            let values = tensor.shape.iter().map(|&size| size as u64).product();
+            let name = tensor.kind.map_or_else(|id| format!("type {id}"), |kind| kind.name().to_owned());
+            count(&mut by_type, &name, values, tensor.bytes.len() as u64);
+        }
+        let weights = Weights { by_type, problem: problem_of(gguf.config(), &gguf) };
+        let text = gguf.text()?;
+        Ok(Self { name: spec.to_owned(), config: gguf.config().clone(), weights: Some(weights), text: Some(text) })
+    }
+}
+
+/// A name on the hub gives only the files that describe the model, whatever the cache holds.
+fn spec_is_local(spec: &str) -> bool {
+    PathBuf::from(spec).exists()
+}
+
+fn count(by_type: &mut BTreeMap<String, (usize, u64, u64)>, name: &str, values: u64, bytes: u64) {
+    let entry = by_type.entry(name.to_owned()).or_insert((0, 0, 0));
+    *entry = (entry.0 + 1, entry.1.saturating_add(values), entry.2 + bytes);
+}
+
+fn problem_of(config: &ModelConfig, source: &dyn TensorSource) -> Option<String> {
+    check_tensors(config, source).err().map(|error| error.to_string())
+}
+
+/// The adapter that the options describe.
+struct Adapter {
+    modules: Vec<LinearModule>,
+    layers: Vec<usize>,
+    r: usize,
+}
+
+impl Adapter {
+    fn choose(config: &ModelConfig, args: &InspectArgs) -> Result<Self> {
+        if args.lora_r == 0 || args.lora_r > LARGEST_RANK {
+            let problem = format!("{} is no possible rank", args.lora_r);
+            return Err(Error::bad_input(
+                "--lora-r",
+                problem,
+                format!("Give a number from 1 to {LARGEST_RANK}; 8 to 64 are usual."),
+            ));
+        }
+        let linear = anatomy::linear_modules(config);
+        let names = expand_target_modules_of(&args.target_modules, &linear)?;
+        let layers = match &args.layers {
+            Some(text) => parse_layers(text, config.num_hidden_layers)?,
+            None => (0..config.num_hidden_layers).collect(),
+        };
+        let modules = linear.into_iter().filter(|module| names.iter().any(|name| name == module.name)).collect();
+        Ok(Self { modules, layers, r: args.lora_r })
+    }
+
+    fn parameters(&self) -> u64 {
+        self.modules.iter().map(|module| module.lora_parameters(self.r)).sum::<u64>() * self.layers.len() as u64
+    }
+}
+
+/// Counts that both reports need.
+struct Counts {
+    total: u64,
+    by_part: BTreeMap<Part, u64>,
+    /// Per layer: attention, MLP, norms.
+    layers: Vec<[u64; 3]>,
+}
+
+impl Counts {
+    fn of(config: &ModelConfig) -> Self {
+        let mut counts = Self { total: 0, by_part: BTreeMap::new(), layers: vec![[0; 3]; config.num_hidden_layers] };
+        for parameter in anatomy::parameters(config) {
+            counts.total += parameter.count();
+            *counts.by_part.entry(parameter.part).or_default() += parameter.count();
+            let column = match parameter.part {
+                Part::Attention => 0,
+                Part::Mlp => 1,
+                _ => 2,
+            };
+            if let Some(layer) = parameter.layer {
+                counts.layers[layer][column] += parameter.count();
+            }
+        }
+        counts
+    }
+}
+
+/// Bytes of the model with all matrices in `storage` and all vectors (norms, biases) in f32; `None` where rows are no whole
+/// number of blocks.
+fn bytes_in(config: &ModelConfig, storage: Storage) -> Option<u64> {
+    let bytes = |parameter: anatomy::Parameter| match parameter.shape.as_slice() {
+        [rows, columns] => Some(*rows as u64 * storage.bytes(*columns as u64)?),
+        _ => Storage::F32.bytes(parameter.count()),
+    };
+    anatomy::parameters(config).into_iter().map(bytes).sum()
+}
+
+fn json_report(model: &Model, adapter: &Adapter) -> Value {
+    let config = &model.config;
+    let counts = Counts::of(config);
+    let layers: Vec<Value> = counts
+        .layers
+        .iter()
+        .enumerate()
+        .map(|(layer, [attention, mlp, norm])| {
+            json!({"layer": layer, "parameters": attention + mlp + norm, "attention": attention, "mlp": mlp, "norm": norm})
+        })
+        .collect();
+    let modules: Vec<Value> = module_rows(config)
+        .into_iter()
+        .map(|row| {
+            json!({"module": row.module, "part": row.part.name(), "shape": row.shape, "bias": row.bias, "count": row.count,
+                   "parameters_each": row.each, "parameters": row.each * row.count as u64})
+        })
+        .collect();
+    let part = |part: Part| counts.by_part.get(&part).copied().unwrap_or(0);
+    json!({
+        "model": model.name,
+        "architecture": config.architecture,
+        "trainable": config.supported().is_ok(),
+        "not_trainable_because": config.supported().err().map(|error| error.to_string()),
+        "config": {
+            "vocab_size": config.vocab_size,
+            "hidden_size": config.hidden_size,
+            "intermediate_size": config.intermediate_size,
+            "num_hidden_layers": config.num_hidden_layers,
+            "num_attention_heads": config.num_attention_heads,
+            "num_key_value_heads": config.num_key_value_heads,
+            "head_dim": config.head_dim,
+            "max_position_embeddings": config.max_position_embeddings,
+            "rms_norm_eps": config.rms_norm_eps,
+            "rope_theta": config.rope_theta,
+            "rope_scaling": json_rope_scaling(&config.rope_scaling),
+            "tie_word_embeddings": config.tie_word_embeddings,
+        },
+        "parameters": counts.total,
+        "parameters_by_part": Part::ALL.into_iter().map(|p| (p.name().to_owned(), json!(part(p)))).collect::<serde_json::Map<_, _>>(),
+        "modules": modules,
+        "layers": layers,
+        "bytes": Storage::ALL.into_iter().map(|s| (s.name().to_lowercase(), json!(bytes_in(config, s)))).collect::<serde_json::Map<_, _>>(),
+        "weights": model.weights.as_ref().map(|weights| json!({
+            "complete": weights.problem.is_none(),
+            "problem": weights.problem,
+            "storage": weights.by_type.iter().map(|(name, (tensors, values, bytes))| {
+                json!({"type": name, "tensors": tensors, "parameters": values, "bytes": bytes})
+            }).collect::<Vec<_>>(),
+        })),
+        "text": model.text.as_ref().map(json_text),
+        "adapter": {
+            "target_modules": adapter.modules.iter().map(|module| module.name).collect::<Vec<_>>(),
+            "layers": adapter.layers,
+            "lora_r": adapter.r,
+            "trainable_parameters": adapter.parameters(),
+            "share": adapter.parameters() as f64 / counts.total as f64,
+            "bytes_f32": adapter.parameters() * 4,
+        },
+    })
+}
+
+/// The scaling with the keys of config.json; null for none.
+fn json_rope_scaling(scaling: &RopeScaling) -> Value {
+    match scaling {
+        RopeScaling::None => Value::Null,
+        RopeScaling::Linear { factor } => json!({"rope_type": "linear", "factor": factor}),
+        RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => json!({
+            "rope_type": "llama3",
+            "factor": factor,
+            "low_freq_factor": low_freq_factor,
+            "high_freq_factor": high_freq_factor,
+            "original_max_position_embeddings": original_max_position_embeddings,
+        }),
+        RopeScaling::Factors(factors) => json!({"rope_type": "factors", "factors": factors}),
+        RopeScaling::Unsupported(kind) => json!({"rope_type": kind}),
+    }
+}
+
+/// One line of the table of modules.
+struct ModuleRow {
+    module: &'static str,
+    part: Part,
+    shape: Vec<usize>,
+    bias: bool,
+    /// How many of them the model has.
+    count: usize,
+    /// Parameters of one, with its bias.
+    each: u64,
+}
+
+fn module_rows(config: &ModelConfig) -> Vec<ModuleRow> {
+    let mut rows: Vec<ModuleRow> = Vec::new();
+    for parameter in anatomy::parameters(config) {
+        let bias = parameter.name.ends_with(".bias");
+        match rows.iter_mut().find(|row| row.module == parameter.module) {
+            // Every layer is alike: the first one's counts stand for all.
+            Some(row) if bias && row.count == 1 => {
+                row.bias = true;
+                row.each += parameter.count();
+            }
+            Some(row) => row.count += usize::from(!bias),
+            None => rows.push(ModuleRow {
+                module: parameter.module,
+                part: parameter.part,
+                each: parameter.count(),
+                shape: parameter.shape,
+                bias,
+                count: 1,
+            }),
+        }
+    }
+    rows
+}
+
+/// `(kind, tokens)` of a tokenizer, if it can be read.
+fn tokenizer_facts(tokenizer: &TokenizerSource) -> Option<(String, usize)> {
+    match tokenizer {
+        TokenizerSource::Gguf(gguf) if gguf.tokens.is_empty() => None,
+        TokenizerSource::Gguf(gguf) => {
+            let pre = gguf.pre.as_deref().map(|pre| format!(", pre-tokenizer {pre}")).unwrap_or_default();
+            Some((format!("GGUF {}{pre}", gguf.model), gguf.tokens.len()))
+        }
+        TokenizerSource::Json(path) => {
+            let value: Value = serde_json::from_str(&std::fs::read_to_string(path).ok()?).ok()?;
+            let model = value.get("model")?;
+            let size = |value: Option<&Value>| match value {
+                Some(Value::Object(map)) => map.len(),
+                Some(Value::Array(list)) => list.len(),
+                _ => 0,
+            };
+            // Added tokens may be in the vocabulary as well; the ids tell them apart.
+            let known = size(model.get("vocab"));
+            let beyond = |token: &&Value| token.get("id").and_then(Value::as_u64).is_some_and(|id| id >= known as u64);
+            let added =
+                value.get("added_tokens").and_then(Value::as_array).map_or(0, |tokens| tokens.iter().filter(beyond).count());
+            let kind = model.get("type").and_then(Value::as_str).unwrap_or("of unnamed type");
+            Some((format!("tokenizer.json {kind}"), known + added))
+        }
+    }
+}
+
+fn json_text(text: &TextSource) -> Value {
+    let facts = tokenizer_facts(&text.tokenizer);
+    json!({
+        "tokenizer": facts.as_ref().map(|facts| &facts.0),
+        "tokens": facts.as_ref().map(|facts| facts.1),
+        "bos_token": text.bos_token,
+        "eos_token": text.eos_token,
+        "eos_token_ids": text.eos_token_ids,
+        "chat_template": text.chat_template,
+    })
+}
+
+fn text_report(model: &Model, adapter: &Adapter) -> String {
+    let config = &model.config;
+    let counts = Counts::of(config);
+    let share = |count: u64| format!("{:.2} %", 100.0 * count as f64 / counts.total as f64);
+    let tied = if config.tie_word_embeddings { "tied" } else { "untied" };
+    let mut out = format!(
+        "{}\n  {}: {} layers, hidden size {}, MLP {}, {} heads of {} ({} for keys and values)\n  vocabulary {} ({tied} output), \
+         context {}, RoPE theta {}, scaling {}\n",
+        model.name,
+        config.architecture,
+        config.num_hidden_layers,
+        config.hidden_size,
+        config.intermediate_size,
+        config.num_attention_heads,
+        config.head_dim,
+        config.num_key_value_heads,
+        grouped(config.vocab_size as u64),
+        grouped(config.max_position_embeddings as u64),
+        config.rope_theta,
+        config.rope_scaling,
+    );
+    if let Err(error) = config.supported() {
+        out += &format!("  Cannot be trained here: {error}\n");
+    }
+
+    let mut table = vec![row(["Parameters", "count", "share"])];
+    for part in Part::ALL {
+        let count = counts.by_part.get(&part).copied().unwrap_or(0);
+        table.push(row([part.name(), &grouped(count), &share(count)]));
+    }
+    table.push(row(["total", &grouped(counts.total), &share(counts.total)]));
+    out += &aligned(&table);
+
+    let mut table = vec![row(["Module", "shape", "of them", "each", "together", "share"])];
+    for module in module_rows(config) {
+        let shape = format!("{:?}{}", module.shape, if module.bias { " + bias" } else { "" });
+        let together = module.each * module.count as u64;
+        table.push(row([
+            module.module,
+            &shape,
+            &module.count.to_string(),
+            &grouped(module.each),
+            &grouped(together),
+            &share(together),
+        ]));
+    }
+    out += &aligned(&table);
+
+    // All layers of these families are alike, so that one line tells what thirty would.
+    if let Some([attention, mlp, norm]) = counts.layers.first() {
+        out += &format!(
+            "\nEach of the {} layers: {} parameters: attention {}, MLP {}, norms {}\n",
+            counts.layers.len(),
+            grouped(attention + mlp + norm),
+            grouped(*attention),
+            grouped(*mlp),
+            grouped(*norm)
+        );
+    }
+
+    let mut table = vec![row(["Size, matrices stored as", "bytes", ""])];
+    for storage in Storage::ALL {
+        let (bytes, size) = bytes_in(config, storage).map_or(("-".to_owned(), String::new()), |b| (grouped(b), binary_size(b)));
+        table.push(row([&storage.name().to_lowercase(), &bytes, &size]));
+    }
+    out += &aligned(&table);
+
+    if let Some(weights) = &model.weights {
+        let mut table = vec![row(["In the files", "tensors", "parameters", "bytes"])];
+        for (name, (tensors, values, bytes)) in &weights.by_type {
+            table.push(row([name, &tensors.to_string(), &grouped(*values), &grouped(*bytes)]));
+        }
+        out += &aligned(&table);
+        if let Some(problem) = &weights.problem {
+            out += &format!("  These weights cannot be used: {problem}\n");
+        }
+    }
+    if let Some(text) = &model.text {
+        out += &text_lines(text);
+    }
+
+    let trained = adapter.parameters();
+    let layers = if adapter.layers.len() == config.num_hidden_layers {
+        "all layers".to_owned()
+    } else {
+        format!("layers {:?}", adapter.layers)
+    };
+    let modules: Vec<&str> = adapter.modules.iter().map(|module| module.name).collect();
+    out += &format!(
+        "\nLoRA r {} on {} of {layers} would train {} parameters, {} of the model ({} in f32)\n",
+        adapter.r,
+        modules.join(", "),
+        grouped(trained),
+        share(trained),
+        binary_size(trained * 4),
+    );
+    out
+}
+
+fn text_lines(text: &TextSource) -> String {
+    let tokenizer = match tokenizer_facts(&text.tokenizer) {
+        Some((kind, tokens)) => format!("{kind}, {} tokens", grouped(tokens as u64)),
+        None => "none".to_owned(),
+    };
+    let token = |token: &Option<String>| token.as_ref().map_or("none".to_owned(), |token| format!("{token:?}"));
+    let template = match &text.chat_template {
+        Some(template) => format!("{} characters", grouped(template.chars().count() as u64)),
+        None => "none".to_owned(),
+    };
+    format!(
+        "\nTokenizer: {tokenizer}\n  BOS {}, EOS {}, generation ends at ids {:?}\nChat template: {template}\n",
+        token(&text.bos_token),
+        token(&text.eos_token),
+        text.eos_token_ids
+    )
+}

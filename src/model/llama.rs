@@ -1,0 +1,238 @@
+//! The Llama model as a graph: embedding, blocks of attention and MLP with residuals, final norm, output layer.
+//!
+//! The same code builds the graph for training, for evaluation and for generation; they differ in what stands at the end, and in where
+//! attention finds its keys.
+
+use super::config::ModelConfig;
+use crate::adapter::{LoraSpec, LoraValues, block_linears, linear};
+use crate::graph::{DType, Graph, Origin, Rows, ShapeError, TensorType, ValueId};
+use crate::ops::attention::{Attention, Heads};
+use crate::ops::cache_rows::CacheRows;
+use crate::ops::embedding::Embedding;
+use crate::ops::gather_rows::GatherRows;
+use crate::ops::linear_cross_entropy::LinearCrossEntropy;
+use crate::ops::matmul::{Layout, Matmul};
+use crate::ops::rms_norm::RmsNorm;
+use crate::ops::rope::Rope;
+use crate::ops::swiglu::Swiglu;
+
+/// What the graph is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Purpose {
+    /// Loss, with what the gradient of the last hidden rows needs.
+    Train,
+    /// Loss of each supervised token.
+    Evaluate,
+    /// Logits of one row, with keys and values of earlier tokens in a cache of this many rows.
+    Generate { cache: usize },
+}
+
+/// Inputs that the host writes before each run.
+#[derive(Clone, Copy, Debug)]
+pub struct Inputs {
+    /// `[tokens, 1]` u32.
+    pub input_ids: ValueId,
+    /// `[tokens, 1]` u32: index of each token in its sequence.
+    pub position: ValueId,
+    /// `[tokens, 1]` u32: row (or cache row) at which each token's sequence begins.
+    pub segment_start: ValueId,
+    /// `[supervised, 1]` u32, ascending: rows whose next token is supervised. In generation `[1, 1]`: the row whose logits are wanted.
+    pub rows: ValueId,
+    /// `[supervised, 1]` u32: the next token of each of these rows; not in generation.
+    pub targets: Option<ValueId>,
+    /// `[1, 1]` f32: 1 / supervised tokens of the optimizer step; not in generation.
+    pub loss_weight: Option<ValueId>,
+    /// `[1, 2]` u32: counter of the dropout generator, where there is dropout.
+    pub dropout_counter: Option<ValueId>,
+}
+
+/// Values at the end of the graph.
+#[derive(Clone, Copy, Debug)]
+pub enum Head {
+    /// `loss [1, 1]` and `nll [supervised, 1]`, in nats.
+    Loss { loss: ValueId, nll: ValueId },
+    /// `logits [1, vocabulary]`.
+    Logits(ValueId),
+}
+
+/// A model as a graph, with handles of what comes in and goes out.
+#[derive(Clone, Debug)]
+pub struct Llama {
+    pub graph: Graph,
+    pub inputs: Inputs,
+    /// Frozen weights by their Hugging Face name.
+    pub weights: Vec<(String, ValueId)>,
+    /// The rope table, `[positions, head_dim]` f32.
+    pub rope_table: ValueId,
+    /// Adapter matrices in the order of [`LoraSpec::tensors`].
+    pub adapters: Vec<ValueId>,
+    /// Key and value caches; only in generation.
+    pub caches: Vec<ValueId>,
+    pub head: Head,
+}
+
+/// Storage types of the frozen weights, by Hugging Face name.
+pub type StorageOf<'a> = &'a dyn Fn(&str) -> DType;
+
+impl Llama {
+    /// Builds the graph for at most `max_tokens` rows in a run.
+    ///
+    /// # Errors
+    /// A [`ShapeError`] if the configuration contradicts itself.
+    pub fn build(
+        config: &ModelConfig,
+        storage: StorageOf,
+        lora: Option<&LoraSpec>,
+        purpose: Purpose,
+        max_tokens: usize,
+    ) -> Result<Self, ShapeError> {
+        Builder::new(config, storage, lora, purpose, max_tokens).build()
+    }
+}
+
+struct Builder<'a> {
+    config: &'a ModelConfig,
+    storage: StorageOf<'a>,
+    lora: Option<&'a LoraSpec>,
+    purpose: Purpose,
+    graph: Graph,
+    inputs: Inputs,
+    rope_table: ValueId,
+    weights: Vec<(String, ValueId)>,
+    adapters: Vec<ValueId>,
+    caches: Vec<ValueId>,
+}
+
+impl<'a> Builder<'a> {
+    fn new(
+        config: &'a ModelConfig,
+        storage: StorageOf<'a>,
+        lora: Option<&'a LoraSpec>,
+        purpose: Purpose,
+        max_tokens: usize,
+    ) -> Self {
+        let mut graph = Graph::new();
+        let (tokens, supervised, positions) = match purpose {
+            Purpose::Generate { cache } => (Rows::Tokens(max_tokens), Rows::Fixed(1), cache),
+            Purpose::Train | Purpose::Evaluate => (Rows::Tokens(max_tokens), Rows::Supervised(max_tokens), max_tokens),
+        };
+        let mut input = |name: &str, tensor| graph.leaf(name, tensor, Origin::Input);
+        let with_loss = !matches!(purpose, Purpose::Generate { .. });
+        let with_dropout = purpose == Purpose::Train && lora.is_some_and(|lora| lora.dropout > 0.0);
+        let inputs = Inputs {
+            input_ids: input("input_ids", TensorType::u32(tokens, 1)),
+            position: input("position", TensorType::u32(tokens, 1)),
+            segment_start: input("segment_start", TensorType::u32(tokens, 1)),
+            rows: input("rows", TensorType::u32(supervised, 1)),
+            targets: with_loss.then(|| input("targets", TensorType::u32(supervised, 1))),
+            loss_weight: with_loss.then(|| input("loss_weight", TensorType::f32(Rows::Fixed(1), 1))),
+            dropout_counter: with_dropout.then(|| input("dropout_counter", TensorType::u32(Rows::Fixed(1), 2))),
+        };
+        let rope_table = graph.leaf("rope_table", TensorType::f32(Rows::Fixed(positions), config.head_dim), Origin::Weight);
+        Self {
+            config,
+            storage,
+            lora,
+            purpose,
+            graph,
+            inputs,
+            rope_table,
+            weights: Vec::new(),
+            adapters: Vec::new(),
+            caches: Vec::new(),
+        }
+    }
+
+    fn build(mut self) -> Result<Llama, ShapeError> {
+        let (vocabulary, hidden) = (self.config.vocab_size, self.config.hidden_size);
+        let embedding = self.weight("model.embed_tokens.weight", vocabulary, hidden);
+        let mut x = self.graph.apply_one(Embedding, &[self.inputs.input_ids, embedding], "embed_tokens")?;
+        for layer in 0..self.config.num_hidden_layers {
+            x = self.block(layer, x)?;
+        }
+        let x = self.graph.apply_one(GatherRows, &[x, self.inputs.rows], "supervised_rows")?;
+        let x = self.norm(x, "model.norm.weight", "norm")?;
+        let output = if self.config.tie_word_embeddings { embedding } else { self.weight("lm_head.weight", vocabulary, hidden) };
+        let head = match (self.inputs.targets, self.inputs.loss_weight) {
+            (Some(targets), Some(weight)) => {
+                let op = LinearCrossEntropy { with_gradient: self.purpose == Purpose::Train };
+                let outputs = self.graph.apply(op, &[x, output, targets, weight], "loss")?;
+                Head::Loss { loss: outputs[0], nll: outputs[1] }
+            }
+            _ => Head::Logits(Matmul { layout: Layout::NT, scale: 1.0 }.append(&mut self.graph, [x, output], None, "lm_head")?),
+        };
+        let Self { graph, inputs, weights, rope_table, adapters, caches, .. } = self;
+        Ok(Llama { graph, inputs, weights, rope_table, adapters, caches, head })
+    }
+
+    /// `x + attention(norm(x))`, then that plus `mlp(norm(...))`.
+    fn block(&mut self, layer: usize, x: ValueId) -> Result<ValueId, ShapeError> {
+        let path = format!("layers.{layer}");
+        let normed = self.norm(x, &format!("model.{path}.input_layernorm.weight"), &format!("{path}.input_layernorm"))?;
+        let query = self.linear(layer, 0, normed, None)?;
+        let key = self.linear(layer, 1, normed, None)?;
+        let value = self.linear(layer, 2, normed, None)?;
+        let attended = self.attention(&path, query, key, value)?;
+        let x = self.linear(layer, 3, attended, Some(x))?;
+
+        let normed =
+            self.norm(x, &format!("model.{path}.post_attention_layernorm.weight"), &format!("{path}.post_attention_layernorm"))?;
+        let gate = self.linear(layer, 4, normed, None)?;
+        let up = self.linear(layer, 5, normed, None)?;
+        let inner = self.graph.apply_one(Swiglu, &[gate, up], format!("{path}.mlp.swiglu"))?;
+        self.linear(layer, 6, inner, Some(x))
+    }
+
+    fn attention(&mut self, path: &str, query: ValueId, key: ValueId, value: ValueId) -> Result<ValueId, ShapeError> {
+        let Inputs { position, segment_start, .. } = self.inputs;
+        let rope = Rope { head_dim: self.config.head_dim, inverse: false };
+        let query = self.graph.apply_one(rope, &[query, position, self.rope_table], format!("{path}.self_attn.q_rope"))?;
+        let mut key = self.graph.apply_one(rope, &[key, position, self.rope_table], format!("{path}.self_attn.k_rope"))?;
+        let mut value = value;
+        if let Purpose::Generate { cache } = self.purpose {
+            for (rows, part) in [(&mut key, "k_cache"), (&mut value, "v_cache")] {
+                let name = format!("{path}.self_attn.{part}");
+                let tensor = TensorType::f32(Rows::Fixed(cache), self.graph[*rows].tensor.shape.columns);
+                let state = self.graph.leaf(&name, tensor, Origin::State);
+                self.caches.push(state);
+                *rows = self.graph.apply_one(CacheRows, &[state, *rows, position], name)?;
+            }
+        }
+        let heads = Heads {
+            heads: self.config.num_attention_heads,
+            key_value_heads: self.config.num_key_value_heads,
+            head_dim: self.config.head_dim,
+            scale: 1.0 / (self.config.head_dim as f64).sqrt(),
+        };
+        self.graph.apply_one(Attention(heads), &[query, key, value, position, segment_start], format!("{path}.self_attn"))
+    }
+
+    /// Linear layer number `index` of [`block_linears`], with its adapter if it has one.
+    fn linear(&mut self, layer: usize, index: usize, x: ValueId, addend: Option<ValueId>) -> Result<ValueId, ShapeError> {
+        let (path, [out, input]) = block_linears(self.config)[index];
+        let name = format!("layers.{layer}.{path}");
+        let weight = self.weight(&format!("model.{name}.weight"), out, input);
+        let adapter = self.lora.filter(|lora| lora.adapts(layer, path)).map(|lora| {
+            let mut values = LoraValues::leaves(&mut self.graph, lora, &name, [out, input]);
+            self.adapters.extend([values.a, values.b]);
+            let salt = (layer * block_linears(self.config).len() + index) as u32;
+            values.dropout = self.inputs.dropout_counter.map(|counter| (lora.dropout, counter, salt));
+            values
+        });
+        linear(&mut self.graph, x, weight, adapter, addend, &name)
+    }
+
+    fn norm(&mut self, x: ValueId, weight: &str, name: &str) -> Result<ValueId, ShapeError> {
+        let tensor = TensorType::f32(Rows::Fixed(1), self.config.hidden_size);
+        let weight_value = self.graph.leaf(weight, tensor, Origin::Weight);
+        self.weights.push((weight.to_owned(), weight_value));
+        self.graph.apply_one(RmsNorm { eps: self.config.rms_norm_eps }, &[x, weight_value], name)
+    }
+
+    fn weight(&mut self, name: &str, rows: usize, columns: usize) -> ValueId {
+        let tensor = TensorType::new(Rows::Fixed(rows), columns, (self.storage)(name));
+        let value = self.graph.leaf(name, tensor, Origin::Weight);
+        self.weights.push((name.to_owned(), value));
+        value
+    }
+}

@@ -1,0 +1,166 @@
+//! The frozen weights on the device: in which type they rest, how they are split, how they get there.
+
+use super::config::ModelConfig;
+use super::llama::Llama;
+use crate::formats::{Storage, TensorInfo, TensorSource};
+use crate::gpu::{ALIGNMENT, Device, encode};
+use crate::graph::{DType, ValueId};
+use crate::ops::rope::rope_table;
+use crate::plan::Pinned;
+use crate::{Error, Result};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// In which type the matrices rest on the device.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum WeightType {
+    /// The smallest type that loses nothing against the file: bf16 and f16 stay what they are, all others become f32.
+    #[default]
+    Lossless,
+    F32,
+    Bf16,
+    F16,
+}
+
+impl WeightType {
+    /// The type in which a tensor of the file will rest. Vectors (norms) are small and always f32.
+    pub fn of(self, tensor: &TensorInfo) -> DType {
+        match (self, tensor.storage) {
+            _ if tensor.shape.len() < 2 => DType::F32,
+            (Self::F32, _) => DType::F32,
+            (Self::Bf16, _) | (Self::Lossless, Storage::BF16) => DType::BF16,
+            (Self::F16, _) | (Self::Lossless, Storage::F16) => DType::F16,
+            (Self::Lossless, _) => DType::F32,
+        }
+    }
+}
+
+/// All frozen weights of a model on a device; shared by the graphs that train, evaluate and generate.
+pub struct DeviceWeights {
+    device: Arc<Device>,
+    tensors: HashMap<String, (DType, Pinned)>,
+    bytes: usize,
+}
+
+/// Bytes that are read, converted and sent at one time.
+const CHUNK_BYTES: usize = 8 << 20;
+
+impl DeviceWeights {
+    /// Sends every weight that the model uses to the device. `progress` is told the bytes done and the bytes in all.
+    ///
+    /// # Errors
+    /// If a tensor is missing or cannot be read, or the device has not the memory.
+    pub fn upload(
+        device: Arc<Device>,
+        config: &ModelConfig,
+        source: &dyn TensorSource,
+        weight_type: WeightType,
+        mut progress: impl FnMut(u64, u64),
+    ) -> Result<Self> {
+        let infos: Vec<&TensorInfo> = super::tensor_names(config)
+            .iter()
+            .map(|name| {
+                source.find(name).ok_or_else(|| {
+                    Error::bad_input(
+                        source.place(name),
+                        format!("tensor `{name}` is missing"),
+                        "download or convert the model again",
+                    )
+                })
+            })
+            .collect::<Result<_>>()?;
+        let total: u64 = infos.iter().map(|info| info.values() * weight_type.of(info).bytes() as u64).sum();
+        let mut weights = Self { device, tensors: HashMap::new(), bytes: 0 };
+        for info in infos {
+            weights.upload_one(source, info, weight_type.of(info))?;
+            progress(weights.bytes as u64, total);
+        }
+        weights.device.wait()?;
+        Ok(weights)
+    }
+
+    fn upload_one(&mut self, source: &dyn TensorSource, info: &TensorInfo, dtype: DType) -> Result<()> {
+        let device = self.device.clone();
+        // A vector is one row.
+        let (rows, columns) = if info.shape.len() < 2 { (1, info.rows()) } else { (info.rows(), info.row_values()) };
+        let row_bytes = columns * dtype.bytes();
+        let part_starts = split(rows, row_bytes, device.max_binding());
+        let mut slices = Vec::new();
+        for (index, &start) in part_starts.iter().enumerate() {
+            let end = part_starts.get(index + 1).copied().unwrap_or(rows);
+            let slice = device.allocate(&info.name, (end - start) * row_bytes)?;
+            let step = (CHUNK_BYTES / row_bytes.max(1)).max(1).next_multiple_of(4);
+            for first in (start..end).step_by(step) {
+                let last = (first + step).min(end);
+                let mut values = vec![0.0; (last - first) * columns];
+                let source_rows = if info.shape.len() < 2 { 0..columns } else { first..last };
+                source.read_rows_f32(&info.name, source_rows, &mut values)?;
+                let mut bytes = encode(&values, dtype);
+                bytes.resize(bytes.len().next_multiple_of(4), 0);
+                device.write_at(&slice, (first - start) * row_bytes, &bytes);
+                // Without a submission, what was written waits in staging memory.
+                device.flush()?;
+            }
+            self.bytes += slice.bytes;
+            slices.push(slice);
+        }
+        self.tensors.insert(info.name.clone(), (dtype, Pinned { slices, part_starts }));
+        Ok(())
+    }
+
+    /// The device that holds the weights.
+    pub fn device(&self) -> &Arc<Device> {
+        &self.device
+    }
+
+    /// Bytes on the device.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// In which type a weight rests; f32 for one that is not there.
+    pub fn dtype(&self, name: &str) -> DType {
+        self.tensors.get(name).map_or(DType::F32, |(dtype, _)| *dtype)
+    }
+
+    /// Where the weights of a graph are, with its rope table.
+    ///
+    /// # Errors
+    /// If the device has not the memory for the rope table.
+    pub fn pinned(&self, model: &Llama, config: &ModelConfig) -> Result<HashMap<ValueId, Pinned>> {
+        let mut pinned: HashMap<ValueId, Pinned> =
+            model.weights.iter().filter_map(|(name, id)| self.tensors.get(name).map(|(_, place)| (*id, place.clone()))).collect();
+        let positions = model.graph[model.rope_table].tensor.shape.rows.max();
+        let table = rope_table(&config.rope_inverse_frequencies()?, positions);
+        let slice = self.device.allocate("rope_table", table.len() * 4)?;
+        self.device.write(&slice, bytemuck::cast_slice(&table));
+        pinned.insert(model.rope_table, slice.into());
+        Ok(pinned)
+    }
+}
+
+/// First rows of the parts of a matrix, none of which exceeds a binding. Parts begin at multiples of 128 rows, which suits every tile.
+fn split(rows: usize, row_bytes: usize, max_binding: usize) -> Vec<usize> {
+    const GRAIN: usize = 128;
+    let most = max_binding.saturating_sub(ALIGNMENT) / row_bytes.max(1);
+    if rows <= most {
+        return vec![0];
+    }
+    let step = if most >= GRAIN { most / GRAIN * GRAIN } else { most.max(1) };
+    (0..rows).step_by(step).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_split_matrix_fits_the_binding_and_loses_no_row() {
+        assert_eq!(split(1000, 4, 1 << 20), [0]);
+        let starts = split(49_152, 576 * 4, 64 << 20);
+        assert!(starts.windows(2).all(|pair| (pair[1] - pair[0]) * 576 * 4 <= 64 << 20));
+        assert_eq!(starts[0], 0);
+        assert!((49_152 - starts[starts.len() - 1]) * 576 * 4 <= 64 << 20);
+        assert!(starts.iter().all(|start| start % 128 == 0));
+    }
+}

@@ -1,0 +1,177 @@
+//! [`ChatTemplate`]: the model's own Jinja template, which writes a conversation as the model was trained to read it.
+//!
+//! A template comes with a model and is a program, so it runs bounded: it sees the messages and nothing else, can include
+//! no other file, and stops after a fixed amount of work and of output. (Memory inside one expression is not bounded.)
+
+use std::io::{self, Write};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use minijinja::{Environment, ErrorKind, Value, context};
+use serde::{Deserialize, Serialize};
+
+use super::template_functions::{self, RAISED};
+use crate::formats::{TextSource, TokenizerSource};
+use crate::{Error, Result};
+
+/// Instructions that one rendering may take. A conversation of 1000 turns takes about 50 000.
+const FUEL: u64 = 10_000_000;
+/// Bytes that one rendering may write.
+const MAX_OUTPUT: usize = 64 << 20;
+const NAME: &str = "chat_template";
+
+/// One turn of a conversation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Message {
+    /// `system`, `user`, `assistant`, or what else the template knows.
+    pub role: String,
+    pub content: String,
+}
+
+impl Message {
+    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
+        Self { role: role.into(), content: content.into() }
+    }
+}
+
+/// A compiled chat template with the model's special tokens.
+pub struct ChatTemplate {
+    environment: Environment<'static>,
+    origin: String,
+    bos_token: Option<String>,
+    eos_token: Option<String>,
+}
+
+impl ChatTemplate {
+    /// The template that the model's files hold, if any.
+    ///
+    /// # Errors
+    /// A syntax error, with origin and line.
+    pub fn from_source(source: &TextSource) -> Result<Option<Self>> {
+        let Some(template) = &source.chat_template else {
+            return Ok(None);
+        };
+        let origin = match &source.tokenizer {
+            TokenizerSource::Json(path) => {
+                let file = path.with_file_name("chat_template.jinja");
+                let file = if file.is_file() { file } else { path.with_file_name("tokenizer_config.json") };
+                file.display().to_string()
+            }
+            TokenizerSource::Gguf(_) => "tokenizer.chat_template in the GGUF file".to_string(),
+        };
+        let token = |text: &Option<String>, id: Option<u32>| {
+            text.clone().or_else(|| match &source.tokenizer {
+                TokenizerSource::Gguf(gguf) => gguf.tokens.get(id? as usize).cloned(),
+                TokenizerSource::Json(_) => None,
+            })
+        };
+        let bos_token = token(&source.bos_token, source.bos_token_id);
+        let eos_token = token(&source.eos_token, source.eos_token_ids.first().copied());
+        Self::compile(&origin, template, bos_token, eos_token).map(Some)
+    }
+
+    /// Compiles `template`. `origin` is what messages call it.
+    ///
+    /// `strftime_now` gives the moment of this call in UTC, or the one of the variable `SOURCE_DATE_EPOCH` (seconds since
+    /// 1970), so that a template which prints the date can be rendered the same tomorrow.
+    pub fn compile(origin: &str, template: &str, bos_token: Option<String>, eos_token: Option<String>) -> Result<Self> {
+        let fixed = std::env::var("SOURCE_DATE_EPOCH").ok().and_then(|seconds| seconds.trim().parse().ok());
+        let clock = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
+        Self::compile_at(origin, template, bos_token, eos_token, fixed.unwrap_or_else(clock))
+    }
+
+    /// As [`Self::compile`], with the time that `strftime_now` gives, in seconds since 1970.
+    pub fn compile_at(
+        origin: &str,
+        template: &str,
+        bos_token: Option<String>,
+        eos_token: Option<String>,
+        now: i64,
+    ) -> Result<Self> {
+        let mut environment = Environment::new();
+        environment.set_trim_blocks(true);
+        environment.set_lstrip_blocks(true);
+        environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
+        environment.set_fuel(Some(FUEL));
+        template_functions::install(&mut environment, now);
+        environment
+            .add_template_owned(NAME, template_functions::without_generation_tags(template))
+            .map_err(|cause| refused(origin, &cause))?;
+        Ok(Self { environment, origin: origin.to_string(), bos_token, eos_token })
+    }
+
+    /// The text of `messages`; with `add_generation_prompt` it ends where the assistant's next turn begins.
+    ///
+    /// The text holds all special tokens, BOS among them: encode it with `add_special = false`.
+    ///
+    /// # Errors
+    /// The template fails or refuses the messages (many want user and assistant to take turns), or does not end.
+    pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
+        // Python passes the optional parts as None, and leaves tokens that the model lacks undefined.
+        let defined = |token: &Option<String>| token.as_ref().map_or(Value::UNDEFINED, Value::from);
+        let context = context! {
+            messages => Value::from_serialize(messages), add_generation_prompt,
+            bos_token => defined(&self.bos_token), eos_token => defined(&self.eos_token),
+            tools => (), documents => (),
+        };
+        let mut output = Bounded::default();
+        let template = self.environment.get_template(NAME).map_err(|cause| refused(&self.origin, &cause))?;
+        let rendered = template.render_captured_to(context, &mut output).map(|_| ());
+        rendered.map_err(|cause| {
+            if output.overflow {
+                let problem = format!("the chat template writes more than {} MiB and was stopped", MAX_OUTPUT >> 20);
+                return Error::bad_input(&self.origin, problem, PROPOSAL);
+            }
+            refused(&self.origin, &cause)
+        })?;
+        String::from_utf8(output.bytes)
+            .map_err(|_| Error::bad_input(&self.origin, "the chat template does not give UTF-8", PROPOSAL))
+    }
+
+    /// Where the template comes from, as messages name it.
+    pub fn origin(&self) -> &str {
+        &self.origin
+    }
+}
+
+const PROPOSAL: &str = "check the messages against what the template accepts; the template itself comes with the model";
+
+/// An error of the template, with origin and line.
+fn refused(origin: &str, cause: &minijinja::Error) -> Error {
+    let place = match cause.line() {
+        Some(line) => format!("{origin}, line {line}"),
+        None => origin.to_string(),
+    };
+    let detail = cause.detail().unwrap_or_default();
+    let problem = match cause.kind() {
+        ErrorKind::OutOfFuel => "the chat template does not come to an end and was stopped".to_string(),
+        ErrorKind::SyntaxError => format!("the chat template has a syntax error: {detail}"),
+        _ => match detail.strip_prefix(RAISED) {
+            Some(message) => format!("the chat template refuses these messages: {message}"),
+            None if detail.is_empty() => format!("the chat template fails: {}", cause.kind()),
+            None => format!("the chat template fails: {}: {detail}", cause.kind()),
+        },
+    };
+    Error::bad_input(place, problem, PROPOSAL)
+}
+
+/// A buffer that refuses to grow beyond [`MAX_OUTPUT`].
+#[derive(Default)]
+struct Bounded {
+    bytes: Vec<u8>,
+    overflow: bool,
+}
+
+impl Write for Bounded {
+    fn write(&mut self, piece: &[u8]) -> io::Result<usize> {
+        if piece.len() > MAX_OUTPUT - self.bytes.len() {
+            self.overflow = true;
+            return Err(io::Error::other("too much output"));
+        }
+        self.bytes.extend_from_slice(piece);
+        Ok(piece.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

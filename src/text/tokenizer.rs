@@ -1,0 +1,252 @@
+//! [`Tokenizer`]: text to token ids and back.
+
+use std::collections::HashSet;
+use std::fmt::Display;
+use std::ops::Range;
+use std::sync::OnceLock;
+
+use super::decode_stream::DecodeStream;
+use super::gguf_vocabulary;
+use crate::formats::{TextSource, TokenizerSource};
+use crate::{Error, Result};
+
+/// The model's tokenizer. One instance serves any number of threads.
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    /// The same tokenizer, but the text of a special token is plain text to it. Made when first needed.
+    literal: OnceLock<tokenizers::Tokenizer>,
+    /// Where it comes from, for messages.
+    origin: String,
+    special: HashSet<u32>,
+    special_tokens: Vec<(u32, String)>,
+    bos_token_id: Option<u32>,
+    eos_token_id: Option<u32>,
+    eos_token_ids: Vec<u32>,
+    /// Whether BOS goes first; `None`: as the rules in tokenizer.json have it.
+    add_bos: Option<bool>,
+    vocab_size: usize,
+}
+
+/// Token ids, and for each the range of bytes of the text that it stands for.
+///
+/// A token that the tokenizer added (BOS) has the range `0..0`; the tokens of a character that was cut into several all
+/// have the range of the whole character.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Encoded {
+    pub ids: Vec<u32>,
+    pub ranges: Vec<Range<usize>>,
+}
+
+impl Tokenizer {
+    /// Reads `tokenizer.json`, or builds the tokenizer from GGUF metadata.
+    ///
+    /// # Errors
+    /// The file is missing or not a tokenizer; the GGUF tokenizer is damaged or of an unsupported kind.
+    pub fn from_source(source: &TextSource) -> Result<Self> {
+        let (mut inner, add_bos, origin) = match &source.tokenizer {
+            TokenizerSource::Json(path) => {
+                let origin = path.display().to_string();
+                let bytes = std::fs::read(path).map_err(|cause| {
+                    let proposal =
+                        "a model folder needs its tokenizer.json (not tokenizer.model); download it from the same place";
+                    Error::bad_input(&origin, format!("cannot read the tokenizer: {cause}"), proposal)
+                })?;
+                let inner = tokenizers::Tokenizer::from_bytes(&bytes).map_err(|cause| {
+                    Error::bad_input(&origin, format!("this is not a tokenizer: {cause}"), "download the file again")
+                })?;
+                (inner, source.add_bos, origin)
+            }
+            TokenizerSource::Gguf(gguf) => {
+                let (inner, by_default) = gguf_vocabulary::build(gguf)?;
+                let add_bos = gguf.add_bos_token.or(source.add_bos).unwrap_or(by_default);
+                (inner, Some(add_bos), "the tokenizer in the GGUF file".to_string())
+            }
+        };
+        // Some files carry the truncation and padding of the run that wrote them. Lengths are decided here.
+        inner.with_padding(None);
+        inner.with_truncation(None).map_err(|cause| Error::bad_input(&origin, cause, "download the file again"))?;
+
+        let id_of = |token: &Option<String>| token.as_deref().and_then(|token| inner.token_to_id(token));
+        let bos_token_id = source.bos_token_id.or_else(|| id_of(&source.bos_token));
+        let mut eos_token_ids = source.eos_token_ids.clone();
+        let own_eos = id_of(&source.eos_token).or(match &source.tokenizer {
+            TokenizerSource::Gguf(gguf) => gguf.eos_token_id,
+            TokenizerSource::Json(_) => None,
+        });
+        // What training appends must also end a generation.
+        eos_token_ids.extend(own_eos.filter(|id| !source.eos_token_ids.contains(id)));
+        let eos_token_id = own_eos.or(eos_token_ids.first().copied());
+        // Some files do not mark their end token as special; a token that text can give by merging never is.
+        let ends = |id: &u32| bos_token_id == Some(*id) || eos_token_ids.contains(id);
+        let added = inner.get_added_tokens_decoder();
+        let special: HashSet<u32> = added.iter().filter(|(id, token)| token.special || ends(id)).map(|(id, _)| *id).collect();
+        let vocab_size = match &source.tokenizer {
+            TokenizerSource::Gguf(gguf) => gguf.tokens.len(),
+            TokenizerSource::Json(_) => inner.get_vocab(true).values().max().map_or(0, |id| *id as usize + 1),
+        };
+        if let Some(id) = bos_token_id.iter().chain(&eos_token_ids).find(|id| **id as usize >= vocab_size) {
+            return Err(Error::bad_input(
+                origin,
+                format!("the BOS or EOS token has id {id}, but the vocabulary has {vocab_size} tokens"),
+                "the tokenizer and the model's configuration do not belong together: download both again",
+            ));
+        }
+        let mut special_tokens: Vec<_> = special.iter().filter_map(|&id| Some((id, inner.id_to_token(id)?))).collect();
+        special_tokens.sort();
+        let literal = OnceLock::new();
+        Ok(Self {
+            inner,
+            literal,
+            origin,
+            special,
+            special_tokens,
+            bos_token_id,
+            eos_token_id,
+            eos_token_ids,
+            add_bos,
+            vocab_size,
+        })
+    }
+
+    /// The ids of `text`. With `add_special`, BOS is put first (and whatever else tokenizer.json says) where the model
+    /// was trained so; text that comes from a chat template already contains it and is encoded without.
+    pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>> {
+        Ok(self.encode_with_ranges(text, add_special)?.ids)
+    }
+
+    /// As [`Self::encode`], with the bytes that each token stands for.
+    pub fn encode_with_ranges(&self, text: &str, add_special: bool) -> Result<Encoded> {
+        let mut encoded = self.encode_by(&self.inner, text, add_special)?;
+        if add_special && let (Some(wanted), Some(bos)) = (self.add_bos, self.bos_token_id) {
+            let present = encoded.ids.first() == Some(&bos) && encoded.ranges.first() == Some(&(0..0));
+            if wanted && !present && encoded.ids.first() != Some(&bos) {
+                encoded.ids.insert(0, bos);
+                encoded.ranges.insert(0, 0..0);
+            } else if !wanted && present {
+                encoded.ids.remove(0);
+                encoded.ranges.remove(0);
+            }
+        }
+        Ok(encoded)
+    }
+
+    /// As [`Self::encode_with_ranges`] without added tokens, but special tokens that stand inside one of the `literal`
+    /// ranges of `text` are encoded as the plain characters they are written with.
+    ///
+    /// Special tokens cut the text before anything else happens, so the stretches between the others can be encoded one
+    /// by one. That this changes nothing else is not taken for granted: the same stretches, encoded in the ordinary way,
+    /// must give the ids of the whole.
+    ///
+    /// # Errors
+    /// This tokenizer treats a stretch by itself differently.
+    pub fn encode_literally(&self, text: &str, literal: &[Range<usize>]) -> Result<Encoded> {
+        let whole = self.encode_with_ranges(text, false)?;
+        let marks: Vec<usize> = (0..whole.ids.len()).filter(|&at| self.is_special(whole.ids[at])).collect();
+        let inside = |range: &Range<usize>| literal.iter().any(|other| range.start < other.end && other.start < range.end);
+        if !marks.iter().any(|&at| inside(&whole.ranges[at])) {
+            return Ok(whole);
+        }
+        let impossible = || {
+            let problem = "the text contains the name of a special token, which this tokenizer cannot encode as plain text";
+            Err(Error::bad_input(&self.origin, problem, "remove or rewrite the special token in the text"))
+        };
+        if self.encode_between(&self.inner, text, &whole, &marks)?.ids != whole.ids {
+            return impossible();
+        }
+        let kept: Vec<usize> = marks.into_iter().filter(|&at| !inside(&whole.ranges[at])).collect();
+        let plain = self.literal.get_or_init(|| {
+            let mut plain = self.inner.clone();
+            plain.set_encode_special_tokens(true);
+            plain
+        });
+        let encoded = self.encode_between(plain, text, &whole, &kept)?;
+        let left = encoded.ids.iter().zip(&encoded.ranges).any(|(id, range)| self.is_special(*id) && inside(range));
+        if left { impossible() } else { Ok(encoded) }
+    }
+
+    /// Keeps the tokens `marks` of `whole` and encodes the stretches between them with `tokenizer`.
+    fn encode_between(&self, tokenizer: &tokenizers::Tokenizer, text: &str, whole: &Encoded, marks: &[usize]) -> Result<Encoded> {
+        let mut joined = Encoded::default();
+        let mut from = 0;
+        let ends = marks.iter().map(|&at| (whole.ranges[at].clone(), Some(whole.ids[at])));
+        for (mark, id) in ends.chain([(text.len()..text.len(), None)]) {
+            let stretch = self.encode_by(tokenizer, &text[from..mark.start], false)?;
+            joined.ids.extend(stretch.ids);
+            joined.ranges.extend(stretch.ranges.into_iter().map(|range| range.start + from..range.end + from));
+            if let Some(id) = id {
+                joined.ids.push(id);
+                joined.ranges.push(mark.clone());
+            }
+            from = mark.end;
+        }
+        Ok(joined)
+    }
+
+    fn encode_by(&self, tokenizer: &tokenizers::Tokenizer, text: &str, add_special: bool) -> Result<Encoded> {
+        let encoding = tokenizer.encode(text, add_special).map_err(|cause| self.fault("encode this text", cause))?;
+        let ranges = encoding.get_offsets().iter().map(|&(start, end)| start..end).collect();
+        Ok(Encoded { ids: encoding.get_ids().to_vec(), ranges })
+    }
+
+    /// The text of `ids`, without special tokens if `skip_special`. Bytes that are not UTF-8 become U+FFFD.
+    pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
+        let decode = |ids: &[u32]| self.inner.decode(ids, skip_special).map_err(|cause| self.fault("decode these tokens", cause));
+        match skip_special {
+            true => decode(&ids.iter().copied().filter(|id| !self.is_special(*id)).collect::<Vec<_>>()),
+            false => decode(ids),
+        }
+    }
+
+    fn fault(&self, what: &str, cause: impl Display) -> Error {
+        Error::failed(&self.origin, format!("cannot {what}: {cause}"), "check that the tokenizer belongs to the model")
+    }
+
+    /// Text from ids as they come, special tokens left out.
+    pub fn decode_stream(&self) -> DecodeStream<'_> {
+        DecodeStream::new(self, true)
+    }
+
+    /// As [`Self::decode_stream`], with the text of special tokens.
+    pub fn decode_stream_with_special(&self) -> DecodeStream<'_> {
+        DecodeStream::new(self, false)
+    }
+
+    /// A token as the vocabulary writes it (`Ġmountain`, `▁mountain`, `<|im_end|>`).
+    pub fn token(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
+    }
+
+    /// The id of a token as the vocabulary writes it.
+    pub fn token_id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
+    /// Whether the token is a mark (start, end, role) and not text.
+    pub fn is_special(&self, id: u32) -> bool {
+        self.special.contains(&id)
+    }
+
+    /// The special tokens, as they are written in text.
+    pub fn special_tokens(&self) -> &[(u32, String)] {
+        &self.special_tokens
+    }
+
+    /// The ids that end a generation, the model's own end token first. May be empty.
+    pub fn eos_token_ids(&self) -> &[u32] {
+        &self.eos_token_ids
+    }
+
+    /// The token that ends a text for training: the tokenizer's own `eos_token`, else the first of [`Self::eos_token_ids`].
+    pub fn eos_token_id(&self) -> Option<u32> {
+        self.eos_token_id
+    }
+
+    pub fn bos_token_id(&self) -> Option<u32> {
+        self.bos_token_id
+    }
+
+    /// One more than the largest id. The model's embedding may have more rows (padding), never fewer.
+    pub fn vocab_size(&self) -> usize {
+        self.vocab_size
+    }
+}

@@ -1,0 +1,64 @@
+//! Loss without training: each supervised token's negative log-likelihood.
+
+use crate::Result;
+use crate::adapter::DeviceAdapter;
+use crate::data::Batch;
+use crate::graph::{Counts, ShapeError, ValueId};
+use crate::model::config::ModelConfig;
+use crate::model::llama::{Head, Inputs, Llama, Purpose};
+use crate::model::weights::DeviceWeights;
+use crate::plan::Executable;
+use std::sync::Arc;
+
+/// A model, adapted or not, that evaluates batches.
+pub struct Evaluator {
+    inputs: Inputs,
+    nll: ValueId,
+    executable: Executable,
+}
+
+impl Evaluator {
+    /// Prepares batches of at most `max_tokens` tokens.
+    ///
+    /// # Errors
+    /// If the device cannot hold it.
+    pub fn new(
+        weights: Arc<DeviceWeights>,
+        config: &ModelConfig,
+        adapter: Option<&DeviceAdapter>,
+        max_tokens: usize,
+    ) -> Result<Self> {
+        let lora = adapter.map(|adapter| &adapter.spec);
+        let model = Llama::build(config, &|name| weights.dtype(name), lora, Purpose::Evaluate, max_tokens)?;
+        let Head::Loss { nll, loss } = model.head else {
+            return Err(ShapeError::new("llama", "the head", "logits", "a loss").into());
+        };
+        let mut pinned = weights.pinned(&model, config)?;
+        if let Some(adapter) = adapter {
+            pinned.extend(adapter.layout.pinned(&adapter.parameters, &model.adapters));
+        }
+        let executable = Executable::new(weights.device().clone(), model.graph, &[loss, nll], pinned)?;
+        Ok(Self { inputs: model.inputs, nll, executable })
+    }
+
+    /// -log p of each supervised token, natural logarithm, in the order of `batch.targets`.
+    ///
+    /// # Errors
+    /// If the device is lost.
+    pub fn token_nll(&mut self, batch: &Batch) -> Result<Vec<f32>> {
+        let counts = Counts { tokens: batch.rows(), supervised: batch.supervised_rows.len() };
+        if counts.supervised == 0 {
+            return Ok(Vec::new());
+        }
+        self.executable.write(self.inputs.input_ids, &batch.input_ids);
+        self.executable.write(self.inputs.position, &batch.position);
+        self.executable.write(self.inputs.segment_start, &batch.segment_start);
+        self.executable.write(self.inputs.rows, &batch.supervised_rows);
+        if let (Some(targets), Some(weight)) = (self.inputs.targets, self.inputs.loss_weight) {
+            self.executable.write(targets, &batch.targets);
+            self.executable.write(weight, &[1.0 / counts.supervised as f32]);
+        }
+        self.executable.run(&counts)?;
+        self.executable.read(self.nll, counts.supervised)
+    }
+}

@@ -1,0 +1,276 @@
+//! A model, its adapter and the optimizer on a device: what a training step calls.
+
+use super::step::{LossGraph, OptimizerGraph};
+use crate::adapter::{AdapterLayout, DeviceAdapter, LoraSpec};
+use crate::data::Batch;
+use crate::gpu::{Device, Slice, padded};
+use crate::graph::{Counts, Graph, Origin, Rows, TensorType, ValueId};
+use crate::model::config::ModelConfig;
+use crate::model::llama::{Inputs, StorageOf};
+use crate::model::weights::DeviceWeights;
+use crate::ops::accumulate::Accumulate;
+use crate::plan::{Executable, Plan};
+use crate::{Error, Result};
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+/// AdamW's numbers for one step (Loshchilov & Hutter 2019, arXiv 1711.05101), and the clipping before it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Hyper {
+    pub learning_rate: f64,
+    pub beta1: f64,
+    pub beta2: f64,
+    pub eps: f64,
+    pub weight_decay: f64,
+    /// Largest global norm of the gradient; 0 for no clipping.
+    pub max_grad_norm: f64,
+}
+
+/// What training will occupy on the device, in bytes, by class; known before anything is allocated.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Memory {
+    pub weights: usize,
+    pub adapters: usize,
+    /// Gradients and both moments.
+    pub optimizer: usize,
+    /// Activations and scratch, after sharing by liveness.
+    pub activations: usize,
+    /// Token ids, positions, targets, kernel parameters.
+    pub inputs: usize,
+}
+
+impl Memory {
+    pub fn total(&self) -> usize {
+        self.weights + self.adapters + self.optimizer + self.activations + self.inputs
+    }
+
+    /// Plans a training run from the configuration alone. `weights` are the bytes of the frozen weights.
+    ///
+    /// # Errors
+    /// If the configuration contradicts itself.
+    pub fn plan(
+        config: &ModelConfig,
+        storage: StorageOf,
+        lora: &LoraSpec,
+        max_tokens: usize,
+        weights: usize,
+        accumulate: bool,
+    ) -> Result<Self> {
+        let graphs = LossGraph::build(config, storage, lora, max_tokens)?;
+        let graph = &graphs.model.graph;
+        let leaves = graph.value_ids().filter(|id| matches!(graph[*id].origin, Origin::Weight | Origin::Adapter | Origin::State));
+        let pinned: HashSet<ValueId> = leaves.chain(graphs.gradients.iter().copied()).collect();
+        let plan = Plan::new(graph, &[graphs.loss, graphs.nll], &pinned);
+        let adapter = padded(AdapterLayout::new(lora, config).elements() * 4);
+        Ok(Self {
+            weights,
+            adapters: adapter,
+            optimizer: adapter * if accumulate { 4 } else { 3 },
+            activations: plan.arena_bytes(),
+            inputs: plan.input_bytes(graph),
+        })
+    }
+}
+
+/// See the [module](self).
+pub struct Trainer {
+    device: Arc<Device>,
+    adapter: DeviceAdapter,
+    weights: Arc<DeviceWeights>,
+    inputs: Inputs,
+    loss: ValueId,
+    step: Executable,
+    gradients: Slice,
+    /// Sum over the batches of a step, where a step has more than one.
+    accumulator: Option<(Slice, Executable)>,
+    moments: [Slice; 2],
+    optimizer: Executable,
+    optimizer_graph: OptimizerGraph,
+    seed: u32,
+    /// Batches so far, which the dropout generator counts.
+    batches: u32,
+}
+
+impl Trainer {
+    /// Prepares training of `adapter` on batches of at most `max_tokens` tokens. `accumulate`: steps may have several batches.
+    ///
+    /// # Errors
+    /// If the device cannot hold it.
+    pub fn new(
+        weights: Arc<DeviceWeights>,
+        config: &ModelConfig,
+        adapter: DeviceAdapter,
+        max_tokens: usize,
+        accumulate: bool,
+        seed: u64,
+    ) -> Result<Self> {
+        let device = weights.device().clone();
+        let bytes = adapter.bytes();
+        let graphs = LossGraph::build(config, &|name| weights.dtype(name), &adapter.spec, max_tokens)?;
+        let gradients = device.allocate("gradients", bytes)?;
+        let mut pinned = weights.pinned(&graphs.model, config)?;
+        pinned.extend(adapter.layout.pinned(&adapter.parameters, &graphs.model.adapters));
+        pinned.extend(adapter.layout.pinned(&gradients, &graphs.gradients));
+        let (inputs, loss) = (graphs.model.inputs, graphs.loss);
+        let step = Executable::new(device.clone(), graphs.model.graph, &[loss, graphs.nll], pinned)?;
+
+        let elements = adapter.layout.elements();
+        let accumulator = accumulate.then(|| accumulator(&device, &gradients, elements)).transpose()?;
+        let moments = [device.allocate("first moment", bytes)?, device.allocate("second moment", bytes)?];
+        let optimizer_graph = OptimizerGraph::build(elements)?;
+        let summed = accumulator.as_ref().map_or(&gradients, |(total, _)| total).clone();
+        let states = [
+            (optimizer_graph.parameters, adapter.parameters.clone()),
+            (optimizer_graph.gradients, summed),
+            (optimizer_graph.first_moment, moments[0].clone()),
+            (optimizer_graph.second_moment, moments[1].clone()),
+        ];
+        let pinned = states.into_iter().map(|(id, slice)| (id, slice.into())).collect();
+        let optimizer = Executable::new(device.clone(), optimizer_graph.graph.clone(), &[optimizer_graph.norm], pinned)?;
+        let seed = (seed ^ (seed >> 32)) as u32;
+        Ok(Self {
+            device,
+            adapter,
+            weights,
+            inputs,
+            loss,
+            step,
+            gradients,
+            accumulator,
+            moments,
+            optimizer,
+            optimizer_graph,
+            seed,
+            batches: 0,
+        })
+    }
+
+    /// Adds the loss and the gradients of a batch to the step; `first` begins a new step. Each token's loss counts `loss_weight`:
+    /// 1 / supervised tokens of the whole step. Returns the batch's part of the step's loss, in nats.
+    ///
+    /// # Errors
+    /// If the device is lost, or a step of several batches was not prepared for.
+    pub fn accumulate(&mut self, batch: &Batch, loss_weight: f64, first: bool) -> Result<f64> {
+        let counts = Counts { tokens: batch.input_ids.len(), supervised: batch.supervised_rows.len() };
+        self.step.write(self.inputs.input_ids, &batch.input_ids);
+        self.step.write(self.inputs.position, &batch.position);
+        self.step.write(self.inputs.segment_start, &batch.segment_start);
+        self.step.write(self.inputs.rows, &batch.supervised_rows);
+        if let (Some(targets), Some(weight)) = (self.inputs.targets, self.inputs.loss_weight) {
+            self.step.write(targets, &batch.targets);
+            self.step.write(weight, &[loss_weight as f32]);
+        }
+        if let Some(counter) = self.inputs.dropout_counter {
+            self.step.write(counter, &[self.seed, self.batches]);
+        }
+        self.batches = self.batches.wrapping_add(1);
+        self.step.run(&counts)?;
+        match &mut self.accumulator {
+            Some((total, executable)) => {
+                if first {
+                    self.device.clear(total);
+                }
+                executable.run(&counts)?;
+            }
+            None if !first => {
+                return Err(Error::failed(
+                    "trainer",
+                    "a second batch in a step that was prepared for one",
+                    "this is a defect; please report it",
+                ));
+            }
+            None => {}
+        }
+        Ok(f64::from(self.step.read(self.loss, 1)?[0]))
+    }
+
+    /// Updates the adapter with the step's gradients. `step` counts from 1. Returns the global norm of the gradient before clipping.
+    ///
+    /// # Errors
+    /// If the device is lost.
+    pub fn apply(&mut self, hyper: &Hyper, step: u64) -> Result<f64> {
+        let correction = |beta: f64| 1.0 - beta.powf(step as f64);
+        let values = [
+            hyper.learning_rate,
+            hyper.beta1,
+            hyper.beta2,
+            hyper.eps,
+            hyper.weight_decay,
+            correction(hyper.beta1),
+            correction(hyper.beta2),
+            hyper.max_grad_norm,
+        ]
+        .map(|value| value as f32);
+        self.optimizer.write(self.optimizer_graph.hyper, &values);
+        self.optimizer.run(&Counts::default())?;
+        Ok(f64::from(self.optimizer.read(self.optimizer_graph.norm, 1)?[0]))
+    }
+
+    /// The adapter that is trained.
+    pub fn adapter(&self) -> &DeviceAdapter {
+        &self.adapter
+    }
+
+    /// Gradients of the last batch (not of the whole step), laid out as the adapter.
+    ///
+    /// # Errors
+    /// If the device is lost.
+    pub fn gradients(&self) -> Result<Vec<f32>> {
+        self.device.read(&self.gradients, self.adapter.layout.elements())
+    }
+
+    /// First and second moments, laid out as the adapter, and the number of batches so far.
+    ///
+    /// # Errors
+    /// If the device is lost.
+    pub fn optimizer_state(&self) -> Result<([Vec<f32>; 2], u32)> {
+        let read = |slice: &Slice| self.device.read(slice, self.adapter.layout.elements());
+        Ok(([read(&self.moments[0])?, read(&self.moments[1])?], self.batches))
+    }
+
+    /// Puts adapter and optimizer back to a saved state.
+    pub fn restore(&mut self, adapter: &[f32], moments: [&[f32]; 2], batches: u32) {
+        self.adapter.set(adapter);
+        self.moments.iter().zip(moments).for_each(|(slice, values)| self.device.write(slice, bytemuck::cast_slice(values)));
+        self.batches = batches;
+    }
+
+    /// Bytes on the device by class.
+    pub fn memory(&self) -> Memory {
+        let accumulator = self.accumulator.as_ref().map_or(0, |(total, executable)| total.bytes + executable.own_bytes());
+        let arena = self.step.plan().arena_bytes();
+        Memory {
+            weights: self.weights.bytes(),
+            adapters: self.adapter.bytes(),
+            optimizer: self.gradients.bytes
+                + self.moments[0].bytes
+                + self.moments[1].bytes
+                + accumulator
+                + self.optimizer.own_bytes(),
+            activations: arena,
+            inputs: self.step.own_bytes() - arena,
+        }
+    }
+
+    /// Kernel calls of one batch.
+    pub fn dispatches(&self) -> usize {
+        self.step.dispatches()
+    }
+
+    /// The graph of one batch, for those who want to look.
+    pub fn graph(&self) -> &Graph {
+        self.step.graph()
+    }
+}
+
+fn accumulator(device: &Arc<Device>, gradients: &Slice, elements: usize) -> Result<(Slice, Executable)> {
+    let total = device.allocate("summed gradients", gradients.bytes)?;
+    let mut graph = Graph::new();
+    let tensor = TensorType::f32(Rows::Fixed(1), elements);
+    let sum = graph.leaf("summed_gradients", tensor, Origin::State);
+    let one = graph.leaf("gradients", tensor, Origin::State);
+    graph.apply(Accumulate, &[sum, one], "accumulate")?;
+    let pinned = HashMap::from([(sum, total.clone().into()), (one, gradients.clone().into())]);
+    let executable = Executable::new(device.clone(), graph, &[], pinned)?;
+    Ok((total, executable))
+}

@@ -1,0 +1,200 @@
+//! PEFT adapters, both ways.
+
+use std::{fs, path::Path};
+
+use graftling::formats::{
+    atomic,
+    peft::{AdapterConfig, AdapterTensor, load_adapter, save_adapter},
+};
+use serde_json::{Value, json};
+
+use super::{message, tiny};
+
+/// q and v of two layers with r 4.
+fn adapter() -> (AdapterConfig, Vec<AdapterTensor>) {
+    let config = AdapterConfig {
+        r: 4,
+        lora_alpha: 8.0,
+        lora_dropout: 0.05,
+        target_modules: vec!["q_proj".to_owned(), "v_proj".to_owned()],
+        layers_to_transform: None,
+        base_model: Some("owner/model".to_owned()),
+        use_rslora: false,
+    };
+    let mut tensors = Vec::new();
+    for layer in 0..2 {
+        for (module, out) in [("q_proj", 64), ("v_proj", 32)] {
+            for (matrix, shape) in [("lora_a", [4, 64]), ("lora_b", [out, 4])] {
+                let name = format!("layers.{layer}.self_attn.{module}.{matrix}");
+                tensors.push(AdapterTensor { name, shape, values: tiny::values(tensors.len() as u64, shape[0] * shape[1]) });
+            }
+        }
+    }
+    (config, tensors)
+}
+
+fn saved() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let (config, tensors) = adapter();
+    save_adapter(folder.path(), &config, &tensors).unwrap();
+    folder
+}
+
+fn change_config(folder: &Path, key: &str, value: Value) {
+    let path = folder.join("adapter_config.json");
+    let mut config: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+    config[key] = value;
+    fs::write(path, config.to_string()).unwrap();
+}
+
+fn change_tensors(folder: &Path, change: impl Fn(&mut Vec<(String, &'static str, Vec<usize>, Vec<u8>)>)) {
+    let peft = |t: AdapterTensor| {
+        let name = t.name.replace("lora_a", "lora_A").replace("lora_b", "lora_B");
+        (format!("base_model.model.model.{name}.weight"), "F32", t.shape.to_vec(), tiny::f32_bytes(&t.values))
+    };
+    let mut all: Vec<_> = adapter().1.into_iter().map(peft).collect();
+    change(&mut all);
+    fs::write(folder.join("adapter_model.safetensors"), tiny::safetensors(&all)).unwrap();
+}
+
+#[test]
+fn an_adapter_survives_saving_and_loading() {
+    let folder = saved();
+    assert_eq!(load_adapter(folder.path()).unwrap(), adapter());
+    let mut names: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["adapter_config.json", "adapter_model.safetensors"]);
+    let config: Value = serde_json::from_str(&fs::read_to_string(folder.path().join("adapter_config.json")).unwrap()).unwrap();
+    assert_eq!(
+        (&config["peft_type"], &config["task_type"], &config["lora_alpha"]),
+        (&json!("LORA"), &json!("CAUSAL_LM"), &json!(8))
+    );
+}
+
+#[test]
+fn keys_are_pefts() {
+    let folder = saved();
+    let bytes = fs::read(folder.path().join("adapter_model.safetensors")).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let a = file.tensor("base_model.model.model.layers.1.self_attn.v_proj.lora_A.weight").unwrap();
+    let b = file.tensor("base_model.model.model.layers.1.self_attn.v_proj.lora_B.weight").unwrap();
+    assert_eq!((a.shape(), b.shape()), (&[4, 64][..], &[32, 4][..]));
+}
+
+#[test]
+fn the_scale_is_pefts() {
+    let plain = AdapterConfig { r: 16, lora_alpha: 32.0, ..AdapterConfig::default() };
+    assert_eq!(plain.scale(), 2.0);
+    assert_eq!(AdapterConfig { use_rslora: true, ..plain }.scale(), 8.0);
+}
+
+/// `target_modules` may be a pattern or paths; the tensors say which modules are meant.
+#[test]
+fn modules_are_those_of_the_tensors() {
+    let folder = saved();
+    for (targets, layers) in [
+        (json!("all-linear"), Some(vec![0, 1])),
+        (json!(r".*\.(q|v)_proj"), Some(vec![0, 1])),
+        (json!(["self_attn.v_proj", "q_proj"]), None),
+    ] {
+        change_config(folder.path(), "target_modules", targets);
+        let (config, _) = load_adapter(folder.path()).unwrap();
+        assert_eq!(config.target_modules, ["q_proj", "v_proj"]);
+        assert_eq!(config.layers_to_transform, layers);
+    }
+    change_config(folder.path(), "target_modules", json!(["q_proj", "v_proj"]));
+    change_config(folder.path(), "layers_to_transform", json!([1, 0]));
+    assert_eq!(load_adapter(folder.path()).unwrap().0.layers_to_transform, Some(vec![0, 1]));
+    change_config(folder.path(), "layers_to_transform", json!(1));
+    assert!(message(load_adapter(folder.path())).contains("layers_to_transform"));
+}
+
+/// Older files keep the adapter's name in the key, and half types are as good as f32.
+#[test]
+fn other_spellings_of_the_same_adapter() {
+    let folder = saved();
+    change_tensors(folder.path(), |all| {
+        for (name, dtype, _, bytes) in all {
+            *name = name.replace(".weight", ".default.weight");
+            let values: Vec<f32> = bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
+            (*dtype, *bytes) = ("BF16", tiny::bf16_bytes(&values));
+        }
+    });
+    assert_eq!(load_adapter(folder.path()).unwrap().1, adapter().1);
+}
+
+#[test]
+fn options_that_would_change_the_numbers_are_refused_by_key() {
+    for (key, value) in [
+        ("peft_type", json!("IA3")),
+        ("use_dora", json!(true)),
+        ("bias", json!("all")),
+        ("lora_bias", json!(true)),
+        ("modules_to_save", json!(["lm_head"])),
+        ("rank_pattern", json!({"q_proj": 8})),
+        ("alpha_pattern", json!({"q_proj": 8})),
+        ("fan_in_fan_out", json!(true)),
+        ("layer_replication", json!([[0, 1]])),
+        ("r", json!(0)),
+        ("r", json!(null)),
+        ("lora_alpha", json!("16")),
+        ("lora_dropout", json!(1.0)),
+        ("target_modules", json!([])),
+        ("layers_pattern", json!("h")),
+    ] {
+        let folder = saved();
+        change_config(folder.path(), key, value);
+        let text = message(load_adapter(folder.path()));
+        assert!(text.contains("adapter_config.json") && text.contains(&format!("`{key}`")), "{key}: {text}");
+    }
+}
+
+#[test]
+fn tensors_that_do_not_fit_are_named() {
+    type Tensors = Vec<(String, &'static str, Vec<usize>, Vec<u8>)>;
+    let cases: [(fn(&mut Tensors), &str, &str); 8] = [
+        (|all| drop(all.remove(1)), "layers.0.self_attn.q_proj.lora_a", "lora_b is missing"),
+        (|all| drop(all.remove(0)), "layers.0.self_attn.q_proj.lora_b", "lora_a is missing"),
+        (|all| all[0].2 = vec![8, 32], "layers.0.self_attn.q_proj.lora_A", "r is 4"),
+        (|all| all[0].2 = vec![256], "layers.0.self_attn.q_proj.lora_A", "[r, in]"),
+        (|all| all[0].3[..4].copy_from_slice(&f32::NAN.to_le_bytes()), "q_proj.lora_A", "not finite"),
+        (|all| all[0].0 = "base_model.model.lm_head.lora_A.weight".into(), "lm_head", "not the lora_A or lora_B"),
+        (|all| all.truncate(6), "module v_proj", "layer 1"),
+        (|all| all.retain(|tensor| tensor.0.contains("q_proj")), "module v_proj", "target_modules"),
+    ];
+    for (change, name, needle) in cases {
+        let folder = saved();
+        change_tensors(folder.path(), change);
+        let text = message(load_adapter(folder.path()));
+        assert!(text.contains(name) && text.contains(needle), "{name} and {needle}: {text}");
+    }
+}
+
+#[test]
+fn what_is_no_adapter_gets_advice() {
+    let folder = saved();
+    fs::rename(folder.path().join("adapter_model.safetensors"), folder.path().join("adapter_model.bin")).unwrap();
+    assert!(message(load_adapter(folder.path())).contains("pickle"));
+    fs::remove_file(folder.path().join("adapter_model.bin")).unwrap();
+    assert!(message(load_adapter(folder.path())).contains("adapter_model.safetensors"));
+    fs::remove_file(folder.path().join("adapter_config.json")).unwrap();
+    assert!(message(load_adapter(folder.path())).contains("adapter_config.json"));
+}
+
+/// A folder that cannot be made, and a write that fails half-way: exit code 1, the old file untouched, nothing left over.
+#[test]
+fn failed_writes_leave_nothing_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    atomic::write_atomically(&file, b"old").unwrap();
+    let (config, tensors) = adapter();
+    assert_eq!(save_adapter(&file.join("adapter"), &config, &tensors).unwrap_err().exit_code(), 1);
+    let failing = atomic::write(&file, |out| {
+        std::io::Write::write_all(out, b"half of the n")?;
+        Err(std::io::Error::other("disk full"))
+    });
+    assert!(message(failing).contains("disk full"));
+    assert_eq!(fs::read(&file).unwrap(), b"old");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    assert_eq!(atomic::write_atomically(&folder.path().join("no/such/file"), b"").unwrap_err().exit_code(), 1);
+}

@@ -1,0 +1,195 @@
+//! Hugging Face folders: one file or shards, three types, text, and clear refusals.
+
+use std::{fs, path::Path};
+
+use graftling::formats::{ModelFiles, Storage, TokenizerSource};
+use serde_json::json;
+
+use super::{message, tiny};
+
+fn open(folder: &Path) -> graftling::Result<ModelFiles> {
+    ModelFiles::open(folder.to_str().unwrap())
+}
+
+fn folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    tiny::write_folder(folder.path());
+    folder
+}
+
+/// Writes two shards, tensors in turn, and the index.
+fn write_shards(folder: &Path) {
+    let mut shards = [Vec::new(), Vec::new()];
+    let mut map = serde_json::Map::new();
+    for (index, (name, shape, values)) in tiny::tensors().into_iter().enumerate() {
+        map.insert(name.clone(), json!(format!("model-{}.safetensors", index % 2)));
+        shards[index % 2].push((name, "F32", shape, tiny::f32_bytes(&values)));
+    }
+    for (index, shard) in shards.iter().enumerate() {
+        fs::write(folder.join(format!("model-{index}.safetensors")), tiny::safetensors(shard)).unwrap();
+    }
+    fs::write(folder.join("model.safetensors.index.json"), json!({"weight_map": map}).to_string()).unwrap();
+    fs::write(folder.join("config.json"), tiny::config_json().to_string()).unwrap();
+}
+
+#[test]
+fn tensors_are_read_from_one_file_or_from_shards() {
+    let (one, many) = (folder(), tempfile::tempdir().unwrap());
+    write_shards(many.path());
+    for folder in [&one, &many] {
+        let files = open(folder.path()).unwrap();
+        assert_eq!(files.config, tiny::config());
+        assert_eq!(files.tensors.tensors().len(), tiny::tensors().len());
+        for (name, shape, values) in tiny::tensors() {
+            assert_eq!(files.tensors.find(&name).unwrap().shape, shape, "{name}");
+            assert_eq!(files.tensors.read_f32(&name).unwrap(), values, "{name}");
+        }
+    }
+}
+
+/// The values are sixteenths, which all three types hold exactly.
+#[test]
+fn half_types_are_read_exactly() {
+    for (dtype, storage) in [("F16", Storage::F16), ("BF16", Storage::BF16)] {
+        let folder = folder();
+        let bytes = |values: &[f32]| if dtype == "F16" { tiny::f16_bytes(values) } else { tiny::bf16_bytes(values) };
+        let all: Vec<_> = tiny::tensors().into_iter().map(|(name, shape, v)| (name, dtype, shape, bytes(&v))).collect();
+        fs::write(folder.path().join("model.safetensors"), tiny::safetensors(&all)).unwrap();
+        let files = open(folder.path()).unwrap();
+        for (name, _, values) in tiny::tensors() {
+            assert_eq!(files.tensors.find(&name).unwrap().storage, storage);
+            assert_eq!(files.tensors.read_f32(&name).unwrap(), values, "{name}");
+        }
+        let mut part = vec![0.0; 5 * 96];
+        files.tensors.read_rows_f32("model.layers.0.mlp.down_proj.weight", 3..8, &mut part).unwrap();
+        assert_eq!(part, files.tensors.read_f32("model.layers.0.mlp.down_proj.weight").unwrap()[3 * 96..8 * 96]);
+    }
+}
+
+#[test]
+fn tied_models_need_no_output_matrix_and_untied_ones_do() {
+    let folder = folder();
+    let without: Vec<_> = tiny::tensors().into_iter().filter(|tensor| tensor.0 != "lm_head.weight").collect();
+    let without: Vec<_> =
+        without.into_iter().map(|(name, shape, values)| (name, "F32", shape, tiny::f32_bytes(&values))).collect();
+    fs::write(folder.path().join("model.safetensors"), tiny::safetensors(&without)).unwrap();
+    let text = message(open(folder.path()));
+    assert!(text.contains("lm_head.weight") && text.contains("[40, 64]") && text.contains("tied"), "{text}");
+    let mut config = tiny::config_json();
+    config["tie_word_embeddings"] = json!(true);
+    fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+    assert!(open(folder.path()).unwrap().config.tie_word_embeddings);
+}
+
+#[test]
+fn tensors_that_do_not_fit_are_named_with_the_expected_shape() {
+    type Tensor = (String, &'static str, Vec<usize>, Vec<u8>);
+    let name = "model.layers.1.self_attn.k_proj.weight";
+    let cases: [(fn(&mut Vec<Tensor>), &str); 4] = [
+        (|all| all.retain(|t| !t.0.contains("1.self_attn.k_proj")), "is missing; its shape would be [32, 64]"),
+        (
+            |all| all.iter_mut().find(|t| t.0.contains("1.self_attn.k_proj")).unwrap().2 = vec![64, 32],
+            "has shape [64, 32], but the config asks for [32, 64]",
+        ),
+        (
+            |all| {
+                let tensor = all.iter_mut().find(|t| t.0.contains("1.self_attn.k_proj")).unwrap();
+                (tensor.1, tensor.3) = ("F64", vec![0; 32 * 64 * 8]);
+            },
+            "is F64, which graftling does not read",
+        ),
+        (
+            |all| all.push(("model.layers.1.self_attn.k_proj.weight.absmax".into(), "F32", vec![1], vec![0; 4])),
+            "is not part of a LlamaForCausalLM with 2 layers",
+        ),
+    ];
+    for (change, needle) in cases {
+        let folder = folder();
+        let mut all: Vec<Tensor> =
+            tiny::tensors().into_iter().map(|(n, shape, v)| (n, "F32", shape, tiny::f32_bytes(&v))).collect();
+        change(&mut all);
+        fs::write(folder.path().join("model.safetensors"), tiny::safetensors(&all)).unwrap();
+        let text = message(open(folder.path()));
+        assert!(text.contains(name) && text.contains(needle), "{needle}: {text}");
+    }
+}
+
+#[test]
+fn damaged_files_are_named_with_what_is_wrong() {
+    let whole = tiny::weights();
+    for (bytes, needle) in [
+        (whole[..whole.len() - 5].to_vec(), "cut off"),
+        (whole[..100].to_vec(), "header"),
+        (whole[..5].to_vec(), "too few"),
+        ([&whole[..], b"x"].concat(), "its tensors end at"),
+        ([&u64::MAX.to_le_bytes()[..], &whole[8..]].concat(), "header"),
+        (Vec::new(), "too few"),
+    ] {
+        let folder = folder();
+        fs::write(folder.path().join("model.safetensors"), bytes).unwrap();
+        let text = message(open(folder.path()));
+        assert!(text.contains("model.safetensors") && text.contains(needle), "{needle}: {text}");
+    }
+    // Offsets whose sums would leave 64 bits.
+    let header = r#"{"a":{"dtype":"X","shape":[1],"data_offsets":[0,18446744073709551615]}}"#;
+    let folder = folder();
+    let file = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes()].concat();
+    fs::write(folder.path().join("model.safetensors"), file).unwrap();
+    assert!(message(open(folder.path())).contains("tensor a"));
+}
+
+#[test]
+fn what_is_not_a_model_gets_advice() {
+    let empty = tempfile::tempdir().unwrap();
+    let at = |name: &str| empty.path().join(name);
+    assert!(message(open(empty.path())).contains("config.json"));
+    fs::write(at("adapter_config.json"), "{}").unwrap();
+    assert!(message(open(empty.path())).contains("is an adapter"));
+    fs::write(at("config.json"), tiny::config_json().to_string()).unwrap();
+    assert!(message(open(empty.path())).contains("no weights"));
+    fs::write(at("pytorch_model.bin"), "x").unwrap();
+    for spec in [empty.path().to_path_buf(), at("pytorch_model.bin")] {
+        let text = message(open(&spec));
+        assert!(text.contains("pickle") && text.contains("execute") && text.contains("save_pretrained"), "{text}");
+    }
+    fs::write(at("a.safetensors"), tiny::weights()).unwrap();
+    assert!(open(empty.path()).is_ok());
+    assert!(message(open(&at("a.safetensors"))).contains("Give the folder"));
+    fs::write(at("b.safetensors"), tiny::weights()).unwrap();
+    assert!(message(open(empty.path())).contains("index"));
+    assert!(message(open(&at("config.json"))).contains("without weights"));
+    assert!(message(open(&at("nothing.gguf"))).contains("does not exist"));
+}
+
+#[test]
+fn an_index_leads_only_into_its_own_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    write_shards(folder.path());
+    let index = folder.path().join("model.safetensors.index.json");
+    for wrong in [json!({"weight_map": {"x": "../model-0.safetensors"}}), json!({"weight_map": {"x": 3}}), json!([])] {
+        fs::write(&index, wrong.to_string()).unwrap();
+        assert!(message(open(folder.path())).contains("model.safetensors.index.json"));
+    }
+    fs::write(&index, json!({"weight_map": {"x": "model-7.safetensors"}}).to_string()).unwrap();
+    assert!(message(open(folder.path())).contains("model-7.safetensors"));
+}
+
+#[test]
+fn text_comes_from_the_tokenizers_files() {
+    let folder = folder();
+    let at = |name: &str| folder.path().join(name);
+    let named = json!([{"name": "tool_use", "template": "no"}, {"name": "default", "template": "named"}]);
+    let tokenizer = json!({"bos_token": {"content": "<s>"}, "eos_token": "</s>", "add_bos_token": true, "chat_template": named});
+    fs::write(at("tokenizer_config.json"), tokenizer.to_string()).unwrap();
+    fs::write(at("generation_config.json"), json!({"eos_token_id": [3, 9]}).to_string()).unwrap();
+    let files = open(folder.path()).unwrap();
+    assert_eq!((files.text.bos_token.as_deref(), files.text.eos_token.as_deref()), (Some("<s>"), Some("</s>")));
+    assert_eq!(files.text.chat_template.as_deref(), Some("named"));
+    assert_eq!((files.text.bos_token_id, files.text.add_bos), (Some(1), Some(true)));
+    assert_eq!((&files.text.eos_token_ids, &files.config.eos_token_ids), (&vec![2, 3, 9], &vec![2, 3, 9]));
+    assert!(matches!(files.text.tokenizer, TokenizerSource::Json(path) if path == at("tokenizer.json")));
+    fs::write(at("chat_template.jinja"), "from the file").unwrap();
+    assert_eq!(open(folder.path()).unwrap().text.chat_template.as_deref(), Some("from the file"));
+    fs::write(at("tokenizer_config.json"), "{").unwrap();
+    assert!(message(open(folder.path())).contains("tokenizer_config.json"));
+}

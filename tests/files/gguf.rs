@@ -1,0 +1,197 @@
+//! GGUF: exact numbers in Hugging Face's order, names, text, and clear refusals.
+
+use std::path::PathBuf;
+
+use graftling::{
+    formats::{ModelFiles, Storage, TensorSource, TokenizerSource, gguf::Gguf},
+    model::config::RopeScaling,
+};
+use half::f16;
+
+use super::{
+    gguf_file::{BOOL, F32, GgufFile, STRING, U32, permuted, string},
+    message, tiny,
+};
+
+/// Writes a file that lives as long as the folder.
+fn write(folder: &tempfile::TempDir, file: &GgufFile) -> PathBuf {
+    let path = folder.path().join("tiny.gguf");
+    std::fs::write(&path, file.bytes()).unwrap();
+    path
+}
+
+fn open(file: &GgufFile) -> graftling::Result<ModelFiles> {
+    let folder = tempfile::tempdir().unwrap();
+    ModelFiles::open(write(&folder, file).to_str().unwrap())
+}
+
+#[test]
+fn tensors_have_hugging_faces_names_shapes_and_order() {
+    let files = open(&GgufFile::tiny()).unwrap();
+    assert_eq!(files.name, "tiny");
+    let mut expected = tiny::config();
+    expected.eos_token_ids = vec![2, 3];
+    assert_eq!(files.config, expected);
+    for (name, shape, values) in tiny::tensors() {
+        let info = files.tensors.find(&name).unwrap();
+        assert_eq!((&info.shape, info.storage, info.bytes), (&shape, Storage::F32, 4 * values.len() as u64), "{name}");
+        assert_eq!(files.tensors.read_f32(&name).unwrap(), values, "{name}");
+    }
+}
+
+/// Rows that are read in parts, across heads, are the rows of the whole.
+#[test]
+fn rows_can_be_read_in_parts() {
+    let files = open(&GgufFile::tiny()).unwrap();
+    for name in ["model.layers.1.self_attn.q_proj.weight", "model.layers.1.self_attn.v_proj.weight"] {
+        let whole = files.tensors.read_f32(name).unwrap();
+        let mut part = vec![0.0; 64 * 13];
+        files.tensors.read_rows_f32(name, 9..22, &mut part).unwrap();
+        assert_eq!(part, whole[64 * 9..64 * 22], "{name}");
+        assert!(message(files.tensors.read_rows_f32(name, 60..73, &mut part)).contains("rows 60..73"));
+        assert!(message(files.tensors.read_rows_f32(name, 0..12, &mut part)).contains(name));
+    }
+    assert!(message(files.tensors.read_f32("model.layers.2.mlp.up_proj.weight")).contains("is not in the file"));
+}
+
+/// Blocks of 32 values with arbitrary scales: the expected values are computed in f64 from the definition of each format and
+/// rounded once; a product of an f16 and an integer below 2^8 is exact in f32, so that one rounding (of Q4_1's sum) remains.
+#[test]
+fn quantised_blocks_are_dequantised_exactly() {
+    let random = |seed: u64, count: usize| tiny::values(seed, count);
+    let byte = |value: f32| ((value + 4.0) * 16.0) as u8; // 0..=128
+    for (kind, storage) in [(8, Storage::Q8_0), (2, Storage::Q4_0), (3, Storage::Q4_1), (1, Storage::F16), (30, Storage::BF16)] {
+        let (mut data, mut expected) = (Vec::new(), Vec::new());
+        for block in 0..96 * 64 / 32 {
+            let d = f16::from_f32(random(block + 900, 1)[0] / 48.0);
+            let m = f16::from_f32(random(block + 9000, 1)[0] / 7.0);
+            let (scale, least) = (d.to_f64(), m.to_f64());
+            let bytes: Vec<u8> = random(block + 70, 32).into_iter().map(|v| byte(v).wrapping_mul(31)).collect();
+            let nibble = |i: usize| f64::from(if i < 16 { bytes[i] & 15 } else { bytes[i - 16] >> 4 });
+            let values = random(block + 50, 32);
+            match storage {
+                Storage::Q8_0 => {
+                    data.extend([&d.to_le_bytes()[..], &bytes].concat());
+                    expected.extend(bytes.iter().map(|&q| (scale * f64::from(q as i8)) as f32));
+                }
+                Storage::Q4_0 => {
+                    data.extend([&d.to_le_bytes()[..], &bytes[..16]].concat());
+                    expected.extend((0..32).map(|i| (scale * (nibble(i) - 8.0)) as f32));
+                }
+                Storage::Q4_1 => {
+                    data.extend([&d.to_le_bytes()[..], &m.to_le_bytes(), &bytes[..16]].concat());
+                    expected.extend((0..32).map(|i| (scale * nibble(i) + least) as f32));
+                }
+                Storage::F16 => {
+                    data.extend(tiny::f16_bytes(&values));
+                    expected.extend(values);
+                }
+                _ => {
+                    data.extend(tiny::bf16_bytes(&values));
+                    expected.extend(values);
+                }
+            }
+        }
+        let mut file = GgufFile::tiny();
+        let tensor = file.tensor("blk.1.ffn_up.weight");
+        (tensor.2, tensor.3) = (kind, data.clone());
+        // The same rows as a permuted query matrix, to see that rows of blocks are put right too.
+        let query = &data[..data.len() / 96 * 64];
+        let tensor = file.tensor("blk.0.attn_q.weight");
+        (tensor.2, tensor.3) = (kind, query.to_vec());
+        let files = open(&file).unwrap();
+        let name = "model.layers.1.mlp.up_proj.weight";
+        assert_eq!(files.tensors.find(name).unwrap().storage, storage);
+        assert_eq!(files.tensors.read_f32(name).unwrap(), expected, "{storage:?}");
+        let rotated = files.tensors.read_f32("model.layers.0.self_attn.q_proj.weight").unwrap();
+        assert_eq!(permuted(&rotated, 64, 64, 16), expected[..64 * 64], "{storage:?}");
+    }
+}
+
+#[test]
+fn text_comes_from_the_metadata() {
+    let mut file = GgufFile::tiny();
+    file.set("tokenizer.ggml.add_space_prefix", BOOL, vec![1]);
+    let text = open(&file).unwrap().text;
+    assert_eq!((text.bos_token.as_deref(), text.eos_token.as_deref()), (Some("t1"), Some("t2")));
+    assert_eq!((text.bos_token_id, text.eos_token_ids, text.add_bos), (Some(1), vec![2, 3], Some(false)));
+    assert_eq!(text.chat_template.as_deref(), Some("{{ messages[0].content }}"));
+    let TokenizerSource::Gguf(tokenizer) = text.tokenizer else { panic!("a tokenizer from GGUF") };
+    assert_eq!((tokenizer.model.as_str(), tokenizer.pre.as_deref()), ("gpt2", Some("smollm")));
+    assert_eq!((tokenizer.tokens.len(), tokenizer.merges.len()), (40, 2));
+    assert_eq!((tokenizer.tokens[39].as_str(), tokenizer.merges[1].as_str()), ("t39", "t 1"));
+    assert_eq!((tokenizer.add_space_prefix, tokenizer.unknown_token_id), (Some(true), None));
+}
+
+#[test]
+fn version_2_and_tied_output() {
+    let mut file = GgufFile::tiny();
+    file.version = 2;
+    file.remove("output.weight");
+    let files = open(&file).unwrap();
+    assert!(files.config.tie_word_embeddings);
+    assert!(files.tensors.find("lm_head.weight").is_none());
+}
+
+/// Converters write the divisors of Llama 3's frequencies as a tensor.
+#[test]
+fn rope_factors_become_the_scaling() {
+    let mut file = GgufFile::tiny();
+    let factors = [1.0_f32, 1.0, 1.0, 1.0, 2.0, 2.0, 2.0, 2.0];
+    file.tensors.push(("rope_freqs.weight".to_owned(), vec![8], 0, tiny::f32_bytes(&factors)));
+    assert_eq!(open(&file).unwrap().config.rope_scaling, RopeScaling::Factors(factors.map(f64::from).to_vec()));
+    file.remove("rope_freqs.weight");
+    file.tensors.push(("rope_freqs.weight".to_owned(), vec![4], 0, tiny::f32_bytes(&factors[..4])));
+    assert!(message(open(&file)).contains("has 4 factors"));
+}
+
+#[test]
+fn what_cannot_be_read_is_named() {
+    let refused = |change: fn(&mut GgufFile)| {
+        let mut file = GgufFile::tiny();
+        change(&mut file);
+        message(open(&file))
+    };
+    let text = refused(|file| {
+        let tensor = file.tensor("blk.1.ffn_down.weight");
+        *tensor = (tensor.0.clone(), vec![256, 64], 12, vec![0; 144 * 64]);
+    });
+    assert!(text.contains("model.layers.1.mlp.down_proj.weight") && text.contains("Q4_K") && text.contains("Q8_0"), "{text}");
+    for (change, needles) in [
+        ((|f| f.remove("blk.1.ffn_up.weight")) as fn(&mut GgufFile), ["model.layers.1.mlp.up_proj.weight", "[96, 64]"]),
+        (|f| f.tensor("blk.1.ffn_up.weight").1 = vec![96, 64], ["model.layers.1.mlp.up_proj.weight", "[64, 96]"]),
+        (|f| f.tensor("blk.1.ffn_up.weight").2 = 77, ["model.layers.1.mlp.up_proj.weight", "77"]),
+        (|f| f.tensor("blk.1.ffn_up.weight").0 = "blk.0.ffn_up.weight".into(), ["model.layers.0.mlp.up_proj.weight", "twice"]),
+        (|f| f.tensor("blk.1.ffn_up.weight").1 = vec![1 << 40, 1 << 40], ["blk.1.ffn_up.weight", "does not fit"]),
+        (|f| f.tensor("blk.1.ffn_up.weight").1 = vec![64, 1 << 20], ["blk.1.ffn_up.weight", "does not fit"]),
+        (|f| f.tensor("blk.1.ffn_up.weight").1 = vec![64, 97], ["blk.1.ffn_up.weight", "overlaps"]),
+        (|f| f.version = 1, ["version 1", "2 and 3"]),
+        (|f| f.version = 3_u32.swap_bytes(), ["big-endian", "Convert"]),
+        (|f| f.set("general.architecture", STRING, string("gpt2")), ["gpt2", "LlamaForCausalLM"]),
+        (|f| f.set("general.architecture", U32, vec![0; 4]), ["general.architecture", "string"]),
+        (|f| f.set("llama.expert_count", U32, 8_u32.to_le_bytes().to_vec()), ["experts", "LlamaForCausalLM"]),
+        (|f| f.set("llama.embedding_length", F32, vec![0; 4]), ["llama.embedding_length", "whole number"]),
+        (|f| f.set("llama.rope.dimension_count", U32, 8_u32.to_le_bytes().to_vec()), ["rope.dimension_count", "8 of 16"]),
+        (|f| f.set("llama.rope.scaling.type", STRING, string("yarn")), ["yarn", "linear"]),
+        (|f| f.tensors.push(("blk.0.attn_q.bias".into(), vec![64], 0, vec![0; 256])), ["attention_bias", "LlamaForCausalLM"]),
+        (
+            |f| f.tensors.push(("blk.0.attn_q_norm.weight".into(), vec![64], 0, vec![0; 256])),
+            ["blk.0.attn_q_norm.weight", "not part of"],
+        ),
+    ] {
+        let text = refused(change);
+        assert!(needles.iter().all(|needle| text.contains(needle)), "{needles:?} in: {text}");
+    }
+}
+
+/// A model that graftling does not read can still be examined.
+#[test]
+fn types_that_cannot_be_read_are_listed() {
+    let mut file = GgufFile::tiny();
+    let tensor = file.tensor("blk.1.ffn_down.weight");
+    *tensor = (tensor.0.clone(), vec![256, 64], 12, vec![0; 144 * 64]);
+    let folder = tempfile::tempdir().unwrap();
+    let gguf = Gguf::open(&write(&folder, &file)).unwrap();
+    assert_eq!(gguf.unreadable(), [("model.layers.1.mlp.down_proj.weight".to_owned(), "Q4_K".to_owned())]);
+    assert_eq!(gguf.container().tensors.iter().filter(|tensor| tensor.kind.is_ok_and(|kind| kind.name() == "Q4_K")).count(), 1);
+}

@@ -1,0 +1,19 @@
+//! Model and adapter files: what is read from sound ones, and that unsound ones are refused with one clear message.
+
+mod adapters;
+mod configs;
+mod folders;
+mod gguf;
+mod gguf_file;
+mod hostile;
+mod hub;
+mod inspect;
+mod tiny;
+
+/// The whole message of an error that must be there.
+fn message<T>(result: graftling::Result<T>) -> String {
+    match result {
+        Ok(_) => panic!("this must be refused"),
+        Err(error) => error.to_string(),
+    }
+}
