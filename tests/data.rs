@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use graftling::data::{Batch, DataReport, Dataset, Example, Position, Sampler, SamplerOptions, conversation, load, preview};
-use graftling::formats::{GgufTokenizer, TextSource, TokenizerSource};
+use graftling::formats::{GgufTokenizer, ModelFiles, TextSource, TokenizerSource};
 use graftling::text::{ChatTemplate, Message, Tokenizer};
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -107,6 +107,33 @@ fn assistant_turns_are_what_generation_tags_mark() {
         }
         assert_eq!(found.rewritten_turns, usize::from(family == "thinking" && name == "thoughts"), "{family}, {name}");
     }
+}
+
+/// With the real vocabulary and template: `GRAFTLING_TEST_MODEL` names SmolLM2-135M-Instruct as a GGUF file.
+#[test]
+fn a_conversation_of_smollm2_has_the_ids_of_the_reference() {
+    let Ok(path) = std::env::var("GRAFTLING_TEST_MODEL") else {
+        return eprintln!("skipped: GRAFTLING_TEST_MODEL does not name SmolLM2-135M-Instruct as a GGUF file");
+    };
+    let source = ModelFiles::open(&path).unwrap().text;
+    let (tokenizer, template) = (Tokenizer::from_source(&source).unwrap(), ChatTemplate::from_source(&source).unwrap());
+    let record = chat(&[
+        ("user", "What is the tallest mountain on Earth?"),
+        ("assistant", "Mount Everest, at 8,849 metres above sea level."),
+        ("user", "And the second tallest? Answer in one sentence. 🙂"),
+        ("assistant", "K2."),
+    ]);
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    writeln!(file, "{record}").unwrap();
+    let dataset = load(file.path(), &tokenizer, template.as_ref(), 512).unwrap();
+    let example = &dataset.examples[0];
+    let prompt: Vec<u32> = serde_json::from_value(fixture("smollm2_prompts.json")["p1_chat"]["input_ids"].clone()).unwrap();
+    assert_eq!(example.input_ids[..prompt.len()], prompt);
+    let turns = ["Mount Everest, at 8,849 metres above sea level.<|im_end|>", "K2.<|im_end|>"];
+    assert_eq!(learned(example, &tokenizer), turns);
+    let messages: Vec<Message> = serde_json::from_value(record["messages"].clone()).unwrap();
+    assert_eq!(conversation::encode_prompt(&tokenizer, template.as_ref().unwrap(), &messages[..3]).unwrap(), prompt);
+    println!("{}", preview(&dataset, &tokenizer, 3, true));
 }
 
 #[test]

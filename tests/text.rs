@@ -158,6 +158,21 @@ fn llama_3_puts_bos_first_and_others_do_not() {
 }
 
 #[test]
+fn special_tokens_are_those_that_the_file_marks() {
+    let typed = from_gguf(byte_level("smollm"));
+    assert_eq!(typed.special_tokens().iter().map(|(id, _)| *id).collect::<Vec<_>>(), [0, 1, 2]);
+    // Without types: BOS and EOS, which other keys name.
+    let untyped = from_gguf(GgufTokenizer { token_types: Vec::new(), ..byte_level("smollm") });
+    assert_eq!(untyped.special_tokens().iter().map(|(id, _)| *id).collect::<Vec<_>>(), [0, 2]);
+    assert_eq!(untyped.decode(&untyped.encode("a<|im_end|>", false).unwrap(), true).unwrap(), "a");
+    // An ordinary token cannot be special, whatever a configuration says.
+    let letter = typed.token_id("a").unwrap();
+    let source = source(TokenizerSource::Gguf(byte_level("smollm")));
+    let odd = Tokenizer::from_source(&TextSource { eos_token_ids: vec![letter], ..source }).unwrap();
+    assert!(!odd.is_special(letter) && odd.is_special(2) && odd.eos_token_id() == Some(2));
+}
+
+#[test]
 fn what_is_not_supported_is_named() {
     let refused = |gguf| match Tokenizer::from_source(&source(TokenizerSource::Gguf(gguf))) {
         Ok(_) => panic!("accepted"),
@@ -223,7 +238,8 @@ proptest! {
         let text = format!("<|im_start|>{before}<|im_end|>{inside}<|im_end|>{after}");
         let second = text.rfind("<|im_end|>").unwrap();
         let tokenizer = from_gguf(byte_level("smollm"));
-        let encoded = tokenizer.encode_literally(&text, &[second - inside.len()..second + 10]).unwrap();
+        let literal = second - inside.len()..second + 10;
+        let encoded = tokenizer.encode_literally(&text, std::slice::from_ref(&literal)).unwrap();
         let ends = encoded.ids.iter().filter(|id| tokenizer.is_special(**id)).count();
         prop_assert_eq!(ends, 2);
         prop_assert_eq!(tokenizer.decode(&encoded.ids, false).unwrap(), text.clone());

@@ -1,5 +1,7 @@
 //! `graftling inspect`: what a model consists of, and what an adapter on it would train. No GPU, no weights read.
 
+mod tables;
+
 use std::{
     collections::BTreeMap,
     io::{ErrorKind, Write},
@@ -16,10 +18,11 @@ use graftling::{
     },
     model::{
         anatomy::{self, LinearModule, Part},
-        config::ModelConfig,
+        config::{ModelConfig, RopeScaling},
     },
 };
 use serde_json::{Value, json};
+use tables::{aligned, binary_size, grouped, row};
 
 /// Largest rank that is believed.
 const LARGEST_RANK: usize = 1 << 16;
@@ -254,7 +257,7 @@ fn json_report(model: &Model, adapter: &Adapter) -> Value {
             "max_position_embeddings": config.max_position_embeddings,
             "rms_norm_eps": config.rms_norm_eps,
             "rope_theta": config.rope_theta,
-            "rope_scaling": format!("{:?}", config.rope_scaling),
+            "rope_scaling": json_rope_scaling(&config.rope_scaling),
             "tie_word_embeddings": config.tie_word_embeddings,
         },
         "parameters": counts.total,
@@ -279,6 +282,23 @@ fn json_report(model: &Model, adapter: &Adapter) -> Value {
             "bytes_f32": adapter.parameters() * 4,
         },
     })
+}
+
+/// The scaling with the keys of config.json; null for none.
+fn json_rope_scaling(scaling: &RopeScaling) -> Value {
+    match scaling {
+        RopeScaling::None => Value::Null,
+        RopeScaling::Linear { factor } => json!({"rope_type": "linear", "factor": factor}),
+        RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => json!({
+            "rope_type": "llama3",
+            "factor": factor,
+            "low_freq_factor": low_freq_factor,
+            "high_freq_factor": high_freq_factor,
+            "original_max_position_embeddings": original_max_position_embeddings,
+        }),
+        RopeScaling::Factors(factors) => json!({"rope_type": "factors", "factors": factors}),
+        RopeScaling::Unsupported(kind) => json!({"rope_type": kind}),
+    }
 }
 
 /// One line of the table of modules.
@@ -363,7 +383,7 @@ fn text_report(model: &Model, adapter: &Adapter) -> String {
     let tied = if config.tie_word_embeddings { "tied" } else { "untied" };
     let mut out = format!(
         "{}\n  {}: {} layers, hidden size {}, MLP {}, {} heads of {} ({} for keys and values)\n  vocabulary {} ({tied} output), \
-         context {}, RoPE theta {}, scaling {:?}\n",
+         context {}, RoPE theta {}, scaling {}\n",
         model.name,
         config.architecture,
         config.num_hidden_layers,
@@ -471,54 +491,4 @@ fn text_lines(text: &TextSource) -> String {
         token(&text.eos_token),
         text.eos_token_ids
     )
-}
-
-fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
-    cells.map(str::to_owned).to_vec()
-}
-
-/// A table whose first column is aligned left and the others right, with an empty line before it.
-fn aligned(rows: &[Vec<String>]) -> String {
-    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..columns).map(width).collect();
-    let mut out = String::from("\n");
-    for (index, row) in rows.iter().enumerate() {
-        let mut line = String::new();
-        for (column, cell) in row.iter().enumerate() {
-            let width = widths[column];
-            line += &match column {
-                0 if index == 0 => format!("{cell:<width$}  "),
-                0 => format!("  {cell:<0$}", width),
-                _ => format!("  {cell:>width$}"),
-            };
-        }
-        out += line.trim_end();
-        out.push('\n');
-    }
-    out
-}
-
-/// `134515008` as `134,515,008`.
-fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
-}
-
-/// Bytes in the largest binary unit that leaves at least 1.
-fn binary_size(bytes: u64) -> String {
-    let units = ["bytes", "KiB", "MiB", "GiB", "TiB"];
-    let power = (0..units.len() - 1).rev().find(|&power| bytes >> (10 * (power + 1)) > 0).map_or(0, |power| power + 1);
-    if power == 0 {
-        format!("{bytes} bytes")
-    } else {
-        format!("{:.1} {}", bytes as f64 / f64::powi(1024.0, power as i32), units[power])
-    }
 }

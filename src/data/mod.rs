@@ -5,7 +5,7 @@
 //! * [`dataset`]: [`load`] makes [`Example`]s with a loss mask, and a [`DataReport`] of what could not be used;
 //! * [`sampler`]: [`Sampler`] decides which examples go into which step, from a seed alone, and can continue anywhere;
 //! * [`batch`]: [`Batch`], examples packed end to end as the engine takes them;
-//! * [`preview`]: the first records as the model will see them, for `train --dry-run`.
+//! * [`mod@preview`]: the first records as the model will see them, for `train --dry-run`.
 
 pub mod batch;
 pub mod conversation;

@@ -1,4 +1,4 @@
-//! [`preview`]: the first records as the model will see them, for `train --dry-run`.
+//! [`preview()`]: the first records as the model will see them, for `train --dry-run`.
 
 use super::{Dataset, Example};
 use crate::text::Tokenizer;

@@ -86,9 +86,17 @@ impl Hub {
     /// [`Error::BadInput`] if there is no such model or it has no `config.json`, or if the network is needed but forbidden;
     /// [`Error::Failed`] if the hub cannot be reached.
     pub fn fetch_descriptions(&self, name: &str) -> Result<PathBuf> {
-        if let Some(folder) = self.cached(name) {
-            return Ok(folder);
+        let cached = self.cached(name);
+        // Another program may have fetched the config alone.
+        let complete = |folder: &PathBuf| self.offline || folder.join("tokenizer.json").exists();
+        match (cached.clone().filter(complete), cached) {
+            (Some(folder), _) => Ok(folder),
+            (None, Some(folder)) => self.download_descriptions(name).or(Ok(folder)),
+            (None, None) => self.download_descriptions(name),
         }
+    }
+
+    fn download_descriptions(&self, name: &str) -> Result<PathBuf> {
         let (repo, listed) = self.connect(name)?;
         if !listed.iter().any(|file| file == "config.json") {
             let proposal = match listed.iter().find(|file| file.ends_with(".gguf")) {
@@ -97,8 +105,7 @@ impl Hub {
             };
             return Err(Error::bad_input(name, "has no config.json on Hugging Face", proposal));
         }
-        // The config last: its presence in the cache says that the other descriptions have been asked for.
-        for file in DESCRIPTIONS.iter().rev().filter(|file| listed.iter().any(|listed| listed == **file)) {
+        for file in DESCRIPTIONS.iter().filter(|file| listed.iter().any(|listed| listed == **file)) {
             self.fetch(name, &repo, file)?;
         }
         self.cached(name)

@@ -66,7 +66,7 @@ impl Storage {
     /// Bytes of `values` numbers, or `None` if they are no whole number of blocks (or do not fit a `u64`).
     pub fn bytes(self, values: u64) -> Option<u64> {
         let block = self.block_values() as u64;
-        (values % block == 0).then_some(())?;
+        values.is_multiple_of(block).then_some(())?;
         (values / block).checked_mul(self.block_bytes() as u64)
     }
 

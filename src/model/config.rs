@@ -287,6 +287,20 @@ impl RopeScaling {
     }
 }
 
+impl std::fmt::Display for RopeScaling {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        match self {
+            Self::None => f.write_str("none"),
+            Self::Linear { factor } => write!(f, "linear by {factor}"),
+            Self::Llama3 { factor, original_max_position_embeddings, .. } => {
+                write!(f, "llama3 by {factor} beyond {original_max_position_embeddings} positions")
+            }
+            Self::Factors(_) => f.write_str("by a factor for each frequency"),
+            Self::Unsupported(kind) => write!(f, "{kind}"),
+        }
+    }
+}
+
 /// The decimal number that an f32 was written from: GGUF keeps 1e-5 as the nearest f32, and 1e-5 was meant.
 pub(crate) fn shortest_decimal(value: f32) -> f64 {
     value.to_string().parse().unwrap_or(f64::from(value))

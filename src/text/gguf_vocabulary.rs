@@ -25,6 +25,7 @@ use crate::{Error, Result};
 const SPACE: &str = "\u{2581}";
 
 /// Values of `tokenizer.ggml.token_type`.
+const NORMAL: u32 = 1;
 const UNKNOWN: u32 = 2;
 const CONTROL: u32 = 3;
 const USER_DEFINED: u32 = 4;
@@ -59,9 +60,12 @@ pub fn build(source: &GgufTokenizer) -> Result<(Tokenizer, bool)> {
         }
     };
     // Control tokens are found in the text as it stands, before any normalisation.
-    for (token, kind) in source.tokens.iter().zip(&source.token_types) {
+    for (id, token) in (0u32..).zip(&source.tokens) {
         let added = |special| AddedToken::from(token.clone(), special).normalized(false);
-        match *kind {
+        let named = [source.bos_token_id, source.eos_token_id, source.unknown_token_id].contains(&Some(id));
+        // Without types, the tokens that other keys name are the only ones known to be control tokens.
+        let untyped = if named { CONTROL } else { NORMAL };
+        match source.token_types.get(id as usize).copied().unwrap_or(untyped) {
             _ if token.is_empty() => 0,
             CONTROL | UNKNOWN => tokenizer.add_special_tokens(&[added(true)]),
             USER_DEFINED => tokenizer.add_tokens(&[added(false)]),

@@ -76,9 +76,10 @@ impl Tokenizer {
         // What training appends must also end a generation.
         eos_token_ids.extend(own_eos.filter(|id| !source.eos_token_ids.contains(id)));
         let eos_token_id = own_eos.or(eos_token_ids.first().copied());
-        let mut special: HashSet<u32> =
-            inner.get_added_tokens_decoder().iter().filter(|(_, token)| token.special).map(|(id, _)| *id).collect();
-        special.extend(bos_token_id.iter().chain(&eos_token_ids));
+        // Some files do not mark their end token as special; a token that text can give by merging never is.
+        let ends = |id: &u32| bos_token_id == Some(*id) || eos_token_ids.contains(id);
+        let added = inner.get_added_tokens_decoder();
+        let special: HashSet<u32> = added.iter().filter(|(id, token)| token.special || ends(id)).map(|(id, _)| *id).collect();
         let vocab_size = match &source.tokenizer {
             TokenizerSource::Gguf(gguf) => gguf.tokens.len(),
             TokenizerSource::Json(_) => inner.get_vocab(true).values().max().map_or(0, |id| *id as usize + 1),
@@ -145,12 +146,12 @@ impl Tokenizer {
         if !marks.iter().any(|&at| inside(&whole.ranges[at])) {
             return Ok(whole);
         }
+        let impossible = || {
+            let problem = "the text contains the name of a special token, which this tokenizer cannot encode as plain text";
+            Err(Error::bad_input(&self.origin, problem, "remove or rewrite the special token in the text"))
+        };
         if self.encode_between(&self.inner, text, &whole, &marks)?.ids != whole.ids {
-            return Err(Error::bad_input(
-                &self.origin,
-                "the text contains the name of a special token, which this tokenizer cannot encode as plain text",
-                "remove or rewrite the special token in the text",
-            ));
+            return impossible();
         }
         let kept: Vec<usize> = marks.into_iter().filter(|&at| !inside(&whole.ranges[at])).collect();
         let plain = self.literal.get_or_init(|| {
@@ -158,7 +159,9 @@ impl Tokenizer {
             plain.set_encode_special_tokens(true);
             plain
         });
-        self.encode_between(plain, text, &whole, &kept)
+        let encoded = self.encode_between(plain, text, &whole, &kept)?;
+        let left = encoded.ids.iter().zip(&encoded.ranges).any(|(id, range)| self.is_special(*id) && inside(range));
+        if left { impossible() } else { Ok(encoded) }
     }
 
     /// Keeps the tokens `marks` of `whole` and encodes the stretches between them with `tokenizer`.
@@ -187,7 +190,11 @@ impl Tokenizer {
 
     /// The text of `ids`, without special tokens if `skip_special`. Bytes that are not UTF-8 become U+FFFD.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
-        self.inner.decode(ids, skip_special).map_err(|cause| self.fault("decode these tokens", cause))
+        let decode = |ids: &[u32]| self.inner.decode(ids, skip_special).map_err(|cause| self.fault("decode these tokens", cause));
+        match skip_special {
+            true => decode(&ids.iter().copied().filter(|id| !self.is_special(*id)).collect::<Vec<_>>()),
+            false => decode(ids),
+        }
     }
 
     fn fault(&self, what: &str, cause: impl Display) -> Error {

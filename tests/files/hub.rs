@@ -61,6 +61,7 @@ fn a_model_is_fetched_once_and_then_needs_no_network() {
     let (endpoint, requests) = serve(BTreeMap::from([
         ("config.json", config),
         ("model.safetensors", tiny::weights()),
+        ("tokenizer.json", b"{}".to_vec()),
         ("tokenizer_config.json", b"{}".to_vec()),
         ("README.md", b"not wanted".to_vec()),
     ]));
@@ -80,6 +81,20 @@ fn a_model_is_fetched_once_and_then_needs_no_network() {
 
     let text = message(online.fetch_weights("owner/other"));
     assert!(text.contains("owner/other") && text.contains("HF_TOKEN"), "{text}");
+}
+
+/// Python's `AutoConfig` fetches config.json alone; the rest is then still to come.
+#[test]
+fn a_half_cached_model_is_completed_where_the_network_allows_it() {
+    let config = tiny::config_json().to_string().into_bytes();
+    let cache = tempfile::tempdir().unwrap();
+    let (endpoint, _) = serve(BTreeMap::from([("config.json", config.clone())]));
+    hub(&endpoint, &cache).fetch_descriptions("owner/model").unwrap();
+    let (endpoint, _) = serve(BTreeMap::from([("config.json", config), ("tokenizer.json", b"{}".to_vec())]));
+    let unreachable = hub("http://127.0.0.1:1", &cache).fetch_descriptions("owner/model").unwrap();
+    assert!(unreachable.join("config.json").exists() && !unreachable.join("tokenizer.json").exists());
+    let folder = hub(&endpoint, &cache).fetch_descriptions("owner/model").unwrap();
+    assert!(folder.join("tokenizer.json").exists());
 }
 
 #[test]
