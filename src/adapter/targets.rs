@@ -65,7 +65,7 @@ fn unknown_module(name: &str, modules: &[(&'static str, Part)]) -> Error {
 }
 
 /// Levenshtein's distance: insertions, deletions and replacements of characters that make `b` of `a`.
-fn edit_distance(a: &str, b: &str) -> usize {
+pub(crate) fn edit_distance(a: &str, b: &str) -> usize {
     // A name longer than any module is unlike all of them; its length needs no exact answer.
     let a: Vec<char> = a.to_lowercase().chars().take(64).collect();
     let mut row: Vec<usize> = (0..=b.chars().count()).collect();

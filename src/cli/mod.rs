@@ -1,12 +1,28 @@
-//! One file a subcommand.
+//! The command line: one file a subcommand, and what they share.
+//!
+//! Exit codes: 0 done, 1 failed (or interrupted), 2 usage or bad input. What a program may read goes to standard output, all else
+//! to standard error.
 
+mod doctor;
+mod eval;
+mod generate;
 mod inspect;
+mod train;
 
-use clap::{Parser, Subcommand};
+use std::io::{ErrorKind, IsTerminal, Write};
+use std::sync::Arc;
 
-/// LoRA fine-tuning of Llama-style language models on any GPU
+use clap::{Args, Parser, Subcommand};
+use graftling::gpu::Device;
+use graftling::model::opened::OpenModel;
+use graftling::model::weights::{DeviceWeights, WeightType};
+use graftling::train::options::WeightStorage;
+use graftling::{Error, Result};
+
+/// LoRA fine-tuning of Llama-style language models on any GPU that Vulkan, Metal or DX12 drives
 #[derive(Parser)]
-#[command(name = "graftling", version)]
+#[command(name = "graftling", version, max_term_width = 110)]
+#[command(after_help = "Set GRAFTLING_LOG (to info, debug, or graftling::train=debug) to see what happens inside.")]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -14,19 +30,80 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Train(Box<train::TrainArgs>),
+    Eval(eval::EvalArgs),
+    Generate(generate::GenerateArgs),
     Inspect(inspect::InspectArgs),
+    Doctor(doctor::DoctorArgs),
 }
 
-/// Runs the command line and returns the process's exit code: 0 done, 1 failed, 2 usage or bad input.
+/// Runs the command line and returns the process's exit code.
 pub fn run() -> i32 {
-    let done = match Cli::parse().command {
-        Command::Inspect(args) => inspect::run(args),
-    };
-    match done {
-        Ok(()) => 0,
-        Err(error) => {
-            eprintln!("error: {error}");
-            error.exit_code()
-        }
+    let cli = Cli::parse();
+    let done = start_logging().and_then(|()| match cli.command {
+        Command::Train(args) => train::run(*args),
+        Command::Eval(args) => eval::run(args).map(|()| 0),
+        Command::Generate(args) => generate::run(args).map(|()| 0),
+        Command::Inspect(args) => inspect::run(args).map(|()| 0),
+        Command::Doctor(args) => doctor::run(args).map(|()| 0),
+    });
+    done.unwrap_or_else(|error| {
+        // If standard error is closed there is nobody left to tell.
+        let _ = writeln!(std::io::stderr(), "error: {error}");
+        error.exit_code()
+    })
+}
+
+/// Sends what the library reports to standard error: warnings, or what GRAFTLING_LOG asks for.
+fn start_logging() -> Result<()> {
+    const VARIABLE: &str = "GRAFTLING_LOG";
+    let wanted = std::env::var(VARIABLE).unwrap_or_else(|_| "graftling=warn".to_string());
+    let filter = tracing_subscriber::EnvFilter::try_new(&wanted).map_err(|error| {
+        Error::bad_input(
+            VARIABLE,
+            format!("`{wanted}` is no log filter: {error}"),
+            "set it to info, debug or graftling::train=debug",
+        )
+    })?;
+    let format = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    format.with_ansi(std::io::stderr().is_terminal()).without_time().init();
+    Ok(())
+}
+
+/// Writes to standard output. A reader that has seen enough (`| head`) is no error: the command then ends as if done.
+///
+/// # Errors
+/// Failed: standard output cannot be written, a full disk for example.
+fn print(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => std::process::exit(0),
+        Err(error) => Err(Error::failed("standard output", format!("cannot be written: {error}"), "check where the output goes")),
     }
+}
+
+/// The options of every command that puts a model on a GPU.
+#[derive(Args, Debug)]
+struct DeviceArgs {
+    /// Storage of the weights on the GPU [default: the smallest type that loses nothing against the file]
+    #[arg(long, value_enum, value_name = "TYPE")]
+    weights: Option<WeightStorage>,
+    /// GPU to use: its number or a part of its name as `graftling doctor` lists it [default: the fastest kind]
+    #[arg(long, value_name = "GPU")]
+    device: Option<String>,
+}
+
+/// Opens the GPU and sends the model's weights there, with a word on standard error when it takes long enough to be noticed.
+fn upload(model: &OpenModel, weight_type: WeightType, device: Option<&str>) -> Result<Arc<DeviceWeights>> {
+    let device = Arc::new(Device::open(device)?);
+    let bar = indicatif::ProgressBar::new(0);
+    let style = indicatif::ProgressStyle::with_template("loading {bar:28} {bytes}/{total_bytes}");
+    bar.set_style(style.unwrap_or_else(|_| indicatif::ProgressStyle::default_bar()));
+    let weights = model.upload(device, weight_type, |done, total| {
+        bar.set_length(total);
+        bar.set_position(done);
+    });
+    bar.finish_and_clear();
+    weights
 }

@@ -131,7 +131,7 @@ impl Device {
 
     /// The largest storage binding, in bytes, rounded down to whole groups of 256.
     pub fn max_binding(&self) -> usize {
-        let limit = u64::from(self.limits.max_storage_buffer_binding_size).min(self.limits.max_buffer_size);
+        let limit = self.limits.max_storage_buffer_binding_size.min(self.limits.max_buffer_size);
         usize::try_from(limit).unwrap_or(usize::MAX) / 256 * 256
     }
 

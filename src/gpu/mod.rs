@@ -7,7 +7,7 @@ mod pipeline;
 pub mod reflect;
 
 pub use buffer::{ALIGNMENT, Slice, encode, padded};
-pub use device::{Device, adapters};
+pub use device::{Device, WANTED_FEATURES, adapters};
 pub use pipeline::{Pipeline, compile_all};
 
 /// What the choice of kernels may depend on.

@@ -3,6 +3,7 @@
 pub mod anatomy;
 pub mod config;
 pub mod llama;
+pub mod opened;
 pub mod weights;
 
 use config::ModelConfig;

@@ -63,7 +63,7 @@ pub fn registry() -> Vec<OpEntry> {
 pub struct Random(pub u64);
 
 impl Random {
-    pub fn next(&mut self) -> u64 {
+    pub fn bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -73,7 +73,7 @@ impl Random {
 
     /// Uniform in `0 .. bound`.
     pub fn below(&mut self, bound: usize) -> usize {
-        (self.next() % bound as u64) as usize
+        (self.bits() % bound as u64) as usize
     }
 
     /// Uniform in `low ..= high`.
@@ -83,7 +83,7 @@ impl Random {
 
     /// Uniform in `-1 .. 1`, a value that f32 holds exactly, so that both executors start from the same numbers.
     pub fn uniform(&mut self) -> f64 {
-        f64::from(((self.next() >> 40) as f32 / (1u32 << 23) as f32) - 1.0)
+        f64::from(((self.bits() >> 40) as f32 / (1u32 << 23) as f32) - 1.0)
     }
 
     /// A matrix of [`Random::uniform`] values times `scale`, rounded to f32.

@@ -145,5 +145,5 @@ fn example(random: &mut Random, rows: usize, heads: usize, head_dim: usize) -> E
         (TensorType::u32(Rows::Fixed(rows), 1), Matrix::new([rows, 1], position)),
         (TensorType::f32(Rows::Fixed(positions), head_dim), Matrix::new([positions, head_dim], table)),
     ];
-    Example::new(Rope { head_dim, inverse: rows % 2 == 0 }, inputs)
+    Example::new(Rope { head_dim, inverse: rows.is_multiple_of(2) }, inputs)
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::durable;
+use crate::formats::atomic;
 use crate::{Error, Result};
 
 /// The file's name inside the output folder.
@@ -58,7 +58,7 @@ impl MetricsLog {
         };
         let (history, kept) = read_until(&written, step);
         if kept < written.len() {
-            durable::replace_file(&path, &written[..kept]).map_err(|error| failed(&path, &error))?;
+            atomic::write_atomically(&path, &written[..kept])?;
         }
         let file = OpenOptions::new().create(true).append(true).open(&path).map_err(|error| failed(&path, &error))?;
         Ok(Self { path, file, history })

@@ -1,12 +1,226 @@
-//! Training.
+//! Training: the loop, and what stands around it.
+//!
+//! * this page: [`Run::train`], the algorithm; one step is forward and backward of a few batches, then AdamW;
+//! * [`options`], [`prepare`]: what the user asks for, checked against model and data before the GPU is touched;
+//! * [`step`], [`trainer`], [`evaluate`]: a step and an evaluation on the GPU;
+//! * [`schedule`]: the learning rate; [`checkpoint`], [`lock`], [`interrupt`]: what makes a run survive;
+//! * [`metrics`], [`curve`], [`progress`]: what it tells.
 
+pub mod checkpoint;
 pub mod curve;
-pub mod durable;
 pub mod evaluate;
 pub mod interrupt;
 pub mod lock;
 pub mod metrics;
 pub mod options;
+pub mod prepare;
+pub mod progress;
 pub mod schedule;
 pub mod step;
 pub mod trainer;
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use checkpoint::{Checkpoint, RunState};
+use curve::{CURVE_FILE, loss_curve};
+use evaluate::Evaluator;
+use interrupt::Interrupt;
+use metrics::{MetricsLog, StepMetrics};
+use options::TrainOptions;
+use progress::Progress;
+use schedule::Schedule;
+use trainer::{Hyper, Trainer};
+
+use crate::data::{Batch, Dataset, Sampler};
+use crate::formats::atomic;
+use crate::formats::peft::{self, AdapterConfig};
+use crate::{Error, Result};
+
+/// A training run on a device, at some step; made by [`prepare::Prepared::start`].
+pub struct Run {
+    options: TrainOptions,
+    trainer: Trainer,
+    adapter: AdapterConfig,
+    data: Dataset,
+    sampler: Sampler,
+    held_out: Option<HeldOut>,
+    schedule: Schedule,
+    total_steps: u64,
+    eval_steps: u64,
+    state: RunState,
+    metrics: MetricsLog,
+    progress: Progress,
+    interrupt: Interrupt,
+    _lock: lock::FolderLock,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Outcome {
+    /// All steps are done, the adapter is saved in the output folder.
+    Finished { steps: u64, last_loss: Option<f64>, eval_loss: Option<f64> },
+    /// Someone asked to stop after this many steps; the checkpoint is what to go on from (`None`: no step was done).
+    Interrupted { steps: u64, checkpoint: Option<PathBuf> },
+}
+
+impl Run {
+    /// Trains until all steps are done or someone asks to stop.
+    ///
+    /// # Errors
+    /// Failed: a loss, a gradient or the adapter is not finite (with the step and the records), the device is lost, the disk is
+    /// full. The last checkpoint is good in every case.
+    pub fn train(&mut self) -> Result<Outcome> {
+        while self.state.step < self.total_steps {
+            let started = Instant::now();
+            let step = self.state.step + 1;
+            let batches = self.batches_of_a_step();
+            let supervised_tokens: usize = batches.iter().map(|batch| batch.targets.len()).sum();
+
+            // Each batch adds its gradient. Every supervised token of the step has the same weight, whichever batch it is in.
+            let mut loss = 0.0;
+            for (index, batch) in batches.iter().enumerate() {
+                if self.interrupt.requested() {
+                    return self.pause();
+                }
+                loss += self.trainer.accumulate(batch, 1.0 / supervised_tokens as f64, index == 0)?;
+                finite("loss", loss, step, std::slice::from_ref(batch))?;
+            }
+
+            let learning_rate = self.schedule.learning_rate(step);
+            let grad_norm = self.trainer.apply(&self.hyper(learning_rate), step)?;
+            finite("gradient norm", grad_norm, step, &batches)?;
+            self.state.step = step;
+            self.state.position = self.sampler.position();
+            self.state.batches = self.state.batches.wrapping_add(batches.len() as u32);
+
+            let tokens: usize = batches.iter().map(Batch::rows).sum();
+            let tokens_per_second = tokens as f64 / started.elapsed().as_secs_f64();
+            let eval_loss = if self.is_due(self.eval_steps) { self.evaluate()? } else { None };
+            self.report(StepMetrics {
+                step,
+                loss,
+                learning_rate,
+                grad_norm,
+                tokens: tokens as u64,
+                supervised_tokens: supervised_tokens as u64,
+                tokens_per_second,
+                gpu_bytes: self.trainer.memory().total() as u64,
+                eval_loss,
+            })?;
+            if self.is_due(self.options.save_steps) {
+                self.save()?;
+            }
+        }
+        self.finish()
+    }
+
+    /// Steps done so far and steps in all.
+    pub fn steps(&self) -> (u64, u64) {
+        (self.state.step, self.total_steps)
+    }
+
+    /// The engine, with the adapter as it is now.
+    pub fn trainer(&self) -> &Trainer {
+        &self.trainer
+    }
+
+    /// The next batches; those of the last step of an epoch may be fewer, so that an epoch is a whole number of steps.
+    fn batches_of_a_step(&mut self) -> Vec<Batch> {
+        let epoch = self.sampler.position().epoch;
+        let mut batches = Vec::new();
+        while batches.len() < self.options.gradient_accumulation_steps && self.sampler.position().epoch == epoch {
+            batches.push(self.sampler.next_batch(&self.data.examples));
+        }
+        batches
+    }
+
+    /// AdamW with PyTorch's and transformers' betas and epsilon.
+    fn hyper(&self, learning_rate: f64) -> Hyper {
+        let TrainOptions { weight_decay, max_grad_norm, .. } = self.options;
+        Hyper { learning_rate, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay, max_grad_norm }
+    }
+
+    /// Whether something that is done every so many steps, and at the end, is done after this one.
+    fn is_due(&self, every: u64) -> bool {
+        self.state.step.is_multiple_of(every) || self.state.step == self.total_steps
+    }
+
+    fn evaluate(&mut self) -> Result<Option<f64>> {
+        self.held_out.as_mut().map(HeldOut::loss).transpose()
+    }
+
+    fn report(&mut self, metrics: StepMetrics) -> Result<()> {
+        self.progress.step(&metrics);
+        self.metrics.append(metrics)
+    }
+
+    /// Writes a checkpoint of the last whole step, and the curve up to it.
+    fn save(&mut self) -> Result<PathBuf> {
+        self.metrics.sync()?;
+        let curve = loss_curve(self.metrics.history());
+        atomic::write_atomically(&self.options.out.join(CURVE_FILE), curve.as_bytes())?;
+        let (moments, _) = self.trainer.optimizer_state()?;
+        let checkpoint = Checkpoint { state: self.state.clone(), adapter: self.trainer.adapter().contents()?, moments };
+        let values = checkpoint.adapter.iter().chain(checkpoint.moments.iter().flatten());
+        if !values.into_iter().all(|value| value.is_finite()) {
+            let place = format!("step {}", self.state.step);
+            return Err(Error::failed(place, "the update made the adapter infinite; it is not saved", NOT_FINITE));
+        }
+        let layout = &self.trainer.adapter().layout;
+        checkpoint.save(&self.options.out, &self.adapter, layout, self.options.save_total_limit)
+    }
+
+    /// Saves what has been done and stops. The batches of a step that was begun are done again when the run goes on.
+    fn pause(&mut self) -> Result<Outcome> {
+        let steps = self.state.step;
+        let checkpoint = if steps > 0 { Some(self.save()?) } else { None };
+        self.progress.finish();
+        Ok(Outcome::Interrupted { steps, checkpoint })
+    }
+
+    /// Saves the last checkpoint and the adapter itself.
+    fn finish(&mut self) -> Result<Outcome> {
+        self.save()?;
+        peft::save_adapter(&self.options.out, &self.adapter, &self.trainer.adapter().tensors()?)?;
+        self.progress.finish();
+        let last = self.metrics.history().last();
+        let (last_loss, eval_loss) = (last.map(|last| last.loss), last.and_then(|last| last.eval_loss));
+        Ok(Outcome::Finished { steps: self.state.step, last_loss, eval_loss })
+    }
+}
+
+const NOT_FINITE: &str = "lower --learning-rate, or turn clipping on (--max-grad-norm 1), and go on from the last checkpoint with \
+                          --resume or start again";
+
+/// Stops at the first number that is not finite: what follows it would be noise.
+fn finite(what: &str, value: f64, step: u64, batches: &[Batch]) -> Result<()> {
+    if value.is_finite() {
+        return Ok(());
+    }
+    let lines: Vec<String> = batches.iter().flat_map(|batch| &batch.lines).take(12).map(usize::to_string).collect();
+    let more = batches.iter().map(|batch| batch.lines.len()).sum::<usize>() - lines.len();
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    let problem =
+        format!("the {what} is {value} on the records of lines {}{more}; the last checkpoint is good", lines.join(", "));
+    Err(Error::failed(format!("step {step}"), problem, NOT_FINITE))
+}
+
+/// The held-out data, and the graph that evaluates it with the adapter as it is.
+struct HeldOut {
+    evaluator: Evaluator,
+    batches: Vec<Batch>,
+}
+
+impl HeldOut {
+    /// Mean of -log p over all supervised tokens.
+    fn loss(&mut self) -> Result<f64> {
+        let (mut sum, mut tokens) = (0.0, 0);
+        for batch in &self.batches {
+            let nll = self.evaluator.token_nll(batch)?;
+            sum += nll.iter().map(|&nll| f64::from(nll)).sum::<f64>();
+            tokens += nll.len();
+        }
+        Ok(sum / tokens as f64)
+    }
+}

@@ -1,0 +1,180 @@
+//! `graftling doctor`: which GPUs there are, what they offer, and what training will need.
+
+use std::fmt::Write;
+
+use clap::Args;
+use graftling::adapter::LoraSpec;
+use graftling::adapter::targets::expand_target_modules;
+use graftling::gpu::{Device, WANTED_FEATURES, adapters};
+use graftling::graph::DType;
+use graftling::model::config::ModelConfig;
+use graftling::model::tensor_names;
+use graftling::train::options::TrainOptions;
+use graftling::train::trainer::Memory;
+use graftling::{Error, Result};
+
+/// Show the GPUs of this machine, what of them graftling uses, and the memory that training needs
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  graftling doctor
+  graftling train --device 1 ...        use the GPU with number 1 of this list
+  graftling train --device radeon ...   use the first GPU whose name contains \"radeon\"")]
+pub struct DoctorArgs {}
+
+/// Runs the command.
+///
+/// # Errors
+/// Failed: there is no GPU that can be used.
+pub fn run(_: DoctorArgs) -> Result<()> {
+    let adapters = adapters();
+    if adapters.is_empty() {
+        // The same words as every command that needs a GPU.
+        return Device::open(None).map(|_| ());
+    }
+    let mut report = String::new();
+    let mut usable = 0;
+    for (number, adapter) in adapters.iter().enumerate() {
+        let _ = writeln!(report, "{}", describe(number, adapter));
+        usable += usize::from(match works(adapter) {
+            Ok(()) => {
+                let _ = writeln!(report, "   opens, and gives back what is written to it\n");
+                true
+            }
+            Err(error) => {
+                let _ = writeln!(report, "   cannot be used: {error}\n");
+                false
+            }
+        });
+    }
+    let _ = writeln!(report, "Without --device, graftling takes number 0.\n");
+    report.push_str(&needs()?);
+    super::print(&report)?;
+    match usable {
+        0 => Err(Error::failed("GPU", "none of the adapters can be used", "update the graphics driver")),
+        _ => Ok(()),
+    }
+}
+
+fn describe(number: usize, adapter: &wgpu::Adapter) -> String {
+    let info = adapter.get_info();
+    let limits = adapter.limits();
+    let kind = match info.device_type {
+        wgpu::DeviceType::DiscreteGpu => "discrete GPU",
+        wgpu::DeviceType::IntegratedGpu => "integrated GPU",
+        wgpu::DeviceType::VirtualGpu => "virtual GPU",
+        wgpu::DeviceType::Cpu => "software driver on the CPU: right, but slow",
+        wgpu::DeviceType::Other => "GPU of unknown kind",
+    };
+    let mut text = format!("{number}: {}\n", info.name);
+    let mut line = |name: &str, value: String| {
+        let _ = writeln!(text, "   {name:<22}{value}");
+    };
+    line("kind", kind.to_string());
+    line("backend", format!("{}, driver {} {}", info.backend, info.driver, info.driver_info));
+    line("largest buffer", size(limits.max_buffer_size as f64));
+    line("largest binding", format!("{} (larger weights are split)", size(limits.max_storage_buffer_binding_size as f64)));
+    let invocations = limits.max_compute_invocations_per_workgroup;
+    line("workgroup", format!("{invocations} invocations, {}", size(f64::from(limits.max_compute_workgroup_storage_size))));
+    if adapter.features().contains(wgpu::Features::SUBGROUP) {
+        line("subgroup", format!("{} to {} invocations", info.subgroup_min_size, info.subgroup_max_size));
+    }
+    let names = |features: wgpu::Features| {
+        let names: Vec<String> = features.iter_names().map(|(name, _)| name.to_lowercase()).collect();
+        if names.is_empty() { "none".to_string() } else { names.join(", ") }
+    };
+    line("features in use", names(adapter.features() & WANTED_FEATURES));
+    line("features missing", format!("{} (none is required)", names(WANTED_FEATURES - adapter.features())));
+    text.truncate(text.trim_end().len());
+    text
+}
+
+/// Opens the adapter, writes to its memory and reads back.
+fn works(adapter: &wgpu::Adapter) -> Result<()> {
+    let device = Device::on(adapter)?;
+    let written: Vec<u32> = (0..1024u32).map(|at| at.wrapping_mul(2_654_435_761)).collect();
+    let slice = device.allocate("test", written.len() * 4)?;
+    device.write(&slice, bytemuck::cast_slice(&written));
+    match device.read::<u32>(&slice, written.len())? == written {
+        true => Ok(()),
+        false => Err(Error::failed("test", "memory gave back other values than were written", "update the graphics driver")),
+    }
+}
+
+/// Memory of a training run with default options on a few well-known models, from their plans.
+fn needs() -> Result<String> {
+    let mut text = format!(
+        "GPU memory for training with default options ({} rows of {} tokens, rank {}, all linear layers):\n\n",
+        TrainOptions::BATCH_SIZE,
+        TrainOptions::MAX_LENGTH,
+        TrainOptions::LORA_R
+    );
+    let _ = writeln!(text, "   {:<24}{:>12}{:>12}{:>12}", "model", "bf16", "f32", "activations");
+    for (name, config) in MODELS {
+        let config = ModelConfig::from_json_str(config)?;
+        let [bf16, f32] = [memory(&config, DType::BF16)?, memory(&config, DType::F32)?];
+        let _ = writeln!(
+            text,
+            "   {name:<24}{:>12}{:>12}{:>12}",
+            size(bf16.total() as f64),
+            size(f32.total() as f64),
+            size(bf16.activations as f64)
+        );
+    }
+    text.push_str("\nActivations shrink with --batch-size and --max-length, the rest with --weights bf16.\n");
+    Ok(text)
+}
+
+fn memory(config: &ModelConfig, storage: DType) -> Result<Memory> {
+    let lora = LoraSpec {
+        r: TrainOptions::LORA_R,
+        scale: 1.0,
+        dropout: 0.0,
+        target_modules: expand_target_modules(&[TrainOptions::TARGET_MODULES.to_string()])?,
+        layers: (0..config.num_hidden_layers).collect(),
+    };
+    let (hidden, inner, vocabulary) = (config.hidden_size, config.intermediate_size, config.vocab_size);
+    let heads = (2 * config.num_attention_heads + 2 * config.num_key_value_heads) * config.head_dim;
+    let matrices = config.num_hidden_layers * hidden * (heads + 3 * inner);
+    let outputs = vocabulary * hidden * if config.tie_word_embeddings { 1 } else { 2 };
+    let norms = tensor_names(config).iter().filter(|name| name.contains("norm")).count() * hidden;
+    let bytes = (matrices + outputs) * storage.bytes() + norms * 4;
+    let storage = |name: &str| if name.contains("norm") { DType::F32 } else { storage };
+    Memory::plan(config, &storage, &lora, TrainOptions::BATCH_SIZE * TrainOptions::MAX_LENGTH, bytes, false)
+}
+
+/// Bytes for people.
+fn size(bytes: f64) -> String {
+    let (mut value, mut unit) = (bytes, "B");
+    for next in ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"] {
+        if value < 1024.0 {
+            break;
+        }
+        (value, unit) = (value / 1024.0, next);
+    }
+    let decimals = usize::from(value < 10.0 && unit != "B");
+    format!("{value:.decimals$} {unit}")
+}
+
+/// The shapes in these models' config.json.
+const MODELS: [(&str, &str); 4] = [
+    (
+        "SmolLM2 135M",
+        r#"{"architectures":["LlamaForCausalLM"],"vocab_size":49152,"hidden_size":576,"intermediate_size":1536,"num_hidden_layers":30,
+            "num_attention_heads":9,"num_key_value_heads":3,"rms_norm_eps":1e-5,"max_position_embeddings":8192,"tie_word_embeddings":true}"#,
+    ),
+    (
+        "TinyLlama 1.1B",
+        r#"{"architectures":["LlamaForCausalLM"],"vocab_size":32000,"hidden_size":2048,"intermediate_size":5632,"num_hidden_layers":22,
+            "num_attention_heads":32,"num_key_value_heads":4,"rms_norm_eps":1e-5,"max_position_embeddings":2048,"tie_word_embeddings":false}"#,
+    ),
+    (
+        "Llama 3.2 3B",
+        r#"{"architectures":["LlamaForCausalLM"],"vocab_size":128256,"hidden_size":3072,"intermediate_size":8192,"num_hidden_layers":28,
+            "num_attention_heads":24,"num_key_value_heads":8,"rms_norm_eps":1e-5,"max_position_embeddings":131072,"tie_word_embeddings":true}"#,
+    ),
+    (
+        "Llama 3.1 8B",
+        r#"{"architectures":["LlamaForCausalLM"],"vocab_size":128256,"hidden_size":4096,"intermediate_size":14336,"num_hidden_layers":32,
+            "num_attention_heads":32,"num_key_value_heads":8,"rms_norm_eps":1e-5,"max_position_embeddings":131072,"tie_word_embeddings":false}"#,
+    ),
+];

@@ -1,0 +1,166 @@
+//! `graftling eval`: the loss of a model, with or without an adapter, on data.
+
+use std::fmt::Write;
+use std::path::PathBuf;
+
+use clap::Args;
+use graftling::adapter::DeviceAdapter;
+use graftling::data::{self, Batch, Dataset, Example};
+use graftling::model::opened::OpenModel;
+use graftling::text::Tokenizer;
+use graftling::train::evaluate::Evaluator;
+use graftling::train::options::WeightStorage;
+use graftling::{Error, Result};
+use serde_json::{Value, json};
+
+/// Tokens that go through the model together, where the records are shorter than that.
+const TOKENS_A_BATCH: usize = 1024;
+
+/// Measure the loss of a model on data
+///
+/// The loss is the mean of -log p (natural logarithm) over the supervised tokens, as in training; perplexity is its exponential.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  graftling eval --model SmolLM2-135M-Instruct.Q4_1.gguf --data held-out.jsonl
+  graftling eval --model SmolLM2-135M-Instruct.Q4_1.gguf --adapter my-adapter --data held-out.jsonl --json --per-token")]
+pub struct EvalArgs {
+    /// Model: a folder, a .gguf file, or a Hugging Face name
+    #[arg(long, value_name = "M")]
+    model: String,
+    /// PEFT folder of an adapter for this model
+    #[arg(long, value_name = "A")]
+    adapter: Option<PathBuf>,
+    /// Data, JSONL, as for training
+    #[arg(long, value_name = "FILE")]
+    data: PathBuf,
+    /// Longest record in tokens; longer ones are cut and reported [default: as long as the model allows]
+    #[arg(long, value_name = "TOKENS")]
+    max_length: Option<usize>,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
+    /// Give each token's loss as well
+    #[arg(long)]
+    per_token: bool,
+    #[command(flatten)]
+    device: super::DeviceArgs,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Bad input in model, adapter or data; the GPU failed; a loss is not finite.
+pub fn run(args: EvalArgs) -> Result<()> {
+    let model = OpenModel::open(&args.model)?;
+    let config = &model.files.config;
+    let max_length = args.max_length.unwrap_or(config.max_position_embeddings).min(config.max_position_embeddings);
+    let data = data::load(&args.data, &model.tokenizer, model.template.as_ref(), max_length)?;
+    data.check_vocabulary(config.vocab_size)?;
+    if !args.json {
+        eprintln!("{}", data.report);
+    }
+    let weight_type = WeightStorage::weight_type(args.device.weights);
+    let weights = super::upload(&model, weight_type, args.device.device.as_deref())?;
+    let device = weights.device().clone();
+    let adapter = args.adapter.as_deref().map(|folder| DeviceAdapter::load(folder, device, config)).transpose()?;
+    let batches = batches(&data);
+    let most = batches.iter().map(|batch| batch.iter().map(|&at| data.examples[at].input_ids.len()).sum()).max().unwrap_or(1);
+    let mut evaluator = Evaluator::new(weights, config, adapter.as_ref(), most)?;
+
+    let mut results = Vec::new();
+    for chosen in &batches {
+        let nll = evaluator.token_nll(&Batch::assemble(&data.examples, chosen))?;
+        let mut nll = nll.into_iter();
+        for example in chosen.iter().map(|&at| &data.examples[at]) {
+            let result = ExampleLoss { nll: nll.by_ref().take(example.supervised_tokens()).map(f64::from).collect() };
+            if !result.loss().is_finite() {
+                let place = format!("{}:{}", data.report.path, example.line);
+                let proposal = "try --weights f32; if that does not help, the model file or the adapter is damaged";
+                return Err(Error::failed(place, "the loss of this record is not finite", proposal));
+            }
+            results.push(result);
+        }
+    }
+    let report = match args.json {
+        true => format!("{:#}\n", as_json(&data, &results, args.per_token)),
+        false => as_text(&data, &results, args.per_token.then_some(&model.tokenizer)),
+    };
+    super::print(&report)
+}
+
+/// -log p of the supervised tokens of one example, in order.
+struct ExampleLoss {
+    nll: Vec<f64>,
+}
+
+impl ExampleLoss {
+    fn loss(&self) -> f64 {
+        self.nll.iter().sum::<f64>() / self.nll.len() as f64
+    }
+
+    /// One entry for each token but the first: entry i is -log p(id i+1 | ids 0..=i), `None` where that token is not supervised.
+    fn by_position(&self, example: &Example) -> Vec<Option<f64>> {
+        let mut nll = self.nll.iter();
+        example.labels.iter().skip(1).map(|label| label.and_then(|_| nll.next().copied())).collect()
+    }
+}
+
+/// Examples in the order of the file, as many together as fit [`TOKENS_A_BATCH`].
+fn batches(data: &Dataset) -> Vec<Vec<usize>> {
+    let mut batches: Vec<Vec<usize>> = Vec::new();
+    let mut tokens = usize::MAX;
+    for (at, example) in data.examples.iter().enumerate() {
+        let length = example.input_ids.len();
+        match batches.last_mut() {
+            Some(batch) if tokens + length <= TOKENS_A_BATCH => {
+                batch.push(at);
+                tokens += length;
+            }
+            _ => {
+                batches.push(vec![at]);
+                tokens = length;
+            }
+        }
+    }
+    batches
+}
+
+/// Mean loss and number of all supervised tokens.
+fn total(results: &[ExampleLoss]) -> (f64, usize) {
+    let tokens = results.iter().map(|result| result.nll.len()).sum();
+    let sum: f64 = results.iter().flat_map(|result| &result.nll).sum();
+    (sum / tokens as f64, tokens)
+}
+
+fn as_json(data: &Dataset, results: &[ExampleLoss], per_token: bool) -> Value {
+    let examples: Vec<Value> = (data.examples.iter().zip(results))
+        .map(|(example, result)| {
+            let mut entry = json!({ "loss": result.loss(), "tokens": result.nll.len() });
+            if per_token {
+                entry["token_nll"] = json!(result.by_position(example));
+            }
+            entry
+        })
+        .collect();
+    let (loss, tokens) = total(results);
+    json!({ "loss": loss, "perplexity": loss.exp(), "tokens": tokens, "examples": examples })
+}
+
+/// `tokenizer`: also list each token.
+fn as_text(data: &Dataset, results: &[ExampleLoss], tokenizer: Option<&Tokenizer>) -> String {
+    let mut text = String::new();
+    // Writing to a String cannot fail; the results are dropped for that reason.
+    if let Some(tokenizer) = tokenizer {
+        for (example, result) in data.examples.iter().zip(results) {
+            let _ = writeln!(text, "line {}: loss {:.4}, {} tokens", example.line, result.loss(), result.nll.len());
+            for (&id, nll) in example.input_ids[1..].iter().zip(result.by_position(example)) {
+                let token = tokenizer.decode(&[id], false).unwrap_or_default();
+                let nll = nll.map_or("      -".to_string(), |nll| format!("{nll:7.3}"));
+                let _ = writeln!(text, "  {nll}  {token:?}");
+            }
+        }
+    }
+    let (loss, tokens) = total(results);
+    let _ = writeln!(text, "loss {loss:.4}, perplexity {:.3}, {tokens} tokens in {} records", loss.exp(), results.len());
+    text
+}

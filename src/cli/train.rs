@@ -1,0 +1,129 @@
+//! `graftling train`: from options to an adapter, and what is said on the way.
+
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+
+use clap::Args;
+use graftling::Result;
+use graftling::model::opened::OpenModel;
+use graftling::train::Outcome;
+use graftling::train::interrupt::Interrupt;
+use graftling::train::options::{Recipe, TrainOptions};
+use graftling::train::prepare::Prepared;
+use graftling::train::progress::Progress;
+
+/// Records that `--dry-run` shows.
+const PREVIEWED_RECORDS: usize = 3;
+
+/// Train a LoRA adapter on your own data
+///
+/// Writes the adapter to --out as a PEFT folder, with checkpoints, metrics.jsonl and a loss curve (loss.svg) beside it. Ctrl-C saves
+/// a checkpoint; --resume goes on from the newest one, with exactly the numbers of a run that was never stopped.
+#[derive(Args)]
+#[command(after_help = "Examples:
+  graftling train --model SmolLM2-135M-Instruct.Q4_1.gguf --data chats.jsonl --out my-adapter --dry-run
+  graftling train --model SmolLM2-135M-Instruct.Q4_1.gguf --data chats.jsonl --out my-adapter
+  graftling train --model path/to/model --data train.jsonl --eval-data held-out.jsonl --out run-1 \\
+      --lora-r 8 --lora-alpha 16 --target-modules attention --epochs 5
+  graftling train --config recipe.toml --out run-2 --learning-rate 1e-4
+  graftling train --config recipe.toml --out run-2 --learning-rate 1e-4 --resume
+
+A recipe holds the same options in snake case; the command line wins over it:
+  model = \"path/to/model\"
+  data = \"train.jsonl\"
+  lora_r = 8
+  target_modules = [\"q_proj\", \"v_proj\"]
+  no_shuffle = true")]
+pub struct TrainArgs {
+    /// Recipe file (TOML) with any of the options below, in snake case; options given here win over it
+    #[arg(long, value_name = "FILE", help_heading = "Input and output")]
+    config: Option<PathBuf>,
+    /// Show the first records as the model will see them, with what is learned marked, and what the run would need; train nothing
+    #[arg(long, help_heading = "Input and output")]
+    dry_run: bool,
+    #[command(flatten)]
+    recipe: Recipe,
+}
+
+/// Runs the command and returns the exit code: 0 done, 1 interrupted.
+///
+/// # Errors
+/// Bad input in options, model or data; a run that failed.
+pub fn run(args: TrainArgs) -> Result<i32> {
+    let from_file = args.config.as_deref().map(Recipe::from_file).transpose()?.unwrap_or_default();
+    let mut recipe = args.recipe.or(from_file);
+    if args.dry_run {
+        // Nothing is written, so no place for it is needed.
+        recipe.out.get_or_insert_with(PathBuf::new);
+    }
+    let options = recipe.resolve()?;
+    let model = OpenModel::open(&options.model)?;
+    let prepared = Prepared::new(options, &model)?;
+    if args.dry_run {
+        super::print(&prepared.preview(PREVIEWED_RECORDS, std::io::stdout().is_terminal())?)?;
+        return Ok(0);
+    }
+    say(&format!("{}\n{}", prepared.data.report, prepared.summary()?));
+    let output = prepared.open_output()?;
+    if output.steps_done() > 0 {
+        say(&format!("going on after step {} of {}\n", output.steps_done(), prepared.total_steps));
+    }
+    let interrupt = Interrupt::install()?;
+    let weights = super::upload(&model, prepared.weight_type(), prepared.options.device.as_deref())?;
+    say(&format!("training on {}\n", weights.device().info.name));
+    let progress = Progress::on_stderr(prepared.total_steps, output.steps_done());
+    let options = prepared.options.clone();
+    let mut run = prepared.start(weights, output, interrupt, progress)?;
+    Ok(tell(&run.train()?, run.steps().1, &options))
+}
+
+/// Says how it ended and what to do next.
+fn tell(outcome: &Outcome, total_steps: u64, options: &TrainOptions) -> i32 {
+    let out = options.out.display();
+    match outcome {
+        Outcome::Finished { steps, last_loss, eval_loss } => {
+            let number = |name: &str, loss: &Option<f64>| loss.map_or(String::new(), |loss| format!(", {name} {loss:.4}"));
+            say(&format!(
+                "done: {steps} steps{}{}\nadapter in {out}, loss curve in {out}/loss.svg\ntry it: graftling generate --model {} --adapter {} --chat \"...\"\n",
+                number("last loss", last_loss),
+                number("held-out loss", eval_loss),
+                quoted(&options.model),
+                quoted(&out.to_string()),
+            ));
+            0
+        }
+        Outcome::Interrupted { steps, checkpoint } => {
+            let kept = match checkpoint {
+                Some(folder) => {
+                    format!("stopped after step {steps} of {total_steps}; everything is saved in {}", folder.display())
+                }
+                None => "stopped before the first step was done; there was nothing to save".to_string(),
+            };
+            say(&format!("{kept}\ngo on with: {}\n", resuming_command()));
+            1
+        }
+    }
+}
+
+/// The command line of this process, with `--resume`.
+fn resuming_command() -> String {
+    let mut words: Vec<String> = std::env::args().map(|word| quoted(&word)).collect();
+    if !words.iter().any(|word| word == "--resume") {
+        words.push("--resume".to_string());
+    }
+    words.join(" ")
+}
+
+/// A word as a shell wants it.
+fn quoted(word: &str) -> String {
+    let plain = |character: char| character.is_ascii_alphanumeric() || "-_./=,:@+\\".contains(character);
+    match !word.is_empty() && word.chars().all(plain) {
+        true => word.to_string(),
+        false => format!("'{}'", word.replace('\'', "'\\''")),
+    }
+}
+
+/// Writes to standard error; if nobody reads it, training goes on all the same.
+fn say(text: &str) {
+    let _ = std::io::stderr().write_all(text.as_bytes());
+}

@@ -1,0 +1,158 @@
+//! The model, token by token: keys and values of earlier tokens rest in a cache, so each new token costs one row.
+//!
+//! Two graphs share the cache. *Prefill* reads the prompt in chunks of up to [`PREFILL_ROWS`] rows; *decode* has one row, so that its
+//! kernels can be those for a matrix times a vector. A row sees the cache rows `0 ..= its own position`, so what an earlier
+//! conversation left behind them is never read.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::sampling::Sampler;
+use crate::adapter::DeviceAdapter;
+use crate::gpu::Slice;
+use crate::graph::{Counts, ShapeError, ValueId};
+use crate::model::config::ModelConfig;
+use crate::model::llama::{Head, Inputs, Llama, Purpose};
+use crate::model::weights::DeviceWeights;
+use crate::plan::Executable;
+use crate::{Error, Result};
+
+/// Rows of the prompt that go through the model together.
+const PREFILL_ROWS: usize = 256;
+
+/// A model, adapted or not, with the text that it has read so far.
+pub struct Generator {
+    prefill: Pass,
+    decode: Pass,
+    vocab_size: usize,
+    /// Rows of the cache: the most tokens of prompt and answer together.
+    context: usize,
+    /// Tokens in the cache.
+    read: usize,
+}
+
+impl Generator {
+    /// Prepares for texts of at most `context` tokens, prompt and answer together. `adapter` is shared, not copied: training it
+    /// changes what is generated.
+    ///
+    /// # Errors
+    /// Failed: the device has not the memory.
+    pub fn new(weights: &DeviceWeights, config: &ModelConfig, adapter: Option<&DeviceAdapter>, context: usize) -> Result<Self> {
+        let context = context.clamp(1, config.max_position_embeddings.max(1));
+        let mut caches = Vec::new();
+        let prefill = Pass::new(weights, config, adapter, PREFILL_ROWS.min(context), context, &mut caches)?;
+        let decode = Pass::new(weights, config, adapter, 1, context, &mut caches)?;
+        Ok(Self { prefill, decode, vocab_size: config.vocab_size, context, read: 0 })
+    }
+
+    /// Forgets the text.
+    pub fn reset(&mut self) {
+        self.read = 0;
+    }
+
+    /// Reads `ids` after what has been read before, and gives the logits `[vocab_size]` of the token that follows.
+    ///
+    /// # Errors
+    /// Bad input: no ids, an id that the model does not have, more tokens than the context holds. Failed: the device is lost.
+    pub fn read(&mut self, ids: &[u32]) -> Result<Vec<f32>> {
+        if let Some(id) = ids.iter().find(|&&id| id as usize >= self.vocab_size) {
+            let problem = format!("the token id {id} is not one of the model's {}", self.vocab_size);
+            return Err(Error::bad_input("prompt", problem, "the tokenizer and the weights do not belong together"));
+        }
+        if ids.is_empty() {
+            return Err(Error::bad_input("prompt", "it has no tokens", "give at least one character"));
+        }
+        if self.read + ids.len() > self.context {
+            let problem = format!("{} tokens are more than the {} that fit", self.read + ids.len(), self.context);
+            return Err(Error::bad_input("prompt", problem, "give a shorter prompt, or a model with a longer context"));
+        }
+        let mut logits = Vec::new();
+        for chunk in ids.chunks(self.prefill.rows) {
+            let pass = if chunk.len() == 1 { &mut self.decode } else { &mut self.prefill };
+            logits = pass.run(chunk, self.read, self.vocab_size)?;
+            self.read += chunk.len();
+        }
+        Ok(logits)
+    }
+
+    /// Continues `prompt`, from an empty cache, until a token of `ends`, `max_new_tokens`, or the end of the context. The ending
+    /// token is given as well. `each` is told every token as it comes.
+    ///
+    /// # Errors
+    /// As [`Generator::read`] and [`Sampler::sample`], and whatever `each` gives.
+    pub fn generate(
+        &mut self,
+        prompt: &[u32],
+        sampler: &mut Sampler,
+        max_new_tokens: usize,
+        ends: &[u32],
+        mut each: impl FnMut(u32) -> Result<()>,
+    ) -> Result<Vec<u32>> {
+        self.reset();
+        let mut answer = Vec::new();
+        if max_new_tokens == 0 {
+            return Ok(answer);
+        }
+        let mut logits = self.read(prompt)?;
+        loop {
+            let next = sampler.sample(&logits)?;
+            answer.push(next);
+            each(next)?;
+            if ends.contains(&next) || answer.len() == max_new_tokens || self.read == self.context {
+                return Ok(answer);
+            }
+            logits = self.read(&[next])?;
+        }
+    }
+}
+
+/// The model's graph for a fixed maximum of rows.
+struct Pass {
+    inputs: Inputs,
+    logits: ValueId,
+    executable: Executable,
+    rows: usize,
+}
+
+impl Pass {
+    /// `caches`: made by the first pass, shared by the next.
+    fn new(
+        weights: &DeviceWeights,
+        config: &ModelConfig,
+        adapter: Option<&DeviceAdapter>,
+        rows: usize,
+        context: usize,
+        caches: &mut Vec<Slice>,
+    ) -> Result<Self> {
+        let lora = adapter.map(|adapter| &adapter.spec);
+        let model = Llama::build(config, &|name| weights.dtype(name), lora, Purpose::Generate { cache: context }, rows)?;
+        let Head::Logits(logits) = model.head else {
+            return Err(ShapeError::new("llama", "the head", "a loss", "logits").into());
+        };
+        let device = weights.device().clone();
+        if caches.is_empty() {
+            for &cache in &model.caches {
+                let value = &model.graph[cache];
+                caches.push(device.allocate(&value.name, value.tensor.max_bytes())?);
+            }
+        }
+        let mut pinned: HashMap<_, _> = weights.pinned(&model, config)?;
+        pinned.extend(model.caches.iter().zip(caches.iter()).map(|(&id, slice)| (id, slice.clone().into())));
+        if let Some(adapter) = adapter {
+            pinned.extend(adapter.layout.pinned(&adapter.parameters, &model.adapters));
+        }
+        let executable = Executable::new(Arc::clone(&device), model.graph, &[logits], pinned)?;
+        Ok(Self { inputs: model.inputs, logits, executable, rows })
+    }
+
+    /// Runs `ids` at the positions from `first` on; gives the logits of the last one.
+    fn run(&mut self, ids: &[u32], first: usize, vocab_size: usize) -> Result<Vec<f32>> {
+        let positions: Vec<u32> = (first as u32..).take(ids.len()).collect();
+        self.executable.write(self.inputs.input_ids, ids);
+        self.executable.write(self.inputs.position, &positions);
+        self.executable.write(self.inputs.segment_start, &vec![0u32; ids.len()]);
+        self.executable.write(self.inputs.rows, &[ids.len() as u32 - 1]);
+        self.executable.run(&Counts { tokens: ids.len(), supervised: 1 })?;
+        self.executable.read(self.logits, vocab_size)
+    }
+}

@@ -1,0 +1,72 @@
+//! A model as the commands use it: its files, tokenizer and chat template, and the way of its weights to the device.
+
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+
+use super::weights::{DeviceWeights, WeightType};
+use crate::Result;
+use crate::formats::ModelFiles;
+use crate::gpu::Device;
+use crate::text::{ChatTemplate, Tokenizer};
+
+/// A model whose files have been found and checked; no weight has been read yet.
+pub struct OpenModel {
+    pub files: ModelFiles,
+    pub tokenizer: Tokenizer,
+    /// `None` for a base model that has none.
+    pub template: Option<ChatTemplate>,
+}
+
+impl OpenModel {
+    /// Opens a folder, a .gguf file or a Hugging Face name.
+    ///
+    /// # Errors
+    /// Bad input: no model there, an architecture that is not supported, a damaged file, tokenizer or template.
+    pub fn open(spec: &str) -> Result<Self> {
+        let files = ModelFiles::open(spec)?;
+        let tokenizer = Tokenizer::from_source(&files.text)?;
+        let template = ChatTemplate::from_source(&files.text)?;
+        Ok(Self { files, tokenizer, template })
+    }
+
+    /// Sends the weights to the device; `progress` is told the bytes done and the bytes in all.
+    ///
+    /// # Errors
+    /// As [`DeviceWeights::upload`].
+    pub fn upload(
+        &self,
+        device: Arc<Device>,
+        weight_type: WeightType,
+        progress: impl FnMut(u64, u64),
+    ) -> Result<Arc<DeviceWeights>> {
+        DeviceWeights::upload(device, &self.files.config, &*self.files.tensors, weight_type, progress).map(Arc::new)
+    }
+
+    /// Bytes that the weights will occupy on the device.
+    pub fn weight_bytes(&self, weight_type: WeightType) -> usize {
+        let used = super::tensor_names(&self.files.config);
+        let used = used.iter().filter_map(|name| self.files.tensors.find(name));
+        used.map(|info| info.values() as usize * weight_type.of(info).bytes()).sum()
+    }
+
+    /// A short name for what the model is: its configuration, the tensors' shapes and storage, and the values of all norms, which
+    /// differ between any two trainings of one architecture and are quick to read.
+    ///
+    /// # Errors
+    /// If a tensor cannot be read.
+    pub fn fingerprint(&self) -> Result<String> {
+        let mut hash = Sha256::new();
+        hash.update(format!("{:?}", self.files.config));
+        for name in super::tensor_names(&self.files.config) {
+            let Some(info) = self.files.tensors.find(&name) else { continue };
+            hash.update(format!("{name} {:?} {}", info.shape, info.storage.name()));
+            if info.shape.len() < 2 {
+                let mut values = vec![0.0; info.rows()];
+                self.files.tensors.read_rows_f32(&name, 0..values.len(), &mut values)?;
+                hash.update(bytemuck::cast_slice::<f32, u8>(&values));
+            }
+        }
+        Ok(hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect())
+    }
+}
