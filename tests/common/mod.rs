@@ -47,7 +47,17 @@ pub fn graph_of(example: &Example, origin: Origin) -> (Graph, Vec<ValueId>, Vec<
 
 /// Runs a graph on the device and reads `wanted`, each of which lies between guard words. Leaves are uploaded to buffers of their own.
 pub fn run_on_device(graph: &Graph, leaves: &[(ValueId, Matrix)], wanted: &[ValueId], counts: &Counts) -> Vec<Vec<f32>> {
-    let device = device();
+    run_on(&device(), graph, leaves, wanted, counts)
+}
+
+/// [`run_on_device`] on a device of the test's own.
+pub fn run_on(
+    device: &Arc<Device>,
+    graph: &Graph,
+    leaves: &[(ValueId, Matrix)],
+    wanted: &[ValueId],
+    counts: &Counts,
+) -> Vec<Vec<f32>> {
     let mut pinned: HashMap<ValueId, Pinned> = HashMap::new();
     for (id, matrix) in leaves {
         let tensor: TensorType = graph[*id].tensor;
