@@ -4,14 +4,9 @@
 // Dispatch: x = groups of 4 rows, y = groups of 8 columns. Traffic: a is read n / 8 times, b (small) m / 4 times.
 // Accumulates in f32, in a fixed order.
 
-override LANES: u32 = 64u;
+const LANES = 64u;
 
-fn store_sum(lane: u32, i: u32, j: u32, own: vec4f) {
-    let sums = lane_sum(lane, own);
-    if lane == 0u {
-        store4(i, j, sums);
-    }
-}
+var<workgroup> partial: array<vec4f, 512>; // [row and half of the output][lane]
 
 @compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
@@ -26,12 +21,24 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
         left += mat4x4f(a[0] * b_left, a[1] * b_left, a[2] * b_left, a[3] * b_left);
         right += mat4x4f(a[0] * b_right, a[1] * b_right, a[2] * b_right, a[3] * b_right);
     }
-    store_sum(lane, i, j, left[0]);
-    store_sum(lane, i + 1u, j, left[1]);
-    store_sum(lane, i + 2u, j, left[2]);
-    store_sum(lane, i + 3u, j, left[3]);
-    store_sum(lane, i, j + 4u, right[0]);
-    store_sum(lane, i + 1u, j + 4u, right[1]);
-    store_sum(lane, i + 2u, j + 4u, right[2]);
-    store_sum(lane, i + 3u, j + 4u, right[3]);
+    for (var row = 0u; row < 4u; row++) {
+        partial[row * LANES + lane] = left[row];
+        partial[(row + 4u) * LANES + lane] = right[row];
+    }
+    workgroupBarrier();
+    // Each lane adds 8 of the 64 partial sums of one vec4 of the output, then 8 lanes add the 8 that are left of theirs.
+    var sum: vec4f;
+    for (var at = 0u; at < 8u; at++) {
+        sum += partial[lane * 8u + at];
+    }
+    workgroupBarrier();
+    partial[lane] = sum;
+    workgroupBarrier();
+    if lane < 8u {
+        sum = vec4f();
+        for (var at = 0u; at < 8u; at++) {
+            sum += partial[lane * 8u + at];
+        }
+        store4(i + lane % 4u, j + lane / 4u * 4u, sum);
+    }
 }

@@ -24,9 +24,10 @@ install_packages() {
     say "-> ${as_root[*]:+sudo }apt-get install $*"
     local log
     log=$(mktemp)
-    # A list of packages that is out of date names files that are gone, so it is renewed first.
-    if ! { "${as_root[@]}" apt-get update && "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@"; } \
-        </dev/null >"$log" 2>&1; then
+    # A list of packages that is out of date names files that are gone, so it is renewed first; where that fails for one source among
+    # several, the packages may still be there.
+    "${as_root[@]}" apt-get update </dev/null >"$log" 2>&1 || true
+    if ! "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@" </dev/null >>"$log" 2>&1; then
         tail -n 20 "$log" >&2
         rm -f "$log"
         die "could not install $*" "see the lines above; install the packages by hand, then run this again"
@@ -62,7 +63,7 @@ vulkan_driver_exists() {
 # A driver for the GPU is the user's business; where there is none at all, Mesa's driver that computes on the CPU is a start.
 need_vulkan() {
     [ "$(uname -s)" = Linux ] || return 0
-    vulkan_driver_exists || install_packages "There is no Vulkan driver: installing Mesa's, which also runs on the CPU alone." libvulkan1 mesa-vulkan-drivers
+    vulkan_driver_exists || install_packages "There is no Vulkan driver; Mesa's runs on the CPU alone, too." libvulkan1 mesa-vulkan-drivers
 }
 
 # The checker of the Khronos group for compiled shaders, which a test runs.

@@ -53,18 +53,18 @@ pub struct ParamField {
 /// Declares a parameter struct of `u32` and `f32` fields, and its field table for the comparison with the shader.
 #[macro_export]
 macro_rules! kernel_params {
-    ($(#[$meta:meta])* $name:ident { $($field:ident: $scalar:ident),+ $(,)? }) => {
+    ($(#[$meta:meta])* $vis:vis $name:ident { $($field:ident: $scalar:ident),+ $(,)? }) => {
         $(#[$meta])*
         #[repr(C)]
         #[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
-        struct $name { $($field: $scalar),+ }
+        $vis struct $name { $($vis $field: $scalar),+ }
         impl $name {
-            const FIELDS: &'static [$crate::gpu::kernel::ParamField] = &[$($crate::gpu::kernel::ParamField {
+            $vis const FIELDS: &'static [$crate::gpu::kernel::ParamField] = &[$($crate::gpu::kernel::ParamField {
                 name: stringify!($field),
                 scalar: stringify!($scalar),
                 offset: std::mem::offset_of!($name, $field),
             }),+];
-            fn bytes(&self) -> Vec<u8> { bytemuck::bytes_of(self).to_vec() }
+            $vis fn bytes(&self) -> Vec<u8> { bytemuck::bytes_of(self).to_vec() }
         }
     };
 }

@@ -1,7 +1,7 @@
 //! What several test files share: one device, and ops run on it beside the reference.
 #![allow(dead_code)] // each test file uses its own part
 
-use graftling::gpu::{Device, Slice, encode, padded};
+use graftling::gpu::{Device, Facts, Slice, encode, padded};
 use graftling::graph::{Counts, Graph, Origin, TensorType, ValueId};
 use graftling::ops::{Example, Matrix};
 use graftling::plan::{Executable, Pinned};
@@ -18,6 +18,14 @@ pub fn device() -> Arc<Device> {
         Arc::new(device)
     };
     DEVICE.get_or_init(open).clone()
+}
+
+/// The same adapter, opened as if it had only what `facts` say: so kernels that the engine chooses on other devices run here too.
+pub fn device_with(facts: Facts) -> Arc<Device> {
+    let choice = std::env::var("GRAFTLING_TEST_DEVICE").ok();
+    let mut device = Device::open(choice.as_deref()).expect("tests need a GPU driver; ./tools/test installs a software one");
+    device.facts = facts;
+    Arc::new(device)
 }
 
 /// Bytes before and after each output that no kernel may touch.
@@ -47,7 +55,17 @@ pub fn graph_of(example: &Example, origin: Origin) -> (Graph, Vec<ValueId>, Vec<
 
 /// Runs a graph on the device and reads `wanted`, each of which lies between guard words. Leaves are uploaded to buffers of their own.
 pub fn run_on_device(graph: &Graph, leaves: &[(ValueId, Matrix)], wanted: &[ValueId], counts: &Counts) -> Vec<Vec<f32>> {
-    let device = device();
+    run_on(&device(), graph, leaves, wanted, counts)
+}
+
+/// [`run_on_device`] on a device of the test's own.
+pub fn run_on(
+    device: &Arc<Device>,
+    graph: &Graph,
+    leaves: &[(ValueId, Matrix)],
+    wanted: &[ValueId],
+    counts: &Counts,
+) -> Vec<Vec<f32>> {
     let mut pinned: HashMap<ValueId, Pinned> = HashMap::new();
     for (id, matrix) in leaves {
         let tensor: TensorType = graph[*id].tensor;

@@ -60,8 +60,13 @@ impl Op for AttentionBackwardQuery {
             bindings: vec![Bind::Input(3), Bind::Input(5), Bind::Input(4), Bind::Output(1)],
             workgroups: spread(vectors.div_ceil(64)),
         };
+        let (kernel, workgroups) = if QUERY_SUBGROUP8.needs.met_by(call.device) {
+            (&QUERY_SUBGROUP8, self.0.key_value_heads * (call.inputs[0].rows * self.0.group()).div_ceil(8))
+        } else {
+            (&QUERY, vectors.div_ceil(64))
+        };
         let query = Dispatch {
-            kernel: &QUERY,
+            kernel,
             constants: self.0.constants(),
             params: params(&self.0, call).bytes(),
             bindings: vec![
@@ -73,7 +78,7 @@ impl Op for AttentionBackwardQuery {
                 Bind::Input(6),
                 Bind::Output(0),
             ],
-            workgroups: spread(vectors.div_ceil(64)),
+            workgroups: spread(workgroups),
         };
         vec![statistics, query]
     }
@@ -123,12 +128,18 @@ impl Op for AttentionBackwardKeyValue {
     }
 
     fn launch(&self, call: &Call) -> Vec<Dispatch> {
+        let keys = call.inputs[1].rows;
+        let (kernel, workgroups) = if KEY_VALUE_SUBGROUP8.needs.met_by(call.device) {
+            (&KEY_VALUE_SUBGROUP8, self.0.key_value_heads * keys.div_ceil(8))
+        } else {
+            (&KEY_VALUE, (keys * self.0.key_value_heads).div_ceil(64))
+        };
         vec![Dispatch {
-            kernel: &KEY_VALUE,
+            kernel,
             constants: self.0.constants(),
             params: params(&self.0, call).bytes(),
             bindings: (0..6).map(Bind::Input).chain([Bind::Output(0), Bind::Output(1)]).collect(),
-            workgroups: spread((call.inputs[1].rows * self.0.key_value_heads).div_ceil(64)),
+            workgroups: spread(workgroups),
         }]
     }
 
@@ -176,5 +187,31 @@ pub static KEY_VALUE: Kernel = Kernel {
     constants: &[],
     params: BackwardParams::FIELDS,
     needs: Needs::NONE,
+    unchecked: false,
+};
+
+/// One workgroup, of one subgroup of 8, for 8 (row, query head) of a key/value head.
+pub static QUERY_SUBGROUP8: Kernel = Kernel {
+    name: "attention_backward_query_subgroup8",
+    sources: &[
+        include_str!("../../../shaders/common/subgroup8_blocks.wgsl"),
+        include_str!("../../../shaders/attention_backward_query_subgroup8.wgsl"),
+    ],
+    constants: &[],
+    params: BackwardParams::FIELDS,
+    needs: Needs { subgroup_size: Some(8), ..Needs::NONE },
+    unchecked: false,
+};
+
+/// One workgroup, of one subgroup of 8, for 8 keys of a key/value head.
+pub static KEY_VALUE_SUBGROUP8: Kernel = Kernel {
+    name: "attention_backward_key_value_subgroup8",
+    sources: &[
+        include_str!("../../../shaders/common/subgroup8_blocks.wgsl"),
+        include_str!("../../../shaders/attention_backward_key_value_subgroup8.wgsl"),
+    ],
+    constants: &[],
+    params: BackwardParams::FIELDS,
+    needs: Needs { subgroup_size: Some(8), ..Needs::NONE },
     unchecked: false,
 };

@@ -7,7 +7,7 @@ use crate::ops::{Example, OpEntry, Random};
 pub(in crate::ops) fn entry() -> OpEntry {
     OpEntry {
         name: "attention",
-        kernels: vec![&FORWARD],
+        kernels: vec![&FORWARD, &FORWARD_SUBGROUP8],
         examples: |random| {
             let packed = shapes(random).map(|(rows, heads)| {
                 let inputs = packed(random, rows, &heads);
@@ -24,7 +24,7 @@ pub(in crate::ops) fn entry() -> OpEntry {
 pub(in crate::ops) fn backward_query_entry() -> OpEntry {
     OpEntry {
         name: "attention_backward_query",
-        kernels: vec![&STATISTICS, &QUERY],
+        kernels: vec![&STATISTICS, &QUERY, &QUERY_SUBGROUP8],
         examples: |random| {
             let example = |(rows, heads)| {
                 let [q, k, v, out, lse, d_out, segment_start, _] = with_outputs(random, rows, &heads);
@@ -39,7 +39,7 @@ pub(in crate::ops) fn backward_query_entry() -> OpEntry {
 pub(in crate::ops) fn backward_key_value_entry() -> OpEntry {
     OpEntry {
         name: "attention_backward_key_value",
-        kernels: vec![&KEY_VALUE],
+        kernels: vec![&KEY_VALUE, &KEY_VALUE_SUBGROUP8],
         examples: |random| {
             let example = |(rows, heads)| {
                 let [q, k, v, _, _, d_out, segment_start, statistics] = with_outputs(random, rows, &heads);

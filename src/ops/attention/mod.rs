@@ -29,7 +29,9 @@
 mod backward;
 mod examples;
 
-pub use backward::{AttentionBackwardKeyValue, AttentionBackwardQuery, KEY_VALUE, QUERY, STATISTICS};
+pub use backward::{
+    AttentionBackwardKeyValue, AttentionBackwardQuery, KEY_VALUE, KEY_VALUE_SUBGROUP8, QUERY, QUERY_SUBGROUP8, STATISTICS,
+};
 pub(super) use examples::{backward_key_value_entry, backward_query_entry, entry};
 
 use super::{Bind, Call, Dispatch, Matrix, Op, Vjp, expect, spread};
@@ -179,12 +181,17 @@ impl Op for Attention {
             group: self.0.group() as u32,
             scale: self.0.scale as f32,
         };
+        let (kernel, workgroups) = if FORWARD_SUBGROUP8.needs.met_by(call.device) {
+            (&FORWARD_SUBGROUP8, self.0.key_value_heads * (rows * self.0.group()).div_ceil(8))
+        } else {
+            (&FORWARD, (rows * self.0.heads).div_ceil(64))
+        };
         vec![Dispatch {
-            kernel: &FORWARD,
+            kernel,
             constants: self.0.constants(),
             params: params.bytes(),
             bindings: (0..5).map(Bind::Input).chain([Bind::Output(0), Bind::Output(1)]).collect(),
-            workgroups: spread((rows * self.0.heads).div_ceil(64)),
+            workgroups: spread(workgroups),
         }]
     }
 
@@ -202,5 +209,18 @@ pub static FORWARD: Kernel = Kernel {
     constants: &[],
     params: Params::FIELDS,
     needs: Needs::NONE,
+    unchecked: false,
+};
+
+/// One workgroup, of one subgroup of 8, for 8 (row, query head) of a key/value head.
+pub static FORWARD_SUBGROUP8: Kernel = Kernel {
+    name: "attention_subgroup8",
+    sources: &[
+        include_str!("../../../shaders/common/subgroup8_blocks.wgsl"),
+        include_str!("../../../shaders/attention_subgroup8.wgsl"),
+    ],
+    constants: &[],
+    params: Params::FIELDS,
+    needs: Needs { subgroup_size: Some(8), ..Needs::NONE },
     unchecked: false,
 };

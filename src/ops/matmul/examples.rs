@@ -4,7 +4,7 @@ use super::{Layout, Matmul, kernels};
 use crate::graph::{DType, Rows, TensorType};
 use crate::ops::{Example, Matrix, OpEntry, Random};
 
-const SIZES: [[usize; 3]; 12] = [
+const SIZES: [[usize; 3]; 18] = [
     [1, 1, 1],
     [3, 5, 7],
     [1, 64, 64],
@@ -17,6 +17,13 @@ const SIZES: [[usize; 3]; 12] = [
     [33, 576, 8],
     [127, 68, 36],
     [130, 260, 132],
+    // Every kernel of every family: few rows, few columns, k with a tail where it may have one.
+    [3, 64, 256],
+    [4, 4, 8],
+    [8, 100, 130],
+    [100, 8, 130],
+    [16, 100, 35],
+    [100, 16, 35],
 ];
 
 fn example(random: &mut Random, layout: Layout, [m, n, k]: [usize; 3], dtype: DType, addend: bool) -> Example {

@@ -1,12 +1,23 @@
-//! Which kernel multiplies, and with which parameters.
+//! The parameters with which a product, or each part of one, is dispatched.
 
+use super::variants::{Grid, Problem, Variant};
 use super::{Layout, Matmul};
-use crate::gpu::kernel::{Kernel, Needs};
-use crate::graph::DType;
 use crate::kernel_params;
 use crate::ops::{Bind, Call, Dispatch, spread};
 
-kernel_params!(GeneralParams {
+kernel_params!(pub(super) Params {
+    m: u32,
+    n: u32,
+    k: u32,
+    flags: u32,
+    scale: f32,
+    a_start: u32,
+    a_row: u32,
+    out_start: u32,
+    out_row: u32,
+});
+
+kernel_params!(pub(super) GeneralParams {
     m: u32,
     n: u32,
     k: u32,
@@ -23,27 +34,6 @@ kernel_params!(GeneralParams {
 
 const HAS_ADDEND: u32 = 1;
 const ACCUMULATE: u32 = 2;
-
-macro_rules! general {
-    ($name:ident, $label:literal, $weights:literal) => {
-        static $name: Kernel = Kernel {
-            name: $label,
-            sources: &[include_str!($weights), include_str!("../../../shaders/matmul_general.wgsl")],
-            constants: &[],
-            params: GeneralParams::FIELDS,
-            needs: Needs::NONE,
-            unchecked: false,
-        };
-    };
-}
-general!(GENERAL_F32, "matmul_general_f32", "../../../shaders/common/weights_f32.wgsl");
-general!(GENERAL_BF16, "matmul_general_bf16", "../../../shaders/common/weights_bf16.wgsl");
-general!(GENERAL_F16, "matmul_general_f16", "../../../shaders/common/weights_f16.wgsl");
-
-/// Every kernel that [`launch`] may choose.
-pub fn kernels() -> Vec<&'static Kernel> {
-    vec![&GENERAL_F32, &GENERAL_BF16, &GENERAL_F16]
-}
 
 /// One product, or one part of it where `b` is split by rows: parts of an NT product make ranges of the output's columns,
 /// parts of an NN product are ranges of k, of which the later ones add to the first.
@@ -77,43 +67,52 @@ fn parts(op: &Matmul, call: &Call, a_first: usize, out_first: usize) -> Vec<Part
 }
 
 pub(super) fn launch(op: &Matmul, call: &Call, a_first: usize, out_first: usize) -> Vec<Dispatch> {
-    parts(op, call, a_first, out_first).into_iter().map(|part| general(op, call, &part)).collect()
+    parts(op, call, a_first, out_first).into_iter().map(|part| dispatch(op, call, &part)).collect()
 }
 
-fn general(op: &Matmul, call: &Call, part: &Part) -> Dispatch {
+fn dispatch(op: &Matmul, call: &Call, part: &Part) -> Dispatch {
     let (a, b, out) = (&call.inputs[0], &call.inputs[1], &call.outputs[0]);
+    let variant = Variant::choose(&problem(op, call, part), call.device);
+    let rows_of = |each: usize| part.m.div_ceil(each);
+    let workgroups = match variant.grid {
+        Grid::Tiles([rows, columns]) => [rows_of(rows) as u32, part.n.div_ceil(columns) as u32, 1],
+        Grid::Blocks(size) => spread((rows_of(size) * part.n.div_ceil(size)).div_ceil(64)),
+    };
     let (a_columns, b_columns) = (a.columns() as u32, b.columns() as u32);
-    let (a_row, a_k, b_column, b_k) = match op.layout {
-        Layout::NT => (a_columns, 1, b_columns, 1),
-        Layout::NN => (a_columns, 1, 1, b_columns),
-        Layout::TN => (1, a_columns, 1, b_columns),
-    };
-    let params = GeneralParams {
-        m: part.m as u32,
-        n: part.n as u32,
-        k: part.k as u32,
-        flags: part.flags,
-        scale: op.scale as f32,
-        a_row,
-        a_k,
-        a_start: part.a_start as u32,
-        b_column,
-        b_k,
-        out_start: part.out_start as u32,
-        out_row: out.columns() as u32,
-    };
-    let kernel = match b.tensor.dtype {
-        DType::BF16 => &GENERAL_BF16,
-        DType::F16 => &GENERAL_F16,
-        DType::F32 | DType::U32 => &GENERAL_F32,
+    let (m, n, k) = (part.m as u32, part.n as u32, part.k as u32);
+    let (a_start, out_start, out_row) = (part.a_start as u32, part.out_start as u32, out.columns() as u32);
+    let (flags, scale) = (part.flags, op.scale as f32);
+    let params = if variant.general {
+        let (a_row, a_k, b_column, b_k) = match op.layout {
+            Layout::NT => (a_columns, 1, b_columns, 1),
+            Layout::NN => (a_columns, 1, 1, b_columns),
+            Layout::TN => (1, a_columns, 1, b_columns),
+        };
+        GeneralParams { m, n, k, flags, scale, a_row, a_k, a_start, b_column, b_k, out_start, out_row }.bytes()
+    } else {
+        Params { m, n, k, flags, scale, a_start, a_row: a_columns, out_start, out_row }.bytes()
     };
     // Without an addend its binding is any other input: the kernel does not read it.
     let addend = Bind::Input(if call.inputs.len() == 3 { 2 } else { 0 });
     Dispatch {
-        kernel,
-        constants: vec![],
-        params: params.bytes(),
+        kernel: variant.kernel,
+        constants: variant.constants,
+        params,
         bindings: vec![Bind::Input(0), Bind::InputPart(1, part.index), addend, Bind::Output(0)],
-        workgroups: spread((part.m.div_ceil(4) * part.n.div_ceil(4)).div_ceil(64)),
+        workgroups,
     }
+}
+
+/// The part as it is in every run: row counts that change are replaced by their maximum.
+fn problem(op: &Matmul, call: &Call, part: &Part) -> Problem {
+    let (a, b, out) = (&call.inputs[0], &call.inputs[1], &call.outputs[0]);
+    let most_a_rows = a.tensor.shape.rows.max();
+    let (m, k) = match op.layout {
+        Layout::NT | Layout::NN => (most_a_rows, part.k),
+        Layout::TN => (part.m, most_a_rows),
+    };
+    let lengths = [a.columns(), b.columns(), out.columns(), part.n, part.a_start, part.out_start];
+    // Parts of b along k begin where a's columns do.
+    let aligned = lengths.iter().all(|length| length.is_multiple_of(4)) && (op.layout == Layout::TN || part.k.is_multiple_of(4));
+    Problem { layout: op.layout, m, n: part.n, k, dtype: b.tensor.dtype, aligned }
 }

@@ -16,9 +16,10 @@
 
 mod examples;
 mod launch;
+mod variants;
 
 pub(super) use examples::entry;
-pub use launch::kernels;
+pub use variants::kernels;
 
 use super::{Call, Dispatch, Matrix, Op, Vjp, expect};
 use crate::graph::{DType, Graph, Rows, ShapeError, TensorType, ValueId};

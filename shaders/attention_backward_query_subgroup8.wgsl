@@ -1,0 +1,97 @@
+// attention_backward_query for drivers with subgroups of exactly 8: the algorithm of attention_backward_query.wgsl on blocks of 8 query
+// vectors and 8 keys, laid out over the lanes as in attention_subgroup8.wgsl, which also says why that is fast there.
+// Traffic: reads q, d_out and the statistics once, writes d_q once; k and v are read once for every 8 query vectors.
+// Accumulates in f32, in the order of the keys; no barriers, no workgroup memory.
+
+struct Params { rows: u32, heads: u32, group: u32, scale: f32 }
+
+override HEAD_VEC4: u32 = 16; // columns of a head / 4
+const SLOTS = 4u;             // vec4s of a head that a lane can hold: columns of a head <= 8 lanes * 4 * SLOTS
+const UNSEEN = -1e30;         // score of a key that a query vector does not see
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> q: array<vec4f>;            // [rows, heads * HEAD_VEC4]
+@group(0) @binding(2) var<storage, read> k: array<vec4f>;            // [rows, heads / group * HEAD_VEC4]
+@group(0) @binding(3) var<storage, read> v: array<vec4f>;            // as k
+@group(0) @binding(4) var<storage, read> statistics: array<vec2f>;   // [rows, heads]: lse, delta
+@group(0) @binding(5) var<storage, read> d_out: array<vec4f>;        // as q
+@group(0) @binding(6) var<storage, read> segment_start: array<u32>;  // [rows]
+@group(0) @binding(7) var<storage, read_write> d_q: array<vec4f>;    // as q
+
+// Where query vector `vector` of key head `key_head` begins in q, d_out and d_q.
+fn start_of(vector: u32, key_head: u32) -> u32 {
+    return (vector / params.group * params.heads + key_head * params.group + vector % params.group) * HEAD_VEC4;
+}
+
+@compute @workgroup_size(8)
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(subgroup_invocation_id) lane: u32) {
+    let vectors = params.rows * params.group; // query vectors of a key head
+    let blocks = (vectors + 7u) / 8u;
+    let block = group.y * groups.x + group.x;
+    let key_head = block / blocks;
+    let key_heads = params.heads / params.group;
+    if key_head >= key_heads {
+        return;
+    }
+    let key_stride = key_heads * HEAD_VEC4;
+    let key_start = key_head * HEAD_VEC4;
+    let first_vector = block % blocks * 8u;
+
+    // The lane's query vector; past the end, the last one, computed but not stored.
+    let vector = min(first_vector + lane, vectors - 1u);
+    let row = vector / params.group;
+    let q_start = start_of(vector, key_head);
+    let first = segment_start[row];
+    let end = subgroupMax(row);
+    let statistic = statistics[q_start / HEAD_VEC4];
+
+    var sum: array<EightVectors, SLOTS>; // of d_score k
+    for (var base = subgroupMin(first); base <= end; base += 8u) {
+        let k_start = min(base + lane, params.rows - 1u) * key_stride + key_start;
+        var scores_low = vec4f();  // keys base .. base + 4
+        var scores_high = vec4f(); // keys base + 4 .. base + 8
+        var d_low = vec4f();
+        var d_high = vec4f();
+        for (var c = 0u; c < HEAD_VEC4; c++) {
+            let query = q[q_start + c];
+            let d_output = d_out[q_start + c];
+            let key = k[k_start + c];
+            let value = v[k_start + c];
+            scores_low += products_low(query, key);
+            scores_high += products_high(query, key);
+            d_low += products_low(d_output, value);
+            d_high += products_high(d_output, value);
+        }
+        let keys_low = base + vec4u(0u, 1u, 2u, 3u);
+        let keys_high = keys_low + 4u;
+        let sees_low = (keys_low >= vec4u(first)) & (keys_low <= vec4u(row));
+        let sees_high = (keys_high >= vec4u(first)) & (keys_high <= vec4u(row));
+        let weights_low = exp(select(vec4f(UNSEEN), params.scale * scores_low - statistic.x, sees_low));
+        let weights_high = exp(select(vec4f(UNSEEN), params.scale * scores_high - statistic.x, sees_high));
+        let d_scores_low = weights_low * (d_low - statistic.y);
+        let d_scores_high = weights_high * (d_high - statistic.y);
+
+        for (var j = 0u; j < 8u; j++) {
+            let d_score = select(d_scores_low, d_scores_high, j >= 4u)[j % 4u];
+            let start = min(base + j, params.rows - 1u) * key_stride + key_start;
+            for (var slot = 0u; slot < SLOTS; slot++) {
+                if slot * 8u < HEAD_VEC4 {
+                    sum[slot] = add_products(sum[slot], d_score, k[start + min(slot * 8u + lane, HEAD_VEC4 - 1u)]);
+                }
+            }
+        }
+    }
+
+    for (var slot = 0u; slot < SLOTS; slot++) {
+        if slot * 8u < HEAD_VEC4 {
+            let c = slot * 8u + lane;
+            var outputs = sum[slot];
+            for (var i = first_vector; i < min(first_vector + 8u, vectors); i++) {
+                if c < HEAD_VEC4 {
+                    d_q[start_of(i, key_head) + c] = params.scale * outputs[0];
+                }
+                outputs = next(outputs);
+            }
+        }
+    }
+}

@@ -1,0 +1,114 @@
+// attention for drivers with subgroups of exactly 8 (CPU drivers such as lavapipe): the algorithm of attention.wgsl on blocks of 8
+// query vectors and 8 keys. One workgroup is one subgroup and owns 8 query vectors, a query vector being one (row, query head) of
+// those that share a key/value head. It walks over the keys that any of them sees, 8 at a time:
+//   scores   lane = query vector: each lane loads a vec4 of its query and of one key; the keys' are spread
+//   softmax  lane = query vector: largest score, weights and their sum are the lane's own
+//   output   lane = column of vec4s: each lane loads its columns of one value; the weights of the query vectors are spread
+// Why it is fast there: a load costs about 20 cycles whether lanes share its address or not, and a spread from a literal lane
+// about one, so a block needs 2 loads for 256 multiply-adds where attention.wgsl needs 32.
+// Traffic: reads q once and writes out and lse once; k and v are read once for every 8 query vectors.
+// Accumulates in f32, in the order of the keys; no barriers, no workgroup memory.
+
+struct Params { rows: u32, keys: u32, heads: u32, group: u32, scale: f32 }
+
+override HEAD_VEC4: u32 = 16; // columns of a head / 4
+const SLOTS = 4u;             // vec4s of a head that a lane can hold: columns of a head <= 8 lanes * 4 * SLOTS
+const UNSEEN = -1e30;         // score of a key that a query vector does not see
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> q: array<vec4f>;           // [rows, heads * HEAD_VEC4]
+@group(0) @binding(2) var<storage, read> k: array<vec4f>;           // [keys, heads / group * HEAD_VEC4]
+@group(0) @binding(3) var<storage, read> v: array<vec4f>;           // as k
+@group(0) @binding(4) var<storage, read> position: array<u32>;      // [rows]
+@group(0) @binding(5) var<storage, read> segment_start: array<u32>; // [rows]
+@group(0) @binding(6) var<storage, read_write> out: array<vec4f>;   // as q
+@group(0) @binding(7) var<storage, read_write> lse: array<f32>;     // [rows, heads]
+
+// Where query vector `vector` of key head `key_head` begins in q and out.
+fn start_of(vector: u32, key_head: u32) -> u32 {
+    return (vector / params.group * params.heads + key_head * params.group + vector % params.group) * HEAD_VEC4;
+}
+
+@compute @workgroup_size(8)
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(subgroup_invocation_id) lane: u32) {
+    let vectors = params.rows * params.group; // query vectors of a key head
+    let blocks = (vectors + 7u) / 8u;
+    let block = group.y * groups.x + group.x;
+    let key_head = block / blocks;
+    let key_heads = params.heads / params.group;
+    if key_head >= key_heads {
+        return;
+    }
+    let key_stride = key_heads * HEAD_VEC4;
+    let key_start = key_head * HEAD_VEC4;
+    let first_vector = block % blocks * 8u;
+
+    // The lane's query vector; past the end, the last one, computed but not stored.
+    let vector = min(first_vector + lane, vectors - 1u);
+    let row = vector / params.group;
+    let q_start = start_of(vector, key_head);
+    let first = segment_start[row];
+    let last = min(first + position[row], params.keys - 1u);
+    let end = subgroupMax(last);
+
+    var largest = UNSEEN;
+    var total = 0.0;                    // of exp(score - largest)
+    var sum: array<EightVectors, SLOTS>; // of exp(score - largest) v
+    for (var base = subgroupMin(first); base <= end; base += 8u) {
+        let k_start = min(base + lane, params.keys - 1u) * key_stride + key_start;
+        var low = vec4f();  // keys base .. base + 4
+        var high = vec4f(); // keys base + 4 .. base + 8
+        for (var c = 0u; c < HEAD_VEC4; c++) {
+            let query = q[q_start + c];
+            let key = k[k_start + c];
+            low += products_low(query, key);
+            high += products_high(query, key);
+        }
+        let keys_low = base + vec4u(0u, 1u, 2u, 3u);
+        let keys_high = keys_low + 4u;
+        let sees_low = (keys_low >= vec4u(first)) & (keys_low <= vec4u(last));
+        let sees_high = (keys_high >= vec4u(first)) & (keys_high <= vec4u(last));
+        low = select(vec4f(UNSEEN), params.scale * low, sees_low);
+        high = select(vec4f(UNSEEN), params.scale * high, sees_high);
+
+        let of_block = max(low, high);
+        let larger = max(largest, max(max(of_block.x, of_block.y), max(of_block.z, of_block.w)));
+        let shrink = exp(largest - larger);
+        largest = larger;
+        // Before a lane sees its first key, UNSEEN - larger is 0: hence the second select.
+        low = select(vec4f(), exp(low - larger), sees_low);
+        high = select(vec4f(), exp(high - larger), sees_high);
+        total = total * shrink + dot(low, vec4f(1.0)) + dot(high, vec4f(1.0));
+
+        for (var slot = 0u; slot < SLOTS; slot++) {
+            if slot * 8u < HEAD_VEC4 {
+                sum[slot] = scaled(sum[slot], shrink);
+            }
+        }
+        for (var j = 0u; j < 8u; j++) {
+            let weight = select(low, high, j >= 4u)[j % 4u];
+            let v_start = min(base + j, params.keys - 1u) * key_stride + key_start;
+            for (var slot = 0u; slot < SLOTS; slot++) {
+                if slot * 8u < HEAD_VEC4 {
+                    sum[slot] = add_products(sum[slot], weight, v[v_start + min(slot * 8u + lane, HEAD_VEC4 - 1u)]);
+                }
+            }
+        }
+    }
+
+    for (var slot = 0u; slot < SLOTS; slot++) {
+        if slot * 8u < HEAD_VEC4 {
+            let c = slot * 8u + lane;
+            var outputs = scaled(sum[slot], 1.0 / total);
+            for (var i = first_vector; i < min(first_vector + 8u, vectors); i++) {
+                if c < HEAD_VEC4 {
+                    out[start_of(i, key_head) + c] = outputs[0];
+                }
+                outputs = next(outputs);
+            }
+        }
+    }
+    if first_vector + lane < vectors {
+        lse[q_start / HEAD_VEC4] = largest + log(total);
+    }
+}

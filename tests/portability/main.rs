@@ -1,0 +1,220 @@
+//! Every kernel on every backend, without any of them: what the engine can dispatch is translated for Vulkan, Metal and DX12, and held
+//! against what it declares and against WebGPU's default limits.
+
+mod translate;
+mod uniformity;
+mod variants;
+
+use graftling::gpu::Facts;
+use graftling::gpu::kernel::Needs;
+use graftling::gpu::reflect::{self, BindingKind};
+use graftling::ops::registry;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use variants::{DEFAULT_LIMITS, Variant, variants};
+
+/// WebGPU's default limits (https://www.w3.org/TR/webgpu/#limits).
+const MAX_INVOCATIONS: u32 = 256;
+const MAX_WORKGROUP_SIZE: [u32; 3] = [256, 256, 64];
+const MAX_WORKGROUP_BYTES: u32 = 16 << 10;
+const MAX_STORAGE_BUFFERS: usize = 8;
+const MAX_WORKGROUPS: u32 = 65_535;
+
+/// Runs a check on every variant and reports all that fail, not only the first.
+fn on_every_variant(check: impl Fn(&Variant) -> Result<(), String>) {
+    let failures: Vec<String> =
+        variants().iter().filter_map(|variant| check(variant).err().map(|problem| format!("{variant}: {problem}"))).collect();
+    assert!(failures.is_empty(), "\n{}", failures.join("\n"));
+}
+
+#[test]
+fn every_variant_translates_to_spirv_and_passes_spirv_val() {
+    if !translate::has_spirv_val() {
+        eprintln!("skipped: spirv-val is not installed (Debian: spirv-tools); the translation itself is checked");
+    }
+    on_every_variant(|variant| translate::spirv(&variant.resolve()?));
+}
+
+#[test]
+fn every_variant_translates_to_metal() {
+    on_every_variant(|variant| translate::metal(&variant.resolve()?, variant.kernel.needs));
+}
+
+#[test]
+fn every_variant_translates_to_hlsl() {
+    on_every_variant(|variant| translate::hlsl(&variant.resolve()?));
+}
+
+/// The shader's parameter struct is Rust's, field by field: name, type, offset. A struct fits the slot that a dispatch has for it.
+#[test]
+fn parameter_structs_are_those_of_the_host() {
+    for kernel in registry().into_iter().flat_map(|entry| entry.kernels) {
+        let interface = reflect::interface(kernel).unwrap_or_else(|problem| panic!("{problem}"));
+        let Some(BindingKind::Uniform(bytes)) = interface.bindings.first().copied() else {
+            panic!("{}: binding 0 is not the parameter struct", kernel.name)
+        };
+        assert!(bytes as usize <= graftling::gpu::ALIGNMENT, "{}: {bytes} bytes of parameters", kernel.name);
+        assert_eq!(interface.params.len(), kernel.params.len(), "{}", kernel.name);
+        for ((name, scalar, offset), field) in interface.params.iter().zip(kernel.params) {
+            assert_eq!((name.as_str(), *scalar, *offset), (field.name, field.scalar, field.offset), "{}", kernel.name);
+        }
+    }
+}
+
+/// A comparison that finds nothing proves nothing: a struct with a field renamed, moved or of another type is found.
+#[test]
+fn a_parameter_struct_that_differs_is_found() {
+    use graftling::gpu::kernel::{Kernel, ParamField};
+    static WGSL: &[&str] = &["struct Params { rows: u32, scale: f32 }
+        @group(0) @binding(0) var<uniform> params: Params;
+        @compute @workgroup_size(1) fn main() { _ = params.rows; }"];
+    static KERNEL: Kernel =
+        Kernel { name: "planted", sources: WGSL, constants: &[], params: &[], needs: Needs::NONE, unchecked: false };
+    const ROWS: ParamField = ParamField { name: "rows", scalar: "u32", offset: 0 };
+    const SCALE: ParamField = ParamField { name: "scale", scalar: "f32", offset: 4 };
+    let interface = |params: &'static [ParamField]| reflect::interface(&Kernel { params, ..KERNEL });
+    assert!(interface(&[ROWS, SCALE]).is_ok());
+    assert!(interface(&[ROWS]).is_err());
+    assert!(interface(&[SCALE, ROWS]).is_err());
+    assert!(interface(&[ParamField { name: "row", ..ROWS }, SCALE]).is_err());
+    assert!(interface(&[ROWS, ParamField { scalar: "u32", ..SCALE }]).is_err());
+    assert!(interface(&[ROWS, ParamField { offset: 8, ..SCALE }]).is_err());
+}
+
+/// Workgroups stay within WebGPU's default limits in every variant, and bindings in every one that claims to run everywhere.
+#[test]
+fn limits_of_every_variant() {
+    on_every_variant(|variant| {
+        let resolved = variant.resolve()?;
+        let size = resolved.workgroup_size();
+        if size.iter().product::<u32>() > MAX_INVOCATIONS || size.iter().zip(MAX_WORKGROUP_SIZE).any(|(size, most)| *size > most)
+        {
+            return Err(format!("workgroups of {size:?}"));
+        }
+        let bytes = resolved.workgroup_bytes();
+        if bytes > MAX_WORKGROUP_BYTES {
+            return Err(format!("{bytes} bytes of workgroup memory"));
+        }
+        let buffers = reflect::interface(variant.kernel)?.bindings.len() - 1;
+        if variant.kernel.needs == Needs::NONE && buffers > MAX_STORAGE_BUFFERS {
+            return Err(format!("{buffers} storage buffers"));
+        }
+        Ok(())
+    });
+}
+
+/// What a variant uses is what it declares: with no more capabilities than its `needs` name, naga accepts it; with fewer, it does not.
+#[test]
+fn needs_are_declared_exactly() {
+    on_every_variant(|variant| {
+        let needs = variant.kernel.needs;
+        variant.resolve_with(needs).map_err(|problem| format!("needs more than {needs:?}: {problem}"))?;
+        let fewer = [Needs { subgroup_size: None, ..needs }, Needs { int64: false, ..needs }, Needs { f16: false, ..needs }];
+        match fewer.into_iter().find(|fewer| *fewer != needs && variant.resolve_with(*fewer).is_ok()) {
+            Some(fewer) => Err(format!("declares {needs:?}; {fewer:?} would do")),
+            None => Ok(()),
+        }
+    });
+}
+
+#[test]
+fn barriers_stand_in_uniform_control_flow() {
+    on_every_variant(|variant| uniformity::check(&variant.resolve()?.module));
+}
+
+/// No device is without a kernel: with WebGPU's default limits and features, every op of every graph has a full set.
+#[test]
+fn a_full_set_of_kernels_runs_everywhere() {
+    let calls = variants::calls(&DEFAULT_LIMITS);
+    let ops: BTreeSet<&str> = calls.iter().map(|(op, _)| *op).collect();
+    for entry in registry() {
+        assert!(ops.contains(entry.name), "{} has no example", entry.name);
+    }
+    for (op, dispatches) in calls {
+        assert!(!dispatches.is_empty(), "{op} launches nothing");
+        for dispatch in dispatches {
+            assert_eq!(dispatch.kernel.needs, Needs::NONE, "{op} launches {}", dispatch.kernel.name);
+        }
+    }
+}
+
+/// On every kind of device, the kernels that are chosen are ones whose needs it meets.
+#[test]
+fn chosen_kernels_run_on_the_device_that_they_are_chosen_for() {
+    for facts in variants::kinds_of_device() {
+        for (op, dispatches) in variants::calls(&facts) {
+            for dispatch in dispatches {
+                assert!(dispatch.kernel.needs.met_by(&facts), "{op} launches {} on {facts:?}", dispatch.kernel.name);
+            }
+        }
+    }
+}
+
+/// Even five million rows stay within the workgroups that one dispatch dimension allows.
+#[test]
+fn dispatches_of_many_rows_stay_within_a_dimension() {
+    for facts in variants::kinds_of_device() {
+        for (op, dispatches) in variants::calls_of_long_rows(&facts, 5_000_000) {
+            for dispatch in dispatches {
+                assert!(
+                    dispatch.workgroups.iter().all(|&count| count <= MAX_WORKGROUPS),
+                    "{op}: {} in {:?} workgroups on {facts:?}",
+                    dispatch.kernel.name,
+                    dispatch.workgroups
+                );
+            }
+        }
+    }
+}
+
+/// The registry lists every kernel that is launched anywhere, every `static ...: Kernel` of the ops, and uses every shader file.
+#[test]
+fn the_registry_lists_every_kernel() {
+    let kernels: Vec<_> = registry().into_iter().flat_map(|entry| entry.kernels).collect();
+    let names: BTreeSet<&str> = kernels.iter().map(|kernel| kernel.name).collect();
+    assert_eq!(names.len(), kernels.len(), "two kernels share a name, or a kernel is listed twice");
+    for variant in variants() {
+        assert!(names.contains(variant.kernel.name), "{} is launched, but in no entry of the registry", variant.kernel.name);
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for file in files_under(&root.join("src/ops"), "rs") {
+        let text = std::fs::read_to_string(&file).unwrap();
+        for declaration in text.split(": Kernel = Kernel {").skip(1) {
+            let name = declaration
+                .split("name: ")
+                .nth(1)
+                .and_then(|rest| rest.strip_prefix('"'))
+                .and_then(|rest| rest.split('"').next());
+            // A macro's declaration has no literal name; its kernels are found by their shader files.
+            if let Some(name) = name {
+                assert!(names.contains(name), "{}: kernel {name} is in no entry of the registry", file.display());
+            }
+        }
+    }
+    for file in files_under(&root.join("shaders"), "wgsl") {
+        let text = std::fs::read_to_string(&file).unwrap();
+        let used = kernels.iter().any(|kernel| kernel.sources.contains(&text.as_str()));
+        assert!(used, "{}: no kernel of the registry uses it", file.display());
+    }
+}
+
+fn files_under(folder: &Path, extension: &str) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files.extend(files_under(&path, extension));
+        } else if path.extension().is_some_and(|found| found == extension) {
+            files.push(path);
+        }
+    }
+    files
+}
+
+/// A device with nothing beyond WebGPU's defaults is one of the kinds that are tested.
+#[test]
+fn kinds_of_device_include_the_plain_one() {
+    let plain = Facts { cpu_driver: false, subgroup: None, int64: false, f16: false };
+    assert_eq!(DEFAULT_LIMITS, plain);
+    assert!(variants::kinds_of_device().contains(&plain));
+}
