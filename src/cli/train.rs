@@ -12,6 +12,8 @@ use graftling::train::options::{Recipe, TrainOptions};
 use graftling::train::prepare::Prepared;
 use graftling::train::progress::Progress;
 
+use super::quoted;
+
 /// Records that `--dry-run` shows.
 const PREVIEWED_RECORDS: usize = 3;
 
@@ -112,15 +114,6 @@ fn resuming_command() -> String {
         words.push("--resume".to_string());
     }
     words.join(" ")
-}
-
-/// A word as a shell wants it.
-fn quoted(word: &str) -> String {
-    let plain = |character: char| character.is_ascii_alphanumeric() || "-_./=,:@+\\".contains(character);
-    match !word.is_empty() && word.chars().all(plain) {
-        true => word.to_string(),
-        false => format!("'{}'", word.replace('\'', "'\\''")),
-    }
 }
 
 /// Writes to standard error; if nobody reads it, training goes on all the same.
