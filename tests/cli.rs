@@ -162,7 +162,7 @@ fn models_that_are_not_there_are_named() {
     workplace.train_refuses(&["--model", "./none"], 2, &["none"]);
     workplace.train_refuses(&["--model", "none.gguf"], 2, &["none.gguf"]);
     // Not in the cache, and no network: the name, and what to do.
-    workplace.train_refuses(&["--model", "nobody/nothing"], 1, &["nobody/nothing", "HF_HUB_OFFLINE"]);
+    workplace.train_refuses(&["--model", "nobody/nothing"], 2, &["nobody/nothing", "HF_HUB_OFFLINE"]);
     fs::remove_file(workplace.path("model/model.safetensors")).unwrap();
     workplace.train_refuses(&[], 2, &["model", ".safetensors"]);
     fs::remove_file(workplace.path("model/config.json")).unwrap();
@@ -225,7 +225,7 @@ fn an_output_that_cannot_be_written_is_named() {
     let workplace = Workplace::new();
     workplace.write("file", "");
     for out in ["file", "file/out"] {
-        workplace.train_refuses(&["--out", out], 1, &["file"]);
+        workplace.train_refuses(&["--out", out], 2, &["file"]);
     }
     assert_eq!(fs::read(workplace.path("file")).unwrap(), b"");
 }
