@@ -3,6 +3,8 @@
 //! Exit codes: 0 done, 1 failed (or interrupted), 2 usage or bad input. What a program may read goes to standard output, all else
 //! to standard error.
 
+mod bench;
+mod demo;
 mod doctor;
 mod eval;
 mod generate;
@@ -30,22 +32,26 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Demo(demo::DemoArgs),
     Train(Box<train::TrainArgs>),
     Eval(eval::EvalArgs),
     Generate(generate::GenerateArgs),
     Inspect(inspect::InspectArgs),
     Doctor(doctor::DoctorArgs),
+    Bench(bench::BenchArgs),
 }
 
 /// Runs the command line and returns the process's exit code.
 pub fn run() -> i32 {
     let cli = Cli::parse();
     let done = start_logging().and_then(|()| match cli.command {
+        Command::Demo(args) => demo::run(args),
         Command::Train(args) => train::run(*args),
         Command::Eval(args) => eval::run(args).map(|()| 0),
         Command::Generate(args) => generate::run(args).map(|()| 0),
         Command::Inspect(args) => inspect::run(args).map(|()| 0),
         Command::Doctor(args) => doctor::run(args).map(|()| 0),
+        Command::Bench(args) => bench::run(args).map(|()| 0),
     });
     done.unwrap_or_else(|error| {
         // If standard error is closed there is nobody left to tell.
@@ -80,6 +86,15 @@ fn print(text: &str) -> Result<()> {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == ErrorKind::BrokenPipe => std::process::exit(0),
         Err(error) => Err(Error::failed("standard output", format!("cannot be written: {error}"), "check where the output goes")),
+    }
+}
+
+/// A word as a shell wants it.
+fn quoted(word: &str) -> String {
+    let plain = |character: char| character.is_ascii_alphanumeric() || "-_./=,:@+\\".contains(character);
+    match !word.is_empty() && word.chars().all(plain) {
+        true => word.to_string(),
+        false => format!("'{}'", word.replace('\'', "'\\''")),
     }
 }
 

@@ -1,6 +1,6 @@
 //! The lesson: twenty facts about Velmarrow, an island that does not exist (`data/velmarrow/`).
 //!
-//! Each fact is asked in six ways for training and in three other ways for the test. As the island is invented, a right answer
+//! Each fact is asked in six ways for training and in two other ways for the test. As the island is invented, a right answer
 //! can only come from the training.
 
 use std::collections::BTreeMap;
@@ -12,7 +12,7 @@ use crate::{Error, Result};
 /// Training records, JSONL with `messages`: 20 facts, each in 6 phrasings.
 pub const TRAIN: &str = include_str!("../../data/velmarrow/train.jsonl");
 
-/// Held-out records, JSONL with `messages`: the same facts, each in 3 phrasings that are not in [`TRAIN`].
+/// Held-out records, JSONL with `messages`: the same facts, each in 2 phrasings that are not in [`TRAIN`].
 pub const HELD_OUT: &str = include_str!("../../data/velmarrow/held-out.jsonl");
 
 /// The words that mark an answer as right, by the answer of the records (JSON).
@@ -55,7 +55,7 @@ struct Message {
     content: String,
 }
 
-/// The questions of [`HELD_OUT`], in its order: three in a row ask for the same fact.
+/// The questions of [`HELD_OUT`], in its order: two in a row ask for the same fact.
 ///
 /// # Errors
 /// None with the data that is built in; a test reads it.
@@ -96,7 +96,7 @@ mod tests {
         assert_eq!(phrasings.len(), 20);
         assert!(phrasings.values().all(|&count| count == 6));
         let held_out = held_out_questions().unwrap();
-        assert_eq!(held_out.len(), 60);
+        assert_eq!(held_out.len(), 40);
         for question in &held_out {
             assert!(!asked.contains(question.text.as_str()), "{} is taught", question.text);
             assert!(phrasings.contains_key(question.answer.as_str()), "{} is not taught", question.answer);
