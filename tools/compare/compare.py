@@ -142,7 +142,7 @@ def setting(options, load):
     if options.ferrotensor:
         lines.append(f"{first_line([options.ferrotensor, '--version'])} on the same adapter, {options.ferrotensor_steps} steps")
     if options.peft_python:
-        program = "import torch, transformers, peft; print(torch.__version__, transformers.__version__, peft.__version__)"
+        program = "from importlib.metadata import version; print(version('torch'), version('transformers'), version('peft'))"
         versions = first_line([options.peft_python, "-c", program])
         lines.append(f"torch, transformers, peft {versions}, {options.peft_dtype}, all cores")
     lines.append(f"r {LORA_R}; medians over the steps after the first of {options.rounds} round(s) of {options.steps} steps")
