@@ -7,6 +7,7 @@ use graftling::adapter::{DeviceAdapter, LoraSpec};
 use graftling::data::{Batch, Example};
 use graftling::formats::ModelFiles;
 use graftling::formats::peft::{AdapterTensor, load_adapter};
+use graftling::gpu::Device;
 use graftling::model::weights::{DeviceWeights, WeightType};
 use graftling::train::evaluate::Evaluator;
 use graftling::train::trainer::{Hyper, Trainer};
@@ -58,8 +59,12 @@ struct Setup {
 
 impl Setup {
     fn open(spec: &Path) -> Self {
+        Self::open_on(device(), spec)
+    }
+
+    fn open_on(device: Arc<Device>, spec: &Path) -> Self {
         let files = ModelFiles::open(spec.to_str().unwrap()).unwrap();
-        let weights = DeviceWeights::upload(device(), &files.config, &*files.tensors, WeightType::Lossless, |_, _| {}).unwrap();
+        let weights = DeviceWeights::upload(device, &files.config, &*files.tensors, WeightType::Lossless, |_, _| {}).unwrap();
         Self { files, weights: Arc::new(weights) }
     }
 
@@ -68,7 +73,7 @@ impl Setup {
         let used: Vec<AdapterTensor> =
             start.iter().filter(|given| layout.tensors.iter().any(|tensor| tensor.name == given.name)).cloned().collect();
         let contents = layout.pack("start", &used).unwrap();
-        DeviceAdapter::new(device(), spec.clone(), layout, &contents).unwrap()
+        DeviceAdapter::new(self.weights.device().clone(), spec.clone(), layout, &contents).unwrap()
     }
 
     fn trainer(&self, spec: &LoraSpec, start: &[AdapterTensor], max_tokens: usize, accumulate: bool) -> Trainer {
@@ -232,6 +237,28 @@ fn wide_heads_and_f16_weights() {
 #[test]
 fn bf16_weights() {
     tiny("bf16");
+}
+
+/// A device whose bindings hold less than the embedding: it is split by rows, in the lookup and in both products of the loss.
+#[test]
+fn weights_split_over_several_bindings() {
+    let folder = fixtures().join("tiny/grouped_tied");
+    let expected = json(&folder.join("expected.json"));
+    let mut device = Device::open(std::env::var("GRAFTLING_TEST_DEVICE").ok().as_deref()).unwrap();
+    device.limits.max_storage_buffer_binding_size = 10 << 10;
+    let setup = Setup::open_on(Arc::new(device), &folder);
+    let (_, start) = load_adapter(&folder.join("adapter")).unwrap();
+    let found = setup.token_nll(None, &batch(&[&expected]));
+    for (t, (found, expected)) in found.iter().zip(numbers(&expected["base"]["token_nll"])).enumerate() {
+        assert_close(f64::from(*found), expected, TOKEN_LOSS, &format!("token {t}"));
+    }
+    let spec = spec_of(&expected, vec![2], &MLP);
+    let sequence = batch(&[&expected]);
+    let of = |setup: &Setup| gradients(&mut setup.trainer(&spec, &start, sequence.rows(), false), &sequence).1;
+    for (split, whole) in of(&setup).iter().zip(of(&Setup::open(&folder))) {
+        let whole: Vec<f64> = whole.values.iter().copied().map(f64::from).collect();
+        assert!(relative_l2(&split.values, &whole) <= 1e-5, "gradient of {}", split.name);
+    }
 }
 
 /// SmolLM2-135M-Instruct, where `GRAFTLING_TEST_MODEL` names its GGUF file; `./tools/test` fetches it.

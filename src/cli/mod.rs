@@ -3,6 +3,7 @@
 //! Exit codes: 0 done, 1 failed (or interrupted), 2 usage or bad input. What a program may read goes to standard output, all else
 //! to standard error.
 
+mod bench;
 mod demo;
 mod doctor;
 mod eval;
@@ -37,6 +38,7 @@ enum Command {
     Generate(generate::GenerateArgs),
     Inspect(inspect::InspectArgs),
     Doctor(doctor::DoctorArgs),
+    Bench(bench::BenchArgs),
 }
 
 /// Runs the command line and returns the process's exit code.
@@ -49,6 +51,7 @@ pub fn run() -> i32 {
         Command::Generate(args) => generate::run(args).map(|()| 0),
         Command::Inspect(args) => inspect::run(args).map(|()| 0),
         Command::Doctor(args) => doctor::run(args).map(|()| 0),
+        Command::Bench(args) => bench::run(args).map(|()| 0),
     });
     done.unwrap_or_else(|error| {
         // If standard error is closed there is nobody left to tell.

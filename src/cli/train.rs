@@ -76,17 +76,18 @@ pub fn run(args: TrainArgs) -> Result<i32> {
     let progress = Progress::on_stderr(prepared.total_steps, output.steps_done());
     let options = prepared.options.clone();
     let mut run = prepared.start(weights, output, interrupt, progress)?;
-    Ok(tell(&run.train()?, run.steps().1, &options))
+    let ask = if model.template.is_some() { "--chat" } else { "--prompt" };
+    Ok(tell(&run.train()?, run.steps().1, &options, ask))
 }
 
-/// Says how it ended and what to do next.
-fn tell(outcome: &Outcome, total_steps: u64, options: &TrainOptions) -> i32 {
+/// Says how it ended and what to do next. `ask`: the option of `generate` that suits the model.
+fn tell(outcome: &Outcome, total_steps: u64, options: &TrainOptions, ask: &str) -> i32 {
     let out = options.out.display();
     match outcome {
         Outcome::Finished { steps, last_loss, eval_loss } => {
             let number = |name: &str, loss: &Option<f64>| loss.map_or(String::new(), |loss| format!(", {name} {loss:.4}"));
             say(&format!(
-                "done: {steps} steps{}{}\nadapter in {out}, loss curve in {out}/loss.svg\ntry it: graftling generate --model {} --adapter {} --chat \"...\"\n",
+                "done: {steps} steps{}{}\nadapter in {out}, loss curve in {out}/loss.svg\ntry it: graftling generate --model {} --adapter {} {ask} \"...\"\n",
                 number("last loss", last_loss),
                 number("held-out loss", eval_loss),
                 quoted(&options.model),

@@ -48,6 +48,9 @@ impl Op for LinearCrossEntropy {
         expect::count(OP, inputs, 4)?;
         let [hidden, weights, target, weight] = [inputs[0], inputs[1], inputs[2], inputs[3]];
         expect::dtype(OP, "hidden", hidden, DType::F32)?;
+        if weights.dtype == DType::U32 {
+            return Err(ShapeError::new(OP, "output matrix", weights, "f32, f16 or bf16"));
+        }
         expect::columns(OP, "output matrix", weights, hidden.shape.columns)?;
         expect::same(OP, "target", target, TensorType::u32(hidden.shape.rows, 1))?;
         expect::same(OP, "weight", weight, TensorType::f32(Rows::Fixed(1), 1))?;

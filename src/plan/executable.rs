@@ -23,22 +23,36 @@ impl From<Slice> for Pinned {
 }
 
 /// One dispatch, ready to be encoded.
-struct Step {
+pub(super) struct Step {
+    pub(super) kernel: &'static str,
+    /// Index of the node that it belongs to.
+    pub(super) node: usize,
     pipeline: Arc<Pipeline>,
     group: wgpu::BindGroup,
-    workgroups: [u32; 3],
-    flops: f64,
+    pub(super) workgroups: [u32; 3],
+    pub(super) flops: f64,
+}
+
+impl Step {
+    /// Encodes the dispatch, if there is anything to do.
+    pub(super) fn encode(&self, pass: &mut wgpu::ComputePass) {
+        if !self.workgroups.contains(&0) {
+            pass.set_pipeline(&self.pipeline.pipeline);
+            pass.set_bind_group(0, &self.group, &[]);
+            pass.dispatch_workgroups(self.workgroups[0], self.workgroups[1], self.workgroups[2]);
+        }
+    }
 }
 
 /// A graph that runs on a device. Built once, replayed for every batch.
 pub struct Executable {
-    graph: Graph,
+    pub(super) graph: Graph,
     plan: Plan,
-    device: Arc<Device>,
+    pub(super) device: Arc<Device>,
     /// By value: where it is, if it is anywhere.
     memory: HashMap<ValueId, Pinned>,
     params: Slice,
-    steps: Vec<Step>,
+    pub(super) steps: Vec<Step>,
     /// The row counts for which parameters are on the device.
     counts: Option<Counts>,
     pacer: Pacer,
@@ -92,7 +106,7 @@ impl Executable {
             for dispatch in list {
                 let pipeline = device.pipeline(dispatch.kernel, &dispatch.constants)?;
                 let own = params.part(steps.len() * ALIGNMENT, dispatch.params.len());
-                let node = &graph.nodes()[*node];
+                let (index, node) = (*node, &graph.nodes()[*node]);
                 let slices: Vec<&Slice> = dispatch
                     .bindings
                     .iter()
@@ -104,7 +118,7 @@ impl Executable {
                     })
                     .collect();
                 let group = bind_group(&device, &pipeline, &own, &slices);
-                steps.push(Step { pipeline, group, workgroups: [0; 3], flops: 0.0 });
+                steps.push(Step { kernel: dispatch.kernel.name, node: index, pipeline, group, workgroups: [0; 3], flops: 0.0 });
             }
         }
         device.check()?;
@@ -165,13 +179,8 @@ impl Executable {
                 while at < self.steps.len() {
                     let step = &self.steps[at];
                     at += 1;
-                    if step.workgroups.contains(&0) {
-                        continue;
-                    }
-                    pass.set_pipeline(&step.pipeline.pipeline);
-                    pass.set_bind_group(0, &step.group, &[]);
-                    pass.dispatch_workgroups(step.workgroups[0], step.workgroups[1], step.workgroups[2]);
-                    if self.pacer.record(step.flops) {
+                    step.encode(&mut pass);
+                    if !step.workgroups.contains(&0) && self.pacer.record(step.flops) {
                         break;
                     }
                 }

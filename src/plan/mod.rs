@@ -10,9 +10,11 @@
 mod executable;
 mod liveness;
 mod pacing;
+mod profile;
 
 pub use executable::{Executable, Pinned};
 pub use pacing::Pacer;
+pub use profile::Timing;
 
 use crate::gpu::padded;
 use crate::graph::{Graph, Origin, ValueId};

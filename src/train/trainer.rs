@@ -9,7 +9,7 @@ use crate::model::config::ModelConfig;
 use crate::model::llama::{Inputs, StorageOf};
 use crate::model::weights::DeviceWeights;
 use crate::ops::accumulate::Accumulate;
-use crate::plan::{Executable, Plan};
+use crate::plan::{Executable, Plan, Timing};
 use crate::{Error, Result};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -151,18 +151,7 @@ impl Trainer {
     /// # Errors
     /// If the device is lost, or a step of several batches was not prepared for.
     pub fn accumulate(&mut self, batch: &Batch, loss_weight: f64, first: bool) -> Result<f64> {
-        let counts = Counts { tokens: batch.input_ids.len(), supervised: batch.supervised_rows.len() };
-        self.step.write(self.inputs.input_ids, &batch.input_ids);
-        self.step.write(self.inputs.position, &batch.position);
-        self.step.write(self.inputs.segment_start, &batch.segment_start);
-        self.step.write(self.inputs.rows, &batch.supervised_rows);
-        if let (Some(targets), Some(weight)) = (self.inputs.targets, self.inputs.loss_weight) {
-            self.step.write(targets, &batch.targets);
-            self.step.write(weight, &[loss_weight as f32]);
-        }
-        if let Some(counter) = self.inputs.dropout_counter {
-            self.step.write(counter, &[self.seed, self.batches]);
-        }
+        let counts = self.write(batch, loss_weight);
         self.batches = self.batches.wrapping_add(1);
         self.step.run(&counts)?;
         match &mut self.accumulator {
@@ -182,6 +171,31 @@ impl Trainer {
             None => {}
         }
         Ok(f64::from(self.step.read(self.loss, 1)?[0]))
+    }
+
+    /// Runs a batch once with every dispatch timed; gradients are made as by [`Trainer::accumulate`], and left.
+    ///
+    /// # Errors
+    /// If the device has no timestamps, or is lost.
+    pub fn profile(&mut self, batch: &Batch) -> Result<Vec<Timing>> {
+        let counts = self.write(batch, 1.0 / batch.targets.len().max(1) as f64);
+        self.step.profile(&counts)
+    }
+
+    /// Sends a batch to the device.
+    fn write(&self, batch: &Batch, loss_weight: f64) -> Counts {
+        self.step.write(self.inputs.input_ids, &batch.input_ids);
+        self.step.write(self.inputs.position, &batch.position);
+        self.step.write(self.inputs.segment_start, &batch.segment_start);
+        self.step.write(self.inputs.rows, &batch.supervised_rows);
+        if let (Some(targets), Some(weight)) = (self.inputs.targets, self.inputs.loss_weight) {
+            self.step.write(targets, &batch.targets);
+            self.step.write(weight, &[loss_weight as f32]);
+        }
+        if let Some(counter) = self.inputs.dropout_counter {
+            self.step.write(counter, &[self.seed, self.batches]);
+        }
+        Counts { tokens: batch.input_ids.len(), supervised: batch.supervised_rows.len() }
     }
 
     /// Updates the adapter with the step's gradients. `step` counts from 1. Returns the global norm of the gradient before clipping.

@@ -1,7 +1,7 @@
 //! What several test files share: one device, and ops run on it beside the reference.
 #![allow(dead_code)] // each test file uses its own part
 
-use graftling::gpu::{Device, Slice, encode, padded};
+use graftling::gpu::{Device, Facts, Slice, encode, padded};
 use graftling::graph::{Counts, Graph, Origin, TensorType, ValueId};
 use graftling::ops::{Example, Matrix};
 use graftling::plan::{Executable, Pinned};
@@ -18,6 +18,14 @@ pub fn device() -> Arc<Device> {
         Arc::new(device)
     };
     DEVICE.get_or_init(open).clone()
+}
+
+/// The same adapter, opened as if it had only what `facts` say: so kernels that the engine chooses on other devices run here too.
+pub fn device_with(facts: Facts) -> Arc<Device> {
+    let choice = std::env::var("GRAFTLING_TEST_DEVICE").ok();
+    let mut device = Device::open(choice.as_deref()).expect("tests need a GPU driver; ./tools/test installs a software one");
+    device.facts = facts;
+    Arc::new(device)
 }
 
 /// Bytes before and after each output that no kernel may touch.

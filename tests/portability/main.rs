@@ -87,7 +87,8 @@ fn limits_of_every_variant() {
     on_every_variant(|variant| {
         let resolved = variant.resolve()?;
         let size = resolved.workgroup_size();
-        if size.iter().product::<u32>() > MAX_INVOCATIONS || size.iter().zip(MAX_WORKGROUP_SIZE).any(|(size, most)| *size > most) {
+        if size.iter().product::<u32>() > MAX_INVOCATIONS || size.iter().zip(MAX_WORKGROUP_SIZE).any(|(size, most)| *size > most)
+        {
             return Err(format!("workgroups of {size:?}"));
         }
         let bytes = resolved.workgroup_bytes();
@@ -108,11 +109,7 @@ fn needs_are_declared_exactly() {
     on_every_variant(|variant| {
         let needs = variant.kernel.needs;
         variant.resolve_with(needs).map_err(|problem| format!("needs more than {needs:?}: {problem}"))?;
-        let fewer = [
-            Needs { subgroup_size: None, ..needs },
-            Needs { int64: false, ..needs },
-            Needs { f16: false, ..needs },
-        ];
+        let fewer = [Needs { subgroup_size: None, ..needs }, Needs { int64: false, ..needs }, Needs { f16: false, ..needs }];
         match fewer.into_iter().find(|fewer| *fewer != needs && variant.resolve_with(*fewer).is_ok()) {
             Some(fewer) => Err(format!("declares {needs:?}; {fewer:?} would do")),
             None => Ok(()),
@@ -183,7 +180,11 @@ fn the_registry_lists_every_kernel() {
     for file in files_under(&root.join("src/ops"), "rs") {
         let text = std::fs::read_to_string(&file).unwrap();
         for declaration in text.split(": Kernel = Kernel {").skip(1) {
-            let name = declaration.split("name: ").nth(1).and_then(|rest| rest.strip_prefix('"')).and_then(|rest| rest.split('"').next());
+            let name = declaration
+                .split("name: ")
+                .nth(1)
+                .and_then(|rest| rest.strip_prefix('"'))
+                .and_then(|rest| rest.split('"').next());
             // A macro's declaration has no literal name; its kernels are found by their shader files.
             if let Some(name) = name {
                 assert!(names.contains(name), "{}: kernel {name} is in no entry of the registry", file.display());

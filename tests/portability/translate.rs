@@ -18,7 +18,8 @@ pub struct Resolved {
 impl Resolved {
     pub fn new(kernel: &Kernel, constants: &[(&'static str, f64)], needs: Needs) -> Result<Self, String> {
         let source = reflect::source(kernel);
-        let module = naga::front::wgsl::parse_str(&source).map_err(|error| error.emit_to_string_with_path(&source, kernel.name))?;
+        let module =
+            naga::front::wgsl::parse_str(&source).map_err(|error| error.emit_to_string_with_path(&source, kernel.name))?;
         // f16 values that rest packed in words are part of WGSL without any feature.
         let mut capabilities = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
         capabilities.set(Capabilities::SUBGROUP, needs.subgroup_size.is_some());
@@ -29,7 +30,8 @@ impl Resolved {
             .map_err(|error| error.emit_to_string_with_path(&source, kernel.name))?;
         let values = kernel.constants.iter().chain(constants).map(|&(name, value)| (name.to_owned(), value)).collect();
         let entry = Some((ShaderStage::Compute, "main"));
-        let (module, info) = pipeline_constants::process_overrides(&module, &info, entry, &values).map_err(|error| error.to_string())?;
+        let (module, info) =
+            pipeline_constants::process_overrides(&module, &info, entry, &values).map_err(|error| error.to_string())?;
         Ok(Self { module: module.into_owned(), info: info.into_owned(), unchecked: kernel.unchecked })
     }
 
@@ -74,8 +76,16 @@ pub fn spirv(kernel: &Resolved) -> Result<(), String> {
     }
     let file = tempfile::NamedTempFile::new().map_err(|error| error.to_string())?;
     std::fs::write(&file, bytemuck::cast_slice::<u32, u8>(&words)).map_err(|error| error.to_string())?;
-    let output = Command::new("spirv-val").args(["--target-env", "vulkan1.1"]).arg(file.path()).output().map_err(|error| error.to_string())?;
-    if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)) }
+    let output = Command::new("spirv-val")
+        .args(["--target-env", "vulkan1.1"])
+        .arg(file.path())
+        .output()
+        .map_err(|error| error.to_string())?;
+    if output.status.success() {
+        Ok(())
+    } else {
+        Err(String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr))
+    }
 }
 
 /// MSL 2.0; 2.4 for kernels that need subgroups or 64-bit integers, which Metal has had since then.

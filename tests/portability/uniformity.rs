@@ -7,8 +7,8 @@
 //! invocations take, nothing is uniform; after such a break or continue, nothing in that loop is.
 
 use naga::{
-    AddressSpace, Arena, Binding, Block, BuiltIn, Expression, Function, FunctionArgument, Handle, LocalVariable, Module, Statement,
-    StorageAccess, SubgroupOperation,
+    AddressSpace, Arena, Binding, Block, BuiltIn, Expression, Function, FunctionArgument, Handle, LocalVariable, Module,
+    Statement, StorageAccess, SubgroupOperation,
 };
 use std::collections::HashSet;
 
@@ -147,17 +147,16 @@ impl Call<'_> {
     }
 
     fn statement(&mut self, statement: &Statement, uniform: bool, judge: bool) -> Result<Left, String> {
-        let demand = |what: &str| if judge && !uniform { Err(format!("{what} in control flow that is not uniform")) } else { Ok(Left::default()) };
+        let demand = |what: &str| {
+            if judge && !uniform { Err(format!("{what} in control flow that is not uniform")) } else { Ok(Left::default()) }
+        };
         match statement {
             Statement::Emit(_) => Ok(Left::default()),
             Statement::Block(block) => self.block(block, uniform, judge),
             Statement::If { condition, accept, reject } => {
                 let inner = uniform && self.is_uniform(*condition);
                 let (accepted, rejected) = (self.block(accept, inner, judge)?, self.block(reject, inner, judge)?);
-                Ok(Left {
-                    function: accepted.function || rejected.function,
-                    loop_body: accepted.loop_body || rejected.loop_body,
-                })
+                Ok(Left { function: accepted.function || rejected.function, loop_body: accepted.loop_body || rejected.loop_body })
             }
             Statement::Switch { selector, cases } => {
                 let inner = uniform && self.is_uniform(*selector);

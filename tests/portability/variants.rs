@@ -20,7 +20,9 @@ pub const DEFAULT_LIMITS: Facts = Facts { cpu_driver: false, subgroup: None, int
 pub fn kinds_of_device() -> Vec<Facts> {
     let mut kinds = vec![DEFAULT_LIMITS];
     for cpu_driver in [false, true] {
-        for subgroup in [None, Some((4, 4)), Some((8, 8)), Some((16, 16)), Some((32, 32)), Some((64, 64)), Some((8, 32)), Some((32, 64))] {
+        for subgroup in
+            [None, Some((4, 4)), Some((8, 8)), Some((16, 16)), Some((32, 32)), Some((64, 64)), Some((8, 32)), Some((32, 64))]
+        {
             for (int64, f16) in [(false, false), (true, false), (true, true)] {
                 kinds.push(Facts { cpu_driver, subgroup, int64, f16 });
             }
@@ -129,7 +131,9 @@ fn calls_of(graph: &Graph, facts: &Facts, tokens: usize) -> Vec<(&'static str, V
 /// Training, optimizer, evaluation, reading a prompt and generating one token.
 fn model_graphs(config: &ModelConfig, storage: DType, tokens: usize) -> Vec<Graph> {
     let (lora, storage_of) = (lora(config), |_: &str| storage);
-    let model = |lora, purpose, tokens| Llama::build(config, &storage_of, lora, purpose, tokens).expect("the configuration is sound").graph;
+    let model = |lora, purpose, tokens| {
+        Llama::build(config, &storage_of, lora, purpose, tokens).expect("the configuration is sound").graph
+    };
     vec![
         LossGraph::build(config, &storage_of, &lora, tokens).expect("the configuration is sound").model.graph,
         OptimizerGraph::build(100_000).expect("a positive number of parameters").graph,
@@ -151,12 +155,24 @@ fn lora(config: &ModelConfig) -> LoraSpec {
 }
 
 fn small_llama() -> ModelConfig {
-    llama(&[("vocab_size", 67), ("hidden_size", 32), ("intermediate_size", 48), ("num_attention_heads", 4), ("num_key_value_heads", 2)])
+    llama(&[
+        ("vocab_size", 67),
+        ("hidden_size", 32),
+        ("intermediate_size", 48),
+        ("num_attention_heads", 4),
+        ("num_key_value_heads", 2),
+    ])
 }
 
 /// The sizes of SmolLM2-135M, two of its layers.
 fn smollm2() -> ModelConfig {
-    llama(&[("vocab_size", 49_152), ("hidden_size", 576), ("intermediate_size", 1536), ("num_attention_heads", 9), ("num_key_value_heads", 3)])
+    llama(&[
+        ("vocab_size", 49_152),
+        ("hidden_size", 576),
+        ("intermediate_size", 1536),
+        ("num_attention_heads", 9),
+        ("num_key_value_heads", 3),
+    ])
 }
 
 fn llama(sizes: &[(&str, usize)]) -> ModelConfig {

@@ -1,6 +1,17 @@
-//! Laws that every op obeys: the registry is walked, so an op is tested by being registered.
+//! Laws that every op obeys, here and in `values`, `variants` and `wrong_shapes`: the registry is walked, so an op is tested by being
+//! registered. The other modules hold the laws of single ops and of graphs, with proptest.
 
+#[path = "../common/mod.rs"]
 mod common;
+
+mod adapters;
+mod attention;
+mod random_graphs;
+mod rows;
+mod sketch;
+mod values;
+mod variants;
+mod wrong_shapes;
 
 use common::{device, graph_of, relative_distance, run_on_device};
 use graftling::autograd::{Root, backward};
@@ -120,5 +131,19 @@ fn kernels_match_their_declarations() {
         if kernel.needs.met_by(&device().facts) {
             device().pipeline(kernel, &[]).unwrap_or_else(|error| panic!("{error}"));
         }
+    }
+}
+
+/// How many random cases a law is tried on: `usual` ones, always the same, unless the environment says `PROPTEST_CASES=1000` or
+/// `PROPTEST_RNG_SEED=7`.
+pub fn cases(usual: u32) -> proptest::test_runner::Config {
+    use proptest::test_runner::{Config, RngSeed};
+    let given = Config::default();
+    let is_set = |name: &str| std::env::var_os(name).is_some();
+    Config {
+        cases: if is_set("PROPTEST_CASES") { given.cases } else { usual },
+        rng_seed: if is_set("PROPTEST_RNG_SEED") { given.rng_seed } else { RngSeed::Fixed(SEED) },
+        failure_persistence: None,
+        ..given
     }
 }

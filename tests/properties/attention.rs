@@ -1,0 +1,182 @@
+//! Laws of attention.
+
+use crate::cases;
+use crate::sketch::*;
+use graftling::graph::ValueId;
+use graftling::ops::Matrix;
+use graftling::ops::attention::{Attention, Heads};
+use proptest::prelude::*;
+
+/// Bounds of design section 9: forward, gradients.
+const FORWARD: f64 = 1e-5;
+const BACKWARD: f64 = 1e-4;
+
+#[derive(Clone, Debug)]
+struct Case {
+    heads: Heads,
+    /// Lengths of the packed segments.
+    segments: Vec<usize>,
+    seed: u64,
+}
+
+impl Case {
+    fn rows(&self) -> usize {
+        self.segments.iter().sum()
+    }
+
+    fn starts(&self) -> Vec<usize> {
+        let mut starts = Vec::new();
+        for &length in &self.segments {
+            starts.extend(vec![starts.len(); length]);
+        }
+        starts
+    }
+
+    fn q(&self) -> Matrix {
+        random(self.seed, [self.rows(), self.heads.heads * self.heads.head_dim])
+    }
+
+    /// Keys and values.
+    fn kv(&self) -> [Matrix; 2] {
+        let shape = [self.rows(), self.heads.key_value_heads * self.heads.head_dim];
+        [1, 2].map(|salt| random(self.seed ^ salt, shape))
+    }
+
+    fn d_out(&self) -> Matrix {
+        random(self.seed ^ 3, [self.rows(), self.heads.heads * self.heads.head_dim])
+    }
+}
+
+fn case() -> impl Strategy<Value = Case> {
+    let heads = (1usize..4, 1usize..4, prop_oneof![1usize..8, Just(16), Just(20), Just(24), Just(32)]);
+    (heads, prop::collection::vec(1usize..40, 1..4), any::<u64>()).prop_map(
+        |((group, key_value_heads, quarter), segments, seed)| {
+            let head_dim = 4 * quarter;
+            let scale = (head_dim as f64).sqrt().recip();
+            Case { heads: Heads { heads: group * key_value_heads, key_value_heads, head_dim, scale }, segments, seed }
+        },
+    )
+}
+
+/// `out`, and the gradients by q, k and v where `d_out` is given.
+fn run(heads: Heads, q: &Matrix, [k, v]: &[Matrix; 2], starts: &[usize], d_out: Option<&Matrix>) -> Vec<Matrix> {
+    let mut s = Sketch::default();
+    let inputs = [q, k, v].map(|matrix| s.matrix(matrix.clone()));
+    let position: Vec<usize> = starts.iter().enumerate().map(|(row, start)| row - start).collect();
+    let (position, segment_start) = (s.ids(&position), s.ids(starts));
+    let out = s.one(Attention(heads), &[inputs[0], inputs[1], inputs[2], position, segment_start]);
+    let mut wanted: Vec<ValueId> = vec![out];
+    if let Some(d_out) = d_out {
+        wanted.extend(s.gradients(out, d_out.clone(), &inputs));
+    }
+    s.gpu(&wanted)
+}
+
+proptest! {
+    #![proptest_config(cases(8))]
+
+    /// What a token is has no influence on the rows before it, down to the last bit.
+    #[test]
+    fn the_past_does_not_see_the_future(case in case(), at in any::<prop::sample::Index>()) {
+        let (rows, t) = (case.rows(), at.index(case.rows()));
+        let changed = |matrix: Matrix| {
+            let mut matrix = matrix;
+            matrix.row_mut(t).iter_mut().for_each(|x| *x = f64::from((5.0 - 3.0 * *x) as f32));
+            matrix
+        };
+        let before = run(case.heads, &case.q(), &case.kv(), &case.starts(), None);
+        let after = run(case.heads, &changed(case.q()), &case.kv().map(changed), &case.starts(), None);
+        assert_same(&rows_of(&after[0], 0..t), &rows_of(&before[0], 0..t));
+        // Nor on other segments, later ones included.
+        let starts = case.starts();
+        for row in (0..rows).filter(|&row| starts[row] != starts[t]) {
+            prop_assert_eq!(after[0].row(row), before[0].row(row));
+        }
+        prop_assert!(after[0].row(t) != before[0].row(t));
+    }
+
+    /// An output's gradient reaches no later token, nor another segment: there it is exactly zero.
+    #[test]
+    fn the_future_gets_no_gradient(case in case(), at in any::<prop::sample::Index>()) {
+        let (rows, t) = (case.rows(), at.index(case.rows()));
+        let mut d_out = case.d_out();
+        (0..rows).filter(|&row| row != t).for_each(|row| d_out.row_mut(row).fill(0.0));
+        let starts = case.starts();
+        let found = run(case.heads, &case.q(), &case.kv(), &starts, Some(&d_out));
+        for row in (0..rows).filter(|&row| row > t || row < starts[t]) {
+            for gradient in &found[1..] {
+                prop_assert!(gradient.row(row).iter().all(|&d| d == 0.0), "row {row}: {:?}", gradient.row(row));
+            }
+        }
+        prop_assert!(found[3].row(t).iter().any(|&d| d != 0.0));
+    }
+
+    #[test]
+    fn packed_segments_equal_separate_sequences(case in case()) {
+        let (q, kv, d_out) = (case.q(), case.kv(), case.d_out());
+        let packed = run(case.heads, &q, &kv, &case.starts(), Some(&d_out));
+        let mut first = 0;
+        for &length in &case.segments {
+            let rows = first..first + length;
+            first += length;
+            let part = |matrix: &Matrix| rows_of(matrix, rows.clone());
+            let alone = run(case.heads, &part(&q), &[part(&kv[0]), part(&kv[1])], &vec![0; length], Some(&part(&d_out)));
+            for (index, (packed, alone)) in packed.iter().zip(&alone).enumerate() {
+                let bound = if index == 0 { FORWARD } else { BACKWARD };
+                // The gradients of q and k cancel to nothing where a row sees one key, so they are measured against 1, the size of d_out.
+                prop_assert!(distance(&part(packed), alone, 1.0) <= bound, "output {index} of rows {rows:?}");
+            }
+        }
+    }
+
+    /// A softmax over one key is 1.
+    #[test]
+    fn a_single_key_returns_its_value(case in case()) {
+        let rows = case.rows();
+        let kv = case.kv();
+        let starts: Vec<usize> = (0..rows).collect();
+        let found = run(case.heads, &case.q(), &kv, &starts, Some(&case.d_out()));
+        let (heads, dim) = (case.heads, case.heads.head_dim);
+        for row in 0..rows {
+            for head in 0..heads.heads {
+                let value = &kv[1].row(row)[head / heads.group() * dim..][..dim];
+                let out = &found[0].row(row)[head * dim..][..dim];
+                prop_assert!(out.iter().zip(value).all(|(out, value)| (out - value).abs() <= 1e-6), "{out:?} {value:?}");
+            }
+        }
+        let largest = found[1..3].iter().flat_map(|gradient| &gradient.data).fold(0.0f64, |most, d| most.max(d.abs()));
+        prop_assert!(largest <= BACKWARD, "scores of a single key have gradient {largest}");
+    }
+
+    /// Grouped heads are full heads whose keys and values repeat; the gradient of a shared head is the sum over its copies.
+    #[test]
+    fn grouped_heads_equal_repeated_ones(case in case()) {
+        let (heads, dim, group) = (case.heads, case.heads.head_dim, case.heads.group());
+        let repeat = |matrix: &Matrix| {
+            let mut wide = Matrix::zeros([matrix.rows, heads.heads * dim]);
+            for row in 0..matrix.rows {
+                for head in 0..heads.heads {
+                    wide.row_mut(row)[head * dim..][..dim].copy_from_slice(&matrix.row(row)[head / group * dim..][..dim]);
+                }
+            }
+            wide
+        };
+        let fold = |wide: &Matrix| {
+            let mut narrow = Matrix::zeros([wide.rows, heads.key_value_heads * dim]);
+            for row in 0..wide.rows {
+                for (column, value) in wide.row(row).iter().enumerate() {
+                    narrow.row_mut(row)[column / dim / group * dim + column % dim] += value;
+                }
+            }
+            narrow
+        };
+        let (q, kv, d_out) = (case.q(), case.kv(), case.d_out());
+        let grouped = run(heads, &q, &kv, &case.starts(), Some(&d_out));
+        let full = Heads { key_value_heads: heads.heads, ..heads };
+        let repeated = run(full, &q, &kv.each_ref().map(repeat), &case.starts(), Some(&d_out));
+        prop_assert!(distance(&grouped[0], &repeated[0], 0.0) <= FORWARD);
+        prop_assert!(distance(&grouped[1], &repeated[1], 1.0) <= BACKWARD);
+        prop_assert!(distance(&grouped[2], &fold(&repeated[2]), 1.0) <= BACKWARD);
+        prop_assert!(distance(&grouped[3], &fold(&repeated[3]), 1.0) <= BACKWARD);
+    }
+}
