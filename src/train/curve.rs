@@ -1,7 +1,7 @@
 //! The loss curve as a picture: one SVG file that needs nothing else, written beside `metrics.jsonl`.
 //!
-//! The thin line is the loss of each step, the thick one its exponential moving average (a window of about a twentieth of the
-//! run, without the bias towards the first value), the dots are the held-out loss.
+//! The thin line is the loss of each step, the thick one its exponential moving average (a window of a twentieth of the
+//! run, at least 5 steps, without the bias towards the first value), the dots are the held-out loss.
 
 use std::fmt::Write;
 
@@ -122,7 +122,7 @@ fn line(svg: &mut String, points: &[(f64, f64)], place: &impl Fn(&(f64, f64)) ->
 /// Exponential moving average, divided by the weight it has gathered (as Adam corrects its moments), so the first value counts
 /// no more than any other.
 fn moving_average(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
-    let decay = 1.0 - 1.0 / (points.len() as f64 / 20.0).max(1.0);
+    let decay = 1.0 - 1.0 / (points.len() as f64 / 20.0).max(5.0);
     let (mut sum, mut weight) = (0.0, 0.0);
     (points.iter())
         .map(|&(step, loss)| {
