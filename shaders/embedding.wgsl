@@ -1,4 +1,4 @@
-// embedding: y[t] = weight[ids[t]], for the ids whose row lies in this part of the weight. One invocation an element.
+// embedding: y[t] = weight[ids[t]], for the ids whose row lies in this part of the weight. One workgroup a token.
 // Traffic: reads one packed row and writes one f32 row a token. No accumulation. The weight is read as 32-bit words, so one
 // kernel serves every storage type and every number of columns.
 
@@ -17,8 +17,7 @@ struct Params {
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) lane: u32) {
-    let i = (group.y * groups.x + group.x) * 64u + lane;
-    let row = i / params.columns;
+    let row = group.y * groups.x + group.x;
     if row >= params.rows {
         return;
     }
@@ -26,11 +25,17 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
     if id < params.first_row || id - params.first_row >= params.part_rows {
         return; // another part's
     }
-    let element = (id - params.first_row) * params.columns + i % params.columns;
-    if params.storage == 0u {
-        y[i] = bitcast<f32>(words[element]);
-        return;
+    let start = (id - params.first_row) * params.columns;
+    for (var c = lane; c < params.columns; c += 64u) {
+        y[row * params.columns + c] = load(start + c);
     }
-    let half = (words[element / 2u] >> (16u * (element % 2u))) & 0xffffu;
-    y[i] = select(bitcast<f32>(half << 16u), unpack2x16float(half).x, params.storage == 1u);
+}
+
+// Element i of the part.
+fn load(i: u32) -> f32 {
+    if params.storage == 0u {
+        return bitcast<f32>(words[i]);
+    }
+    let half = (words[i / 2u] >> (16u * (i % 2u))) & 0xffffu;
+    return select(bitcast<f32>(half << 16u), unpack2x16float(half).x, params.storage == 1u);
 }

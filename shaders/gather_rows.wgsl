@@ -1,4 +1,4 @@
-// gather_rows: y[s] = x[rows[s]]. One invocation an element. Traffic: reads the chosen rows, writes y. No accumulation.
+// gather_rows: y[s] = x[rows[s]]. One workgroup a row of y. Traffic: reads the chosen rows, writes y. No accumulation.
 
 struct Params { rows: u32, columns: u32, x_rows: u32 }
 
@@ -9,9 +9,12 @@ struct Params { rows: u32, columns: u32, x_rows: u32 }
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) lane: u32) {
-    let i = (group.y * groups.x + group.x) * 64u + lane;
-    let row = i / params.columns;
-    if row < params.rows {
-        y[i] = x[min(rows[row], params.x_rows - 1u) * params.columns + i % params.columns];
+    let row = group.y * groups.x + group.x;
+    if row >= params.rows {
+        return;
+    }
+    let start = min(rows[row], params.x_rows - 1u) * params.columns;
+    for (var c = lane; c < params.columns; c += 64u) {
+        y[row * params.columns + c] = x[start + c];
     }
 }

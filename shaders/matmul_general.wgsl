@@ -1,7 +1,8 @@
 // matmul, any layout and any size: out = scale * op(A) op(B) (+ addend) (+ out). The variant that the others are checked against, and
 // the one that runs where sizes do not suit them.
 // Algorithm: one invocation a 4 x 4 block of the output, no workgroup memory, no barriers; layouts differ only in strides.
-// Traffic: A and B are read once per block of 4 rows or columns, from cache where neighbours overlap. Accumulates in f32 along k in order.
+// Traffic: A and B are read once per block of 4 rows or columns, from cache where neighbours overlap. Accumulates in f32 along k in order,
+// four steps an iteration: Mesa 22.3 silently stops a loop after 65,535 iterations, and a vocabulary can be longer than that.
 
 struct Params {
     m: u32, n: u32, k: u32, flags: u32,
@@ -19,6 +20,14 @@ const ACCUMULATE = 2u; // add to what out holds
 @group(0) @binding(3) var<storage, read> addend: array<f32>;
 @group(0) @binding(4) var<storage, read_write> out: array<f32>;
 
+// sums[row][column] + A[i[row], k] * B[k, j[column]]
+fn add_step(sums: mat4x4f, i: vec4u, j: vec4u, k: u32) -> mat4x4f {
+    let a_at = params.a_start + i * params.a_row + k * params.a_k;
+    let b_at = j * params.b_column + k * params.b_k;
+    let b = vec4f(load_weight(b_at.x), load_weight(b_at.y), load_weight(b_at.z), load_weight(b_at.w));
+    return sums + mat4x4f(a[a_at.x] * b, a[a_at.y] * b, a[a_at.z] * b, a[a_at.w] * b);
+}
+
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) lane: u32) {
     let blocks_n = (params.n + 3u) / 4u;
@@ -32,14 +41,15 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
     let i = min(vec4u(first_i) + vec4u(0u, 1u, 2u, 3u), vec4u(params.m - 1u));
     let j = min(vec4u(first_j) + vec4u(0u, 1u, 2u, 3u), vec4u(params.n - 1u));
     var sums = mat4x4f();
-    for (var k = 0u; k < params.k; k++) {
-        let a_at = params.a_start + i * params.a_row + k * params.a_k;
-        let b_at = j * params.b_column + k * params.b_k;
-        let b = vec4f(load_weight(b_at.x), load_weight(b_at.y), load_weight(b_at.z), load_weight(b_at.w));
-        sums[0] += a[a_at.x] * b;
-        sums[1] += a[a_at.y] * b;
-        sums[2] += a[a_at.z] * b;
-        sums[3] += a[a_at.w] * b;
+    var k = 0u;
+    for (; k + 4u <= params.k; k += 4u) {
+        sums = add_step(sums, i, j, k);
+        sums = add_step(sums, i, j, k + 1u);
+        sums = add_step(sums, i, j, k + 2u);
+        sums = add_step(sums, i, j, k + 3u);
+    }
+    for (; k < params.k; k++) {
+        sums = add_step(sums, i, j, k);
     }
     for (var row = 0u; row < 4u && first_i + row < params.m; row++) {
         for (var column = 0u; column < 4u && first_j + column < params.n; column++) {

@@ -1,4 +1,6 @@
-// scale: y = factor x. One invocation an element. Traffic: reads x, writes y. No accumulation.
+// scale: y = factor x. One workgroup for 1,024 elements, 64 at a time: starting a
+// workgroup costs a CPU driver about as much as a hundred elements.
+// Traffic: reads x, writes y. No accumulation.
 
 struct Params { elements: u32, factor: f32 }
 
@@ -8,8 +10,8 @@ struct Params { elements: u32, factor: f32 }
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) lane: u32) {
-    let i = (group.y * groups.x + group.x) * 64u + lane;
-    if i < params.elements {
+    let start = (group.y * groups.x + group.x) * 1024u + lane;
+    for (var i = start; i < min(start + 1024u, params.elements); i += 64u) {
         y[i] = params.factor * x[i];
     }
 }

@@ -1,4 +1,21 @@
-//! graftling: LoRA fine-tuning of Llama-style language models on any GPU.
+//! graftling: LoRA fine-tuning of Llama-style language models on any GPU that Vulkan, Metal or DX12 drives.
+//!
+//! A from-scratch tensor engine. A [`graph`] says *what* is computed, a [`plan`] *how* (which memory, in which order), a [`gpu`] device
+//! *where*. The base model is frozen and only low-rank adapters are trained, so [`autograd`] makes gradients for the adapters alone.
+//!
+//! The map, from the bottom up; each module uses those before it:
+//!
+//! * [`graph`]: nodes, values, shapes, and the errors that wrong shapes give. Pure data.
+//! * [`ops`]: one file an op, with its formula, gradient rule, f64 reference and kernel launch; the kernels are in `shaders/`.
+//! * [`autograd`]: appends gradient nodes to a graph. [`reference`] runs a graph in f64 on the CPU.
+//! * [`gpu`]: adapters, limits, buffers, compiled kernels. [`plan`]: liveness, the arena, replay, pacing, profiles.
+//! * [`formats`]: safetensors, GGUF, Hugging Face folders and names, PEFT adapters. [`text`]: tokenizers and chat templates.
+//! * [`data`]: records to tokens, loss masks and packed batches.
+//! * [`model`]: configuration, parameters, the Llama graph, weights on the device. [`adapter`]: what to adapt, and LoRA.
+//! * [`train`]: the loop, the optimizer, checkpoints, metrics. [`generate`]: the key/value cache and sampling.
+//! * [`error`]: the one error type that reaches the user.
+//!
+//! The command line is in `src/cli/`, one file a subcommand.
 
 pub mod adapter;
 pub mod autograd;

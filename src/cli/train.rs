@@ -2,9 +2,11 @@
 
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::Args;
 use graftling::Result;
+use graftling::gpu::Device;
 use graftling::model::opened::OpenModel;
 use graftling::train::Outcome;
 use graftling::train::interrupt::Interrupt;
@@ -66,27 +68,30 @@ pub fn run(args: TrainArgs) -> Result<i32> {
         return Ok(0);
     }
     say(&format!("{}\n{}", prepared.data.report, prepared.summary()?));
+    // The device comes before the output: where there is none, nothing is written.
+    let device = Arc::new(Device::open(prepared.options.device.as_deref())?);
     let output = prepared.open_output()?;
     if output.steps_done() > 0 {
         say(&format!("going on after step {} of {}\n", output.steps_done(), prepared.total_steps));
     }
     let interrupt = Interrupt::install()?;
-    let weights = super::upload(&model, prepared.weight_type(), prepared.options.device.as_deref())?;
+    let weights = super::upload_to(&model, prepared.weight_type(), device)?;
     say(&format!("training on {}\n", weights.device().info.name));
     let progress = Progress::on_stderr(prepared.total_steps, output.steps_done());
     let options = prepared.options.clone();
     let mut run = prepared.start(weights, output, interrupt, progress)?;
-    Ok(tell(&run.train()?, run.steps().1, &options))
+    let ask = if model.template.is_some() { "--chat" } else { "--prompt" };
+    Ok(tell(&run.train()?, run.steps().1, &options, ask))
 }
 
-/// Says how it ended and what to do next.
-fn tell(outcome: &Outcome, total_steps: u64, options: &TrainOptions) -> i32 {
+/// Says how it ended and what to do next. `ask`: the option of `generate` that suits the model.
+fn tell(outcome: &Outcome, total_steps: u64, options: &TrainOptions, ask: &str) -> i32 {
     let out = options.out.display();
     match outcome {
         Outcome::Finished { steps, last_loss, eval_loss } => {
             let number = |name: &str, loss: &Option<f64>| loss.map_or(String::new(), |loss| format!(", {name} {loss:.4}"));
             say(&format!(
-                "done: {steps} steps{}{}\nadapter in {out}, loss curve in {out}/loss.svg\ntry it: graftling generate --model {} --adapter {} --chat \"...\"\n",
+                "done: {steps} steps{}{}\nadapter in {out}, loss curve in {out}/loss.svg\ntry it: graftling generate --model {} --adapter {} {ask} \"...\"\n",
                 number("last loss", last_loss),
                 number("held-out loss", eval_loss),
                 quoted(&options.model),

@@ -111,7 +111,7 @@ impl Op for AdamW {
             constants: vec![],
             params: Params { elements: elements as u32 }.bytes(),
             bindings: vec![Bind::Input(1), Bind::Input(4), Bind::Input(5), Bind::Output(0), Bind::Output(1), Bind::Output(2)],
-            workgroups: spread(elements.div_ceil(64)),
+            workgroups: spread(elements.div_ceil(1024)),
         }]
     }
 
@@ -122,7 +122,7 @@ impl Op for AdamW {
 
 kernel_params!(Params { elements: u32 });
 
-/// One invocation a parameter.
+/// One workgroup for 1,024 parameters.
 pub static KERNEL: Kernel = Kernel {
     name: "adamw",
     sources: &[include_str!("../../shaders/adamw.wgsl")],

@@ -88,14 +88,14 @@ impl Op for Dropout {
             constants: vec![],
             params: params.bytes(),
             bindings: vec![Bind::Input(0), Bind::Input(1), Bind::Output(0)],
-            workgroups: spread(elements.div_ceil(64)),
+            workgroups: spread(elements.div_ceil(1024)),
         }]
     }
 }
 
 kernel_params!(Params { elements: u32, salt: u32, threshold: u32, factor: f32 });
 
-/// One invocation an element.
+/// One workgroup for 1,024 elements.
 pub static KERNEL: Kernel = Kernel {
     name: "dropout",
     sources: &[include_str!("../../shaders/dropout.wgsl")],

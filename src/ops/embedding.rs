@@ -61,7 +61,7 @@ impl Op for Embedding {
                 constants: vec![],
                 params: params.bytes(),
                 bindings: vec![Bind::Input(0), Bind::InputPart(1, part), Bind::Output(0)],
-                workgroups: spread(y.elements().div_ceil(64)),
+                workgroups: spread(y.rows),
             }
         };
         weight.parts().map(dispatch).collect()
@@ -74,7 +74,7 @@ impl Op for Embedding {
 
 kernel_params!(Params { rows: u32, columns: u32, first_row: u32, part_rows: u32, storage: u32 });
 
-/// One invocation an element.
+/// One workgroup a token.
 pub static KERNEL: Kernel = Kernel {
     name: "embedding",
     sources: &[include_str!("../../shaders/embedding.wgsl")],

@@ -64,7 +64,7 @@ impl Op for GatherRows {
             constants: vec![],
             params: params.bytes(),
             bindings: vec![Bind::Input(0), Bind::Input(1), Bind::Output(0)],
-            workgroups: spread(y.elements().div_ceil(64)),
+            workgroups: spread(y.rows),
         }]
     }
 
@@ -123,7 +123,7 @@ impl Op for ScatterRows {
 kernel_params!(GatherParams { rows: u32, columns: u32, x_rows: u32 });
 kernel_params!(ScatterParams { rows: u32, columns: u32, chosen: u32 });
 
-/// One invocation an element.
+/// One workgroup a row.
 pub static GATHER: Kernel = Kernel {
     name: "gather_rows",
     sources: &[include_str!("../../shaders/gather_rows.wgsl")],

@@ -19,9 +19,9 @@ use crate::kernel_params;
 pub struct GlobalNorm;
 
 /// Workgroups of the first pass, for `elements` gradients: enough for any GPU, and few enough that the second pass is short.
-/// An invocation adds up at most 16,384 numbers for the largest buffer that 32-bit indices reach.
+/// An invocation adds up at most 16,384 numbers of a 4 GiB buffer.
 fn partials(elements: usize) -> usize {
-    elements.div_ceil(64 * 16).clamp(1, 4096)
+    elements.div_ceil(64 * 64).clamp(1, 1024)
 }
 
 impl Op for GlobalNorm {
@@ -68,7 +68,7 @@ impl Op for GlobalNorm {
 
 kernel_params!(Params { elements: u32, partials: u32 });
 
-/// Up to 4,096 workgroups.
+/// Up to 1,024 workgroups.
 pub static SUMS: Kernel = Kernel {
     name: "global_norm",
     sources: &[include_str!("../../shaders/common/row_sum.wgsl"), include_str!("../../shaders/global_norm.wgsl")],

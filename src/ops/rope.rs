@@ -92,16 +92,15 @@ impl Op for Rope {
         let params = Params {
             rows: x.rows as u32,
             heads: (x.columns() / self.head_dim) as u32,
-            head_dim: self.head_dim as u32,
             positions: call.inputs[2].rows as u32,
             inverse: self.inverse as u32,
         };
         vec![Dispatch {
             kernel: &KERNEL,
-            constants: vec![],
+            constants: vec![("HALF", (self.head_dim / 2) as f64)],
             params: params.bytes(),
             bindings: vec![Bind::Input(0), Bind::Input(1), Bind::Input(2), Bind::Output(0)],
-            workgroups: spread((x.elements() / 2).div_ceil(64)),
+            workgroups: spread(x.rows),
         }]
     }
 
@@ -110,9 +109,9 @@ impl Op for Rope {
     }
 }
 
-kernel_params!(Params { rows: u32, heads: u32, head_dim: u32, positions: u32, inverse: u32 });
+kernel_params!(Params { rows: u32, heads: u32, positions: u32, inverse: u32 });
 
-/// One invocation a pair.
+/// One workgroup a row.
 pub static KERNEL: Kernel = Kernel {
     name: "rope",
     sources: &[include_str!("../../shaders/rope.wgsl")],

@@ -45,14 +45,14 @@ impl Op for Scale {
             constants: vec![],
             params: Params { elements: elements as u32, factor: self.factor as f32 }.bytes(),
             bindings: vec![Bind::Input(0), Bind::Output(0)],
-            workgroups: spread(elements.div_ceil(64)),
+            workgroups: spread(elements.div_ceil(1024)),
         }]
     }
 }
 
 kernel_params!(Params { elements: u32, factor: f32 });
 
-/// One invocation an element.
+/// One workgroup for 1,024 elements.
 pub static KERNEL: Kernel = Kernel {
     name: "scale",
     sources: &[include_str!("../../shaders/scale.wgsl")],

@@ -105,12 +105,12 @@ fn sigmoid(x: f64) -> f64 {
 fn launch(kernel: &'static Kernel, call: &Call, bindings: Vec<Bind>) -> Vec<Dispatch> {
     let elements = call.outputs[0].elements();
     let params = Params { elements: elements as u32 };
-    vec![Dispatch { kernel, constants: vec![], params: params.bytes(), bindings, workgroups: spread(elements.div_ceil(64)) }]
+    vec![Dispatch { kernel, constants: vec![], params: params.bytes(), bindings, workgroups: spread(elements.div_ceil(1024)) }]
 }
 
 kernel_params!(Params { elements: u32 });
 
-/// One invocation an element.
+/// One workgroup for 1,024 elements.
 pub static FORWARD: Kernel = Kernel {
     name: "swiglu",
     sources: &[include_str!("../../shaders/common/sigmoid.wgsl"), include_str!("../../shaders/swiglu.wgsl")],
@@ -120,7 +120,7 @@ pub static FORWARD: Kernel = Kernel {
     unchecked: false,
 };
 
-/// One invocation an element.
+/// One workgroup for 1,024 elements.
 pub static BACKWARD: Kernel = Kernel {
     name: "swiglu_backward",
     sources: &[include_str!("../../shaders/common/sigmoid.wgsl"), include_str!("../../shaders/swiglu_backward.wgsl")],

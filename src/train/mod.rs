@@ -152,14 +152,17 @@ impl Run {
 
     fn report(&mut self, metrics: StepMetrics) -> Result<()> {
         self.progress.step(&metrics);
-        self.metrics.append(metrics)
+        self.metrics.append(metrics).map_err(|error| checkpoint::with_last_good(&self.options.out, error))
     }
 
     /// Writes a checkpoint of the last whole step, and the curve up to it.
     fn save(&mut self) -> Result<PathBuf> {
-        self.metrics.sync()?;
+        self.metrics.sync().map_err(|error| checkpoint::with_last_good(&self.options.out, error))?;
         let curve = loss_curve(self.metrics.history());
-        atomic::write_atomically(&self.options.out.join(CURVE_FILE), curve.as_bytes())?;
+        if let Err(error) = atomic::write_atomically(&self.options.out.join(CURVE_FILE), curve.as_bytes()) {
+            // A picture is not worth a run; if the disk is full, the checkpoint will say so.
+            tracing::warn!("no loss curve: {error}");
+        }
         let (moments, _) = self.trainer.optimizer_state()?;
         let checkpoint = Checkpoint { state: self.state.clone(), adapter: self.trainer.adapter().contents()?, moments };
         let values = checkpoint.adapter.iter().chain(checkpoint.moments.iter().flatten());
@@ -182,7 +185,8 @@ impl Run {
     /// Saves the last checkpoint and the adapter itself.
     fn finish(&mut self) -> Result<Outcome> {
         self.save()?;
-        peft::save_adapter(&self.options.out, &self.adapter, &self.trainer.adapter().tensors()?)?;
+        peft::save_adapter(&self.options.out, &self.adapter, &self.trainer.adapter().tensors()?)
+            .map_err(|error| checkpoint::with_last_good(&self.options.out, error))?;
         self.progress.finish();
         let last = self.metrics.history().last();
         let (last_loss, eval_loss) = (last.map(|last| last.loss), last.and_then(|last| last.eval_loss));

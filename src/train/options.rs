@@ -100,7 +100,7 @@ pub struct Recipe {
     /// Batches an optimizer step; the loss is averaged over the supervised tokens of all of them [default: 1]
     #[arg(long, value_name = "BATCHES", help_heading = "Batches and steps")]
     pub gradient_accumulation_steps: Option<usize>,
-    /// Longest row in tokens; longer records are cut and reported [default: 512: most instruction records fit, and so does the
+    /// Longest row in tokens; records that are longer (or longer than the model's context) are cut and reported [default: 512: most instruction records fit, and so does the
     /// memory of a laptop]
     #[arg(long, value_name = "TOKENS", help_heading = "Batches and steps")]
     pub max_length: Option<usize>,

@@ -48,18 +48,16 @@ impl<'m> Prepared<'m> {
     /// Bad input: a record, a module, a layer, a start adapter that cannot be used, or data with nothing to learn.
     pub fn new(options: TrainOptions, model: &'m OpenModel) -> Result<Self> {
         let config = &model.files.config;
-        if options.max_length > config.max_position_embeddings {
-            let problem = format!("the model was made for at most {} tokens", config.max_position_embeddings);
-            return Err(Error::bad_input("--max-length", problem, "give that or less"));
-        }
         let (adapter, start) = adapter_of(&options, model)?;
         let place = options.init_adapter.as_deref().unwrap_or(Path::new("adapter")).display().to_string();
         let spec = LoraSpec::from_peft(&place, &adapter, config)?;
         let layout = AdapterLayout::new(&spec, config);
         let start = start.map(|tensors| layout.pack(&place, &tensors)).transpose()?;
 
+        // A packed row may be longer than the model's context; a record in it may not.
+        let longest = options.max_length.min(config.max_position_embeddings);
         let load = |path: &PathBuf| -> Result<Dataset> {
-            let data = data::load(path, &model.tokenizer, model.template.as_ref(), options.max_length)?;
+            let data = data::load(path, &model.tokenizer, model.template.as_ref(), longest)?;
             data.check_vocabulary(config.vocab_size)?;
             Ok(data)
         };

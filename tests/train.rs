@@ -1,0 +1,265 @@
+//! Training, evaluation and generation from the outside: the real program on a tiny model.
+
+mod runs;
+
+use graftling::formats::peft::load_adapter;
+use runs::{Workshop, fixture, run};
+use serde_json::{Value, json};
+
+fn number(value: &Value) -> f64 {
+    value.as_f64().unwrap_or_else(|| panic!("{value} is no number"))
+}
+
+#[test]
+fn a_run_learns_and_leaves_adapter_metrics_curve_and_checkpoints() {
+    let shop = Workshop::new();
+    let more = ["--max-steps", "12", "--save-steps", "5", "--eval-data", "held-out.jsonl", "--eval-steps", "6"];
+    let (out, err) = run(shop.train("out", &more), 0);
+    assert_eq!(out, "", "train says what it says on standard error");
+    assert!(err.contains("12 steps") && err.contains("graftling generate"), "{err}");
+    let files =
+        ["adapter_config.json", "adapter_model.safetensors", "checkpoint-10", "checkpoint-12", "loss.svg", "metrics.jsonl"];
+    assert_eq!(shop.names("out").into_iter().filter(|name| !name.starts_with('.')).collect::<Vec<_>>(), files);
+    let (config, tensors) = load_adapter(&shop.path("out")).unwrap();
+    assert_eq!((config.r, config.lora_alpha, config.target_modules.len(), tensors.len()), (4, 32.0, 7, 3 * 7 * 2));
+
+    let metrics = shop.metrics("out");
+    let keys = "step loss learning_rate grad_norm tokens supervised_tokens tokens_per_second gpu_bytes";
+    for (at, step) in metrics.iter().enumerate() {
+        let found: Vec<&str> = step.as_object().unwrap().keys().map(String::as_str).filter(|&key| key != "eval_loss").collect();
+        assert_eq!(found.join(" "), keys);
+        assert_eq!(step["step"], at as u64 + 1);
+        assert_eq!(step["eval_loss"].is_number(), [6, 12].contains(&(at + 1)));
+    }
+    assert!(number(&metrics[11]["eval_loss"]) < number(&metrics[5]["eval_loss"]), "{metrics:#?}");
+    assert!(number(&metrics[11]["loss"]) < number(&metrics[0]["loss"]) - 1.0, "{metrics:#?}");
+}
+
+/// Ten steps of AdamW from a given adapter, with clipping and decay, against PyTorch in f64 (bounds of design section 9).
+#[test]
+fn ten_steps_are_those_of_pytorch() {
+    let shop = Workshop::new();
+    let expected: Value = serde_json::from_slice(&std::fs::read(fixture().join("expected.json")).unwrap()).unwrap();
+    let adamw = &expected["adamw"];
+    shop.write_records("records.jsonl", adamw["records"].as_array().unwrap());
+    let start = fixture().join("adapter");
+    let texts = ["learning_rate", "weight_decay", "max_grad_norm"].map(|key| adamw[key].to_string());
+    let command = shop.command(&[
+        "train",
+        "--model",
+        "model",
+        "--data",
+        "records.jsonl",
+        "--out",
+        "out",
+        "--init-adapter",
+        start.to_str().unwrap(),
+        "--batch-size",
+        "1",
+        "--no-packing",
+        "--no-shuffle",
+        "--max-steps",
+        "10",
+        "--lr-schedule",
+        "constant",
+        "--learning-rate",
+        &texts[0],
+        "--weight-decay",
+        &texts[1],
+        "--max-grad-norm",
+        &texts[2],
+    ]);
+    run(command, 0);
+    for (key, figures, bound) in [("loss", "losses", 2e-4), ("grad_norm", "grad_norms", 2e-2)] {
+        for (step, figure) in shop.metrics("out").iter().zip(adamw[figures].as_array().unwrap()) {
+            let (found, figure) = (number(&step[key]), number(figure));
+            assert!((found - figure).abs() <= bound, "step {}: {key} is {found}, PyTorch has {figure}", step["step"]);
+        }
+    }
+    assert_eq!(shop.metrics("out").len(), 10);
+}
+
+/// Two batches of one record, accumulated, are one batch of two: the loss is averaged over the tokens of the whole step.
+#[test]
+fn accumulation_equals_the_large_batch() {
+    let shop = Workshop::new();
+    let common = ["--no-packing", "--no-shuffle", "--lora-dropout", "0", "--max-steps", "4"];
+    let losses = |out: &str, batch: &str, accumulation: &str| -> Vec<f64> {
+        let mut arguments = vec!["train", "--model", "model", "--data", "train.jsonl", "--out", out, "--lora-r", "4"];
+        arguments.extend(["--learning-rate", "5e-3", "--batch-size", batch, "--gradient-accumulation-steps", accumulation]);
+        arguments.extend(common);
+        run(shop.command(&arguments), 0);
+        shop.metrics(out).iter().map(|step| number(&step["loss"])).collect()
+    };
+    let (large, accumulated) = (losses("large", "4", "1"), losses("accumulated", "1", "4"));
+    for (a, b) in large.iter().zip(&accumulated) {
+        // Sums in another order: some units in the last place of a loss near 8, grown by four steps.
+        assert!((a - b).abs() < 1e-4, "{large:?} {accumulated:?}");
+    }
+}
+
+#[test]
+fn a_folder_with_a_run_is_neither_overwritten_nor_continued_as_another_run() {
+    let shop = Workshop::new();
+    run(shop.train("out", &["--max-steps", "4"]), 0);
+    let before = shop.result("out");
+    let (_, err) = run(shop.train("out", &["--max-steps", "4"]), 2);
+    assert!(err.contains("holds a run already") && err.contains("--resume"), "{err}");
+    let (_, err) = run(shop.train("out", &["--max-steps", "4", "--resume", "--seed", "7", "--max-grad-norm", "0.5"]), 2);
+    assert!(err.contains("seed was 0 and is 7") && err.contains("max_grad_norm was 1.0 and is 0.5"), "{err}");
+    run(shop.train("out", &["--max-steps", "4", "--resume"]), 0);
+    assert_eq!(shop.result("out"), before, "a run that is done is left as it is");
+}
+
+#[test]
+fn a_recipe_is_read_and_the_command_line_wins() {
+    let shop = Workshop::new();
+    let recipe = "model = \"model\"\ndata = \"train.jsonl\"\nout = \"from-recipe\"\nlora_r = 2\ntarget_modules = [\"q_proj\", \"v_proj\"]\n\
+                  layers = \"1-2\"\nmax_steps = 2\nno_shuffle = true\n";
+    std::fs::write(shop.path("recipe.toml"), recipe).unwrap();
+    run(shop.command(&["train", "--config", "recipe.toml", "--lora-r", "3"]), 0);
+    let (config, tensors) = load_adapter(&shop.path("from-recipe")).unwrap();
+    assert_eq!((config.r, config.layers_to_transform, tensors.len()), (3, Some(vec![1, 2]), 8));
+    std::fs::write(shop.path("recipe.toml"), "model = \"model\"\nlearning_rat = 1\n").unwrap();
+    let (_, err) = run(shop.command(&["train", "--config", "recipe.toml"]), 2);
+    assert_eq!(err, "error: recipe.toml:2: unknown key `learning_rat`\n  did you mean `learning_rate`?\n");
+}
+
+#[test]
+fn a_dry_run_shows_the_records_and_writes_nothing() {
+    let shop = Workshop::new();
+    let (out, _) = run(shop.train("out", &["--dry-run"]), 0);
+    assert!(out.contains("record 1") && out.contains("24 examples") && out.contains("GPU memory"), "{out}");
+    assert!(!shop.path("out").exists());
+}
+
+#[test]
+fn a_loss_that_is_not_finite_stops_with_step_and_lines_and_keeps_the_last_good_checkpoint() {
+    let shop = Workshop::new();
+    let mut arguments = vec!["train", "--model", "model", "--data", "train.jsonl", "--out", "out", "--max-grad-norm", "0"];
+    arguments.extend(["--max-steps", "50", "--save-steps", "1", "--learning-rate", "1e36", "--lr-schedule", "constant"]);
+    let (_, err) = run(shop.command(&arguments), 1);
+    assert!(err.contains("error: step "), "{err}");
+    assert!(err.contains("lines ") || err.contains("not saved"), "{err}");
+    assert!(err.contains("--learning-rate"), "{err}");
+    for name in shop.names("out").iter().filter(|name| name.starts_with("checkpoint-")) {
+        load_adapter(&shop.path("out").join(name)).unwrap();
+    }
+    assert!(!shop.path("out/adapter_model.safetensors").exists(), "no final adapter from a failed run");
+}
+
+#[test]
+fn wrong_input_ends_with_one_message_and_writes_nothing() {
+    let shop = Workshop::new();
+    std::fs::write(shop.path("broken.jsonl"), "{\"input_ids\":[3,4,5]}\n{\"input_ids\":[3,\n").unwrap();
+    std::fs::write(shop.path("masked.jsonl"), "{\"input_ids\":[3,4],\"labels\":[-100,-100]}\n").unwrap();
+    std::fs::write(shop.path("file"), "not a folder").unwrap();
+    let train = |model: &str, data: &str, out: &str, more: &[&str]| {
+        let mut arguments = vec!["train", "--model", model, "--data", data, "--out", out];
+        arguments.extend(more);
+        shop.command(&arguments)
+    };
+    let cases = [
+        (train("nowhere/at-all/model", "train.jsonl", "out", &[]), "nowhere/at-all/model"),
+        (train("model", "nowhere.jsonl", "out", &[]), "nowhere.jsonl"),
+        (train("model", "broken.jsonl", "out", &[]), "broken.jsonl:2"),
+        (train("model", "masked.jsonl", "out", &[]), "masked.jsonl"),
+        (train("model", "train.jsonl", "out", &["--target-modules", "q_prj"]), "q_proj"),
+        (train("model", "train.jsonl", "out", &["--layers", "2-3"]), "layer 3"),
+        (train("model", "train.jsonl", "out", &["--init-adapter", "model"]), "adapter_config.json"),
+        (train("model", "train.jsonl", "file/out", &[]), "file/out"),
+    ];
+    for (command, named) in cases {
+        let (out, err) = run(command, 2);
+        assert!(err.contains(named), "{named} is not in: {err}");
+        assert_eq!((out.as_str(), err.matches("error:").count()), ("", 1), "{err}");
+        assert!(!shop.path("out").exists());
+    }
+    let (_, err) = run(shop.command(&["train", "--model", "model", "--learning-rate", "fast"]), 2);
+    assert!(err.contains("--learning-rate"), "{err}");
+}
+
+#[test]
+fn eval_measures_what_training_measures() {
+    let shop = Workshop::new();
+    // All records in one step, no dropout: the loss before the first update is the model's own.
+    let mut arguments =
+        vec!["train", "--model", "model", "--data", "train.jsonl", "--eval-data", "held-out.jsonl", "--out", "out"];
+    arguments.extend(["--batch-size", "24", "--max-length", "32", "--no-packing", "--max-steps", "1", "--learning-rate", "1e-2"]);
+    run(shop.command(&arguments), 0);
+    let step = &shop.metrics("out")[0];
+    let eval = |more: &[&str]| -> Value {
+        let mut arguments = vec!["eval", "--model", "model", "--json"];
+        arguments.extend(more);
+        let (out, _) = run(shop.command(&arguments), 0);
+        serde_json::from_str(&out).unwrap()
+    };
+    let report = eval(&["--data", "train.jsonl", "--per-token"]);
+    assert!((number(&report["loss"]) - number(&step["loss"])).abs() < 1e-5);
+    assert!((number(&report["perplexity"]) / number(&report["loss"]).exp() - 1.0).abs() < 1e-12);
+    assert_eq!(report["tokens"], step["supervised_tokens"]);
+    let text = std::fs::read_to_string(shop.path("train.jsonl")).unwrap();
+    for (example, line) in report["examples"].as_array().unwrap().iter().zip(text.lines()) {
+        let record: Value = serde_json::from_str(line).unwrap();
+        let nll = example["token_nll"].as_array().unwrap();
+        let labels = &record["labels"].as_array().unwrap()[1..];
+        assert_eq!(nll.len(), labels.len());
+        assert!(nll.iter().zip(labels).all(|(nll, label)| nll.is_null() == (*label == json!(-100))));
+        let known: Vec<f64> = nll.iter().filter_map(Value::as_f64).collect();
+        assert_eq!(known.len() as u64, example["tokens"]);
+        assert!((known.iter().sum::<f64>() / known.len() as f64 - number(&example["loss"])).abs() < 1e-9);
+    }
+    let adapted = eval(&["--data", "held-out.jsonl", "--adapter", "out"]);
+    assert!((number(&adapted["loss"]) - number(&step["eval_loss"])).abs() < 1e-5);
+    assert!(adapted["examples"][0].get("token_nll").is_none());
+}
+
+#[test]
+fn generation_follows_the_seed_and_greedy_is_the_most_probable_token() {
+    let shop = Workshop::new();
+    let generate = |more: &[&str]| -> Value {
+        let mut arguments = vec!["generate", "--model", "model", "--prompt", "w5 w9 w13", "--max-new-tokens", "12", "--json"];
+        arguments.extend(more);
+        let (out, _) = run(shop.command(&arguments), 0);
+        serde_json::from_str(&out).unwrap()
+    };
+    let greedy = generate(&[]);
+    assert_eq!(greedy["prompt_ids"].as_array().unwrap().iter().rev().take(3).rev().cloned().collect::<Vec<_>>(), [5, 9, 13]);
+    assert_eq!(greedy, generate(&["--temperature", "0", "--seed", "9"]));
+    assert_eq!(greedy["token_ids"], generate(&["--top-k", "1", "--temperature", "2"])["token_ids"]);
+    let warm = ["--temperature", "3", "--seed", "1"];
+    assert_eq!(generate(&warm), generate(&warm));
+    assert_ne!(generate(&warm)["token_ids"], generate(&["--temperature", "3", "--seed", "2"])["token_ids"]);
+
+    // Each greedy token, one read after the other, is the one that a whole evaluation finds most probable: its loss is the least.
+    let ids: Vec<Value> =
+        greedy["prompt_ids"].as_array().unwrap().iter().chain(greedy["token_ids"].as_array().unwrap()).cloned().collect();
+    let other = |at: usize| -> Value {
+        let mut ids = ids.clone();
+        ids[at] = json!((ids[at].as_u64().unwrap() + 1) % 96);
+        json!({ "input_ids": ids[..=at], "labels": (0..=at).map(|i| if i == at { ids[at].clone() } else { json!(-100) }).collect::<Vec<_>>() })
+    };
+    let first = greedy["prompt_ids"].as_array().unwrap().len();
+    let mut records = vec![json!({ "input_ids": ids })];
+    records.extend((first..ids.len()).map(other));
+    shop.write_records("greedy.jsonl", &records);
+    let (out, _) = run(shop.command(&["eval", "--model", "model", "--data", "greedy.jsonl", "--json", "--per-token"]), 0);
+    let report: Value = serde_json::from_str(&out).unwrap();
+    for (at, other) in (first..ids.len()).zip(&report["examples"].as_array().unwrap()[1..]) {
+        let best = number(&report["examples"][0]["token_nll"][at - 1]);
+        assert!(best <= number(&other["loss"]) + 1e-5, "token {at}: {best} against {other}");
+    }
+
+    let (text, _) = run(shop.command(&["generate", "--model", "model", "--prompt", "w5 w9 w13", "--max-new-tokens", "12"]), 0);
+    assert_eq!(text.trim_end(), greedy["text"].as_str().unwrap().trim_end(), "streamed text is the whole text");
+    let (_, err) = run(shop.command(&["generate", "--model", "model", "--chat", "w5"]), 2);
+    assert!(err.contains("no chat template") && err.contains("--prompt"), "{err}");
+}
+
+#[test]
+fn doctor_lists_the_gpus() {
+    let mut doctor = std::process::Command::new(env!("CARGO_BIN_EXE_graftling"));
+    doctor.arg("doctor");
+    let (out, _) = run(doctor, 0);
+    assert!(out.starts_with("0: ") && out.contains("largest binding") && out.contains("SmolLM2 135M"), "{out}");
+}
