@@ -111,7 +111,11 @@ struct DeviceArgs {
 
 /// Opens the GPU and sends the model's weights there, with a word on standard error when it takes long enough to be noticed.
 fn upload(model: &OpenModel, weight_type: WeightType, device: Option<&str>) -> Result<Arc<DeviceWeights>> {
-    let device = Arc::new(Device::open(device)?);
+    upload_to(model, weight_type, Arc::new(Device::open(device)?))
+}
+
+/// [`upload`], to a GPU that is open already.
+fn upload_to(model: &OpenModel, weight_type: WeightType, device: Arc<Device>) -> Result<Arc<DeviceWeights>> {
     let bar = indicatif::ProgressBar::new(0);
     let style = indicatif::ProgressStyle::with_template("loading {bar:28} {bytes}/{total_bytes}");
     bar.set_style(style.unwrap_or_else(|_| indicatif::ProgressStyle::default_bar()));

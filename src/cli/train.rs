@@ -2,9 +2,11 @@
 
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::Args;
 use graftling::Result;
+use graftling::gpu::Device;
 use graftling::model::opened::OpenModel;
 use graftling::train::Outcome;
 use graftling::train::interrupt::Interrupt;
@@ -66,12 +68,14 @@ pub fn run(args: TrainArgs) -> Result<i32> {
         return Ok(0);
     }
     say(&format!("{}\n{}", prepared.data.report, prepared.summary()?));
+    // The device comes before the output: where there is none, nothing is written.
+    let device = Arc::new(Device::open(prepared.options.device.as_deref())?);
     let output = prepared.open_output()?;
     if output.steps_done() > 0 {
         say(&format!("going on after step {} of {}\n", output.steps_done(), prepared.total_steps));
     }
     let interrupt = Interrupt::install()?;
-    let weights = super::upload(&model, prepared.weight_type(), prepared.options.device.as_deref())?;
+    let weights = super::upload_to(&model, prepared.weight_type(), device)?;
     say(&format!("training on {}\n", weights.device().info.name));
     let progress = Progress::on_stderr(prepared.total_steps, output.steps_done());
     let options = prepared.options.clone();

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The same LoRA training with graftling, ferrotensor-cli and PyTorch + PEFT on the CPU, in turn, in one run.
 
-    python tools/compare/compare.py --model FOLDER --graftling target/release/graftling [--ferrotensor BINARY] [--peft-python PYTHON]
+    python tools/compare/compare.py --model FOLDER [--graftling BINARY] [--ferrotensor BINARY] [--peft-python PYTHON]
 
 Prints, for each workload and program, the median over steps of the tokens trained per second, the ratio to graftling, and the
 peak memory of the process. The first step of each process warms up and is not counted. README.md has the set-up.
@@ -12,6 +12,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import platform
 import shlex
 import shutil
 import statistics
@@ -60,7 +61,8 @@ def run_graftling(options, workload, files, folder, log):
     out = folder / "graftling-out"
     shutil.rmtree(out, ignore_errors=True)
     command = [options.graftling, "train", "--model", options.graftling_model or options.model, "--data", files.pretokenised]
-    command += ["--out", out, "--lora-r", LORA_R, "--lora-alpha", 2 * LORA_R, "--target-modules", ",".join(workload.target_modules)]
+    command += ["--out", out, "--lora-r", LORA_R, "--lora-alpha", 2 * LORA_R]
+    command += ["--target-modules", ",".join(workload.target_modules)]
     command += ["--batch-size", workload.sequences, "--max-length", workload.max_length, "--no-packing", "--no-shuffle"]
     command += ["--max-steps", options.steps, "--learning-rate", 2e-4, "--lr-schedule", "constant", "--max-grad-norm", 0]
     _, memory = run(command + shlex.split(options.graftling_args), log, options.timeout)
@@ -120,6 +122,36 @@ def table(results, programs):
     return "\n".join(lines)
 
 
+def first_line(command, wanted=""):
+    """The first line of what `command` prints that contains `wanted`, or '' where there is none."""
+    try:
+        printed = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=60).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return next((line.strip() for line in printed.splitlines() if wanted in line), "")
+
+
+def setting(options, load):
+    """What the figures depend on, one Markdown list: machine, adapter, versions, command."""
+    lines = [f"{os.cpu_count()} cores ({platform.machine()}), load average {load:.1f} at the start"]
+    if options.graftling:
+        version = first_line([options.graftling, "--version"])
+        adapter = first_line([options.graftling, "doctor"], "0: ").removeprefix("0: ")
+        backend = first_line([options.graftling, "doctor"], "backend ").removeprefix("backend").strip()
+        lines.append(f"{version} on {adapter}, {backend}")
+    if options.ferrotensor:
+        lines.append(f"{first_line([options.ferrotensor, '--version'])} on the same adapter, {options.ferrotensor_steps} steps")
+    if options.peft_python:
+        program = "from importlib.metadata import version; print(version('torch'), version('transformers'), version('peft'))"
+        versions = first_line([options.peft_python, "-c", program])
+        lines.append(f"torch, transformers, peft {versions}, {options.peft_dtype}, all cores")
+    lines.append(f"r {LORA_R}; medians over the steps after the first of {options.rounds} round(s) of {options.steps} steps")
+    extra = f", `{options.graftling_args}`" if options.graftling_args else ""
+    own_model = (options.graftling_model or options.model).name
+    lines.append(f"model: {own_model} for graftling{extra}, {options.model.name} for the others")
+    return "\n".join(f"- {line}" for line in lines)
+
+
 def parse_options():
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--model", required=True, type=pathlib.Path, help="Hugging Face folder, for all programs")
@@ -130,10 +162,11 @@ def parse_options():
     arguments.add_argument("--peft-python", type=pathlib.Path, help="a Python with torch and peft; left out: not run")
     arguments.add_argument("--peft-dtype", choices=["f32", "bf16"], default="f32")
     arguments.add_argument("--steps", type=int, default=6, help="steps of a process, the first not counted")
-    arguments.add_argument("--ferrotensor-steps", type=int, default=2, help="the same for ferrotensor, which takes a minute a step")
+    arguments.add_argument("--ferrotensor-steps", type=int, default=2, help="the same for ferrotensor, the slowest")
     arguments.add_argument("--rounds", type=int, default=1, help="how often each program runs, in turn")
     arguments.add_argument("--workloads", default="all-4x128,all-1x128,all-chat-4", help="comma-separated, or `every`")
     arguments.add_argument("--timeout", type=float, default=1800, help="seconds for one process")
+    arguments.add_argument("--markdown", type=pathlib.Path, help="also write the report here (benches/RESULTS.md)")
     arguments.add_argument("--json", type=pathlib.Path, help="also write every measured step here")
     options = arguments.parse_args()
     wanted = [w.name for w in WORKLOADS] if options.workloads == "every" else options.workloads.split(",")
@@ -155,6 +188,9 @@ def main():
     vocab_size = json.loads((options.model / "config.json").read_text())["vocab_size"]
     folder = pathlib.Path(tempfile.mkdtemp(prefix="graftling-compare-"))
     encode = encoder(options.model) if any(w.is_chat for w in options.wanted) else None
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    if load > 0.5:
+        print(f"warning: load average {load:.1f}: other work takes part of the machine, trust no figure below", file=sys.stderr)
     results = {}
     for workload in options.wanted:
         files = write_files(workload, folder, vocab_size, encode)
@@ -171,11 +207,13 @@ def main():
                 median = statistics.median(outcome.tokens_per_second)
                 print(f"{workload.name}: {program}: {median:.1f} tokens/s, {outcome.peak_megabytes:,.0f} MB", file=sys.stderr)
     if options.json:
-        options.json.write_text(
-            json.dumps({w: {p: [dataclasses.asdict(o) for o in runs] for p, runs in by.items()} for w, by in results.items()}, indent=1)
-        )
-    print(f"{os.cpu_count()} cores; medians over steps of {options.rounds} round(s); every process alone, in turn\n")
-    print(table(results, programs))
+        steps = {w: {p: [dataclasses.asdict(o) for o in runs] for p, runs in by.items()} for w, by in results.items()}
+        options.json.write_text(json.dumps(steps, indent=1) + "\n")
+    report = f"{setting(options, load)}\n\n{table(results, programs)}\n"
+    print(report)
+    if options.markdown:
+        source = "Printed by `tools/compare/compare.py`; see tools/compare/README.md."
+        options.markdown.write_text(f"# Training speed and memory\n\n{source}\n\n{report}")
     shutil.rmtree(folder)
 
 
