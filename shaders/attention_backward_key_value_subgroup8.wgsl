@@ -48,12 +48,12 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
     var sum_k: array<EightVectors, SLOTS>; // of d_score q
     var sum_v: array<EightVectors, SLOTS>; // of weight d_out
     for (var base = first_key * params.group; base < vectors; base += 8u) {
+        if segment_start[base / params.group] > first_key + 7u {
+            break; // this and all later rows belong to later segments
+        }
         let vector = min(base + lane, vectors - 1u);
         let row = vector / params.group;
         let segment = segment_start[row];
-        if subgroupMin(segment) > first_key + 7u {
-            break; // this and all later rows belong to later segments
-        }
         let q_start = start_of(vector, key_head);
         var scores_low = vec4f();  // query vectors base .. base + 4
         var scores_high = vec4f(); // query vectors base + 4 .. base + 8

@@ -15,7 +15,7 @@ const UNSEEN = -1e30;         // score of a key that a query vector does not see
 @group(0) @binding(3) var<storage, read> v: array<vec4f>;            // as k
 @group(0) @binding(4) var<storage, read> statistics: array<vec2f>;   // [rows, heads]: lse, delta
 @group(0) @binding(5) var<storage, read> d_out: array<vec4f>;        // as q
-@group(0) @binding(6) var<storage, read> segment_start: array<u32>;  // [rows]
+@group(0) @binding(6) var<storage, read> segment_start: array<u32>;  // [rows], never falling
 @group(0) @binding(7) var<storage, read_write> d_q: array<vec4f>;    // as q
 
 // Where query vector `vector` of key head `key_head` begins in q, d_out and d_q.
@@ -42,11 +42,13 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
     let row = vector / params.group;
     let q_start = start_of(vector, key_head);
     let first = segment_start[row];
-    let end = subgroupMax(row);
+    // Rows are in order, so the first one of the block sees the first key, and the last one the last.
+    let begin = segment_start[first_vector / params.group];
+    let end = min(first_vector + 7u, vectors - 1u) / params.group;
     let statistic = statistics[q_start / HEAD_VEC4];
 
     var sum: array<EightVectors, SLOTS>; // of d_score k
-    for (var base = subgroupMin(first); base <= end; base += 8u) {
+    for (var base = begin; base <= end; base += 8u) {
         let k_start = min(base + lane, params.rows - 1u) * key_stride + key_start;
         var scores_low = vec4f();  // keys base .. base + 4
         var scores_high = vec4f(); // keys base + 4 .. base + 8

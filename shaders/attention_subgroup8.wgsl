@@ -20,7 +20,7 @@ const UNSEEN = -1e30;         // score of a key that a query vector does not see
 @group(0) @binding(2) var<storage, read> k: array<vec4f>;           // [keys, heads / group * HEAD_VEC4]
 @group(0) @binding(3) var<storage, read> v: array<vec4f>;           // as k
 @group(0) @binding(4) var<storage, read> position: array<u32>;      // [rows]
-@group(0) @binding(5) var<storage, read> segment_start: array<u32>; // [rows]
+@group(0) @binding(5) var<storage, read> segment_start: array<u32>; // [rows], never falling
 @group(0) @binding(6) var<storage, read_write> out: array<vec4f>;   // as q
 @group(0) @binding(7) var<storage, read_write> lse: array<f32>;     // [rows, heads]
 
@@ -49,12 +49,15 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
     let q_start = start_of(vector, key_head);
     let first = segment_start[row];
     let last = min(first + position[row], params.keys - 1u);
-    let end = subgroupMax(last);
+    // Rows are in order, so the first one of the block sees the first key, and the last one the last.
+    let begin = segment_start[first_vector / params.group];
+    let last_row = min(first_vector + 7u, vectors - 1u) / params.group;
+    let end = min(segment_start[last_row] + position[last_row], params.keys - 1u);
 
     var largest = UNSEEN;
     var total = 0.0;                    // of exp(score - largest)
     var sum: array<EightVectors, SLOTS>; // of exp(score - largest) v
-    for (var base = subgroupMin(first); base <= end; base += 8u) {
+    for (var base = begin; base <= end; base += 8u) {
         let k_start = min(base + lane, params.keys - 1u) * key_stride + key_start;
         var low = vec4f();  // keys base .. base + 4
         var high = vec4f(); // keys base + 4 .. base + 8

@@ -124,7 +124,7 @@ mod tests {
             supervised_tokens: 300,
             tokens_per_second: 99.5,
             gpu_bytes: 1 << 30,
-            eval_loss: (step.is_multiple_of(2)).then_some(1.5),
+            eval_loss: step.is_multiple_of(2).then_some(1.5),
         }
     }
 

@@ -4,22 +4,23 @@
 //! The analysis follows WGSL's uniformity rules (https://www.w3.org/TR/WGSL/#uniformity) on naga's IR, more strictly where that is simpler.
 //! A value is uniform if it is made of constants, parameters, `workgroup_id`, `num_workgroups` and read-only buffers at uniform places.
 //! A variable is uniform as long as only uniform values are stored to it, in uniform control flow. After a return that only some
-//! invocations take, nothing is uniform; after such a break or continue, nothing in that loop is.
+//! invocations take, nothing is uniform; after such a break or continue, nothing in that loop is. What a subgroup reduces or broadcasts
+//! is uniform where the workgroup is one subgroup.
 
 use naga::{
-    AddressSpace, Arena, Binding, Block, BuiltIn, Expression, Function, FunctionArgument, Handle, LocalVariable, Module,
-    Statement, StorageAccess, SubgroupOperation,
+    AddressSpace, Arena, Binding, Block, BuiltIn, CollectiveOperation, Expression, Function, FunctionArgument, GatherMode,
+    Handle, LocalVariable, Module, Statement, StorageAccess,
 };
 use std::collections::HashSet;
 
-/// Checks `main`.
+/// Checks `main`. `one_subgroup`: the kernel runs only where its workgroup is a single subgroup.
 ///
 /// # Errors
 /// Which operation stands in control flow that is not uniform, or what the analysis does not know.
-pub fn check(module: &Module) -> Result<(), String> {
+pub fn check(module: &Module, one_subgroup: bool) -> Result<(), String> {
     let main = &module.entry_points[0].function;
     let arguments: Vec<bool> = main.arguments.iter().map(is_uniform_builtin).collect();
-    Analysis { module }.function(main, &arguments, true).map(|_| ())
+    Analysis { module, one_subgroup }.function(main, &arguments, true).map(|_| ())
 }
 
 fn is_uniform_builtin(argument: &FunctionArgument) -> bool {
@@ -31,6 +32,7 @@ fn is_uniform_builtin(argument: &FunctionArgument) -> bool {
 
 struct Analysis<'a> {
     module: &'a Module,
+    one_subgroup: bool,
 }
 
 /// One function, called with arguments of known uniformity.
@@ -114,7 +116,9 @@ impl Call<'_> {
                 self.is_uniform(*arg) && [arg1, arg2, arg3].into_iter().flatten().all(|&handle| self.is_uniform(handle))
             }
             Expression::ArrayLength(_) | Expression::WorkGroupUniformLoadResult { .. } => true,
-            Expression::CallResult(_) => !self.varying_results.contains(&handle),
+            Expression::CallResult(_) | Expression::SubgroupOperationResult { .. } | Expression::SubgroupBallotResult => {
+                !self.varying_results.contains(&handle)
+            }
             _ => false,
         }
     }
@@ -190,12 +194,23 @@ impl Call<'_> {
             Statement::ControlBarrier(_) => demand("a barrier"),
             Statement::MemoryBarrier(_) => Ok(Left::default()),
             Statement::WorkGroupUniformLoad { .. } => demand("workgroupUniformLoad"),
-            Statement::SubgroupBallot { .. } => demand("subgroupBallot"),
-            Statement::SubgroupGather { .. } => demand("a subgroup exchange"),
-            Statement::SubgroupCollectiveOperation { op, .. } => demand(match op {
-                SubgroupOperation::Add => "subgroupAdd",
-                _ => "a subgroup operation",
-            }),
+            Statement::SubgroupBallot { result, .. } => {
+                self.subgroup_result(*result, uniform);
+                demand("subgroupBallot")
+            }
+            Statement::SubgroupGather { mode, result, .. } => {
+                let same = match mode {
+                    GatherMode::BroadcastFirst => true,
+                    GatherMode::Broadcast(lane) => self.is_uniform(*lane),
+                    _ => false,
+                };
+                self.subgroup_result(*result, uniform && same);
+                demand("a subgroup exchange")
+            }
+            Statement::SubgroupCollectiveOperation { collective_op, result, .. } => {
+                self.subgroup_result(*result, uniform && *collective_op == CollectiveOperation::Reduce);
+                demand("a subgroup operation")
+            }
             Statement::Store { pointer, value } => {
                 let to_known_place = match &self.expressions()[*pointer] {
                     Expression::Access { index, .. } => self.is_uniform(*index),
@@ -232,6 +247,13 @@ impl Call<'_> {
         }
     }
 
+    /// Notes a subgroup operation's result: the same in the whole subgroup, or not.
+    fn subgroup_result(&mut self, result: Handle<Expression>, same: bool) {
+        if !same || !self.analysis.one_subgroup {
+            self.changed |= self.varying_results.insert(result);
+        }
+    }
+
     fn vary_if_pointer(&mut self, argument: Handle<Expression>) {
         if matches!(
             self.expressions()[argument],
@@ -248,6 +270,10 @@ mod tests {
 
     /// `main` with this body, in a shader with a parameter, a buffer of each kind and a function that has a barrier.
     fn verdict(body: &str) -> Result<(), String> {
+        verdict_for(body, false)
+    }
+
+    fn verdict_for(body: &str, one_subgroup: bool) -> Result<(), String> {
         let source = format!(
             "struct Params {{ count: u32 }}
             @group(0) @binding(0) var<uniform> params: Params;
@@ -263,7 +289,23 @@ mod tests {
             }}"
         );
         let module = naga::front::wgsl::parse_str(&source).unwrap_or_else(|error| panic!("{}", error.emit_to_string(&source)));
-        check(&module)
+        check(&module, one_subgroup)
+    }
+
+    #[test]
+    fn a_subgroup_agrees_with_itself_only() {
+        for (body, passes) in [
+            ("if subgroupMax(lane) > 3u { workgroupBarrier(); }", true),
+            ("if subgroupBroadcast(lane, 2u) > 3u { workgroupBarrier(); }", true),
+            ("for (var k = subgroupMin(lane); k <= subgroupMax(lane); k++) { y[k] = subgroupAdd(k); }", true),
+            ("if subgroupInclusiveAdd(lane) > 3u { workgroupBarrier(); }", false),
+            ("if subgroupShuffleXor(lane, 1u) > 3u { workgroupBarrier(); }", false),
+            ("if lane > 3u { y[lane] = subgroupAdd(lane); }", false),
+            ("for (var k = lane; k < 8u; k++) { y[k] = subgroupAdd(k); }", false),
+        ] {
+            assert_eq!(verdict_for(body, true).is_ok(), passes, "{body}");
+            assert!(verdict_for(body, false).is_err(), "{body}");
+        }
     }
 
     #[test]

@@ -19,8 +19,9 @@
 //! | out | as q | |
 //! | lse | `[rows, heads]` f32 | natural log; all that the backward pass needs of the scores |
 //!
-//! In training, key `i` is row `i` and the last key that a row sees is its own. In generation the keys are a cache of fixed length,
-//! and the rows are the new tokens.
+//! Rows are in order: from one to the next, neither the first nor the last key that a row sees falls. In training, key `i` is row
+//! `i` and the last key that a row sees is its own. In generation the keys are a cache of fixed length, and the rows are the new
+//! tokens.
 //!
 //! **Gradient** (rows = keys). `d_v_j = sum_i p_ij d_out_i`. With `d_p_ij = d_out_i . v_j`, the softmax gives
 //! `d_s_ij = p_ij (d_p_ij - delta_i)`, where `delta_i = sum_j p_ij d_p_ij = d_out_i . out_i`. Then `d_q_i = scale sum_j d_s_ij k_j`
