@@ -99,7 +99,7 @@ impl Built {
             matches!(tensor.shape.rows, Rows::Fixed(n) if rows.is_none_or(|rows| rows == n) && n > 1)
                 && columns.is_none_or(|columns| columns == tensor.shape.columns)
         };
-        let known = self.pick(pick, fits).filter(|_| pick % 2 == 0);
+        let known = self.pick(pick, fits).filter(|_| pick.is_multiple_of(2));
         known.unwrap_or_else(|| {
             let other = [4, 8, 12, 7][usize::from(pick) / 2 % 4];
             let (rows, columns) = (rows.unwrap_or(other), columns.unwrap_or(other));
@@ -152,15 +152,17 @@ impl Built {
                 self.apply(Swiglu, &[x, up]);
             }
             Kind::Rope => {
-                let fits =
-                    |tensor: TensorType| matches!(tensor.shape.rows, Rows::Tokens(_)) && tensor.shape.columns % HEAD_DIM == 0;
+                let fits = |tensor: TensorType| {
+                    matches!(tensor.shape.rows, Rows::Tokens(_)) && tensor.shape.columns.is_multiple_of(HEAD_DIM)
+                };
                 if let Some(x) = self.pick(first, fits) {
                     self.apply(Rope { head_dim: HEAD_DIM, inverse: third % 4 == 0 }, &[x, packing.position, packing.table]);
                 }
             }
             Kind::Attention => {
-                let fits =
-                    |tensor: TensorType| matches!(tensor.shape.rows, Rows::Tokens(_)) && tensor.shape.columns % HEAD_DIM == 0;
+                let fits = |tensor: TensorType| {
+                    matches!(tensor.shape.rows, Rows::Tokens(_)) && tensor.shape.columns.is_multiple_of(HEAD_DIM)
+                };
                 let Some(q) = self.pick(first, fits) else { return };
                 let heads = self.sketch.graph[q].tensor.shape.columns / HEAD_DIM;
                 let shares = |tensor: TensorType| fits(tensor) && heads.is_multiple_of(tensor.shape.columns / HEAD_DIM);
