@@ -7,7 +7,7 @@
 //!
 //! * [`graph`]: nodes, values, shapes, and the errors that wrong shapes give. Pure data.
 //! * [`ops`]: one file an op, with its formula, gradient rule, f64 reference and kernel launch; the kernels are in `shaders/`.
-//! * [`autograd`]: appends gradient nodes to a graph. [`reference`] runs a graph in f64 on the CPU.
+//! * [`autograd`]: appends gradient nodes to a graph. [`mod@reference`] runs a graph in f64 on the CPU.
 //! * [`gpu`]: adapters, limits, buffers, compiled kernels. [`plan`]: liveness, the arena, replay, pacing, profiles.
 //! * [`formats`]: safetensors, GGUF, Hugging Face folders and names, PEFT adapters. [`text`]: tokenizers and chat templates.
 //! * [`data`]: records to tokens, loss masks and packed batches.

@@ -35,10 +35,10 @@ pub fn write(path: &Path, fill: impl FnOnce(&mut BufWriter<File>) -> io::Result<
     })
 }
 
-/// Writes `bytes` to `path`, all or nothing. See [`write`].
+/// Writes `bytes` to `path`, all or nothing. See [`write()`].
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     write(path, |file| file.write_all(bytes))
 }

@@ -1,6 +1,6 @@
 //! The model, token by token: keys and values of earlier tokens rest in a cache, so each new token costs one row.
 //!
-//! Two graphs share the cache. *Prefill* reads the prompt in chunks of up to [`PREFILL_ROWS`] rows; *decode* has one row, so that its
+//! Two graphs share the cache. *Prefill* reads the prompt in chunks of up to `PREFILL_ROWS` rows; *decode* has one row, so that its
 //! kernels can be those for a matrix times a vector. A row sees the cache rows `0 ..= its own position`, so what an earlier
 //! conversation left behind them is never read.
 
