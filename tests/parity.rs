@@ -9,8 +9,9 @@ use graftling::formats::ModelFiles;
 use graftling::formats::peft::{AdapterTensor, load_adapter};
 use graftling::gpu::Device;
 use graftling::model::weights::{DeviceWeights, WeightType};
+use graftling::ops::adamw::Hyper;
 use graftling::train::evaluate::Evaluator;
-use graftling::train::trainer::{Hyper, Trainer};
+use graftling::train::trainer::Trainer;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -191,7 +192,7 @@ fn tiny(name: &str) {
         micro.iter().enumerate().map(|(index, batch)| trainer.accumulate(batch, 1.0 / tokens as f64, index == 0).unwrap());
     let loss: f64 = losses.sum();
     assert_close(loss, expected["accumulation"]["loss"].as_f64().unwrap(), LORA_LOSS, &format!("{name} accumulation loss"));
-    let norm = trainer.apply(&hyper(0.0, 0.0, 0.0), 1).unwrap();
+    let norm = trainer.apply(&hyper(0.0, 0.0, 0.0)).unwrap();
     let expected_norm = expected["accumulation"]["grad_norm"].as_f64().unwrap();
     assert_close(norm / expected_norm, 1.0, 1e-4, &format!("{name} accumulation gradient norm"));
 
@@ -203,7 +204,7 @@ fn tiny(name: &str) {
     let hyper = Hyper { eps: number("eps"), ..hyper(number("learning_rate"), number("weight_decay"), number("max_grad_norm")) };
     for (index, batch) in records.iter().enumerate() {
         let loss = trainer.accumulate(batch, 1.0 / batch.supervised_rows.len() as f64, true).unwrap();
-        let norm = trainer.apply(&hyper, index as u64 + 1).unwrap();
+        let norm = trainer.apply(&Hyper { step: index as u64 + 1, ..hyper }).unwrap();
         assert_close(loss, numbers(&adamw["losses"])[index], LORA_LOSS, &format!("{name} AdamW step {index} loss"));
         assert_close(norm / numbers(&adamw["grad_norms"])[index], 1.0, 1e-3, &format!("{name} AdamW step {index} norm"));
     }
@@ -211,7 +212,7 @@ fn tiny(name: &str) {
 }
 
 fn hyper(learning_rate: f64, weight_decay: f64, max_grad_norm: f64) -> Hyper {
-    Hyper { learning_rate, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay, max_grad_norm }
+    Hyper { learning_rate, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay, step: 1, max_grad_norm }
 }
 
 #[test]
@@ -323,7 +324,7 @@ fn smollm2_run(figures: &str, gradients_file: &str, layers: std::ops::Range<usiz
             let gradients = trainer.adapter().layout.unpack(&trainer.gradients().unwrap());
             assert_tensors(&gradients, &tensors(&folder.join(gradients_file), ""), 1e-2);
         }
-        let norm = trainer.apply(&hyper(2e-4, 0.0, 0.0), index as u64 + 1).unwrap();
+        let norm = trainer.apply(&Hyper { step: index as u64 + 1, ..hyper(2e-4, 0.0, 0.0) }).unwrap();
         assert_close(norm / numbers(&expected["grad_norms"])[index], 1.0, 1e-3, &format!("step {} gradient norm", index + 1));
     }
     for tensor in trainer.adapter().tensors().unwrap() {

@@ -7,9 +7,10 @@ use graftling::adapter::{DeviceAdapter, LoraSpec};
 use graftling::data::{Batch, Example};
 use graftling::model::opened::OpenModel;
 use graftling::ops::Random;
+use graftling::ops::adamw::Hyper;
 use graftling::plan::Timing;
 use graftling::train::options::WeightStorage;
-use graftling::train::trainer::{Hyper, Trainer};
+use graftling::train::trainer::Trainer;
 use graftling::{Error, Result};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -90,7 +91,7 @@ pub fn run(args: BenchArgs) -> Result<()> {
     for step in 0..=args.steps {
         let started = Instant::now();
         trainer.accumulate(&batch, 1.0 / batch.targets.len() as f64, true)?;
-        trainer.apply(&HYPER, step as u64 + 1)?;
+        trainer.apply(&Hyper { step: step as u64 + 1, ..HYPER })?;
         if step > 0 {
             seconds.push(started.elapsed().as_secs_f64());
         }
@@ -108,7 +109,8 @@ pub fn run(args: BenchArgs) -> Result<()> {
     super::print(&if args.json { format!("{:#}\n", report.json()) } else { report.text() })
 }
 
-const HYPER: Hyper = Hyper { learning_rate: 1e-4, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0, max_grad_norm: 1.0 };
+const HYPER: Hyper =
+    Hyper { learning_rate: 1e-4, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0, step: 1, max_grad_norm: 1.0 };
 
 fn random_batch(args: &BenchArgs, vocabulary: usize) -> Batch {
     let mut random = Random(1);

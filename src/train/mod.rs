@@ -30,11 +30,12 @@ use metrics::{MetricsLog, StepMetrics};
 use options::TrainOptions;
 use progress::Progress;
 use schedule::Schedule;
-use trainer::{Hyper, Trainer};
+use trainer::Trainer;
 
 use crate::data::{Batch, Dataset, Sampler};
 use crate::formats::atomic;
 use crate::formats::peft::{self, AdapterConfig};
+use crate::ops::adamw::Hyper;
 use crate::{Error, Result};
 
 /// A training run on a device, at some step; made by [`prepare::Prepared::start`].
@@ -88,7 +89,7 @@ impl Run {
             }
 
             let learning_rate = self.schedule.learning_rate(step);
-            let grad_norm = self.trainer.apply(&self.hyper(learning_rate), step)?;
+            let grad_norm = self.trainer.apply(&self.hyper(learning_rate, step))?;
             finite("gradient norm", grad_norm, step, &batches)?;
             self.state.step = step;
             self.state.position = self.sampler.position();
@@ -136,9 +137,9 @@ impl Run {
     }
 
     /// AdamW with PyTorch's and transformers' betas and epsilon.
-    fn hyper(&self, learning_rate: f64) -> Hyper {
+    fn hyper(&self, learning_rate: f64, step: u64) -> Hyper {
         let TrainOptions { weight_decay, max_grad_norm, .. } = self.options;
-        Hyper { learning_rate, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay, max_grad_norm }
+        Hyper { learning_rate, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay, step, max_grad_norm }
     }
 
     /// Whether something that is done every so many steps, and at the end, is done after this one.

@@ -50,7 +50,7 @@ pub struct OptimizerGraph {
     pub gradients: ValueId,
     pub first_moment: ValueId,
     pub second_moment: ValueId,
-    /// `[1, 8]`: learning rate, beta1, beta2, eps, weight decay, 1 - beta1^t, 1 - beta2^t, maximum norm (0: no clipping).
+    /// `[1, 8]`: see [`crate::ops::adamw::Hyper`].
     pub hyper: ValueId,
     /// `[1, 1]`, before clipping.
     pub norm: ValueId,

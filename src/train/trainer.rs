@@ -9,22 +9,11 @@ use crate::model::config::ModelConfig;
 use crate::model::llama::{Inputs, StorageOf};
 use crate::model::weights::DeviceWeights;
 use crate::ops::accumulate::Accumulate;
+use crate::ops::adamw::Hyper;
 use crate::plan::{Executable, Plan, Timing};
 use crate::{Error, Result};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-
-/// AdamW's numbers for one step (Loshchilov & Hutter 2019, arXiv 1711.05101), and the clipping before it.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Hyper {
-    pub learning_rate: f64,
-    pub beta1: f64,
-    pub beta2: f64,
-    pub eps: f64,
-    pub weight_decay: f64,
-    /// Largest global norm of the gradient; 0 for no clipping.
-    pub max_grad_norm: f64,
-}
 
 /// What training will occupy on the device, in bytes, by class; known before anything is allocated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
@@ -198,24 +187,12 @@ impl Trainer {
         Counts { tokens: batch.input_ids.len(), supervised: batch.supervised_rows.len() }
     }
 
-    /// Updates the adapter with the step's gradients. `step` counts from 1. Returns the global norm of the gradient before clipping.
+    /// Updates the adapter with the step's gradients. Returns the global norm of the gradient before clipping.
     ///
     /// # Errors
     /// If the device is lost.
-    pub fn apply(&mut self, hyper: &Hyper, step: u64) -> Result<f64> {
-        let correction = |beta: f64| 1.0 - beta.powf(step as f64);
-        let values = [
-            hyper.learning_rate,
-            hyper.beta1,
-            hyper.beta2,
-            hyper.eps,
-            hyper.weight_decay,
-            correction(hyper.beta1),
-            correction(hyper.beta2),
-            hyper.max_grad_norm,
-        ]
-        .map(|value| value as f32);
-        self.optimizer.write(self.optimizer_graph.hyper, &values);
+    pub fn apply(&mut self, hyper: &Hyper) -> Result<f64> {
+        self.optimizer.write(self.optimizer_graph.hyper, &hyper.values());
         self.optimizer.run(&Counts::default())?;
         Ok(f64::from(self.optimizer.read(self.optimizer_graph.norm, 1)?[0]))
     }
