@@ -214,13 +214,4 @@ mod tests {
         assert!(!loss_curve(&history(3, |_| f64::NAN)).contains("NaN"));
         assert!(!loss_curve(&history(3, |_| 0.0)).contains("NaN"));
     }
-
-    /// Writes the picture for a look at it: `cargo test --release writes_a_picture -- --ignored`.
-    #[test]
-    #[ignore = "writes a file for the eye"]
-    fn writes_a_picture() {
-        let noise = |step: u64| ((step * 2_654_435_761) % 1000) as f64 / 1000.0 - 0.5;
-        let svg = loss_curve(&history(300, |step| 0.4 + 3.0 * (-(step as f64) / 60.0).exp() + 0.3 * noise(step)));
-        std::fs::write(std::env::temp_dir().join(CURVE_FILE), svg).unwrap();
-    }
 }
