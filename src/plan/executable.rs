@@ -92,7 +92,6 @@ impl Executable {
             plan.nodes.iter().map(|&node| (node, launch(&graph, &memory, &device, node, &most))).collect();
         let mut kernels: Vec<_> =
             dispatches.iter().flat_map(|(_, list)| list).map(|dispatch| (dispatch.kernel, dispatch.constants.clone())).collect();
-        kernels.dedup_by(|a, b| a.0.name == b.0.name && a.1 == b.1);
         let mut seen = HashSet::new();
         kernels.retain(|(kernel, constants)| seen.insert((kernel.name, format!("{constants:?}"))));
         compile_all(&device, &kernels)?;
