@@ -1,9 +1,10 @@
 //! Loss without training: each supervised token's negative log-likelihood.
 
+use super::step::write_batch;
 use crate::Result;
 use crate::adapter::DeviceAdapter;
 use crate::data::Batch;
-use crate::graph::{Counts, ShapeError, ValueId};
+use crate::graph::{ShapeError, ValueId};
 use crate::model::config::ModelConfig;
 use crate::model::llama::{Head, Inputs, Llama, Purpose};
 use crate::model::weights::DeviceWeights;
@@ -46,18 +47,10 @@ impl Evaluator {
     /// # Errors
     /// If the device is lost.
     pub fn token_nll(&mut self, batch: &Batch) -> Result<Vec<f32>> {
-        let counts = Counts { tokens: batch.rows(), supervised: batch.supervised_rows.len() };
-        if counts.supervised == 0 {
+        if batch.supervised_rows.is_empty() {
             return Ok(Vec::new());
         }
-        self.executable.write(self.inputs.input_ids, &batch.input_ids);
-        self.executable.write(self.inputs.position, &batch.position);
-        self.executable.write(self.inputs.segment_start, &batch.segment_start);
-        self.executable.write(self.inputs.rows, &batch.supervised_rows);
-        if let (Some(targets), Some(weight)) = (self.inputs.targets, self.inputs.loss_weight) {
-            self.executable.write(targets, &batch.targets);
-            self.executable.write(weight, &[1.0 / counts.supervised as f32]);
-        }
+        let counts = write_batch(&self.executable, &self.inputs, batch, 1.0 / batch.targets.len() as f64);
         self.executable.run(&counts)?;
         self.executable.read(self.nll, counts.supervised)
     }

@@ -1,12 +1,14 @@
-//! The two graphs of a training step: loss with adapter gradients, and the optimizer.
+//! The two graphs of a training step, loss with adapter gradients and the optimizer, and how a batch gets to the device.
 
 use crate::adapter::LoraSpec;
 use crate::autograd::{Root, backward};
-use crate::graph::{Graph, Origin, Rows, ShapeError, TensorType, ValueId};
+use crate::data::Batch;
+use crate::graph::{Counts, Graph, Origin, Rows, ShapeError, TensorType, ValueId};
 use crate::model::config::ModelConfig;
-use crate::model::llama::{Head, Llama, Purpose, StorageOf};
+use crate::model::llama::{Head, Inputs, Llama, Purpose, StorageOf};
 use crate::ops::adamw::AdamW;
 use crate::ops::global_norm::GlobalNorm;
+use crate::plan::Executable;
 
 /// Loss and adapter gradients of a batch of at most `max_tokens` tokens.
 #[derive(Clone, Debug)]
@@ -40,6 +42,19 @@ impl LossGraph {
             .collect::<Result<_, _>>()?;
         Ok(Self { model, loss, nll, gradients })
     }
+}
+
+/// Sends a batch to the device, where each token's loss counts `loss_weight`. Returns its row counts.
+pub(super) fn write_batch(executable: &Executable, inputs: &Inputs, batch: &Batch, loss_weight: f64) -> Counts {
+    executable.write(inputs.input_ids, &batch.input_ids);
+    executable.write(inputs.position, &batch.position);
+    executable.write(inputs.segment_start, &batch.segment_start);
+    executable.write(inputs.rows, &batch.supervised_rows);
+    if let (Some(targets), Some(weight)) = (inputs.targets, inputs.loss_weight) {
+        executable.write(targets, &batch.targets);
+        executable.write(weight, &[loss_weight as f32]);
+    }
+    Counts { tokens: batch.rows(), supervised: batch.supervised_rows.len() }
 }
 
 /// The optimizer: global norm, clipping and AdamW over the whole adapter at once.

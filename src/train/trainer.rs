@@ -1,6 +1,6 @@
 //! A model, its adapter and the optimizer on a device: what a training step calls.
 
-use super::step::{LossGraph, OptimizerGraph};
+use super::step::{LossGraph, OptimizerGraph, write_batch};
 use crate::adapter::{AdapterLayout, DeviceAdapter, LoraSpec};
 use crate::data::Batch;
 use crate::gpu::{Device, Slice, padded};
@@ -171,20 +171,12 @@ impl Trainer {
         self.step.profile(&counts)
     }
 
-    /// Sends a batch to the device.
+    /// Sends a batch to the device, with the count that the dropout generator needs.
     fn write(&self, batch: &Batch, loss_weight: f64) -> Counts {
-        self.step.write(self.inputs.input_ids, &batch.input_ids);
-        self.step.write(self.inputs.position, &batch.position);
-        self.step.write(self.inputs.segment_start, &batch.segment_start);
-        self.step.write(self.inputs.rows, &batch.supervised_rows);
-        if let (Some(targets), Some(weight)) = (self.inputs.targets, self.inputs.loss_weight) {
-            self.step.write(targets, &batch.targets);
-            self.step.write(weight, &[loss_weight as f32]);
-        }
         if let Some(counter) = self.inputs.dropout_counter {
             self.step.write(counter, &[self.seed, self.batches]);
         }
-        Counts { tokens: batch.input_ids.len(), supervised: batch.supervised_rows.len() }
+        write_batch(&self.step, &self.inputs, batch, loss_weight)
     }
 
     /// Updates the adapter with the step's gradients. Returns the global norm of the gradient before clipping.
