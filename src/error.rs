@@ -10,9 +10,13 @@ pub enum Error {
     /// What the user gave cannot be used: a file, a record, an option, a model. Exit code 2.
     #[error("{place}: {problem}\n  {proposal}")]
     BadInput { place: String, problem: String, proposal: String },
-    /// The work itself failed: disk full, device lost, loss not finite. Exit code 1.
+    /// The work itself failed: disk full, memory short, loss not finite. Exit code 1.
     #[error("{place}: {problem}\n  {proposal}")]
     Failed { place: String, problem: String, proposal: String },
+    /// The GPU was lost with everything on it: reset by its driver, or destroyed. Training opens it again and goes on
+    /// ([`crate::train::recovery`]). Exit code 1.
+    #[error("{place}: {problem}\n  {proposal}")]
+    DeviceLost { place: String, problem: String, proposal: String },
 }
 
 /// The result of everything that can end a command.
@@ -33,7 +37,7 @@ impl Error {
     pub fn exit_code(&self) -> i32 {
         match self {
             Self::BadInput { .. } => 2,
-            Self::Failed { .. } => 1,
+            Self::Failed { .. } | Self::DeviceLost { .. } => 1,
         }
     }
 }

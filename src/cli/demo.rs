@@ -2,7 +2,6 @@
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use clap::Args;
 use graftling::adapter::DeviceAdapter;
@@ -94,15 +93,16 @@ pub fn run(args: DemoArgs) -> Result<i32> {
     super::print(&format!("\nTraining\n{}", prepared.summary()?))?;
     let progress = Progress::on_stderr(prepared.total_steps, output.steps_done());
     let interrupt = Interrupt::install()?;
-    let outcome = prepared.start(Arc::clone(&weights), output, interrupt, progress)?.train()?;
+    let (outcome, run) = prepared.start(weights, output, interrupt, progress)?.train_to_the_end()?;
     if let Outcome::Interrupted { steps, .. } = outcome {
         eprintln!("stopped after step {steps}; start the same command again to go on");
         return Ok(1);
     }
 
     super::print("\nAfter training\n")?;
+    let weights = run.trainer().weights();
     let adapter = DeviceAdapter::load(&args.out, weights.device().clone(), &model.files.config)?;
-    let after = ask(&model, template, &weights, Some(&adapter), &questions)?;
+    let after = ask(&model, template, weights, Some(&adapter), &questions)?;
     super::print(&shown(&questions, &after))?;
     super::print(&closing(&args.out, &spec, right(&questions, &before), right(&questions, &after), &questions))?;
     Ok(0)

@@ -79,9 +79,9 @@ pub fn run(args: TrainArgs) -> Result<i32> {
     say(&format!("training on {}\n", weights.device().info.name));
     let progress = Progress::on_stderr(prepared.total_steps, output.steps_done());
     let options = prepared.options.clone();
-    let mut run = prepared.start(weights, output, interrupt, progress)?;
+    let (outcome, run) = prepared.start(weights, output, interrupt, progress)?.train_to_the_end()?;
     let ask = if model.template.is_some() { "--chat" } else { "--prompt" };
-    Ok(tell(&run.train()?, run.steps().1, &options, ask))
+    Ok(tell(&outcome, run.steps().1, &options, ask))
 }
 
 /// Says how it ended and what to do next. `ask`: the option of `generate` that suits the model.

@@ -77,7 +77,7 @@ impl Device {
         });
         let errors = [pollster::block_on(validation.pop()), pollster::block_on(memory.pop())];
         match errors.into_iter().flatten().next() {
-            Some(error) => Err(refused(error.to_string())),
+            Some(error) => Err(self.or_lost(refused(error.to_string()))),
             None => Ok(Slice { buffer, offset: 0, bytes }),
         }
     }
@@ -103,7 +103,7 @@ impl Device {
     pub fn clear(&self, slice: &Slice) {
         let mut encoder = self.device.create_command_encoder(&Default::default());
         encoder.clear_buffer(&slice.buffer, slice.offset as u64, Some(slice.bytes as u64));
-        self.queue.submit([encoder.finish()]);
+        self.submit([encoder.finish()]);
     }
 
     /// Reads the first `count` values of a slice back, waiting for the work that makes them.
@@ -119,7 +119,7 @@ impl Device {
         let staging = self.allocate_for("staging", bytes, wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST)?;
         let mut encoder = self.device.create_command_encoder(&Default::default());
         encoder.copy_buffer_to_buffer(&slice.buffer, slice.offset as u64, &staging.buffer, 0, bytes as u64);
-        self.queue.submit([encoder.finish()]);
+        self.submit([encoder.finish()]);
         staging.buffer.slice(..).map_async(wgpu::MapMode::Read, |_| {});
         self.wait()?;
         let mapped = staging.buffer.slice(..bytes as u64).get_mapped_range().map_err(|error| self.failed(error.to_string()))?;

@@ -1,5 +1,6 @@
 //! Choice of an adapter, and the device opened on it.
 
+use super::loss::Planned;
 use super::{Facts, Pipeline, kernel::Kernel, pipeline};
 use crate::{Error, Result};
 use std::collections::HashMap;
@@ -13,7 +14,11 @@ pub struct Device {
     pub limits: wgpu::Limits,
     pub facts: Facts,
     pipelines: Mutex<HashMap<pipeline::Key, Arc<Pipeline>>>,
-    trouble: Arc<Mutex<Option<String>>>,
+    /// The first error that nobody has been told of yet.
+    pub(super) trouble: Arc<Mutex<Option<String>>>,
+    /// Why the device was lost, if it was.
+    pub(super) lost: Arc<Mutex<Option<String>>>,
+    pub(super) planned: Planned,
 }
 
 /// Features that graftling uses where they are offered; none is required.
@@ -100,11 +105,12 @@ impl Device {
         let trouble: Arc<Mutex<Option<String>>> = Arc::default();
         let first = trouble.clone();
         device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| note(&first, error.to_string())));
-        let first = trouble.clone();
-        device.set_device_lost_callback(move |reason, message| {
-            if reason != wgpu::DeviceLostReason::Destroyed || !message.is_empty() {
-                note(&first, format!("the device was lost ({reason:?}): {message}"));
-            }
+        let lost: Arc<Mutex<Option<String>>> = Arc::default();
+        let (first, why) = (trouble.clone(), lost.clone());
+        device.set_device_lost_callback(move |reason, message| match message.as_str() {
+            // wgpu gives up a device that has no memory for a submission. The next would not have it either.
+            "Out of memory" => note(&first, message),
+            _ => note(&why, format!("{reason:?} {message}").trim().to_lowercase()),
         });
         let facts = Facts {
             cpu_driver: info.device_type == wgpu::DeviceType::Cpu,
@@ -112,7 +118,7 @@ impl Device {
             int64: features.contains(wgpu::Features::SHADER_INT64),
             f16: features.contains(wgpu::Features::SHADER_F16),
         };
-        Self { device, queue, info, limits, facts, pipelines: Mutex::default(), trouble }
+        Self { device, queue, info, limits, facts, pipelines: Mutex::default(), trouble, lost, planned: Planned::default() }
     }
 
     /// The compiled kernel, from the cache of this device where it was compiled before.
@@ -140,9 +146,7 @@ impl Device {
     /// # Errors
     /// If the device is lost, or reported an error since the last call.
     pub fn wait(&self) -> Result<()> {
-        let polled = self.device.poll(wgpu::PollType::wait_indefinitely());
-        self.check()?;
-        polled.map(|_| ()).map_err(|error| self.failed(error.to_string()))
+        self.wait_for(wgpu::PollType::wait_indefinitely())
     }
 
     /// Starts what was written so far on its way and waits for it, so that staging memory is free again.
@@ -150,24 +154,25 @@ impl Device {
     /// # Errors
     /// If the device is lost, or reported an error since the last call.
     pub fn flush(&self) -> Result<()> {
-        self.queue.submit([]);
+        self.submit([]);
         self.wait()
     }
 
     /// The first error that the driver reported since the last call.
     ///
     /// # Errors
-    /// That error.
+    /// That error; [`Error::DeviceLost`] from the moment at which the device was lost.
     pub fn check(&self) -> Result<()> {
-        lock(&self.trouble).take().map_or(Ok(()), |message| Err(self.failed(message)))
+        let trouble = lock(&self.trouble).take().or_else(|| lock(&self.lost).clone());
+        trouble.map_or(Ok(()), |message| Err(self.failed(message)))
     }
 
     pub(crate) fn failed(&self, message: String) -> Error {
-        Error::failed(
+        self.or_lost(Error::failed(
             format!("GPU `{}`", self.info.name),
             message.trim(),
             "continue from the last checkpoint with --resume; less memory: smaller --batch-size or --max-length",
-        )
+        ))
     }
 }
 

@@ -3,11 +3,13 @@
 mod buffer;
 mod device;
 pub mod kernel;
+mod loss;
 mod pipeline;
 pub mod reflect;
 
 pub use buffer::{ALIGNMENT, Slice, encode, padded};
 pub use device::{Device, WANTED_FEATURES, adapters};
+pub use loss::Identity;
 pub use pipeline::{Pipeline, compile_all};
 
 /// What the choice of kernels may depend on.

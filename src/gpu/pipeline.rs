@@ -63,7 +63,7 @@ impl Pipeline {
             cache: None,
         });
         match pollster::block_on(scope.pop()) {
-            Some(error) => Err(broken(error.to_string())),
+            Some(error) => Err(device.or_lost(broken(error.to_string()))),
             None => Ok(Self { pipeline, layout, bindings: interface.bindings }),
         }
     }

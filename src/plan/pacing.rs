@@ -42,15 +42,13 @@ impl Pacer {
     /// # Errors
     /// If the device is lost.
     pub fn submit(&mut self, device: &Device, commands: wgpu::CommandBuffer) -> Result<()> {
-        let index = device.queue.submit([commands]);
+        let index = device.submit([commands]);
         let before = self.in_flight.replace((index, std::mem::take(&mut self.recorded)));
         let Some((before, work)) = before else {
             self.last_done = Instant::now();
             return Ok(());
         };
-        let polled = device.device.poll(wgpu::PollType::Wait { submission_index: Some(before), timeout: None });
-        device.check()?;
-        polled.map_err(|error| device.failed(error.to_string()))?;
+        device.wait_for(wgpu::PollType::Wait { submission_index: Some(before), timeout: None })?;
         let took = self.last_done.elapsed().max(Duration::from_micros(100));
         self.last_done = Instant::now();
         // Half of the old rate, half of the new: a slice that was delayed by something else does not shrink the next one for long.

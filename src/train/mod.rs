@@ -3,7 +3,7 @@
 //! * this page: [`Run::train`], the algorithm; one step is forward and backward of a few batches, then AdamW;
 //! * [`options`], [`prepare`]: what the user asks for, checked against model and data before the GPU is touched;
 //! * [`step`], [`trainer`], [`evaluate`]: a step and an evaluation on the GPU;
-//! * [`schedule`]: the learning rate; [`checkpoint`], [`lock`], [`interrupt`]: what makes a run survive;
+//! * [`schedule`]: the learning rate; [`checkpoint`], [`lock`], [`interrupt`], [`recovery`]: what makes a run survive;
 //! * [`metrics`], [`curve`], [`progress`]: what it tells.
 
 pub mod checkpoint;
@@ -15,6 +15,7 @@ pub mod metrics;
 pub mod options;
 pub mod prepare;
 pub mod progress;
+pub mod recovery;
 pub mod schedule;
 pub mod step;
 pub mod trainer;
@@ -28,32 +29,27 @@ use evaluate::Evaluator;
 use interrupt::Interrupt;
 use metrics::{MetricsLog, StepMetrics};
 use options::TrainOptions;
+use prepare::Prepared;
 use progress::Progress;
-use schedule::Schedule;
 use trainer::Trainer;
 
-use crate::data::{Batch, Dataset, Sampler};
+use crate::data::{Batch, Sampler};
 use crate::formats::atomic;
-use crate::formats::peft::{self, AdapterConfig};
+use crate::formats::peft;
 use crate::ops::adamw::Hyper;
 use crate::{Error, Result};
 
-/// A training run on a device, at some step; made by [`prepare::Prepared::start`].
-pub struct Run {
-    options: TrainOptions,
+/// A training run on a device, at some step; made by [`Prepared::start`].
+pub struct Run<'m> {
+    prepared: Prepared<'m>,
     trainer: Trainer,
-    adapter: AdapterConfig,
-    data: Dataset,
-    sampler: Sampler,
     held_out: Option<HeldOut>,
-    schedule: Schedule,
-    total_steps: u64,
-    eval_steps: u64,
+    sampler: Sampler,
     state: RunState,
     metrics: MetricsLog,
     progress: Progress,
     interrupt: Interrupt,
-    _lock: lock::FolderLock,
+    lock: lock::FolderLock,
 }
 
 /// How a run ended.
@@ -65,14 +61,14 @@ pub enum Outcome {
     Interrupted { steps: u64, checkpoint: Option<PathBuf> },
 }
 
-impl Run {
-    /// Trains until all steps are done or someone asks to stop.
+impl Run<'_> {
+    /// Trains until all steps are done or someone asks to stop. [`Run::train_to_the_end`] is the same on a device that may be lost.
     ///
     /// # Errors
-    /// Failed: a loss, a gradient or the adapter is not finite (with the step and the records), the device is lost, the disk is
-    /// full. The last checkpoint is good in every case.
+    /// Failed: a loss, a gradient or the adapter is not finite (with the step and the records), or the disk is full.
+    /// [`Error::DeviceLost`]. The last checkpoint is good in every case.
     pub fn train(&mut self) -> Result<Outcome> {
-        while self.state.step < self.total_steps {
+        while self.state.step < self.prepared.total_steps {
             let started = Instant::now();
             let step = self.state.step + 1;
             let batches = self.batches_of_a_step();
@@ -88,7 +84,7 @@ impl Run {
                 finite("loss", loss, step, std::slice::from_ref(batch))?;
             }
 
-            let learning_rate = self.schedule.learning_rate(step);
+            let learning_rate = self.prepared.schedule.learning_rate(step);
             let grad_norm = self.trainer.apply(&self.hyper(learning_rate, step))?;
             finite("gradient norm", grad_norm, step, &batches)?;
             self.state.step = step;
@@ -97,7 +93,7 @@ impl Run {
 
             let tokens: usize = batches.iter().map(Batch::rows).sum();
             let tokens_per_second = tokens as f64 / started.elapsed().as_secs_f64();
-            let eval_loss = if self.is_due(self.eval_steps) { self.evaluate()? } else { None };
+            let eval_loss = if self.is_due(self.prepared.eval_steps()) { self.evaluate()? } else { None };
             self.report(StepMetrics {
                 step,
                 loss,
@@ -109,7 +105,7 @@ impl Run {
                 gpu_bytes: self.trainer.memory().total() as u64,
                 eval_loss,
             })?;
-            if self.is_due(self.options.save_steps) {
+            if self.is_due(self.prepared.options.save_steps) {
                 self.save()?;
             }
         }
@@ -118,7 +114,7 @@ impl Run {
 
     /// Steps done so far and steps in all.
     pub fn steps(&self) -> (u64, u64) {
-        (self.state.step, self.total_steps)
+        (self.state.step, self.prepared.total_steps)
     }
 
     /// The engine, with the adapter as it is now.
@@ -130,21 +126,21 @@ impl Run {
     fn batches_of_a_step(&mut self) -> Vec<Batch> {
         let epoch = self.sampler.position().epoch;
         let mut batches = Vec::new();
-        while batches.len() < self.options.gradient_accumulation_steps && self.sampler.position().epoch == epoch {
-            batches.push(self.sampler.next_batch(&self.data.examples));
+        while batches.len() < self.prepared.options.gradient_accumulation_steps && self.sampler.position().epoch == epoch {
+            batches.push(self.sampler.next_batch(&self.prepared.data.examples));
         }
         batches
     }
 
     /// AdamW with PyTorch's and transformers' betas and epsilon.
     fn hyper(&self, learning_rate: f64, step: u64) -> Hyper {
-        let TrainOptions { weight_decay, max_grad_norm, .. } = self.options;
+        let TrainOptions { weight_decay, max_grad_norm, .. } = self.prepared.options;
         Hyper { learning_rate, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay, step, max_grad_norm }
     }
 
     /// Whether something that is done every so many steps, and at the end, is done after this one.
     fn is_due(&self, every: u64) -> bool {
-        self.state.step.is_multiple_of(every) || self.state.step == self.total_steps
+        self.state.step.is_multiple_of(every) || self.state.step == self.prepared.total_steps
     }
 
     fn evaluate(&mut self) -> Result<Option<f64>> {
@@ -153,14 +149,14 @@ impl Run {
 
     fn report(&mut self, metrics: StepMetrics) -> Result<()> {
         self.progress.step(&metrics);
-        self.metrics.append(metrics).map_err(|error| checkpoint::with_last_good(&self.options.out, error))
+        self.metrics.append(metrics).map_err(|error| checkpoint::with_last_good(&self.prepared.options.out, error))
     }
 
     /// Writes a checkpoint of the last whole step, and the curve up to it.
     fn save(&mut self) -> Result<PathBuf> {
-        self.metrics.sync().map_err(|error| checkpoint::with_last_good(&self.options.out, error))?;
+        self.metrics.sync().map_err(|error| checkpoint::with_last_good(&self.prepared.options.out, error))?;
         let curve = loss_curve(self.metrics.history());
-        if let Err(error) = atomic::write_atomically(&self.options.out.join(CURVE_FILE), curve.as_bytes()) {
+        if let Err(error) = atomic::write_atomically(&self.prepared.options.out.join(CURVE_FILE), curve.as_bytes()) {
             // A picture is not worth a run; if the disk is full, the checkpoint will say so.
             tracing::warn!("no loss curve: {error}");
         }
@@ -172,7 +168,8 @@ impl Run {
             return Err(Error::failed(place, "the update made the adapter infinite; it is not saved", NOT_FINITE));
         }
         let layout = &self.trainer.adapter().layout;
-        checkpoint.save(&self.options.out, &self.adapter, layout, self.options.save_total_limit)
+        let Prepared { options, adapter, .. } = &self.prepared;
+        checkpoint.save(&options.out, adapter, layout, options.save_total_limit)
     }
 
     /// Saves what has been done and stops. The batches of a step that was begun are done again when the run goes on.
@@ -186,8 +183,8 @@ impl Run {
     /// Saves the last checkpoint and the adapter itself.
     fn finish(&mut self) -> Result<Outcome> {
         self.save()?;
-        peft::save_adapter(&self.options.out, &self.adapter, &self.trainer.adapter().tensors()?)
-            .map_err(|error| checkpoint::with_last_good(&self.options.out, error))?;
+        peft::save_adapter(&self.prepared.options.out, &self.prepared.adapter, &self.trainer.adapter().tensors()?)
+            .map_err(|error| checkpoint::with_last_good(&self.prepared.options.out, error))?;
         self.progress.finish();
         let last = self.metrics.history().last();
         let (last_loss, eval_loss) = (last.map(|last| last.loss), last.and_then(|last| last.eval_loss));

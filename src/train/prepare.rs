@@ -1,5 +1,6 @@
 //! From options to a run: everything is checked that can be checked before the GPU is touched and before a file is written.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -32,13 +33,14 @@ pub struct Prepared<'m> {
     pub adapter: AdapterConfig,
     /// Optimizer steps of the whole run.
     pub total_steps: u64,
-    model: &'m OpenModel,
+    pub(super) model: &'m OpenModel,
     spec: LoraSpec,
     layout: AdapterLayout,
     /// The adapter's start where `--init-adapter` gives one, laid out as `layout`.
     start: Option<Vec<f32>>,
+    /// At the first batch.
     sampler: Sampler,
-    schedule: Schedule,
+    pub(super) schedule: Schedule,
 }
 
 impl<'m> Prepared<'m> {
@@ -143,16 +145,21 @@ impl<'m> Prepared<'m> {
         })?;
         let lock = FolderLock::acquire(out)?;
         checkpoint::remove_leftovers(out)?;
-        let fingerprint = self.fingerprint()?;
-        let found = checkpoint::latest(out)?;
-        match &found {
-            Some((folder, state)) if self.options.resume => state.check_same_run(folder, &fingerprint)?,
-            Some((folder, state)) => {
-                let problem = format!("holds a run already ({}, step {})", folder.display(), state.step);
-                let proposal = "go on with it by --resume, or give another --out";
-                return Err(Error::bad_input(out.display(), problem, proposal));
-            }
-            None => {}
+        if !self.options.resume
+            && let Some((folder, state)) = checkpoint::latest(out)?
+        {
+            let problem = format!("holds a run already ({}, step {})", folder.display(), state.step);
+            let proposal = "go on with it by --resume, or give another --out";
+            return Err(Error::bad_input(out.display(), problem, proposal));
+        }
+        self.stand(lock, self.fingerprint()?)
+    }
+
+    /// Where the run of this fingerprint stands in its folder.
+    pub(super) fn stand(&self, lock: FolderLock, fingerprint: BTreeMap<String, String>) -> Result<Output> {
+        let found = checkpoint::latest(&self.options.out)?;
+        if let Some((folder, state)) = &found {
+            state.check_same_run(folder, &fingerprint)?;
         }
         let checkpoint = found.map(|(folder, _)| Checkpoint::load(&folder, &self.layout)).transpose()?;
         let state = checkpoint.as_ref().map_or_else(|| RunState::start(fingerprint), |checkpoint| checkpoint.state.clone());
@@ -163,53 +170,54 @@ impl<'m> Prepared<'m> {
     ///
     /// # Errors
     /// Failed: the device has not the memory.
-    pub fn start(self, weights: Arc<DeviceWeights>, output: Output, interrupt: Interrupt, progress: Progress) -> Result<Run> {
-        let config = &self.model.files.config;
-        let Self { options, data, adapter, total_steps, spec, layout, start, mut sampler, schedule, .. } = self;
-        let Output { lock, state, checkpoint } = output;
+    pub fn start(self, weights: Arc<DeviceWeights>, output: Output, interrupt: Interrupt, progress: Progress) -> Result<Run<'m>> {
+        let engine = self.engine(weights)?;
+        self.start_with(engine, output, interrupt, progress)
+    }
+
+    /// What of the run is on the device, as it is before the first step.
+    pub(super) fn engine(&self, weights: Arc<DeviceWeights>) -> Result<Engine> {
+        let (options, config) = (&self.options, &self.model.files.config);
         let device = weights.device().clone();
-        let on_device = match &start {
-            Some(contents) => DeviceAdapter::new(device, spec, layout, contents)?,
-            None => DeviceAdapter::fresh(device, spec, config, options.seed)?,
+        let on_device = match &self.start {
+            Some(contents) => DeviceAdapter::new(device, self.spec.clone(), self.layout.clone(), contents)?,
+            None => DeviceAdapter::fresh(device, self.spec.clone(), config, options.seed)?,
         };
         let accumulate = options.gradient_accumulation_steps > 1;
-        let held_out = match self.eval_data {
+        let held_out = match &self.eval_data {
             Some(held_out) => {
-                let in_order = SamplerOptions { shuffle: false, ..sampler_options(&options) };
-                let sampler = Sampler::new(&held_out, in_order)?;
+                let in_order = SamplerOptions { shuffle: false, ..sampler_options(options) };
+                let sampler = Sampler::new(held_out, in_order)?;
                 let evaluator = Evaluator::new(weights.clone(), config, Some(&on_device), sampler.max_rows())?;
                 let batches = sampler.plan_of(0).iter().map(|chosen| Batch::assemble(&held_out.examples, chosen)).collect();
                 Some(HeldOut { evaluator, batches })
             }
             None => None,
         };
-        let mut trainer = Trainer::new(weights, config, on_device, sampler.max_rows(), accumulate, options.seed)?;
+        let trainer = Trainer::new(weights, config, on_device, self.sampler.max_rows(), accumulate, options.seed)?;
+        Ok(Engine { trainer, held_out })
+    }
+
+    /// Takes a fresh engine to where the run stands.
+    pub(super) fn start_with(self, engine: Engine, output: Output, interrupt: Interrupt, progress: Progress) -> Result<Run<'m>> {
+        let Engine { mut trainer, held_out } = engine;
+        let Output { lock, state, checkpoint } = output;
+        let mut sampler = self.sampler.clone();
         if let Some(Checkpoint { state, adapter, moments: [first, second] }) = &checkpoint {
             sampler.seek(state.position)?;
             trainer.restore(adapter, [first, second], state.batches);
         }
-        let metrics = MetricsLog::open(&options.out, state.step)?;
-        let eval_steps = options.eval_steps.unwrap_or(total_steps.div_ceil(10).max(1));
-        Ok(Run {
-            options,
-            trainer,
-            adapter,
-            data,
-            sampler,
-            held_out,
-            schedule,
-            total_steps,
-            eval_steps,
-            state,
-            metrics,
-            progress,
-            interrupt,
-            _lock: lock,
-        })
+        let metrics = MetricsLog::open(&self.options.out, state.step)?;
+        Ok(Run { prepared: self, trainer, held_out, sampler, state, metrics, progress, interrupt, lock })
+    }
+
+    /// Steps between two evaluations: ten in a run unless the options say something else.
+    pub(super) fn eval_steps(&self) -> u64 {
+        self.options.eval_steps.unwrap_or(self.total_steps.div_ceil(10).max(1))
     }
 
     /// All that the numbers of the run depend on, by name.
-    fn fingerprint(&self) -> Result<std::collections::BTreeMap<String, String>> {
+    fn fingerprint(&self) -> Result<BTreeMap<String, String>> {
         let mut print = self.options.fingerprint(self.schedule.warmup_steps(), self.total_steps);
         let AdapterConfig { r, lora_alpha, lora_dropout, target_modules, layers_to_transform, use_rslora, .. } = &self.adapter;
         let layers = layers_to_transform.as_ref().map_or("all".to_string(), |layers| format!("{layers:?}"));
@@ -245,6 +253,12 @@ impl Output {
     pub fn steps_done(&self) -> u64 {
         self.state.step
     }
+}
+
+/// What of a run is on the device.
+pub(super) struct Engine {
+    trainer: Trainer,
+    held_out: Option<HeldOut>,
 }
 
 fn sampler_options(options: &TrainOptions) -> SamplerOptions {

@@ -60,7 +60,7 @@ impl Progress {
                 let due = last.is_none_or(|last| last.elapsed() >= BETWEEN_LINES) || step == self.total_steps;
                 if due {
                     *last = Some(Instant::now());
-                    let a_step = self.started.elapsed().as_secs_f64() / (step - self.first_step).max(1) as f64;
+                    let a_step = self.started.elapsed().as_secs_f64() / step.saturating_sub(self.first_step).max(1) as f64;
                     let left = Duration::from_secs((a_step * self.total_steps.saturating_sub(step) as f64) as u64);
                     eprintln!(
                         "step {step}/{}  loss {loss:.4}  {tokens_per_second:.0} tokens/s  {} left",

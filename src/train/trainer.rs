@@ -189,6 +189,11 @@ impl Trainer {
         Ok(f64::from(self.optimizer.read(self.optimizer_graph.norm, 1)?[0]))
     }
 
+    /// The frozen weights.
+    pub fn weights(&self) -> &Arc<DeviceWeights> {
+        &self.weights
+    }
+
     /// The adapter that is trained.
     pub fn adapter(&self) -> &DeviceAdapter {
         &self.adapter

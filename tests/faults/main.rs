@@ -1,8 +1,10 @@
-//! What happens to a run when the world does not behave: kill -9 at any moment, Ctrl-C, a full disk, a second process.
+//! What happens to a run when the world does not behave: kill -9 at any moment, Ctrl-C, a full disk, a second process, a lost device.
 //!
 //! `GRAFTLING_KILLS` sets the number of kill moments (default 8), `GRAFTLING_KILL_SEED` their seed, which is printed.
 #![cfg(unix)]
 
+mod device_lost;
+#[path = "../runs/mod.rs"]
 mod runs;
 
 use std::io::Read;

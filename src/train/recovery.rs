@@ -1,0 +1,89 @@
+//! Going on after a lost device, with the numbers of a run that never lost one.
+//!
+//! A device that is lost takes the adapter, its moments and half a step with it. What is left is what `--resume` goes on from: the last
+//! checkpoint, or the beginning of the run. All randomness is counter-based and two runs on one device are bitwise equal, so the steps
+//! since then come out as they did before. They are done again: metrics.jsonl is cut back to the checkpoint and grows again.
+
+use super::prepare::{Engine, Prepared};
+use super::{Outcome, Run};
+use crate::gpu::Identity;
+use crate::{Error, Result};
+use std::sync::Arc;
+
+/// How often a device is opened again before the run has got any further.
+const MOST_LOSSES: u32 = 3;
+
+impl Run<'_> {
+    /// [`Run::train`], on through lost devices: each is opened again, the weights are sent there, and the run goes on from its last
+    /// checkpoint. Also gives the run back, which holds the weights on the device that was opened last.
+    ///
+    /// # Errors
+    /// As [`Run::train`]; [`Error::DeviceLost`] when the device was lost several times before the run got any further. Failed: the
+    /// device is not there any more.
+    pub fn train_to_the_end(mut self) -> Result<(Outcome, Self)> {
+        let mut patience = Patience { furthest: self.state.step, losses: 0 };
+        loop {
+            match self.train() {
+                Ok(outcome) => return Ok((outcome, self)),
+                Err(lost @ Error::DeviceLost { .. }) => self = self.reopened(lost, &mut patience)?,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// The run on its device, opened again, where its last checkpoint stands.
+    fn reopened(self, mut lost: Error, patience: &mut Patience) -> Result<Self> {
+        let device = self.trainer.weights().device().identity();
+        let Self { prepared, trainer, held_out, sampler, state, metrics, progress, interrupt, lock } = self;
+        // What the lost device holds is freed before the new one needs as much. The sampler and the log of metrics start anew.
+        drop((trainer, held_out, sampler, metrics));
+        let engine = loop {
+            patience.lose(state.step, lost)?;
+            progress.note(&format!("the GPU was lost in step {}; opening it again", state.step + 1));
+            match open(&device, &prepared) {
+                Err(again @ Error::DeviceLost { .. }) => lost = again,
+                opened => break opened?,
+            }
+        };
+        let output = prepared.stand(lock, state.options)?;
+        progress.note(&format!("going on after step {} of {}", output.steps_done(), prepared.total_steps));
+        prepared.start_with(engine, output, interrupt, progress)
+    }
+}
+
+fn open(device: &Identity, prepared: &Prepared) -> Result<Engine> {
+    let device = Arc::new(device.open()?);
+    prepared.engine(prepared.model.upload(device, prepared.weight_type(), |_, _| {})?)
+}
+
+/// Keeps a run from losing its device for ever: some batch may be too much for it.
+struct Patience {
+    /// Most steps done at any loss.
+    furthest: u64,
+    /// Losses since the run got that far.
+    losses: u32,
+}
+
+impl Patience {
+    /// Counts a loss after `steps` whole steps.
+    ///
+    /// # Errors
+    /// `lost`, if there were too many.
+    fn lose(&mut self, steps: u64, lost: Error) -> Result<()> {
+        if steps > self.furthest {
+            *self = Self { furthest: steps, losses: 0 };
+        }
+        self.losses += 1;
+        match (self.losses > MOST_LOSSES, lost) {
+            (true, Error::DeviceLost { place, problem, .. }) => Err(Error::DeviceLost {
+                place,
+                problem: format!("{problem}, {} times before step {} was done", self.losses, self.furthest + 1),
+                proposal: "update the graphics driver, or give the GPU less at a time (--batch-size, --max-length); \
+                           --resume goes on from the last checkpoint"
+                    .to_string(),
+            }),
+            (true, other) => Err(other),
+            (false, _) => Ok(()),
+        }
+    }
+}
