@@ -20,6 +20,7 @@
 pub mod adapter;
 pub mod autograd;
 pub mod cache;
+mod caught;
 pub mod data;
 pub mod demo;
 pub mod error;

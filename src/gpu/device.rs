@@ -2,6 +2,7 @@
 
 use super::loss::Planned;
 use super::{Facts, Pipeline, kernel::Kernel, pipeline};
+use crate::caught::caught;
 use crate::{Error, Result};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -146,7 +147,21 @@ impl Device {
     /// # Errors
     /// If the device is lost, or reported an error since the last call.
     pub fn wait(&self) -> Result<()> {
-        self.wait_for(wgpu::PollType::wait_indefinitely())
+        self.wait_for(None)
+    }
+
+    /// Waits until this submission is done; `None`: the last one.
+    ///
+    /// # Errors
+    /// If the device is lost, or reported an error since the last call.
+    pub(crate) fn wait_for(&self, submission_index: Option<wgpu::SubmissionIndex>) -> Result<()> {
+        // wgpu 30 panics where a driver answers that the device is lost, after it has told so to the callback and let go of its locks.
+        let waited = caught(|| self.device.poll(wgpu::PollType::Wait { submission_index, timeout: None }));
+        self.check()?;
+        match waited {
+            Ok(polled) => polled.map(|_| ()).map_err(|error| self.failed(error.to_string())),
+            Err(panic) => Err(self.failed(panic)),
+        }
     }
 
     /// Starts what was written so far on its way and waits for it, so that staging memory is free again.

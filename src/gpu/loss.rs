@@ -5,11 +5,10 @@
 
 use super::device::{adapters, lock};
 use super::{Device, Facts};
+use crate::caught::caught;
 use crate::{Error, Result};
-use std::cell::Cell;
 use std::collections::VecDeque;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, Once};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// How often, and with what pause between, a device is looked for that was lost. A driver that was reset needs a moment.
@@ -84,19 +83,6 @@ impl Device {
         self.queue.submit(commands)
     }
 
-    /// Waits for submissions.
-    ///
-    /// # Errors
-    /// If the device is lost, or reported an error since the last check.
-    pub(crate) fn wait_for(&self, what: wgpu::PollType) -> Result<()> {
-        let waited = caught(|| self.device.poll(what));
-        self.check()?;
-        match waited {
-            Ok(polled) => polled.map(|_| ()).map_err(|error| self.failed(error.to_string())),
-            Err(panic) => Err(self.failed(panic)),
-        }
-    }
-
     /// `error`, or the loss of the device that it follows from.
     pub(crate) fn or_lost(&self, error: Error) -> Error {
         // wgpu tells of a loss when it is asked how far the work is.
@@ -109,45 +95,5 @@ impl Device {
             },
             None => error,
         }
-    }
-}
-
-thread_local! {
-    /// Whether a panic of this thread is caught and told of as an error.
-    static CATCHING: Cell<bool> = const { Cell::new(false) };
-}
-
-/// What `wait` gives, or the message of its panic: `wgpu::Device::poll` panics where a driver answers that the device is lost
-/// (wgpu 30), after it has told so to the callback for lost devices and let go of its locks.
-fn caught<T>(wait: impl FnOnce() -> T) -> std::result::Result<T, String> {
-    static QUIET: Once = Once::new();
-    QUIET.call_once(|| {
-        let report = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |panic| {
-            if !CATCHING.get() {
-                report(panic);
-            }
-        }));
-    });
-    CATCHING.set(true);
-    let waited = catch_unwind(AssertUnwindSafe(wait));
-    CATCHING.set(false);
-    waited.map_err(|panic| match panic.downcast::<String>() {
-        Ok(message) => *message,
-        Err(panic) => panic.downcast_ref::<&str>().map_or_else(|| "wgpu panicked".to_string(), |message| (*message).to_string()),
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_panic_while_waiting_is_an_error() {
-        assert_eq!(caught(|| 7), Ok(7));
-        let number = 3;
-        assert_eq!(caught(|| -> u32 { panic!("Error in Device::poll: {number}") }), Err("Error in Device::poll: 3".to_string()));
-        assert_eq!(caught(|| -> u32 { panic!("lost") }), Err("lost".to_string()));
-        assert!(!CATCHING.get());
     }
 }

@@ -48,7 +48,7 @@ impl Pacer {
             self.last_done = Instant::now();
             return Ok(());
         };
-        device.wait_for(wgpu::PollType::Wait { submission_index: Some(before), timeout: None })?;
+        device.wait_for(Some(before))?;
         let took = self.last_done.elapsed().max(Duration::from_micros(100));
         self.last_done = Instant::now();
         // Half of the old rate, half of the new: a slice that was delayed by something else does not shrink the next one for long.

@@ -10,11 +10,12 @@ use minijinja::{Environment, ErrorKind, Value, context};
 use serde::{Deserialize, Serialize};
 
 use super::template_functions::{self, RAISED};
+use crate::caught::caught;
 use crate::formats::{TextSource, TokenizerSource};
 use crate::{Error, Result};
 
 /// Instructions that one rendering may take. A conversation of 1000 turns takes about 50 000.
-const FUEL: u64 = 10_000_000;
+const FUEL: u64 = 3_000_000;
 /// Bytes that one rendering may write.
 const MAX_OUTPUT: usize = 64 << 20;
 const NAME: &str = "chat_template";
@@ -93,8 +94,8 @@ impl ChatTemplate {
         environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
         environment.set_fuel(Some(FUEL));
         template_functions::install(&mut environment, now);
-        environment
-            .add_template_owned(NAME, template_functions::without_generation_tags(template))
+        caught(|| environment.add_template_owned(NAME, template_functions::without_generation_tags(template)))
+            .map_err(|panic| unsound(origin, &panic))?
             .map_err(|cause| refused(origin, &cause))?;
         Ok(Self { environment, origin: origin.to_string(), bos_token, eos_token })
     }
@@ -115,8 +116,8 @@ impl ChatTemplate {
         };
         let mut output = Bounded::default();
         let template = self.environment.get_template(NAME).map_err(|cause| refused(&self.origin, &cause))?;
-        let rendered = template.render_captured_to(context, &mut output).map(|_| ());
-        rendered.map_err(|cause| {
+        let rendered = caught(|| template.render_captured_to(context, &mut output).map(|_| ()));
+        rendered.map_err(|panic| unsound(&self.origin, &panic))?.map_err(|cause| {
             if output.overflow {
                 let problem = format!("the chat template writes more than {} MiB and was stopped", MAX_OUTPUT >> 20);
                 return Error::bad_input(&self.origin, problem, PROPOSAL);
@@ -134,6 +135,11 @@ impl ChatTemplate {
 }
 
 const PROPOSAL: &str = "check the messages against what the template accepts; the template itself comes with the model";
+
+/// A template over which the engine stumbles.
+fn unsound(origin: &str, panic: &str) -> Error {
+    Error::bad_input(origin, format!("the chat template cannot be used: {panic}"), PROPOSAL)
+}
 
 /// An error of the template, with origin and line.
 fn refused(origin: &str, cause: &minijinja::Error) -> Error {

@@ -30,6 +30,10 @@ const UNKNOWN: u32 = 2;
 const CONTROL: u32 = 3;
 const USER_DEFINED: u32 = 4;
 
+/// Bytes of the longest token that is believed; the longest of known models have some hundred. All ways to cut a piece in two are tried,
+/// so a piece of a megabyte would take for ever.
+const LONGEST_TOKEN: usize = 1024;
+
 const CONVERT_AGAIN: &str = "the GGUF file is damaged or was written by a faulty converter: convert or download it again";
 
 /// Builds the tokenizer, and says whether encoding puts BOS first when neither the file nor the user decides.
@@ -41,6 +45,10 @@ pub fn build(source: &GgufTokenizer) -> Result<(Tokenizer, bool)> {
     let count = source.tokens.len();
     if count == 0 || count > u32::MAX as usize {
         return Err(Error::bad_input("tokenizer.ggml.tokens", format!("there are {count} tokens"), CONVERT_AGAIN));
+    }
+    if let Some(id) = source.tokens.iter().position(|token| token.len() > LONGEST_TOKEN) {
+        let problem = format!("token {id} has {} bytes, more than {LONGEST_TOKEN}", source.tokens[id].len());
+        return Err(Error::bad_input("tokenizer.ggml.tokens", problem, CONVERT_AGAIN));
     }
     for (key, length) in [("token_type", source.token_types.len()), ("scores", source.scores.len())] {
         if length != 0 && length != count {
@@ -60,18 +68,21 @@ pub fn build(source: &GgufTokenizer) -> Result<(Tokenizer, bool)> {
         }
     };
     // Control tokens are found in the text as it stands, before any normalisation.
+    let mut all_added = Vec::new();
     for (id, token) in (0u32..).zip(&source.tokens) {
         let added = |special| AddedToken::from(token.clone(), special).normalized(false);
         let named = [source.bos_token_id, source.eos_token_id, source.unknown_token_id].contains(&Some(id));
         // Without types, the tokens that other keys name are the only ones known to be control tokens.
         let untyped = if named { CONTROL } else { NORMAL };
         match source.token_types.get(id as usize).copied().unwrap_or(untyped) {
-            _ if token.is_empty() => 0,
-            CONTROL | UNKNOWN => tokenizer.add_special_tokens(&[added(true)]),
-            USER_DEFINED => tokenizer.add_tokens(&[added(false)]),
-            _ => 0,
-        };
+            _ if token.is_empty() => {}
+            CONTROL | UNKNOWN => all_added.push(added(true)),
+            USER_DEFINED => all_added.push(added(false)),
+            _ => {}
+        }
     }
+    // All at once: each call looks at all that were added before.
+    tokenizer.add_tokens(&all_added);
     Ok((tokenizer, add_bos))
 }
 

@@ -125,8 +125,8 @@ pub(super) fn without_generation_tags(source: &str) -> String {
     let mut out = String::with_capacity(source.len());
     let mut rest = source;
     while let Some(start) = rest.find("{%") {
-        let Some(length) = rest[start..].find("%}") else { break };
-        let end = start + length;
+        let Some(length) = rest[start + 2..].find("%}") else { break };
+        let end = start + 2 + length;
         let inside = &rest[start + 2..end];
         let name = inside.trim_matches(|c: char| c.is_whitespace() || c == '-' || c == '+');
         out.push_str(&rest[..start + 2]);

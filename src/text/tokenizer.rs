@@ -7,6 +7,7 @@ use std::sync::OnceLock;
 
 use super::decode_stream::DecodeStream;
 use super::gguf_vocabulary;
+use crate::caught::caught;
 use crate::formats::{TextSource, TokenizerSource};
 use crate::{Error, Result};
 
@@ -51,13 +52,18 @@ impl Tokenizer {
                         "a model folder needs its tokenizer.json (not tokenizer.model); download it from the same place";
                     Error::bad_input(&origin, format!("cannot read the tokenizer: {cause}"), proposal)
                 })?;
-                let inner = tokenizers::Tokenizer::from_bytes(&bytes).map_err(|cause| {
+                let not_one = |cause: &dyn Display| {
                     Error::bad_input(&origin, format!("this is not a tokenizer: {cause}"), "download the file again")
-                })?;
+                };
+                let read = caught(|| tokenizers::Tokenizer::from_bytes(&bytes)).map_err(|panic| not_one(&panic))?;
+                let inner = read.map_err(|cause| not_one(&cause))?;
                 (inner, source.add_bos, origin)
             }
             TokenizerSource::Gguf(gguf) => {
-                let (inner, by_default) = gguf_vocabulary::build(gguf)?;
+                let built = caught(|| gguf_vocabulary::build(gguf)).map_err(|panic| {
+                    Error::bad_input("tokenizer.ggml.tokens", panic, "convert or download the GGUF file again")
+                })?;
+                let (inner, by_default) = built?;
                 let add_bos = gguf.add_bos_token.or(source.add_bos).unwrap_or(by_default);
                 (inner, Some(add_bos), "the tokenizer in the GGUF file".to_string())
             }
@@ -150,7 +156,9 @@ impl Tokenizer {
             let problem = "the text contains the name of a special token, which this tokenizer cannot encode as plain text";
             Err(Error::bad_input(&self.origin, problem, "remove or rewrite the special token in the text"))
         };
-        if self.encode_between(&self.inner, text, &whole, &marks)?.ids != whole.ids {
+        // Marks that overlap (each may take the white space around it) leave no stretches between them.
+        let in_order = marks.windows(2).all(|pair| whole.ranges[pair[0]].end <= whole.ranges[pair[1]].start);
+        if !in_order || self.encode_between(&self.inner, text, &whole, &marks)?.ids != whole.ids {
             return impossible();
         }
         let kept: Vec<usize> = marks.into_iter().filter(|&at| !inside(&whole.ranges[at])).collect();
@@ -183,14 +191,21 @@ impl Tokenizer {
     }
 
     fn encode_by(&self, tokenizer: &tokenizers::Tokenizer, text: &str, add_special: bool) -> Result<Encoded> {
-        let encoding = tokenizer.encode(text, add_special).map_err(|cause| self.fault("encode this text", cause))?;
-        let ranges = encoding.get_offsets().iter().map(|&(start, end)| start..end).collect();
+        let encoded = caught(|| tokenizer.encode(text, add_special)).map_err(|panic| self.fault("encode this text", panic))?;
+        let encoding = encoded.map_err(|cause| self.fault("encode this text", cause))?;
+        let ranges: Vec<Range<usize>> = encoding.get_offsets().iter().map(|&(start, end)| start..end).collect();
+        if let Some(range) = ranges.iter().find(|range| text.get((*range).clone()).is_none()) {
+            return Err(self.fault("encode this text", format!("it has a token at {range:?}, which is no part of the text")));
+        }
         Ok(Encoded { ids: encoding.get_ids().to_vec(), ranges })
     }
 
     /// The text of `ids`, without special tokens if `skip_special`. Bytes that are not UTF-8 become U+FFFD.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
-        let decode = |ids: &[u32]| self.inner.decode(ids, skip_special).map_err(|cause| self.fault("decode these tokens", cause));
+        let decode = |ids: &[u32]| {
+            let decoded = caught(|| self.inner.decode(ids, skip_special)).map_err(|panic| self.fault("decode these tokens", panic))?;
+            decoded.map_err(|cause| self.fault("decode these tokens", cause))
+        };
         match skip_special {
             true => decode(&ids.iter().copied().filter(|id| !self.is_special(*id)).collect::<Vec<_>>()),
             false => decode(ids),

@@ -195,3 +195,18 @@ fn types_that_cannot_be_read_are_listed() {
     assert_eq!(gguf.unreadable(), [("model.layers.1.mlp.down_proj.weight".to_owned(), "Q4_K".to_owned())]);
     assert_eq!(gguf.container().tensors.iter().filter(|tensor| tensor.kind.is_ok_and(|kind| kind.name() == "Q4_K")).count(), 1);
 }
+
+/// A file that was cut off, anywhere in its directory and at many places of its data, is refused and never read beyond its end.
+#[test]
+fn every_truncation_is_refused() {
+    let bytes = GgufFile::tiny().bytes();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tiny.gguf");
+    for length in (0..bytes.len()).filter(|length| *length < 3000 || length % 1009 == 0 || *length + 100 > bytes.len()) {
+        std::fs::write(&path, &bytes[..length]).unwrap();
+        // The last tensor's padding may be missing: nothing is stored there.
+        if let Ok(_complete) = ModelFiles::open(path.to_str().unwrap()) {
+            assert!(bytes.len() - length < 32, "{length} of {} bytes were accepted", bytes.len());
+        }
+    }
+}

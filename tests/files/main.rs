@@ -5,7 +5,6 @@ mod configs;
 mod folders;
 mod gguf;
 mod gguf_file;
-mod hostile;
 mod hub;
 mod inspect;
 mod tiny;
