@@ -18,16 +18,18 @@ use crate::gpu::Facts;
 use crate::gpu::kernel::{Kernel, Needs};
 use crate::graph::DType;
 
-/// The kernels of a family: for weights in f32, bf16, f16.
-type Family = [Kernel; 3];
+/// The kernels of a family, by the storage of the weights, in the order of [`DType::WEIGHTS`].
+type Family = [Kernel; 5];
 
-/// A [`Family`]: its name, the suffix of the files that load its operands, its parameters and needs, the files it consists of.
+/// A [`Family`]: its name, the suffix of the files that load f32, bf16 and f16, its parameters and needs, the files it consists of.
 macro_rules! family {
     ($name:literal, $loads:literal, $params:ty, $needs:expr, $unchecked:literal, $constants:expr, [$($file:literal),+]) => {
         [
             family!(@one $name, "f32", $loads, $params, $needs, $unchecked, $constants, [$($file),+]),
             family!(@one $name, "bf16", $loads, $params, $needs, $unchecked, $constants, [$($file),+]),
             family!(@one $name, "f16", $loads, $params, $needs, $unchecked, $constants, [$($file),+]),
+            family!(@one $name, "q8_0", "", $params, $needs, $unchecked, $constants, [$($file),+]),
+            family!(@one $name, "q4_1", "", $params, $needs, $unchecked, $constants, [$($file),+]),
         ]
     };
     (@one $name:literal, $dtype:literal, $loads:literal, $params:ty, $needs:expr, $unchecked:literal, $constants:expr, [$($file:literal),+]) => {
@@ -209,11 +211,7 @@ impl Variant {
 
 /// Place of a storage type in a [`Family`].
 fn of_dtype(dtype: DType) -> usize {
-    match dtype {
-        DType::F32 | DType::U32 => 0,
-        DType::BF16 => 1,
-        DType::F16 => 2,
-    }
+    DType::WEIGHTS.iter().position(|known| *known == dtype).unwrap_or_default()
 }
 
 /// Constants of a tile in which an invocation computes 4 x 4.
