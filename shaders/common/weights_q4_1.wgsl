@@ -20,3 +20,18 @@ fn load_weight4(group: u32) -> vec4f {
 fn load_weight(index: u32) -> f32 {
     return load_weight4(index / 4u)[index % 4u];
 }
+
+// Codes 8 * eight .. 8 * eight + 7 of a block, packed and as numbers.
+alias Codes8 = u32;
+
+fn load_codes8(block: u32, eight: u32) -> Codes8 {
+    return weights[5u * block + 1u + eight];
+}
+
+fn first_codes(codes: Codes8) -> vec4f {
+    return vec4f(unpack4xU8(codes & 0x0f0f0f0fu));
+}
+
+fn last_codes(codes: Codes8) -> vec4f {
+    return vec4f(unpack4xU8((codes >> 4u) & 0x0f0f0f0fu));
+}

@@ -17,3 +17,19 @@ fn load_weight4(group: u32) -> vec4f {
 fn load_weight(index: u32) -> f32 {
     return load_weight4(index / 4u)[index % 4u];
 }
+
+// Codes 8 * eight .. 8 * eight + 7 of a block, packed and as numbers.
+alias Codes8 = vec2u;
+
+fn load_codes8(block: u32, eight: u32) -> Codes8 {
+    let at = 9u * block + 1u + 2u * eight;
+    return vec2u(weights[at], weights[at + 1u]);
+}
+
+fn first_codes(codes: Codes8) -> vec4f {
+    return vec4f(unpack4xI8(codes.x));
+}
+
+fn last_codes(codes: Codes8) -> vec4f {
+    return vec4f(unpack4xI8(codes.y));
+}

@@ -62,6 +62,34 @@ static SUBGROUP8_TILE: Family = family!(
     ["common/activations_f32_wide", "common/matmul_io", "common/matmul_operands", "common/eight_rows", "matmul_subgroup8"]
 );
 
+/// The kernels of a family that is for block-quantised weights only: for q8_0, q4_1.
+type BlockFamily = [Kernel; 2];
+
+macro_rules! block_family {
+    ($name:literal, [$($file:literal),+]) => {
+        [
+            family!(@one $name, "q8_0", "", Params, SUBGROUP8, true, &[], [$($file),+]),
+            family!(@one $name, "q4_1", "", Params, SUBGROUP8, true, &[], [$($file),+]),
+        ]
+    };
+}
+
+static SUBGROUP8_BLOCKS: BlockFamily = block_family!(
+    "matmul_subgroup8_blocks",
+    ["common/activations_f32_wide", "common/matmul_io", "common/matmul_operands", "common/eight_rows", "matmul_subgroup8_blocks"]
+);
+
+static SUBGROUP8_BLOCKS_BY_K: BlockFamily = block_family!(
+    "matmul_subgroup8_blocks_by_k",
+    [
+        "common/activations_f32_wide",
+        "common/matmul_io",
+        "common/matmul_operands",
+        "common/eight_rows",
+        "matmul_subgroup8_blocks_by_k"
+    ]
+);
+
 static SUBGROUP8_MATVEC: Family = family!(
     "matmul_matvec_subgroup8",
     "_wide",
@@ -114,7 +142,8 @@ static MATVEC: Family = family!(
 
 /// Every kernel that may be chosen.
 pub fn kernels() -> Vec<&'static Kernel> {
-    [&GENERAL, &SUBGROUP8_TILE, &SUBGROUP8_MATVEC, &REGISTER, &TILED, &NARROW, &MATVEC].into_iter().flatten().collect()
+    let families = [&GENERAL, &SUBGROUP8_TILE, &SUBGROUP8_MATVEC, &REGISTER, &TILED, &NARROW, &MATVEC];
+    families.into_iter().flatten().chain(&SUBGROUP8_BLOCKS).chain(&SUBGROUP8_BLOCKS_BY_K).collect()
 }
 
 /// Which output a workgroup computes.
@@ -169,11 +198,12 @@ impl Variant {
     }
 
     fn choose_aligned(problem: &Problem, facts: &Facts) -> Self {
-        let Problem { layout, m, n, k, .. } = *problem;
+        let Problem { layout, m, n, k, dtype, .. } = *problem;
         let matvec = layout == Layout::NT && m == 1;
         if SUBGROUP8.met_by(facts) {
             return match (m, n) {
                 _ if matvec => Self::of(&SUBGROUP8_MATVEC, problem, &[], Grid::Tiles([1, 8])),
+                _ if dtype.block() > 1 => Self::blocks(problem),
                 (9.., ..=8) => Self::tile(problem, &[("SWAPPED", 1.0), ("SPREAD_ROWS", 8.0)], [32, 8]),
                 (9.., ..=16) => Self::tile(problem, &[("SWAPPED", 1.0)], [32, 16]),
                 (..=8, _) => Self::tile(problem, &[("SPREAD_ROWS", 8.0)], [8, 32]),
@@ -196,6 +226,18 @@ impl Variant {
 
     fn tile(problem: &Problem, constants: &[(&'static str, f64)], tile: [usize; 2]) -> Self {
         Self::of(&SUBGROUP8_TILE, problem, constants, Grid::Tiles(tile))
+    }
+
+    /// b in blocks, which lie along k in NT and along n in NN.
+    fn blocks(problem: &Problem) -> Self {
+        let at =
+            DType::WEIGHTS.iter().filter(|dtype| dtype.block() > 1).position(|dtype| *dtype == problem.dtype).unwrap_or_default();
+        let (kernel, constants, tile) = match problem.layout {
+            Layout::NN => (&SUBGROUP8_BLOCKS_BY_K[at], vec![], [8, 64]),
+            _ if problem.m <= 8 => (&SUBGROUP8_BLOCKS[at], vec![("SPREAD_ROWS", 8.0)], [8, 32]),
+            _ => (&SUBGROUP8_BLOCKS[at], vec![], [16, 32]),
+        };
+        Self { kernel, constants, grid: Grid::Tiles(tile), general: false }
     }
 
     fn of(family: &'static Family, problem: &Problem, constants: &[(&'static str, f64)], grid: Grid) -> Self {
