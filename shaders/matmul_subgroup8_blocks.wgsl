@@ -24,7 +24,7 @@ fn add_rows(sums: EightRows, spread: vec4f, own: mat4x4f) -> EightRows {
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocation_id) lane: u32) {
     let first = group.x * SPREAD_ROWS;
     let own = group.y * 32u + lane * 4u;
-    let rows = min(vec4u(own) + vec4u(0u, 1u, 2u, 3u), vec4u(params.n - 1u)) * (params.k / 32u);
+    let rows = min(vec4u(own) + vec4u(0u, 1u, 2u, 3u), vec4u(params.n - 1u)) * (params.k / 32u) + params.b_start / 32u;
     var low: EightRows;
     var high: EightRows;
     for (var block = 0u; block < params.k / 32u; block++) {

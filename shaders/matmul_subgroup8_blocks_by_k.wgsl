@@ -25,11 +25,12 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocation_id) la
     let first = group.x * 8u;
     let own = group.y * 64u + lane * 8u;
     let blocks = params.n / 32u; // in a row of b
+    let b = params.b_start / 32u;
     // Past the end of n the last block is read instead; its results are not stored.
-    let own_block = min(own / 32u, blocks - 1u);
+    let own_block = b + min(own / 32u, blocks - 1u);
     let eight = lane % 4u;
     // Lane 2 s + h loads the scale of step s and of block h of the tile.
-    let spread_block = min(group.y * 2u + lane % 2u, blocks - 1u);
+    let spread_block = b + min(group.y * 2u + lane % 2u, blocks - 1u);
     let is_second = lane >= 4u;
     var low: EightRows;
     var high: EightRows;

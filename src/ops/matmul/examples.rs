@@ -4,7 +4,7 @@ use super::{Layout, Matmul, kernels};
 use crate::graph::{DType, Rows, TensorType};
 use crate::ops::{Example, OpEntry, Random};
 
-const SIZES: [[usize; 3]; 19] = [
+const SIZES: [[usize; 3]; 20] = [
     [1, 1, 1],
     [3, 5, 7],
     [1, 64, 64],
@@ -26,6 +26,8 @@ const SIZES: [[usize; 3]; 19] = [
     [100, 16, 35],
     // Whole blocks of quantised weights, and tails in all else.
     [101, 96, 160],
+    // A k that CPU drivers take in pieces.
+    [9, 64, 4108],
 ];
 
 fn example(random: &mut Random, layout: Layout, [m, n, k]: [usize; 3], dtype: DType, addend: bool) -> Example {
