@@ -9,8 +9,9 @@ use graftling::gpu::{Device, WANTED_FEATURES, adapters};
 use graftling::graph::DType;
 use graftling::model::config::ModelConfig;
 use graftling::model::tensor_names;
+use graftling::train::memory::{Memory, Planner, StepShape};
 use graftling::train::options::TrainOptions;
-use graftling::train::trainer::Memory;
+use graftling::train::step::Recompute;
 use graftling::{Error, Result};
 
 /// Show the GPUs of this machine, what of them graftling uses, and the memory that training needs
@@ -137,9 +138,11 @@ fn memory(config: &ModelConfig, storage: DType) -> Result<Memory> {
     let matrices = config.num_hidden_layers * hidden * (heads + 3 * inner);
     let outputs = vocabulary * hidden * if config.tie_word_embeddings { 1 } else { 2 };
     let norms = tensor_names(config).iter().filter(|name| name.contains("norm")).count() * hidden;
-    let bytes = (matrices + outputs) * storage.bytes() + norms * 4;
+    let bytes = storage.bytes(matrices + outputs) + norms * 4;
     let storage = |name: &str| if name.contains("norm") { DType::F32 } else { storage };
-    Memory::plan(config, &storage, &lora, TrainOptions::BATCH_SIZE * TrainOptions::MAX_LENGTH, bytes, false)
+    let max_tokens = TrainOptions::BATCH_SIZE * TrainOptions::MAX_LENGTH;
+    let shape = StepShape { max_tokens, accumulate: false, recompute: Recompute::None };
+    Ok(Planner::new(config, &storage, &lora, shape, bytes)?.memory())
 }
 
 /// Bytes for people.

@@ -1,5 +1,6 @@
 //! The *where* of a computation: adapter, limits, buffers, compiled kernels.
 
+pub mod blocks;
 mod buffer;
 mod device;
 pub mod kernel;
@@ -7,7 +8,7 @@ mod loss;
 mod pipeline;
 pub mod reflect;
 
-pub use buffer::{ALIGNMENT, Slice, encode, padded};
+pub use buffer::{ALIGNMENT, Slice, encode, padded, rounded};
 pub use device::{Device, WANTED_FEATURES, adapters};
 pub use loss::Identity;
 pub use pipeline::{Pipeline, compile_all};

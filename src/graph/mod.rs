@@ -109,6 +109,32 @@ impl Graph {
         Ok(self.apply(op, inputs, name)?[0])
     }
 
+    /// The same values without a node: what a transform starts from that repeats nodes or puts them in another order.
+    pub(crate) fn without_nodes(&self) -> Self {
+        Self { values: self.values.clone(), nodes: Vec::new() }
+    }
+
+    /// Appends a node whose outputs are values of the graph already.
+    pub(crate) fn append(&mut self, node: Node) {
+        let id = NodeId(self.nodes.len());
+        node.outputs.iter().enumerate().for_each(|(index, output)| self.values[output.0].origin = Origin::Node(id, index));
+        self.nodes.push(node);
+    }
+
+    /// Appends a node a second time, on these inputs and with outputs of its own, which it returns.
+    pub(crate) fn append_again(&mut self, node: &Node, inputs: Vec<ValueId>) -> Vec<ValueId> {
+        let mut outputs = Vec::with_capacity(node.outputs.len());
+        for &original in &node.outputs {
+            let mut value = self[original].clone();
+            value.name.push_str(".again");
+            self.values.push(value);
+            outputs.push(ValueId(self.values.len() - 1));
+        }
+        let name = format!("{}.again", node.name);
+        self.append(Node { name, op: node.op.clone(), inputs, outputs: outputs.clone() });
+        outputs
+    }
+
     pub fn nodes(&self) -> &[Node] {
         &self.nodes
     }
@@ -120,6 +146,11 @@ impl Graph {
     /// All values in order, with their handles.
     pub fn value_ids(&self) -> impl Iterator<Item = ValueId> + use<> {
         (0..self.values.len()).map(ValueId)
+    }
+
+    /// Does this value come from outside, and not from a node?
+    pub fn is_leaf(&self, id: ValueId) -> bool {
+        !matches!(self[id].origin, Origin::Node(..))
     }
 
     /// The value with this name, if there is one; the first where several share it.

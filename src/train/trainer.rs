@@ -1,65 +1,20 @@
 //! A model, its adapter and the optimizer on a device: what a training step calls.
 
+use super::memory::{Memory, StepShape};
 use super::step::{LossGraph, OptimizerGraph, write_batch};
-use crate::adapter::{AdapterLayout, DeviceAdapter, LoraSpec};
+use crate::adapter::DeviceAdapter;
 use crate::data::Batch;
-use crate::gpu::{Device, Slice, padded};
+use crate::gpu::{Device, Slice};
 use crate::graph::{Counts, Graph, Origin, Rows, TensorType, ValueId};
 use crate::model::config::ModelConfig;
-use crate::model::llama::{Inputs, StorageOf};
+use crate::model::llama::Inputs;
 use crate::model::weights::DeviceWeights;
 use crate::ops::accumulate::Accumulate;
 use crate::ops::adamw::Hyper;
-use crate::plan::{Executable, Plan, Timing};
+use crate::plan::{Executable, Timing};
 use crate::{Error, Result};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
-
-/// What training will occupy on the device, in bytes, by class; known before anything is allocated.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
-pub struct Memory {
-    pub weights: usize,
-    pub adapters: usize,
-    /// Gradients and both moments.
-    pub optimizer: usize,
-    /// Activations and scratch, after sharing by liveness.
-    pub activations: usize,
-    /// Token ids, positions, targets, kernel parameters.
-    pub inputs: usize,
-}
-
-impl Memory {
-    pub fn total(&self) -> usize {
-        self.weights + self.adapters + self.optimizer + self.activations + self.inputs
-    }
-
-    /// Plans a training run from the configuration alone. `weights` are the bytes of the frozen weights.
-    ///
-    /// # Errors
-    /// If the configuration contradicts itself.
-    pub fn plan(
-        config: &ModelConfig,
-        storage: StorageOf,
-        lora: &LoraSpec,
-        max_tokens: usize,
-        weights: usize,
-        accumulate: bool,
-    ) -> Result<Self> {
-        let graphs = LossGraph::build(config, storage, lora, max_tokens)?;
-        let graph = &graphs.model.graph;
-        let leaves = graph.value_ids().filter(|id| matches!(graph[*id].origin, Origin::Weight | Origin::Adapter | Origin::State));
-        let pinned: HashSet<ValueId> = leaves.chain(graphs.gradients.iter().copied()).collect();
-        let plan = Plan::new(graph, &[graphs.loss, graphs.nll], &pinned);
-        let adapter = padded(AdapterLayout::new(lora, config).elements() * 4);
-        Ok(Self {
-            weights,
-            adapters: adapter,
-            optimizer: adapter * if accumulate { 4 } else { 3 },
-            activations: plan.arena_bytes(),
-            inputs: plan.input_bytes(graph),
-        })
-    }
-}
 
 /// See the [module](self).
 pub struct Trainer {
@@ -81,7 +36,7 @@ pub struct Trainer {
 }
 
 impl Trainer {
-    /// Prepares training of `adapter` on batches of at most `max_tokens` tokens. `accumulate`: steps may have several batches.
+    /// Prepares training of `adapter` by steps of this shape.
     ///
     /// # Errors
     /// If the device cannot hold it.
@@ -89,13 +44,13 @@ impl Trainer {
         weights: Arc<DeviceWeights>,
         config: &ModelConfig,
         adapter: DeviceAdapter,
-        max_tokens: usize,
-        accumulate: bool,
+        shape: StepShape,
         seed: u64,
     ) -> Result<Self> {
         let device = weights.device().clone();
         let bytes = adapter.bytes();
-        let graphs = LossGraph::build(config, &|name| weights.dtype(name), &adapter.spec, max_tokens)?;
+        let graphs = LossGraph::build(config, &|name| weights.dtype(name), &adapter.spec, shape.max_tokens)?;
+        let graphs = graphs.recomputed(shape.recompute);
         let gradients = device.allocate("gradients", bytes)?;
         let mut pinned = weights.pinned(&graphs.model, config)?;
         pinned.extend(adapter.layout.pinned(&adapter.parameters, &graphs.model.adapters));
@@ -104,7 +59,7 @@ impl Trainer {
         let step = Executable::new(device.clone(), graphs.model.graph, &[loss, graphs.nll], pinned)?;
 
         let elements = adapter.layout.elements();
-        let accumulator = accumulate.then(|| accumulator(&device, &gradients, elements)).transpose()?;
+        let accumulator = shape.accumulate.then(|| accumulator(&device, &gradients, elements)).transpose()?;
         let moments = [device.allocate("first moment", bytes)?, device.allocate("second moment", bytes)?];
         let optimizer_graph = OptimizerGraph::build(elements)?;
         let summed = accumulator.as_ref().map_or(&gradients, |(total, _)| total).clone();
