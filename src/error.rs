@@ -13,6 +13,9 @@ pub enum Error {
     /// The work itself failed: disk full, memory short, loss not finite. Exit code 1.
     #[error("{place}: {problem}\n  {proposal}")]
     Failed { place: String, problem: String, proposal: String },
+    /// The GPU has not the memory. Exit code 1.
+    #[error("{place}: {problem}\n  {proposal}")]
+    OutOfMemory { place: String, problem: String, proposal: String },
     /// The GPU was lost with everything on it: reset by its driver, or destroyed. Training opens it again and goes on
     /// ([`crate::train::recovery`]). Exit code 1.
     #[error("{place}: {problem}\n  {proposal}")]
@@ -37,7 +40,7 @@ impl Error {
     pub fn exit_code(&self) -> i32 {
         match self {
             Self::BadInput { .. } => 2,
-            Self::Failed { .. } | Self::DeviceLost { .. } => 1,
+            Self::Failed { .. } | Self::OutOfMemory { .. } | Self::DeviceLost { .. } => 1,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::Args;
 use graftling::adapter::DeviceAdapter;
@@ -9,6 +10,7 @@ use graftling::data::conversation::encode_prompt;
 use graftling::demo::lesson::{self, Question};
 use graftling::demo::small_model;
 use graftling::generate::{Generator, Sampler, Sampling};
+use graftling::gpu::Device;
 use graftling::model::opened::OpenModel;
 use graftling::model::weights::DeviceWeights;
 use graftling::text::{ChatTemplate, Message};
@@ -83,8 +85,10 @@ pub fn run(args: DemoArgs) -> Result<i32> {
     let questions = lesson::held_out_questions()?;
     let data = write_lesson(&args.out)?;
     let prepared = Prepared::new(args.recipe(&spec, data).resolve()?, &model)?;
+    let device = Arc::new(Device::open(args.device.device.as_deref())?);
+    prepared.check_fits(&device)?;
     let output = prepared.open_output()?;
-    let weights = super::upload(&model, prepared.weight_type(), args.device.device.as_deref())?;
+    let weights = super::upload_to(&model, prepared.weight_type(), device)?;
 
     super::print(&format!("{} on {}\n\nBefore training\n", model.files.name, weights.device().info.name))?;
     let before = ask(&model, template, &weights, None, &questions)?;

@@ -243,7 +243,7 @@ fn at(place: Place<'_>, cause: Error) -> Error {
         Error::Failed { place: inner, problem, proposal } => {
             Error::Failed { place: format!("{place}: {inner}"), problem, proposal }
         }
-        lost @ Error::DeviceLost { .. } => lost, // no record's fault
+        other => other, // no record's fault
     }
 }
 

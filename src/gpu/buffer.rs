@@ -45,6 +45,10 @@ impl Slice {
     }
 }
 
+/// What helps where memory is short, for those who have no plan to tell more from.
+pub(super) const SMALLER: &str =
+    "use shorter rows (--max-length), fewer of them (--batch-size), or a smaller storage type (--weights bf16)";
+
 impl Device {
     /// A zeroed storage buffer.
     ///
@@ -57,12 +61,10 @@ impl Device {
 
     pub(crate) fn allocate_for(&self, what: &str, bytes: usize, usage: wgpu::BufferUsages) -> Result<Slice> {
         let bytes = padded(bytes);
-        let refused = |problem: String| {
-            Error::failed(
-                format!("GPU `{}`", self.info.name),
-                format!("cannot allocate {bytes} bytes for {what}: {problem}"),
-                "use shorter rows (--max-length), fewer of them (--batch-size), or a smaller storage type (--weights bf16)",
-            )
+        let refused = |problem: String| Error::OutOfMemory {
+            place: format!("GPU `{}`", self.info.name),
+            problem: format!("cannot allocate {bytes} bytes for {what}: {}", problem.trim()),
+            proposal: SMALLER.to_string(),
         };
         if bytes as u64 > self.limits.max_buffer_size {
             return Err(refused(format!("its largest buffer is {} bytes", self.limits.max_buffer_size)));

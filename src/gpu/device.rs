@@ -1,5 +1,6 @@
 //! Choice of an adapter, and the device opened on it.
 
+use super::buffer::SMALLER;
 use super::loss::Planned;
 use super::{Facts, Pipeline, kernel::Kernel, pipeline};
 use crate::caught::caught;
@@ -21,6 +22,9 @@ pub struct Device {
     pub(super) lost: Arc<Mutex<Option<String>>>,
     pub(super) planned: Planned,
 }
+
+/// How wgpu says so.
+const OUT_OF_MEMORY: &str = "Out of memory";
 
 /// Features that graftling uses where they are offered; none is required.
 pub const WANTED_FEATURES: wgpu::Features = wgpu::Features::SUBGROUP
@@ -110,7 +114,7 @@ impl Device {
         let (first, why) = (trouble.clone(), lost.clone());
         device.set_device_lost_callback(move |reason, message| match message.as_str() {
             // wgpu gives up a device that has no memory for a submission. The next would not have it either.
-            "Out of memory" => note(&first, message),
+            OUT_OF_MEMORY => note(&first, message),
             _ => note(&why, format!("{reason:?} {message}").trim().to_lowercase()),
         });
         let facts = Facts {
@@ -183,8 +187,13 @@ impl Device {
     }
 
     pub(crate) fn failed(&self, message: String) -> Error {
+        let place = format!("GPU `{}`", self.info.name);
+        if message.trim().eq_ignore_ascii_case(OUT_OF_MEMORY) {
+            let problem = "it has not the memory for what was submitted".to_string();
+            return Error::OutOfMemory { place, problem, proposal: SMALLER.to_string() };
+        }
         self.or_lost(Error::failed(
-            format!("GPU `{}`", self.info.name),
+            place,
             message.trim(),
             "continue from the last checkpoint with --resume; less memory: smaller --batch-size or --max-length",
         ))

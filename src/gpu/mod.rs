@@ -7,11 +7,13 @@ pub mod kernel;
 mod loss;
 mod pipeline;
 pub mod reflect;
+mod room;
 
 pub use buffer::{ALIGNMENT, Slice, encode, padded, rounded};
 pub use device::{Device, WANTED_FEATURES, adapters};
 pub use loss::Identity;
 pub use pipeline::{Pipeline, compile_all};
+pub use room::Room;
 
 /// What the choice of kernels may depend on.
 #[derive(Clone, Debug, PartialEq)]

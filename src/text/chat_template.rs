@@ -9,6 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use minijinja::{Environment, ErrorKind, Value, context};
 use serde::{Deserialize, Serialize};
 
+use super::template_check;
 use super::template_functions::{self, RAISED};
 use crate::caught::caught;
 use crate::formats::{TextSource, TokenizerSource};
@@ -88,6 +89,9 @@ impl ChatTemplate {
         eos_token: Option<String>,
         now: i64,
     ) -> Result<Self> {
+        if let Some(problem) = template_check::namespace_as_value(template) {
+            return Err(unsound(origin, &problem));
+        }
         let mut environment = Environment::new();
         environment.set_trim_blocks(true);
         environment.set_lstrip_blocks(true);
@@ -136,9 +140,9 @@ impl ChatTemplate {
 
 const PROPOSAL: &str = "check the messages against what the template accepts; the template itself comes with the model";
 
-/// A template over which the engine stumbles.
-fn unsound(origin: &str, panic: &str) -> Error {
-    Error::bad_input(origin, format!("the chat template cannot be used: {panic}"), PROPOSAL)
+/// A template over which the engine stumbles, or would.
+fn unsound(origin: &str, problem: &str) -> Error {
+    Error::bad_input(origin, format!("the chat template cannot be used: {problem}"), PROPOSAL)
 }
 
 /// An error of the template, with origin and line.

@@ -203,7 +203,8 @@ impl Tokenizer {
     /// The text of `ids`, without special tokens if `skip_special`. Bytes that are not UTF-8 become U+FFFD.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
         let decode = |ids: &[u32]| {
-            let decoded = caught(|| self.inner.decode(ids, skip_special)).map_err(|panic| self.fault("decode these tokens", panic))?;
+            let decoded =
+                caught(|| self.inner.decode(ids, skip_special)).map_err(|panic| self.fault("decode these tokens", panic))?;
             decoded.map_err(|cause| self.fault("decode these tokens", cause))
         };
         match skip_special {

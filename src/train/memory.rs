@@ -85,12 +85,24 @@ impl Planner {
         self.memory_with(self.shape.recompute)
     }
 
-    fn memory_with(&self, recompute: Recompute) -> Memory {
+    /// The largest single value of the activations: name and bytes. It has to fit a binding.
+    pub fn largest(&self) -> Option<(String, usize)> {
+        let (graphs, plan) = self.plan(self.shape.recompute);
+        plan.largest(&graphs.model.graph).map(|(name, bytes)| (name.to_string(), bytes))
+    }
+
+    fn plan(&self, recompute: Recompute) -> (LossGraph, Plan) {
         let graphs = self.graphs.clone().recomputed(recompute);
         let graph = &graphs.model.graph;
         let leaves = graph.value_ids().filter(|id| matches!(graph[*id].origin, Origin::Weight | Origin::Adapter | Origin::State));
         let pinned: HashSet<ValueId> = leaves.chain(graphs.gradients.iter().copied()).collect();
         let plan = Plan::new(graph, &[graphs.loss, graphs.nll], &pinned);
+        (graphs, plan)
+    }
+
+    fn memory_with(&self, recompute: Recompute) -> Memory {
+        let (graphs, plan) = self.plan(recompute);
+        let graph = &graphs.model.graph;
         Memory {
             weights: self.weights,
             adapters: self.adapter,

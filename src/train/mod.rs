@@ -2,7 +2,7 @@
 //!
 //! * this page: [`Run::train`], the algorithm; one step is forward and backward of a few batches, then AdamW;
 //! * [`options`], [`prepare`]: what the user asks for, checked against model and data before the GPU is touched;
-//! * [`step`], [`trainer`], [`evaluate`]: a step and an evaluation on the GPU; [`memory`], [`budget`]: what they occupy there;
+//! * [`step`], [`trainer`], [`evaluate`]: a step and an evaluation on the GPU; [`memory`], [`budget`], [`fit`]: what they occupy there;
 //! * [`schedule`]: the learning rate; [`checkpoint`], [`lock`], [`interrupt`], [`recovery`]: what makes a run survive;
 //! * [`metrics`], [`curve`], [`progress`]: what it tells.
 
@@ -10,6 +10,7 @@ pub mod budget;
 pub mod checkpoint;
 pub mod curve;
 pub mod evaluate;
+pub mod fit;
 pub mod interrupt;
 pub mod lock;
 pub mod memory;

@@ -45,7 +45,7 @@ pub struct Prepared<'m> {
     /// At the first batch.
     sampler: Sampler,
     pub(super) schedule: Schedule,
-    planner: Planner,
+    pub(super) planner: Planner,
 }
 
 impl<'m> Prepared<'m> {
@@ -74,11 +74,9 @@ impl<'m> Prepared<'m> {
         let sampler = Sampler::new(&data, sampler_options(&options))?;
         let total_steps = options.max_steps.unwrap_or_else(|| steps_of_epochs(&sampler, &options));
         let schedule = Schedule::new(options.lr_schedule, options.learning_rate, options.warmup_steps, total_steps);
-        let weights = WeightStorage::weight_type(options.weights);
-        let storage = |name: &str| model.files.tensors.find(name).map_or(DType::F32, |info| weights.of(info));
         let accumulate = options.gradient_accumulation_steps > 1;
         let shape = StepShape { max_tokens: sampler.max_rows(), accumulate, recompute: Recompute::None };
-        let planner = Planner::new(config, &storage, &spec, shape, model.weight_bytes(weights))?;
+        let planner = planner(model, &spec, WeightStorage::weight_type(options.weights), shape)?;
         let planner = budget::within_budget(planner, options.recompute, options.memory_budget)?;
         Ok(Self { options, data, eval_data, adapter, total_steps, model, spec, layout, start, sampler, schedule, planner })
     }
@@ -91,6 +89,11 @@ impl<'m> Prepared<'m> {
     /// What the run will occupy on the device; known without one.
     pub fn memory(&self) -> Memory {
         self.planner.memory()
+    }
+
+    /// The plan of the same run with other weights and steps of another shape.
+    pub(super) fn planner_of(&self, weights: WeightType, shape: StepShape) -> Result<Planner> {
+        planner(self.model, &self.spec, weights, shape)
     }
 
     /// The storage type that `--weights` asks for.
@@ -182,9 +185,9 @@ impl<'m> Prepared<'m> {
     /// Puts the run on the device that holds the weights.
     ///
     /// # Errors
-    /// Failed: the device has not the memory.
+    /// [`Error::OutOfMemory`] with the plan's figures.
     pub fn start(self, weights: Arc<DeviceWeights>, output: Output, interrupt: Interrupt, progress: Progress) -> Result<Run<'m>> {
-        let engine = self.engine(weights)?;
+        let engine = self.engine(weights).map_err(|error| self.explained(error))?;
         self.start_with(engine, output, interrupt, progress)
     }
 
@@ -265,6 +268,11 @@ impl Output {
     pub fn steps_done(&self) -> u64 {
         self.state.step
     }
+}
+
+fn planner(model: &OpenModel, spec: &LoraSpec, weights: WeightType, shape: StepShape) -> Result<Planner> {
+    let storage = |name: &str| model.files.tensors.find(name).map_or(DType::F32, |info| weights.of(info));
+    Planner::new(&model.files.config, &storage, spec, shape, model.weight_bytes(weights))
 }
 
 /// What of a run is on the device.

@@ -53,7 +53,8 @@ impl Run<'_> {
 
 fn open(device: &Identity, prepared: &Prepared) -> Result<Engine> {
     let device = Arc::new(device.open()?);
-    prepared.engine(prepared.model.upload(device, prepared.weight_type(), |_, _| {})?)
+    let weights = prepared.model.upload(device, prepared.weight_type(), |_, _| {});
+    weights.and_then(|weights| prepared.engine(weights)).map_err(|error| prepared.explained(error))
 }
 
 /// Keeps a run from losing its device for ever: some batch may be too much for it.

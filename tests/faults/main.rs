@@ -1,4 +1,4 @@
-//! What happens to a run when the world does not behave: kill -9 at any moment, Ctrl-C, a full disk, a second process, a lost device.
+//! What happens to a run when the world does not behave: kill -9 at any moment, Ctrl-C, a full disk, a second process, a lost device, too little memory.
 //!
 //! `GRAFTLING_KILLS` sets the number of kill moments (default 8), `GRAFTLING_KILL_SEED` their seed, which is printed.
 #![cfg(unix)]
@@ -6,6 +6,7 @@
 mod device_lost;
 #[path = "../runs/mod.rs"]
 mod runs;
+mod short_memory;
 
 use std::io::Read;
 use std::path::Path;

@@ -217,7 +217,9 @@ fn tokens(bytes: &[u8]) -> Vec<&[u8]> {
             }
             b'0'..=b'9' | b'-' => 1 + run(start + 1, |byte| byte.is_ascii_alphanumeric() || b".+-".contains(byte)),
             byte if byte.is_ascii_whitespace() => run(start, u8::is_ascii_whitespace),
-            byte if byte.is_ascii_alphabetic() || byte == b'_' => run(start, |byte| byte.is_ascii_alphanumeric() || *byte == b'_'),
+            byte if byte.is_ascii_alphabetic() || byte == b'_' => {
+                run(start, |byte| byte.is_ascii_alphanumeric() || *byte == b'_')
+            }
             _ => 1,
         };
         tokens.push(&bytes[start..at]);

@@ -60,7 +60,8 @@ pub fn shards() -> [Vec<u8>; 2] {
 pub fn safetensors() -> Files {
     let mut files = Vec::new();
     for (dtype, bytes) in [("F16", tiny::f16_bytes as fn(&[f32]) -> Vec<u8>), ("F32", tiny::f32_bytes)] {
-        let all: Vec<_> = tensors().iter().map(|(name, shape, values)| (name.clone(), dtype, shape.clone(), bytes(values))).collect();
+        let all: Vec<_> =
+            tensors().iter().map(|(name, shape, values)| (name.clone(), dtype, shape.clone(), bytes(values))).collect();
         files.push(tiny::safetensors(&all));
     }
     files
