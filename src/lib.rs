@@ -13,11 +13,12 @@
 //! * [`data`]: records to tokens, loss masks and packed batches.
 //! * [`model`]: configuration, parameters, the Llama graph, weights on the device. [`adapter`]: what to adapt, and LoRA.
 //! * [`train`]: the loop, the optimizer, checkpoints, metrics. [`generate`]: the key/value cache and sampling.
-//! * [`error`]: the one error type that reaches the user.
+//! * [`error`]: the one error type that reaches the user. [`allocator`]: the bound on what a chat template may take.
 //!
 //! The command line is in `src/cli/`, one file a subcommand.
 
 pub mod adapter;
+pub mod allocator;
 pub mod autograd;
 pub mod cache;
 mod caught;

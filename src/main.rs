@@ -1,5 +1,8 @@
 mod cli;
 
+#[global_allocator]
+static ALLOCATOR: graftling::allocator::Bounded = graftling::allocator::Bounded;
+
 fn main() {
     std::process::exit(cli::run());
 }

@@ -1,7 +1,8 @@
 //! [`ChatTemplate`]: the model's own Jinja template, which writes a conversation as the model was trained to read it.
 //!
 //! A template comes with a model and is a program, so it runs bounded: it sees the messages and nothing else, can include
-//! no other file, and stops after a fixed amount of work and of output. (Memory inside one expression is not bounded.)
+//! no other file, and stops after a fixed amount of work and of output. Its memory is bounded by
+//! [`crate::allocator`].
 
 use std::io::{self, Write};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -11,14 +12,18 @@ use serde::{Deserialize, Serialize};
 
 use super::template_check;
 use super::template_functions::{self, RAISED};
+use crate::allocator::bounded;
 use crate::caught::caught;
 use crate::formats::{TextSource, TokenizerSource};
 use crate::{Error, Result};
 
 /// Instructions that one rendering may take. A conversation of 1000 turns takes about 50 000.
 const FUEL: u64 = 3_000_000;
-/// Bytes that one rendering may write.
-const MAX_OUTPUT: usize = 64 << 20;
+/// Bytes that one rendering may write, besides four times the messages.
+const MAX_OUTPUT: usize = 16 << 20;
+/// Bytes that one rendering may hold at a time, besides [`MEMORY_A_BYTE`] for each of the messages.
+const MAX_MEMORY: usize = 256 << 20;
+const MEMORY_A_BYTE: usize = 64;
 const NAME: &str = "chat_template";
 
 /// One turn of a conversation.
@@ -118,12 +123,15 @@ impl ChatTemplate {
             bos_token => defined(&self.bos_token), eos_token => defined(&self.eos_token),
             tools => (), documents => (),
         };
-        let mut output = Bounded::default();
+        let given: usize = messages.iter().map(|message| message.content.len()).sum();
+        let mut output = Bounded { most: MAX_OUTPUT.saturating_add(given.saturating_mul(4)), ..Bounded::default() };
+        let most = MAX_MEMORY.saturating_add(given.saturating_mul(MEMORY_A_BYTE));
         let template = self.environment.get_template(NAME).map_err(|cause| refused(&self.origin, &cause))?;
-        let rendered = caught(|| template.render_captured_to(context, &mut output).map(|_| ()));
+        let render = || caught(|| template.render_captured_to(context, &mut output).map(|_| ()));
+        let rendered = bounded(most, TOO_MUCH_MEMORY, render);
         rendered.map_err(|panic| unsound(&self.origin, &panic))?.map_err(|cause| {
             if output.overflow {
-                let problem = format!("the chat template writes more than {} MiB and was stopped", MAX_OUTPUT >> 20);
+                let problem = format!("the chat template writes more than {} MiB and was stopped", output.most >> 20);
                 return Error::bad_input(&self.origin, problem, PROPOSAL);
             }
             refused(&self.origin, &cause)
@@ -138,6 +146,8 @@ impl ChatTemplate {
     }
 }
 
+const TOO_MUCH_MEMORY: &str = "error: chat template: it takes more than 256 MiB of memory and was stopped\n  \
+                               the template comes with the model: use a model whose source you trust";
 const PROPOSAL: &str = "check the messages against what the template accepts; the template itself comes with the model";
 
 /// A template over which the engine stumbles, or would.
@@ -164,16 +174,17 @@ fn refused(origin: &str, cause: &minijinja::Error) -> Error {
     Error::bad_input(place, problem, PROPOSAL)
 }
 
-/// A buffer that refuses to grow beyond [`MAX_OUTPUT`].
+/// A buffer that refuses to grow beyond `most` bytes.
 #[derive(Default)]
 struct Bounded {
     bytes: Vec<u8>,
+    most: usize,
     overflow: bool,
 }
 
 impl Write for Bounded {
     fn write(&mut self, piece: &[u8]) -> io::Result<usize> {
-        if piece.len() > MAX_OUTPUT - self.bytes.len() {
+        if piece.len() > self.most - self.bytes.len() {
             self.overflow = true;
             return Err(io::Error::other("too much output"));
         }

@@ -1,7 +1,7 @@
 //! The allocator of this test binary: counts what is live, and the most that was, over all threads.
 
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 /// No test may take more: an input that asks for it ends the process before the machine suffers. The harness has written the input
 /// to a file by then.
@@ -9,6 +9,8 @@ const MOST: usize = 3 << 30;
 
 pub struct Counting;
 
+/// The input that is being read, for the message.
+pub static NUMBER: AtomicU64 = AtomicU64::new(0);
 static LIVE: AtomicUsize = AtomicUsize::new(0);
 static PEAK: AtomicUsize = AtomicUsize::new(0);
 
@@ -18,6 +20,7 @@ unsafe impl GlobalAlloc for Counting {
         let live = LIVE.fetch_add(layout.size(), Relaxed).saturating_add(layout.size());
         if live > MOST {
             LIVE.fetch_sub(layout.size(), Relaxed);
+            eprintln!("input {} asks for more than {MOST} bytes", NUMBER.load(Relaxed));
             return std::ptr::null_mut();
         }
         PEAK.fetch_max(live, Relaxed);

@@ -25,6 +25,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 use std::sync::{Mutex, MutexGuard, Once, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -93,8 +94,8 @@ fn kept(target: &Target, what: &str) -> PathBuf {
     folder.join(format!("{}-{what}", target.name))
 }
 
-/// Reads one input. `Err`: what went wrong.
-fn read(target: &Target, what: &str, scratch: &Path, input: &[u8]) -> Result<(), String> {
+/// Reads one input. How long it took, or what went wrong.
+fn read(target: &Target, what: &str, scratch: &Path, input: &[u8]) -> Result<Duration, String> {
     let file = kept(target, "current");
     fs::write(&file, input).unwrap();
     *current() = Some((format!("{} {what} ({})", target.name, file.display()), Instant::now()));
@@ -107,10 +108,7 @@ fn read(target: &Target, what: &str, scratch: &Path, input: &[u8]) -> Result<(),
     if peak > most {
         return Err(format!("took {peak} bytes of memory for an input of {}, more than {most}", input.len()));
     }
-    if took > LONGEST / 10 {
-        return Err(format!("took {took:?}"));
-    }
-    Ok(())
+    Ok(took)
 }
 
 /// Reads the findings of earlier campaigns, then so many new inputs.
@@ -120,8 +118,12 @@ fn campaign(name: &str) {
     let scratch = tempfile::tempdir().unwrap();
     let seeds = (target.seeds)();
     let mut wrong: BTreeMap<String, (u32, String)> = BTreeMap::new();
-    let mut note = |what: &str, input: &[u8], problem: Result<(), String>| {
-        let Err(problem) = problem else { return };
+    let mut slowest = (Duration::ZERO, String::new());
+    let mut note = |what: &str, input: &[u8], outcome: Result<Duration, String>| {
+        let problem = match outcome {
+            Ok(took) => return slowest = slowest.clone().max((took, what.to_string())),
+            Err(problem) => problem,
+        };
         // One example of each kind: the place of a panic, or the first words.
         let kind: String = problem.lines().next().unwrap_or_default().chars().filter(|c| !c.is_ascii_digit()).collect();
         let entry = wrong.entry(kind).or_insert_with(|| {
@@ -146,13 +148,43 @@ fn campaign(name: &str) {
     let count = number_from_environment("GRAFTLING_FUZZ", 400);
     let started = Instant::now();
     for number in first..first + count {
+        allocator::NUMBER.store(number, Ordering::Relaxed);
         let mut random = Random(number);
         let input = mutate::mutated(&mut random, &seeds, target.structure, target.words);
         note(&number.to_string(), &input, read(target, &number.to_string(), scratch.path(), &input));
     }
-    eprintln!("{name}: {count} inputs from {first} in {:?}, {} kinds of failure", started.elapsed(), wrong.len());
+    let (took, of) = slowest;
+    eprintln!("{name}: {count} inputs from {first} in {:.0?}, the slowest ({of}) in {took:.1?}", started.elapsed());
     let report: Vec<String> = wrong.values().map(|(count, text)| format!("{count} times: {text}")).collect();
     assert!(report.is_empty(), "{name}:\n{}", report.join("\n"));
+}
+
+/// The engine bounds steps and output, but not what an expression holds; the program does.
+#[test]
+fn a_template_that_wants_all_memory_is_stopped_with_a_message() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let put = |name: &str, bytes: &[u8]| fs::write(folder.path().join(name), bytes).unwrap();
+    put("config.json", seeds::config_json().to_string().as_bytes());
+    put("model.safetensors", &seeds::safetensors()[0]);
+    put("tokenizer.json", &seeds::tokenizer()[0]);
+    put("data.jsonl", br#"{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}"#);
+    put("chat_template.jinja", b"{% for m in messages %}{{ m.content ~ ' ' }}{% endfor %}");
+    let train = || {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_graftling"));
+        command.args(["train", "--dry-run", "--model", ".", "--data", "data.jsonl"]).current_dir(folder.path()).output().unwrap()
+    };
+    assert_eq!(train().status.code(), Some(0), "{:?}", train());
+    for greedy in [
+        "{% set ns = namespace(x='aaaaaaaaaaaaaaaa') %}{% for i in range(60) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}",
+        "{{ 'x' | indent(4294967296, true) }}",
+    ] {
+        put("chat_template.jinja", greedy.as_bytes());
+        let output = train();
+        let message = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{message}");
+        assert!(message.starts_with("error: chat template: it takes more than 256 MiB"), "{message}");
+    }
 }
 
 macro_rules! campaigns {

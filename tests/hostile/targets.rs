@@ -297,8 +297,8 @@ pub const ALL: &[Target] = &[
     // Added tokens go into an automaton.
     Target { words: TOKENIZER, multiple: 256, base: 4 << 20, ..target("tokenizer", seeds::tokenizer, tokenizer) },
     target("tokenizer_config", seeds::tokenizer_config, tokenizer_config),
-    // What a template may write, doubled as a vector grows.
-    Target { words: TEMPLATE, base: 256 << 20, ..target("chat_template", seeds::chat_template, chat_template) },
+    // What the program lets a template hold (a template that wants more ends it, which is tested by itself), and its output.
+    Target { words: TEMPLATE, base: 300 << 20, ..target("chat_template", seeds::chat_template, chat_template) },
     Target { words: DATA, multiple: 256, base: 4 << 20, ..target("data", seeds::data, data) },
     Target { words: RECIPE, multiple: 256, ..target("recipe", seeds::recipe, recipe) },
     target("run_state", seeds::run_state, run_state),
