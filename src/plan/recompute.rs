@@ -161,7 +161,8 @@ mod tests {
     use crate::ops::matmul::{Layout, Matmul};
     use crate::ops::swiglu::Swiglu;
 
-    const TENSOR: TensorType = TensorType { shape: Shape { rows: Rows::Fixed(4), columns: 4 }, dtype: crate::graph::DType::F32 };
+    const TENSOR: TensorType =
+        TensorType { shape: Shape { rows: Rows::Fixed(16), columns: 16 }, dtype: crate::graph::DType::F32 };
 
     fn names(graph: &Graph) -> Vec<&str> {
         graph.nodes().iter().map(|node| node.name.as_str()).collect()
