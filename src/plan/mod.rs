@@ -8,12 +8,14 @@
 //! and scratch never share a slot with its inputs or with each other.
 
 mod executable;
+mod fuse;
 mod liveness;
 mod pacing;
 mod profile;
 mod recompute;
 
 pub use executable::{Executable, Pinned};
+pub use fuse::fuse_adapters;
 pub use pacing::Pacer;
 pub use profile::Timing;
 pub use recompute::{Extent, Segment, recompute};

@@ -8,7 +8,7 @@ use crate::model::config::ModelConfig;
 use crate::model::llama::{Head, Inputs, Llama, Purpose, StorageOf};
 use crate::ops::adamw::AdamW;
 use crate::ops::global_norm::GlobalNorm;
-use crate::plan::{Executable, Extent, Segment, recompute};
+use crate::plan::{Executable, Extent, Segment, fuse_adapters, recompute};
 use std::ops::Range;
 
 /// What of the forward pass is computed again for the backward pass instead of being kept. It changes no number of a run.
@@ -56,7 +56,12 @@ impl LossGraph {
                     ShapeError::new("llama", format!("the gradient of {name}"), "missing", "a path from it to the loss")
                 })
             })
-            .collect::<Result<_, _>>()?;
+            .collect::<Result<Vec<_>, _>>()?;
+        let plain = std::mem::take(&mut model.graph);
+        model.graph = fuse_adapters(&plain, &[&gradients[..], &[loss, nll]].concat());
+        let place = |nodes: Range<usize>| moved(&plain, &model.graph, nodes);
+        model.blocks = model.blocks.into_iter().map(place).collect();
+        let forward = place(0..forward).end;
         let layers = lora.layers.first().copied().unwrap_or(0)..config.num_hidden_layers;
         Ok(Self { model, loss, nll, gradients, forward, layers })
     }
@@ -76,6 +81,14 @@ impl LossGraph {
         self.model.graph = recompute(&self.model.graph, self.forward, &segments);
         self
     }
+}
+
+/// Where these nodes of a graph stand after a transform that keeps their order.
+fn moved(before: &Graph, after: &Graph, nodes: Range<usize>) -> Range<usize> {
+    let made = before.nodes()[nodes].iter().flat_map(|node| &node.outputs);
+    let places = made.filter_map(|id| if let Origin::Node(node, _) = after[*id].origin { Some(node.0) } else { None });
+    let (first, last) = places.fold((usize::MAX, 0), |(first, last), node| (first.min(node), last.max(node)));
+    first.min(last)..last + 1
 }
 
 /// Sends a batch to the device, where each token's loss counts `loss_weight`. Returns its row counts.
