@@ -16,7 +16,7 @@ fn check(changed: impl Fn(&mut Facts)) {
     let mut device = Device::open(choice.as_deref()).unwrap();
     changed(&mut device.facts);
     let device = Arc::new(device);
-    let has_variants = |name: &str| name == "matmul" || name.starts_with("attention");
+    let has_variants = |name: &str| name.starts_with("matmul") || name.starts_with("attention");
     for entry in registry().into_iter().filter(|entry| has_variants(entry.name)) {
         for (number, example) in (entry.examples)(&mut Random(4)).into_iter().enumerate() {
             let (graph, ids, outputs) = graph_of(&example, Origin::Input);

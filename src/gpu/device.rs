@@ -21,6 +21,7 @@ pub struct Device {
     /// Why the device was lost, if it was.
     pub(super) lost: Arc<Mutex<Option<String>>>,
     pub(super) planned: Planned,
+    pub(super) allocated: Arc<Mutex<super::Allocated>>,
 }
 
 /// How wgpu says so.
@@ -123,7 +124,18 @@ impl Device {
             int64: features.contains(wgpu::Features::SHADER_INT64),
             f16: features.contains(wgpu::Features::SHADER_F16),
         };
-        Self { device, queue, info, limits, facts, pipelines: Mutex::default(), trouble, lost, planned: Planned::default() }
+        Self {
+            device,
+            queue,
+            info,
+            limits,
+            facts,
+            pipelines: Mutex::default(),
+            trouble,
+            lost,
+            planned: Planned::default(),
+            allocated: Arc::default(),
+        }
     }
 
     /// The compiled kernel, from the cache of this device where it was compiled before.
@@ -138,6 +150,11 @@ impl Device {
         let compiled = Arc::new(Pipeline::compile(self, kernel, constants)?);
         lock(&self.pipelines).insert(key, compiled.clone());
         Ok(compiled)
+    }
+
+    /// Bytes that the driver has set aside for buffers, with what its blocks leave unused; where it tells.
+    pub fn reserved(&self) -> Option<usize> {
+        self.device.generate_allocator_report().and_then(|report| usize::try_from(report.total_reserved_bytes).ok())
     }
 
     /// The largest storage binding, in bytes, rounded down to whole groups of 256.

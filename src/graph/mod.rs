@@ -32,6 +32,8 @@ pub enum Origin {
     State,
     /// Output number `.1` of node `.0`.
     Node(NodeId, usize),
+    /// Of a node that was fused with another one: made no more, and used by none.
+    Fused,
 }
 
 /// A matrix that exists during a run.
@@ -109,30 +111,23 @@ impl Graph {
         Ok(self.apply(op, inputs, name)?[0])
     }
 
-    /// The same values without a node: what a transform starts from that repeats nodes or puts them in another order.
-    pub(crate) fn without_nodes(&self) -> Self {
-        Self { values: self.values.clone(), nodes: Vec::new() }
+    /// A value of the same type, for another node to make.
+    pub(crate) fn another(&mut self, id: ValueId) -> ValueId {
+        let mut value = self[id].clone();
+        value.name.push_str(".again");
+        self.values.push(value);
+        ValueId(self.values.len() - 1)
     }
 
-    /// Appends a node whose outputs are values of the graph already.
-    pub(crate) fn append(&mut self, node: Node) {
-        let id = NodeId(self.nodes.len());
-        node.outputs.iter().enumerate().for_each(|(index, output)| self.values[output.0].origin = Origin::Node(id, index));
-        self.nodes.push(node);
-    }
-
-    /// Appends a node a second time, on these inputs and with outputs of its own, which it returns.
-    pub(crate) fn append_again(&mut self, node: &Node, inputs: Vec<ValueId>) -> Vec<ValueId> {
-        let mut outputs = Vec::with_capacity(node.outputs.len());
-        for &original in &node.outputs {
-            let mut value = self[original].clone();
-            value.name.push_str(".again");
-            self.values.push(value);
-            outputs.push(ValueId(self.values.len() - 1));
+    /// The same values, made by these nodes, whose outputs they are.
+    pub(crate) fn with_nodes(&self, nodes: Vec<Node>) -> Self {
+        let mut values = self.values.clone();
+        values.iter_mut().filter(|value| matches!(value.origin, Origin::Node(..))).for_each(|value| value.origin = Origin::Fused);
+        for (index, node) in nodes.iter().enumerate() {
+            let outputs = node.outputs.iter().enumerate();
+            outputs.for_each(|(number, output)| values[output.0].origin = Origin::Node(NodeId(index), number));
         }
-        let name = format!("{}.again", node.name);
-        self.append(Node { name, op: node.op.clone(), inputs, outputs: outputs.clone() });
-        outputs
+        Self { values, nodes }
     }
 
     pub fn nodes(&self) -> &[Node] {
@@ -150,7 +145,7 @@ impl Graph {
 
     /// Does this value come from outside, and not from a node?
     pub fn is_leaf(&self, id: ValueId) -> bool {
-        !matches!(self[id].origin, Origin::Node(..))
+        !matches!(self[id].origin, Origin::Node(..) | Origin::Fused)
     }
 
     /// The value with this name, if there is one; the first where several share it.

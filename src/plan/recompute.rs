@@ -39,20 +39,22 @@ const CHEAP_FLOPS: u64 = 16;
 /// and nodes that read what is updated in place, are never repeated: their outputs are kept.
 pub fn recompute(graph: &Graph, forward: usize, segments: &[Segment]) -> Graph {
     let repeats = Repeats::find(graph, forward, segments);
-    let mut result = graph.without_nodes();
+    let mut result = graph.clone();
+    let mut nodes = Vec::new();
     let mut copies: HashMap<ValueId, ValueId> = HashMap::new();
     for (index, node) in graph.nodes().iter().enumerate() {
         for &repeated in repeats.before.get(&index).into_iter().flatten() {
             let node = &graph.nodes()[repeated];
+            let outputs: Vec<ValueId> = node.outputs.iter().map(|&id| result.another(id)).collect();
             let inputs = renamed(&node.inputs, &copies);
-            let outputs = result.append_again(node, inputs);
-            let pairs = node.outputs.iter().copied().zip(outputs);
+            let pairs = node.outputs.iter().copied().zip(outputs.iter().copied());
             copies.extend(pairs.filter(|(original, _)| repeats.inner.contains(original)));
+            nodes.push(Node { name: format!("{}.again", node.name), op: node.op.clone(), inputs, outputs });
         }
         let inputs = if index < forward { node.inputs.clone() } else { renamed(&node.inputs, &copies) };
-        result.append(Node { inputs, ..node.clone() });
+        nodes.push(Node { inputs, ..node.clone() });
     }
-    result
+    result.with_nodes(nodes)
 }
 
 fn renamed(ids: &[ValueId], copies: &HashMap<ValueId, ValueId>) -> Vec<ValueId> {
@@ -161,7 +163,8 @@ mod tests {
     use crate::ops::matmul::{Layout, Matmul};
     use crate::ops::swiglu::Swiglu;
 
-    const TENSOR: TensorType = TensorType { shape: Shape { rows: Rows::Fixed(4), columns: 4 }, dtype: crate::graph::DType::F32 };
+    const TENSOR: TensorType =
+        TensorType { shape: Shape { rows: Rows::Fixed(16), columns: 16 }, dtype: crate::graph::DType::F32 };
 
     fn names(graph: &Graph) -> Vec<&str> {
         graph.nodes().iter().map(|node| node.name.as_str()).collect()

@@ -47,7 +47,7 @@ impl Prepared<'_> {
     }
 
     fn short(&self, place: &str, problem: &str, free: Option<usize>) -> Error {
-        let Memory { weights, adapters, optimizer, activations, inputs } = self.memory();
+        let Memory { weights, adapters, optimizer, activations, inputs, evaluation } = self.memory();
         let mut table = format!("{problem}\n  what it needs:");
         let classes = [
             ("weights", weights),
@@ -55,8 +55,9 @@ impl Prepared<'_> {
             ("gradients and moments", optimizer),
             ("activations", activations),
             ("inputs", inputs),
+            ("evaluation", evaluation),
         ];
-        for (class, bytes) in classes {
+        for (class, bytes) in classes.into_iter().filter(|(_, bytes)| *bytes > 0) {
             let _ = write!(table, "\n    {class:<24}{:>12}", ByteSize(bytes).to_string());
         }
         let mut proposal = "what would help:".to_string();

@@ -23,6 +23,7 @@ use crate::adapter::targets::{expand_target_modules, parse_layers};
 use crate::adapter::{AdapterLayout, DeviceAdapter, LoraSpec};
 use crate::data::{self, Batch, Dataset, Sampler, SamplerOptions};
 use crate::formats::peft::{self, AdapterConfig, AdapterTensor};
+use crate::gpu::Facts;
 use crate::graph::DType;
 use crate::model::opened::OpenModel;
 use crate::model::weights::{DeviceWeights, WeightType};
@@ -75,7 +76,11 @@ impl<'m> Prepared<'m> {
         let total_steps = options.max_steps.unwrap_or_else(|| steps_of_epochs(&sampler, &options));
         let schedule = Schedule::new(options.lr_schedule, options.learning_rate, options.warmup_steps, total_steps);
         let accumulate = options.gradient_accumulation_steps > 1;
-        let shape = StepShape { max_tokens: sampler.max_rows(), accumulate, recompute: Recompute::None };
+        let held_out_tokens = match &eval_data {
+            Some(held_out) => Sampler::new(held_out, in_order(&options))?.max_rows(),
+            None => 0,
+        };
+        let shape = StepShape { max_tokens: sampler.max_rows(), accumulate, recompute: Recompute::None, held_out_tokens };
         let planner = planner(model, &spec, WeightStorage::weight_type(options.weights), shape)?;
         let planner = budget::within_budget(planner, options.recompute, options.memory_budget)?;
         Ok(Self { options, data, eval_data, adapter, total_steps, model, spec, layout, start, sampler, schedule, planner })
@@ -109,7 +114,7 @@ impl<'m> Prepared<'m> {
 
     /// What will be trained, for how many steps, and what it will occupy.
     pub fn summary(&self) -> String {
-        let Memory { weights, adapters, optimizer, activations, inputs } = self.memory();
+        let Memory { weights, adapters, optimizer, activations, inputs, evaluation } = self.memory();
         let mib = |bytes: usize| bytes as f64 / f64::from(1 << 20);
         let layers = match &self.adapter.layers_to_transform {
             Some(layers) => format!("{} of {} layers", layers.len(), self.model.files.config.num_hidden_layers),
@@ -127,10 +132,10 @@ impl<'m> Prepared<'m> {
             self.data.report.supervised_tokens,
             self.data.report.tokens,
             self.total_steps,
-            mib(weights + adapters + optimizer + activations + inputs),
+            mib(self.memory().total()),
             mib(weights),
             mib(adapters + optimizer),
-            mib(activations + inputs),
+            mib(activations + inputs + evaluation),
             self.recompute_summary(),
         )
     }
@@ -199,17 +204,16 @@ impl<'m> Prepared<'m> {
             Some(contents) => DeviceAdapter::new(device, self.spec.clone(), self.layout.clone(), contents)?,
             None => DeviceAdapter::fresh(device, self.spec.clone(), config, options.seed)?,
         };
+        let trainer = Trainer::new(weights.clone(), config, on_device, self.planner.shape(), options.seed)?;
         let held_out = match &self.eval_data {
             Some(held_out) => {
-                let in_order = SamplerOptions { shuffle: false, ..sampler_options(options) };
-                let sampler = Sampler::new(held_out, in_order)?;
-                let evaluator = Evaluator::new(weights.clone(), config, Some(&on_device), sampler.max_rows())?;
+                let sampler = Sampler::new(held_out, in_order(options))?;
+                let evaluator = Evaluator::between_steps(&trainer, weights, config, sampler.max_rows())?;
                 let batches = sampler.plan_of(0).iter().map(|chosen| Batch::assemble(&held_out.examples, chosen)).collect();
                 Some(HeldOut { evaluator, batches })
             }
             None => None,
         };
-        let trainer = Trainer::new(weights, config, on_device, self.planner.shape(), options.seed)?;
         Ok(Engine { trainer, held_out })
     }
 
@@ -272,7 +276,8 @@ impl Output {
 
 fn planner(model: &OpenModel, spec: &LoraSpec, weights: WeightType, shape: StepShape) -> Result<Planner> {
     let storage = |name: &str| model.files.tensors.find(name).map_or(DType::F32, |info| weights.of(info));
-    Planner::new(&model.files.config, &storage, spec, shape, model.weight_bytes(weights))
+    // The device is not known yet; one with no more than WebGPU asks for needs the most kernel calls.
+    Planner::new(&model.files.config, &storage, spec, shape, model.weight_bytes(weights), &Facts::default())
 }
 
 /// What of a run is on the device.
@@ -284,6 +289,11 @@ pub(super) struct Engine {
 fn sampler_options(options: &TrainOptions) -> SamplerOptions {
     let &TrainOptions { batch_size, max_length, packing, shuffle, seed, .. } = options;
     SamplerOptions { batch_size, max_length, packing, shuffle, seed }
+}
+
+/// Held-out data is read in its own order.
+fn in_order(options: &TrainOptions) -> SamplerOptions {
+    SamplerOptions { shuffle: false, ..sampler_options(options) }
 }
 
 fn steps_of_epochs(sampler: &Sampler, options: &TrainOptions) -> u64 {

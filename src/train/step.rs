@@ -6,9 +6,10 @@ use crate::data::Batch;
 use crate::graph::{Counts, Graph, Origin, Rows, ShapeError, TensorType, ValueId};
 use crate::model::config::ModelConfig;
 use crate::model::llama::{Head, Inputs, Llama, Purpose, StorageOf};
+use crate::ops::accumulate::Accumulate;
 use crate::ops::adamw::AdamW;
 use crate::ops::global_norm::GlobalNorm;
-use crate::plan::{Executable, Extent, Segment, recompute};
+use crate::plan::{Executable, Extent, Segment, fuse_adapters, recompute};
 use std::ops::Range;
 
 /// What of the forward pass is computed again for the backward pass instead of being kept. It changes no number of a run.
@@ -56,7 +57,12 @@ impl LossGraph {
                     ShapeError::new("llama", format!("the gradient of {name}"), "missing", "a path from it to the loss")
                 })
             })
-            .collect::<Result<_, _>>()?;
+            .collect::<Result<Vec<_>, _>>()?;
+        let plain = std::mem::take(&mut model.graph);
+        model.graph = fuse_adapters(&plain, &[&gradients[..], &[loss, nll]].concat());
+        let place = |nodes: Range<usize>| moved(&plain, &model.graph, nodes);
+        model.blocks = model.blocks.into_iter().map(place).collect();
+        let forward = place(0..forward).end;
         let layers = lora.layers.first().copied().unwrap_or(0)..config.num_hidden_layers;
         Ok(Self { model, loss, nll, gradients, forward, layers })
     }
@@ -76,6 +82,14 @@ impl LossGraph {
         self.model.graph = recompute(&self.model.graph, self.forward, &segments);
         self
     }
+}
+
+/// Where these nodes of a graph stand after a transform that keeps their order.
+fn moved(before: &Graph, after: &Graph, nodes: Range<usize>) -> Range<usize> {
+    let made = before.nodes()[nodes].iter().flat_map(|node| &node.outputs);
+    let places = made.filter_map(|id| if let Origin::Node(node, _) = after[*id].origin { Some(node.0) } else { None });
+    let (first, last) = places.fold((usize::MAX, 0), |(first, last), node| (first.min(node), last.max(node)));
+    first.min(last)..last + 1
 }
 
 /// Sends a batch to the device, where each token's loss counts `loss_weight`. Returns its row counts.
@@ -122,4 +136,17 @@ impl OptimizerGraph {
         graph.apply(AdamW, &[parameters, gradients, first_moment, second_moment, norm, hyper], "adamw")?;
         Ok(Self { graph, parameters, gradients, first_moment, second_moment, hyper, norm })
     }
+}
+
+/// The graph that adds the gradients of a batch to those of the step so far: itself, the sum, and the batch's gradients.
+///
+/// # Errors
+/// None for a positive number of elements.
+pub(super) fn accumulator_graph(elements: usize) -> Result<(Graph, ValueId, ValueId), ShapeError> {
+    let mut graph = Graph::new();
+    let tensor = TensorType::f32(Rows::Fixed(1), elements);
+    let sum = graph.leaf("summed_gradients", tensor, Origin::State);
+    let one = graph.leaf("gradients", tensor, Origin::State);
+    graph.apply(Accumulate, &[sum, one], "accumulate")?;
+    Ok((graph, sum, one))
 }

@@ -1,15 +1,14 @@
 //! A model, its adapter and the optimizer on a device: what a training step calls.
 
-use super::memory::{Memory, StepShape};
-use super::step::{LossGraph, OptimizerGraph, write_batch};
+use super::memory::{Memory, StepShape, rope_bytes};
+use super::step::{LossGraph, OptimizerGraph, accumulator_graph, write_batch};
 use crate::adapter::DeviceAdapter;
 use crate::data::Batch;
 use crate::gpu::{Device, Slice};
-use crate::graph::{Counts, Graph, Origin, Rows, TensorType, ValueId};
+use crate::graph::{Counts, Graph, ValueId};
 use crate::model::config::ModelConfig;
 use crate::model::llama::Inputs;
 use crate::model::weights::DeviceWeights;
-use crate::ops::accumulate::Accumulate;
 use crate::ops::adamw::Hyper;
 use crate::plan::{Executable, Timing};
 use crate::{Error, Result};
@@ -23,6 +22,7 @@ pub struct Trainer {
     weights: Arc<DeviceWeights>,
     inputs: Inputs,
     loss: ValueId,
+    rope_bytes: usize,
     step: Executable,
     gradients: Slice,
     /// Sum over the batches of a step, where a step has more than one.
@@ -55,7 +55,7 @@ impl Trainer {
         let mut pinned = weights.pinned(&graphs.model, config)?;
         pinned.extend(adapter.layout.pinned(&adapter.parameters, &graphs.model.adapters));
         pinned.extend(adapter.layout.pinned(&gradients, &graphs.gradients));
-        let (inputs, loss) = (graphs.model.inputs, graphs.loss);
+        let (inputs, loss, rope_bytes) = (graphs.model.inputs, graphs.loss, rope_bytes(&graphs.model));
         let step = Executable::new(device.clone(), graphs.model.graph, &[loss, graphs.nll], pinned)?;
 
         let elements = adapter.layout.elements();
@@ -78,6 +78,7 @@ impl Trainer {
             weights,
             inputs,
             loss,
+            rope_bytes,
             step,
             gradients,
             accumulator,
@@ -149,6 +150,11 @@ impl Trainer {
         &self.weights
     }
 
+    /// The device that it trains on.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
     /// The adapter that is trained.
     pub fn adapter(&self) -> &DeviceAdapter {
         &self.adapter
@@ -181,7 +187,7 @@ impl Trainer {
     /// Bytes on the device by class.
     pub fn memory(&self) -> Memory {
         let accumulator = self.accumulator.as_ref().map_or(0, |(total, executable)| total.bytes + executable.own_bytes());
-        let arena = self.step.plan().arena_bytes();
+        let arena = self.step.arena_bytes();
         Memory {
             weights: self.weights.bytes(),
             adapters: self.adapter.bytes(),
@@ -191,8 +197,14 @@ impl Trainer {
                 + accumulator
                 + self.optimizer.own_bytes(),
             activations: arena,
-            inputs: self.step.own_bytes() - arena,
+            inputs: self.step.own_bytes() - arena + self.rope_bytes,
+            evaluation: 0,
         }
+    }
+
+    /// What runs a batch; an evaluation between steps may share its memory.
+    pub(super) fn step(&self) -> &Executable {
+        &self.step
     }
 
     /// Kernel calls of one batch.
@@ -208,11 +220,7 @@ impl Trainer {
 
 fn accumulator(device: &Arc<Device>, gradients: &Slice, elements: usize) -> Result<(Slice, Executable)> {
     let total = device.allocate("summed gradients", gradients.bytes)?;
-    let mut graph = Graph::new();
-    let tensor = TensorType::f32(Rows::Fixed(1), elements);
-    let sum = graph.leaf("summed_gradients", tensor, Origin::State);
-    let one = graph.leaf("gradients", tensor, Origin::State);
-    graph.apply(Accumulate, &[sum, one], "accumulate")?;
+    let (graph, sum, one) = accumulator_graph(elements)?;
     let pinned = HashMap::from([(sum, total.clone().into()), (one, gradients.clone().into())]);
     let executable = Executable::new(device.clone(), graph, &[], pinned)?;
     Ok((total, executable))
