@@ -33,6 +33,10 @@ pub const WANTED_FEATURES: wgpu::Features = wgpu::Features::SUBGROUP
     .union(wgpu::Features::SHADER_F16)
     .union(wgpu::Features::TIMESTAMP_QUERY);
 
+/// Small buffers share blocks of memory of this many bytes (half as many where the host sees them too), and larger ones have their own.
+/// With larger blocks the last one would be much of what a small model needs.
+const BLOCK_BYTES: std::ops::Range<u64> = 8 << 20..16 << 20;
+
 /// Every adapter of this machine, the one that graftling would choose first.
 pub fn adapters() -> Vec<wgpu::Adapter> {
     let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
@@ -92,7 +96,7 @@ impl Device {
             label: Some("graftling"),
             required_features: features,
             required_limits: limits.clone(),
-            memory_hints: wgpu::MemoryHints::MemoryUsage,
+            memory_hints: wgpu::MemoryHints::Manual { suballocated_device_memory_block_size: BLOCK_BYTES },
             ..Default::default()
         }))
         .map_err(|error| {
