@@ -335,7 +335,7 @@ fn encode(tokenizer: &Tokenizer) {
         let Ok(encoded) = tokenizer.encode_with_ranges(text, true) else { continue };
         assert_eq!(encoded.ids.len(), encoded.ranges.len());
         let _ = (tokenizer.decode(&encoded.ids, true), tokenizer.decode(&encoded.ids, false));
-        let _ = tokenizer.encode_literally(text, &[3..text.len().min(9)]);
+        let _ = tokenizer.encode_literally(text, std::slice::from_ref(&(3..text.len().min(9))));
         let mut stream = tokenizer.decode_stream();
         encoded.ids.iter().for_each(|id| drop(stream.push(*id)));
         let _ = stream.finish();
