@@ -8,7 +8,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-/// The system's allocator, counted while [`bounded`] runs.
+/// The system's allocator, counted while a template runs.
 pub struct Bounded;
 
 #[derive(Clone, Copy)]

@@ -11,8 +11,8 @@ pub mod chat_template;
 pub mod decode_stream;
 pub mod gguf_vocabulary;
 pub mod pre_tokenizer;
-pub mod template_check;
-mod template_functions;
+mod template_check;
+pub mod template_functions;
 pub mod tokenizer;
 
 pub use chat_template::{ChatTemplate, Message};
