@@ -1,8 +1,9 @@
 //! Choice of an adapter, and the device opened on it.
 
 use super::{Facts, Pipeline, kernel::Kernel, pipeline};
+use crate::ops::matmul::Tuning;
 use crate::{Error, Result};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 
 /// An opened GPU: queue, limits, and the kernels compiled so far.
@@ -111,6 +112,7 @@ impl Device {
             subgroup: features.contains(wgpu::Features::SUBGROUP).then_some((info.subgroup_min_size, info.subgroup_max_size)),
             int64: features.contains(wgpu::Features::SHADER_INT64),
             f16: features.contains(wgpu::Features::SHADER_F16),
+            tuning: Tuning::NONE,
         };
         Self { device, queue, info, limits, facts, pipelines: Mutex::default(), trouble }
     }
@@ -127,6 +129,12 @@ impl Device {
         let compiled = Arc::new(Pipeline::compile(self, kernel, constants)?);
         lock(&self.pipelines).insert(key, compiled.clone());
         Ok(compiled)
+    }
+
+    /// Lets go of all compiled kernels but these.
+    pub(crate) fn keep_pipelines(&self, kept: &[(&'static Kernel, Vec<(&'static str, f64)>)]) {
+        let kept: HashSet<pipeline::Key> = kept.iter().map(|(kernel, constants)| pipeline::key(kernel, constants)).collect();
+        lock(&self.pipelines).retain(|key, _| kept.contains(key));
     }
 
     /// The largest storage binding, in bytes, rounded down to whole groups of 256.

@@ -6,9 +6,11 @@ pub mod kernel;
 mod pipeline;
 pub mod reflect;
 
-pub use buffer::{ALIGNMENT, Slice, encode, padded};
+pub use buffer::{ALIGNMENT, Slice, encode, padded, split_rows};
 pub use device::{Device, WANTED_FEATURES, adapters};
 pub use pipeline::{Pipeline, compile_all};
+
+use crate::ops::matmul::Tuning;
 
 /// What the choice of kernels may depend on.
 #[derive(Clone, Debug, PartialEq)]
@@ -21,4 +23,6 @@ pub struct Facts {
     pub int64: bool,
     /// f16 arithmetic in shaders.
     pub f16: bool,
+    /// Forms of matmul that were measured to be fast on this very device; see [`crate::plan::autotune`].
+    pub tuning: Tuning,
 }

@@ -7,6 +7,7 @@
 //! writes the same *buffer*, even in different ranges, so the arena is a pool of buffers, the slots, and not one buffer: a node's outputs
 //! then never share a slot with its inputs.
 
+pub mod autotune;
 mod executable;
 mod liveness;
 mod pacing;

@@ -13,14 +13,19 @@ use super::metrics::MetricsLog;
 use super::options::{TrainOptions, WeightStorage};
 use super::progress::Progress;
 use super::schedule::Schedule;
+use super::step::LossGraph;
 use super::trainer::{Memory, Trainer};
 use super::{HeldOut, Run};
 use crate::adapter::targets::{expand_target_modules, parse_layers};
 use crate::adapter::{AdapterLayout, DeviceAdapter, LoraSpec};
+use crate::cache::cache_folder;
 use crate::data::{self, Batch, Dataset, Sampler, SamplerOptions};
 use crate::formats::peft::{self, AdapterConfig, AdapterTensor};
+use crate::gpu::Device;
+use crate::graph::Graph;
 use crate::model::opened::OpenModel;
 use crate::model::weights::{DeviceWeights, WeightType};
+use crate::plan::autotune;
 use crate::{Error, Result};
 
 /// A run whose options, model and data fit together; nothing is written and no GPU is used yet.
@@ -69,6 +74,11 @@ impl<'m> Prepared<'m> {
         Ok(Self { options, data, eval_data, adapter, total_steps, model, spec, layout, start, sampler, schedule })
     }
 
+    /// The adapter's shape on this model.
+    pub fn spec(&self) -> &LoraSpec {
+        &self.spec
+    }
+
     /// Numbers that the run trains.
     pub fn trained_parameters(&self) -> usize {
         self.layout.parameters()
@@ -80,10 +90,46 @@ impl<'m> Prepared<'m> {
     /// If the model's configuration contradicts itself.
     pub fn memory(&self) -> Result<Memory> {
         let weights = self.weight_type();
-        let storage = |name: &str| self.model.files.tensors.find(name).map_or(crate::graph::DType::F32, |info| weights.of(info));
+        let storage = self.model.storage(weights);
         let bytes = self.model.weight_bytes(weights);
         let accumulate = self.options.gradient_accumulation_steps > 1;
         Memory::plan(&self.model.files.config, &storage, &self.spec, self.sampler.max_rows(), bytes, accumulate)
+    }
+
+    /// Decides with which kernels `device` computes this run, and the `more` graphs that it is to compute besides: by measurement, or as
+    /// the run that is continued did. `progress` is told how much is done and how much there is to do.
+    ///
+    /// # Errors
+    /// If the model's configuration contradicts itself.
+    pub fn tune(
+        &self,
+        device: &mut Device,
+        output: &mut Output,
+        more: Vec<Graph>,
+        progress: &(dyn Fn(usize, usize) + Sync),
+    ) -> Result<()> {
+        let (config, storage) = (&self.model.files.config, self.model.storage(self.weight_type()));
+        let mut graphs = more;
+        graphs.push(LossGraph::build(config, &storage, &self.spec, self.sampler.max_rows())?.model.graph);
+        if let Some(held_out) = &self.eval_data {
+            let rows = self.held_out_sampler(held_out)?.max_rows();
+            graphs.push(Evaluator::model(config, &storage, Some(&self.spec), rows)?.graph);
+        }
+        // A run from before there was tuning goes on without.
+        let untuned = output.steps_done() > 0 && output.state.kernels.is_none();
+        let sources = autotune::Sources {
+            measure: self.options.autotune && !untuned,
+            folder: cache_folder(),
+            recorded: output.state.kernels.as_ref(),
+            progress,
+        };
+        let (_, record) = autotune::tune(device, &graphs, &sources);
+        output.state.kernels = Some(record);
+        Ok(())
+    }
+
+    fn held_out_sampler(&self, held_out: &Dataset) -> Result<Sampler> {
+        Sampler::new(held_out, SamplerOptions { shuffle: false, ..sampler_options(&self.options) })
     }
 
     /// The storage type that `--weights` asks for.
@@ -165,6 +211,7 @@ impl<'m> Prepared<'m> {
     /// Failed: the device has not the memory.
     pub fn start(self, weights: Arc<DeviceWeights>, output: Output, interrupt: Interrupt, progress: Progress) -> Result<Run> {
         let config = &self.model.files.config;
+        let held_out_sampler = self.eval_data.as_ref().map(|held_out| self.held_out_sampler(held_out)).transpose()?;
         let Self { options, data, adapter, total_steps, spec, layout, start, mut sampler, schedule, .. } = self;
         let Output { lock, state, checkpoint } = output;
         let device = weights.device().clone();
@@ -173,10 +220,8 @@ impl<'m> Prepared<'m> {
             None => DeviceAdapter::fresh(device, spec, config, options.seed)?,
         };
         let accumulate = options.gradient_accumulation_steps > 1;
-        let held_out = match self.eval_data {
-            Some(held_out) => {
-                let in_order = SamplerOptions { shuffle: false, ..sampler_options(&options) };
-                let sampler = Sampler::new(&held_out, in_order)?;
+        let held_out = match self.eval_data.zip(held_out_sampler) {
+            Some((held_out, sampler)) => {
                 let evaluator = Evaluator::new(weights.clone(), config, Some(&on_device), sampler.max_rows())?;
                 let batches = sampler.plan_of(0).iter().map(|chosen| Batch::assemble(&held_out.examples, chosen)).collect();
                 Some(HeldOut { evaluator, batches })

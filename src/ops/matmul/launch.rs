@@ -1,6 +1,6 @@
 //! The parameters with which a product, or each part of one, is dispatched.
 
-use super::variants::{Grid, Problem, Variant};
+use super::variants::{Grid, Problem};
 use super::{Layout, Matmul};
 use crate::kernel_params;
 use crate::ops::{Bind, Call, Dispatch, spread};
@@ -72,7 +72,7 @@ pub(super) fn launch(op: &Matmul, call: &Call, a_first: usize, out_first: usize)
 
 fn dispatch(op: &Matmul, call: &Call, part: &Part) -> Dispatch {
     let (a, b, out) = (&call.inputs[0], &call.inputs[1], &call.outputs[0]);
-    let variant = Variant::choose(&problem(op, call, part), call.device);
+    let variant = problem(op, call, part).variant(call.device);
     let rows_of = |each: usize| part.m.div_ceil(each);
     let workgroups = match variant.grid {
         Grid::Tiles([rows, columns]) => [rows_of(rows) as u32, part.n.div_ceil(columns) as u32, 1],

@@ -16,9 +16,11 @@
 
 mod examples;
 mod launch;
+mod tuning;
 mod variants;
 
 pub(super) use examples::entry;
+pub use tuning::{Class, Tuning, fingerprint};
 pub use variants::kernels;
 
 use super::{Call, Dispatch, Matrix, Op, Vjp, expect};
