@@ -21,7 +21,7 @@ use graftling::gpu::Device;
 use graftling::graph::Graph;
 use graftling::model::opened::OpenModel;
 use graftling::model::weights::{DeviceWeights, WeightType};
-use graftling::plan::autotune::{Choice, Sources, tune};
+use graftling::plan::autotune::{BUDGET, Choice, Sources, tune};
 use graftling::train::options::WeightStorage;
 use graftling::{Error, Result};
 
@@ -121,7 +121,8 @@ impl DeviceArgs {
     fn open(&self, graphs: &[Graph]) -> Result<(Arc<Device>, Vec<Choice>)> {
         let mut device = Device::open(self.device.as_deref())?;
         let (choices, _) = with_tuning_bar(|progress| {
-            let sources = Sources { measure: !self.no_autotune, folder: cache_folder(), recorded: None, progress };
+            let sources =
+                Sources { measure: !self.no_autotune, folder: cache_folder(), recorded: None, budget: BUDGET, progress };
             tune(&mut device, graphs, &sources)
         });
         Ok((Arc::new(device), choices))

@@ -33,7 +33,8 @@ fn said(decided: Decided) -> &'static str {
 }
 
 fn text(choices: &[Choice]) -> String {
-    let mut text = format!("{:<28} {:>6}  {:<17} milliseconds of each candidate, the fixed rule's first\n", "product", "share", "chosen");
+    let mut text =
+        format!("{:<28} {:>6}  {:<17} milliseconds of each candidate, the fixed rule's first\n", "product", "share", "chosen");
     for Choice { class, share, rule, decided, entry } in choices {
         let mut times: Vec<(&String, &f64)> = entry.milliseconds.iter().collect();
         times.sort_by(|a, b| (a.0 != rule).cmp(&(b.0 != rule)).then(a.1.total_cmp(b.1)));

@@ -49,12 +49,7 @@ impl Generator {
     ///
     /// # Errors
     /// If the configuration contradicts itself.
-    pub fn graphs(
-        config: &ModelConfig,
-        storage: StorageOf,
-        lora: Option<&LoraSpec>,
-        context: usize,
-    ) -> Result<Vec<Graph>> {
+    pub fn graphs(config: &ModelConfig, storage: StorageOf, lora: Option<&LoraSpec>, context: usize) -> Result<Vec<Graph>> {
         let context = clamped(context, config);
         let graph = |rows| Ok(Llama::build(config, storage, lora, Purpose::Generate { cache: context }, rows)?.graph);
         [PREFILL_ROWS.min(context), 1].into_iter().map(graph).collect()

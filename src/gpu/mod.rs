@@ -1,12 +1,14 @@
 //! The *where* of a computation: adapter, limits, buffers, compiled kernels.
 
+pub mod blocks;
 mod buffer;
 mod device;
 pub mod kernel;
 mod pipeline;
 pub mod reflect;
 
-pub use buffer::{ALIGNMENT, Slice, encode, padded, split_rows};
+pub use buffer::{ALIGNMENT, Slice, encode, padded, rounded, split_rows};
+pub(crate) use device::lock;
 pub use device::{Device, WANTED_FEATURES, adapters};
 pub use pipeline::{Pipeline, compile_all};
 

@@ -88,8 +88,11 @@ impl Executable {
         let scratch = |node: usize| -> Vec<Slice> { plan.scratch[node].iter().map(|&slot| slots[slot].clone()).collect() };
 
         let most = Counts { tokens: usize::MAX, supervised: usize::MAX };
-        let dispatches: Vec<(usize, Vec<Dispatch>)> =
-            plan.nodes.iter().map(|&node| (node, launch(&graph, &|id| memory[&id].part_starts.clone(), &device.facts, node, &most))).collect();
+        let dispatches: Vec<(usize, Vec<Dispatch>)> = plan
+            .nodes
+            .iter()
+            .map(|&node| (node, launch(&graph, &|id| memory[&id].part_starts.clone(), &device.facts, node, &most)))
+            .collect();
         let mut kernels: Vec<_> =
             dispatches.iter().flat_map(|(_, list)| list).map(|dispatch| (dispatch.kernel, dispatch.constants.clone())).collect();
         let mut seen = HashSet::new();

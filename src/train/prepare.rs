@@ -121,6 +121,7 @@ impl<'m> Prepared<'m> {
             measure: self.options.autotune && !untuned,
             folder: cache_folder(),
             recorded: output.state.kernels.as_ref(),
+            budget: autotune::BUDGET,
             progress,
         };
         let (_, record) = autotune::tune(device, &graphs, &sources);

@@ -11,12 +11,11 @@ use graftling::model::llama::{Llama, Purpose};
 use graftling::ops::matmul::Tuning;
 use graftling::ops::{Call, Dispatch, Operand, Random, registry};
 use graftling::train::step::{LossGraph, OptimizerGraph};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::sync::OnceLock;
 
-pub const DEFAULT_LIMITS: Facts =
-    Facts { cpu_driver: false, subgroup: None, int64: false, f16: false, tuning: Tuning::NONE };
+pub const DEFAULT_LIMITS: Facts = Facts { cpu_driver: false, subgroup: None, int64: false, f16: false, tuning: Tuning::NONE };
 
 /// Facts on which the choice of kernels can depend, in the combinations that drivers show.
 pub fn kinds_of_device() -> Vec<Facts> {
@@ -68,8 +67,16 @@ pub fn variants() -> &'static [Variant] {
         };
         registry().into_iter().flat_map(|entry| entry.kernels).for_each(|kernel| add(kernel, vec![]));
         for facts in kinds_of_device() {
-            let calls = calls(&facts).into_iter().chain(calls_of_long_rows(&facts, 70_000));
+            let listening = Facts { tuning: Tuning::listening(), ..facts.clone() };
+            let calls = calls(&listening).into_iter().chain(calls_of_long_rows(&listening, 70_000));
             calls.flat_map(|(_, dispatches)| dispatches).for_each(|dispatch| add(dispatch.kernel, dispatch.constants));
+            // What measurement may choose instead.
+            for class in listening.tuning.asked().into_iter().collect::<HashSet<_>>() {
+                for id in class.candidates(&facts) {
+                    let dispatch = class.dispatch(id, &facts);
+                    add(dispatch.kernel, dispatch.constants);
+                }
+            }
         }
         found.into_values().collect()
     })

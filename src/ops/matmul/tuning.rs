@@ -5,6 +5,7 @@ use super::variants::{Problem, SOURCE, kernels};
 use super::{Layout, Matmul};
 use crate::gpu::Facts;
 use crate::graph::{DType, Rows, TensorType};
+use crate::ops::{Call, Dispatch, Op, Operand};
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::fmt;
@@ -58,6 +59,13 @@ impl Class {
         };
         let of = |[rows, columns]: [usize; 2], dtype| TensorType::new(Rows::Fixed(rows), columns, dtype);
         [of(a, DType::F32), of(b, self.dtype), of([m, n], DType::F32)]
+    }
+
+    /// What a product of this class dispatches in the form with this id, or in the rule's form where that one is not possible.
+    pub fn dispatch(&self, id: &str, facts: &Facts) -> Dispatch {
+        let facts = Facts { tuning: Tuning::new(HashMap::from([(*self, id.to_string())])), ..facts.clone() };
+        let [a, b, out] = self.operands().map(|tensor| Operand { tensor, rows: tensor.shape.rows.max(), part_starts: vec![0] });
+        self.product().launch(&Call { inputs: &[a, b], outputs: &[out], device: &facts }).swap_remove(0)
     }
 
     /// Floating-point operations of one product.

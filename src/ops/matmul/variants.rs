@@ -21,16 +21,18 @@ use crate::gpu::Facts;
 use crate::gpu::kernel::{Kernel, Needs};
 use crate::graph::DType;
 
-/// The kernels of a family: for weights in f32, bf16, f16.
-type Family = [Kernel; 3];
+/// The kernels of a family, by the storage of the weights, in the order of [`DType::WEIGHTS`].
+type Family = [Kernel; 5];
 
-/// A [`Family`]: its name, the suffix of the files that load its operands, its parameters and needs, the files it consists of.
+/// A [`Family`]: its name, the suffix of the files that load f32, bf16 and f16, its parameters and needs, the files it consists of.
 macro_rules! family {
     ($name:literal, $loads:literal, $params:ty, $needs:expr, $unchecked:literal, $constants:expr, [$($file:literal),+]) => {
         [
             family!(@one $name, "f32", $loads, $params, $needs, $unchecked, $constants, [$($file),+]),
             family!(@one $name, "bf16", $loads, $params, $needs, $unchecked, $constants, [$($file),+]),
             family!(@one $name, "f16", $loads, $params, $needs, $unchecked, $constants, [$($file),+]),
+            family!(@one $name, "q8_0", "", $params, $needs, $unchecked, $constants, [$($file),+]),
+            family!(@one $name, "q4_1", "", $params, $needs, $unchecked, $constants, [$($file),+]),
         ]
     };
     (@one $name:literal, $dtype:literal, $loads:literal, $params:ty, $needs:expr, $unchecked:literal, $constants:expr, [$($file:literal),+]) => {
@@ -61,6 +63,34 @@ static SUBGROUP8_TILE: Family = family!(
     true,
     &[],
     ["common/activations_f32_wide", "common/matmul_io", "common/matmul_operands", "common/eight_rows", "matmul_subgroup8"]
+);
+
+/// The kernels of a family that is for block-quantised weights only: for q8_0, q4_1.
+type BlockFamily = [Kernel; 2];
+
+macro_rules! block_family {
+    ($name:literal, [$($file:literal),+]) => {
+        [
+            family!(@one $name, "q8_0", "", Params, SUBGROUP8, true, &[], [$($file),+]),
+            family!(@one $name, "q4_1", "", Params, SUBGROUP8, true, &[], [$($file),+]),
+        ]
+    };
+}
+
+static SUBGROUP8_BLOCKS: BlockFamily = block_family!(
+    "matmul_subgroup8_blocks",
+    ["common/activations_f32_wide", "common/matmul_io", "common/matmul_operands", "common/eight_rows", "matmul_subgroup8_blocks"]
+);
+
+static SUBGROUP8_BLOCKS_BY_K: BlockFamily = block_family!(
+    "matmul_subgroup8_blocks_by_k",
+    [
+        "common/activations_f32_wide",
+        "common/matmul_io",
+        "common/matmul_operands",
+        "common/eight_rows",
+        "matmul_subgroup8_blocks_by_k"
+    ]
 );
 
 static SUBGROUP8_MATVEC: Family = family!(
@@ -118,7 +148,8 @@ pub(super) const SOURCE: &str = include_str!("variants.rs");
 
 /// Every kernel that may be chosen.
 pub fn kernels() -> Vec<&'static Kernel> {
-    [&GENERAL, &SUBGROUP8_TILE, &SUBGROUP8_MATVEC, &REGISTER, &TILED, &NARROW, &MATVEC].into_iter().flatten().collect()
+    let families = [&GENERAL, &SUBGROUP8_TILE, &SUBGROUP8_MATVEC, &REGISTER, &TILED, &NARROW, &MATVEC];
+    families.into_iter().flatten().chain(&SUBGROUP8_BLOCKS).chain(&SUBGROUP8_BLOCKS_BY_K).collect()
 }
 
 /// Which output a workgroup computes.
@@ -135,28 +166,40 @@ pub(super) enum Grid {
 pub(super) struct Form {
     /// What a tuning table calls it.
     pub id: &'static str,
-    family: &'static Family,
+    /// Kernels by the storage of the weights: for all, or for the last of [`DType::WEIGHTS`].
+    family: &'static [Kernel],
     constants: &'static [(&'static str, f64)],
     grid: Grid,
+    /// The only layout for which it is made, and for which it needs no constants.
+    layout: Option<Layout>,
+}
+
+const fn form(id: &'static str, family: &'static [Kernel], constants: &'static [(&'static str, f64)], grid: Grid) -> Form {
+    Form { id, family, constants, grid, layout: None }
 }
 
 const fn tiles(
     id: &'static str,
-    family: &'static Family,
+    family: &'static [Kernel],
     constants: &'static [(&'static str, f64)],
     rows: usize,
     columns: usize,
 ) -> Form {
-    Form { id, family, constants, grid: Grid::Tiles([rows, columns]) }
+    form(id, family, constants, Grid::Tiles([rows, columns]))
 }
 
-static ANY_SIZE: Form = Form { id: "general", family: &GENERAL, constants: &[], grid: Grid::Blocks(4) };
+static ANY_SIZE: Form = form("general", &GENERAL, &[], Grid::Blocks(4));
 static SUBGROUP8_16X32: Form = tiles("subgroup8_16x32", &SUBGROUP8_TILE, &[], 16, 32);
 static SUBGROUP8_8X32: Form = tiles("subgroup8_8x32", &SUBGROUP8_TILE, &[("SPREAD_ROWS", 8.0)], 8, 32);
 static SUBGROUP8_32X16: Form = tiles("subgroup8_32x16", &SUBGROUP8_TILE, &[("SWAPPED", 1.0)], 32, 16);
 static SUBGROUP8_32X8: Form = tiles("subgroup8_32x8", &SUBGROUP8_TILE, &[("SWAPPED", 1.0), ("SPREAD_ROWS", 8.0)], 32, 8);
 static SUBGROUP8_VECTOR: Form = tiles("matvec_subgroup8", &SUBGROUP8_MATVEC, &[], 1, 8);
-static REGISTER_8X8: Form = Form { id: "register_8x8", family: &REGISTER, constants: &[], grid: Grid::Blocks(8) };
+static BLOCKS_16X32: Form = Form { layout: Some(Layout::NT), ..tiles("subgroup8_blocks_16x32", &SUBGROUP8_BLOCKS, &[], 16, 32) };
+static BLOCKS_8X32: Form =
+    Form { layout: Some(Layout::NT), ..tiles("subgroup8_blocks_8x32", &SUBGROUP8_BLOCKS, &[("SPREAD_ROWS", 8.0)], 8, 32) };
+static BLOCKS_8X64: Form =
+    Form { layout: Some(Layout::NN), ..tiles("subgroup8_blocks_8x64", &SUBGROUP8_BLOCKS_BY_K, &[], 8, 64) };
+static REGISTER_8X8: Form = form("register_8x8", &REGISTER, &[], Grid::Blocks(8));
 static TILED_64X64: Form = tiles("tiled_64x64", &TILED, &[], 64, 64);
 /// Four times the workgroups of 64 x 64: for products that would leave most of a GPU idle.
 static TILED_32X32: Form = tiles("tiled_32x32", &TILED, &small_tile(8.0, 8.0), 32, 32);
@@ -171,6 +214,18 @@ static VECTOR: Form = tiles("matvec", &MATVEC, &[], 1, 8);
 const MOST_WORKGROUPS: usize = 65_535;
 
 impl Form {
+    /// `None` where the form is not made for the problem's layout or storage.
+    fn kernel(&self, problem: &Problem) -> Option<&'static Kernel> {
+        let at = of_dtype(problem.dtype).checked_sub(DType::WEIGHTS.len() - self.family.len())?;
+        let made_for_it = self.layout.is_none_or(|layout| layout == problem.layout);
+        self.family.get(at).filter(|_| made_for_it)
+    }
+
+    /// It is right for the problem.
+    fn suits(&self, problem: &Problem) -> bool {
+        self.kernel(problem).is_some() && self.reaches(problem)
+    }
+
     /// Tiles lie along two dimensions of the dispatch, each of which is bounded.
     fn reaches(&self, problem: &Problem) -> bool {
         let Grid::Tiles([rows, columns]) = self.grid else { return true };
@@ -216,19 +271,16 @@ impl Problem {
     pub(super) fn variant(&self, facts: &Facts) -> Variant {
         let tuned = facts.tuning.choice(self).and_then(|id| self.possible(facts).into_iter().find(|form| form.id == id));
         let form = tuned.unwrap_or_else(|| self.rule(facts));
+        let general = form.id == ANY_SIZE.id;
         let layout: &[_] = match self.layout {
             // The general kernel reads any layout by its parameters.
-            _ if std::ptr::eq(form.family, &GENERAL) => &[],
+            _ if general || form.layout.is_some() => &[],
             Layout::NT => &[],
             Layout::NN => &[("B_BY_K", 1.0)],
             Layout::TN => &[("A_BY_K", 1.0), ("B_BY_K", 1.0)],
         };
-        Variant {
-            kernel: &form.family[of_dtype(self.dtype)],
-            constants: [form.constants, layout].concat(),
-            grid: form.grid,
-            general: std::ptr::eq(form.family, &GENERAL),
-        }
+        let kernel = form.kernel(self).unwrap_or(&GENERAL[of_dtype(self.dtype)]);
+        Variant { kernel, constants: [form.constants, layout].concat(), grid: form.grid, general }
     }
 
     /// The forms worth timing: the rule's first, then those that are possible and waste little.
@@ -238,33 +290,42 @@ impl Problem {
         std::iter::once(rule).chain(others).collect()
     }
 
-    /// Every form that is right for the problem and not hopeless on such a device: on a CPU driver workgroup memory is. The register form
-    /// is for GPUs too, since some (Mali, VideoCore) have no memory of their own for workgroups.
+    /// Every form that is right for the problem and not hopeless on such a device. On a CPU driver workgroup memory is, and so is all else
+    /// where there are subgroups of 8; which of their tiles wins depends on how many registers the CPU has. The register form is for GPUs
+    /// too, since some (Mali, VideoCore) have no memory of their own for workgroups.
     fn possible(&self, facts: &Facts) -> Vec<&'static Form> {
         if !self.aligned {
             return vec![&ANY_SIZE];
         }
+        let subgroup8 = SUBGROUP8.met_by(facts);
         let mut forms = Vec::new();
-        if SUBGROUP8.met_by(facts) {
-            forms.extend([&SUBGROUP8_16X32, &SUBGROUP8_8X32, &SUBGROUP8_32X16, &SUBGROUP8_32X8]);
+        if subgroup8 && self.is_vector() {
+            forms.push(&SUBGROUP8_VECTOR);
         }
-        forms.push(&REGISTER_8X8);
+        if subgroup8 {
+            forms.push(&SUBGROUP8_16X32);
+            match self.dtype.block() {
+                1 => forms.extend([&SUBGROUP8_8X32, &SUBGROUP8_32X16]),
+                _ => forms.extend([&BLOCKS_16X32, &BLOCKS_8X32, &BLOCKS_8X64]),
+            }
+        }
+        if subgroup8 && self.n <= 16 {
+            forms.push(&SUBGROUP8_32X8);
+        }
+        if !(subgroup8 && facts.cpu_driver) {
+            forms.push(&REGISTER_8X8);
+            forms.extend(self.is_vector().then_some(&VECTOR));
+        }
         if !facts.cpu_driver {
             forms.extend([&TILED_64X64, &TILED_32X32, &TILED_128X128, &TILED_16X64, &TILED_64X16, &NARROW_4X8]);
         }
-        if self.is_vector() {
-            forms.push(&VECTOR);
-            if SUBGROUP8.met_by(facts) {
-                forms.push(&SUBGROUP8_VECTOR);
-            }
-        }
-        forms.retain(|form| form.reaches(self));
+        forms.retain(|form| form.suits(self));
         forms
     }
 
     fn rule(&self, facts: &Facts) -> &'static Form {
         let fast = if self.aligned { self.rule_for_aligned(facts) } else { &ANY_SIZE };
-        if fast.reaches(self) { fast } else { &ANY_SIZE }
+        if fast.suits(self) { fast } else { &ANY_SIZE }
     }
 
     fn is_vector(&self) -> bool {
@@ -272,10 +333,14 @@ impl Problem {
     }
 
     fn rule_for_aligned(&self, facts: &Facts) -> &'static Form {
-        let Problem { layout, m, n, k, .. } = *self;
+        let Problem { layout, m, n, k, dtype, .. } = *self;
         if SUBGROUP8.met_by(facts) {
             return match (m, n) {
                 _ if self.is_vector() => &SUBGROUP8_VECTOR,
+                // Blocks lie along k in NT and along n in NN.
+                _ if dtype.block() > 1 && layout == Layout::NN => &BLOCKS_8X64,
+                (..=8, _) if dtype.block() > 1 => &BLOCKS_8X32,
+                _ if dtype.block() > 1 => &BLOCKS_16X32,
                 (9.., ..=8) => &SUBGROUP8_32X8,
                 (9.., ..=16) => &SUBGROUP8_32X16,
                 (..=8, _) => &SUBGROUP8_8X32,
@@ -299,11 +364,7 @@ impl Problem {
 
 /// Place of a storage type in a [`Family`].
 fn of_dtype(dtype: DType) -> usize {
-    match dtype {
-        DType::F32 | DType::U32 => 0,
-        DType::BF16 => 1,
-        DType::F16 => 2,
-    }
+    DType::WEIGHTS.iter().position(|known| *known == dtype).unwrap_or_default()
 }
 
 /// Constants of a tile in which an invocation computes 4 x 4.

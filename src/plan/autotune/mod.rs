@@ -22,8 +22,8 @@ mod store;
 
 pub use store::{Entry, Subject};
 
-use crate::gpu::Device;
 use crate::gpu::kernel::Kernel;
+use crate::gpu::{Device, lock};
 use crate::graph::Graph;
 use crate::ops::matmul::{Class, Tuning};
 use serde::{Deserialize, Serialize};
@@ -34,10 +34,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use store::Store;
 
-/// Time for all measurements of a process, compilation of kernels included.
+/// Time for all measurements of a process.
 pub const BUDGET: Duration = Duration::from_secs(12);
-/// The part of it after which no further candidate is compiled.
-const COMPILING: Duration = Duration::from_secs(6);
 /// A kernel that takes longer to compile keeps its other forms out of the race.
 const SLOW_TO_COMPILE: Duration = Duration::from_secs(3);
 /// Classes with a smaller share of the work are not worth a measurement.
@@ -60,6 +58,8 @@ pub struct Sources<'a> {
     pub folder: Option<PathBuf>,
     /// What the run that is continued computed with.
     pub recorded: Option<&'a Record>,
+    /// Time for all measurements, compilation of kernels included; half of it may go into compilation. [`BUDGET`] is enough for most.
+    pub budget: Duration,
     /// Told how much is done and how much there is to do.
     pub progress: &'a (dyn Fn(usize, usize) + Sync),
 }
@@ -115,9 +115,8 @@ pub fn tune(device: &mut Device, graphs: &[Graph], sources: &Sources) -> (Vec<Ch
     let kept = |store: &Option<Store>, class: &Class| {
         store.as_ref().and_then(|store| store.get(class)).filter(|entry| valid(class, entry)).cloned()
     };
-    let unknown: Vec<Class> =
-        classes.iter().map(|(class, _)| *class).filter(|class| kept(&store, class).is_none()).collect();
-    let measured = if unknown.is_empty() { HashMap::new() } else { measure(device, &unknown, sources.progress) };
+    let unknown: Vec<Class> = classes.iter().map(|(class, _)| *class).filter(|class| kept(&store, class).is_none()).collect();
+    let measured = if unknown.is_empty() { HashMap::new() } else { measure(device, &unknown, sources) };
     if let Some(store) = store.as_mut().filter(|_| !measured.is_empty()) {
         let decided = measured.iter().map(|(class, entry)| (*class, entry.clone())).collect();
         store.add(decided, valid);
@@ -134,9 +133,7 @@ pub fn tune(device: &mut Device, graphs: &[Graph], sources: &Sources) -> (Vec<Ch
             Some(Choice { class, share, rule: class.candidates(&device.facts)[0], decided, entry })
         })
         .collect();
-    for Choice { class, rule, entry, .. } in choices.iter().filter(|choice| choice.entry.choice != choice.rule) {
-        tracing::info!("{class}: {} instead of {rule}", entry.choice);
-    }
+    choices.iter().for_each(|choice| say(&choice.class, choice.rule, &choice.entry.choice, "measured"));
     let by_class = choices.iter().map(|choice| (choice.class, choice.entry.choice.clone()));
     device.facts.tuning = Tuning::new(by_class.clone().collect());
     if !measured.is_empty() {
@@ -152,6 +149,7 @@ fn recorded(device: &Device, classes: &[(Class, f64)], record: &Record) -> (Tuni
     for (class, _) in classes {
         let Some(id) = record.choices.get(&class.to_string()) else { continue };
         if class.candidates(&device.facts).contains(&id.as_str()) {
+            say(class, class.candidates(&device.facts)[0], id, "as the run so far");
             choices.insert(*class, id.clone());
         } else {
             tracing::warn!("the run so far used `{id}` for {class}, which is not there: results may differ in the last bits");
@@ -160,21 +158,27 @@ fn recorded(device: &Device, classes: &[(Class, f64)], record: &Record) -> (Tuni
     (Tuning::new(choices), record.clone())
 }
 
+fn say(class: &Class, rule: &str, id: &str, why: &str) {
+    if id != rule {
+        tracing::info!("{class}: {id} instead of {rule}, {why}");
+    }
+}
+
 /// Times these classes, the first ones first. One that cannot be timed has the rule's form and no figures.
-fn measure(device: &Device, classes: &[Class], progress: &(dyn Fn(usize, usize) + Sync)) -> HashMap<Class, Entry> {
+fn measure(device: &Device, classes: &[Class], sources: &Sources) -> HashMap<Class, Entry> {
     let started = Instant::now();
     let candidates: Vec<Vec<&'static str>> = classes.iter().map(|class| class.candidates(&device.facts)).collect();
     let jobs = jobs(device, classes, &candidates);
     let total = jobs.len() + classes.len();
     let done = AtomicUsize::new(0);
-    let step = || progress(done.fetch_add(1, Ordering::Relaxed) + 1, total);
-    let ready = compile(device, &jobs, started + COMPILING, &step);
+    let step = || (sources.progress)(done.fetch_add(1, Ordering::Relaxed) + 1, total);
+    let ready = compile(device, &jobs, started + sources.budget / 2, &step);
     let clock = race::Clock::new(device).inspect_err(|error| tracing::warn!("no kernels are timed: {error}")).ok();
     let timed = classes.iter().zip(&candidates).map(|(class, candidates)| {
         let runners: Vec<&'static str> =
             candidates.iter().copied().filter(|&id| ready.contains(&Job::new(device, class, id, false).key())).collect();
         let outcome = match &clock {
-            Some(clock) if runners.first() == candidates.first() => race::race(clock, class, &runners, started + BUDGET)
+            Some(clock) if runners.first() == candidates.first() => race::race(clock, class, &runners, started + sources.budget)
                 .inspect_err(|error| tracing::warn!("{class} is not timed: {error}"))
                 .unwrap_or_default(),
             _ => None,
@@ -204,7 +208,7 @@ type Key = (&'static str, String);
 
 impl Job {
     fn new(device: &Device, class: &Class, id: &str, rule: bool) -> Self {
-        let dispatch = race::dispatch(device, class, id);
+        let dispatch = class.dispatch(id, &device.facts);
         Self { kernel: dispatch.kernel, constants: dispatch.constants, rule }
     }
 
@@ -231,24 +235,23 @@ fn compile(device: &Device, jobs: &[Job], deadline: Instant, step: &(dyn Fn() + 
     let next = AtomicUsize::new(0);
     let ready = Mutex::new(HashSet::new());
     let slow = Mutex::new(HashSet::new());
-    let lock = |mutex: &Mutex<HashSet<&'static str>>, name| mutex.lock().is_ok_and(|slow| slow.contains(name));
     let work = || {
         while let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
             let started = Instant::now();
-            let wanted = job.rule || (started < deadline && !lock(&slow, job.kernel.name));
+            let wanted = job.rule || (started < deadline && !lock(&slow).contains(job.kernel.name));
             if wanted {
                 match device.pipeline(job.kernel, &job.constants) {
-                    Ok(_) => ready.lock().map(|mut ready| ready.insert(job.key())).map_or((), drop),
+                    Ok(_) => drop(lock(&ready).insert(job.key())),
                     Err(error) => tracing::warn!("{} takes no part: {error}", job.kernel.name),
                 }
             }
             if started.elapsed() > SLOW_TO_COMPILE {
-                slow.lock().map(|mut slow| slow.insert(job.kernel.name)).map_or((), drop);
+                lock(&slow).insert(job.kernel.name);
             }
             step();
         }
     };
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| (0..cores.min(jobs.len())).for_each(|_| drop(scope.spawn(work))));
-    ready.into_inner().unwrap_or_default()
+    lock(&ready).clone()
 }

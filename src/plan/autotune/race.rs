@@ -6,11 +6,9 @@
 //! fixed rule's form round by round.
 
 use crate::Result;
-use crate::gpu::{Device, Facts, Pipeline, Slice};
-use crate::ops::matmul::{Class, Tuning};
-use crate::ops::{Call, Dispatch, Op, Operand};
+use crate::gpu::{Device, Pipeline, Slice};
+use crate::ops::matmul::Class;
 use crate::plan::executable::bind_group;
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,7 +16,7 @@ use std::time::{Duration, Instant};
 const LONG: Duration = Duration::from_millis(30);
 /// The least that a measurement takes.
 const SHORT: Duration = Duration::from_millis(2);
-/// Rounds after the first, which is not counted: caches and clocks are cold.
+/// Rounds after the first, which is not counted: some drivers compile a kernel only when it runs, and caches are cold.
 const ROUNDS: usize = 5;
 /// Fewer rounds than this prove nothing.
 const LEAST_ROUNDS: usize = 3;
@@ -51,14 +49,14 @@ pub(super) fn race(clock: &Clock, class: &Class, candidates: &[&'static str], de
             if Instant::now() >= deadline && round <= LEAST_ROUNDS {
                 return Ok(None);
             }
-            runner.seconds.push(clock.time(&runner.trial, repeats)?);
+            let times = if round == 0 { 1 } else { repeats };
+            runner.seconds.push(clock.time(&runner.trial, times)?);
             best = best.min(runner.last());
         }
-        for runner in runners.iter_mut().skip(1) {
-            // A cold round says less.
-            let hopeless = if round == 0 { 2.0 * HOPELESS } else { HOPELESS };
-            runner.left |= runner.last() > hopeless * best;
+        if round == 0 {
+            continue;
         }
+        runners.iter_mut().skip(1).for_each(|runner| runner.left |= runner.last() > HOPELESS * best);
         if runners.iter().skip(1).all(|runner| runner.left) {
             break;
         }
@@ -71,11 +69,8 @@ pub(super) fn race(clock: &Clock, class: &Class, candidates: &[&'static str], de
         .filter(|runner| !runner.left && ratio(runner) <= CLEARLY_FASTER)
         .min_by(|a, b| ratio(a).total_cmp(&ratio(b)))
         .unwrap_or(&runners[0]);
-    let seconds = |runner: &Runner| median(runner.seconds.iter().skip(usize::from(runner.seconds.len() > 1)).copied());
-    Ok(Some(Outcome {
-        winner: winner.id,
-        seconds: runners.iter().map(|runner| (runner.id, seconds(runner))).collect(),
-    }))
+    let seconds = |runner: &Runner| median(runner.seconds.iter().skip(1).copied());
+    Ok(Some(Outcome { winner: winner.id, seconds: runners.iter().map(|runner| (runner.id, seconds(runner))).collect() }))
 }
 
 /// The product that stands for the class, and how often it is repeated in a measurement.
@@ -133,7 +128,7 @@ impl Course {
     }
 
     fn trial(&self, device: &Device, class: &Class, id: &str) -> Result<Trial> {
-        let dispatch = dispatch(device, class, id);
+        let dispatch = class.dispatch(id, &device.facts);
         let pipeline = device.pipeline(dispatch.kernel, &dispatch.constants)?;
         let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
         let params = device.allocate_for("autotune", dispatch.params.len(), usage)?;
@@ -142,15 +137,6 @@ impl Course {
         let group = bind_group(device, &pipeline, &params, &[&self.a, &self.b, &self.a, &self.out]);
         Ok(Trial { pipeline, group, workgroups: dispatch.workgroups, _params: params })
     }
-}
-
-/// What a product of the class dispatches in this form.
-pub(super) fn dispatch(device: &Device, class: &Class, id: &str) -> Dispatch {
-    let tuning = Tuning::new(HashMap::from([(*class, id.to_string())]));
-    let facts = Facts { tuning, ..device.facts.clone() };
-    let [a, b, out] =
-        class.operands().map(|tensor| Operand { tensor, rows: tensor.shape.rows.max(), part_starts: vec![0] });
-    class.product().launch(&Call { inputs: &[a, b], outputs: &[out], device: &facts }).swap_remove(0)
 }
 
 /// Times dispatches by the GPU's own clock, or by the host's where there is none.

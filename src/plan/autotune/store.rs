@@ -64,7 +64,8 @@ struct Contents {
     classes: BTreeMap<String, Entry>,
 }
 
-const ABOUT: &str = "The matmul kernels that graftling measured to be the fastest on this device. Delete this file to measure again.";
+const ABOUT: &str =
+    "The matmul kernels that graftling measured to be the fastest on this device. Delete this file to measure again.";
 
 /// Larger files are none of ours.
 const MOST_BYTES: u64 = 4 << 20;
@@ -105,8 +106,7 @@ impl Store {
     }
 
     fn write(&self) -> std::io::Result<()> {
-        let contents =
-            Contents { about: ABOUT.to_string(), subject: self.subject.clone(), classes: self.classes.clone() };
+        let contents = Contents { about: ABOUT.to_string(), subject: self.subject.clone(), classes: self.classes.clone() };
         let text = serde_json::to_string_pretty(&contents)? + "\n";
         let folder = self.path.parent().unwrap_or(Path::new("."));
         std::fs::create_dir_all(folder)?;
