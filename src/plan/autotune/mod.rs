@@ -90,11 +90,7 @@ pub struct Choice {
 /// Decides which kernels `device` uses for these graphs, from now on. Gives what was chosen by measurement, and what a run has to record.
 pub fn tune(device: &mut Device, graphs: &[Graph], sources: &Sources) -> (Vec<Choice>, Record) {
     let subject = Subject::of(device);
-    let none = || (Vec::new(), Record { subject: subject.to_string(), choices: BTreeMap::new() });
-    let classes: Vec<(Class, f64)> = collect::classes(graphs, device)
-        .into_iter()
-        .filter(|(class, share)| *share >= LEAST_SHARE && class.candidates(&device.facts).len() > 1)
-        .collect();
+    let mut classes = collect::classes(graphs, device);
     if let Some(record) = sources.recorded {
         if record.subject != subject.to_string() {
             let before = &record.subject;
@@ -108,8 +104,9 @@ pub fn tune(device: &mut Device, graphs: &[Graph], sources: &Sources) -> (Vec<Ch
         }
     }
     if !sources.measure {
-        return none();
+        return (Vec::new(), Record { subject: subject.to_string(), choices: BTreeMap::new() });
     }
+    classes.retain(|(class, share)| *share >= LEAST_SHARE && class.candidates(&device.facts).len() > 1);
     let mut store = sources.folder.as_ref().map(|folder| Store::open(folder, subject.clone()));
     let valid = |class: &Class, entry: &Entry| class.candidates(&device.facts).contains(&entry.choice.as_str());
     let kept = |store: &Option<Store>, class: &Class| {
