@@ -9,11 +9,13 @@
 
 pub mod autotune;
 mod executable;
+mod fuse;
 mod liveness;
 mod pacing;
 mod profile;
 
 pub use executable::{Executable, Pinned};
+pub use fuse::fuse_adapters;
 pub use pacing::Pacer;
 pub use profile::Timing;
 

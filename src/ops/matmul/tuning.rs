@@ -1,7 +1,7 @@
 //! Which form each class of products takes on a device: a table that is measured ([`crate::plan::autotune`]) and that
 //! [`Facts`](crate::gpu::Facts) carry, so that the choice of a kernel stays a function of the call.
 
-use super::variants::{Problem, SOURCE, kernels};
+use super::variants::{Problem, SOURCE, kernels, low_rank_kernels};
 use super::{Layout, Matmul};
 use crate::gpu::Facts;
 use crate::graph::{DType, Rows, TensorType};
@@ -152,7 +152,7 @@ pub fn fingerprint() -> String {
     let mut hash = Sha256::new();
     hash.update(env!("CARGO_PKG_VERSION"));
     hash.update(SOURCE);
-    for kernel in kernels() {
+    for kernel in kernels().into_iter().chain(low_rank_kernels()) {
         hash.update(format!("{} {:?} {:?} {}", kernel.name, kernel.constants, kernel.needs, kernel.unchecked));
         kernel.sources.iter().for_each(|source| hash.update(source));
     }

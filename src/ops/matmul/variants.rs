@@ -62,7 +62,31 @@ static SUBGROUP8_TILE: Family = family!(
     SUBGROUP8,
     true,
     &[],
-    ["common/activations_f32_wide", "common/matmul_io", "common/matmul_operands", "common/eight_rows", "matmul_subgroup8"]
+    [
+        "common/activations_f32_wide",
+        "common/matmul_io",
+        "common/matmul_operands",
+        "common/eight_rows",
+        "common/no_low_rank",
+        "matmul_subgroup8"
+    ]
+);
+
+static SUBGROUP8_TILE_LOW_RANK: Family = family!(
+    "matmul_subgroup8_low_rank",
+    "_wide",
+    Params,
+    SUBGROUP8,
+    true,
+    &[],
+    [
+        "common/activations_f32_wide",
+        "common/matmul_io",
+        "common/matmul_operands",
+        "common/eight_rows",
+        "common/low_rank",
+        "matmul_subgroup8"
+    ]
 );
 
 /// The kernels of a family that is for block-quantised weights only: for q8_0, q4_1.
@@ -71,27 +95,27 @@ type BlockFamily = [Kernel; 2];
 macro_rules! block_family {
     ($name:literal, [$($file:literal),+]) => {
         [
-            family!(@one $name, "q8_0", "", Params, SUBGROUP8, true, &[], [$($file),+]),
-            family!(@one $name, "q4_1", "", Params, SUBGROUP8, true, &[], [$($file),+]),
+            family!(@one $name, "q8_0", "", Params, SUBGROUP8, true, &[], [
+                "common/activations_f32_wide", "common/matmul_io", "common/matmul_operands", "common/eight_rows", $($file),+
+            ]),
+            family!(@one $name, "q4_1", "", Params, SUBGROUP8, true, &[], [
+                "common/activations_f32_wide", "common/matmul_io", "common/matmul_operands", "common/eight_rows", $($file),+
+            ]),
         ]
     };
 }
 
-static SUBGROUP8_BLOCKS: BlockFamily = block_family!(
-    "matmul_subgroup8_blocks",
-    ["common/activations_f32_wide", "common/matmul_io", "common/matmul_operands", "common/eight_rows", "matmul_subgroup8_blocks"]
-);
+static SUBGROUP8_BLOCKS: BlockFamily =
+    block_family!("matmul_subgroup8_blocks", ["common/no_low_rank", "matmul_subgroup8_blocks"]);
 
-static SUBGROUP8_BLOCKS_BY_K: BlockFamily = block_family!(
-    "matmul_subgroup8_blocks_by_k",
-    [
-        "common/activations_f32_wide",
-        "common/matmul_io",
-        "common/matmul_operands",
-        "common/eight_rows",
-        "matmul_subgroup8_blocks_by_k"
-    ]
-);
+static SUBGROUP8_BLOCKS_LOW_RANK: BlockFamily =
+    block_family!("matmul_subgroup8_blocks_low_rank", ["common/low_rank", "matmul_subgroup8_blocks"]);
+
+static SUBGROUP8_BLOCKS_BY_K: BlockFamily =
+    block_family!("matmul_subgroup8_blocks_by_k", ["common/no_low_rank", "matmul_subgroup8_blocks_by_k"]);
+
+static SUBGROUP8_BLOCKS_BY_K_LOW_RANK: BlockFamily =
+    block_family!("matmul_subgroup8_blocks_by_k_low_rank", ["common/low_rank", "matmul_subgroup8_blocks_by_k"]);
 
 static SUBGROUP8_MATVEC: Family = family!(
     "matmul_matvec_subgroup8",
@@ -152,6 +176,12 @@ pub fn kernels() -> Vec<&'static Kernel> {
     families.into_iter().flatten().chain(&SUBGROUP8_BLOCKS).chain(&SUBGROUP8_BLOCKS_BY_K).collect()
 }
 
+/// Those of them that add a low-rank term as well.
+pub(super) fn low_rank_kernels() -> Vec<&'static Kernel> {
+    let blocks = [&SUBGROUP8_BLOCKS_LOW_RANK, &SUBGROUP8_BLOCKS_BY_K_LOW_RANK];
+    SUBGROUP8_TILE_LOW_RANK.iter().chain(blocks.into_iter().flatten()).collect()
+}
+
 /// Which output a workgroup computes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Grid {
@@ -170,12 +200,14 @@ pub(super) struct Form {
     family: &'static [Kernel],
     constants: &'static [(&'static str, f64)],
     grid: Grid,
-    /// The only layout for which it is made, and for which it needs no constants.
+    /// The only layout for which it is made.
     layout: Option<Layout>,
+    /// The same kernels with a low-rank term.
+    low_rank: Option<&'static [Kernel]>,
 }
 
 const fn form(id: &'static str, family: &'static [Kernel], constants: &'static [(&'static str, f64)], grid: Grid) -> Form {
-    Form { id, family, constants, grid, layout: None }
+    Form { id, family, constants, grid, layout: None, low_rank: None }
 }
 
 const fn tiles(
@@ -189,16 +221,28 @@ const fn tiles(
 }
 
 static ANY_SIZE: Form = form("general", &GENERAL, &[], Grid::Blocks(4));
-static SUBGROUP8_16X32: Form = tiles("subgroup8_16x32", &SUBGROUP8_TILE, &[], 16, 32);
-static SUBGROUP8_8X32: Form = tiles("subgroup8_8x32", &SUBGROUP8_TILE, &[("SPREAD_ROWS", 8.0)], 8, 32);
+static SUBGROUP8_16X32: Form =
+    Form { low_rank: Some(&SUBGROUP8_TILE_LOW_RANK), ..tiles("subgroup8_16x32", &SUBGROUP8_TILE, &[], 16, 32) };
+static SUBGROUP8_8X32: Form =
+    Form { low_rank: Some(&SUBGROUP8_TILE_LOW_RANK), ..tiles("subgroup8_8x32", &SUBGROUP8_TILE, &[("SPREAD_ROWS", 8.0)], 8, 32) };
 static SUBGROUP8_32X16: Form = tiles("subgroup8_32x16", &SUBGROUP8_TILE, &[("SWAPPED", 1.0)], 32, 16);
 static SUBGROUP8_32X8: Form = tiles("subgroup8_32x8", &SUBGROUP8_TILE, &[("SWAPPED", 1.0), ("SPREAD_ROWS", 8.0)], 32, 8);
 static SUBGROUP8_VECTOR: Form = tiles("matvec_subgroup8", &SUBGROUP8_MATVEC, &[], 1, 8);
-static BLOCKS_16X32: Form = Form { layout: Some(Layout::NT), ..tiles("subgroup8_blocks_16x32", &SUBGROUP8_BLOCKS, &[], 16, 32) };
-static BLOCKS_8X32: Form =
-    Form { layout: Some(Layout::NT), ..tiles("subgroup8_blocks_8x32", &SUBGROUP8_BLOCKS, &[("SPREAD_ROWS", 8.0)], 8, 32) };
-static BLOCKS_8X64: Form =
-    Form { layout: Some(Layout::NN), ..tiles("subgroup8_blocks_8x64", &SUBGROUP8_BLOCKS_BY_K, &[], 8, 64) };
+static BLOCKS_16X32: Form = Form {
+    layout: Some(Layout::NT),
+    low_rank: Some(&SUBGROUP8_BLOCKS_LOW_RANK),
+    ..tiles("subgroup8_blocks_16x32", &SUBGROUP8_BLOCKS, &[], 16, 32)
+};
+static BLOCKS_8X32: Form = Form {
+    layout: Some(Layout::NT),
+    low_rank: Some(&SUBGROUP8_BLOCKS_LOW_RANK),
+    ..tiles("subgroup8_blocks_8x32", &SUBGROUP8_BLOCKS, &[("SPREAD_ROWS", 8.0)], 8, 32)
+};
+static BLOCKS_8X64: Form = Form {
+    layout: Some(Layout::NN),
+    low_rank: Some(&SUBGROUP8_BLOCKS_BY_K_LOW_RANK),
+    ..tiles("subgroup8_blocks_8x64", &SUBGROUP8_BLOCKS_BY_K, &[], 8, 64)
+};
 static REGISTER_8X8: Form = form("register_8x8", &REGISTER, &[], Grid::Blocks(8));
 static TILED_64X64: Form = tiles("tiled_64x64", &TILED, &[], 64, 64);
 /// Four times the workgroups of 64 x 64: for products that would leave most of a GPU idle.
@@ -216,9 +260,7 @@ const MOST_WORKGROUPS: usize = 65_535;
 impl Form {
     /// `None` where the form is not made for the problem's layout or storage.
     fn kernel(&self, problem: &Problem) -> Option<&'static Kernel> {
-        let at = of_dtype(problem.dtype).checked_sub(DType::WEIGHTS.len() - self.family.len())?;
-        let made_for_it = self.layout.is_none_or(|layout| layout == problem.layout);
-        self.family.get(at).filter(|_| made_for_it)
+        of_family(self.family, problem.dtype).filter(|_| self.layout.is_none_or(|layout| layout == problem.layout))
     }
 
     /// It is right for the problem.
@@ -249,6 +291,31 @@ pub(super) struct Variant {
     pub grid: Grid,
     /// The kernel takes [`GeneralParams`].
     pub general: bool,
+    /// The same kernel with a low-rank term, if there is one.
+    pub low_rank: Option<&'static Kernel>,
+}
+
+impl Variant {
+    /// The tuned form, if it is possible for the problem on this device, else that of the rule.
+    pub(super) fn choose(problem: &Problem, facts: &Facts) -> Self {
+        let tuned = facts.tuning.choice(problem).and_then(|id| problem.possible(facts).into_iter().find(|form| form.id == id));
+        let form = tuned.unwrap_or_else(|| problem.rule(facts));
+        let general = form.id == ANY_SIZE.id;
+        let layout: &[_] = match problem.layout {
+            // The general kernel reads any layout by its parameters.
+            _ if general => &[],
+            Layout::NT => &[],
+            Layout::NN => &[("B_BY_K", 1.0)],
+            Layout::TN => &[("A_BY_K", 1.0), ("B_BY_K", 1.0)],
+        };
+        Self {
+            kernel: form.kernel(problem).unwrap_or(&GENERAL[of_dtype(problem.dtype)]),
+            constants: [form.constants, layout].concat(),
+            grid: form.grid,
+            general,
+            low_rank: form.low_rank.and_then(|family| of_family(family, problem.dtype)),
+        }
+    }
 }
 
 /// What the choice of a form depends on.
@@ -267,27 +334,13 @@ pub(super) struct Problem {
 }
 
 impl Problem {
-    /// The form that this device takes: the tuned one, if it is possible here, else that of the rule.
-    pub(super) fn variant(&self, facts: &Facts) -> Variant {
-        let tuned = facts.tuning.choice(self).and_then(|id| self.possible(facts).into_iter().find(|form| form.id == id));
-        let form = tuned.unwrap_or_else(|| self.rule(facts));
-        let general = form.id == ANY_SIZE.id;
-        let layout: &[_] = match self.layout {
-            // The general kernel reads any layout by its parameters.
-            _ if general || form.layout.is_some() => &[],
-            Layout::NT => &[],
-            Layout::NN => &[("B_BY_K", 1.0)],
-            Layout::TN => &[("A_BY_K", 1.0), ("B_BY_K", 1.0)],
-        };
-        let kernel = form.kernel(self).unwrap_or(&GENERAL[of_dtype(self.dtype)]);
-        Variant { kernel, constants: [form.constants, layout].concat(), grid: form.grid, general }
-    }
-
-    /// The forms worth timing: the rule's first, then those that are possible and waste little.
+    /// The forms worth timing: the rule's first, then those that are possible and waste little. Where the rule's takes a low-rank term, so
+    /// must the others: what is timed is the plain product, and an adapter that ran by itself again would cost more than is won.
     pub(super) fn candidates(&self, facts: &Facts) -> Vec<&'static Form> {
         let rule = self.rule(facts);
-        let others = self.possible(facts).into_iter().filter(|form| form.id != rule.id && form.wastes_little(self));
-        std::iter::once(rule).chain(others).collect()
+        let fuses = rule.low_rank.is_some() && self.layout != Layout::TN;
+        let is_worth = |form: &&Form| form.id != rule.id && form.wastes_little(self) && (!fuses || form.low_rank.is_some());
+        std::iter::once(rule).chain(self.possible(facts).into_iter().filter(is_worth)).collect()
     }
 
     /// Every form that is right for the problem and not hopeless on such a device. On a CPU driver workgroup memory is, and so is all else
@@ -360,6 +413,11 @@ impl Problem {
             _ => &TILED_64X64,
         }
     }
+}
+
+/// The kernel of a family for weights in this storage type; `None` if the family is for block-quantised ones and these are not.
+fn of_family(family: &'static [Kernel], dtype: DType) -> Option<&'static Kernel> {
+    of_dtype(dtype).checked_sub(DType::WEIGHTS.len() - family.len()).and_then(|at| family.get(at))
 }
 
 /// Place of a storage type in a [`Family`].
