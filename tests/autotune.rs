@@ -71,8 +71,8 @@ fn what_is_measured_is_a_candidate_and_is_kept() {
     assert_eq!((choice.class, choice.share, choice.decided), (class(), 1.0, Decided::Now));
     assert_eq!(choice.rule, candidates[0]);
     assert!(candidates.contains(&choice.entry.choice.as_str()));
-    assert!(choice.entry.milliseconds.contains_key(candidates[0]), "the rule's form is timed");
-    assert!(choice.entry.milliseconds.iter().all(|(id, time)| candidates.contains(&id.as_str()) && *time > 0.0));
+    assert!(choice.entry.nanoseconds.contains_key(candidates[0]), "the rule's form is timed");
+    assert!(choice.entry.nanoseconds.iter().all(|(id, time)| candidates.contains(&id.as_str()) && *time > 0));
     assert_eq!(held.as_ref(), Some(&choice.entry.choice));
     assert_eq!(record.choices[NAME], choice.entry.choice);
     assert_eq!(files(folder.path()).len(), 1);
@@ -104,7 +104,7 @@ fn without_time_the_rule_stays_and_that_is_kept_too() {
         let (choice, ..) = tuned(folder.path(), None, Duration::ZERO);
         let choice = choice.unwrap();
         assert_eq!((choice.decided, choice.entry.choice.as_str()), (decided, candidates[0]));
-        assert!(choice.entry.milliseconds.is_empty());
+        assert!(choice.entry.nanoseconds.is_empty());
     }
 }
 
@@ -208,7 +208,7 @@ fn a_resumed_run_uses_the_kernels_of_its_checkpoint() {
     let mut changed = 0;
     let text: Value = serde_json::from_slice(&measured).unwrap();
     for (name, entry) in text["classes"].as_object().unwrap() {
-        let times = entry["milliseconds"].as_object().unwrap();
+        let times = entry["nanoseconds"].as_object().unwrap();
         let Some(other) = times.keys().find(|id| entry["choice"] != **id) else { continue };
         edit(&folder, |contents| contents["classes"][name]["choice"] = json!(other));
         changed += 1;

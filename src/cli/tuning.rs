@@ -18,7 +18,7 @@ fn json(choices: &[Choice]) -> Value {
     let classes = choices.iter().map(|Choice { class, share, rule, decided, entry }| {
         json!({
             "class": class.to_string(), "share": share, "choice": entry.choice, "rule": rule, "decided": said(*decided),
-            "milliseconds": entry.milliseconds,
+            "nanoseconds": entry.nanoseconds,
         })
     });
     classes.collect()
@@ -34,16 +34,16 @@ fn said(decided: Decided) -> &'static str {
 
 fn text(choices: &[Choice]) -> String {
     let mut text =
-        format!("{:<28} {:>6}  {:<17} milliseconds of each candidate, the fixed rule's first\n", "product", "share", "chosen");
+        format!("{:<28} {:>6}  {:<23} milliseconds of each candidate, the fixed rule's first\n", "product", "share", "chosen");
     for Choice { class, share, rule, decided, entry } in choices {
-        let mut times: Vec<(&String, &f64)> = entry.milliseconds.iter().collect();
-        times.sort_by(|a, b| (a.0 != rule).cmp(&(b.0 != rule)).then(a.1.total_cmp(b.1)));
-        let times: Vec<String> = times.iter().map(|(id, milliseconds)| format!("{id} {milliseconds:.3}")).collect();
+        let mut times: Vec<(&String, &u64)> = entry.nanoseconds.iter().collect();
+        times.sort_by_key(|(id, time)| (*id != rule, **time));
+        let times: Vec<String> = times.iter().map(|(id, time)| format!("{id} {:.3}", **time as f64 * 1e-6)).collect();
         let times = if times.is_empty() { said(Decided::OutOfTime).to_string() } else { times.join(", ") };
         let mark = if entry.choice == *rule { "" } else { " *" };
         let class = class.to_string();
         let chosen = format!("{}{mark}", entry.choice);
-        let _ = writeln!(text, "{class:<28} {:>5.1}%  {chosen:<17} {times}", 100.0 * share);
+        let _ = writeln!(text, "{class:<28} {:>5.1}%  {chosen:<23} {times}", 100.0 * share);
         debug_assert!(*decided != Decided::OutOfTime || entry.choice == *rule);
     }
     let others = 100.0 * (1.0 - choices.iter().map(|choice| choice.share).sum::<f64>());

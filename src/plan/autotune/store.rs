@@ -53,7 +53,7 @@ impl fmt::Display for Subject {
 pub struct Entry {
     pub choice: String,
     /// Median of one product, by candidate; empty where there was no time to measure, so that the fixed rule stays.
-    pub milliseconds: BTreeMap<String, f64>,
+    pub nanoseconds: BTreeMap<String, u64>,
 }
 
 /// The file.
