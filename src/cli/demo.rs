@@ -90,14 +90,14 @@ pub fn run(args: DemoArgs) -> Result<i32> {
     let mut output = prepared.open_output()?;
     let mut device = Device::open(args.device.device.as_deref())?;
     let asking = generator_graphs(&model, &prepared)?;
-    super::with_tuning_bar(|progress| prepared.tune(&mut device, &mut output, asking, progress))?;
+    super::with_tuning_bar(|progress| prepared.tune(&mut device, &mut output, asking, progress));
     let weights = super::upload(&model, prepared.weight_type(), Arc::new(device))?;
 
     super::print(&format!("{} on {}\n\nBefore training\n", model.files.name, weights.device().info.name))?;
     let before = ask(&model, template, &weights, None, &questions)?;
     super::print(&shown(&questions, &before))?;
 
-    super::print(&format!("\nTraining\n{}", prepared.summary()?))?;
+    super::print(&format!("\nTraining\n{}", prepared.summary()))?;
     let progress = Progress::on_stderr(prepared.total_steps, output.steps_done());
     let interrupt = Interrupt::install()?;
     let outcome = prepared.start(Arc::clone(&weights), output, interrupt, progress)?.train()?;

@@ -64,10 +64,10 @@ pub fn run(args: TrainArgs) -> Result<i32> {
     let model = OpenModel::open(&options.model)?;
     let prepared = Prepared::new(options, &model)?;
     if args.dry_run {
-        super::print(&prepared.preview(PREVIEWED_RECORDS, std::io::stdout().is_terminal())?)?;
+        super::print(&prepared.preview(PREVIEWED_RECORDS, std::io::stdout().is_terminal()))?;
         return Ok(0);
     }
-    say(&format!("{}\n{}", prepared.data.report, prepared.summary()?));
+    say(&format!("{}\n{}", prepared.data.report, prepared.summary()));
     // The device comes before the output: where there is none, nothing is written.
     let mut device = Device::open(prepared.options.device.as_deref())?;
     let mut output = prepared.open_output()?;
@@ -75,7 +75,7 @@ pub fn run(args: TrainArgs) -> Result<i32> {
         say(&format!("going on after step {} of {}\n", output.steps_done(), prepared.total_steps));
     }
     let interrupt = Interrupt::install()?;
-    super::with_tuning_bar(|progress| prepared.tune(&mut device, &mut output, Vec::new(), progress))?;
+    super::with_tuning_bar(|progress| prepared.tune(&mut device, &mut output, Vec::new(), progress));
     let weights = super::upload(&model, prepared.weight_type(), Arc::new(device))?;
     say(&format!("training on {}\n", weights.device().info.name));
     let progress = Progress::on_stderr(prepared.total_steps, output.steps_done());
