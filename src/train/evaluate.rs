@@ -3,11 +3,11 @@
 use super::step::write_batch;
 use super::trainer::Trainer;
 use crate::Result;
-use crate::adapter::DeviceAdapter;
+use crate::adapter::{DeviceAdapter, LoraSpec};
 use crate::data::Batch;
 use crate::graph::{ShapeError, ValueId};
 use crate::model::config::ModelConfig;
-use crate::model::llama::{Head, Inputs, Llama, Purpose};
+use crate::model::llama::{Head, Inputs, Llama, Purpose, StorageOf};
 use crate::model::weights::DeviceWeights;
 use crate::plan::Executable;
 use std::sync::Arc;
@@ -54,7 +54,7 @@ impl Evaluator {
         max_tokens: usize,
     ) -> Result<Self> {
         let lora = adapter.map(|adapter| &adapter.spec);
-        let model = Llama::build(config, &|name| weights.dtype(name), lora, Purpose::Evaluate, max_tokens)?;
+        let model = Self::model(config, &|name| weights.dtype(name), lora, max_tokens)?;
         let Head::Loss { nll, loss } = model.head else {
             return Err(ShapeError::new("llama", "the head", "logits", "a loss").into());
         };
@@ -64,6 +64,14 @@ impl Evaluator {
         }
         let executable = Executable::beside(other, weights.device().clone(), model.graph, &[loss, nll], pinned)?;
         Ok(Self { inputs: model.inputs, nll, executable })
+    }
+
+    /// What is run, which is known before there is a device.
+    ///
+    /// # Errors
+    /// If the configuration contradicts itself.
+    pub fn model(config: &ModelConfig, storage: StorageOf, lora: Option<&LoraSpec>, max_tokens: usize) -> Result<Llama> {
+        Ok(Llama::build(config, storage, lora, Purpose::Evaluate, max_tokens)?)
     }
 
     /// -log p of each supervised token, natural logarithm, in the order of `batch.targets`.

@@ -93,6 +93,12 @@ impl Planner {
         self.shape
     }
 
+    /// What the run computes: a step, and the evaluation of held-out data.
+    pub fn graphs(&self) -> Vec<Graph> {
+        let step = self.graphs.clone().recomputed(self.shape.recompute).model.graph;
+        std::iter::once(step).chain(self.held_out.iter().map(|(model, _)| model.graph.clone())).collect()
+    }
+
     /// The same with another choice of what is computed again.
     #[must_use]
     pub fn with(mut self, recompute: Recompute) -> Self {

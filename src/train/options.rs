@@ -155,6 +155,9 @@ pub struct Recipe {
     /// GPU to use: its number or a part of its name as `graftling doctor` lists it [default: the fastest kind]
     #[arg(long, value_name = "GPU", help_heading = "Device")]
     pub device: Option<String>,
+    /// Choose the matrix kernels by fixed rules, instead of measuring once on this GPU which are the fastest
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true, value_name = "BOOL", help_heading = "Device")]
+    pub no_autotune: Option<bool>,
 }
 
 /// `target_modules` in a recipe: `"all-linear"`, `"q_proj,v_proj"` or `["q_proj", "v_proj"]`.
@@ -234,7 +237,7 @@ impl Recipe {
             model, data, out, eval_data, resume, lora_r, lora_alpha, lora_dropout, target_modules, layers, init_adapter,
             learning_rate, lr_schedule, warmup_steps, weight_decay, max_grad_norm, batch_size, gradient_accumulation_steps,
             max_length, max_steps, epochs, seed, no_shuffle, no_packing, eval_steps, save_steps, save_total_limit, weights,
-            recompute, memory_budget, device,
+            recompute, memory_budget, device, no_autotune,
         }
     }
 
@@ -276,6 +279,7 @@ impl Recipe {
             recompute: self.recompute,
             memory_budget: self.memory_budget,
             device: self.device,
+            autotune: !self.no_autotune.unwrap_or(false),
         };
         options.check()?;
         Ok(options)
@@ -319,6 +323,8 @@ pub struct TrainOptions {
     pub recompute: Option<RecomputeOption>,
     pub memory_budget: Option<ByteSize>,
     pub device: Option<String>,
+    /// Measure which kernels are the fastest. Not a part of the fingerprint: a run records its kernels themselves.
+    pub autotune: bool,
 }
 
 impl TrainOptions {

@@ -21,12 +21,14 @@ use super::trainer::Trainer;
 use super::{HeldOut, Run};
 use crate::adapter::targets::{expand_target_modules, parse_layers};
 use crate::adapter::{AdapterLayout, DeviceAdapter, LoraSpec};
+use crate::cache::cache_folder;
 use crate::data::{self, Batch, Dataset, Sampler, SamplerOptions};
 use crate::formats::peft::{self, AdapterConfig, AdapterTensor};
-use crate::gpu::Facts;
-use crate::graph::DType;
+use crate::gpu::{Device, Facts};
+use crate::graph::Graph;
 use crate::model::opened::OpenModel;
 use crate::model::weights::{DeviceWeights, WeightType};
+use crate::plan::autotune;
 use crate::{Error, Result};
 
 /// A run whose options, model and data fit together; nothing is written and no GPU is used yet.
@@ -86,6 +88,11 @@ impl<'m> Prepared<'m> {
         Ok(Self { options, data, eval_data, adapter, total_steps, model, spec, layout, start, sampler, schedule, planner })
     }
 
+    /// The adapter's shape on this model.
+    pub fn spec(&self) -> &LoraSpec {
+        &self.spec
+    }
+
     /// Numbers that the run trains.
     pub fn trained_parameters(&self) -> usize {
         self.layout.parameters()
@@ -99,6 +106,23 @@ impl<'m> Prepared<'m> {
     /// The plan of the same run with other weights and steps of another shape.
     pub(super) fn planner_of(&self, weights: WeightType, shape: StepShape) -> Result<Planner> {
         planner(self.model, &self.spec, weights, shape)
+    }
+
+    /// Decides with which kernels `device` computes this run, and the `more` graphs that it is to compute besides: by measurement, or as
+    /// the run that is continued did. `progress` is told how much is done and how much there is to do.
+    pub fn tune(&self, device: &mut Device, output: &mut Output, more: Vec<Graph>, progress: &(dyn Fn(usize, usize) + Sync)) {
+        let graphs = [self.planner.graphs(), more].concat();
+        // A run from before there was tuning goes on without.
+        let untuned = output.steps_done() > 0 && output.state.kernels.is_none();
+        let sources = autotune::Sources {
+            measure: self.options.autotune && !untuned,
+            folder: cache_folder(),
+            recorded: output.state.kernels.as_ref(),
+            budget: autotune::BUDGET,
+            progress,
+        };
+        let (_, record) = autotune::tune(device, &graphs, &sources);
+        output.state.kernels = Some(record);
     }
 
     /// The storage type that `--weights` asks for.
@@ -263,7 +287,7 @@ impl<'m> Prepared<'m> {
 /// The output folder, held by this process, and where the run in it stands.
 pub struct Output {
     lock: FolderLock,
-    state: RunState,
+    pub(super) state: RunState,
     checkpoint: Option<Checkpoint>,
 }
 
@@ -275,7 +299,7 @@ impl Output {
 }
 
 fn planner(model: &OpenModel, spec: &LoraSpec, weights: WeightType, shape: StepShape) -> Result<Planner> {
-    let storage = |name: &str| model.files.tensors.find(name).map_or(DType::F32, |info| weights.of(info));
+    let storage = model.storage(weights);
     // The device is not known yet; one with no more than WebGPU asks for needs the most kernel calls.
     Planner::new(&model.files.config, &storage, spec, shape, model.weight_bytes(weights), &Facts::default())
 }

@@ -45,7 +45,9 @@ impl Run<'_> {
                 opened => break opened?,
             }
         };
-        let output = prepared.stand(lock, state.options)?;
+        let mut output = prepared.stand(lock, state.options)?;
+        // The same kernels, also where there is no checkpoint that names them.
+        output.state.kernels = state.kernels;
         progress.note(&format!("going on after step {} of {}", output.steps_done(), prepared.total_steps));
         prepared.start_with(engine, output, interrupt, progress)
     }
