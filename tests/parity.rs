@@ -78,11 +78,12 @@ impl Setup {
     }
 
     fn trainer(&self, spec: &LoraSpec, start: &[AdapterTensor], max_tokens: usize, accumulate: bool) -> Trainer {
-        Trainer::new(self.weights.clone(), &self.files.config, self.adapter(spec, start), max_tokens, accumulate, 0).unwrap()
+        Trainer::new(self.weights.clone(), &self.files.config, self.adapter(spec, start), max_tokens, accumulate, 0, None)
+            .unwrap()
     }
 
     fn token_nll(&self, adapter: Option<&DeviceAdapter>, batch: &Batch) -> Vec<f32> {
-        let mut evaluator = Evaluator::new(self.weights.clone(), &self.files.config, adapter, batch.rows()).unwrap();
+        let mut evaluator = Evaluator::new(self.weights.clone(), &self.files.config, adapter, batch.rows(), None).unwrap();
         evaluator.token_nll(batch).unwrap()
     }
 }

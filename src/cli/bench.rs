@@ -86,7 +86,7 @@ pub fn run(args: BenchArgs) -> Result<()> {
     let adapter = DeviceAdapter::fresh(device.clone(), spec, config, 0)?;
     let parameters = adapter.layout.parameters();
     let batch = random_batch(&args, config.vocab_size);
-    let mut trainer = Trainer::new(weights, config, adapter, batch.rows(), false, 0)?;
+    let mut trainer = Trainer::new(weights, config, adapter, batch.rows(), false, 0, None)?;
     let mut seconds: Vec<f64> = Vec::new();
     for step in 0..=args.steps {
         let started = Instant::now();

@@ -139,7 +139,7 @@ fn memory(config: &ModelConfig, storage: DType) -> Result<Memory> {
     let norms = tensor_names(config).iter().filter(|name| name.contains("norm")).count() * hidden;
     let bytes = (matrices + outputs) * storage.bytes() + norms * 4;
     let storage = |name: &str| if name.contains("norm") { DType::F32 } else { storage };
-    Memory::plan(config, &storage, &lora, TrainOptions::BATCH_SIZE * TrainOptions::MAX_LENGTH, bytes, false)
+    Memory::plan(config, &storage, &lora, TrainOptions::BATCH_SIZE * TrainOptions::MAX_LENGTH, bytes, false, None)
 }
 
 /// Bytes for people.

@@ -11,6 +11,7 @@ use graftling::model::opened::OpenModel;
 use graftling::train::Outcome;
 use graftling::train::interrupt::Interrupt;
 use graftling::train::options::{Recipe, TrainOptions};
+use graftling::train::prefix_cache::RowsUsed;
 use graftling::train::prepare::Prepared;
 use graftling::train::progress::Progress;
 
@@ -81,7 +82,11 @@ pub fn run(args: TrainArgs) -> Result<i32> {
     let options = prepared.options.clone();
     let mut run = prepared.start(weights, output, interrupt, progress)?;
     let ask = if model.template.is_some() { "--chat" } else { "--prompt" };
-    Ok(tell(&run.train()?, run.steps().1, &options, ask))
+    let outcome = run.train()?;
+    if let Some(RowsUsed { stored, computed }) = run.trainer().prefix().map(|prefix| prefix.rows_used()) {
+        say(&format!("prefix cache: {stored} of {} token rows came from it\n", stored + computed));
+    }
+    Ok(tell(&outcome, run.steps().1, &options, ask))
 }
 
 /// Says how it ended and what to do next. `ask`: the option of `generate` that suits the model.

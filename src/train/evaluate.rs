@@ -1,12 +1,13 @@
 //! Loss without training: each supervised token's negative log-likelihood.
 
+use super::prefix_cache::PrefixCache;
 use super::step::write_batch;
 use crate::Result;
 use crate::adapter::DeviceAdapter;
 use crate::data::Batch;
 use crate::graph::{ShapeError, ValueId};
 use crate::model::config::ModelConfig;
-use crate::model::llama::{Head, Inputs, Llama, Purpose};
+use crate::model::llama::{Head, Inputs, Llama, Part, Purpose};
 use crate::model::weights::DeviceWeights;
 use crate::plan::Executable;
 use std::sync::Arc;
@@ -16,10 +17,13 @@ pub struct Evaluator {
     inputs: Inputs,
     nll: ValueId,
     executable: Executable,
+    /// Runs, or remembers, the layers below `executable`.
+    prefix: Option<PrefixCache>,
 }
 
 impl Evaluator {
-    /// Prepares batches of at most `max_tokens` tokens.
+    /// Prepares batches of at most `max_tokens` tokens. `prefix`: what gives the hidden states that enter the lowest adapted layer, for a
+    /// data set that is evaluated again and again.
     ///
     /// # Errors
     /// If the device cannot hold it.
@@ -28,9 +32,11 @@ impl Evaluator {
         config: &ModelConfig,
         adapter: Option<&DeviceAdapter>,
         max_tokens: usize,
+        prefix: Option<PrefixCache>,
     ) -> Result<Self> {
         let lora = adapter.map(|adapter| &adapter.spec);
-        let model = Llama::build(config, &|name| weights.dtype(name), lora, Purpose::Evaluate, max_tokens)?;
+        let part = prefix.as_ref().map_or(Part::Whole, |prefix| Part::From(prefix.first_layer()));
+        let model = Llama::build_part(config, &|name| weights.dtype(name), lora, Purpose::Evaluate, part, max_tokens)?;
         let Head::Loss { nll, loss } = model.head else {
             return Err(ShapeError::new("llama", "the head", "logits", "a loss").into());
         };
@@ -38,17 +44,22 @@ impl Evaluator {
         if let Some(adapter) = adapter {
             pinned.extend(adapter.layout.pinned(&adapter.parameters, &model.adapters));
         }
+        let hidden = model.inputs.hidden.zip(prefix.as_ref());
+        pinned.extend(hidden.map(|(id, prefix)| (id, prefix.hidden().clone().into())));
         let executable = Executable::new(weights.device().clone(), model.graph, &[loss, nll], pinned)?;
-        Ok(Self { inputs: model.inputs, nll, executable })
+        Ok(Self { inputs: model.inputs, nll, executable, prefix })
     }
 
     /// -log p of each supervised token, natural logarithm, in the order of `batch.targets`.
     ///
     /// # Errors
-    /// If the device is lost.
+    /// If the device is lost; as [`PrefixCache::provide`].
     pub fn token_nll(&mut self, batch: &Batch) -> Result<Vec<f32>> {
         if batch.supervised_rows.is_empty() {
             return Ok(Vec::new());
+        }
+        if let Some(prefix) = &mut self.prefix {
+            prefix.provide(batch)?;
         }
         let counts = write_batch(&self.executable, &self.inputs, batch, 1.0 / batch.targets.len() as f64);
         self.executable.run(&counts)?;

@@ -2,10 +2,11 @@
 //!
 //! * this page: [`Run::train`], the algorithm; one step is forward and backward of a few batches, then AdamW;
 //! * [`options`], [`prepare`]: what the user asks for, checked against model and data before the GPU is touched;
-//! * [`step`], [`trainer`], [`evaluate`]: a step and an evaluation on the GPU;
+//! * [`step`], [`trainer`], [`evaluate`]: a step and an evaluation on the GPU; [`prefix_cache`]: what need not be computed again;
 //! * [`schedule`]: the learning rate; [`checkpoint`], [`lock`], [`interrupt`]: what makes a run survive;
 //! * [`metrics`], [`curve`], [`progress`]: what it tells.
 
+pub mod byte_size;
 pub mod checkpoint;
 pub mod curve;
 pub mod evaluate;
@@ -13,6 +14,7 @@ pub mod interrupt;
 pub mod lock;
 pub mod metrics;
 pub mod options;
+pub mod prefix_cache;
 pub mod prepare;
 pub mod progress;
 pub mod schedule;

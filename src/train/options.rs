@@ -11,6 +11,8 @@ use clap::{Args, CommandFactory, Parser, ValueEnum};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use super::byte_size::ByteSize;
+use super::prefix_cache::{PrefixCacheMode, PrefixCacheOptions, PrefixCacheType};
 use super::schedule::ScheduleKind;
 use crate::adapter::targets::edit_distance;
 use crate::model::weights::WeightType;
@@ -133,6 +135,18 @@ pub struct Recipe {
     /// Storage of the frozen weights on the GPU [default: the smallest type that loses nothing against the file]
     #[arg(long, value_enum, value_name = "TYPE", help_heading = "Device")]
     pub weights: Option<WeightStorage>,
+    /// Where to keep the hidden states that enter the lowest adapted layer, so that the layers below it (see --layers) run once a record
+    /// and not in every epoch [default: auto]
+    #[arg(long, value_enum, value_name = "WHERE", help_heading = "Device")]
+    pub prefix_cache: Option<PrefixCacheMode>,
+    /// Most that the prefix cache may take, such as 512MiB; for records that do not fit, all layers run in every epoch
+    /// [default: 1GiB in memory, 8GiB on disk]
+    #[arg(long, value_name = "SIZE", help_heading = "Device")]
+    pub prefix_cache_size: Option<ByteSize>,
+    /// Type in which the prefix cache keeps values; bf16 and f16 take half of the room and round [default: f32: losses are bitwise
+    /// those without the cache]
+    #[arg(long, value_enum, value_name = "TYPE", help_heading = "Device")]
+    pub prefix_cache_type: Option<PrefixCacheType>,
     /// GPU to use: its number or a part of its name as `graftling doctor` lists it [default: the fastest kind]
     #[arg(long, value_name = "GPU", help_heading = "Device")]
     pub device: Option<String>,
@@ -215,7 +229,7 @@ impl Recipe {
             model, data, out, eval_data, resume, lora_r, lora_alpha, lora_dropout, target_modules, layers, init_adapter,
             learning_rate, lr_schedule, warmup_steps, weight_decay, max_grad_norm, batch_size, gradient_accumulation_steps,
             max_length, max_steps, epochs, seed, no_shuffle, no_packing, eval_steps, save_steps, save_total_limit, weights,
-            device,
+            prefix_cache, prefix_cache_size, prefix_cache_type, device,
         }
     }
 
@@ -254,6 +268,11 @@ impl Recipe {
             save_steps: self.save_steps.unwrap_or(TrainOptions::SAVE_STEPS),
             save_total_limit: self.save_total_limit.unwrap_or(TrainOptions::SAVE_TOTAL_LIMIT),
             weights: self.weights,
+            prefix_cache: PrefixCacheOptions {
+                mode: self.prefix_cache.unwrap_or_default(),
+                size: self.prefix_cache_size,
+                dtype: self.prefix_cache_type.unwrap_or_default(),
+            },
             device: self.device,
         };
         options.check()?;
@@ -295,6 +314,7 @@ pub struct TrainOptions {
     pub save_steps: u64,
     pub save_total_limit: usize,
     pub weights: Option<WeightStorage>,
+    pub prefix_cache: PrefixCacheOptions,
     pub device: Option<String>,
 }
 
@@ -408,6 +428,9 @@ mod tests {
 
     #[test]
     fn recipe_and_command_line_have_the_same_keys_and_the_command_line_wins() {
+        let cache = recipe("prefix_cache = \"disk\"\nprefix_cache_size = \"2GiB\"\nprefix_cache_type = \"bf16\"").unwrap();
+        assert_eq!((cache.prefix_cache, cache.prefix_cache_size), (Some(PrefixCacheMode::Disk), Some(ByteSize(2 << 30))));
+        assert_eq!(cache.prefix_cache_type, Some(PrefixCacheType::Bf16));
         let file = recipe("lora_r = 4\nlearning_rate = 1e-3\ntarget_modules = [\"q_proj\", \"v_proj\"]\nno_shuffle = true\nlr_schedule = \"linear\"").unwrap();
         let line =
             RecipeKeys::try_parse_from(["train", "--lora-r", "8", "--no-shuffle=false", "--weights", "bf16"]).unwrap()._recipe;

@@ -11,14 +11,18 @@ use super::interrupt::Interrupt;
 use super::lock::FolderLock;
 use super::metrics::MetricsLog;
 use super::options::{TrainOptions, WeightStorage};
+use super::prefix_cache::{PrefixCachePlan, PrefixCacheType, Seen};
 use super::progress::Progress;
 use super::schedule::Schedule;
+use super::step::LossGraph;
 use super::trainer::{Memory, Trainer};
 use super::{HeldOut, Run};
 use crate::adapter::targets::{expand_target_modules, parse_layers};
 use crate::adapter::{AdapterLayout, DeviceAdapter, LoraSpec};
 use crate::data::{self, Batch, Dataset, Sampler, SamplerOptions};
 use crate::formats::peft::{self, AdapterConfig, AdapterTensor};
+use crate::graph::{Counts, DType};
+use crate::model::llama::Part;
 use crate::model::opened::OpenModel;
 use crate::model::weights::{DeviceWeights, WeightType};
 use crate::{Error, Result};
@@ -39,6 +43,7 @@ pub struct Prepared<'m> {
     start: Option<Vec<f32>>,
     sampler: Sampler,
     schedule: Schedule,
+    prefix: PrefixCachePlan,
 }
 
 impl<'m> Prepared<'m> {
@@ -66,7 +71,11 @@ impl<'m> Prepared<'m> {
         let sampler = Sampler::new(&data, sampler_options(&options))?;
         let total_steps = options.max_steps.unwrap_or_else(|| steps_of_epochs(&sampler, &options));
         let schedule = Schedule::new(options.lr_schedule, options.learning_rate, options.warmup_steps, total_steps);
-        Ok(Self { options, data, eval_data, adapter, total_steps, model, spec, layout, start, sampler, schedule })
+        let seen = Seen { data: &data, repeatedly: total_steps > steps_of_epoch(&sampler, &options, 0) };
+        let held_out = eval_data.as_ref().map(|data| Seen { data, repeatedly: eval_steps(&options, total_steps) < total_steps });
+        let lowest = spec.layers.first().copied().unwrap_or(0);
+        let prefix = PrefixCachePlan::new(&options.prefix_cache, lowest, config.hidden_size, seen, held_out)?;
+        Ok(Self { options, data, eval_data, adapter, total_steps, model, spec, layout, start, sampler, schedule, prefix })
     }
 
     /// Numbers that the run trains.
@@ -79,11 +88,15 @@ impl<'m> Prepared<'m> {
     /// # Errors
     /// If the model's configuration contradicts itself.
     pub fn memory(&self) -> Result<Memory> {
-        let weights = self.weight_type();
-        let storage = |name: &str| self.model.files.tensors.find(name).map_or(crate::graph::DType::F32, |info| weights.of(info));
-        let bytes = self.model.weight_bytes(weights);
+        let bytes = self.model.weight_bytes(self.weight_type());
         let accumulate = self.options.gradient_accumulation_steps > 1;
-        Memory::plan(&self.model.files.config, &storage, &self.spec, self.sampler.max_rows(), bytes, accumulate)
+        let (config, rows, prefix) = (&self.model.files.config, self.sampler.max_rows(), self.prefix.train_from());
+        Memory::plan(config, &|name| self.storage(name), &self.spec, rows, bytes, accumulate, prefix)
+    }
+
+    /// In which type a weight will rest on the device.
+    fn storage(&self, name: &str) -> DType {
+        self.model.files.tensors.find(name).map_or(DType::F32, |info| self.weight_type().of(info))
     }
 
     /// The storage type that `--weights` asks for.
@@ -127,6 +140,38 @@ impl<'m> Prepared<'m> {
             mib(weights),
             mib(adapters + optimizer),
             mib(activations + inputs),
+        ) + &self.prefix_summary()?)
+    }
+
+    /// What the prefix cache will hold, and what it will save in a full batch; empty if there is none.
+    fn prefix_summary(&self) -> Result<String> {
+        let (kept, all) = self.prefix.examples();
+        if all == 0 {
+            return Ok(String::new());
+        }
+        let place = if self.prefix.on_disk { "on disk" } else { "of memory" };
+        let (last, size, dtype) = (self.prefix.first_layer - 1, self.prefix.bytes(), self.options.prefix_cache.dtype.dtype());
+        let holds = format!(
+            "prefix cache: layers 0-{last} run once a record, for {kept} of {all} records; up to {size} {place} ({dtype})"
+        );
+        let Some(first_layer) = self.prefix.train_from() else {
+            return Ok(format!(
+                "{holds}, held-out data only
+"
+            ));
+        };
+        let report = &self.data.report;
+        let tokens = self.sampler.max_rows();
+        let counts = Counts { tokens, supervised: tokens * report.supervised_tokens / report.tokens.max(1) };
+        let flops = |part| -> Result<f64> {
+            let config = &self.model.files.config;
+            let graphs = LossGraph::build_part(config, &|name| self.storage(name), &self.spec, part, tokens)?;
+            Ok(graphs.model.graph.flops(&counts) as f64)
+        };
+        let saved = 100.0 * (1.0 - flops(Part::From(first_layer))? / flops(Part::Whole)?);
+        Ok(format!(
+            "{holds}; a batch of them then needs {saved:.0} % fewer operations
+"
         ))
     }
 
@@ -165,7 +210,7 @@ impl<'m> Prepared<'m> {
     /// Failed: the device has not the memory.
     pub fn start(self, weights: Arc<DeviceWeights>, output: Output, interrupt: Interrupt, progress: Progress) -> Result<Run> {
         let config = &self.model.files.config;
-        let Self { options, data, adapter, total_steps, spec, layout, start, mut sampler, schedule, .. } = self;
+        let Self { options, data, adapter, total_steps, spec, layout, start, mut sampler, schedule, prefix, .. } = self;
         let Output { lock, state, checkpoint } = output;
         let device = weights.device().clone();
         let on_device = match &start {
@@ -173,23 +218,26 @@ impl<'m> Prepared<'m> {
             None => DeviceAdapter::fresh(device, spec, config, options.seed)?,
         };
         let accumulate = options.gradient_accumulation_steps > 1;
+        let cache = |store, max_tokens| prefix.open(store, &weights, config, &options.out, max_tokens);
         let held_out = match self.eval_data {
             Some(held_out) => {
                 let in_order = SamplerOptions { shuffle: false, ..sampler_options(&options) };
                 let sampler = Sampler::new(&held_out, in_order)?;
-                let evaluator = Evaluator::new(weights.clone(), config, Some(&on_device), sampler.max_rows())?;
+                let cache = cache(&prefix.held_out, sampler.max_rows())?;
+                let evaluator = Evaluator::new(weights.clone(), config, Some(&on_device), sampler.max_rows(), cache)?;
                 let batches = sampler.plan_of(0).iter().map(|chosen| Batch::assemble(&held_out.examples, chosen)).collect();
                 Some(HeldOut { evaluator, batches })
             }
             None => None,
         };
-        let mut trainer = Trainer::new(weights, config, on_device, sampler.max_rows(), accumulate, options.seed)?;
+        let cache = cache(&prefix.train, sampler.max_rows())?;
+        let mut trainer = Trainer::new(weights, config, on_device, sampler.max_rows(), accumulate, options.seed, cache)?;
         if let Some(Checkpoint { state, adapter, moments: [first, second] }) = &checkpoint {
             sampler.seek(state.position)?;
             trainer.restore(adapter, [first, second], state.batches);
         }
         let metrics = MetricsLog::open(&options.out, state.step)?;
-        let eval_steps = options.eval_steps.unwrap_or(total_steps.div_ceil(10).max(1));
+        let eval_steps = eval_steps(&options, total_steps);
         Ok(Run {
             options,
             trainer,
@@ -229,6 +277,10 @@ impl<'m> Prepared<'m> {
             ("init_adapter (content)", start),
         ];
         print.extend(more.map(|(name, value)| (name.to_string(), value)));
+        // A cache in f32 changes no number.
+        if self.prefix.train.is_some() && self.options.prefix_cache.dtype != PrefixCacheType::F32 {
+            print.insert("prefix_cache_type".to_string(), serde_json::json!(self.options.prefix_cache.dtype).to_string());
+        }
         Ok(print)
     }
 }
@@ -252,8 +304,17 @@ fn sampler_options(options: &TrainOptions) -> SamplerOptions {
     SamplerOptions { batch_size, max_length, packing, shuffle, seed }
 }
 
+/// Optimizer steps between two evaluations.
+fn eval_steps(options: &TrainOptions, total_steps: u64) -> u64 {
+    options.eval_steps.unwrap_or(total_steps.div_ceil(10).max(1))
+}
+
+fn steps_of_epoch(sampler: &Sampler, options: &TrainOptions, epoch: u64) -> u64 {
+    sampler.batches_in_epoch(epoch).div_ceil(options.gradient_accumulation_steps) as u64
+}
+
 fn steps_of_epochs(sampler: &Sampler, options: &TrainOptions) -> u64 {
-    let steps = |epoch| sampler.batches_in_epoch(epoch).div_ceil(options.gradient_accumulation_steps) as u64;
+    let steps = |epoch| steps_of_epoch(sampler, options, epoch);
     // Only packing in shuffled order makes epochs that differ.
     match options.packing && options.shuffle {
         true => (0..options.epochs).map(steps).sum(),

@@ -1,12 +1,13 @@
 //! A model, its adapter and the optimizer on a device: what a training step calls.
 
+use super::prefix_cache::{PrefixCache, PrefixMemory};
 use super::step::{LossGraph, OptimizerGraph, write_batch};
 use crate::adapter::{AdapterLayout, DeviceAdapter, LoraSpec};
 use crate::data::Batch;
 use crate::gpu::{Device, Slice, padded};
 use crate::graph::{Counts, Graph, Origin, Rows, TensorType, ValueId};
 use crate::model::config::ModelConfig;
-use crate::model::llama::{Inputs, StorageOf};
+use crate::model::llama::{Inputs, Part, StorageOf};
 use crate::model::weights::DeviceWeights;
 use crate::ops::accumulate::Accumulate;
 use crate::ops::adamw::Hyper;
@@ -33,7 +34,8 @@ impl Memory {
         self.weights + self.adapters + self.optimizer + self.activations + self.inputs
     }
 
-    /// Plans a training run from the configuration alone. `weights` are the bytes of the frozen weights.
+    /// Plans a training run from the configuration alone. `weights` are the bytes of the frozen weights; `prefix` is the lowest layer
+    /// that a step runs where a [`PrefixCache`] stands for those below.
     ///
     /// # Errors
     /// If the configuration contradicts itself.
@@ -44,19 +46,21 @@ impl Memory {
         max_tokens: usize,
         weights: usize,
         accumulate: bool,
+        prefix: Option<usize>,
     ) -> Result<Self> {
-        let graphs = LossGraph::build(config, storage, lora, max_tokens)?;
+        let graphs = LossGraph::build_part(config, storage, lora, part_above(prefix), max_tokens)?;
         let graph = &graphs.model.graph;
         let leaves = graph.value_ids().filter(|id| matches!(graph[*id].origin, Origin::Weight | Origin::Adapter | Origin::State));
-        let pinned: HashSet<ValueId> = leaves.chain(graphs.gradients.iter().copied()).collect();
+        let pinned: HashSet<ValueId> = leaves.chain(graphs.gradients.iter().copied()).chain(graphs.model.inputs.hidden).collect();
         let plan = Plan::new(graph, &[graphs.loss, graphs.nll], &pinned);
         let adapter = padded(AdapterLayout::new(lora, config).elements() * 4);
+        let below = prefix.map(|layer| PrefixMemory::plan(config, storage, layer, max_tokens)).transpose()?.unwrap_or_default();
         Ok(Self {
             weights,
             adapters: adapter,
             optimizer: adapter * if accumulate { 4 } else { 3 },
-            activations: plan.arena_bytes(),
-            inputs: plan.input_bytes(graph),
+            activations: plan.arena_bytes() + below.activations,
+            inputs: plan.input_bytes(graph) + below.inputs,
         })
     }
 }
@@ -69,6 +73,8 @@ pub struct Trainer {
     inputs: Inputs,
     loss: ValueId,
     step: Executable,
+    /// Runs, or remembers, the layers below `step`.
+    prefix: Option<PrefixCache>,
     gradients: Slice,
     /// Sum over the batches of a step, where a step has more than one.
     accumulator: Option<(Slice, Executable)>,
@@ -81,7 +87,8 @@ pub struct Trainer {
 }
 
 impl Trainer {
-    /// Prepares training of `adapter` on batches of at most `max_tokens` tokens. `accumulate`: steps may have several batches.
+    /// Prepares training of `adapter` on batches of at most `max_tokens` tokens. `accumulate`: steps may have several batches. `prefix`:
+    /// what gives the hidden states that enter the lowest adapted layer, where that is not the work of every step.
     ///
     /// # Errors
     /// If the device cannot hold it.
@@ -92,15 +99,18 @@ impl Trainer {
         max_tokens: usize,
         accumulate: bool,
         seed: u64,
+        prefix: Option<PrefixCache>,
     ) -> Result<Self> {
         let device = weights.device().clone();
         let bytes = adapter.bytes();
-        let graphs = LossGraph::build(config, &|name| weights.dtype(name), &adapter.spec, max_tokens)?;
+        let part = part_above(prefix.as_ref().map(PrefixCache::first_layer));
+        let graphs = LossGraph::build_part(config, &|name| weights.dtype(name), &adapter.spec, part, max_tokens)?;
         let gradients = device.allocate("gradients", bytes)?;
         let mut pinned = weights.pinned(&graphs.model, config)?;
         pinned.extend(adapter.layout.pinned(&adapter.parameters, &graphs.model.adapters));
         pinned.extend(adapter.layout.pinned(&gradients, &graphs.gradients));
         let (inputs, loss) = (graphs.model.inputs, graphs.loss);
+        pinned.extend(inputs.hidden.zip(prefix.as_ref()).map(|(id, prefix)| (id, prefix.hidden().clone().into())));
         let step = Executable::new(device.clone(), graphs.model.graph, &[loss, graphs.nll], pinned)?;
 
         let elements = adapter.layout.elements();
@@ -124,6 +134,7 @@ impl Trainer {
             inputs,
             loss,
             step,
+            prefix,
             gradients,
             accumulator,
             moments,
@@ -138,9 +149,9 @@ impl Trainer {
     /// 1 / supervised tokens of the whole step. Returns the batch's part of the step's loss, in nats.
     ///
     /// # Errors
-    /// If the device is lost, or a step of several batches was not prepared for.
+    /// If the device is lost, or a step of several batches was not prepared for; as [`PrefixCache::provide`].
     pub fn accumulate(&mut self, batch: &Batch, loss_weight: f64, first: bool) -> Result<f64> {
-        let counts = self.write(batch, loss_weight);
+        let counts = self.write(batch, loss_weight)?;
         self.batches = self.batches.wrapping_add(1);
         self.step.run(&counts)?;
         match &mut self.accumulator {
@@ -162,21 +173,24 @@ impl Trainer {
         Ok(f64::from(self.step.read(self.loss, 1)?[0]))
     }
 
-    /// Runs a batch once with every dispatch timed; gradients are made as by [`Trainer::accumulate`], and left.
+    /// Runs a batch once with every dispatch timed, but for a prefix; gradients are made as by [`Trainer::accumulate`], and left.
     ///
     /// # Errors
     /// If the device has no timestamps, or is lost.
     pub fn profile(&mut self, batch: &Batch) -> Result<Vec<Timing>> {
-        let counts = self.write(batch, 1.0 / batch.targets.len().max(1) as f64);
+        let counts = self.write(batch, 1.0 / batch.targets.len().max(1) as f64)?;
         self.step.profile(&counts)
     }
 
-    /// Sends a batch to the device, with the count that the dropout generator needs.
-    fn write(&self, batch: &Batch, loss_weight: f64) -> Counts {
+    /// Sends a batch to the device, with the count that the dropout generator needs and the hidden states that a prefix gives.
+    fn write(&mut self, batch: &Batch, loss_weight: f64) -> Result<Counts> {
+        if let Some(prefix) = &mut self.prefix {
+            prefix.provide(batch)?;
+        }
         if let Some(counter) = self.inputs.dropout_counter {
             self.step.write(counter, &[self.seed, self.batches]);
         }
-        write_batch(&self.step, &self.inputs, batch, loss_weight)
+        Ok(write_batch(&self.step, &self.inputs, batch, loss_weight))
     }
 
     /// Updates the adapter with the step's gradients. Returns the global norm of the gradient before clipping.
@@ -222,6 +236,7 @@ impl Trainer {
     pub fn memory(&self) -> Memory {
         let accumulator = self.accumulator.as_ref().map_or(0, |(total, executable)| total.bytes + executable.own_bytes());
         let arena = self.step.plan().arena_bytes();
+        let below = self.prefix.as_ref().map_or_else(PrefixMemory::default, PrefixCache::memory);
         Memory {
             weights: self.weights.bytes(),
             adapters: self.adapter.bytes(),
@@ -230,9 +245,14 @@ impl Trainer {
                 + self.moments[1].bytes
                 + accumulator
                 + self.optimizer.own_bytes(),
-            activations: arena,
-            inputs: self.step.own_bytes() - arena,
+            activations: arena + below.activations,
+            inputs: self.step.own_bytes() - arena + below.inputs,
         }
+    }
+
+    /// What gives the hidden states that enter the lowest adapted layer, if not the step itself.
+    pub fn prefix(&self) -> Option<&PrefixCache> {
+        self.prefix.as_ref()
     }
 
     /// Kernel calls of one batch.
@@ -244,6 +264,11 @@ impl Trainer {
     pub fn graph(&self) -> &Graph {
         self.step.graph()
     }
+}
+
+/// What a step runs where the layers below `prefix` stand apart.
+fn part_above(prefix: Option<usize>) -> Part {
+    prefix.map_or(Part::Whole, Part::From)
 }
 
 fn accumulator(device: &Arc<Device>, gradients: &Slice, elements: usize) -> Result<(Slice, Executable)> {
