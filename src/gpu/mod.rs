@@ -1,12 +1,13 @@
 //! The *where* of a computation: adapter, limits, buffers, compiled kernels.
 
+pub mod blocks;
 mod buffer;
 mod device;
 pub mod kernel;
 mod pipeline;
 pub mod reflect;
 
-pub use buffer::{ALIGNMENT, Slice, encode, padded};
+pub use buffer::{ALIGNMENT, Slice, encode, padded, rounded};
 pub use device::{Device, WANTED_FEATURES, adapters};
 pub use pipeline::{Pipeline, compile_all};
 

@@ -4,6 +4,7 @@ pub mod anatomy;
 pub mod config;
 pub mod llama;
 pub mod opened;
+mod packing;
 pub mod weights;
 
 use config::ModelConfig;

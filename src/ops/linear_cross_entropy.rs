@@ -5,7 +5,7 @@
 //! | input | shape | |
 //! |---|---|---|
 //! | h | `[supervised, hidden]` f32 | hidden rows that predict a supervised token, and no others |
-//! | W | `[vocabulary, hidden]` f32, bf16 or f16 | output matrix, frozen |
+//! | W | `[vocabulary, hidden]` in any of [`DType::WEIGHTS`] | output matrix, frozen |
 //! | target | `[supervised, 1]` u32 | the token that follows |
 //! | weight | `[1, 1]` f32 | 1 / supervised tokens of the whole optimizer step |
 //!
@@ -48,9 +48,7 @@ impl Op for LinearCrossEntropy {
         expect::count(OP, inputs, 4)?;
         let [hidden, weights, target, weight] = [inputs[0], inputs[1], inputs[2], inputs[3]];
         expect::dtype(OP, "hidden", hidden, DType::F32)?;
-        if weights.dtype == DType::U32 {
-            return Err(ShapeError::new(OP, "output matrix", weights, "f32, f16 or bf16"));
-        }
+        expect::weight(OP, "output matrix", weights)?;
         expect::columns(OP, "output matrix", weights, hidden.shape.columns)?;
         expect::same(OP, "target", target, TensorType::u32(hidden.shape.rows, 1))?;
         expect::same(OP, "weight", weight, TensorType::f32(Rows::Fixed(1), 1))?;

@@ -226,6 +226,14 @@ pub(crate) mod expect {
         if found.dtype == expected { Ok(()) } else { Err(ShapeError::new(op, what, found, expected)) }
     }
 
+    /// A frozen matrix in any storage type that has one.
+    pub fn weight(op: &'static str, what: &str, found: TensorType) -> Result<(), ShapeError> {
+        if DType::WEIGHTS.contains(&found.dtype) && found.shape.columns.is_multiple_of(found.dtype.block()) {
+            return Ok(());
+        }
+        Err(ShapeError::new(op, what, found, "f32, bf16, f16, or rows of whole blocks in q8_0 or q4_1"))
+    }
+
     pub fn columns(op: &'static str, what: &str, found: TensorType, expected: usize) -> Result<(), ShapeError> {
         if found.shape.columns == expected {
             return Ok(());

@@ -13,6 +13,7 @@ kernel_params!(pub(super) Params {
     scale: f32,
     a_start: u32,
     a_row: u32,
+    b_start: u32,
     out_start: u32,
     out_row: u32,
 });
@@ -28,6 +29,7 @@ kernel_params!(pub(super) GeneralParams {
     a_start: u32,
     b_column: u32,
     b_k: u32,
+    b_start: u32,
     out_start: u32,
     out_row: u32,
 });
@@ -36,14 +38,17 @@ const HAS_ADDEND: u32 = 1;
 const ACCUMULATE: u32 = 2;
 
 /// One product, or one part of it where `b` is split by rows: parts of an NT product make ranges of the output's columns,
-/// parts of an NN product are ranges of k, of which the later ones add to the first.
+/// parts of an NN product are ranges of k, of which the later ones add to the first. On CPU drivers a long k is split as well: the
+/// columns of b that a tile reads then stay in the cache for the next tile of rows.
+#[derive(Clone, Copy)]
 struct Part {
     index: usize,
     m: usize,
     n: usize,
     k: usize,
-    /// First element of a, of out.
+    /// First element of a, of this part of b, of out.
     a_start: usize,
+    b_start: usize,
     out_start: usize,
     flags: u32,
 }
@@ -54,17 +59,29 @@ fn parts(op: &Matmul, call: &Call, a_first: usize, out_first: usize) -> Vec<Part
     let [m, n, k] = super::sizes(op.layout, [a.rows, a.columns()], [b.rows, b.columns()]);
     let addend = if call.inputs.len() == 3 { HAS_ADDEND } else { 0 };
     let (a_start, out_start) = (a_first * a.columns(), out_first * call.outputs[0].columns());
+    let longest = if call.device.cpu_driver { CACHED_STEPS } else { usize::MAX };
     b.parts()
-        .map(|(index, rows)| match op.layout {
-            Layout::NT => Part { index, m, n: rows.len(), k, a_start, out_start: out_start + rows.start, flags: addend },
-            Layout::NN => {
-                let flags = if index == 0 { addend } else { ACCUMULATE };
-                Part { index, m, n, k: rows.len(), a_start: a_start + rows.start, out_start, flags }
+        .flat_map(|(index, rows)| {
+            let whole = Part { index, m, n, k, a_start, b_start: 0, out_start, flags: addend };
+            match op.layout {
+                Layout::NT => vec![Part { n: rows.len(), out_start: out_start + rows.start, ..whole }],
+                Layout::NN => (rows.clone().step_by(longest))
+                    .map(|first| Part {
+                        k: (rows.end - first).min(longest),
+                        a_start: a_start + first,
+                        b_start: (first - rows.start) * n,
+                        flags: if first == 0 { addend } else { ACCUMULATE },
+                        ..whole
+                    })
+                    .collect(),
+                Layout::TN => vec![whole],
             }
-            Layout::TN => Part { index, m, n, k, a_start, out_start, flags: addend },
         })
         .collect()
 }
+
+/// Steps of k in which the columns of b that a tile reads fit the second-level cache of a core, with the rows of a.
+const CACHED_STEPS: usize = 4096;
 
 pub(super) fn launch(op: &Matmul, call: &Call, a_first: usize, out_first: usize) -> Vec<Dispatch> {
     parts(op, call, a_first, out_first).into_iter().map(|part| dispatch(op, call, &part)).collect()
@@ -81,16 +98,16 @@ fn dispatch(op: &Matmul, call: &Call, part: &Part) -> Dispatch {
     let (a_columns, b_columns) = (a.columns() as u32, b.columns() as u32);
     let (m, n, k) = (part.m as u32, part.n as u32, part.k as u32);
     let (a_start, out_start, out_row) = (part.a_start as u32, part.out_start as u32, out.columns() as u32);
-    let (flags, scale) = (part.flags, op.scale as f32);
+    let (b_start, flags, scale) = (part.b_start as u32, part.flags, op.scale as f32);
     let params = if variant.general {
         let (a_row, a_k, b_column, b_k) = match op.layout {
             Layout::NT => (a_columns, 1, b_columns, 1),
             Layout::NN => (a_columns, 1, 1, b_columns),
             Layout::TN => (1, a_columns, 1, b_columns),
         };
-        GeneralParams { m, n, k, flags, scale, a_row, a_k, a_start, b_column, b_k, out_start, out_row }.bytes()
+        GeneralParams { m, n, k, flags, scale, a_row, a_k, a_start, b_column, b_k, b_start, out_start, out_row }.bytes()
     } else {
-        Params { m, n, k, flags, scale, a_start, a_row: a_columns, out_start, out_row }.bytes()
+        Params { m, n, k, flags, scale, a_start, a_row: a_columns, b_start, out_start, out_row }.bytes()
     };
     // Without an addend its binding is any other input: the kernel does not read it.
     let addend = Bind::Input(if call.inputs.len() == 3 { 2 } else { 0 });

@@ -12,7 +12,7 @@
 //! NT: `d_a = s d b` (NN), `d_b = s d^T a` (TN). NN: `d_a = s d b^T` (NT), `d_b = s a^T d` (TN).
 //! TN: `d_a = s b d^T` (NT), `d_b = s a d` (NN). Always `d_c = d`. A contribution that `d_a` already has from elsewhere becomes its addend.
 //!
-//! `a` is f32; `b` may rest as f32, bf16 or f16 in NT and NN. Sums are accumulated in f32.
+//! `a` is f32; `b` may rest in any of [`DType::WEIGHTS`] in NT and NN. Sums are accumulated in f32.
 
 mod examples;
 mod launch;
@@ -87,8 +87,9 @@ impl Op for Matmul {
         }
         let (a, b) = (inputs[0], inputs[1]);
         expect::dtype("matmul", "a", a, DType::F32)?;
-        if b.dtype == DType::U32 || (self.layout == Layout::TN && b.dtype != DType::F32) {
-            return Err(ShapeError::new("matmul", "b", b, "f32, or in NT and NN bf16 or f16"));
+        match self.layout {
+            Layout::NT | Layout::NN => expect::weight("matmul", "b", b)?,
+            Layout::TN => expect::dtype("matmul", "b", b, DType::F32)?,
         }
         let (rows, columns) = match self.layout {
             Layout::NT => {

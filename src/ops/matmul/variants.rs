@@ -18,16 +18,18 @@ use crate::gpu::Facts;
 use crate::gpu::kernel::{Kernel, Needs};
 use crate::graph::DType;
 
-/// The kernels of a family: for weights in f32, bf16, f16.
-type Family = [Kernel; 3];
+/// The kernels of a family, by the storage of the weights, in the order of [`DType::WEIGHTS`].
+type Family = [Kernel; 5];
 
-/// A [`Family`]: its name, the suffix of the files that load its operands, its parameters and needs, the files it consists of.
+/// A [`Family`]: its name, the suffix of the files that load f32, bf16 and f16, its parameters and needs, the files it consists of.
 macro_rules! family {
     ($name:literal, $loads:literal, $params:ty, $needs:expr, $unchecked:literal, $constants:expr, [$($file:literal),+]) => {
         [
             family!(@one $name, "f32", $loads, $params, $needs, $unchecked, $constants, [$($file),+]),
             family!(@one $name, "bf16", $loads, $params, $needs, $unchecked, $constants, [$($file),+]),
             family!(@one $name, "f16", $loads, $params, $needs, $unchecked, $constants, [$($file),+]),
+            family!(@one $name, "q8_0", "", $params, $needs, $unchecked, $constants, [$($file),+]),
+            family!(@one $name, "q4_1", "", $params, $needs, $unchecked, $constants, [$($file),+]),
         ]
     };
     (@one $name:literal, $dtype:literal, $loads:literal, $params:ty, $needs:expr, $unchecked:literal, $constants:expr, [$($file:literal),+]) => {
@@ -58,6 +60,34 @@ static SUBGROUP8_TILE: Family = family!(
     true,
     &[],
     ["common/activations_f32_wide", "common/matmul_io", "common/matmul_operands", "common/eight_rows", "matmul_subgroup8"]
+);
+
+/// The kernels of a family that is for block-quantised weights only: for q8_0, q4_1.
+type BlockFamily = [Kernel; 2];
+
+macro_rules! block_family {
+    ($name:literal, [$($file:literal),+]) => {
+        [
+            family!(@one $name, "q8_0", "", Params, SUBGROUP8, true, &[], [$($file),+]),
+            family!(@one $name, "q4_1", "", Params, SUBGROUP8, true, &[], [$($file),+]),
+        ]
+    };
+}
+
+static SUBGROUP8_BLOCKS: BlockFamily = block_family!(
+    "matmul_subgroup8_blocks",
+    ["common/activations_f32_wide", "common/matmul_io", "common/matmul_operands", "common/eight_rows", "matmul_subgroup8_blocks"]
+);
+
+static SUBGROUP8_BLOCKS_BY_K: BlockFamily = block_family!(
+    "matmul_subgroup8_blocks_by_k",
+    [
+        "common/activations_f32_wide",
+        "common/matmul_io",
+        "common/matmul_operands",
+        "common/eight_rows",
+        "matmul_subgroup8_blocks_by_k"
+    ]
 );
 
 static SUBGROUP8_MATVEC: Family = family!(
@@ -112,7 +142,8 @@ static MATVEC: Family = family!(
 
 /// Every kernel that may be chosen.
 pub fn kernels() -> Vec<&'static Kernel> {
-    [&GENERAL, &SUBGROUP8_TILE, &SUBGROUP8_MATVEC, &REGISTER, &TILED, &NARROW, &MATVEC].into_iter().flatten().collect()
+    let families = [&GENERAL, &SUBGROUP8_TILE, &SUBGROUP8_MATVEC, &REGISTER, &TILED, &NARROW, &MATVEC];
+    families.into_iter().flatten().chain(&SUBGROUP8_BLOCKS).chain(&SUBGROUP8_BLOCKS_BY_K).collect()
 }
 
 /// Which output a workgroup computes.
@@ -167,11 +198,12 @@ impl Variant {
     }
 
     fn choose_aligned(problem: &Problem, facts: &Facts) -> Self {
-        let Problem { layout, m, n, k, .. } = *problem;
+        let Problem { layout, m, n, k, dtype, .. } = *problem;
         let matvec = layout == Layout::NT && m == 1;
         if SUBGROUP8.met_by(facts) {
             return match (m, n) {
                 _ if matvec => Self::of(&SUBGROUP8_MATVEC, problem, &[], Grid::Tiles([1, 8])),
+                _ if dtype.block() > 1 => Self::blocks(problem),
                 (9.., ..=8) => Self::tile(problem, &[("SWAPPED", 1.0), ("SPREAD_ROWS", 8.0)], [32, 8]),
                 (9.., ..=16) => Self::tile(problem, &[("SWAPPED", 1.0)], [32, 16]),
                 (..=8, _) => Self::tile(problem, &[("SPREAD_ROWS", 8.0)], [8, 32]),
@@ -196,6 +228,18 @@ impl Variant {
         Self::of(&SUBGROUP8_TILE, problem, constants, Grid::Tiles(tile))
     }
 
+    /// b in blocks, which lie along k in NT and along n in NN.
+    fn blocks(problem: &Problem) -> Self {
+        let at =
+            DType::WEIGHTS.iter().filter(|dtype| dtype.block() > 1).position(|dtype| *dtype == problem.dtype).unwrap_or_default();
+        let (kernel, constants, tile) = match problem.layout {
+            Layout::NN => (&SUBGROUP8_BLOCKS_BY_K[at], vec![], [8, 64]),
+            _ if problem.m <= 8 => (&SUBGROUP8_BLOCKS[at], vec![("SPREAD_ROWS", 8.0)], [8, 32]),
+            _ => (&SUBGROUP8_BLOCKS[at], vec![], [16, 32]),
+        };
+        Self { kernel, constants, grid: Grid::Tiles(tile), general: false }
+    }
+
     fn of(family: &'static Family, problem: &Problem, constants: &[(&'static str, f64)], grid: Grid) -> Self {
         let layout: &[_] = match problem.layout {
             Layout::NT => &[],
@@ -209,11 +253,7 @@ impl Variant {
 
 /// Place of a storage type in a [`Family`].
 fn of_dtype(dtype: DType) -> usize {
-    match dtype {
-        DType::F32 | DType::U32 => 0,
-        DType::BF16 => 1,
-        DType::F16 => 2,
-    }
+    DType::WEIGHTS.iter().position(|known| *known == dtype).unwrap_or_default()
 }
 
 /// Constants of a tile in which an invocation computes 4 x 4.
