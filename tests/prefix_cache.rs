@@ -12,25 +12,27 @@ use graftling::adapter::LoraSpec;
 use graftling::data::{Batch, Example};
 use graftling::formats::{Storage, TensorInfo, TensorSource};
 use graftling::gpu::{Device, Facts};
-use graftling::graph::{DType, Graph, Origin};
+use graftling::graph::{Counts, DType, Graph, Origin, ValueId};
 use graftling::model::config::ModelConfig;
 use graftling::model::llama::{Head, Llama, Part, Purpose};
 use graftling::model::weights::{DeviceWeights, WeightType};
 use graftling::ops::Random;
-use graftling::train::prefix_cache::{PrefixCache, RowsUsed, Store, StorePlan};
+use graftling::train::prefix_cache::{PrefixCache, PrefixCacheType, RowsUsed, Store, StorePlan};
 use graftling::train::step::LossGraph;
 use runs::{Workshop, run};
 
-/// Four layers; with these sizes matmul takes its aligned kernels, narrow ones for the keys and values, or its general ones.
-fn config(hidden_size: usize, intermediate_size: usize) -> ModelConfig {
+/// Four layers of these sizes.
+fn config([hidden_size, intermediate_size, head_dim]: [usize; 3]) -> ModelConfig {
     let json = format!(
         r#"{{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "num_hidden_layers": 4,
         "vocab_size": 60, "hidden_size": {hidden_size}, "intermediate_size": {intermediate_size}, "num_attention_heads": 3,
-        "num_key_value_heads": 1, "head_dim": 16, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "max_position_embeddings": 64,
+        "num_key_value_heads": 1, "head_dim": {head_dim}, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "max_position_embeddings": 64,
         "tie_word_embeddings": true}}"#
     );
     ModelConfig::from_json_str(&json).unwrap()
 }
+
+const SMALL: [usize; 3] = [32, 40, 16];
 
 /// Nodes by name, and what they compute with.
 fn nodes(graph: &Graph) -> Vec<(String, String)> {
@@ -39,7 +41,7 @@ fn nodes(graph: &Graph) -> Vec<(String, String)> {
 
 #[test]
 fn two_parts_that_meet_at_a_layer_are_the_whole_model() {
-    let config = config(32, 40);
+    let config = config(SMALL);
     let build = |part| Llama::build_part(&config, &|_| DType::F32, None, Purpose::Evaluate, part, 16).unwrap();
     let whole = build(Part::Whole);
     for layer in 0..=4 {
@@ -61,7 +63,7 @@ fn a_step_above_the_prefix_has_no_node_below_it() {
         let first = layers[0];
         let target_modules = modules.into_iter().map(str::to_owned).collect();
         let lora = LoraSpec { r: 4, scale: 2.0, dropout: 0.1, target_modules, layers };
-        let step = |part| LossGraph::build_part(&config(32, 40), &|_| DType::F32, &lora, part, 16).unwrap();
+        let step = |part| LossGraph::build_part(&config(SMALL), &|_| DType::F32, &lora, part, 16).unwrap();
         let (whole, above) = (step(Part::Whole), step(Part::From(first)));
         let below =
             |name: &str| name.contains("embed_tokens") || (0..first).any(|layer| name.contains(&format!("layers.{layer}.")));
@@ -73,16 +75,19 @@ fn a_step_above_the_prefix_has_no_node_below_it() {
     }
 }
 
-/// Weights that need no file.
+/// Weights that need no file; the matrices rest as `matrices` says.
 struct RandomWeights(Vec<TensorInfo>);
 
 impl RandomWeights {
-    fn new(config: &ModelConfig) -> Self {
+    fn new(config: &ModelConfig, matrices: Storage) -> Self {
         let model = Llama::build(config, &|_| DType::F32, None, Purpose::Evaluate, 1).unwrap();
-        let info = |(name, id): &(String, graftling::graph::ValueId)| {
-            let [rows, columns] = model.graph[*id].tensor.shape.resolve(&graftling::graph::Counts::default());
-            let shape = if name.contains("norm") { vec![columns] } else { vec![rows, columns] };
-            TensorInfo { name: name.clone(), shape, storage: Storage::F32, bytes: 0 }
+        let info = |(name, id): &(String, ValueId)| {
+            let [rows, columns] = model.graph[*id].tensor.shape.resolve(&Counts::default());
+            let (shape, storage) = match name.contains("norm") {
+                true => (vec![columns], Storage::F32),
+                false => (vec![rows, columns], matrices),
+            };
+            TensorInfo { name: name.clone(), shape, storage, bytes: 0 }
         };
         let mut tensors: Vec<TensorInfo> = model.weights.iter().map(info).collect();
         tensors.sort_by(|a, b| a.name.cmp(&b.name));
@@ -94,17 +99,28 @@ impl TensorSource for RandomWeights {
     fn tensors(&self) -> &[TensorInfo] {
         &self.0
     }
+
     fn unreadable(&self) -> &[(String, String)] {
         &[]
     }
+
     fn place(&self, _: &str) -> String {
         "random".to_owned()
     }
-    fn read_rows_f32(&self, name: &str, rows: Range<usize>, out: &mut [f32]) -> graftling::Result<()> {
-        let salt = name.bytes().fold(1u64, |hash, byte| hash.wrapping_mul(31) ^ u64::from(byte));
-        let mut random = Random(salt ^ ((rows.start as u64) << 32));
-        out.iter_mut().for_each(|value| *value = random.uniform() as f32 * 0.6 + if name.contains("norm") { 1.0 } else { 0.0 });
-        Ok(())
+
+    fn read_rows(&self, name: &str, rows: Range<usize>) -> graftling::Result<Vec<u8>> {
+        let info = self.find(name).unwrap();
+        let mut random = Random(name.bytes().fold(rows.start as u64, |hash, byte| hash.wrapping_mul(31) + u64::from(byte)));
+        let values = rows.len() * info.row_values();
+        let offset = if name.contains("norm") { 1.0 } else { 0.0 };
+        Ok(match info.storage {
+            Storage::Q4_1 => {
+                let [d, m] = [0.04, -0.3].map(|value| half::f16::from_f32(value).to_le_bytes());
+                let block = |_| [&d[..], &m, &[(); 16].map(|()| random.below(256) as u8)].concat();
+                (0..values / 32).flat_map(block).collect()
+            }
+            _ => (0..values).flat_map(|_| (random.uniform() as f32 * 0.6 + offset).to_le_bytes()).collect(),
+        })
     }
 }
 
@@ -126,15 +142,17 @@ fn hidden(cache: &mut PrefixCache, device: &Device, batch: &Batch, columns: usiz
 }
 
 /// Examples of many lengths, alone and beside each other in several orders, with room for few rows and for many: the bits of a row are
-/// always the same, so an example's states may be used wherever it is packed.
+/// always the same, so an example's states may be used wherever it is packed. The sizes suit matmul's aligned kernels, with narrow ones for
+/// keys and values; its general ones; and those for blocks.
 fn packing_changes_no_bit(device: &Arc<Device>) {
-    for (hidden_size, intermediate_size) in [(144, 200), (150, 202)] {
-        let config = config(hidden_size, intermediate_size);
-        let source = RandomWeights::new(&config);
+    for (sizes, matrices) in [([144, 200, 16], Storage::F32), ([150, 202, 16], Storage::F32), ([160, 192, 32], Storage::Q4_1)] {
+        let config = config(sizes);
+        let hidden_size = sizes[0];
+        let source = RandomWeights::new(&config, matrices);
         let weights = DeviceWeights::upload(device.clone(), &config, &source, WeightType::Lossless, |_, _| {}).unwrap();
         for (max_tokens, lengths) in [(12, &[1, 3, 2, 5, 1][..]), (160, &[1, 33, 7, 24, 2, 19, 3, 40, 13, 18])] {
             let examples = examples(lengths);
-            let no_room = StorePlan::new(lengths.iter().copied(), hidden_size, DType::F32, 0);
+            let no_room = StorePlan::new(lengths.iter().copied(), hidden_size, PrefixCacheType::F32, 0);
             let mut cache = PrefixCache::new(&weights, &config, 2, max_tokens, Store::new(&no_room, None).unwrap()).unwrap();
             let all: Vec<usize> = (0..examples.len()).collect();
             let mut alone = Vec::new();
@@ -172,12 +190,14 @@ fn packing_changes_no_bit_with_the_kernels_for_cpu_drivers_without_subgroups() {
 /// What a store holds is what the prefix gives, whichever part of a batch is stored.
 #[test]
 fn a_batch_is_put_together_from_stored_and_computed_examples() {
-    let config = config(32, 40);
-    let weights = DeviceWeights::upload(device(), &config, &RandomWeights::new(&config), WeightType::F32, |_, _| {}).unwrap();
+    let config = config(SMALL);
+    let weights =
+        DeviceWeights::upload(device(), &config, &RandomWeights::new(&config, Storage::F32), WeightType::Lossless, |_, _| {})
+            .unwrap();
     let lengths = [5, 9, 1, 12, 3];
     let examples = examples(&lengths);
     let open = |bound| {
-        let plan = StorePlan::new(lengths.into_iter(), 32, DType::F32, bound);
+        let plan = StorePlan::new(lengths.into_iter(), 32, PrefixCacheType::F32, bound);
         PrefixCache::new(&weights, &config, 3, 30, Store::new(&plan, None).unwrap()).unwrap()
     };
     // Room for the first three.
@@ -287,7 +307,7 @@ fn the_summary_tells_what_the_cache_will_hold_before_anything_is_allocated() {
     let shop = Workshop::new();
     let summary = |more: &[&str]| run(shop.train("out", &[&["--dry-run", "--layers", "1-2"], more].concat()), 0).0;
     let said = summary(&[]);
-    assert!(said.contains("prefix cache: layers 0-0 run once a record, for 24 of 24 records"), "{said}");
+    assert!(said.contains("prefix cache: layer 0 runs once a record, for 24 of 24 records"), "{said}");
     assert!(said.contains("% fewer operations"), "{said}");
     assert!(summary(&["--prefix-cache", "disk", "--prefix-cache-type", "bf16"]).contains("on disk (bf16)"));
     assert!(!summary(&["--max-steps", "2"]).contains("prefix cache"), "less than one epoch has nothing to gain");

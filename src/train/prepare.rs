@@ -150,10 +150,12 @@ impl<'m> Prepared<'m> {
             return Ok(String::new());
         }
         let place = if self.prefix.on_disk { "on disk" } else { "of memory" };
-        let (last, size, dtype) = (self.prefix.first_layer - 1, self.prefix.bytes(), self.options.prefix_cache.dtype.dtype());
-        let holds = format!(
-            "prefix cache: layers 0-{last} run once a record, for {kept} of {all} records; up to {size} {place} ({dtype})"
-        );
+        let layers = match self.prefix.first_layer {
+            1 => "layer 0 runs".to_string(),
+            first => format!("layers 0-{} run", first - 1),
+        };
+        let (size, dtype) = (self.prefix.bytes(), self.options.prefix_cache.dtype.dtype());
+        let holds = format!("prefix cache: {layers} once a record, for {kept} of {all} records; up to {size} {place} ({dtype})");
         let Some(first_layer) = self.prefix.train_from() else {
             return Ok(format!(
                 "{holds}, held-out data only

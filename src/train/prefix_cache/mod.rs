@@ -22,8 +22,8 @@
 mod plan;
 mod store;
 
-pub use plan::{PrefixCacheMode, PrefixCacheOptions, PrefixCachePlan, PrefixCacheType, Seen};
-pub use store::{Store, StorePlan};
+pub use plan::{PrefixCacheMode, PrefixCacheOptions, PrefixCachePlan, Seen};
+pub use store::{PrefixCacheType, Store, StorePlan};
 
 use std::collections::HashSet;
 use std::iter::repeat_n;

@@ -1,11 +1,10 @@
 //! Whether a run caches its prefix, for which data, and in how many bytes; known before anything is allocated.
 
 use clap::ValueEnum;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
-use super::StorePlan;
+use super::{PrefixCacheType, StorePlan};
 use crate::data::Dataset;
-use crate::graph::DType;
 use crate::train::byte_size::ByteSize;
 use crate::{Error, Result};
 
@@ -20,27 +19,6 @@ pub enum PrefixCacheMode {
     Memory,
     /// In a file in the output folder.
     Disk,
-}
-
-/// The type in which they are kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum PrefixCacheType {
-    #[default]
-    F32,
-    Bf16,
-    F16,
-}
-
-impl PrefixCacheType {
-    /// The type of the engine.
-    pub fn dtype(self) -> DType {
-        match self {
-            Self::F32 => DType::F32,
-            Self::Bf16 => DType::BF16,
-            Self::F16 => DType::F16,
-        }
-    }
 }
 
 /// What the user asks for.
@@ -113,7 +91,7 @@ impl PrefixCachePlan {
                 return None;
             }
             let lengths = seen.data.examples.iter().map(|example| example.input_ids.len());
-            let plan = StorePlan::new(lengths, hidden_size, options.dtype.dtype(), left);
+            let plan = StorePlan::new(lengths, hidden_size, options.dtype, left);
             left -= plan.bytes();
             (rounds || plan.bytes() > 0).then_some(plan)
         };

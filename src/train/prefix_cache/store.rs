@@ -10,20 +10,56 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
+use clap::ValueEnum;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::gpu::encode;
 use crate::graph::DType;
 use crate::{Error, Result};
 
+/// The type in which hidden states rest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PrefixCacheType {
+    #[default]
+    F32,
+    Bf16,
+    F16,
+}
+
+impl PrefixCacheType {
+    fn bytes(self, values: usize) -> usize {
+        self.dtype().bytes(values)
+    }
+
+    /// The same type, as the engine calls it.
+    pub fn dtype(self) -> DType {
+        match self {
+            Self::F32 => DType::F32,
+            Self::Bf16 => DType::BF16,
+            Self::F16 => DType::F16,
+        }
+    }
+
+    /// The values that [`encode`] made `bytes` of.
+    fn decode(self, bytes: &[u8], values: &mut [f32]) {
+        match self {
+            Self::F32 => bytemuck::cast_slice_mut::<f32, u8>(values).copy_from_slice(bytes),
+            Self::Bf16 => bytemuck::pod_collect_to_vec::<u8, bf16>(bytes).convert_to_f32_slice(values),
+            Self::F16 => bytemuck::pod_collect_to_vec::<u8, f16>(bytes).convert_to_f32_slice(values),
+        }
+    }
+}
+
 /// Which examples a [`Store`] has room for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StorePlan {
     /// Values a token.
     columns: usize,
-    dtype: DType,
+    dtype: PrefixCacheType,
     /// By example its first byte; `None` where there is no room.
     offsets: Vec<Option<usize>>,
     bytes: usize,
@@ -31,11 +67,11 @@ pub struct StorePlan {
 
 impl StorePlan {
     /// Examples of these many tokens, with `columns` values of type `dtype` a token, in at most `bound` bytes.
-    pub fn new(lengths: impl Iterator<Item = usize>, columns: usize, dtype: DType, bound: usize) -> Self {
+    pub fn new(lengths: impl Iterator<Item = usize>, columns: usize, dtype: PrefixCacheType, bound: usize) -> Self {
         let mut bytes = 0;
         let offsets = lengths
             .map(|tokens| {
-                let end = bytes + tokens * columns * dtype.bytes();
+                let end = bytes + dtype.bytes(tokens * columns);
                 (end <= bound).then(|| std::mem::replace(&mut bytes, end))
             })
             .collect();
@@ -50,11 +86,6 @@ impl StorePlan {
     /// Examples that have room, and examples in all.
     pub fn examples(&self) -> (usize, usize) {
         (self.offsets.iter().flatten().count(), self.offsets.len())
-    }
-
-    /// The type in which values rest.
-    pub fn dtype(&self) -> DType {
-        self.dtype
     }
 }
 
@@ -76,7 +107,7 @@ enum Slot {
 #[derive(Debug)]
 pub struct Store {
     columns: usize,
-    dtype: DType,
+    dtype: PrefixCacheType,
     slots: Vec<Slot>,
     /// `None`: in memory.
     file: Option<File>,
@@ -109,12 +140,12 @@ impl Store {
         match &self.slots[example] {
             Slot::Never | Slot::Empty(_) => false,
             Slot::InMemory(bytes) => {
-                decode(bytes, self.dtype, values);
+                self.dtype.decode(bytes, values);
                 true
             }
             &Slot::OnDisk { offset, digest } => match self.read(offset, digest, values.len()) {
                 Ok(bytes) => {
-                    decode(&bytes, self.dtype, values);
+                    self.dtype.decode(&bytes, values);
                     true
                 }
                 Err(error) => {
@@ -132,10 +163,10 @@ impl Store {
     /// # Errors
     /// Bad input: a value is too large for the type. That the disk fails is no error; the run goes on without.
     pub fn save(&mut self, example: usize, values: &mut [f32]) -> Result<()> {
-        let bytes = encode(values, self.dtype);
-        if self.dtype != DType::F32 {
+        let bytes = encode(values, self.dtype.dtype());
+        if self.dtype != PrefixCacheType::F32 {
             let finite = values.iter().all(|value| value.is_finite());
-            decode(&bytes, self.dtype, values);
+            self.dtype.decode(&bytes, values);
             if finite && !values.iter().all(|value| value.is_finite()) {
                 let problem = "this model has hidden states that are too large for the type";
                 return Err(Error::bad_input("--prefix-cache-type", problem, "use bf16 or f32"));
@@ -164,22 +195,13 @@ impl Store {
 
     fn read(&mut self, offset: usize, digest: [u8; 32], values: usize) -> io::Result<Vec<u8>> {
         let Some(file) = &mut self.file else { return Err(io::ErrorKind::NotFound.into()) };
-        let mut bytes = vec![0; values * self.dtype.bytes()];
+        let mut bytes = vec![0; self.dtype.bytes(values)];
         file.seek(SeekFrom::Start(offset as u64))?;
         file.read_exact(&mut bytes)?;
         match Sha256::digest(&bytes)[..] == digest {
             true => Ok(bytes),
             false => Err(io::Error::new(io::ErrorKind::InvalidData, "it does not hold what was written")),
         }
-    }
-}
-
-/// The values that [`encode`] made `bytes` of.
-fn decode(bytes: &[u8], dtype: DType, values: &mut [f32]) {
-    match dtype {
-        DType::BF16 => bytemuck::pod_collect_to_vec::<u8, bf16>(bytes).convert_to_f32_slice(values),
-        DType::F16 => bytemuck::pod_collect_to_vec::<u8, f16>(bytes).convert_to_f32_slice(values),
-        DType::F32 | DType::U32 => bytemuck::cast_slice_mut::<f32, u8>(values).copy_from_slice(bytes),
     }
 }
 
@@ -190,7 +212,7 @@ mod tests {
     const COLUMNS: usize = 4;
     const LENGTHS: [usize; 3] = [2, 5, 1];
 
-    fn plan(dtype: DType, bound: usize) -> StorePlan {
+    fn plan(dtype: PrefixCacheType, bound: usize) -> StorePlan {
         StorePlan::new(LENGTHS.into_iter(), COLUMNS, dtype, bound)
     }
 
@@ -207,7 +229,7 @@ mod tests {
     fn what_is_saved_is_loaded_from_memory_and_from_disk() {
         let folder = tempfile::tempdir().unwrap();
         for disk in [None, Some(folder.path())] {
-            let mut store = Store::new(&plan(DType::F32, usize::MAX), disk).unwrap();
+            let mut store = Store::new(&plan(PrefixCacheType::F32, usize::MAX), disk).unwrap();
             for example in [2, 0, 1] {
                 assert_eq!(load(&mut store, example), None);
                 store.save(example, &mut values(example)).unwrap();
@@ -220,7 +242,7 @@ mod tests {
     #[test]
     fn what_has_no_room_is_never_stored_and_leaves_the_others_in_place() {
         // 2 tokens and 1 token fit 3 tokens' bytes; the 5 between them do not.
-        let plan = plan(DType::F32, 3 * COLUMNS * 4);
+        let plan = plan(PrefixCacheType::F32, 3 * COLUMNS * 4);
         assert_eq!((plan.examples(), plan.bytes()), ((2, 3), 3 * COLUMNS * 4));
         let mut store = Store::new(&plan, None).unwrap();
         (0..3).for_each(|example| store.save(example, &mut values(example)).unwrap());
@@ -230,7 +252,7 @@ mod tests {
     /// Relative rounding of bf16 (8 bits) and f16 (11 bits).
     #[test]
     fn small_types_round_before_use_and_refuse_what_they_cannot_hold() {
-        for (dtype, bound) in [(DType::BF16, 2f32.powi(-8)), (DType::F16, 2f32.powi(-11))] {
+        for (dtype, bound) in [(PrefixCacheType::Bf16, 2f32.powi(-8)), (PrefixCacheType::F16, 2f32.powi(-11))] {
             // Without room the numbers are rounded all the same.
             for room in [usize::MAX, 0] {
                 let mut store = Store::new(&plan(dtype, room), None).unwrap();
@@ -241,7 +263,7 @@ mod tests {
                 assert_eq!(load(&mut store, 1), (room > 0).then_some(rounded));
             }
         }
-        let mut store = Store::new(&plan(DType::F16, usize::MAX), None).unwrap();
+        let mut store = Store::new(&plan(PrefixCacheType::F16, usize::MAX), None).unwrap();
         let error = store.save(2, &mut [1.0, 7e4, 0.0, 0.0]).unwrap_err();
         assert!(error.to_string().contains("--prefix-cache-type"), "{error}");
         assert_eq!(load(&mut store, 2), None);
@@ -250,7 +272,7 @@ mod tests {
     #[test]
     fn a_damaged_or_shortened_file_is_not_used() {
         let folder = tempfile::tempdir().unwrap();
-        let mut store = Store::new(&plan(DType::F32, usize::MAX), Some(folder.path())).unwrap();
+        let mut store = Store::new(&plan(PrefixCacheType::F32, usize::MAX), Some(folder.path())).unwrap();
         (0..3).for_each(|example| store.save(example, &mut values(example)).unwrap());
         let file = store.file.as_mut().unwrap();
         file.seek(SeekFrom::Start(3)).unwrap();
