@@ -55,8 +55,8 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocation_id) la
             }
         }
     }
-    store_rows(first, min(first + 8u, params.m), own, low);
+    store_rows(first, min(first + 8u, params.m), own, add_low_rank(low, first + lane, own));
     if SPREAD_ROWS == 16u {
-        store_rows(first + 8u, min(first + 16u, params.m), own, high);
+        store_rows(first + 8u, min(first + 16u, params.m), own, add_low_rank(high, first + 8u + lane, own));
     }
 }

@@ -62,6 +62,6 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocation_id) la
             scale[3].x * last_codes(codes[3]) + scale[3].y,
         ));
     }
-    store_rows(first, min(first + 8u, params.m), own, low);
-    store_rows(first, min(first + 8u, params.m), own + 4u, high);
+    store_rows(first, min(first + 8u, params.m), own, add_low_rank(low, first + lane, own));
+    store_rows(first, min(first + 8u, params.m), own + 4u, add_low_rank(high, first + lane, own + 4u));
 }

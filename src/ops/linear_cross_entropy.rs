@@ -115,7 +115,7 @@ impl Op for LinearCrossEntropy {
             let outputs = [logits.clone()];
             let inner = Call { inputs: &operands, outputs: &outputs, device: call.device };
             dispatches.extend(product.launch_rows(&inner, first, 0).into_iter().map(|dispatch| {
-                rebind(dispatch, |bind| match bind {
+                dispatch.rebind(|bind| match bind {
                     Bind::Output(0) => Bind::Scratch(0),
                     other => other,
                 })
@@ -142,7 +142,7 @@ impl Op for LinearCrossEntropy {
                 debug_assert_eq!(outputs[0].columns(), columns);
                 let inner = Call { inputs: &operands, outputs: &outputs, device: call.device };
                 dispatches.extend(product.launch_rows(&inner, 0, first).into_iter().map(|dispatch| {
-                    rebind(dispatch, |bind| match bind {
+                    dispatch.rebind(|bind| match bind {
                         Bind::Input(0) => Bind::Scratch(0),
                         Bind::Output(0) => Bind::Output(2),
                         other => other,
@@ -165,11 +165,6 @@ impl Op for LinearCrossEntropy {
         let product = 2 * (inputs[0][0] * inputs[0][1]) as u64 * inputs[1][0] as u64;
         if self.with_gradient { 2 * product } else { product }
     }
-}
-
-fn rebind(mut dispatch: Dispatch, to: impl Fn(Bind) -> Bind) -> Dispatch {
-    dispatch.bindings.iter_mut().for_each(|bind| *bind = to(*bind));
-    dispatch
 }
 
 kernel_params!(RowParams { rows: u32, columns: u32, first: u32, with_gradient: u32 });

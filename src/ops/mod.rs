@@ -26,7 +26,7 @@ use crate::gpu::kernel::Kernel;
 use crate::graph::{Graph, ShapeError, TensorType, ValueId};
 
 /// An operation on matrices: what it computes, how its gradient is computed, and which kernels compute it.
-pub trait Op: std::fmt::Debug + Send + Sync {
+pub trait Op: std::any::Any + std::fmt::Debug + Send + Sync {
     /// The op's one name: file, shader, registry.
     fn name(&self) -> &'static str;
 
@@ -201,6 +201,14 @@ pub struct Dispatch {
     /// What bindings 1, 2, ... are.
     pub bindings: Vec<Bind>,
     pub workgroups: [u32; 3],
+}
+
+impl Dispatch {
+    /// The same call on other operands: that of an op within another one.
+    fn rebind(mut self, to: impl Fn(Bind) -> Bind) -> Self {
+        self.bindings.iter_mut().for_each(|bind| *bind = to(*bind));
+        self
+    }
 }
 
 /// Splits `total` workgroups over dispatch dimensions, none of which may exceed 65,535; the kernel finds its number as

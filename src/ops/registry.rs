@@ -51,6 +51,7 @@ pub fn registry() -> Vec<OpEntry> {
         global_norm::entry(),
         linear_cross_entropy::entry(),
         matmul::entry(),
+        matmul::low_rank_entry(),
         rms_norm::entry(),
         rms_norm::backward_entry(),
         rope::entry(),

@@ -8,11 +8,13 @@
 //! then never share a slot with its inputs.
 
 mod executable;
+mod fuse;
 mod liveness;
 mod pacing;
 mod profile;
 
 pub use executable::{Executable, Pinned};
+pub use fuse::fuse_adapters;
 pub use pacing::Pacer;
 pub use profile::Timing;
 

@@ -1,7 +1,7 @@
 //! The parameters with which a product, or each part of one, is dispatched.
 
 use super::variants::{Grid, Problem, Variant};
-use super::{Layout, Matmul};
+use super::{Layout, Matmul, MatmulLowRank};
 use crate::kernel_params;
 use crate::ops::{Bind, Call, Dispatch, spread};
 
@@ -16,6 +16,9 @@ kernel_params!(pub(super) Params {
     b_start: u32,
     out_start: u32,
     out_row: u32,
+    rank: u32,
+    low_rank_scale: f32,
+    v_start: u32,
 });
 
 kernel_params!(pub(super) GeneralParams {
@@ -84,12 +87,59 @@ fn parts(op: &Matmul, call: &Call, a_first: usize, out_first: usize) -> Vec<Part
 const CACHED_STEPS: usize = 4096;
 
 pub(super) fn launch(op: &Matmul, call: &Call, a_first: usize, out_first: usize) -> Vec<Dispatch> {
-    parts(op, call, a_first, out_first).into_iter().map(|part| dispatch(op, call, &part)).collect()
+    let dispatch = |part: Part| dispatch(op, call, &part, &Variant::choose(&problem(op, call, &part), call.device), None);
+    parts(op, call, a_first, out_first).into_iter().map(dispatch).collect()
 }
 
-fn dispatch(op: &Matmul, call: &Call, part: &Part) -> Dispatch {
+/// The low-rank term goes with the part that starts the sums; where the kernels cannot take it, it follows as a product that adds to out.
+pub(super) fn low_rank(op: &MatmulLowRank, call: &Call) -> Vec<Dispatch> {
+    let [product, term] = op.products();
+    let addend = |bind: Bind| if bind == Bind::Input(2) { Bind::Input(4) } else { bind };
+    let inputs = [&call.inputs[..2], &call.inputs[4..]].concat();
+    let inner = Call { inputs: &inputs, ..*call };
+    let rank = call.inputs[2].columns();
+    let plan: Vec<(Part, Variant)> = (parts(&product, &inner, 0, 0).into_iter())
+        .map(|part| (part, Variant::choose(&problem(&product, &inner, &part), call.device)))
+        .collect();
+    let fused = rank.is_multiple_of(4) && plan.iter().all(|(_, variant)| variant.low_rank.is_some());
+    let mut dispatches: Vec<Dispatch> = (plan.iter())
+        .map(|(part, variant)| {
+            let starts = part.flags & ACCUMULATE == 0;
+            let v_start = if op.layout == Layout::NT { part.out_start * rank } else { 0 };
+            let kernel = variant.low_rank.filter(|_| fused && starts);
+            let term = kernel.map(|_| LowRank { rank, scale: op.scale, v_start });
+            let mut dispatch = dispatch(&product, &inner, part, variant, term).rebind(addend);
+            if let Some(kernel) = kernel {
+                dispatch.kernel = kernel;
+                dispatch.bindings.extend([Bind::Input(2), Bind::Input(3)]);
+            }
+            dispatch
+        })
+        .collect();
+    if !fused {
+        let inner = Call { inputs: &call.inputs[2..4], ..*call };
+        let of_term = |bind: Bind| match bind {
+            Bind::Input(index) => Bind::Input(index + 2),
+            Bind::InputPart(index, part) => Bind::InputPart(index + 2, part),
+            other => other,
+        };
+        dispatches.extend(parts(&term, &inner, 0, 0).into_iter().map(|part| {
+            let part = Part { flags: ACCUMULATE, ..part };
+            dispatch(&term, &inner, &part, &Variant::choose(&problem(&term, &inner, &part), call.device), None).rebind(of_term)
+        }));
+    }
+    dispatches
+}
+
+/// What a kernel is told of a low-rank term.
+struct LowRank {
+    rank: usize,
+    scale: f64,
+    v_start: usize,
+}
+
+fn dispatch(op: &Matmul, call: &Call, part: &Part, variant: &Variant, low_rank: Option<LowRank>) -> Dispatch {
     let (a, b, out) = (&call.inputs[0], &call.inputs[1], &call.outputs[0]);
-    let variant = Variant::choose(&problem(op, call, part), call.device);
     let rows_of = |each: usize| part.m.div_ceil(each);
     let workgroups = match variant.grid {
         Grid::Tiles([rows, columns]) => [rows_of(rows) as u32, part.n.div_ceil(columns) as u32, 1],
@@ -107,17 +157,15 @@ fn dispatch(op: &Matmul, call: &Call, part: &Part) -> Dispatch {
         };
         GeneralParams { m, n, k, flags, scale, a_row, a_k, a_start, b_column, b_k, b_start, out_start, out_row }.bytes()
     } else {
-        Params { m, n, k, flags, scale, a_start, a_row: a_columns, b_start, out_start, out_row }.bytes()
+        let (rank, low_rank_scale, v_start) =
+            low_rank.as_ref().map_or((0, 0.0, 0), |term| (term.rank as u32, term.scale as f32, term.v_start as u32));
+        let a_row = a_columns;
+        Params { m, n, k, flags, scale, a_start, a_row, b_start, out_start, out_row, rank, low_rank_scale, v_start }.bytes()
     };
     // Without an addend its binding is any other input: the kernel does not read it.
     let addend = Bind::Input(if call.inputs.len() == 3 { 2 } else { 0 });
-    Dispatch {
-        kernel: variant.kernel,
-        constants: variant.constants,
-        params,
-        bindings: vec![Bind::Input(0), Bind::InputPart(1, part.index), addend, Bind::Output(0)],
-        workgroups,
-    }
+    let bindings = vec![Bind::Input(0), Bind::InputPart(1, part.index), addend, Bind::Output(0)];
+    Dispatch { kernel: variant.kernel, constants: variant.constants.clone(), params, bindings, workgroups }
 }
 
 /// The part as it is in every run: row counts that change are replaced by their maximum.

@@ -16,9 +16,12 @@
 
 mod examples;
 mod launch;
+mod low_rank;
 mod variants;
 
 pub(super) use examples::entry;
+pub use low_rank::MatmulLowRank;
+pub(super) use low_rank::entry as low_rank_entry;
 pub use variants::kernels;
 
 use super::{Call, Dispatch, Matrix, Op, Vjp, expect};
@@ -60,6 +63,26 @@ impl Matmul {
     /// [`Op::launch`] for a product of which a begins at row `a_first` of its buffer and out at row `out_first`.
     pub(super) fn launch_rows(&self, call: &Call, a_first: usize, out_first: usize) -> Vec<Dispatch> {
         launch::launch(self, call, a_first, out_first)
+    }
+
+    /// The gradients of the inputs a and b, which are those numbered `slots`.
+    fn vjp_of(&self, vjp: &mut Vjp, slots: [usize; 2]) -> Result<(), ShapeError> {
+        let Some(d) = vjp.d_outputs[0] else { return Ok(()) };
+        let (a, b) = (vjp.inputs[slots[0]], vjp.inputs[slots[1]]);
+        let (for_a, for_b) = match self.layout {
+            Layout::NT => ((Layout::NN, [d, b]), (Layout::TN, [d, a])),
+            Layout::NN => ((Layout::NT, [d, b]), (Layout::TN, [a, d])),
+            Layout::TN => ((Layout::NT, [b, d]), (Layout::NN, [a, d])),
+        };
+        for (input, (layout, operands)) in slots.into_iter().zip([for_a, for_b]) {
+            if vjp.wants(input) {
+                let partial = vjp.take_partial(input);
+                let name = vjp.d_name(input);
+                let gradient = self.with(layout).append(vjp.graph, operands, partial, name)?;
+                vjp.give(input, gradient);
+            }
+        }
+        Ok(())
     }
 
     fn with(self, layout: Layout) -> Self {
@@ -116,22 +139,10 @@ impl Op for Matmul {
     }
 
     fn vjp(&self, vjp: &mut Vjp) -> Result<(), ShapeError> {
-        let Some(d) = vjp.d_outputs[0] else { return Ok(()) };
-        let (a, b) = (vjp.inputs[0], vjp.inputs[1]);
-        let (for_a, for_b) = match self.layout {
-            Layout::NT => ((Layout::NN, [d, b]), (Layout::TN, [d, a])),
-            Layout::NN => ((Layout::NT, [d, b]), (Layout::TN, [a, d])),
-            Layout::TN => ((Layout::NT, [b, d]), (Layout::NN, [a, d])),
-        };
-        for (input, (layout, operands)) in [for_a, for_b].into_iter().enumerate() {
-            if vjp.wants(input) {
-                let partial = vjp.take_partial(input);
-                let name = vjp.d_name(input);
-                let gradient = self.with(layout).append(vjp.graph, operands, partial, name)?;
-                vjp.give(input, gradient);
-            }
-        }
-        if vjp.inputs.len() == 3 && vjp.wants(2) {
+        self.vjp_of(vjp, [0, 1])?;
+        if let (Some(d), 3) = (vjp.d_outputs[0], vjp.inputs.len())
+            && vjp.wants(2)
+        {
             vjp.give(2, d);
         }
         Ok(())
