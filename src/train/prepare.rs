@@ -156,12 +156,7 @@ impl<'m> Prepared<'m> {
         };
         let (size, dtype) = (self.prefix.bytes(), self.options.prefix_cache.dtype.dtype());
         let holds = format!("prefix cache: {layers} once a record, for {kept} of {all} records; up to {size} {place} ({dtype})");
-        let Some(first_layer) = self.prefix.train_from() else {
-            return Ok(format!(
-                "{holds}, held-out data only
-"
-            ));
-        };
+        let Some(first_layer) = self.prefix.train_from() else { return Ok(format!("{holds}, held-out data only\n")) };
         let report = &self.data.report;
         let tokens = self.sampler.max_rows();
         let counts = Counts { tokens, supervised: tokens * report.supervised_tokens / report.tokens.max(1) };
@@ -171,10 +166,7 @@ impl<'m> Prepared<'m> {
             Ok(graphs.model.graph.flops(&counts) as f64)
         };
         let saved = 100.0 * (1.0 - flops(Part::From(first_layer))? / flops(Part::Whole)?);
-        Ok(format!(
-            "{holds}; a batch of them then needs {saved:.0} % fewer operations
-"
-        ))
+        Ok(format!("{holds}; a batch of them then needs {saved:.0} % fewer operations\n"))
     }
 
     /// Makes and locks the output folder, and finds what to go on from.
