@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use common::{device, device_with};
-use graftling::adapter::LoraSpec;
+use graftling::adapter::{DeviceAdapter, LoraSpec};
 use graftling::data::{Batch, Example};
 use graftling::formats::{Storage, TensorInfo, TensorSource};
 use graftling::gpu::{Device, Facts};
@@ -17,8 +17,10 @@ use graftling::model::config::ModelConfig;
 use graftling::model::llama::{Head, Llama, Part, Purpose};
 use graftling::model::weights::{DeviceWeights, WeightType};
 use graftling::ops::Random;
+use graftling::train::memory::{Planner, StepShape};
 use graftling::train::prefix_cache::{PrefixCache, PrefixCacheType, RowsUsed, Store, StorePlan};
-use graftling::train::step::LossGraph;
+use graftling::train::step::{LossGraph, Recompute};
+use graftling::train::trainer::Trainer;
 use runs::{Workshop, run};
 
 /// Four layers of these sizes.
@@ -211,6 +213,28 @@ fn a_batch_is_put_together_from_stored_and_computed_examples() {
     assert_eq!(some.rows_used(), RowsUsed { stored, computed: rows - stored });
 }
 
+#[test]
+fn the_device_holds_what_the_plan_says() {
+    let config = config(SMALL);
+    let weights =
+        DeviceWeights::upload(device(), &config, &RandomWeights::new(&config, Storage::F32), WeightType::Lossless, |_, _| {});
+    let weights = Arc::new(weights.unwrap());
+    let lora = LoraSpec { r: 4, scale: 2.0, dropout: 0.1, target_modules: vec!["up_proj".to_owned()], layers: vec![2, 3] };
+    let shape = StepShape { max_tokens: 40, accumulate: true, recompute: Recompute::None };
+    let plan = |first| Planner::new(&config, &|_| DType::F32, &lora, shape, weights.bytes(), first).unwrap().memory();
+    let (planned, whole) = (plan(Some(2)), plan(None));
+    let store = Store::new(&StorePlan::new([40].into_iter(), 32, PrefixCacheType::F32, 0), None).unwrap();
+    let cache = PrefixCache::new(&weights, &config, 2, 40, store).unwrap();
+    let adapter = DeviceAdapter::fresh(device(), lora, &config, 0).unwrap();
+    let held = Trainer::new(weights, &config, adapter, shape, 0, Some(cache)).unwrap().memory();
+    assert_eq!((planned.weights, planned.adapters, planned.activations), (held.weights, held.adapters, held.activations));
+    assert_eq!(
+        planned.inputs - whole.inputs,
+        2 * 256 + 40 * 32 * 4,
+        "positions and segments of the prefix, and the hidden states"
+    );
+}
+
 /// `train` with adapters on the upper two of the fixture's three layers, and held-out data.
 fn train(shop: &Workshop, out: &str, more: &[&str]) -> String {
     let common = ["--layers", "1-2", "--eval-data", "held-out.jsonl", "--eval-steps", "3"];
@@ -234,11 +258,12 @@ fn a_run_with_the_cache_is_bitwise_the_run_without() {
         assert!(!said.contains("prefix cache"), "{said}");
         let expected = shop.result(&out("off"));
         assert!(expected.0.len() >= 9 && expected.0.iter().any(|step| !step.ends_with("null")), "{expected:?}");
-        let caches: [(&str, &[&str]); 4] = [
+        let caches: [(&str, &[&str]); 5] = [
             ("auto", &[]),
             ("memory", &["--prefix-cache", "memory"]),
             ("disk", &["--prefix-cache", "disk"]),
             ("part", &["--prefix-cache-size", "20KiB"]),
+            ("recomputed", &["--recompute", "all"]),
         ];
         for (cache, more) in caches {
             let said = train(&shop, &out(cache), &[options, more].concat());

@@ -9,6 +9,8 @@ use graftling::model::opened::OpenModel;
 use graftling::ops::Random;
 use graftling::ops::adamw::Hyper;
 use graftling::plan::Timing;
+use graftling::train::budget::RecomputeOption;
+use graftling::train::memory::StepShape;
 use graftling::train::options::WeightStorage;
 use graftling::train::trainer::Trainer;
 use graftling::{Error, Result};
@@ -45,6 +47,9 @@ pub struct BenchArgs {
     /// Layers to adapt, as for `train` [default: all]
     #[arg(long, value_name = "LAYERS")]
     layers: Option<String>,
+    /// Layers whose activations are computed again: none, all or a number, as for `train`
+    #[arg(long, default_value = "none", value_name = "LAYERS")]
+    recompute: RecomputeOption,
     /// Timed steps, after one that is not counted
     #[arg(long, default_value_t = 3, value_name = "N")]
     steps: usize,
@@ -67,6 +72,10 @@ pub fn run(args: BenchArgs) -> Result<()> {
         let problem = "--batch-size, --steps and --lora-r must be at least 1, --max-length at least 2";
         return Err(Error::bad_input("options", problem, "leave them out for 4 sequences of 128 tokens, 3 steps, rank 8"));
     }
+    let Some(recompute) = args.recompute.fixed() else {
+        let problem = "there is no memory budget to choose by";
+        return Err(Error::bad_input("--recompute auto", problem, "give none, all or a number of layers"));
+    };
     let model = OpenModel::open(&args.model)?;
     let config = &model.files.config;
     let layers = match &args.layers {
@@ -86,7 +95,8 @@ pub fn run(args: BenchArgs) -> Result<()> {
     let adapter = DeviceAdapter::fresh(device.clone(), spec, config, 0)?;
     let parameters = adapter.layout.parameters();
     let batch = random_batch(&args, config.vocab_size);
-    let mut trainer = Trainer::new(weights, config, adapter, batch.rows(), false, 0, None)?;
+    let shape = StepShape { max_tokens: batch.rows(), accumulate: false, recompute };
+    let mut trainer = Trainer::new(weights, config, adapter, shape, 0, None)?;
     let mut seconds: Vec<f64> = Vec::new();
     for step in 0..=args.steps {
         let started = Instant::now();

@@ -15,6 +15,7 @@ use crate::ops::matmul::{Layout, Matmul};
 use crate::ops::rms_norm::RmsNorm;
 use crate::ops::rope::Rope;
 use crate::ops::swiglu::Swiglu;
+use std::ops::Range;
 
 /// What the graph is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -35,6 +36,13 @@ pub enum Part {
     Below(usize),
     /// This layer and all after it, with the head; the hidden states that enter it are an input, [`Inputs::hidden`].
     From(usize),
+}
+
+impl Part {
+    /// What is left of the model where something else gives the hidden states that enter `first_layer`.
+    pub fn above(first_layer: Option<usize>) -> Self {
+        first_layer.map_or(Self::Whole, Self::From)
+    }
 }
 
 /// Inputs that the host writes before each run. Those that a [`Part`] has no node for are leaves that nothing uses.
@@ -82,6 +90,8 @@ pub struct Llama {
     pub adapters: Vec<ValueId>,
     /// Key and value caches; only in generation.
     pub caches: Vec<ValueId>,
+    /// Indices of each block's nodes, from the first block to the last; empty for those outside the [`Part`].
+    pub blocks: Vec<Range<usize>>,
     pub head: Head,
 }
 
@@ -189,12 +199,15 @@ impl<'a> Builder<'a> {
                 self.graph.apply_one(Embedding, &[self.inputs.input_ids, embedding], "embed_tokens")?
             }
         };
+        let mut blocks = vec![0..0; self.config.num_hidden_layers];
         for layer in layers {
+            let first = self.graph.nodes().len();
             x = self.block(layer, x)?;
+            blocks[layer] = first..self.graph.nodes().len();
         }
         let head = if matches!(self.part, Part::Below(_)) { Head::Hidden(x) } else { self.head(x)? };
         let Self { graph, inputs, weights, rope_table, adapters, caches, .. } = self;
-        Ok(Llama { graph, inputs, weights, rope_table, adapters, caches, head })
+        Ok(Llama { graph, inputs, weights, rope_table, adapters, caches, blocks, head })
     }
 
     /// Norm and output layer of the rows that are wanted.

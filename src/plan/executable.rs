@@ -78,14 +78,16 @@ impl Executable {
         for id in graph.value_ids() {
             let bytes = graph[id].tensor.max_bytes();
             let place = match plan.places[id.0] {
-                Place::Slot(slot) => Pinned::from(slots[slot].part(0, bytes)),
+                Place::Arena(region) => Pinned::from(slots[region.slot].part(region.offset, bytes)),
                 Place::Input => Pinned::from(device.allocate(&graph[id].name, bytes)?),
                 Place::Same(other) => memory[&other].clone(),
                 Place::Pinned | Place::Unused => continue,
             };
             memory.insert(id, place);
         }
-        let scratch = |node: usize| -> Vec<Slice> { plan.scratch[node].iter().map(|&slot| slots[slot].clone()).collect() };
+        let scratch = |node: usize| -> Vec<Slice> {
+            plan.scratch[node].iter().map(|region| slots[region.slot].part(region.offset, region.bytes)).collect()
+        };
 
         let most = Counts { tokens: usize::MAX, supervised: usize::MAX };
         let dispatches: Vec<(usize, Vec<Dispatch>)> =

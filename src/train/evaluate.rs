@@ -35,7 +35,7 @@ impl Evaluator {
         prefix: Option<PrefixCache>,
     ) -> Result<Self> {
         let lora = adapter.map(|adapter| &adapter.spec);
-        let part = prefix.as_ref().map_or(Part::Whole, |prefix| Part::From(prefix.first_layer()));
+        let part = Part::above(prefix.as_ref().map(PrefixCache::first_layer));
         let model = Llama::build_part(config, &|name| weights.dtype(name), lora, Purpose::Evaluate, part, max_tokens)?;
         let Head::Loss { nll, loss } = model.head else {
             return Err(ShapeError::new("llama", "the head", "logits", "a loss").into());

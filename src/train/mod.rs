@@ -2,16 +2,18 @@
 //!
 //! * this page: [`Run::train`], the algorithm; one step is forward and backward of a few batches, then AdamW;
 //! * [`options`], [`prepare`]: what the user asks for, checked against model and data before the GPU is touched;
-//! * [`step`], [`trainer`], [`evaluate`]: a step and an evaluation on the GPU; [`prefix_cache`]: what need not be computed again;
+//! * [`step`], [`trainer`], [`evaluate`]: a step and an evaluation on the GPU; [`memory`], [`budget`]: what they occupy there;
+//!   [`prefix_cache`]: what of a step need not be done again in every epoch;
 //! * [`schedule`]: the learning rate; [`checkpoint`], [`lock`], [`interrupt`]: what makes a run survive;
 //! * [`metrics`], [`curve`], [`progress`]: what it tells.
 
-pub mod byte_size;
+pub mod budget;
 pub mod checkpoint;
 pub mod curve;
 pub mod evaluate;
 pub mod interrupt;
 pub mod lock;
+pub mod memory;
 pub mod metrics;
 pub mod options;
 pub mod prefix_cache;

@@ -11,7 +11,7 @@ use clap::{Args, CommandFactory, Parser, ValueEnum};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::byte_size::ByteSize;
+use super::budget::{ByteSize, RecomputeOption};
 use super::prefix_cache::{PrefixCacheMode, PrefixCacheOptions, PrefixCacheType};
 use super::schedule::ScheduleKind;
 use crate::adapter::targets::edit_distance;
@@ -135,6 +135,15 @@ pub struct Recipe {
     /// Storage of the frozen weights on the GPU [default: the smallest type that loses nothing against the file]
     #[arg(long, value_enum, value_name = "TYPE", help_heading = "Device")]
     pub weights: Option<WeightStorage>,
+    /// Layers whose activations are computed again in the backward pass instead of being kept: none, all, a number (from the lowest
+    /// adapted one up), or auto, the fewest that --memory-budget allows. The numbers of the run stay the same
+    /// [default: none; auto with --memory-budget]
+    #[arg(long, value_name = "LAYERS", help_heading = "Device")]
+    pub recompute: Option<RecomputeOption>,
+    /// What the run may occupy on the GPU, such as 2GiB or 600MB; if recompute cannot make it fit, it is refused at once
+    /// [default: no limit]
+    #[arg(long, value_name = "SIZE", help_heading = "Device")]
+    pub memory_budget: Option<ByteSize>,
     /// Where to keep the hidden states that enter the lowest adapted layer, so that the layers below it (see --layers) run once a record
     /// and not in every epoch [default: auto]
     #[arg(long, value_enum, value_name = "WHERE", help_heading = "Device")]
@@ -229,7 +238,7 @@ impl Recipe {
             model, data, out, eval_data, resume, lora_r, lora_alpha, lora_dropout, target_modules, layers, init_adapter,
             learning_rate, lr_schedule, warmup_steps, weight_decay, max_grad_norm, batch_size, gradient_accumulation_steps,
             max_length, max_steps, epochs, seed, no_shuffle, no_packing, eval_steps, save_steps, save_total_limit, weights,
-            prefix_cache, prefix_cache_size, prefix_cache_type, device,
+            recompute, memory_budget, prefix_cache, prefix_cache_size, prefix_cache_type, device,
         }
     }
 
@@ -268,6 +277,8 @@ impl Recipe {
             save_steps: self.save_steps.unwrap_or(TrainOptions::SAVE_STEPS),
             save_total_limit: self.save_total_limit.unwrap_or(TrainOptions::SAVE_TOTAL_LIMIT),
             weights: self.weights,
+            recompute: self.recompute,
+            memory_budget: self.memory_budget,
             prefix_cache: PrefixCacheOptions {
                 mode: self.prefix_cache.unwrap_or_default(),
                 size: self.prefix_cache_size,
@@ -314,6 +325,8 @@ pub struct TrainOptions {
     pub save_steps: u64,
     pub save_total_limit: usize,
     pub weights: Option<WeightStorage>,
+    pub recompute: Option<RecomputeOption>,
+    pub memory_budget: Option<ByteSize>,
     pub prefix_cache: PrefixCacheOptions,
     pub device: Option<String>,
 }
@@ -428,6 +441,9 @@ mod tests {
 
     #[test]
     fn recipe_and_command_line_have_the_same_keys_and_the_command_line_wins() {
+        let memory = recipe("recompute = 5\nmemory_budget = \"2GiB\"").unwrap();
+        assert_eq!((memory.recompute, memory.memory_budget), (Some(RecomputeOption::Layers(5)), Some(ByteSize(2 << 30))));
+        assert_eq!(recipe("recompute = \"all\"").unwrap().recompute, Some(RecomputeOption::All));
         let cache = recipe("prefix_cache = \"disk\"\nprefix_cache_size = \"2GiB\"\nprefix_cache_type = \"bf16\"").unwrap();
         assert_eq!((cache.prefix_cache, cache.prefix_cache_size), (Some(PrefixCacheMode::Disk), Some(ByteSize(2 << 30))));
         assert_eq!(cache.prefix_cache_type, Some(PrefixCacheType::Bf16));
@@ -500,6 +516,8 @@ mod tests {
     fn the_fingerprint_holds_the_length_only_where_the_schedule_depends_on_it() {
         let cosine = minimal().resolve().unwrap();
         assert_ne!(cosine.fingerprint(3, 100), cosine.fingerprint(3, 200));
+        let recomputed = TrainOptions { recompute: Some(RecomputeOption::All), ..cosine.clone() };
+        assert_eq!(cosine.fingerprint(3, 100), recomputed.fingerprint(3, 100), "recompute changes no number");
         let constant = TrainOptions { lr_schedule: ScheduleKind::Constant, ..cosine };
         assert_eq!(constant.fingerprint(0, 100), constant.fingerprint(0, 200));
         assert_ne!(constant.fingerprint(0, 100), TrainOptions { seed: 1, ..constant.clone() }.fingerprint(0, 100));

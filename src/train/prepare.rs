@@ -5,17 +5,19 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
+use super::budget;
 use super::checkpoint::{self, Checkpoint, RunState};
 use super::evaluate::Evaluator;
 use super::interrupt::Interrupt;
 use super::lock::FolderLock;
+use super::memory::{Memory, Planner, StepShape};
 use super::metrics::MetricsLog;
 use super::options::{TrainOptions, WeightStorage};
 use super::prefix_cache::{PrefixCachePlan, PrefixCacheType, Seen};
 use super::progress::Progress;
 use super::schedule::Schedule;
-use super::step::LossGraph;
-use super::trainer::{Memory, Trainer};
+use super::step::{LossGraph, Recompute};
+use super::trainer::Trainer;
 use super::{HeldOut, Run};
 use crate::adapter::targets::{expand_target_modules, parse_layers};
 use crate::adapter::{AdapterLayout, DeviceAdapter, LoraSpec};
@@ -43,14 +45,18 @@ pub struct Prepared<'m> {
     start: Option<Vec<f32>>,
     sampler: Sampler,
     schedule: Schedule,
+    planner: Planner,
     prefix: PrefixCachePlan,
+    /// Share of a batch's operations that the prefix cache saves.
+    prefix_saves: f64,
 }
 
 impl<'m> Prepared<'m> {
     /// Checks options against the model and the data.
     ///
     /// # Errors
-    /// Bad input: a record, a module, a layer, a start adapter that cannot be used, or data with nothing to learn.
+    /// Bad input: a record, a module, a layer, a start adapter that cannot be used, data with nothing to learn, or a memory budget that
+    /// is too small.
     pub fn new(options: TrainOptions, model: &'m OpenModel) -> Result<Self> {
         let config = &model.files.config;
         let (adapter, start) = adapter_of(&options, model)?;
@@ -75,7 +81,41 @@ impl<'m> Prepared<'m> {
         let held_out = eval_data.as_ref().map(|data| Seen { data, repeatedly: eval_steps(&options, total_steps) < total_steps });
         let lowest = spec.layers.first().copied().unwrap_or(0);
         let prefix = PrefixCachePlan::new(&options.prefix_cache, lowest, config.hidden_size, seen, held_out)?;
-        Ok(Self { options, data, eval_data, adapter, total_steps, model, spec, layout, start, sampler, schedule, prefix })
+
+        let weights = WeightStorage::weight_type(options.weights);
+        let storage = |name: &str| model.files.tensors.find(name).map_or(DType::F32, |info| weights.of(info));
+        let accumulate = options.gradient_accumulation_steps > 1;
+        let shape = StepShape { max_tokens: sampler.max_rows(), accumulate, recompute: Recompute::None };
+        let planner = Planner::new(config, &storage, &spec, shape, model.weight_bytes(weights), prefix.train_from())?;
+        let planner = budget::within_budget(planner, options.recompute, options.memory_budget)?;
+        let counts = Counts {
+            tokens: shape.max_tokens,
+            supervised: shape.max_tokens * data.report.supervised_tokens / data.report.tokens.max(1),
+        };
+        let flops = |part| -> Result<f64> {
+            let graphs = LossGraph::build_part(config, &storage, &spec, part, shape.max_tokens)?;
+            Ok(graphs.model.graph.flops(&counts) as f64)
+        };
+        let prefix_saves = match prefix.train_from() {
+            Some(first_layer) => 1.0 - flops(Part::From(first_layer))? / flops(Part::Whole)?,
+            None => 0.0,
+        };
+        Ok(Self {
+            options,
+            data,
+            eval_data,
+            adapter,
+            total_steps,
+            model,
+            spec,
+            layout,
+            start,
+            sampler,
+            schedule,
+            planner,
+            prefix,
+            prefix_saves,
+        })
     }
 
     /// Numbers that the run trains.
@@ -84,19 +124,8 @@ impl<'m> Prepared<'m> {
     }
 
     /// What the run will occupy on the device; known without one.
-    ///
-    /// # Errors
-    /// If the model's configuration contradicts itself.
-    pub fn memory(&self) -> Result<Memory> {
-        let bytes = self.model.weight_bytes(self.weight_type());
-        let accumulate = self.options.gradient_accumulation_steps > 1;
-        let (config, rows, prefix) = (&self.model.files.config, self.sampler.max_rows(), self.prefix.train_from());
-        Memory::plan(config, &|name| self.storage(name), &self.spec, rows, bytes, accumulate, prefix)
-    }
-
-    /// In which type a weight will rest on the device.
-    fn storage(&self, name: &str) -> DType {
-        self.model.files.tensors.find(name).map_or(DType::F32, |info| self.weight_type().of(info))
+    pub fn memory(&self) -> Memory {
+        self.planner.memory()
     }
 
     /// The storage type that `--weights` asks for.
@@ -105,29 +134,23 @@ impl<'m> Prepared<'m> {
     }
 
     /// The first `records` as the model will see them, the report on the data, and what the run would be. `color`: for a terminal.
-    ///
-    /// # Errors
-    /// As [`Prepared::memory`].
-    pub fn preview(&self, records: usize, color: bool) -> Result<String> {
+    pub fn preview(&self, records: usize, color: bool) -> String {
         let preview = data::preview(&self.data, &self.model.tokenizer, records, color);
-        Ok(format!("{preview}\n{}", self.summary()?))
+        format!("{preview}\n{}", self.summary())
     }
 
     /// What will be trained, for how many steps, and what it will occupy.
-    ///
-    /// # Errors
-    /// As [`Prepared::memory`].
-    pub fn summary(&self) -> Result<String> {
-        let Memory { weights, adapters, optimizer, activations, inputs } = self.memory()?;
+    pub fn summary(&self) -> String {
+        let Memory { weights, adapters, optimizer, activations, inputs } = self.memory();
         let mib = |bytes: usize| bytes as f64 / f64::from(1 << 20);
         let layers = match &self.adapter.layers_to_transform {
             Some(layers) => format!("{} of {} layers", layers.len(), self.model.files.config.num_hidden_layers),
             None => format!("all {} layers", self.model.files.config.num_hidden_layers),
         };
-        Ok(format!(
+        format!(
             "{}: {} in {layers}, rank {}, {} parameters\n\
              {} examples, {} supervised of {} tokens; {} steps\n\
-             GPU memory: {:.0} MiB (weights {:.0}, adapter and optimizer {:.0}, activations {:.0})\n",
+             GPU memory: {:.0} MiB (weights {:.0}, adapter and optimizer {:.0}, activations {:.0})\n{}",
             self.model.files.name,
             self.adapter.target_modules.join(", "),
             self.adapter.r,
@@ -140,33 +163,42 @@ impl<'m> Prepared<'m> {
             mib(weights),
             mib(adapters + optimizer),
             mib(activations + inputs),
-        ) + &self.prefix_summary()?)
+            self.recompute_summary() + &self.prefix_summary(),
+        )
     }
 
     /// What the prefix cache will hold, and what it will save in a full batch; empty if there is none.
-    fn prefix_summary(&self) -> Result<String> {
+    fn prefix_summary(&self) -> String {
         let (kept, all) = self.prefix.examples();
         if all == 0 {
-            return Ok(String::new());
+            return String::new();
         }
-        let place = if self.prefix.on_disk { "on disk" } else { "of memory" };
         let layers = match self.prefix.first_layer {
             1 => "layer 0 runs".to_string(),
             first => format!("layers 0-{} run", first - 1),
         };
-        let (size, dtype) = (self.prefix.bytes(), self.options.prefix_cache.dtype.dtype());
-        let holds = format!("prefix cache: {layers} once a record, for {kept} of {all} records; up to {size} {place} ({dtype})");
-        let Some(first_layer) = self.prefix.train_from() else { return Ok(format!("{holds}, held-out data only\n")) };
-        let report = &self.data.report;
-        let tokens = self.sampler.max_rows();
-        let counts = Counts { tokens, supervised: tokens * report.supervised_tokens / report.tokens.max(1) };
-        let flops = |part| -> Result<f64> {
-            let config = &self.model.files.config;
-            let graphs = LossGraph::build_part(config, &|name| self.storage(name), &self.spec, part, tokens)?;
-            Ok(graphs.model.graph.flops(&counts) as f64)
+        let place = if self.prefix.on_disk { "on disk" } else { "of memory" };
+        let (mib, dtype) = (self.prefix.bytes() as f64 / f64::from(1 << 20), self.options.prefix_cache.dtype.dtype());
+        let saves = match self.prefix.train_from() {
+            Some(_) => format!("a batch of them then needs {:.0} % fewer operations", 100.0 * self.prefix_saves),
+            None => "held-out data only".to_string(),
         };
-        let saved = 100.0 * (1.0 - flops(Part::From(first_layer))? / flops(Part::Whole)?);
-        Ok(format!("{holds}; a batch of them then needs {saved:.0} % fewer operations\n"))
+        format!(
+            "prefix cache: {layers} once a record, for {kept} of {all} records; up to {mib:.1} MiB {place} ({dtype}); {saves}\n"
+        )
+    }
+
+    /// What is computed again, what that saves and what it costs; empty if nothing is.
+    fn recompute_summary(&self) -> String {
+        let Recompute::Layers(count) = self.planner.shape().recompute else { return String::new() };
+        let kept = self.planner.clone().with(Recompute::None).memory();
+        let layers = self.planner.layers();
+        format!(
+            "recompute: {} of {layers} layers, {:.0} MiB of activations less for {:.1} % more arithmetic\n",
+            count.min(layers),
+            (kept.activations as f64 - self.memory().activations as f64) / f64::from(1 << 20),
+            100.0 * self.planner.extra_flops(),
+        )
     }
 
     /// Makes and locks the output folder, and finds what to go on from.
@@ -204,14 +236,13 @@ impl<'m> Prepared<'m> {
     /// Failed: the device has not the memory.
     pub fn start(self, weights: Arc<DeviceWeights>, output: Output, interrupt: Interrupt, progress: Progress) -> Result<Run> {
         let config = &self.model.files.config;
-        let Self { options, data, adapter, total_steps, spec, layout, start, mut sampler, schedule, prefix, .. } = self;
+        let Self { options, data, adapter, total_steps, spec, layout, start, mut sampler, schedule, planner, prefix, .. } = self;
         let Output { lock, state, checkpoint } = output;
         let device = weights.device().clone();
         let on_device = match &start {
             Some(contents) => DeviceAdapter::new(device, spec, layout, contents)?,
             None => DeviceAdapter::fresh(device, spec, config, options.seed)?,
         };
-        let accumulate = options.gradient_accumulation_steps > 1;
         let cache = |store, max_tokens| prefix.open(store, &weights, config, &options.out, max_tokens);
         let held_out = match self.eval_data {
             Some(held_out) => {
@@ -224,8 +255,8 @@ impl<'m> Prepared<'m> {
             }
             None => None,
         };
-        let cache = cache(&prefix.train, sampler.max_rows())?;
-        let mut trainer = Trainer::new(weights, config, on_device, sampler.max_rows(), accumulate, options.seed, cache)?;
+        let cache = cache(&prefix.train, planner.shape().max_tokens)?;
+        let mut trainer = Trainer::new(weights, config, on_device, planner.shape(), options.seed, cache)?;
         if let Some(Checkpoint { state, adapter, moments: [first, second] }) = &checkpoint {
             sampler.seek(state.position)?;
             trainer.restore(adapter, [first, second], state.batches);
@@ -298,8 +329,8 @@ fn sampler_options(options: &TrainOptions) -> SamplerOptions {
     SamplerOptions { batch_size, max_length, packing, shuffle, seed }
 }
 
-/// Optimizer steps between two evaluations.
-fn eval_steps(options: &TrainOptions, total_steps: u64) -> u64 {
+/// Optimizer steps between two evaluations: ten in a run unless the options say something else.
+pub(super) fn eval_steps(options: &TrainOptions, total_steps: u64) -> u64 {
     options.eval_steps.unwrap_or(total_steps.div_ceil(10).max(1))
 }
 

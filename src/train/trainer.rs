@@ -1,69 +1,21 @@
 //! A model, its adapter and the optimizer on a device: what a training step calls.
 
+use super::memory::{Memory, StepShape};
 use super::prefix_cache::{PrefixCache, PrefixMemory};
 use super::step::{LossGraph, OptimizerGraph, write_batch};
-use crate::adapter::{AdapterLayout, DeviceAdapter, LoraSpec};
+use crate::adapter::DeviceAdapter;
 use crate::data::Batch;
-use crate::gpu::{Device, Slice, padded};
+use crate::gpu::{Device, Slice};
 use crate::graph::{Counts, Graph, Origin, Rows, TensorType, ValueId};
 use crate::model::config::ModelConfig;
-use crate::model::llama::{Inputs, Part, StorageOf};
+use crate::model::llama::{Inputs, Part};
 use crate::model::weights::DeviceWeights;
 use crate::ops::accumulate::Accumulate;
 use crate::ops::adamw::Hyper;
-use crate::plan::{Executable, Plan, Timing};
+use crate::plan::{Executable, Timing};
 use crate::{Error, Result};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
-
-/// What training will occupy on the device, in bytes, by class; known before anything is allocated.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
-pub struct Memory {
-    pub weights: usize,
-    pub adapters: usize,
-    /// Gradients and both moments.
-    pub optimizer: usize,
-    /// Activations and scratch, after sharing by liveness.
-    pub activations: usize,
-    /// Token ids, positions, targets, kernel parameters.
-    pub inputs: usize,
-}
-
-impl Memory {
-    pub fn total(&self) -> usize {
-        self.weights + self.adapters + self.optimizer + self.activations + self.inputs
-    }
-
-    /// Plans a training run from the configuration alone. `weights` are the bytes of the frozen weights; `prefix` is the lowest layer
-    /// that a step runs where a [`PrefixCache`] stands for those below.
-    ///
-    /// # Errors
-    /// If the configuration contradicts itself.
-    pub fn plan(
-        config: &ModelConfig,
-        storage: StorageOf,
-        lora: &LoraSpec,
-        max_tokens: usize,
-        weights: usize,
-        accumulate: bool,
-        prefix: Option<usize>,
-    ) -> Result<Self> {
-        let graphs = LossGraph::build_part(config, storage, lora, part_above(prefix), max_tokens)?;
-        let graph = &graphs.model.graph;
-        let leaves = graph.value_ids().filter(|id| matches!(graph[*id].origin, Origin::Weight | Origin::Adapter | Origin::State));
-        let pinned: HashSet<ValueId> = leaves.chain(graphs.gradients.iter().copied()).chain(graphs.model.inputs.hidden).collect();
-        let plan = Plan::new(graph, &[graphs.loss, graphs.nll], &pinned);
-        let adapter = padded(AdapterLayout::new(lora, config).elements() * 4);
-        let below = prefix.map(|layer| PrefixMemory::plan(config, storage, layer, max_tokens)).transpose()?.unwrap_or_default();
-        Ok(Self {
-            weights,
-            adapters: adapter,
-            optimizer: adapter * if accumulate { 4 } else { 3 },
-            activations: plan.arena_bytes() + below.activations,
-            inputs: plan.input_bytes(graph) + below.inputs,
-        })
-    }
-}
 
 /// See the [module](self).
 pub struct Trainer {
@@ -87,8 +39,8 @@ pub struct Trainer {
 }
 
 impl Trainer {
-    /// Prepares training of `adapter` on batches of at most `max_tokens` tokens. `accumulate`: steps may have several batches. `prefix`:
-    /// what gives the hidden states that enter the lowest adapted layer, where that is not the work of every step.
+    /// Prepares training of `adapter` by steps of this shape. `prefix`: what gives the hidden states that enter the lowest adapted layer,
+    /// where that is not the work of every step.
     ///
     /// # Errors
     /// If the device cannot hold it.
@@ -96,15 +48,15 @@ impl Trainer {
         weights: Arc<DeviceWeights>,
         config: &ModelConfig,
         adapter: DeviceAdapter,
-        max_tokens: usize,
-        accumulate: bool,
+        shape: StepShape,
         seed: u64,
         prefix: Option<PrefixCache>,
     ) -> Result<Self> {
         let device = weights.device().clone();
         let bytes = adapter.bytes();
-        let part = part_above(prefix.as_ref().map(PrefixCache::first_layer));
-        let graphs = LossGraph::build_part(config, &|name| weights.dtype(name), &adapter.spec, part, max_tokens)?;
+        let part = Part::above(prefix.as_ref().map(PrefixCache::first_layer));
+        let graphs = LossGraph::build_part(config, &|name| weights.dtype(name), &adapter.spec, part, shape.max_tokens)?;
+        let graphs = graphs.recomputed(shape.recompute);
         let gradients = device.allocate("gradients", bytes)?;
         let mut pinned = weights.pinned(&graphs.model, config)?;
         pinned.extend(adapter.layout.pinned(&adapter.parameters, &graphs.model.adapters));
@@ -114,7 +66,7 @@ impl Trainer {
         let step = Executable::new(device.clone(), graphs.model.graph, &[loss, graphs.nll], pinned)?;
 
         let elements = adapter.layout.elements();
-        let accumulator = accumulate.then(|| accumulator(&device, &gradients, elements)).transpose()?;
+        let accumulator = shape.accumulate.then(|| accumulator(&device, &gradients, elements)).transpose()?;
         let moments = [device.allocate("first moment", bytes)?, device.allocate("second moment", bytes)?];
         let optimizer_graph = OptimizerGraph::build(elements)?;
         let summed = accumulator.as_ref().map_or(&gradients, |(total, _)| total).clone();
@@ -264,11 +216,6 @@ impl Trainer {
     pub fn graph(&self) -> &Graph {
         self.step.graph()
     }
-}
-
-/// What a step runs where the layers below `prefix` stand apart.
-fn part_above(prefix: Option<usize>) -> Part {
-    prefix.map_or(Part::Whole, Part::From)
 }
 
 fn accumulator(device: &Arc<Device>, gradients: &Slice, elements: usize) -> Result<(Slice, Executable)> {

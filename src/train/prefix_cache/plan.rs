@@ -5,7 +5,7 @@ use serde::Deserialize;
 
 use super::{PrefixCacheType, StorePlan};
 use crate::data::Dataset;
-use crate::train::byte_size::ByteSize;
+use crate::train::budget::ByteSize;
 use crate::{Error, Result};
 
 /// Where the hidden states that enter the lowest adapted layer are kept.
@@ -106,8 +106,8 @@ impl PrefixCachePlan {
     }
 
     /// Bytes in host memory or on disk.
-    pub fn bytes(&self) -> ByteSize {
-        ByteSize(self.train.iter().chain(&self.held_out).map(StorePlan::bytes).sum())
+    pub fn bytes(&self) -> usize {
+        self.train.iter().chain(&self.held_out).map(StorePlan::bytes).sum()
     }
 
     /// Examples that have room, and examples in all, of all data that is cached.
@@ -137,7 +137,7 @@ mod tests {
     fn only_what_is_seen_again_and_lies_below_an_adapter_is_cached() {
         let options = PrefixCacheOptions::default();
         assert_eq!(plan(options, 2, true).examples(), (4, 4));
-        assert_eq!(plan(options, 2, true).bytes(), ByteSize(18 * 8 * 4));
+        assert_eq!(plan(options, 2, true).bytes(), 18 * 8 * 4);
         assert_eq!(plan(options, 2, false).train_from(), None);
         assert_eq!(plan(options, 0, true).train_from(), None);
         assert_eq!(plan(PrefixCacheOptions { mode: PrefixCacheMode::Off, ..options }, 2, true).examples(), (0, 0));
@@ -153,7 +153,7 @@ mod tests {
     fn the_bound_holds_for_all_data_and_training_comes_first() {
         let bound = |tokens: usize| PrefixCacheOptions { size: Some(ByteSize(tokens * 8 * 4)), ..Default::default() };
         assert_eq!(plan(bound(9), 2, true).examples(), (3, 4));
-        assert_eq!(plan(bound(9), 2, true).bytes(), bound(9).size.unwrap());
+        assert_eq!(plan(bound(9), 2, true).bytes(), 9 * 8 * 4);
         assert_eq!(plan(bound(6), 2, true).train.unwrap().examples(), (1, 2));
         assert_eq!(plan(bound(1), 2, true).train_from(), None);
     }
