@@ -80,12 +80,12 @@ impl Setup {
     }
 
     fn trainer(&self, spec: &LoraSpec, start: &[AdapterTensor], max_tokens: usize, accumulate: bool) -> Trainer {
-        let shape = StepShape { max_tokens, accumulate, recompute: Recompute::None };
+        let shape = StepShape { max_tokens, accumulate, recompute: Recompute::None, held_out_tokens: 0 };
         Trainer::new(self.weights.clone(), &self.files.config, self.adapter(spec, start), shape, 0, None).unwrap()
     }
 
     fn token_nll(&self, adapter: Option<&DeviceAdapter>, batch: &Batch) -> Vec<f32> {
-        let mut evaluator = Evaluator::new(self.weights.clone(), &self.files.config, adapter, batch.rows(), None).unwrap();
+        let mut evaluator = Evaluator::new(self.weights.clone(), &self.files.config, adapter, batch.rows()).unwrap();
         evaluator.token_nll(batch).unwrap()
     }
 }

@@ -95,7 +95,7 @@ pub fn run(args: BenchArgs) -> Result<()> {
     let adapter = DeviceAdapter::fresh(device.clone(), spec, config, 0)?;
     let parameters = adapter.layout.parameters();
     let batch = random_batch(&args, config.vocab_size);
-    let shape = StepShape { max_tokens: batch.rows(), accumulate: false, recompute };
+    let shape = StepShape { max_tokens: batch.rows(), accumulate: false, recompute, held_out_tokens: 0 };
     let mut trainer = Trainer::new(weights, config, adapter, shape, 0, None)?;
     let mut seconds: Vec<f64> = Vec::new();
     for step in 0..=args.steps {

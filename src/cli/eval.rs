@@ -65,7 +65,7 @@ pub fn run(args: EvalArgs) -> Result<()> {
     let adapter = args.adapter.as_deref().map(|folder| DeviceAdapter::load(folder, device, config)).transpose()?;
     let batches = batches(&data);
     let most = batches.iter().map(|batch| batch.iter().map(|&at| data.examples[at].input_ids.len()).sum()).max().unwrap_or(1);
-    let mut evaluator = Evaluator::new(weights, config, adapter.as_ref(), most, None)?;
+    let mut evaluator = Evaluator::new(weights, config, adapter.as_ref(), most)?;
 
     let mut results = Vec::new();
     for chosen in &batches {

@@ -7,12 +7,12 @@ pub mod kernel;
 mod pipeline;
 pub mod reflect;
 
-pub use buffer::{ALIGNMENT, Slice, encode, padded, rounded};
+pub use buffer::{ALIGNMENT, Allocated, Slice, encode, padded, rounded};
 pub use device::{Device, WANTED_FEATURES, adapters};
 pub use pipeline::{Pipeline, compile_all};
 
-/// What the choice of kernels may depend on.
-#[derive(Clone, Debug, PartialEq)]
+/// What the choice of kernels may depend on; by default what every WebGPU device offers, and no more.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Facts {
     /// A driver that runs on the CPU (lavapipe, SwiftShader, WARP): barriers are dear, caches are large.
     pub cpu_driver: bool,

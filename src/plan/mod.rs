@@ -20,8 +20,9 @@ pub use pacing::Pacer;
 pub use profile::Timing;
 pub use recompute::{Extent, Segment, recompute};
 
-use crate::gpu::padded;
+use crate::gpu::{ALIGNMENT, Facts, padded};
 use crate::graph::{Graph, Origin, ValueId};
+use crate::ops::{Call, Operand};
 use std::collections::HashSet;
 
 /// A part of the arena.
@@ -85,6 +86,23 @@ impl Plan {
             .sum()
     }
 
+    /// Bytes of the parameters of all dispatches, on a device of this kind.
+    pub fn parameter_bytes(&self, graph: &Graph, facts: &Facts) -> usize {
+        let largest = |ids: &[ValueId]| -> Vec<Operand> {
+            let operand = |id: &ValueId| {
+                let tensor = graph[*id].tensor;
+                Operand { tensor, rows: tensor.shape.rows.max(), part_starts: vec![0] }
+            };
+            ids.iter().map(operand).collect()
+        };
+        let dispatches = |&node: &usize| {
+            let node = &graph.nodes()[node];
+            let (inputs, outputs) = (largest(&node.inputs), largest(&node.outputs));
+            node.op.launch(&Call { inputs: &inputs, outputs: &outputs, device: facts }).len()
+        };
+        padded(self.nodes.iter().map(dispatches).sum::<usize>() * ALIGNMENT)
+    }
+
     /// The largest single piece of the arena, a value or a node's scratch: its name and bytes. It has to fit a binding.
     pub fn largest(&self, graph: &Graph) -> Option<(String, usize)> {
         let values = self.places.iter().zip(graph.values()).filter_map(|(place, value)| match place {
@@ -103,4 +121,23 @@ impl Plan {
     pub fn inputs(&self, graph: &Graph) -> Vec<ValueId> {
         graph.value_ids().filter(|id| graph[*id].origin == Origin::Input && self.places[id.0] == Place::Input).collect()
     }
+}
+
+/// Which of the `lent` slots each slot of a second plan can lie in, where it fits into one; each is lent once. Largest first, so that
+/// a small slot does not take the place of a large one.
+pub fn borrow(slots: &[usize], lent: &[usize]) -> Vec<Option<usize>> {
+    let descending = |sizes: &[usize]| {
+        let mut order: Vec<usize> = (0..sizes.len()).collect();
+        order.sort_by_key(|&slot| std::cmp::Reverse(sizes[slot]));
+        order
+    };
+    let mut free = descending(lent);
+    let mut lenders = vec![None; slots.len()];
+    for slot in descending(slots) {
+        // The smallest that is large enough.
+        if let Some(at) = free.iter().rposition(|&lender| lent[lender] >= slots[slot]) {
+            lenders[slot] = Some(free.remove(at));
+        }
+    }
+    lenders
 }

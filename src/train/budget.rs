@@ -141,9 +141,9 @@ pub fn within_budget(planner: Planner, option: Option<RecomputeOption>, budget: 
 }
 
 fn too_small(planner: &Planner, budget: ByteSize, how: &str) -> Error {
-    let Memory { weights, adapters, optimizer, activations, inputs } = planner.memory();
+    let Memory { weights, adapters, optimizer, activations, inputs, evaluation } = planner.memory();
     let [total, weights, adapter, activations] =
-        [planner.memory().total(), weights, adapters + optimizer, activations + inputs].map(ByteSize);
+        [planner.memory().total(), weights, adapters + optimizer, activations + inputs + evaluation].map(ByteSize);
     let problem = format!(
         "{budget} are not enough: the run needs {total} {how} (weights {weights}, adapter and optimizer {adapter}, activations \
          {activations})"

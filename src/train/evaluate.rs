@@ -2,6 +2,7 @@
 
 use super::prefix_cache::PrefixCache;
 use super::step::write_batch;
+use super::trainer::Trainer;
 use crate::Result;
 use crate::adapter::DeviceAdapter;
 use crate::data::Batch;
@@ -22,12 +23,36 @@ pub struct Evaluator {
 }
 
 impl Evaluator {
-    /// Prepares batches of at most `max_tokens` tokens. `prefix`: what gives the hidden states that enter the lowest adapted layer, for a
-    /// data set that is evaluated again and again.
+    /// Prepares batches of at most `max_tokens` tokens.
     ///
     /// # Errors
     /// If the device cannot hold it.
     pub fn new(
+        weights: Arc<DeviceWeights>,
+        config: &ModelConfig,
+        adapter: Option<&DeviceAdapter>,
+        max_tokens: usize,
+    ) -> Result<Self> {
+        Self::beside(None, weights, config, adapter, max_tokens, None)
+    }
+
+    /// Prepares evaluation between the steps of a training run, in the memory of its activations. `prefix`: what gives the
+    /// hidden states that enter the lowest adapted layer, where that is not the work of every evaluation.
+    ///
+    /// # Errors
+    /// If the device cannot hold it.
+    pub fn between_steps(
+        trainer: &Trainer,
+        weights: Arc<DeviceWeights>,
+        config: &ModelConfig,
+        max_tokens: usize,
+        prefix: Option<PrefixCache>,
+    ) -> Result<Self> {
+        Self::beside(Some(trainer.step()), weights, config, Some(trainer.adapter()), max_tokens, prefix)
+    }
+
+    fn beside(
+        other: Option<&Executable>,
         weights: Arc<DeviceWeights>,
         config: &ModelConfig,
         adapter: Option<&DeviceAdapter>,
@@ -46,7 +71,7 @@ impl Evaluator {
         }
         let hidden = model.inputs.hidden.zip(prefix.as_ref());
         pinned.extend(hidden.map(|(id, prefix)| (id, prefix.hidden().clone().into())));
-        let executable = Executable::new(weights.device().clone(), model.graph, &[loss, nll], pinned)?;
+        let executable = Executable::beside(other, weights.device().clone(), model.graph, &[loss, nll], pinned)?;
         Ok(Self { inputs: model.inputs, nll, executable, prefix })
     }
 

@@ -2,14 +2,14 @@
 //! again so that it stays within a budget.
 
 use super::prefix_cache::PrefixMemory;
-use super::step::{LossGraph, Recompute};
+use super::step::{LossGraph, OptimizerGraph, Recompute, accumulator_graph};
 use crate::Result;
 use crate::adapter::{AdapterLayout, LoraSpec};
-use crate::gpu::padded;
-use crate::graph::{Counts, Graph, Origin, ValueId};
+use crate::gpu::{Facts, padded};
+use crate::graph::{Counts, Graph, Origin, ShapeError, ValueId};
 use crate::model::config::ModelConfig;
-use crate::model::llama::{Part, StorageOf};
-use crate::plan::Plan;
+use crate::model::llama::{Head, Llama, Part, Purpose, StorageOf};
+use crate::plan::{Plan, borrow};
 use std::collections::HashSet;
 
 /// Bytes on the device, by class.
@@ -21,13 +21,15 @@ pub struct Memory {
     pub optimizer: usize,
     /// Activations and scratch, after sharing by liveness.
     pub activations: usize,
-    /// Token ids, positions, targets, kernel parameters.
+    /// Token ids, positions, targets, rope table, kernel parameters.
     pub inputs: usize,
+    /// The same for the held-out data, and activations beyond those of a step, whose memory they share.
+    pub evaluation: usize,
 }
 
 impl Memory {
     pub fn total(&self) -> usize {
-        self.weights + self.adapters + self.optimizer + self.activations + self.inputs
+        self.weights + self.adapters + self.optimizer + self.activations + self.inputs + self.evaluation
     }
 }
 
@@ -39,6 +41,16 @@ pub struct StepShape {
     /// A step may have several batches.
     pub accumulate: bool,
     pub recompute: Recompute,
+    /// Tokens of the largest batch of held-out data; 0 if there is none.
+    pub held_out_tokens: usize,
+}
+
+/// The lowest layer that training, and evaluation on held-out data, runs in each batch; `None` for the whole model. Where it is given, a
+/// [`PrefixCache`](super::prefix_cache::PrefixCache) stands for the layers below.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lowest {
+    pub train: Option<usize>,
+    pub held_out: Option<usize>,
 }
 
 /// Plans of one run that differ in what is computed again.
@@ -47,17 +59,20 @@ pub struct Planner {
     /// As built: nothing is computed again.
     graphs: LossGraph,
     shape: StepShape,
+    /// The graph that evaluates held-out data, and what can be read from it after a run.
+    held_out: Option<(Llama, [ValueId; 2])>,
     /// Bytes of the frozen weights.
     weights: usize,
-    /// Bytes of the adapter.
-    adapter: usize,
-    /// What the layers below the step occupy, where they stand apart.
-    below: PrefixMemory,
+    /// Elements of the adapter.
+    elements: usize,
+    facts: Facts,
+    /// What the layers below a step, and below an evaluation, occupy where they stand apart.
+    below: [PrefixMemory; 2],
 }
 
 impl Planner {
-    /// Plans training from the configuration alone. `weights` are the bytes of the frozen weights; `first_layer` is the lowest layer that
-    /// a step runs where a [`PrefixCache`](super::prefix_cache::PrefixCache) stands for those below.
+    /// Plans training from the configuration alone. `weights` are the bytes of the frozen weights; `facts` decide how many kernel calls
+    /// there are, and so a little of the memory.
     ///
     /// # Errors
     /// If the configuration contradicts itself.
@@ -67,12 +82,28 @@ impl Planner {
         lora: &LoraSpec,
         shape: StepShape,
         weights: usize,
-        first_layer: Option<usize>,
+        facts: &Facts,
+        lowest: Lowest,
     ) -> Result<Self> {
-        let graphs = LossGraph::build_part(config, storage, lora, Part::above(first_layer), shape.max_tokens)?;
-        let adapter = padded(AdapterLayout::new(lora, config).elements() * 4);
-        let below = first_layer.map(|layer| PrefixMemory::plan(config, storage, layer, shape.max_tokens)).transpose()?;
-        Ok(Self { graphs, shape, weights, adapter, below: below.unwrap_or_default() })
+        let graphs = LossGraph::build_part(config, storage, lora, Part::above(lowest.train), shape.max_tokens)?;
+        let held_out = match shape.held_out_tokens {
+            0 => None,
+            tokens => {
+                let part = Part::above(lowest.held_out);
+                let model = Llama::build_part(config, storage, Some(lora), Purpose::Evaluate, part, tokens)?;
+                let Head::Loss { loss, nll } = model.head else {
+                    return Err(ShapeError::new("llama", "the head", "logits", "a loss").into());
+                };
+                Some((model, [loss, nll]))
+            }
+        };
+        let elements = AdapterLayout::new(lora, config).elements();
+        let below = |layer: Option<usize>, tokens| match layer {
+            Some(layer) => PrefixMemory::plan(config, storage, layer, tokens, facts),
+            None => Ok(PrefixMemory::default()),
+        };
+        let below = [below(lowest.train, shape.max_tokens)?, below(lowest.held_out, shape.held_out_tokens)?];
+        Ok(Self { graphs, shape, held_out, weights, elements, facts: facts.clone(), below })
     }
 
     /// The step that is planned.
@@ -99,17 +130,41 @@ impl Planner {
 
     fn memory_with(&self, recompute: Recompute) -> Memory {
         let graphs = self.graphs.clone().recomputed(recompute);
-        let graph = &graphs.model.graph;
-        let leaves = graph.value_ids().filter(|id| matches!(graph[*id].origin, Origin::Weight | Origin::Adapter | Origin::State));
-        let pinned: HashSet<ValueId> = leaves.chain(graphs.gradients.iter().copied()).chain(graphs.model.inputs.hidden).collect();
-        let plan = Plan::new(graph, &[graphs.loss, graphs.nll], &pinned);
-        Memory {
+        let pinned: Vec<ValueId> = graphs.gradients.iter().copied().chain(graphs.model.inputs.hidden).collect();
+        let (step, inputs) = self.plan(&graphs.model.graph, &[graphs.loss, graphs.nll], &pinned);
+        let adapter = padded(self.elements * 4);
+        let mut memory = Memory {
             weights: self.weights,
-            adapters: self.adapter,
-            optimizer: self.adapter * if self.shape.accumulate { 4 } else { 3 },
-            activations: plan.arena_bytes() + self.below.activations,
-            inputs: plan.input_bytes(graph) + self.below.inputs,
+            adapters: adapter,
+            optimizer: 3 * adapter,
+            activations: step.arena_bytes() + self.below[0].activations,
+            inputs: inputs + rope_bytes(&graphs.model) + self.below[0].inputs,
+            evaluation: 0,
+        };
+        // Neither graph can fail: an adapter that was laid out has elements.
+        if let Ok(optimizer) = OptimizerGraph::build(self.elements) {
+            let (plan, inputs) = self.plan(&optimizer.graph, &[optimizer.norm], &[]);
+            memory.optimizer += plan.arena_bytes() + inputs;
         }
+        if let (true, Ok((graph, ..))) = (self.shape.accumulate, accumulator_graph(self.elements)) {
+            memory.optimizer += adapter + self.plan(&graph, &[], &[]).1;
+        }
+        if let Some((model, keep)) = &self.held_out {
+            let (plan, inputs) = self.plan(&model.graph, keep, model.inputs.hidden.as_slice());
+            let lenders = borrow(&plan.slots, &step.slots);
+            let own = plan.slots.iter().zip(lenders).filter(|(_, lender)| lender.is_none()).map(|(bytes, _)| bytes);
+            memory.evaluation = own.sum::<usize>() + inputs + rope_bytes(model) + self.below[1].total();
+        }
+        memory
+    }
+
+    /// The plan of a graph, and the bytes of its inputs and parameters.
+    fn plan(&self, graph: &Graph, keep: &[ValueId], more_pinned: &[ValueId]) -> (Plan, usize) {
+        let leaves = graph.value_ids().filter(|id| matches!(graph[*id].origin, Origin::Weight | Origin::Adapter | Origin::State));
+        let pinned: HashSet<ValueId> = leaves.chain(more_pinned.iter().copied()).collect();
+        let plan = Plan::new(graph, keep, &pinned);
+        let inputs = plan.input_bytes(graph) + plan.parameter_bytes(graph, &self.facts);
+        (plan, inputs)
     }
 
     /// Floating-point operations of a full batch that recompute adds, as a share of those without it.
@@ -141,4 +196,9 @@ impl Planner {
         }
         Some(Recompute::Layers(most))
     }
+}
+
+/// Bytes of a model's rope table.
+pub(super) fn rope_bytes(model: &Llama) -> usize {
+    padded(model.graph[model.rope_table].tensor.max_bytes())
 }

@@ -110,7 +110,7 @@ impl Run {
                 tokens: tokens as u64,
                 supervised_tokens: supervised_tokens as u64,
                 tokens_per_second,
-                gpu_bytes: self.trainer.memory().total() as u64,
+                gpu_bytes: self.trainer.device().allocated().now as u64,
                 eval_loss,
             })?;
             if self.is_due(self.options.save_steps) {

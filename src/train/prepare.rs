@@ -23,6 +23,7 @@ use crate::adapter::targets::{expand_target_modules, parse_layers};
 use crate::adapter::{AdapterLayout, DeviceAdapter, LoraSpec};
 use crate::data::{self, Batch, Dataset, Sampler, SamplerOptions};
 use crate::formats::peft::{self, AdapterConfig, AdapterTensor};
+use crate::gpu::Facts;
 use crate::graph::{Counts, DType};
 use crate::model::llama::Part;
 use crate::model::opened::OpenModel;
@@ -85,8 +86,14 @@ impl<'m> Prepared<'m> {
         let weights = WeightStorage::weight_type(options.weights);
         let storage = |name: &str| model.files.tensors.find(name).map_or(DType::F32, |info| weights.of(info));
         let accumulate = options.gradient_accumulation_steps > 1;
-        let shape = StepShape { max_tokens: sampler.max_rows(), accumulate, recompute: Recompute::None };
-        let planner = Planner::new(config, &storage, &spec, shape, model.weight_bytes(weights), prefix.train_from())?;
+        let held_out_tokens = match &eval_data {
+            Some(held_out) => Sampler::new(held_out, in_order(&options))?.max_rows(),
+            None => 0,
+        };
+        let shape = StepShape { max_tokens: sampler.max_rows(), accumulate, recompute: Recompute::None, held_out_tokens };
+        // The device is not known yet; one with no more than WebGPU asks for needs the most kernel calls.
+        let (facts, bytes) = (Facts::default(), model.weight_bytes(weights));
+        let planner = Planner::new(config, &storage, &spec, shape, bytes, &facts, prefix.lowest())?;
         let planner = budget::within_budget(planner, options.recompute, options.memory_budget)?;
         let counts = Counts {
             tokens: shape.max_tokens,
@@ -96,7 +103,7 @@ impl<'m> Prepared<'m> {
             let graphs = LossGraph::build_part(config, &storage, &spec, part, shape.max_tokens)?;
             Ok(graphs.model.graph.flops(&counts) as f64)
         };
-        let prefix_saves = match prefix.train_from() {
+        let prefix_saves = match prefix.lowest().train {
             Some(first_layer) => 1.0 - flops(Part::From(first_layer))? / flops(Part::Whole)?,
             None => 0.0,
         };
@@ -141,7 +148,7 @@ impl<'m> Prepared<'m> {
 
     /// What will be trained, for how many steps, and what it will occupy.
     pub fn summary(&self) -> String {
-        let Memory { weights, adapters, optimizer, activations, inputs } = self.memory();
+        let Memory { weights, adapters, optimizer, activations, inputs, evaluation } = self.memory();
         let mib = |bytes: usize| bytes as f64 / f64::from(1 << 20);
         let layers = match &self.adapter.layers_to_transform {
             Some(layers) => format!("{} of {} layers", layers.len(), self.model.files.config.num_hidden_layers),
@@ -159,10 +166,10 @@ impl<'m> Prepared<'m> {
             self.data.report.supervised_tokens,
             self.data.report.tokens,
             self.total_steps,
-            mib(weights + adapters + optimizer + activations + inputs),
+            mib(self.memory().total()),
             mib(weights),
             mib(adapters + optimizer),
-            mib(activations + inputs),
+            mib(activations + inputs + evaluation),
             self.recompute_summary() + &self.prefix_summary(),
         )
     }
@@ -179,7 +186,7 @@ impl<'m> Prepared<'m> {
         };
         let place = if self.prefix.on_disk { "on disk" } else { "of memory" };
         let (mib, dtype) = (self.prefix.bytes() as f64 / f64::from(1 << 20), self.options.prefix_cache.dtype.dtype());
-        let saves = match self.prefix.train_from() {
+        let saves = match self.prefix.lowest().train {
             Some(_) => format!("a batch of them then needs {:.0} % fewer operations", 100.0 * self.prefix_saves),
             None => "held-out data only".to_string(),
         };
@@ -244,19 +251,18 @@ impl<'m> Prepared<'m> {
             None => DeviceAdapter::fresh(device, spec, config, options.seed)?,
         };
         let cache = |store, max_tokens| prefix.open(store, &weights, config, &options.out, max_tokens);
+        let (below_step, shape) = (cache(&prefix.train, planner.shape().max_tokens)?, planner.shape());
+        let mut trainer = Trainer::new(weights.clone(), config, on_device, shape, options.seed, below_step)?;
         let held_out = match self.eval_data {
             Some(held_out) => {
-                let in_order = SamplerOptions { shuffle: false, ..sampler_options(&options) };
-                let sampler = Sampler::new(&held_out, in_order)?;
-                let cache = cache(&prefix.held_out, sampler.max_rows())?;
-                let evaluator = Evaluator::new(weights.clone(), config, Some(&on_device), sampler.max_rows(), cache)?;
+                let sampler = Sampler::new(&held_out, in_order(&options))?;
+                let below = cache(&prefix.held_out, sampler.max_rows())?;
+                let evaluator = Evaluator::between_steps(&trainer, weights.clone(), config, sampler.max_rows(), below)?;
                 let batches = sampler.plan_of(0).iter().map(|chosen| Batch::assemble(&held_out.examples, chosen)).collect();
                 Some(HeldOut { evaluator, batches })
             }
             None => None,
         };
-        let cache = cache(&prefix.train, planner.shape().max_tokens)?;
-        let mut trainer = Trainer::new(weights, config, on_device, planner.shape(), options.seed, cache)?;
         if let Some(Checkpoint { state, adapter, moments: [first, second] }) = &checkpoint {
             sampler.seek(state.position)?;
             trainer.restore(adapter, [first, second], state.batches);
@@ -336,6 +342,11 @@ pub(super) fn eval_steps(options: &TrainOptions, total_steps: u64) -> u64 {
 
 fn steps_of_epoch(sampler: &Sampler, options: &TrainOptions, epoch: u64) -> u64 {
     sampler.batches_in_epoch(epoch).div_ceil(options.gradient_accumulation_steps) as u64
+}
+
+/// Held-out data is read in its own order.
+fn in_order(options: &TrainOptions) -> SamplerOptions {
+    SamplerOptions { shuffle: false, ..sampler_options(options) }
 }
 
 fn steps_of_epochs(sampler: &Sampler, options: &TrainOptions) -> u64 {

@@ -6,6 +6,7 @@ use crate::data::Batch;
 use crate::graph::{Counts, Graph, Origin, Rows, ShapeError, TensorType, ValueId};
 use crate::model::config::ModelConfig;
 use crate::model::llama::{Head, Inputs, Llama, Part, Purpose, StorageOf};
+use crate::ops::accumulate::Accumulate;
 use crate::ops::adamw::AdamW;
 use crate::ops::global_norm::GlobalNorm;
 use crate::plan::{Executable, Extent, Segment, fuse_adapters, recompute};
@@ -149,4 +150,17 @@ impl OptimizerGraph {
         graph.apply(AdamW, &[parameters, gradients, first_moment, second_moment, norm, hyper], "adamw")?;
         Ok(Self { graph, parameters, gradients, first_moment, second_moment, hyper, norm })
     }
+}
+
+/// The graph that adds the gradients of a batch to those of the step so far: itself, the sum, and the batch's gradients.
+///
+/// # Errors
+/// None for a positive number of elements.
+pub(super) fn accumulator_graph(elements: usize) -> Result<(Graph, ValueId, ValueId), ShapeError> {
+    let mut graph = Graph::new();
+    let tensor = TensorType::f32(Rows::Fixed(1), elements);
+    let sum = graph.leaf("summed_gradients", tensor, Origin::State);
+    let one = graph.leaf("gradients", tensor, Origin::State);
+    graph.apply(Accumulate, &[sum, one], "accumulate")?;
+    Ok((graph, sum, one))
 }

@@ -1,16 +1,15 @@
 //! A model, its adapter and the optimizer on a device: what a training step calls.
 
-use super::memory::{Memory, StepShape};
+use super::memory::{Memory, StepShape, rope_bytes};
 use super::prefix_cache::{PrefixCache, PrefixMemory};
-use super::step::{LossGraph, OptimizerGraph, write_batch};
+use super::step::{LossGraph, OptimizerGraph, accumulator_graph, write_batch};
 use crate::adapter::DeviceAdapter;
 use crate::data::Batch;
 use crate::gpu::{Device, Slice};
-use crate::graph::{Counts, Graph, Origin, Rows, TensorType, ValueId};
+use crate::graph::{Counts, Graph, ValueId};
 use crate::model::config::ModelConfig;
 use crate::model::llama::{Inputs, Part};
 use crate::model::weights::DeviceWeights;
-use crate::ops::accumulate::Accumulate;
 use crate::ops::adamw::Hyper;
 use crate::plan::{Executable, Timing};
 use crate::{Error, Result};
@@ -24,6 +23,7 @@ pub struct Trainer {
     weights: Arc<DeviceWeights>,
     inputs: Inputs,
     loss: ValueId,
+    rope_bytes: usize,
     step: Executable,
     /// Runs, or remembers, the layers below `step`.
     prefix: Option<PrefixCache>,
@@ -61,7 +61,7 @@ impl Trainer {
         let mut pinned = weights.pinned(&graphs.model, config)?;
         pinned.extend(adapter.layout.pinned(&adapter.parameters, &graphs.model.adapters));
         pinned.extend(adapter.layout.pinned(&gradients, &graphs.gradients));
-        let (inputs, loss) = (graphs.model.inputs, graphs.loss);
+        let (inputs, loss, rope_bytes) = (graphs.model.inputs, graphs.loss, rope_bytes(&graphs.model));
         pinned.extend(inputs.hidden.zip(prefix.as_ref()).map(|(id, prefix)| (id, prefix.hidden().clone().into())));
         let step = Executable::new(device.clone(), graphs.model.graph, &[loss, graphs.nll], pinned)?;
 
@@ -85,6 +85,7 @@ impl Trainer {
             weights,
             inputs,
             loss,
+            rope_bytes,
             step,
             prefix,
             gradients,
@@ -155,6 +156,11 @@ impl Trainer {
         Ok(f64::from(self.optimizer.read(self.optimizer_graph.norm, 1)?[0]))
     }
 
+    /// The device that it trains on.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
     /// The adapter that is trained.
     pub fn adapter(&self) -> &DeviceAdapter {
         &self.adapter
@@ -187,7 +193,7 @@ impl Trainer {
     /// Bytes on the device by class.
     pub fn memory(&self) -> Memory {
         let accumulator = self.accumulator.as_ref().map_or(0, |(total, executable)| total.bytes + executable.own_bytes());
-        let arena = self.step.plan().arena_bytes();
+        let arena = self.step.arena_bytes();
         let below = self.prefix.as_ref().map_or_else(PrefixMemory::default, PrefixCache::memory);
         Memory {
             weights: self.weights.bytes(),
@@ -198,8 +204,14 @@ impl Trainer {
                 + accumulator
                 + self.optimizer.own_bytes(),
             activations: arena + below.activations,
-            inputs: self.step.own_bytes() - arena + below.inputs,
+            inputs: self.step.own_bytes() - arena + self.rope_bytes + below.inputs,
+            evaluation: 0,
         }
+    }
+
+    /// What runs a batch; an evaluation between steps may share its memory.
+    pub(super) fn step(&self) -> &Executable {
+        &self.step
     }
 
     /// What gives the hidden states that enter the lowest adapted layer, if not the step itself.
@@ -220,11 +232,7 @@ impl Trainer {
 
 fn accumulator(device: &Arc<Device>, gradients: &Slice, elements: usize) -> Result<(Slice, Executable)> {
     let total = device.allocate("summed gradients", gradients.bytes)?;
-    let mut graph = Graph::new();
-    let tensor = TensorType::f32(Rows::Fixed(1), elements);
-    let sum = graph.leaf("summed_gradients", tensor, Origin::State);
-    let one = graph.leaf("gradients", tensor, Origin::State);
-    graph.apply(Accumulate, &[sum, one], "accumulate")?;
+    let (graph, sum, one) = accumulator_graph(elements)?;
     let pinned = HashMap::from([(sum, total.clone().into()), (one, gradients.clone().into())]);
     let executable = Executable::new(device.clone(), graph, &[], pinned)?;
     Ok((total, executable))

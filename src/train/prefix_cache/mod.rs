@@ -33,12 +33,13 @@ use std::sync::Arc;
 
 use crate::Result;
 use crate::data::Batch;
-use crate::gpu::{Device, Slice, padded};
+use crate::gpu::{Device, Facts, Slice, padded};
 use crate::graph::{Counts, Origin, ShapeError, ValueId};
 use crate::model::config::ModelConfig;
 use crate::model::llama::{Head, Inputs, Llama, Part, Purpose, StorageOf};
 use crate::model::weights::DeviceWeights;
 use crate::plan::{Executable, Plan};
+use crate::train::memory::rope_bytes;
 
 /// The layers below the lowest adapted one on a device, and the store of what they gave.
 pub struct PrefixCache {
@@ -46,6 +47,7 @@ pub struct PrefixCache {
     first_layer: usize,
     inputs: Inputs,
     executable: Executable,
+    rope_bytes: usize,
     /// `[tokens, hidden_size]` f32: the prefix's output and the input of the layers above.
     hidden: Slice,
     store: Store,
@@ -78,9 +80,10 @@ impl PrefixCache {
         let hidden = device.allocate("hidden states", model.graph[output].tensor.max_bytes())?;
         let mut pinned = weights.pinned(&model, config)?;
         pinned.insert(output, hidden.clone().into());
+        let (inputs, rope_bytes) = (model.inputs, rope_bytes(&model));
         let executable = Executable::new(device.clone(), model.graph, &[], pinned)?;
         let (rows, used) = (Vec::new(), RowsUsed::default());
-        Ok(Self { device, first_layer, inputs: model.inputs, executable, hidden, store, rows, used })
+        Ok(Self { device, first_layer, inputs, executable, rope_bytes, hidden, store, rows, used })
     }
 
     /// The lowest layer that is left to be run.
@@ -148,8 +151,9 @@ impl PrefixCache {
 
     /// Bytes on the device.
     pub fn memory(&self) -> PrefixMemory {
-        let activations = self.executable.plan().arena_bytes();
-        PrefixMemory { activations, inputs: self.hidden.bytes + self.executable.own_bytes() - activations }
+        let activations = self.executable.arena_bytes();
+        let inputs = self.executable.own_bytes() - activations;
+        PrefixMemory { activations, inputs: inputs + self.hidden.bytes + self.rope_bytes }
     }
 }
 
@@ -182,18 +186,24 @@ pub struct PrefixMemory {
 }
 
 impl PrefixMemory {
-    /// Plans the prefix below `first_layer` from the configuration alone.
+    /// Plans the prefix below `first_layer` from the configuration alone; `facts` decide how many kernel calls there are.
     ///
     /// # Errors
     /// If the configuration contradicts itself.
-    pub fn plan(config: &ModelConfig, storage: StorageOf, first_layer: usize, max_tokens: usize) -> Result<Self> {
+    pub fn plan(config: &ModelConfig, storage: StorageOf, first_layer: usize, max_tokens: usize, facts: &Facts) -> Result<Self> {
         let (model, output) = prefix(config, storage, first_layer, max_tokens)?;
         let graph = &model.graph;
         let weights = graph.value_ids().filter(|id| graph[*id].origin == Origin::Weight);
         let pinned: HashSet<ValueId> = weights.chain([output]).collect();
         let plan = Plan::new(graph, &[], &pinned);
         let hidden = padded(graph[output].tensor.max_bytes());
-        Ok(Self { activations: plan.arena_bytes(), inputs: hidden + plan.input_bytes(graph) })
+        let inputs = plan.input_bytes(graph) + plan.parameter_bytes(graph, facts);
+        Ok(Self { activations: plan.arena_bytes(), inputs: inputs + hidden + rope_bytes(&model) })
+    }
+
+    /// All of them.
+    pub fn total(&self) -> usize {
+        self.activations + self.inputs
     }
 }
 

@@ -6,6 +6,7 @@ use serde::Deserialize;
 use super::{PrefixCacheType, StorePlan};
 use crate::data::Dataset;
 use crate::train::budget::ByteSize;
+use crate::train::memory::Lowest;
 use crate::{Error, Result};
 
 /// Where the hidden states that enter the lowest adapted layer are kept.
@@ -100,9 +101,10 @@ impl PrefixCachePlan {
         Ok(Self { first_layer, on_disk: mode == PrefixCacheMode::Disk, train, held_out })
     }
 
-    /// The lowest layer that a training step runs, where the prefix stands apart.
-    pub fn train_from(&self) -> Option<usize> {
-        self.train.as_ref().map(|_| self.first_layer)
+    /// The lowest layers that training and evaluation run in each batch.
+    pub fn lowest(&self) -> Lowest {
+        let of = |store: &Option<StorePlan>| store.as_ref().map(|_| self.first_layer);
+        Lowest { train: of(&self.train), held_out: of(&self.held_out) }
     }
 
     /// Bytes in host memory or on disk.
@@ -138,13 +140,13 @@ mod tests {
         let options = PrefixCacheOptions::default();
         assert_eq!(plan(options, 2, true).examples(), (4, 4));
         assert_eq!(plan(options, 2, true).bytes(), 18 * 8 * 4);
-        assert_eq!(plan(options, 2, false).train_from(), None);
-        assert_eq!(plan(options, 0, true).train_from(), None);
+        assert_eq!(plan(options, 2, false).lowest().train, None);
+        assert_eq!(plan(options, 0, true).lowest().train, None);
         assert_eq!(plan(PrefixCacheOptions { mode: PrefixCacheMode::Off, ..options }, 2, true).examples(), (0, 0));
         let disk = PrefixCacheOptions { mode: PrefixCacheMode::Disk, ..options };
-        assert!(plan(disk, 2, false).on_disk && plan(disk, 2, false).train_from() == Some(2));
+        assert!(plan(disk, 2, false).on_disk && plan(disk, 2, false).lowest().train == Some(2));
         let half = PrefixCacheOptions { dtype: PrefixCacheType::Bf16, ..options };
-        assert_eq!((plan(half, 2, false).train_from(), plan(half, 0, true).train_from()), (Some(2), None));
+        assert_eq!((plan(half, 2, false).lowest().train, plan(half, 0, true).lowest().train), (Some(2), None));
         let error = PrefixCachePlan::new(&disk, 0, 8, Seen { data: &data(&[4]), repeatedly: true }, None).unwrap_err();
         assert_eq!(error.exit_code(), 2);
     }
@@ -155,6 +157,6 @@ mod tests {
         assert_eq!(plan(bound(9), 2, true).examples(), (3, 4));
         assert_eq!(plan(bound(9), 2, true).bytes(), 9 * 8 * 4);
         assert_eq!(plan(bound(6), 2, true).train.unwrap().examples(), (1, 2));
-        assert_eq!(plan(bound(1), 2, true).train_from(), None);
+        assert_eq!(plan(bound(1), 2, true).lowest().train, None);
     }
 }
