@@ -5,9 +5,11 @@ mod common;
 
 use common::{device, graph_of, relative_distance, run_on};
 use graftling::gpu::{Device, Facts};
-use graftling::graph::Origin;
-use graftling::ops::{Random, registry};
+use graftling::graph::{DType, Origin, TensorType};
+use graftling::ops::matmul::{Class, Tuning};
+use graftling::ops::{Call, Dispatch, Example, Operand, Random, registry};
 use graftling::reference;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 /// Every example of these ops, on a device with these facts, within the op's bound of the f64 reference and without a touched guard word.
@@ -49,4 +51,81 @@ fn kernels_for_subgroups_of_eight_equal_the_reference() {
         return;
     }
     check(|facts| facts.cpu_driver = true);
+}
+
+fn launch(example: &Example, facts: &Facts) -> Vec<Dispatch> {
+    let types: Vec<TensorType> = example.inputs.iter().map(|(tensor, _)| *tensor).collect();
+    let operand = |&tensor: &TensorType| Operand { tensor, rows: tensor.shape.rows.max(), part_starts: vec![0] };
+    let outputs = example.op.infer(&types).unwrap();
+    let (inputs, outputs): (Vec<_>, Vec<_>) = (types.iter().map(operand).collect(), outputs.iter().map(operand).collect());
+    example.op.launch(&Call { inputs: &inputs, outputs: &outputs, device: facts })
+}
+
+/// The class of an example's product, where there is one.
+fn class_of(example: &Example, facts: &Facts) -> Option<Class> {
+    let listening = Facts { tuning: Tuning::listening(), ..facts.clone() };
+    launch(example, &listening);
+    listening.tuning.asked().pop()
+}
+
+/// Forms that add along k in order, with one `fma` a step and output.
+fn adds_in_order(id: &str) -> bool {
+    let families = ["tiled_", "register_", "subgroup8_"];
+    families.iter().any(|family| id.starts_with(family)) && !id.contains("blocks")
+}
+
+/// Every form that measurement may choose for a class is taken where the table names it, equals the reference, and equals, bit by bit, all
+/// others that add in the same order.
+fn check_candidates(changed: impl Fn(&mut Facts), dtypes: &[DType]) {
+    let choice = std::env::var("GRAFTLING_TEST_DEVICE").ok();
+    let mut device = Device::open(choice.as_deref()).unwrap();
+    changed(&mut device.facts);
+    let plain = device.facts.clone();
+    let mut device = Arc::new(device);
+    let entry = registry().into_iter().find(|entry| entry.name == "matmul").unwrap();
+    let examples: Vec<(Example, Class)> = (entry.examples)(&mut Random(5))
+        .into_iter()
+        .filter(|example| dtypes.contains(&example.inputs[1].0.dtype))
+        .filter_map(|example| class_of(&example, &plain).map(|class| (example, class)))
+        .collect();
+    let most = examples.iter().map(|(_, class)| class.candidates(&plain).len()).max().unwrap();
+    let mut in_order: Vec<Option<Vec<u32>>> = vec![None; examples.len()];
+    for rank in 0..most {
+        let ids: Vec<Option<&'static str>> =
+            examples.iter().map(|(_, class)| class.candidates(&plain).get(rank).copied()).collect();
+        let table = examples.iter().zip(&ids).filter_map(|((_, class), id)| id.map(|id| (*class, id.to_string())));
+        Arc::get_mut(&mut device).unwrap().facts.tuning = Tuning::new(table.collect::<HashMap<_, _>>());
+        for (((example, class), id), in_order) in examples.iter().zip(&ids).zip(&mut in_order) {
+            let Some(id) = id else { continue };
+            let kernels = |facts: &Facts| {
+                launch(example, facts).into_iter().map(|one| (one.kernel.name, one.constants)).collect::<Vec<_>>()
+            };
+            assert_eq!(kernels(&device.facts) != kernels(&plain), rank > 0, "{class}: {id} is taken");
+            let (graph, leaves, outputs) = graph_of(example, Origin::Input);
+            let leaves: Vec<_> = leaves.into_iter().zip(example.inputs.iter().map(|(_, matrix)| matrix.clone())).collect();
+            let expected = reference::run(&graph, leaves.iter().cloned().collect(), &example.counts);
+            let found = &run_on(&device, &graph, &leaves, &outputs, &example.counts)[0];
+            let distance = relative_distance(found, &expected[&outputs[0]].data);
+            let bound = (entry.tolerance)(example);
+            assert!(distance <= bound, "{class}: {id}: {distance:e} > {bound:e}");
+            if adds_in_order(id) {
+                let bits: Vec<u32> = found.iter().map(|value| value.to_bits()).collect();
+                assert!(*in_order.get_or_insert_with(|| bits.clone()) == bits, "{class}: {id} gives other bits");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_candidate_for_gpus_equals_the_reference() {
+    check_candidates(|facts| *facts = Facts { cpu_driver: false, subgroup: None, ..facts.clone() }, &[DType::F32]);
+}
+
+#[test]
+fn every_candidate_for_subgroups_of_eight_equals_the_reference() {
+    if device().facts.subgroup != Some((8, 8)) || !device().facts.int64 {
+        eprintln!("skipped: this device has no subgroups of 8, or no 64-bit integers");
+        return;
+    }
+    check_candidates(|facts| facts.cpu_driver = true, &[DType::F32, DType::Q4_1]);
 }

@@ -262,13 +262,6 @@ fn plan_and_device_agree(model: &Path, tokens: usize, recompute: Recompute, driv
     assert!((evaluated - loss).abs() < 1e-4, "{evaluated} evaluated, {loss} trained");
     assert_eq!(trainer.accumulate(&batch, 1.0 / (tokens - 1) as f64, true).unwrap(), loss);
 
-    eprintln!(
-        "PRINT {model:?} {recompute:?} now {} peak {} planned {} reserved {:?}",
-        device.allocated().now,
-        device.allocated().peak,
-        planned.total(),
-        device.reserved()
-    );
     let found = trainer.memory();
     let classes = |memory: Memory| [memory.weights, memory.adapters, memory.optimizer, memory.activations, memory.inputs];
     let names = ["weights", "adapters", "optimizer", "activations", "inputs"];

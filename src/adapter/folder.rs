@@ -30,17 +30,42 @@ impl LoraSpec {
     }
 }
 
-impl DeviceAdapter {
-    /// Loads a PEFT folder for use with a model of this configuration.
+/// An adapter that has been read and fits its model; it is on no device yet.
+pub struct LoadedAdapter {
+    pub spec: LoraSpec,
+    layout: AdapterLayout,
+    contents: Vec<f32>,
+}
+
+impl LoadedAdapter {
+    /// Reads a PEFT folder for use with a model of this configuration.
     ///
     /// # Errors
-    /// Bad input: no adapter, one that graftling cannot use, or one for another model. Failed, if the device has not the memory.
-    pub fn load(folder: &Path, device: Arc<Device>, model: &ModelConfig) -> Result<Self> {
+    /// Bad input: no adapter, one that graftling cannot use, or one for another model.
+    pub fn load(folder: &Path, model: &ModelConfig) -> Result<Self> {
         let (config, tensors) = load_adapter(folder)?;
         let place = folder.display().to_string();
         let spec = LoraSpec::from_peft(&place, &config, model)?;
         let layout = AdapterLayout::new(&spec, model);
         let contents = layout.pack(&place, &tensors)?;
-        Self::new(device, spec, layout, &contents)
+        Ok(Self { spec, layout, contents })
+    }
+
+    /// Puts it on a device.
+    ///
+    /// # Errors
+    /// Failed, if the device has not the memory.
+    pub fn upload(self, device: Arc<Device>) -> Result<DeviceAdapter> {
+        DeviceAdapter::new(device, self.spec, self.layout, &self.contents)
+    }
+}
+
+impl DeviceAdapter {
+    /// Loads a PEFT folder for use with a model of this configuration.
+    ///
+    /// # Errors
+    /// As [`LoadedAdapter::load`] and [`LoadedAdapter::upload`].
+    pub fn load(folder: &Path, device: Arc<Device>, model: &ModelConfig) -> Result<Self> {
+        LoadedAdapter::load(folder, model)?.upload(device)
     }
 }

@@ -6,4 +6,5 @@ mod lora;
 pub mod targets;
 
 pub use device::{AdapterLayout, DeviceAdapter};
+pub use folder::LoadedAdapter;
 pub use lora::{LoraSpec, LoraTensor, LoraValues, block_linears, linear};

@@ -12,6 +12,7 @@ use graftling::plan::Timing;
 use graftling::train::budget::RecomputeOption;
 use graftling::train::memory::StepShape;
 use graftling::train::options::WeightStorage;
+use graftling::train::step::LossGraph;
 use graftling::train::trainer::Trainer;
 use graftling::{Error, Result};
 use serde_json::{Value, json};
@@ -56,6 +57,9 @@ pub struct BenchArgs {
     /// Write the timed dispatches of a step as a Chrome trace
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
+    /// Only show which matrix kernels this GPU uses for such steps, and what was measured
+    #[arg(long)]
+    tuning: bool,
     /// Print one JSON document
     #[arg(long)]
     json: bool,
@@ -90,11 +94,15 @@ pub fn run(args: BenchArgs) -> Result<()> {
         layers,
     };
     let weight_type = WeightStorage::weight_type(args.device.weights);
-    let weights = super::upload(&model, weight_type, args.device.device.as_deref())?;
-    let device = weights.device().clone();
+    let batch = random_batch(&args, config.vocab_size);
+    let graph = LossGraph::build(config, &model.storage(weight_type), &spec, batch.rows())?.model.graph;
+    let (device, choices) = args.device.open(&[graph])?;
+    if args.tuning {
+        return super::tuning::print(&choices, args.json);
+    }
+    let weights = super::upload(&model, weight_type, device.clone())?;
     let adapter = DeviceAdapter::fresh(device.clone(), spec, config, 0)?;
     let parameters = adapter.layout.parameters();
-    let batch = random_batch(&args, config.vocab_size);
     let shape = StepShape { max_tokens: batch.rows(), accumulate: false, recompute, held_out_tokens: 0 };
     let mut trainer = Trainer::new(weights, config, adapter, shape, 0, None)?;
     let mut seconds: Vec<f64> = Vec::new();

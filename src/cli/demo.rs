@@ -10,6 +10,8 @@ use graftling::data::conversation::encode_prompt;
 use graftling::demo::lesson::{self, Question};
 use graftling::demo::small_model;
 use graftling::generate::{Generator, Sampler, Sampling};
+use graftling::gpu::Device;
+use graftling::graph::Graph;
 use graftling::model::opened::OpenModel;
 use graftling::model::weights::DeviceWeights;
 use graftling::text::{ChatTemplate, Message};
@@ -61,6 +63,7 @@ impl DemoArgs {
             resume: Some(true),
             weights: self.device.weights,
             device: self.device.device.clone(),
+            no_autotune: Some(self.device.no_autotune),
             ..Recipe::default()
         }
     }
@@ -84,8 +87,11 @@ pub fn run(args: DemoArgs) -> Result<i32> {
     let questions = lesson::held_out_questions()?;
     let data = write_lesson(&args.out)?;
     let prepared = Prepared::new(args.recipe(&spec, data).resolve()?, &model)?;
-    let output = prepared.open_output()?;
-    let weights = super::upload(&model, prepared.weight_type(), args.device.device.as_deref())?;
+    let mut output = prepared.open_output()?;
+    let mut device = Device::open(args.device.device.as_deref())?;
+    let asking = generator_graphs(&model, &prepared)?;
+    super::with_tuning_bar(|progress| prepared.tune(&mut device, &mut output, asking, progress));
+    let weights = super::upload(&model, prepared.weight_type(), Arc::new(device))?;
 
     super::print(&format!("{} on {}\n\nBefore training\n", model.files.name, weights.device().info.name))?;
     let before = ask(&model, template, &weights, None, &questions)?;
@@ -124,6 +130,14 @@ fn write_lesson(out: &Path) -> Result<PathBuf> {
     std::fs::write(&train, lesson::TRAIN).map_err(failed)?;
     std::fs::write(out.join("held-out.jsonl"), lesson::HELD_OUT).map_err(failed)?;
     Ok(train)
+}
+
+/// What asking runs, before and after the training.
+fn generator_graphs(model: &OpenModel, prepared: &Prepared) -> Result<Vec<Graph>> {
+    let (config, storage) = (&model.files.config, model.storage(prepared.weight_type()));
+    let mut graphs = Generator::graphs(config, &storage, None, CONTEXT)?;
+    graphs.extend(Generator::graphs(config, &storage, Some(prepared.spec()), CONTEXT)?);
+    Ok(graphs)
 }
 
 /// The model's greedy answers, each on one line.

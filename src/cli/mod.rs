@@ -10,14 +10,18 @@ mod eval;
 mod generate;
 mod inspect;
 mod train;
+mod tuning;
 
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::sync::Arc;
 
 use clap::{Args, Parser, Subcommand};
+use graftling::cache::cache_folder;
 use graftling::gpu::Device;
+use graftling::graph::Graph;
 use graftling::model::opened::OpenModel;
 use graftling::model::weights::{DeviceWeights, WeightType};
+use graftling::plan::autotune::{BUDGET, Choice, Sources, tune};
 use graftling::train::options::WeightStorage;
 use graftling::{Error, Result};
 
@@ -107,15 +111,39 @@ struct DeviceArgs {
     /// GPU to use: its number or a part of its name as `graftling doctor` lists it [default: the fastest kind]
     #[arg(long, value_name = "GPU")]
     device: Option<String>,
+    /// Choose the matrix kernels by fixed rules, instead of measuring once on this GPU which are the fastest
+    #[arg(long)]
+    no_autotune: bool,
 }
 
-/// Opens the GPU and sends the model's weights there, with a word on standard error when it takes long enough to be noticed.
-fn upload(model: &OpenModel, weight_type: WeightType, device: Option<&str>) -> Result<Arc<DeviceWeights>> {
-    upload_to(model, weight_type, Arc::new(Device::open(device)?))
+impl DeviceArgs {
+    /// Opens the GPU and decides with which kernels it computes these graphs.
+    fn open(&self, graphs: &[Graph]) -> Result<(Arc<Device>, Vec<Choice>)> {
+        let mut device = Device::open(self.device.as_deref())?;
+        let (choices, _) = with_tuning_bar(|progress| {
+            let sources =
+                Sources { measure: !self.no_autotune, folder: cache_folder(), recorded: None, budget: BUDGET, progress };
+            tune(&mut device, graphs, &sources)
+        });
+        Ok((Arc::new(device), choices))
+    }
 }
 
-/// [`upload`], to a GPU that is open already.
-fn upload_to(model: &OpenModel, weight_type: WeightType, device: Arc<Device>) -> Result<Arc<DeviceWeights>> {
+/// Calls `tune` with what shows how far it is, once it has to measure.
+fn with_tuning_bar<T>(tune: impl FnOnce(&(dyn Fn(usize, usize) + Sync)) -> T) -> T {
+    let bar = indicatif::ProgressBar::new(0);
+    let style = indicatif::ProgressStyle::with_template("choosing kernels for this GPU, once {bar:28} {pos}/{len}");
+    bar.set_style(style.unwrap_or_else(|_| indicatif::ProgressStyle::default_bar()));
+    let result = tune(&|done, total| {
+        bar.set_length(total as u64);
+        bar.set_position(done as u64);
+    });
+    bar.finish_and_clear();
+    result
+}
+
+/// Sends the model's weights to the GPU, with a word on standard error when it takes long enough to be noticed.
+fn upload(model: &OpenModel, weight_type: WeightType, device: Arc<Device>) -> Result<Arc<DeviceWeights>> {
     let bar = indicatif::ProgressBar::new(0);
     let style = indicatif::ProgressStyle::with_template("loading {bar:28} {bytes}/{total_bytes}");
     bar.set_style(style.unwrap_or_else(|_| indicatif::ProgressStyle::default_bar()));

@@ -70,13 +70,14 @@ pub fn run(args: TrainArgs) -> Result<i32> {
     }
     say(&format!("{}\n{}", prepared.data.report, prepared.summary()));
     // The device comes before the output: where there is none, nothing is written.
-    let device = Arc::new(Device::open(prepared.options.device.as_deref())?);
-    let output = prepared.open_output()?;
+    let mut device = Device::open(prepared.options.device.as_deref())?;
+    let mut output = prepared.open_output()?;
     if output.steps_done() > 0 {
         say(&format!("going on after step {} of {}\n", output.steps_done(), prepared.total_steps));
     }
     let interrupt = Interrupt::install()?;
-    let weights = super::upload_to(&model, prepared.weight_type(), device)?;
+    super::with_tuning_bar(|progress| prepared.tune(&mut device, &mut output, Vec::new(), progress));
+    let weights = super::upload(&model, prepared.weight_type(), Arc::new(device))?;
     say(&format!("training on {}\n", weights.device().info.name));
     let progress = Progress::on_stderr(prepared.total_steps, output.steps_done());
     let options = prepared.options.clone();

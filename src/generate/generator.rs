@@ -8,11 +8,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::sampling::Sampler;
-use crate::adapter::DeviceAdapter;
+use crate::adapter::{DeviceAdapter, LoraSpec};
 use crate::gpu::Slice;
-use crate::graph::{Counts, ShapeError, ValueId};
+use crate::graph::{Counts, Graph, ShapeError, ValueId};
 use crate::model::config::ModelConfig;
-use crate::model::llama::{Head, Inputs, Llama, Purpose};
+use crate::model::llama::{Head, Inputs, Llama, Purpose, StorageOf};
 use crate::model::weights::DeviceWeights;
 use crate::plan::Executable;
 use crate::{Error, Result};
@@ -38,11 +38,21 @@ impl Generator {
     /// # Errors
     /// Failed: the device has not the memory.
     pub fn new(weights: &DeviceWeights, config: &ModelConfig, adapter: Option<&DeviceAdapter>, context: usize) -> Result<Self> {
-        let context = context.clamp(1, config.max_position_embeddings.max(1));
+        let context = clamped(context, config);
         let mut caches = Vec::new();
         let prefill = Pass::new(weights, config, adapter, PREFILL_ROWS.min(context), context, &mut caches)?;
         let decode = Pass::new(weights, config, adapter, 1, context, &mut caches)?;
         Ok(Self { prefill, decode, vocab_size: config.vocab_size, context, read: 0 })
+    }
+
+    /// The graphs that a generator for such texts runs, which are known before there is a device.
+    ///
+    /// # Errors
+    /// If the configuration contradicts itself.
+    pub fn graphs(config: &ModelConfig, storage: StorageOf, lora: Option<&LoraSpec>, context: usize) -> Result<Vec<Graph>> {
+        let context = clamped(context, config);
+        let graph = |rows| Ok(Llama::build(config, storage, lora, Purpose::Generate { cache: context }, rows)?.graph);
+        [PREFILL_ROWS.min(context), 1].into_iter().map(graph).collect()
     }
 
     /// Forgets the text.
@@ -104,6 +114,11 @@ impl Generator {
             logits = self.read(&[next])?;
         }
     }
+}
+
+/// The cache holds at least one row, and no more than the model can tell apart.
+fn clamped(context: usize, config: &ModelConfig) -> usize {
+    context.clamp(1, config.max_position_embeddings.max(1))
 }
 
 /// The model's graph for a fixed maximum of rows.

@@ -202,3 +202,29 @@ pub fn rounded(values: &[f32], dtype: DType) -> Vec<f32> {
         DType::Q8_0 | DType::Q4_1 => super::blocks::quantised(values, dtype),
     }
 }
+
+/// First rows of the parts of a matrix, none of which exceeds a binding. Parts begin at multiples of 128 rows, which suits every tile.
+pub fn split_rows(rows: usize, row_bytes: usize, max_binding: usize) -> Vec<usize> {
+    const GRAIN: usize = 128;
+    let most = max_binding.saturating_sub(ALIGNMENT) / row_bytes.max(1);
+    if rows <= most {
+        return vec![0];
+    }
+    let step = if most >= GRAIN { most / GRAIN * GRAIN } else { most.max(1) };
+    (0..rows).step_by(step).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_split_matrix_fits_the_binding_and_loses_no_row() {
+        assert_eq!(split_rows(1000, 4, 1 << 20), [0]);
+        let starts = split_rows(49_152, 576 * 4, 64 << 20);
+        assert!(starts.windows(2).all(|pair| (pair[1] - pair[0]) * 576 * 4 <= 64 << 20));
+        assert_eq!(starts[0], 0);
+        assert!((49_152 - starts[starts.len() - 1]) * 576 * 4 <= 64 << 20);
+        assert!(starts.iter().all(|start| start % 128 == 0));
+    }
+}

@@ -1,8 +1,9 @@
 //! Choice of an adapter, and the device opened on it.
 
 use super::{Facts, Pipeline, kernel::Kernel, pipeline};
+use crate::ops::matmul::Tuning;
 use crate::{Error, Result};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 
 /// An opened GPU: queue, limits, and the kernels compiled so far.
@@ -116,6 +117,7 @@ impl Device {
             subgroup: features.contains(wgpu::Features::SUBGROUP).then_some((info.subgroup_min_size, info.subgroup_max_size)),
             int64: features.contains(wgpu::Features::SHADER_INT64),
             f16: features.contains(wgpu::Features::SHADER_F16),
+            tuning: Tuning::NONE,
         };
         Self { device, queue, info, limits, facts, pipelines: Mutex::default(), trouble, allocated: Arc::default() }
     }
@@ -132,6 +134,12 @@ impl Device {
         let compiled = Arc::new(Pipeline::compile(self, kernel, constants)?);
         lock(&self.pipelines).insert(key, compiled.clone());
         Ok(compiled)
+    }
+
+    /// Lets go of all compiled kernels but these.
+    pub(crate) fn keep_pipelines(&self, kept: &[(&'static Kernel, Vec<(&'static str, f64)>)]) {
+        let kept: HashSet<pipeline::Key> = kept.iter().map(|(kernel, constants)| pipeline::key(kernel, constants)).collect();
+        lock(&self.pipelines).retain(|key, _| kept.contains(key));
     }
 
     /// Bytes that the driver has set aside for buffers, with what its blocks leave unused; where it tells.
@@ -185,6 +193,6 @@ fn note(first: &Mutex<Option<String>>, message: String) {
     lock(first).get_or_insert(message);
 }
 
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }

@@ -7,9 +7,12 @@ pub mod kernel;
 mod pipeline;
 pub mod reflect;
 
-pub use buffer::{ALIGNMENT, Allocated, Slice, encode, padded, rounded};
+pub use buffer::{ALIGNMENT, Allocated, Slice, encode, padded, rounded, split_rows};
+pub(crate) use device::lock;
 pub use device::{Device, WANTED_FEATURES, adapters};
 pub use pipeline::{Pipeline, compile_all};
+
+use crate::ops::matmul::Tuning;
 
 /// What the choice of kernels may depend on; by default what every WebGPU device offers, and no more.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -22,4 +25,6 @@ pub struct Facts {
     pub int64: bool,
     /// f16 arithmetic in shaders.
     pub f16: bool,
+    /// Forms of matmul that were measured to be fast on this very device; see [`crate::plan::autotune`].
+    pub tuning: Tuning,
 }

@@ -8,6 +8,7 @@ use super::weights::{DeviceWeights, WeightType};
 use crate::Result;
 use crate::formats::ModelFiles;
 use crate::gpu::Device;
+use crate::graph::DType;
 use crate::text::{ChatTemplate, Tokenizer};
 
 /// A model whose files have been found and checked; no weight has been read yet.
@@ -41,6 +42,11 @@ impl OpenModel {
         progress: impl FnMut(u64, u64),
     ) -> Result<Arc<DeviceWeights>> {
         DeviceWeights::upload(device, &self.files.config, &*self.files.tensors, weight_type, progress).map(Arc::new)
+    }
+
+    /// The type in which a weight will rest on the device, by its name.
+    pub fn storage(&self, weight_type: WeightType) -> impl Fn(&str) -> DType {
+        move |name| self.files.tensors.find(name).map_or(DType::F32, |info| weight_type.of(info))
     }
 
     /// Bytes that the weights will occupy on the device.

@@ -5,7 +5,7 @@ use super::llama::Llama;
 use super::packing::{lossless, pack};
 use crate::formats::{TensorInfo, TensorSource};
 use crate::gpu::blocks::BLOCK;
-use crate::gpu::{ALIGNMENT, Device};
+use crate::gpu::{Device, split_rows};
 use crate::graph::{DType, ValueId};
 use crate::ops::rope::rope_table;
 use crate::plan::Pinned;
@@ -99,7 +99,7 @@ impl DeviceWeights {
         // A vector is one row.
         let (rows, columns) = if info.shape.len() < 2 { (1, info.rows()) } else { (info.rows(), info.row_values()) };
         let row_bytes = dtype.bytes(columns);
-        let part_starts = split(rows, row_bytes, device.max_binding());
+        let part_starts = split_rows(rows, row_bytes, device.max_binding());
         let mut slices = Vec::new();
         for (index, &start) in part_starts.iter().enumerate() {
             let end = part_starts.get(index + 1).copied().unwrap_or(rows);
@@ -150,31 +150,5 @@ impl DeviceWeights {
         self.device.write(&slice, bytemuck::cast_slice(&table));
         pinned.insert(model.rope_table, slice.into());
         Ok(pinned)
-    }
-}
-
-/// First rows of the parts of a matrix, none of which exceeds a binding. Parts begin at multiples of 128 rows, which suits every tile.
-fn split(rows: usize, row_bytes: usize, max_binding: usize) -> Vec<usize> {
-    const GRAIN: usize = 128;
-    let most = max_binding.saturating_sub(ALIGNMENT) / row_bytes.max(1);
-    if rows <= most {
-        return vec![0];
-    }
-    let step = if most >= GRAIN { most / GRAIN * GRAIN } else { most.max(1) };
-    (0..rows).step_by(step).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_split_matrix_fits_the_binding_and_loses_no_row() {
-        assert_eq!(split(1000, 4, 1 << 20), [0]);
-        let starts = split(49_152, 576 * 4, 64 << 20);
-        assert!(starts.windows(2).all(|pair| (pair[1] - pair[0]) * 576 * 4 <= 64 << 20));
-        assert_eq!(starts[0], 0);
-        assert!((49_152 - starts[starts.len() - 1]) * 576 * 4 <= 64 << 20);
-        assert!(starts.iter().all(|start| start % 128 == 0));
     }
 }

@@ -111,7 +111,8 @@ impl Op for LinearCrossEntropy {
                 Operand { tensor: TensorType::f32(Rows::Fixed(CHUNK_ROWS.min(most)), vocabulary), rows, part_starts: vec![0] };
             // logits = h[first..] W^T
             let product = Matmul { layout: Layout::NT, scale: 1.0 };
-            let operands = [Operand { rows, ..hidden.clone() }, weights.clone()];
+            let chunk = TensorType::f32(Rows::Fixed(CHUNK_ROWS.min(most)), columns);
+            let operands = [Operand { tensor: chunk, rows, ..hidden.clone() }, weights.clone()];
             let outputs = [logits.clone()];
             let inner = Call { inputs: &operands, outputs: &outputs, device: call.device };
             dispatches.extend(product.launch_rows(&inner, first, 0).into_iter().map(|dispatch| {

@@ -1,7 +1,7 @@
 //! A plan on a device: buffers allocated, kernels compiled, bind groups made; ready to be replayed.
 
 use super::{Pacer, Place, Plan, borrow};
-use crate::gpu::{ALIGNMENT, Device, Pipeline, Slice, compile_all};
+use crate::gpu::{ALIGNMENT, Device, Facts, Pipeline, Slice, compile_all};
 use crate::graph::{Counts, Graph, ValueId};
 use crate::ops::{Bind, Call, Dispatch, Operand};
 use crate::{Error, Result};
@@ -118,8 +118,11 @@ impl Executable {
         };
 
         let most = Counts { tokens: usize::MAX, supervised: usize::MAX };
-        let dispatches: Vec<(usize, Vec<Dispatch>)> =
-            plan.nodes.iter().map(|&node| (node, launch(&graph, &memory, &device, node, &most))).collect();
+        let dispatches: Vec<(usize, Vec<Dispatch>)> = plan
+            .nodes
+            .iter()
+            .map(|&node| (node, launch(&graph, &|id| memory[&id].part_starts.clone(), &device.facts, node, &most)))
+            .collect();
         let mut kernels: Vec<_> =
             dispatches.iter().flat_map(|(_, list)| list).map(|dispatch| (dispatch.kernel, dispatch.constants.clone())).collect();
         let mut seen = HashSet::new();
@@ -230,7 +233,7 @@ impl Executable {
         let mut bytes = vec![0; self.params.bytes];
         let mut steps = self.steps.iter_mut().enumerate();
         for &node in &self.plan.nodes {
-            let list = launch(&self.graph, &self.memory, &self.device, node, counts);
+            let list = launch(&self.graph, &|id| self.memory[&id].part_starts.clone(), &self.device.facts, node, counts);
             let flops = node_flops(&self.graph, node, counts) / list.len().max(1) as f64;
             for dispatch in list {
                 let (index, step) = steps.next().expect("the number of dispatches does not depend on the row counts");
@@ -250,25 +253,32 @@ fn node_flops(graph: &Graph, node: usize, counts: &Counts) -> f64 {
     node.op.flops(&shapes(&node.inputs), &shapes(&node.outputs)) as f64
 }
 
-/// What a node dispatches for these row counts; a count above a value's maximum stands for the maximum.
-fn launch(graph: &Graph, memory: &HashMap<ValueId, Pinned>, device: &Device, node: usize, counts: &Counts) -> Vec<Dispatch> {
+/// What a node dispatches for these row counts; a count above a value's maximum stands for the maximum. `part_starts`: first row of each
+/// part of a value.
+pub(super) fn launch(
+    graph: &Graph,
+    part_starts: &dyn Fn(ValueId) -> Vec<usize>,
+    facts: &Facts,
+    node: usize,
+    counts: &Counts,
+) -> Vec<Dispatch> {
     let node = &graph.nodes()[node];
     let operands = |ids: &[ValueId]| -> Vec<Operand> {
         ids.iter()
             .map(|id| {
                 let tensor = graph[*id].tensor;
                 let rows = tensor.shape.rows.resolve(counts).min(tensor.shape.rows.max());
-                Operand { tensor, rows, part_starts: memory[id].part_starts.clone() }
+                Operand { tensor, rows, part_starts: part_starts(*id) }
             })
             .collect()
     };
     let (inputs, outputs) = (operands(&node.inputs), operands(&node.outputs));
-    let list = node.op.launch(&Call { inputs: &inputs, outputs: &outputs, device: &device.facts });
+    let list = node.op.launch(&Call { inputs: &inputs, outputs: &outputs, device: facts });
     debug_assert!(list.iter().all(|dispatch| dispatch.params.len() <= ALIGNMENT));
     list
 }
 
-fn bind_group(device: &Device, pipeline: &Pipeline, params: &Slice, slices: &[&Slice]) -> wgpu::BindGroup {
+pub(super) fn bind_group(device: &Device, pipeline: &Pipeline, params: &Slice, slices: &[&Slice]) -> wgpu::BindGroup {
     debug_assert_eq!(slices.len() + 1, pipeline.bindings.len());
     let entries: Vec<wgpu::BindGroupEntry> = std::iter::once(params)
         .chain(slices.iter().copied())

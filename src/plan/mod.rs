@@ -7,6 +7,7 @@
 //! writes the same *buffer*, even in different ranges, so the arena is a pool of buffers, the slots, and not one buffer: a node's outputs
 //! and scratch never share a slot with its inputs or with each other.
 
+pub mod autotune;
 mod executable;
 mod fuse;
 mod liveness;

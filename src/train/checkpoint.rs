@@ -23,6 +23,7 @@ use crate::adapter::AdapterLayout;
 use crate::data::Position;
 use crate::formats::atomic;
 use crate::formats::peft::{self, AdapterConfig, AdapterTensor};
+use crate::plan::autotune::Record;
 use crate::{Error, Result};
 
 const FORMAT_VERSION: u32 = 1;
@@ -44,12 +45,15 @@ pub struct RunState {
     pub batches: u32,
     /// What the numbers of the run depend on, by option; a run with other values is another run.
     pub options: BTreeMap<String, String>,
+    /// The kernels that the run computes with; `None` in runs from before kernels were tuned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernels: Option<Record>,
 }
 
 impl RunState {
     /// A run that has done nothing yet.
     pub fn start(options: BTreeMap<String, String>) -> Self {
-        Self { format_version: FORMAT_VERSION, step: 0, position: Position::default(), batches: 0, options }
+        Self { format_version: FORMAT_VERSION, step: 0, position: Position::default(), batches: 0, options, kernels: None }
     }
 
     /// That a run with these options would go on with the same numbers.

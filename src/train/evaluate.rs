@@ -4,11 +4,11 @@ use super::prefix_cache::PrefixCache;
 use super::step::write_batch;
 use super::trainer::Trainer;
 use crate::Result;
-use crate::adapter::DeviceAdapter;
+use crate::adapter::{DeviceAdapter, LoraSpec};
 use crate::data::Batch;
 use crate::graph::{ShapeError, ValueId};
 use crate::model::config::ModelConfig;
-use crate::model::llama::{Head, Inputs, Llama, Part, Purpose};
+use crate::model::llama::{Head, Inputs, Llama, Part, Purpose, StorageOf};
 use crate::model::weights::DeviceWeights;
 use crate::plan::Executable;
 use std::sync::Arc;
@@ -73,6 +73,14 @@ impl Evaluator {
         pinned.extend(hidden.map(|(id, prefix)| (id, prefix.hidden().clone().into())));
         let executable = Executable::beside(other, weights.device().clone(), model.graph, &[loss, nll], pinned)?;
         Ok(Self { inputs: model.inputs, nll, executable, prefix })
+    }
+
+    /// What is run, which is known before there is a device.
+    ///
+    /// # Errors
+    /// If the configuration contradicts itself.
+    pub fn model(config: &ModelConfig, storage: StorageOf, lora: Option<&LoraSpec>, max_tokens: usize) -> Result<Llama> {
+        Ok(Llama::build(config, storage, lora, Purpose::Evaluate, max_tokens)?)
     }
 
     /// -log p of each supervised token, natural logarithm, in the order of `batch.targets`.

@@ -111,6 +111,12 @@ impl Planner {
         self.shape
     }
 
+    /// What the run computes: a step, and the evaluation of held-out data.
+    pub fn graphs(&self) -> Vec<Graph> {
+        let step = self.graphs.clone().recomputed(self.shape.recompute).model.graph;
+        std::iter::once(step).chain(self.held_out.iter().map(|(model, _)| model.graph.clone())).collect()
+    }
+
     /// The same with another choice of what is computed again.
     #[must_use]
     pub fn with(mut self, recompute: Recompute) -> Self {
@@ -165,6 +171,11 @@ impl Planner {
         let plan = Plan::new(graph, keep, &pinned);
         let inputs = plan.input_bytes(graph) + plan.parameter_bytes(graph, &self.facts);
         (plan, inputs)
+    }
+
+    /// Floating-point operations of a batch, without those that recompute adds.
+    pub fn flops(&self, counts: &Counts) -> f64 {
+        self.graphs.model.graph.flops(counts) as f64
     }
 
     /// Floating-point operations of a full batch that recompute adds, as a share of those without it.

@@ -168,6 +168,9 @@ pub struct Recipe {
     /// GPU to use: its number or a part of its name as `graftling doctor` lists it [default: the fastest kind]
     #[arg(long, value_name = "GPU", help_heading = "Device")]
     pub device: Option<String>,
+    /// Choose the matrix kernels by fixed rules, instead of measuring once on this GPU which are the fastest
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true, value_name = "BOOL", help_heading = "Device")]
+    pub no_autotune: Option<bool>,
 }
 
 /// `target_modules` in a recipe: `"all-linear"`, `"q_proj,v_proj"` or `["q_proj", "v_proj"]`.
@@ -247,7 +250,7 @@ impl Recipe {
             model, data, out, eval_data, resume, lora_r, lora_alpha, lora_dropout, target_modules, layers, init_adapter,
             learning_rate, lr_schedule, warmup_steps, weight_decay, max_grad_norm, batch_size, gradient_accumulation_steps,
             max_length, max_steps, epochs, seed, no_shuffle, no_packing, eval_steps, save_steps, save_total_limit, weights,
-            recompute, memory_budget, prefix_cache, prefix_cache_size, prefix_cache_type, device,
+            recompute, memory_budget, prefix_cache, prefix_cache_size, prefix_cache_type, device, no_autotune,
         }
     }
 
@@ -294,6 +297,7 @@ impl Recipe {
                 dtype: self.prefix_cache_type.unwrap_or_default(),
             },
             device: self.device,
+            autotune: !self.no_autotune.unwrap_or(false),
         };
         options.check()?;
         Ok(options)
@@ -338,6 +342,8 @@ pub struct TrainOptions {
     pub memory_budget: Option<ByteSize>,
     pub prefix_cache: PrefixCacheOptions,
     pub device: Option<String>,
+    /// Measure which kernels are the fastest. Not a part of the fingerprint: a run records its kernels themselves.
+    pub autotune: bool,
 }
 
 impl TrainOptions {

@@ -10,24 +10,25 @@ use super::checkpoint::{self, Checkpoint, RunState};
 use super::evaluate::Evaluator;
 use super::interrupt::Interrupt;
 use super::lock::FolderLock;
-use super::memory::{Memory, Planner, StepShape};
+use super::memory::{Lowest, Memory, Planner, StepShape};
 use super::metrics::MetricsLog;
 use super::options::{TrainOptions, WeightStorage};
 use super::prefix_cache::{PrefixCachePlan, PrefixCacheType, Seen};
 use super::progress::Progress;
 use super::schedule::Schedule;
-use super::step::{LossGraph, Recompute};
+use super::step::Recompute;
 use super::trainer::Trainer;
 use super::{HeldOut, Run};
 use crate::adapter::targets::{expand_target_modules, parse_layers};
 use crate::adapter::{AdapterLayout, DeviceAdapter, LoraSpec};
+use crate::cache::cache_folder;
 use crate::data::{self, Batch, Dataset, Sampler, SamplerOptions};
 use crate::formats::peft::{self, AdapterConfig, AdapterTensor};
-use crate::gpu::Facts;
-use crate::graph::{Counts, DType};
-use crate::model::llama::Part;
+use crate::gpu::{Device, Facts};
+use crate::graph::{Counts, Graph};
 use crate::model::opened::OpenModel;
 use crate::model::weights::{DeviceWeights, WeightType};
+use crate::plan::autotune;
 use crate::{Error, Result};
 
 /// A run whose options, model and data fit together; nothing is written and no GPU is used yet.
@@ -47,9 +48,9 @@ pub struct Prepared<'m> {
     sampler: Sampler,
     schedule: Schedule,
     planner: Planner,
+    /// The plan without a prefix cache.
+    whole: Planner,
     prefix: PrefixCachePlan,
-    /// Share of a batch's operations that the prefix cache saves.
-    prefix_saves: f64,
 }
 
 impl<'m> Prepared<'m> {
@@ -84,7 +85,7 @@ impl<'m> Prepared<'m> {
         let prefix = PrefixCachePlan::new(&options.prefix_cache, lowest, config.hidden_size, seen, held_out)?;
 
         let weights = WeightStorage::weight_type(options.weights);
-        let storage = |name: &str| model.files.tensors.find(name).map_or(DType::F32, |info| weights.of(info));
+        let storage = model.storage(weights);
         let accumulate = options.gradient_accumulation_steps > 1;
         let held_out_tokens = match &eval_data {
             Some(held_out) => Sampler::new(held_out, in_order(&options))?.max_rows(),
@@ -93,20 +94,9 @@ impl<'m> Prepared<'m> {
         let shape = StepShape { max_tokens: sampler.max_rows(), accumulate, recompute: Recompute::None, held_out_tokens };
         // The device is not known yet; one with no more than WebGPU asks for needs the most kernel calls.
         let (facts, bytes) = (Facts::default(), model.weight_bytes(weights));
-        let planner = Planner::new(config, &storage, &spec, shape, bytes, &facts, prefix.lowest())?;
-        let planner = budget::within_budget(planner, options.recompute, options.memory_budget)?;
-        let counts = Counts {
-            tokens: shape.max_tokens,
-            supervised: shape.max_tokens * data.report.supervised_tokens / data.report.tokens.max(1),
-        };
-        let flops = |part| -> Result<f64> {
-            let graphs = LossGraph::build_part(config, &storage, &spec, part, shape.max_tokens)?;
-            Ok(graphs.model.graph.flops(&counts) as f64)
-        };
-        let prefix_saves = match prefix.lowest().train {
-            Some(first_layer) => 1.0 - flops(Part::From(first_layer))? / flops(Part::Whole)?,
-            None => 0.0,
-        };
+        let plan = |lowest| Planner::new(config, &storage, &spec, shape, bytes, &facts, lowest);
+        let whole = plan(Lowest::default())?;
+        let planner = budget::within_budget(plan(prefix.lowest())?, options.recompute, options.memory_budget)?;
         Ok(Self {
             options,
             data,
@@ -120,9 +110,14 @@ impl<'m> Prepared<'m> {
             sampler,
             schedule,
             planner,
+            whole,
             prefix,
-            prefix_saves,
         })
+    }
+
+    /// The adapter's shape on this model.
+    pub fn spec(&self) -> &LoraSpec {
+        &self.spec
     }
 
     /// Numbers that the run trains.
@@ -133,6 +128,24 @@ impl<'m> Prepared<'m> {
     /// What the run will occupy on the device; known without one.
     pub fn memory(&self) -> Memory {
         self.planner.memory()
+    }
+
+    /// Decides with which kernels `device` computes this run, and the `more` graphs that it is to compute besides: by measurement, or as
+    /// the run that is continued did. `progress` is told how much is done and how much there is to do.
+    pub fn tune(&self, device: &mut Device, output: &mut Output, more: Vec<Graph>, progress: &(dyn Fn(usize, usize) + Sync)) {
+        // With a prefix cache or without, the same kernels are chosen, and so the numbers are the same.
+        let graphs = [self.whole.clone().with(self.planner.shape().recompute).graphs(), more].concat();
+        // A run from before there was tuning goes on without.
+        let untuned = output.steps_done() > 0 && output.state.kernels.is_none();
+        let sources = autotune::Sources {
+            measure: self.options.autotune && !untuned,
+            folder: cache_folder(),
+            recorded: output.state.kernels.as_ref(),
+            budget: autotune::BUDGET,
+            progress,
+        };
+        let (_, record) = autotune::tune(device, &graphs, &sources);
+        output.state.kernels = Some(record);
     }
 
     /// The storage type that `--weights` asks for.
@@ -174,6 +187,13 @@ impl<'m> Prepared<'m> {
         )
     }
 
+    /// Share of a full batch's operations that the prefix cache saves.
+    fn prefix_saves(&self) -> f64 {
+        let (tokens, report) = (self.planner.shape().max_tokens, &self.data.report);
+        let counts = Counts { tokens, supervised: tokens * report.supervised_tokens / report.tokens.max(1) };
+        1.0 - self.planner.flops(&counts) / self.whole.flops(&counts)
+    }
+
     /// What the prefix cache will hold, and what it will save in a full batch; empty if there is none.
     fn prefix_summary(&self) -> String {
         let (kept, all) = self.prefix.examples();
@@ -187,7 +207,7 @@ impl<'m> Prepared<'m> {
         let place = if self.prefix.on_disk { "on disk" } else { "of memory" };
         let (mib, dtype) = (self.prefix.bytes() as f64 / f64::from(1 << 20), self.options.prefix_cache.dtype.dtype());
         let saves = match self.prefix.lowest().train {
-            Some(_) => format!("a batch of them then needs {:.0} % fewer operations", 100.0 * self.prefix_saves),
+            Some(_) => format!("a batch of them then needs {:.0} % fewer operations", 100.0 * self.prefix_saves()),
             None => "held-out data only".to_string(),
         };
         format!(

@@ -8,6 +8,7 @@ mod variants;
 use graftling::gpu::Facts;
 use graftling::gpu::kernel::Needs;
 use graftling::gpu::reflect::{self, BindingKind};
+use graftling::ops::matmul::Tuning;
 use graftling::ops::registry;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -218,7 +219,7 @@ fn files_under(folder: &Path, extension: &str) -> Vec<PathBuf> {
 /// A device with nothing beyond WebGPU's defaults is one of the kinds that are tested.
 #[test]
 fn kinds_of_device_include_the_plain_one() {
-    let plain = Facts { cpu_driver: false, subgroup: None, int64: false, f16: false };
+    let plain = Facts { cpu_driver: false, subgroup: None, int64: false, f16: false, tuning: Tuning::NONE };
     assert_eq!(DEFAULT_LIMITS, plain);
     assert!(variants::kinds_of_device().contains(&plain));
 }

@@ -8,13 +8,14 @@ use graftling::gpu::kernel::{Kernel, Needs};
 use graftling::graph::{Counts, DType, Graph};
 use graftling::model::config::ModelConfig;
 use graftling::model::llama::{Llama, Purpose};
+use graftling::ops::matmul::Tuning;
 use graftling::ops::{Call, Dispatch, Operand, Random, registry};
 use graftling::train::step::{LossGraph, OptimizerGraph};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::sync::OnceLock;
 
-pub const DEFAULT_LIMITS: Facts = Facts { cpu_driver: false, subgroup: None, int64: false, f16: false };
+pub const DEFAULT_LIMITS: Facts = Facts { cpu_driver: false, subgroup: None, int64: false, f16: false, tuning: Tuning::NONE };
 
 /// Facts on which the choice of kernels can depend, in the combinations that drivers show.
 pub fn kinds_of_device() -> Vec<Facts> {
@@ -24,7 +25,7 @@ pub fn kinds_of_device() -> Vec<Facts> {
             [None, Some((4, 4)), Some((8, 8)), Some((16, 16)), Some((32, 32)), Some((64, 64)), Some((8, 32)), Some((32, 64))]
         {
             for (int64, f16) in [(false, false), (true, false), (true, true)] {
-                kinds.push(Facts { cpu_driver, subgroup, int64, f16 });
+                kinds.push(Facts { cpu_driver, subgroup, int64, f16, tuning: Tuning::NONE });
             }
         }
     }
@@ -66,8 +67,16 @@ pub fn variants() -> &'static [Variant] {
         };
         registry().into_iter().flat_map(|entry| entry.kernels).for_each(|kernel| add(kernel, vec![]));
         for facts in kinds_of_device() {
-            let calls = calls(&facts).into_iter().chain(calls_of_long_rows(&facts, 70_000));
+            let listening = Facts { tuning: Tuning::listening(), ..facts.clone() };
+            let calls = calls(&listening).into_iter().chain(calls_of_long_rows(&listening, 70_000));
             calls.flat_map(|(_, dispatches)| dispatches).for_each(|dispatch| add(dispatch.kernel, dispatch.constants));
+            // What measurement may choose instead.
+            for class in listening.tuning.asked().into_iter().collect::<HashSet<_>>() {
+                for id in class.candidates(&facts) {
+                    let dispatch = class.dispatch(id, &facts);
+                    add(dispatch.kernel, dispatch.constants);
+                }
+            }
         }
         found.into_values().collect()
     })

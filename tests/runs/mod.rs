@@ -48,8 +48,19 @@ impl Workshop {
 
     /// `graftling COMMAND --model model ...` with this folder as the current one.
     pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = self.tuned(arguments);
+        // Measuring takes seconds, and what it chooses depends on the weather; tests/autotune.rs is about it.
+        if ["train", "eval", "generate"].contains(&arguments[0]) {
+            command.arg("--no-autotune");
+        }
+        command
+    }
+
+    /// [`Workshop::command`] with kernels that are measured, and kept in the folder `cache`.
+    pub fn tuned(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_graftling"));
         command.current_dir(self.folder.path()).args(arguments).stdin(Stdio::null()).env_remove("GRAFTLING_LOG");
+        command.env("XDG_CACHE_HOME", self.path("cache"));
         if let Ok(device) = std::env::var("GRAFTLING_TEST_DEVICE") {
             command.args(["--device", &device]);
         }

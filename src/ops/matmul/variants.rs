@@ -4,13 +4,16 @@
 //! |---|---|---|
 //! | subgroup8 | CPU drivers with subgroups of 8 (lavapipe) | 16 x 32 or 8 x 32 in registers; 32 x 16, 32 x 8 where `n` is small |
 //! | register | other CPU drivers | 8 x 8 in registers |
-//! | tiled | GPUs | 64 x 64 by way of workgroup memory; 16 x 64, 64 x 16 where `m` or `n` is small |
+//! | tiled | GPUs | 64 x 64 by way of workgroup memory; 16 x 64, 64 x 16 where `m` or `n` is small; 32 x 32, 128 x 128 if tuned |
 //! | narrow | GPUs, few columns or rows and a long `k` | 4 x 8, lanes along `k` |
 //! | matvec | one row of `a` (generation) | 8 columns, lanes along `k` |
 //! | general | sizes that are no multiples of 4 | 4 x 4 |
 //!
-//! The choice depends on static facts only, as [`Op::launch`](crate::ops::Op::launch) demands: on the largest `m` where rows are counted anew
-//! for each run.
+//! A family with its constants is a [`Form`]. The choice of one depends on static facts only, as [`Op::launch`](crate::ops::Op::launch)
+//! demands: on the largest `m` where rows are counted anew for each run, and on the device's [`Tuning`](super::Tuning), where the product's
+//! class stands in it. Where it does not, a rule decides that suits most devices of a kind.
+//!
+//! All forms but narrow and matvec, whose lanes lie along k, add along k in order, one `fma` a step; general multiplies, then adds.
 
 use super::Layout;
 use super::launch::{GeneralParams, Params};
@@ -164,6 +167,9 @@ static MATVEC: Family = family!(
     ["common/activations_f32", "common/matmul_io", "common/matmul_operands", "common/lane_sum_workgroup", "matmul_matvec"]
 );
 
+/// The text of this page: the rule and the forms, for [`super::fingerprint`].
+pub(super) const SOURCE: &str = include_str!("variants.rs");
+
 /// Every kernel that may be chosen.
 pub fn kernels() -> Vec<&'static Kernel> {
     let families = [&GENERAL, &SUBGROUP8_TILE, &SUBGROUP8_MATVEC, &REGISTER, &TILED, &NARROW, &MATVEC];
@@ -185,7 +191,100 @@ pub(super) enum Grid {
     Blocks(usize),
 }
 
-/// A kernel, specialised.
+/// What can be chosen: a family, specialised.
+#[derive(Debug)]
+pub(super) struct Form {
+    /// What a tuning table calls it.
+    pub id: &'static str,
+    /// Kernels by the storage of the weights: for all, or for the last of [`DType::WEIGHTS`].
+    family: &'static [Kernel],
+    constants: &'static [(&'static str, f64)],
+    grid: Grid,
+    /// The only layout for which it is made.
+    layout: Option<Layout>,
+    /// The same kernels with a low-rank term.
+    low_rank: Option<&'static [Kernel]>,
+}
+
+const fn form(id: &'static str, family: &'static [Kernel], constants: &'static [(&'static str, f64)], grid: Grid) -> Form {
+    Form { id, family, constants, grid, layout: None, low_rank: None }
+}
+
+const fn tiles(
+    id: &'static str,
+    family: &'static [Kernel],
+    constants: &'static [(&'static str, f64)],
+    rows: usize,
+    columns: usize,
+) -> Form {
+    form(id, family, constants, Grid::Tiles([rows, columns]))
+}
+
+static ANY_SIZE: Form = form("general", &GENERAL, &[], Grid::Blocks(4));
+static SUBGROUP8_16X32: Form =
+    Form { low_rank: Some(&SUBGROUP8_TILE_LOW_RANK), ..tiles("subgroup8_16x32", &SUBGROUP8_TILE, &[], 16, 32) };
+static SUBGROUP8_8X32: Form =
+    Form { low_rank: Some(&SUBGROUP8_TILE_LOW_RANK), ..tiles("subgroup8_8x32", &SUBGROUP8_TILE, &[("SPREAD_ROWS", 8.0)], 8, 32) };
+static SUBGROUP8_32X16: Form = tiles("subgroup8_32x16", &SUBGROUP8_TILE, &[("SWAPPED", 1.0)], 32, 16);
+static SUBGROUP8_32X8: Form = tiles("subgroup8_32x8", &SUBGROUP8_TILE, &[("SWAPPED", 1.0), ("SPREAD_ROWS", 8.0)], 32, 8);
+static SUBGROUP8_VECTOR: Form = tiles("matvec_subgroup8", &SUBGROUP8_MATVEC, &[], 1, 8);
+static BLOCKS_16X32: Form = Form {
+    layout: Some(Layout::NT),
+    low_rank: Some(&SUBGROUP8_BLOCKS_LOW_RANK),
+    ..tiles("subgroup8_blocks_16x32", &SUBGROUP8_BLOCKS, &[], 16, 32)
+};
+static BLOCKS_8X32: Form = Form {
+    layout: Some(Layout::NT),
+    low_rank: Some(&SUBGROUP8_BLOCKS_LOW_RANK),
+    ..tiles("subgroup8_blocks_8x32", &SUBGROUP8_BLOCKS, &[("SPREAD_ROWS", 8.0)], 8, 32)
+};
+static BLOCKS_8X64: Form = Form {
+    layout: Some(Layout::NN),
+    low_rank: Some(&SUBGROUP8_BLOCKS_BY_K_LOW_RANK),
+    ..tiles("subgroup8_blocks_8x64", &SUBGROUP8_BLOCKS_BY_K, &[], 8, 64)
+};
+static REGISTER_8X8: Form = form("register_8x8", &REGISTER, &[], Grid::Blocks(8));
+static TILED_64X64: Form = tiles("tiled_64x64", &TILED, &[], 64, 64);
+/// Four times the workgroups of 64 x 64: for products that would leave most of a GPU idle.
+static TILED_32X32: Form = tiles("tiled_32x32", &TILED, &small_tile(8.0, 8.0), 32, 32);
+/// Half the traffic of 64 x 64, with 256 invocations: for products that fill a large GPU.
+static TILED_128X128: Form = tiles("tiled_128x128", &TILED, &[("THREADS_X", 16.0), ("THREADS_Y", 16.0)], 128, 128);
+static TILED_16X64: Form = tiles("tiled_16x64", &TILED, &small_tile(16.0, 4.0), 16, 64);
+static TILED_64X16: Form = tiles("tiled_64x16", &TILED, &small_tile(4.0, 16.0), 64, 16);
+static NARROW_4X8: Form = tiles("narrow_4x8", &NARROW, &[], 4, 8);
+static VECTOR: Form = tiles("matvec", &MATVEC, &[], 1, 8);
+
+/// Workgroups that a dimension of a dispatch may have.
+const MOST_WORKGROUPS: usize = 65_535;
+
+impl Form {
+    /// `None` where the form is not made for the problem's layout or storage.
+    fn kernel(&self, problem: &Problem) -> Option<&'static Kernel> {
+        of_family(self.family, problem.dtype).filter(|_| self.layout.is_none_or(|layout| layout == problem.layout))
+    }
+
+    /// It is right for the problem.
+    fn suits(&self, problem: &Problem) -> bool {
+        self.kernel(problem).is_some() && self.reaches(problem)
+    }
+
+    /// Tiles lie along two dimensions of the dispatch, each of which is bounded.
+    fn reaches(&self, problem: &Problem) -> bool {
+        let Grid::Tiles([rows, columns]) = self.grid else { return true };
+        problem.m.div_ceil(rows).max(problem.n.div_ceil(columns)) <= MOST_WORKGROUPS
+    }
+
+    /// Computes at most twice the outputs that are wanted.
+    fn wastes_little(&self, problem: &Problem) -> bool {
+        let [rows, columns] = match self.grid {
+            Grid::Tiles(tile) => tile,
+            Grid::Blocks(size) => [size, size],
+        };
+        problem.m.next_multiple_of(rows) * problem.n.next_multiple_of(columns) <= 2 * problem.m * problem.n
+    }
+}
+
+/// A kernel, specialised for a problem.
 pub(super) struct Variant {
     pub kernel: &'static Kernel,
     pub constants: Vec<(&'static str, f64)>,
@@ -196,7 +295,30 @@ pub(super) struct Variant {
     pub low_rank: Option<&'static Kernel>,
 }
 
-/// What the choice of a variant depends on.
+impl Variant {
+    /// The tuned form, if it is possible for the problem on this device, else that of the rule.
+    pub(super) fn choose(problem: &Problem, facts: &Facts) -> Self {
+        let tuned = facts.tuning.choice(problem).and_then(|id| problem.possible(facts).into_iter().find(|form| form.id == id));
+        let form = tuned.unwrap_or_else(|| problem.rule(facts));
+        let general = form.id == ANY_SIZE.id;
+        let layout: &[_] = match problem.layout {
+            // The general kernel reads any layout by its parameters.
+            _ if general => &[],
+            Layout::NT => &[],
+            Layout::NN => &[("B_BY_K", 1.0)],
+            Layout::TN => &[("A_BY_K", 1.0), ("B_BY_K", 1.0)],
+        };
+        Self {
+            kernel: form.kernel(problem).unwrap_or(&GENERAL[of_dtype(problem.dtype)]),
+            constants: [form.constants, layout].concat(),
+            grid: form.grid,
+            general,
+            low_rank: form.low_rank.and_then(|family| of_family(family, problem.dtype)),
+        }
+    }
+}
+
+/// What the choice of a form depends on.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Problem {
     pub layout: Layout,
@@ -211,89 +333,91 @@ pub(super) struct Problem {
     pub aligned: bool,
 }
 
-/// Workgroups that a dimension of a dispatch may have.
-const MOST_WORKGROUPS: usize = 65_535;
+impl Problem {
+    /// The forms worth timing: the rule's first, then those that are possible and waste little. Where the rule's takes a low-rank term, so
+    /// must the others: what is timed is the plain product, and an adapter that ran by itself again would cost more than is won.
+    pub(super) fn candidates(&self, facts: &Facts) -> Vec<&'static Form> {
+        let rule = self.rule(facts);
+        let fuses = rule.low_rank.is_some() && self.layout != Layout::TN;
+        let is_worth = |form: &&Form| form.id != rule.id && form.wastes_little(self) && (!fuses || form.low_rank.is_some());
+        std::iter::once(rule).chain(self.possible(facts).into_iter().filter(is_worth)).collect()
+    }
 
-impl Variant {
-    pub(super) fn choose(problem: &Problem, facts: &Facts) -> Self {
-        let fast = if problem.aligned { Self::choose_aligned(problem, facts) } else { Self::general(problem) };
-        match fast.grid {
-            Grid::Tiles([rows, columns]) if problem.m.div_ceil(rows).max(problem.n.div_ceil(columns)) > MOST_WORKGROUPS => {
-                Self::general(problem)
+    /// Every form that is right for the problem and not hopeless on such a device. On a CPU driver workgroup memory is, and so is all else
+    /// where there are subgroups of 8; which of their tiles wins depends on how many registers the CPU has. The register form is for GPUs
+    /// too, since some (Mali, VideoCore) have no memory of their own for workgroups.
+    fn possible(&self, facts: &Facts) -> Vec<&'static Form> {
+        if !self.aligned {
+            return vec![&ANY_SIZE];
+        }
+        let subgroup8 = SUBGROUP8.met_by(facts);
+        let mut forms = Vec::new();
+        if subgroup8 && self.is_vector() {
+            forms.push(&SUBGROUP8_VECTOR);
+        }
+        if subgroup8 {
+            forms.push(&SUBGROUP8_16X32);
+            match self.dtype.block() {
+                1 => forms.extend([&SUBGROUP8_8X32, &SUBGROUP8_32X16]),
+                _ => forms.extend([&BLOCKS_16X32, &BLOCKS_8X32, &BLOCKS_8X64]),
             }
-            _ => fast,
         }
+        if subgroup8 && self.n <= 16 {
+            forms.push(&SUBGROUP8_32X8);
+        }
+        if !(subgroup8 && facts.cpu_driver) {
+            forms.push(&REGISTER_8X8);
+            forms.extend(self.is_vector().then_some(&VECTOR));
+        }
+        if !facts.cpu_driver {
+            forms.extend([&TILED_64X64, &TILED_32X32, &TILED_128X128, &TILED_16X64, &TILED_64X16, &NARROW_4X8]);
+        }
+        forms.retain(|form| form.suits(self));
+        forms
     }
 
-    fn general(problem: &Problem) -> Self {
-        Self {
-            kernel: &GENERAL[of_dtype(problem.dtype)],
-            constants: vec![],
-            grid: Grid::Blocks(4),
-            general: true,
-            low_rank: None,
-        }
+    fn rule(&self, facts: &Facts) -> &'static Form {
+        let fast = if self.aligned { self.rule_for_aligned(facts) } else { &ANY_SIZE };
+        if fast.suits(self) { fast } else { &ANY_SIZE }
     }
 
-    fn choose_aligned(problem: &Problem, facts: &Facts) -> Self {
-        let Problem { layout, m, n, k, dtype, .. } = *problem;
-        let matvec = layout == Layout::NT && m == 1;
+    fn is_vector(&self) -> bool {
+        self.layout == Layout::NT && self.m == 1
+    }
+
+    fn rule_for_aligned(&self, facts: &Facts) -> &'static Form {
+        let Problem { layout, m, n, k, dtype, .. } = *self;
         if SUBGROUP8.met_by(facts) {
             return match (m, n) {
-                _ if matvec => Self::of(&SUBGROUP8_MATVEC, problem, &[], Grid::Tiles([1, 8])),
-                _ if dtype.block() > 1 => Self::blocks(problem),
-                (9.., ..=8) => Self::tile(problem, &[("SWAPPED", 1.0), ("SPREAD_ROWS", 8.0)], [32, 8]),
-                (9.., ..=16) => Self::tile(problem, &[("SWAPPED", 1.0)], [32, 16]),
-                (..=8, _) => Self::tile(problem, &[("SPREAD_ROWS", 8.0)], [8, 32]),
-                _ => Self::tile(problem, &[], [16, 32]),
+                _ if self.is_vector() => &SUBGROUP8_VECTOR,
+                // Blocks lie along k in NT and along n in NN.
+                _ if dtype.block() > 1 && layout == Layout::NN => &BLOCKS_8X64,
+                (..=8, _) if dtype.block() > 1 => &BLOCKS_8X32,
+                _ if dtype.block() > 1 => &BLOCKS_16X32,
+                (9.., ..=8) => &SUBGROUP8_32X8,
+                (9.., ..=16) => &SUBGROUP8_32X16,
+                (..=8, _) => &SUBGROUP8_8X32,
+                _ => &SUBGROUP8_16X32,
             };
         }
         if facts.cpu_driver {
-            return Self::of(&REGISTER, problem, &[], Grid::Blocks(8));
+            return &REGISTER_8X8;
         }
         let lanes_fill = k >= 128;
         match layout {
-            _ if matvec => Self::of(&MATVEC, problem, &[], Grid::Tiles([1, 8])),
-            Layout::NT if m <= 4 && lanes_fill => Self::of(&NARROW, problem, &[], Grid::Tiles([4, 8])),
-            Layout::NT | Layout::NN if n <= 16 && lanes_fill => Self::of(&NARROW, problem, &[], Grid::Tiles([4, 8])),
-            _ if m <= 16 => Self::of(&TILED, problem, &small_tile(16.0, 4.0), Grid::Tiles([16, 64])),
-            _ if n <= 16 => Self::of(&TILED, problem, &small_tile(4.0, 16.0), Grid::Tiles([64, 16])),
-            _ => Self::of(&TILED, problem, &[], Grid::Tiles([64, 64])),
+            _ if self.is_vector() => &VECTOR,
+            Layout::NT if m <= 4 && lanes_fill => &NARROW_4X8,
+            Layout::NT | Layout::NN if n <= 16 && lanes_fill => &NARROW_4X8,
+            _ if m <= 16 => &TILED_16X64,
+            _ if n <= 16 => &TILED_64X16,
+            _ => &TILED_64X64,
         }
     }
+}
 
-    fn tile(problem: &Problem, constants: &[(&'static str, f64)], tile: [usize; 2]) -> Self {
-        let swapped = constants.iter().any(|(name, _)| *name == "SWAPPED");
-        let low_rank = (!swapped).then_some(&SUBGROUP8_TILE_LOW_RANK[of_dtype(problem.dtype)]);
-        Self { low_rank, ..Self::of(&SUBGROUP8_TILE, problem, constants, Grid::Tiles(tile)) }
-    }
-
-    /// b in blocks, which lie along k in NT and along n in NN.
-    fn blocks(problem: &Problem) -> Self {
-        let at =
-            DType::WEIGHTS.iter().filter(|dtype| dtype.block() > 1).position(|dtype| *dtype == problem.dtype).unwrap_or_default();
-        let by_layout = |normal: &'static BlockFamily, low_rank: &'static BlockFamily| (&normal[at], Some(&low_rank[at]));
-        let (kernel, low_rank) = match problem.layout {
-            Layout::NN => by_layout(&SUBGROUP8_BLOCKS_BY_K, &SUBGROUP8_BLOCKS_BY_K_LOW_RANK),
-            _ => by_layout(&SUBGROUP8_BLOCKS, &SUBGROUP8_BLOCKS_LOW_RANK),
-        };
-        let (constants, tile) = match problem.layout {
-            Layout::NN => (vec![("B_BY_K", 1.0)], [8, 64]),
-            _ if problem.m <= 8 => (vec![("SPREAD_ROWS", 8.0)], [8, 32]),
-            _ => (vec![], [16, 32]),
-        };
-        Self { kernel, constants, grid: Grid::Tiles(tile), general: false, low_rank }
-    }
-
-    fn of(family: &'static Family, problem: &Problem, constants: &[(&'static str, f64)], grid: Grid) -> Self {
-        let layout: &[_] = match problem.layout {
-            Layout::NT => &[],
-            Layout::NN => &[("B_BY_K", 1.0)],
-            Layout::TN => &[("A_BY_K", 1.0), ("B_BY_K", 1.0)],
-        };
-        let constants = [constants, layout].concat();
-        Self { kernel: &family[of_dtype(problem.dtype)], constants, grid, general: false, low_rank: None }
-    }
+/// The kernel of a family for weights in this storage type; `None` if the family is for block-quantised ones and these are not.
+fn of_family(family: &'static [Kernel], dtype: DType) -> Option<&'static Kernel> {
+    of_dtype(dtype).checked_sub(DType::WEIGHTS.len() - family.len()).and_then(|at| family.get(at))
 }
 
 /// Place of a storage type in a [`Family`].
@@ -302,6 +426,6 @@ fn of_dtype(dtype: DType) -> usize {
 }
 
 /// Constants of a tile in which an invocation computes 4 x 4.
-fn small_tile(threads_x: f64, threads_y: f64) -> [(&'static str, f64); 5] {
+const fn small_tile(threads_x: f64, threads_y: f64) -> [(&'static str, f64); 5] {
     [("THREADS_X", threads_x), ("THREADS_Y", threads_y), ("ACROSS", 1.0), ("DOWN", 1.0), ("K_TILE", 32.0)]
 }

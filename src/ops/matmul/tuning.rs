@@ -1,0 +1,191 @@
+//! Which form each class of products takes on a device: a table that is measured ([`crate::plan::autotune`]) and that
+//! [`Facts`](crate::gpu::Facts) carry, so that the choice of a kernel stays a function of the call.
+
+use super::variants::{Problem, SOURCE, kernels, low_rank_kernels};
+use super::{Layout, Matmul};
+use crate::gpu::Facts;
+use crate::graph::{DType, Rows, TensorType};
+use crate::ops::{Call, Dispatch, Op, Operand};
+use sha2::{Digest, Sha256};
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Products that are equally fast: all weights of one shape, and all batches of about one size. Rows that are counted anew for each run (m
+/// in NT and NN, k in TN) stand as the next power of two of their maximum, so that a data set with slightly longer records needs no new
+/// measurement.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Class {
+    pub layout: Layout,
+    /// `[m, n, k]`: rows and columns of out, length of the sums.
+    pub size: [usize; 3],
+    /// Storage of b.
+    pub dtype: DType,
+}
+
+impl Class {
+    /// `None` for sizes that are no multiples of 4: there is one kernel for them.
+    fn of(problem: &Problem) -> Option<Self> {
+        let Problem { layout, m, n, k, dtype, aligned } = *problem;
+        let size = match layout {
+            Layout::NT | Layout::NN => [m.next_power_of_two(), n, k],
+            Layout::TN => [m, n, k.next_power_of_two()],
+        };
+        aligned.then_some(Self { layout, size, dtype })
+    }
+
+    fn problem(&self) -> Problem {
+        let [m, n, k] = self.size;
+        Problem { layout: self.layout, m, n, k, dtype: self.dtype, aligned: true }
+    }
+
+    /// The forms that such a device may take, by their ids; the first is what it takes without a table.
+    pub fn candidates(&self, facts: &Facts) -> Vec<&'static str> {
+        self.problem().candidates(facts).into_iter().map(|form| form.id).collect()
+    }
+
+    /// A product of this class.
+    pub fn product(&self) -> Matmul {
+        Matmul { layout: self.layout, scale: 1.0 }
+    }
+
+    /// Types of a, b and out.
+    pub fn operands(&self) -> [TensorType; 3] {
+        let [m, n, k] = self.size;
+        let (a, b) = match self.layout {
+            Layout::NT => ([m, k], [n, k]),
+            Layout::NN => ([m, k], [k, n]),
+            Layout::TN => ([k, m], [k, n]),
+        };
+        let of = |[rows, columns]: [usize; 2], dtype| TensorType::new(Rows::Fixed(rows), columns, dtype);
+        [of(a, DType::F32), of(b, self.dtype), of([m, n], DType::F32)]
+    }
+
+    /// What a product of this class dispatches in the form with this id, or in the rule's form where that one is not possible.
+    pub fn dispatch(&self, id: &str, facts: &Facts) -> Dispatch {
+        let facts = Facts { tuning: Tuning::new(HashMap::from([(*self, id.to_string())])), ..facts.clone() };
+        let [a, b, out] = self.operands().map(|tensor| Operand { tensor, rows: tensor.shape.rows.max(), part_starts: vec![0] });
+        self.product().launch(&Call { inputs: &[a, b], outputs: &[out], device: &facts }).swap_remove(0)
+    }
+
+    /// Floating-point operations of one product.
+    pub fn flops(&self) -> f64 {
+        self.size.iter().map(|&length| length as f64).product::<f64>() * 2.0
+    }
+
+    /// What one product costs, roughly and on any device: a byte moved counts as 8 floating-point operations.
+    pub fn work(&self) -> f64 {
+        self.flops() + 8.0 * self.operands().iter().map(|tensor| tensor.max_bytes() as f64).sum::<f64>()
+    }
+
+    /// A smaller product of the same kind, with the longest side halved; `None` if there is none that would still be like it.
+    pub fn halved(&self) -> Option<Self> {
+        const SHORTEST: usize = 256;
+        let mut smaller = *self;
+        let longest = smaller.size.iter_mut().max()?;
+        // 32: whole blocks of quantised weights.
+        *longest = (*longest / 2).next_multiple_of(32);
+        (*longest >= SHORTEST).then_some(smaller)
+    }
+}
+
+impl fmt::Display for Class {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [m, n, k] = self.size;
+        write!(f, "{:?} {m}x{n}x{k} {}", self.layout, self.dtype)
+    }
+}
+
+/// The form of each class, by id. A class that is not in the table, or whose form is not possible on the device, follows the fixed rule.
+#[derive(Clone, Debug, Default)]
+pub struct Tuning {
+    choices: Option<Arc<HashMap<Class, String>>>,
+    /// Every class that was looked up, for [`Tuning::listening`].
+    asked: Option<Arc<Mutex<Vec<Class>>>>,
+}
+
+impl Tuning {
+    /// No table: the fixed rule for all.
+    pub const NONE: Self = Self { choices: None, asked: None };
+
+    pub fn new(choices: HashMap<Class, String>) -> Self {
+        Self { choices: Some(Arc::new(choices)), asked: None }
+    }
+
+    /// An empty table that notes what is looked up: so the products inside any op are found without the op's help.
+    pub fn listening() -> Self {
+        Self { choices: None, asked: Some(Arc::default()) }
+    }
+
+    /// The class of every product for which a [`Tuning::listening`] table was asked, in order.
+    pub fn asked(&self) -> Vec<Class> {
+        self.asked.as_ref().map_or_else(Vec::new, |asked| asked.lock().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+
+    /// Id of the form for this class.
+    pub fn get(&self, class: &Class) -> Option<&str> {
+        self.choices.as_ref()?.get(class).map(String::as_str)
+    }
+
+    pub(super) fn choice(&self, problem: &Problem) -> Option<&str> {
+        if self.choices.is_none() && self.asked.is_none() {
+            return None;
+        }
+        let class = Class::of(problem)?;
+        if let Some(asked) = &self.asked {
+            asked.lock().unwrap_or_else(PoisonError::into_inner).push(class);
+        }
+        self.get(&class)
+    }
+}
+
+/// Two tables are equal if they choose the same.
+impl PartialEq for Tuning {
+    fn eq(&self, other: &Self) -> bool {
+        let choices = |tuning: &Self| tuning.choices.clone().filter(|choices| !choices.is_empty());
+        choices(self) == choices(other)
+    }
+}
+
+/// A short name for everything that a measurement of forms depends on besides the device: kernels, constants, the list of forms.
+pub fn fingerprint() -> String {
+    let mut hash = Sha256::new();
+    hash.update(env!("CARGO_PKG_VERSION"));
+    hash.update(SOURCE);
+    for kernel in kernels().into_iter().chain(low_rank_kernels()) {
+        hash.update(format!("{} {:?} {:?} {}", kernel.name, kernel.constants, kernel.needs, kernel.unchecked));
+        kernel.sources.iter().for_each(|source| hash.update(source));
+    }
+    hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problem(layout: Layout, [m, n, k]: [usize; 3]) -> Problem {
+        Problem { layout, m, n, k, dtype: DType::BF16, aligned: true }
+    }
+
+    #[test]
+    fn rows_of_about_one_number_share_a_class_and_weights_of_different_shapes_do_not() {
+        let class = |layout, size| Class::of(&problem(layout, size)).unwrap();
+        assert_eq!(class(Layout::NT, [300, 96, 64]), class(Layout::NT, [512, 96, 64]));
+        assert_ne!(class(Layout::NT, [300, 96, 64]), class(Layout::NT, [513, 96, 64]));
+        assert_ne!(class(Layout::NT, [300, 96, 64]), class(Layout::NN, [300, 96, 64]));
+        assert_ne!(class(Layout::NT, [300, 96, 64]), class(Layout::NT, [300, 100, 64]));
+        assert_eq!(class(Layout::TN, [96, 8, 300]), class(Layout::TN, [96, 8, 400]));
+        assert_eq!(class(Layout::NN, [300, 96, 64]).to_string(), "NN 512x96x64 bf16");
+        assert_eq!(Class::of(&Problem { aligned: false, ..problem(Layout::NT, [4, 4, 4]) }), None);
+    }
+
+    #[test]
+    fn a_halved_product_keeps_whole_blocks_and_ends() {
+        let mut class = Class { layout: Layout::NT, size: [128, 49_152, 576], dtype: DType::F32 };
+        while let Some(smaller) = class.halved() {
+            assert!(smaller.flops() < class.flops() && smaller.size.iter().all(|length| length.is_multiple_of(32)));
+            class = smaller;
+        }
+        assert!(class.size.iter().all(|&length| (128..512).contains(&length)), "{class}");
+    }
+}

@@ -1,0 +1,46 @@
+//! The products of graphs, found by launching every node as a plan does, at its largest row counts.
+
+use crate::gpu::kernel::Kernel;
+use crate::gpu::{Device, Facts, split_rows};
+use crate::graph::{Counts, Graph, Origin, ValueId};
+use crate::ops::Dispatch;
+use crate::ops::matmul::{Class, Tuning};
+use crate::plan::executable::launch;
+
+/// The classes of all products and the share of each in their work, the largest first.
+pub(super) fn classes(graphs: &[Graph], device: &Device) -> Vec<(Class, f64)> {
+    let facts = Facts { tuning: Tuning::listening(), ..device.facts.clone() };
+    let _ = dispatches(graphs, device, &facts);
+    let mut classes: Vec<(Class, f64)> = Vec::new();
+    for class in facts.tuning.asked() {
+        match classes.iter_mut().find(|(known, _)| *known == class) {
+            Some((_, work)) => *work += class.work(),
+            None => classes.push((class, class.work())),
+        }
+    }
+    let total: f64 = classes.iter().map(|(_, work)| work).sum();
+    classes.iter_mut().for_each(|(_, work)| *work /= total);
+    classes.sort_by(|a, b| b.1.total_cmp(&a.1));
+    classes
+}
+
+/// The kernels that the graphs dispatch on a device with these facts.
+pub(super) fn kernels(graphs: &[Graph], device: &Device) -> Vec<(&'static Kernel, Vec<(&'static str, f64)>)> {
+    dispatches(graphs, device, &device.facts).into_iter().map(|dispatch| (dispatch.kernel, dispatch.constants)).collect()
+}
+
+fn dispatches(graphs: &[Graph], device: &Device, facts: &Facts) -> Vec<Dispatch> {
+    let most = Counts { tokens: usize::MAX, supervised: usize::MAX };
+    let of_graph = |graph: &Graph| -> Vec<Dispatch> {
+        let parts = |id: ValueId| match graph[id].origin {
+            Origin::Weight => {
+                let tensor = graph[id].tensor;
+                let rows = tensor.shape.rows.max();
+                split_rows(rows, tensor.max_bytes() / rows.max(1), device.max_binding())
+            }
+            _ => vec![0],
+        };
+        (0..graph.nodes().len()).flat_map(|node| launch(graph, &parts, facts, node, &most)).collect()
+    };
+    graphs.iter().flat_map(of_graph).collect()
+}
