@@ -1,6 +1,7 @@
 // attention for drivers with subgroups of exactly 8 (CPU drivers such as lavapipe): the algorithm of attention.wgsl on blocks of 8
 // query vectors and 8 keys. One workgroup is one subgroup and owns 8 query vectors, a query vector being one (row, query head) of
-// those that share a key/value head. It walks over the keys that any of them sees, 8 at a time:
+// those that share a key/value head. It walks over the keys that any of them sees, 8 at a time from where each segment begins (so
+// that a row's sums are grouped, and rounded, the same whatever else is packed beside its segment):
 //   scores   lane = query vector: each lane loads a vec4 of its query and of one key; the keys' are spread
 //   softmax  lane = query vector: largest score, weights and their sum are the lane's own
 //   output   lane = column of vec4s: each lane loads its columns of one value; the weights of the query vectors are spread
@@ -50,14 +51,25 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
     let first = segment_start[row];
     let last = min(first + position[row], params.keys - 1u);
     // Rows are in order, so the first one of the block sees the first key, and the last one the last.
-    let begin = segment_start[first_vector / params.group];
+    let first_row = first_vector / params.group;
     let last_row = min(first_vector + 7u, vectors - 1u) / params.group;
-    let end = min(segment_start[last_row] + position[last_row], params.keys - 1u);
+    let begin = segment_start[first_row];
+    let last_segment = segment_start[last_row];
+    let end = min(last_segment + position[last_row], params.keys - 1u);
 
     var largest = UNSEEN;
     var total = 0.0;                    // of exp(score - largest)
     var sum: array<EightVectors, SLOTS>; // of exp(score - largest) v
-    for (var base = begin; base <= end; base += 8u) {
+    var after = begin; // first key after the block of keys
+    for (var base = begin; base <= end; base = after) {
+        after = base + 8u;
+        if base < last_segment {
+            var row = first_row;
+            while segment_start[row] <= base {
+                row++;
+            }
+            after = min(after, segment_start[row]);
+        }
         let k_start = min(base + lane, params.keys - 1u) * key_stride + key_start;
         var low = vec4f();  // keys base .. base + 4
         var high = vec4f(); // keys base + 4 .. base + 8
@@ -69,8 +81,9 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
         }
         let keys_low = base + vec4u(0u, 1u, 2u, 3u);
         let keys_high = keys_low + 4u;
-        let sees_low = (keys_low >= vec4u(first)) & (keys_low <= vec4u(last));
-        let sees_high = (keys_high >= vec4u(first)) & (keys_high <= vec4u(last));
+        let until = min(last + 1u, after);
+        let sees_low = (keys_low >= vec4u(first)) & (keys_low < vec4u(until));
+        let sees_high = (keys_high >= vec4u(first)) & (keys_high < vec4u(until));
         low = select(vec4f(UNSEEN), params.scale * low, sees_low);
         high = select(vec4f(UNSEEN), params.scale * high, sees_high);
 

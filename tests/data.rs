@@ -346,9 +346,11 @@ fn a_batch_is_examples_end_to_end() {
             segment_start: vec![0, 0, 0, 0, 4, 5, 5, 5],
             supervised_rows: vec![0, 2, 6],
             targets: vec![31, 99, 12],
+            examples: vec![2, 1, 0],
             lines: vec![5, 2, 1],
         }
     );
+    assert_eq!(batch.rows_by_example().collect::<Vec<_>>(), [0..4, 4..5, 5..8]);
 }
 
 /// Examples that can be told apart by their ids.

@@ -14,7 +14,7 @@ use graftling::model::weights::{DeviceWeights, WeightType};
 use graftling::ops::Random;
 use graftling::ops::adamw::Hyper;
 use graftling::train::evaluate::Evaluator;
-use graftling::train::memory::{Memory, Planner, StepShape};
+use graftling::train::memory::{Lowest, Memory, Planner, StepShape};
 use graftling::train::step::Recompute;
 use graftling::train::trainer::Trainer;
 use runs::{Workshop, fixture, run};
@@ -37,7 +37,7 @@ fn smollm2() -> ModelConfig {
 
 fn planner(lora: &LoraSpec, max_tokens: usize) -> Planner {
     let shape = StepShape { max_tokens, accumulate: false, recompute: Recompute::None, held_out_tokens: 0 };
-    Planner::new(&smollm2(), &|_| DType::F32, lora, shape, 0, &Facts::default()).unwrap()
+    Planner::new(&smollm2(), &|_| DType::F32, lora, shape, 0, &Facts::default(), Lowest::default()).unwrap()
 }
 
 /// Columns of f32 that a layer with adapters on everything keeps for its backward pass besides what enters it: both norms' outputs
@@ -130,7 +130,7 @@ fn train(weights: &Arc<DeviceWeights>, config: &ModelConfig, lora: &LoraSpec, re
     let contents: Vec<f32> = Random(4).matrix([1, layout.elements()], 0.3).data.iter().map(|&x| x as f32).collect();
     let adapter = DeviceAdapter::new(weights.device().clone(), lora.clone(), layout, &contents).unwrap();
     let shape = StepShape { max_tokens: 40, accumulate: true, recompute, held_out_tokens: 0 };
-    let mut trainer = Trainer::new(weights.clone(), config, adapter, shape, 7).unwrap();
+    let mut trainer = Trainer::new(weights.clone(), config, adapter, shape, 7, None).unwrap();
     let mut random = Random(3);
     let mut trace = Trace { losses: vec![], norms: vec![], gradients: vec![], adapter: vec![], moments: vec![] };
     let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<u32>>();
@@ -243,14 +243,14 @@ fn plan_and_device_agree(model: &Path, tokens: usize, recompute: Recompute, driv
         .iter()
         .map(|name| WeightType::Lossless.bytes(files.tensors.find(name).unwrap()))
         .sum();
-    let planned = Planner::new(config, &storage, &lora, shape, bytes, &device.facts).unwrap().memory();
+    let planned = Planner::new(config, &storage, &lora, shape, bytes, &device.facts, Lowest::default()).unwrap().memory();
 
     let weights = DeviceWeights::upload(device.clone(), config, &*files.tensors, WeightType::Lossless, |_, _| {}).unwrap();
     let weights = Arc::new(weights);
     let adapter = DeviceAdapter::fresh(device.clone(), lora, config, 0).unwrap();
-    let mut trainer = Trainer::new(weights.clone(), config, adapter, shape, 0).unwrap();
+    let mut trainer = Trainer::new(weights.clone(), config, adapter, shape, 0, None).unwrap();
     let before = device.allocated().now;
-    let mut evaluator = Evaluator::between_steps(&trainer, weights, config, tokens).unwrap();
+    let mut evaluator = Evaluator::between_steps(&trainer, weights, config, tokens, None).unwrap();
     let evaluation = device.allocated().now - before;
     let input_ids: Vec<u32> = (0..tokens).map(|at| (at * 7 % config.vocab_size) as u32).collect();
     let example = Example { labels: input_ids.iter().copied().map(Some).collect(), input_ids, line: 1 };

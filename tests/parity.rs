@@ -81,7 +81,7 @@ impl Setup {
 
     fn trainer(&self, spec: &LoraSpec, start: &[AdapterTensor], max_tokens: usize, accumulate: bool) -> Trainer {
         let shape = StepShape { max_tokens, accumulate, recompute: Recompute::None, held_out_tokens: 0 };
-        Trainer::new(self.weights.clone(), &self.files.config, self.adapter(spec, start), shape, 0).unwrap()
+        Trainer::new(self.weights.clone(), &self.files.config, self.adapter(spec, start), shape, 0, None).unwrap()
     }
 
     fn token_nll(&self, adapter: Option<&DeviceAdapter>, batch: &Batch) -> Vec<f32> {

@@ -104,7 +104,7 @@ pub fn run(args: BenchArgs) -> Result<()> {
     let adapter = DeviceAdapter::fresh(device.clone(), spec, config, 0)?;
     let parameters = adapter.layout.parameters();
     let shape = StepShape { max_tokens: batch.rows(), accumulate: false, recompute, held_out_tokens: 0 };
-    let mut trainer = Trainer::new(weights, config, adapter, shape, 0)?;
+    let mut trainer = Trainer::new(weights, config, adapter, shape, 0, None)?;
     let mut seconds: Vec<f64> = Vec::new();
     for step in 0..=args.steps {
         let started = Instant::now();

@@ -9,7 +9,7 @@ use graftling::gpu::{Device, Facts, WANTED_FEATURES, adapters};
 use graftling::graph::DType;
 use graftling::model::config::ModelConfig;
 use graftling::model::tensor_names;
-use graftling::train::memory::{Memory, Planner, StepShape};
+use graftling::train::memory::{Lowest, Memory, Planner, StepShape};
 use graftling::train::options::TrainOptions;
 use graftling::train::step::Recompute;
 use graftling::{Error, Result};
@@ -142,7 +142,7 @@ fn memory(config: &ModelConfig, storage: DType) -> Result<Memory> {
     let storage = |name: &str| if name.contains("norm") { DType::F32 } else { storage };
     let max_tokens = TrainOptions::BATCH_SIZE * TrainOptions::MAX_LENGTH;
     let shape = StepShape { max_tokens, accumulate: false, recompute: Recompute::None, held_out_tokens: 0 };
-    Ok(Planner::new(config, &storage, &lora, shape, bytes, &Facts::default())?.memory())
+    Ok(Planner::new(config, &storage, &lora, shape, bytes, &Facts::default(), Lowest::default())?.memory())
 }
 
 /// Bytes for people.

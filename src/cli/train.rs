@@ -11,6 +11,7 @@ use graftling::model::opened::OpenModel;
 use graftling::train::Outcome;
 use graftling::train::interrupt::Interrupt;
 use graftling::train::options::{Recipe, TrainOptions};
+use graftling::train::prefix_cache::RowsUsed;
 use graftling::train::prepare::Prepared;
 use graftling::train::progress::Progress;
 
@@ -83,6 +84,9 @@ pub fn run(args: TrainArgs) -> Result<i32> {
     let options = prepared.options.clone();
     let (outcome, run) = prepared.start(weights, output, interrupt, progress)?.train_to_the_end()?;
     let ask = if model.template.is_some() { "--chat" } else { "--prompt" };
+    if let Some(RowsUsed { stored, computed }) = run.trainer().prefix().map(|prefix| prefix.rows_used()) {
+        say(&format!("prefix cache: {stored} of {} token rows came from it\n", stored + computed));
+    }
     Ok(tell(&outcome, run.steps().1, &options, ask))
 }
 

@@ -1,6 +1,7 @@
 //! [`Batch`]: examples packed end to end.
 
 use super::Example;
+use std::ops::Range;
 
 /// What the engine takes in one micro-step: the rows of some examples, one after the other, without padding.
 ///
@@ -17,6 +18,8 @@ pub struct Batch {
     pub supervised_rows: Vec<u32>,
     /// For each of `supervised_rows` the id that it is to predict: the label of the row after it.
     pub targets: Vec<u32>,
+    /// For each example its number in the data set.
+    pub examples: Vec<usize>,
     /// For each example the line that it comes from.
     pub lines: Vec<usize>,
 }
@@ -28,8 +31,10 @@ impl Batch {
     /// If a number is not one of `examples`.
     pub fn assemble(examples: &[Example], chosen: &[usize]) -> Self {
         let mut batch = Self::default();
-        for example in chosen.iter().map(|&number| &examples[number]) {
+        for &number in chosen {
+            let example = &examples[number];
             let start = batch.input_ids.len() as u32;
+            batch.examples.push(number);
             batch.lines.push(example.line);
             batch.input_ids.extend(&example.input_ids);
             for position in 0..example.input_ids.len() as u32 {
@@ -44,6 +49,11 @@ impl Batch {
             }
         }
         batch
+    }
+
+    /// For each example its rows.
+    pub fn rows_by_example(&self) -> impl Iterator<Item = Range<usize>> {
+        self.segment_start.chunk_by(|a, b| a == b).map(|starts| starts[0] as usize..starts[0] as usize + starts.len())
     }
 
     /// Tokens.

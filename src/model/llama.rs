@@ -1,7 +1,7 @@
 //! The Llama model as a graph: embedding, blocks of attention and MLP with residuals, final norm, output layer.
 //!
 //! The same code builds the graph for training, for evaluation and for generation; they differ in what stands at the end, and in where
-//! attention finds its keys.
+//! attention finds its keys. It also builds a [`Part`] of the model: the layers below one, or those from one on.
 
 use super::config::ModelConfig;
 use crate::adapter::{LoraSpec, LoraValues, block_linears, linear};
@@ -28,11 +28,30 @@ pub enum Purpose {
     Generate { cache: usize },
 }
 
-/// Inputs that the host writes before each run.
+/// Which part of the model a graph holds. The two parts that meet at a layer are together the whole: the same nodes with the same names.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Part {
+    Whole,
+    /// The embedding and the layers before this one, up to the hidden states that enter it: [`Head::Hidden`].
+    Below(usize),
+    /// This layer and all after it, with the head; the hidden states that enter it are an input, [`Inputs::hidden`].
+    From(usize),
+}
+
+impl Part {
+    /// What is left of the model where something else gives the hidden states that enter `first_layer`.
+    pub fn above(first_layer: Option<usize>) -> Self {
+        first_layer.map_or(Self::Whole, Self::From)
+    }
+}
+
+/// Inputs that the host writes before each run. Those that a [`Part`] has no node for are leaves that nothing uses.
 #[derive(Clone, Copy, Debug)]
 pub struct Inputs {
     /// `[tokens, 1]` u32.
     pub input_ids: ValueId,
+    /// `[tokens, hidden_size]` f32: what enters the lowest layer of [`Part::From`], in place of the embedding of `input_ids`.
+    pub hidden: Option<ValueId>,
     /// `[tokens, 1]` u32: index of each token in its sequence.
     pub position: ValueId,
     /// `[tokens, 1]` u32: row (or cache row) at which each token's sequence begins.
@@ -54,6 +73,8 @@ pub enum Head {
     Loss { loss: ValueId, nll: ValueId },
     /// `logits [1, vocabulary]`.
     Logits(ValueId),
+    /// `[tokens, hidden_size]`: what enters the layer above [`Part::Below`].
+    Hidden(ValueId),
 }
 
 /// A model as a graph, with handles of what comes in and goes out.
@@ -69,7 +90,7 @@ pub struct Llama {
     pub adapters: Vec<ValueId>,
     /// Key and value caches; only in generation.
     pub caches: Vec<ValueId>,
-    /// Indices of each block's nodes, from the first block to the last.
+    /// Indices of each block's nodes, from the first block to the last; empty for those outside the [`Part`].
     pub blocks: Vec<Range<usize>>,
     pub head: Head,
 }
@@ -89,7 +110,22 @@ impl Llama {
         purpose: Purpose,
         max_tokens: usize,
     ) -> Result<Self, ShapeError> {
-        Builder::new(config, storage, lora, purpose, max_tokens).build()
+        Self::build_part(config, storage, lora, purpose, Part::Whole, max_tokens)
+    }
+
+    /// [`Llama::build`] for a part of the model.
+    ///
+    /// # Errors
+    /// As [`Llama::build`].
+    pub fn build_part(
+        config: &ModelConfig,
+        storage: StorageOf,
+        lora: Option<&LoraSpec>,
+        purpose: Purpose,
+        part: Part,
+        max_tokens: usize,
+    ) -> Result<Self, ShapeError> {
+        Builder::new(config, storage, lora, purpose, part, max_tokens).build()
     }
 }
 
@@ -98,6 +134,7 @@ struct Builder<'a> {
     storage: StorageOf<'a>,
     lora: Option<&'a LoraSpec>,
     purpose: Purpose,
+    part: Part,
     graph: Graph,
     inputs: Inputs,
     rope_table: ValueId,
@@ -112,6 +149,7 @@ impl<'a> Builder<'a> {
         storage: StorageOf<'a>,
         lora: Option<&'a LoraSpec>,
         purpose: Purpose,
+        part: Part,
         max_tokens: usize,
     ) -> Self {
         let mut graph = Graph::new();
@@ -124,6 +162,7 @@ impl<'a> Builder<'a> {
         let with_dropout = purpose == Purpose::Train && lora.is_some_and(|lora| lora.dropout > 0.0);
         let inputs = Inputs {
             input_ids: input("input_ids", TensorType::u32(tokens, 1)),
+            hidden: matches!(part, Part::From(_)).then(|| input("hidden", TensorType::f32(tokens, config.hidden_size))),
             position: input("position", TensorType::u32(tokens, 1)),
             segment_start: input("segment_start", TensorType::u32(tokens, 1)),
             rows: input("rows", TensorType::u32(supervised, 1)),
@@ -137,6 +176,7 @@ impl<'a> Builder<'a> {
             storage,
             lora,
             purpose,
+            part,
             graph,
             inputs,
             rope_table,
@@ -147,28 +187,43 @@ impl<'a> Builder<'a> {
     }
 
     fn build(mut self) -> Result<Llama, ShapeError> {
-        let (vocabulary, hidden) = (self.config.vocab_size, self.config.hidden_size);
-        let embedding = self.weight("model.embed_tokens.weight", vocabulary, hidden);
-        let mut x = self.graph.apply_one(Embedding, &[self.inputs.input_ids, embedding], "embed_tokens")?;
-        let mut blocks = Vec::new();
-        for layer in 0..self.config.num_hidden_layers {
+        let layers = match self.part {
+            Part::Whole => 0..self.config.num_hidden_layers,
+            Part::Below(layer) => 0..layer,
+            Part::From(layer) => layer..self.config.num_hidden_layers,
+        };
+        let mut x = match self.inputs.hidden {
+            Some(hidden) => hidden,
+            None => {
+                let embedding = self.vocabulary_weight("model.embed_tokens.weight");
+                self.graph.apply_one(Embedding, &[self.inputs.input_ids, embedding], "embed_tokens")?
+            }
+        };
+        let mut blocks = vec![0..0; self.config.num_hidden_layers];
+        for layer in layers {
             let first = self.graph.nodes().len();
             x = self.block(layer, x)?;
-            blocks.push(first..self.graph.nodes().len());
+            blocks[layer] = first..self.graph.nodes().len();
         }
+        let head = if matches!(self.part, Part::Below(_)) { Head::Hidden(x) } else { self.head(x)? };
+        let Self { graph, inputs, weights, rope_table, adapters, caches, .. } = self;
+        Ok(Llama { graph, inputs, weights, rope_table, adapters, caches, blocks, head })
+    }
+
+    /// Norm and output layer of the rows that are wanted.
+    fn head(&mut self, x: ValueId) -> Result<Head, ShapeError> {
         let x = self.graph.apply_one(GatherRows, &[x, self.inputs.rows], "supervised_rows")?;
         let x = self.norm(x, "model.norm.weight", "norm")?;
-        let output = if self.config.tie_word_embeddings { embedding } else { self.weight("lm_head.weight", vocabulary, hidden) };
-        let head = match (self.inputs.targets, self.inputs.loss_weight) {
+        let tied = self.config.tie_word_embeddings;
+        let output = self.vocabulary_weight(if tied { "model.embed_tokens.weight" } else { "lm_head.weight" });
+        Ok(match (self.inputs.targets, self.inputs.loss_weight) {
             (Some(targets), Some(weight)) => {
                 let op = LinearCrossEntropy { with_gradient: self.purpose == Purpose::Train };
                 let outputs = self.graph.apply(op, &[x, output, targets, weight], "loss")?;
                 Head::Loss { loss: outputs[0], nll: outputs[1] }
             }
             _ => Head::Logits(Matmul { layout: Layout::NT, scale: 1.0 }.append(&mut self.graph, [x, output], None, "lm_head")?),
-        };
-        let Self { graph, inputs, weights, rope_table, adapters, caches, .. } = self;
-        Ok(Llama { graph, inputs, weights, rope_table, adapters, caches, blocks, head })
+        })
     }
 
     /// `x + attention(norm(x))`, then that plus `mlp(norm(...))`.
@@ -233,6 +288,12 @@ impl<'a> Builder<'a> {
         let weight_value = self.graph.leaf(weight, tensor, Origin::Weight);
         self.weights.push((weight.to_owned(), weight_value));
         self.graph.apply_one(RmsNorm { eps: self.config.rms_norm_eps }, &[x, weight_value], name)
+    }
+
+    /// Embedding or output layer, `[vocab_size, hidden_size]`; one leaf where both are the same weight.
+    fn vocabulary_weight(&mut self, name: &str) -> ValueId {
+        let known = self.weights.iter().find(|(known, _)| known == name).map(|(_, value)| *value);
+        known.unwrap_or_else(|| self.weight(name, self.config.vocab_size, self.config.hidden_size))
     }
 
     fn weight(&mut self, name: &str, rows: usize, columns: usize) -> ValueId {

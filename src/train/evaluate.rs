@@ -1,5 +1,6 @@
 //! Loss without training: each supervised token's negative log-likelihood.
 
+use super::prefix_cache::PrefixCache;
 use super::step::write_batch;
 use super::trainer::Trainer;
 use crate::Result;
@@ -7,7 +8,7 @@ use crate::adapter::{DeviceAdapter, LoraSpec};
 use crate::data::Batch;
 use crate::graph::{ShapeError, ValueId};
 use crate::model::config::ModelConfig;
-use crate::model::llama::{Head, Inputs, Llama, Purpose, StorageOf};
+use crate::model::llama::{Head, Inputs, Llama, Part, Purpose, StorageOf};
 use crate::model::weights::DeviceWeights;
 use crate::plan::Executable;
 use std::sync::Arc;
@@ -17,6 +18,8 @@ pub struct Evaluator {
     inputs: Inputs,
     nll: ValueId,
     executable: Executable,
+    /// Runs, or remembers, the layers below `executable`.
+    prefix: Option<PrefixCache>,
 }
 
 impl Evaluator {
@@ -30,10 +33,11 @@ impl Evaluator {
         adapter: Option<&DeviceAdapter>,
         max_tokens: usize,
     ) -> Result<Self> {
-        Self::beside(None, weights, config, adapter, max_tokens)
+        Self::beside(None, weights, config, adapter, max_tokens, None)
     }
 
-    /// Prepares evaluation between the steps of a training run, in the memory of its activations.
+    /// Prepares evaluation between the steps of a training run, in the memory of its activations. `prefix`: what gives the
+    /// hidden states that enter the lowest adapted layer, where that is not the work of every evaluation.
     ///
     /// # Errors
     /// If the device cannot hold it.
@@ -42,8 +46,9 @@ impl Evaluator {
         weights: Arc<DeviceWeights>,
         config: &ModelConfig,
         max_tokens: usize,
+        prefix: Option<PrefixCache>,
     ) -> Result<Self> {
-        Self::beside(Some(trainer.step()), weights, config, Some(trainer.adapter()), max_tokens)
+        Self::beside(Some(trainer.step()), weights, config, Some(trainer.adapter()), max_tokens, prefix)
     }
 
     fn beside(
@@ -52,9 +57,11 @@ impl Evaluator {
         config: &ModelConfig,
         adapter: Option<&DeviceAdapter>,
         max_tokens: usize,
+        prefix: Option<PrefixCache>,
     ) -> Result<Self> {
         let lora = adapter.map(|adapter| &adapter.spec);
-        let model = Self::model(config, &|name| weights.dtype(name), lora, max_tokens)?;
+        let part = Part::above(prefix.as_ref().map(PrefixCache::first_layer));
+        let model = Llama::build_part(config, &|name| weights.dtype(name), lora, Purpose::Evaluate, part, max_tokens)?;
         let Head::Loss { nll, loss } = model.head else {
             return Err(ShapeError::new("llama", "the head", "logits", "a loss").into());
         };
@@ -62,8 +69,10 @@ impl Evaluator {
         if let Some(adapter) = adapter {
             pinned.extend(adapter.layout.pinned(&adapter.parameters, &model.adapters));
         }
+        let hidden = model.inputs.hidden.zip(prefix.as_ref());
+        pinned.extend(hidden.map(|(id, prefix)| (id, prefix.hidden().clone().into())));
         let executable = Executable::beside(other, weights.device().clone(), model.graph, &[loss, nll], pinned)?;
-        Ok(Self { inputs: model.inputs, nll, executable })
+        Ok(Self { inputs: model.inputs, nll, executable, prefix })
     }
 
     /// What is run, which is known before there is a device.
@@ -77,10 +86,13 @@ impl Evaluator {
     /// -log p of each supervised token, natural logarithm, in the order of `batch.targets`.
     ///
     /// # Errors
-    /// If the device is lost.
+    /// If the device is lost; as [`PrefixCache::provide`].
     pub fn token_nll(&mut self, batch: &Batch) -> Result<Vec<f32>> {
         if batch.supervised_rows.is_empty() {
             return Ok(Vec::new());
+        }
+        if let Some(prefix) = &mut self.prefix {
+            prefix.provide(batch)?;
         }
         let counts = write_batch(&self.executable, &self.inputs, batch, 1.0 / batch.targets.len() as f64);
         self.executable.run(&counts)?;

@@ -1,13 +1,14 @@
 //! What training occupies on the device, by class, planned from the configuration before anything is allocated; and how much is computed
 //! again so that it stays within a budget.
 
+use super::prefix_cache::PrefixMemory;
 use super::step::{LossGraph, OptimizerGraph, Recompute, accumulator_graph};
 use crate::Result;
 use crate::adapter::{AdapterLayout, LoraSpec};
 use crate::gpu::{Facts, padded};
 use crate::graph::{Counts, Graph, Origin, ShapeError, ValueId};
 use crate::model::config::ModelConfig;
-use crate::model::llama::{Head, Llama, Purpose, StorageOf};
+use crate::model::llama::{Head, Llama, Part, Purpose, StorageOf};
 use crate::plan::{Plan, borrow};
 use std::collections::HashSet;
 
@@ -44,6 +45,14 @@ pub struct StepShape {
     pub held_out_tokens: usize,
 }
 
+/// The lowest layer that training, and evaluation on held-out data, runs in each batch; `None` for the whole model. Where it is given, a
+/// [`PrefixCache`](super::prefix_cache::PrefixCache) stands for the layers below.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lowest {
+    pub train: Option<usize>,
+    pub held_out: Option<usize>,
+}
+
 /// Plans of one run that differ in what is computed again.
 #[derive(Clone, Debug)]
 pub struct Planner {
@@ -57,6 +66,8 @@ pub struct Planner {
     /// Elements of the adapter.
     elements: usize,
     facts: Facts,
+    /// What the layers below a step, and below an evaluation, occupy where they stand apart.
+    below: [PrefixMemory; 2],
 }
 
 impl Planner {
@@ -72,12 +83,14 @@ impl Planner {
         shape: StepShape,
         weights: usize,
         facts: &Facts,
+        lowest: Lowest,
     ) -> Result<Self> {
-        let graphs = LossGraph::build(config, storage, lora, shape.max_tokens)?;
+        let graphs = LossGraph::build_part(config, storage, lora, Part::above(lowest.train), shape.max_tokens)?;
         let held_out = match shape.held_out_tokens {
             0 => None,
             tokens => {
-                let model = Llama::build(config, storage, Some(lora), Purpose::Evaluate, tokens)?;
+                let part = Part::above(lowest.held_out);
+                let model = Llama::build_part(config, storage, Some(lora), Purpose::Evaluate, part, tokens)?;
                 let Head::Loss { loss, nll } = model.head else {
                     return Err(ShapeError::new("llama", "the head", "logits", "a loss").into());
                 };
@@ -85,7 +98,12 @@ impl Planner {
             }
         };
         let elements = AdapterLayout::new(lora, config).elements();
-        Ok(Self { graphs, shape, held_out, weights, elements, facts: facts.clone() })
+        let below = |layer: Option<usize>, tokens| match layer {
+            Some(layer) => PrefixMemory::plan(config, storage, layer, tokens, facts),
+            None => Ok(PrefixMemory::default()),
+        };
+        let below = [below(lowest.train, shape.max_tokens)?, below(lowest.held_out, shape.held_out_tokens)?];
+        Ok(Self { graphs, shape, held_out, weights, elements, facts: facts.clone(), below })
     }
 
     /// The step that is planned.
@@ -125,14 +143,15 @@ impl Planner {
 
     fn memory_with(&self, recompute: Recompute) -> Memory {
         let graphs = self.graphs.clone().recomputed(recompute);
-        let (step, inputs) = self.plan(&graphs.model.graph, &[graphs.loss, graphs.nll], &graphs.gradients);
+        let pinned: Vec<ValueId> = graphs.gradients.iter().copied().chain(graphs.model.inputs.hidden).collect();
+        let (step, inputs) = self.plan(&graphs.model.graph, &[graphs.loss, graphs.nll], &pinned);
         let adapter = padded(self.elements * 4);
         let mut memory = Memory {
             weights: self.weights,
             adapters: adapter,
             optimizer: 3 * adapter,
-            activations: step.arena_bytes(),
-            inputs: inputs + rope_bytes(&graphs.model),
+            activations: step.arena_bytes() + self.below[0].activations,
+            inputs: inputs + rope_bytes(&graphs.model) + self.below[0].inputs,
             evaluation: 0,
         };
         // Neither graph can fail: an adapter that was laid out has elements.
@@ -144,21 +163,26 @@ impl Planner {
             memory.optimizer += adapter + self.plan(&graph, &[], &[]).1;
         }
         if let Some((model, keep)) = &self.held_out {
-            let (plan, inputs) = self.plan(&model.graph, keep, &[]);
+            let (plan, inputs) = self.plan(&model.graph, keep, model.inputs.hidden.as_slice());
             let lenders = borrow(&plan.slots, &step.slots);
             let own = plan.slots.iter().zip(lenders).filter(|(_, lender)| lender.is_none()).map(|(bytes, _)| bytes);
-            memory.evaluation = own.sum::<usize>() + inputs + rope_bytes(model);
+            memory.evaluation = own.sum::<usize>() + inputs + rope_bytes(model) + self.below[1].total();
         }
         memory
     }
 
     /// The plan of a graph, and the bytes of its inputs and parameters.
-    fn plan(&self, graph: &Graph, keep: &[ValueId], gradients: &[ValueId]) -> (Plan, usize) {
+    fn plan(&self, graph: &Graph, keep: &[ValueId], more_pinned: &[ValueId]) -> (Plan, usize) {
         let leaves = graph.value_ids().filter(|id| matches!(graph[*id].origin, Origin::Weight | Origin::Adapter | Origin::State));
-        let pinned: HashSet<ValueId> = leaves.chain(gradients.iter().copied()).collect();
+        let pinned: HashSet<ValueId> = leaves.chain(more_pinned.iter().copied()).collect();
         let plan = Plan::new(graph, keep, &pinned);
         let inputs = plan.input_bytes(graph) + plan.parameter_bytes(graph, &self.facts);
         (plan, inputs)
+    }
+
+    /// Floating-point operations of a batch, without those that recompute adds.
+    pub fn flops(&self, counts: &Counts) -> f64 {
+        self.graphs.model.graph.flops(counts) as f64
     }
 
     /// Floating-point operations of a full batch that recompute adds, as a share of those without it.

@@ -3,6 +3,7 @@
 //! * this page: [`Run::train`], the algorithm; one step is forward and backward of a few batches, then AdamW;
 //! * [`options`], [`prepare`]: what the user asks for, checked against model and data before the GPU is touched;
 //! * [`step`], [`trainer`], [`evaluate`]: a step and an evaluation on the GPU; [`memory`], [`budget`], [`fit`]: what they occupy there;
+//!   [`prefix_cache`]: what of a step need not be done again in every epoch;
 //! * [`schedule`]: the learning rate; [`checkpoint`], [`lock`], [`interrupt`], [`recovery`]: what makes a run survive;
 //! * [`metrics`], [`curve`], [`progress`]: what it tells.
 
@@ -16,6 +17,7 @@ pub mod lock;
 pub mod memory;
 pub mod metrics;
 pub mod options;
+pub mod prefix_cache;
 pub mod prepare;
 pub mod progress;
 pub mod recovery;

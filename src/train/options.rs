@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::budget::{ByteSize, RecomputeOption};
+use super::prefix_cache::{PrefixCacheMode, PrefixCacheOptions, PrefixCacheType};
 use super::schedule::ScheduleKind;
 use crate::adapter::targets::edit_distance;
 use crate::model::weights::WeightType;
@@ -152,6 +153,18 @@ pub struct Recipe {
     /// [default: no limit]
     #[arg(long, value_name = "SIZE", help_heading = "Device")]
     pub memory_budget: Option<ByteSize>,
+    /// Where to keep the hidden states that enter the lowest adapted layer, so that the layers below it (see --layers) run once a record
+    /// and not in every epoch [default: auto]
+    #[arg(long, value_enum, value_name = "WHERE", help_heading = "Device")]
+    pub prefix_cache: Option<PrefixCacheMode>,
+    /// Most that the prefix cache may take, such as 512MiB; for records that do not fit, all layers run in every epoch
+    /// [default: 1GiB in memory, 8GiB on disk]
+    #[arg(long, value_name = "SIZE", help_heading = "Device")]
+    pub prefix_cache_size: Option<ByteSize>,
+    /// Type in which the prefix cache keeps values; bf16 and f16 take half of the room and round [default: f32: losses are bitwise
+    /// those without the cache]
+    #[arg(long, value_enum, value_name = "TYPE", help_heading = "Device")]
+    pub prefix_cache_type: Option<PrefixCacheType>,
     /// GPU to use: its number or a part of its name as `graftling doctor` lists it [default: the fastest kind]
     #[arg(long, value_name = "GPU", help_heading = "Device")]
     pub device: Option<String>,
@@ -237,7 +250,7 @@ impl Recipe {
             model, data, out, eval_data, resume, lora_r, lora_alpha, lora_dropout, target_modules, layers, init_adapter,
             learning_rate, lr_schedule, warmup_steps, weight_decay, max_grad_norm, batch_size, gradient_accumulation_steps,
             max_length, max_steps, epochs, seed, no_shuffle, no_packing, eval_steps, save_steps, save_total_limit, weights,
-            recompute, memory_budget, device, no_autotune,
+            recompute, memory_budget, prefix_cache, prefix_cache_size, prefix_cache_type, device, no_autotune,
         }
     }
 
@@ -278,6 +291,11 @@ impl Recipe {
             weights: self.weights,
             recompute: self.recompute,
             memory_budget: self.memory_budget,
+            prefix_cache: PrefixCacheOptions {
+                mode: self.prefix_cache.unwrap_or_default(),
+                size: self.prefix_cache_size,
+                dtype: self.prefix_cache_type.unwrap_or_default(),
+            },
             device: self.device,
             autotune: !self.no_autotune.unwrap_or(false),
         };
@@ -322,6 +340,7 @@ pub struct TrainOptions {
     pub weights: Option<WeightStorage>,
     pub recompute: Option<RecomputeOption>,
     pub memory_budget: Option<ByteSize>,
+    pub prefix_cache: PrefixCacheOptions,
     pub device: Option<String>,
     /// Measure which kernels are the fastest. Not a part of the fingerprint: a run records its kernels themselves.
     pub autotune: bool,
@@ -440,6 +459,9 @@ mod tests {
         let memory = recipe("recompute = 5\nmemory_budget = \"2GiB\"").unwrap();
         assert_eq!((memory.recompute, memory.memory_budget), (Some(RecomputeOption::Layers(5)), Some(ByteSize(2 << 30))));
         assert_eq!(recipe("recompute = \"all\"").unwrap().recompute, Some(RecomputeOption::All));
+        let cache = recipe("prefix_cache = \"disk\"\nprefix_cache_size = \"2GiB\"\nprefix_cache_type = \"bf16\"").unwrap();
+        assert_eq!((cache.prefix_cache, cache.prefix_cache_size), (Some(PrefixCacheMode::Disk), Some(ByteSize(2 << 30))));
+        assert_eq!(cache.prefix_cache_type, Some(PrefixCacheType::Bf16));
         let file = recipe("lora_r = 4\nlearning_rate = 1e-3\ntarget_modules = [\"q_proj\", \"v_proj\"]\nno_shuffle = true\nlr_schedule = \"linear\"").unwrap();
         let line =
             RecipeKeys::try_parse_from(["train", "--lora-r", "8", "--no-shuffle=false", "--weights", "bf16"]).unwrap()._recipe;

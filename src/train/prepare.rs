@@ -11,9 +11,10 @@ use super::checkpoint::{self, Checkpoint, RunState};
 use super::evaluate::Evaluator;
 use super::interrupt::Interrupt;
 use super::lock::FolderLock;
-use super::memory::{Memory, Planner, StepShape};
+use super::memory::{Lowest, Memory, Planner, StepShape};
 use super::metrics::MetricsLog;
 use super::options::{TrainOptions, WeightStorage};
+use super::prefix_cache::{PrefixCachePlan, PrefixCacheType, Seen};
 use super::progress::Progress;
 use super::schedule::Schedule;
 use super::step::Recompute;
@@ -25,7 +26,7 @@ use crate::cache::cache_folder;
 use crate::data::{self, Batch, Dataset, Sampler, SamplerOptions};
 use crate::formats::peft::{self, AdapterConfig, AdapterTensor};
 use crate::gpu::{Device, Facts};
-use crate::graph::Graph;
+use crate::graph::{Counts, Graph};
 use crate::model::opened::OpenModel;
 use crate::model::weights::{DeviceWeights, WeightType};
 use crate::plan::autotune;
@@ -49,6 +50,9 @@ pub struct Prepared<'m> {
     sampler: Sampler,
     pub(super) schedule: Schedule,
     pub(super) planner: Planner,
+    /// The plan without a prefix cache.
+    whole: Planner,
+    prefix: PrefixCachePlan,
 }
 
 impl<'m> Prepared<'m> {
@@ -77,15 +81,37 @@ impl<'m> Prepared<'m> {
         let sampler = Sampler::new(&data, sampler_options(&options))?;
         let total_steps = options.max_steps.unwrap_or_else(|| steps_of_epochs(&sampler, &options));
         let schedule = Schedule::new(options.lr_schedule, options.learning_rate, options.warmup_steps, total_steps);
+        let seen = Seen { data: &data, repeatedly: total_steps > steps_of_epoch(&sampler, &options, 0) };
+        let held_out = eval_data.as_ref().map(|data| Seen { data, repeatedly: eval_steps(&options, total_steps) < total_steps });
+        let lowest = spec.layers.first().copied().unwrap_or(0);
+        let prefix = PrefixCachePlan::new(&options.prefix_cache, lowest, config.hidden_size, seen, held_out)?;
+
         let accumulate = options.gradient_accumulation_steps > 1;
         let held_out_tokens = match &eval_data {
             Some(held_out) => Sampler::new(held_out, in_order(&options))?.max_rows(),
             None => 0,
         };
         let shape = StepShape { max_tokens: sampler.max_rows(), accumulate, recompute: Recompute::None, held_out_tokens };
-        let planner = planner(model, &spec, WeightStorage::weight_type(options.weights), shape)?;
+        let weights = WeightStorage::weight_type(options.weights);
+        let whole = planner(model, &spec, weights, shape, Lowest::default())?;
+        let planner = planner(model, &spec, weights, shape, prefix.lowest())?;
         let planner = budget::within_budget(planner, options.recompute, options.memory_budget)?;
-        Ok(Self { options, data, eval_data, adapter, total_steps, model, spec, layout, start, sampler, schedule, planner })
+        Ok(Self {
+            options,
+            data,
+            eval_data,
+            adapter,
+            total_steps,
+            model,
+            spec,
+            layout,
+            start,
+            sampler,
+            schedule,
+            planner,
+            whole,
+            prefix,
+        })
     }
 
     /// The adapter's shape on this model.
@@ -105,13 +131,14 @@ impl<'m> Prepared<'m> {
 
     /// The plan of the same run with other weights and steps of another shape.
     pub(super) fn planner_of(&self, weights: WeightType, shape: StepShape) -> Result<Planner> {
-        planner(self.model, &self.spec, weights, shape)
+        planner(self.model, &self.spec, weights, shape, self.prefix.lowest())
     }
 
     /// Decides with which kernels `device` computes this run, and the `more` graphs that it is to compute besides: by measurement, or as
     /// the run that is continued did. `progress` is told how much is done and how much there is to do.
     pub fn tune(&self, device: &mut Device, output: &mut Output, more: Vec<Graph>, progress: &(dyn Fn(usize, usize) + Sync)) {
-        let graphs = [self.planner.graphs(), more].concat();
+        // With a prefix cache or without, the same kernels are chosen, and so the numbers are the same.
+        let graphs = [self.whole.clone().with(self.planner.shape().recompute).graphs(), more].concat();
         // A run from before there was tuning goes on without.
         let untuned = output.steps_done() > 0 && output.state.kernels.is_none();
         let sources = autotune::Sources {
@@ -160,7 +187,35 @@ impl<'m> Prepared<'m> {
             mib(weights),
             mib(adapters + optimizer),
             mib(activations + inputs + evaluation),
-            self.recompute_summary(),
+            self.recompute_summary() + &self.prefix_summary(),
+        )
+    }
+
+    /// Share of a full batch's operations that the prefix cache saves.
+    fn prefix_saves(&self) -> f64 {
+        let (tokens, report) = (self.planner.shape().max_tokens, &self.data.report);
+        let counts = Counts { tokens, supervised: tokens * report.supervised_tokens / report.tokens.max(1) };
+        1.0 - self.planner.flops(&counts) / self.whole.flops(&counts)
+    }
+
+    /// What the prefix cache will hold, and what it will save in a full batch; empty if there is none.
+    fn prefix_summary(&self) -> String {
+        let (kept, all) = self.prefix.examples();
+        if all == 0 {
+            return String::new();
+        }
+        let layers = match self.prefix.first_layer {
+            1 => "layer 0 runs".to_string(),
+            first => format!("layers 0-{} run", first - 1),
+        };
+        let place = if self.prefix.on_disk { "on disk" } else { "of memory" };
+        let (mib, dtype) = (self.prefix.bytes() as f64 / f64::from(1 << 20), self.options.prefix_cache.dtype.dtype());
+        let saves = match self.prefix.lowest().train {
+            Some(_) => format!("a batch of them then needs {:.0} % fewer operations", 100.0 * self.prefix_saves()),
+            None => "held-out data only".to_string(),
+        };
+        format!(
+            "prefix cache: {layers} once a record, for {kept} of {all} records; up to {mib:.1} MiB {place} ({dtype}); {saves}\n"
         )
     }
 
@@ -228,11 +283,15 @@ impl<'m> Prepared<'m> {
             Some(contents) => DeviceAdapter::new(device, self.spec.clone(), self.layout.clone(), contents)?,
             None => DeviceAdapter::fresh(device, self.spec.clone(), config, options.seed)?,
         };
-        let trainer = Trainer::new(weights.clone(), config, on_device, self.planner.shape(), options.seed)?;
+        let cache = |store, max_tokens| self.prefix.open(store, &weights, config, &options.out, max_tokens);
+        let shape = self.planner.shape();
+        let below_step = cache(&self.prefix.train, shape.max_tokens)?;
+        let trainer = Trainer::new(weights.clone(), config, on_device, shape, options.seed, below_step)?;
         let held_out = match &self.eval_data {
             Some(held_out) => {
                 let sampler = Sampler::new(held_out, in_order(options))?;
-                let evaluator = Evaluator::between_steps(&trainer, weights, config, sampler.max_rows())?;
+                let below = cache(&self.prefix.held_out, sampler.max_rows())?;
+                let evaluator = Evaluator::between_steps(&trainer, weights.clone(), config, sampler.max_rows(), below)?;
                 let batches = sampler.plan_of(0).iter().map(|chosen| Batch::assemble(&held_out.examples, chosen)).collect();
                 Some(HeldOut { evaluator, batches })
             }
@@ -254,9 +313,9 @@ impl<'m> Prepared<'m> {
         Ok(Run { prepared: self, trainer, held_out, sampler, state, metrics, progress, interrupt, lock })
     }
 
-    /// Steps between two evaluations: ten in a run unless the options say something else.
+    /// Steps between two evaluations.
     pub(super) fn eval_steps(&self) -> u64 {
-        self.options.eval_steps.unwrap_or(self.total_steps.div_ceil(10).max(1))
+        eval_steps(&self.options, self.total_steps)
     }
 
     /// All that the numbers of the run depend on, by name.
@@ -280,6 +339,10 @@ impl<'m> Prepared<'m> {
             ("init_adapter (content)", start),
         ];
         print.extend(more.map(|(name, value)| (name.to_string(), value)));
+        // A cache in f32 changes no number.
+        if self.prefix.train.is_some() && self.options.prefix_cache.dtype != PrefixCacheType::F32 {
+            print.insert("prefix_cache_type".to_string(), serde_json::json!(self.options.prefix_cache.dtype).to_string());
+        }
         Ok(print)
     }
 }
@@ -298,10 +361,10 @@ impl Output {
     }
 }
 
-fn planner(model: &OpenModel, spec: &LoraSpec, weights: WeightType, shape: StepShape) -> Result<Planner> {
-    let storage = model.storage(weights);
+fn planner(model: &OpenModel, spec: &LoraSpec, weights: WeightType, shape: StepShape, lowest: Lowest) -> Result<Planner> {
     // The device is not known yet; one with no more than WebGPU asks for needs the most kernel calls.
-    Planner::new(&model.files.config, &storage, spec, shape, model.weight_bytes(weights), &Facts::default())
+    let (facts, bytes) = (Facts::default(), model.weight_bytes(weights));
+    Planner::new(&model.files.config, &model.storage(weights), spec, shape, bytes, &facts, lowest)
 }
 
 /// What of a run is on the device.
@@ -315,13 +378,22 @@ fn sampler_options(options: &TrainOptions) -> SamplerOptions {
     SamplerOptions { batch_size, max_length, packing, shuffle, seed }
 }
 
+/// Optimizer steps between two evaluations: ten in a run unless the options say something else.
+pub(super) fn eval_steps(options: &TrainOptions, total_steps: u64) -> u64 {
+    options.eval_steps.unwrap_or(total_steps.div_ceil(10).max(1))
+}
+
+fn steps_of_epoch(sampler: &Sampler, options: &TrainOptions, epoch: u64) -> u64 {
+    sampler.batches_in_epoch(epoch).div_ceil(options.gradient_accumulation_steps) as u64
+}
+
 /// Held-out data is read in its own order.
 fn in_order(options: &TrainOptions) -> SamplerOptions {
     SamplerOptions { shuffle: false, ..sampler_options(options) }
 }
 
 fn steps_of_epochs(sampler: &Sampler, options: &TrainOptions) -> u64 {
-    let steps = |epoch| sampler.batches_in_epoch(epoch).div_ceil(options.gradient_accumulation_steps) as u64;
+    let steps = |epoch| steps_of_epoch(sampler, options, epoch);
     // Only packing in shuffled order makes epochs that differ.
     match options.packing && options.shuffle {
         true => (0..options.epochs).map(steps).sum(),

@@ -5,7 +5,7 @@ use crate::autograd::{Root, backward};
 use crate::data::Batch;
 use crate::graph::{Counts, Graph, Origin, Rows, ShapeError, TensorType, ValueId};
 use crate::model::config::ModelConfig;
-use crate::model::llama::{Head, Inputs, Llama, Purpose, StorageOf};
+use crate::model::llama::{Head, Inputs, Llama, Part, Purpose, StorageOf};
 use crate::ops::accumulate::Accumulate;
 use crate::ops::adamw::AdamW;
 use crate::ops::global_norm::GlobalNorm;
@@ -43,7 +43,21 @@ impl LossGraph {
     /// # Errors
     /// A [`ShapeError`] if the configuration contradicts itself.
     pub fn build(config: &ModelConfig, storage: StorageOf, lora: &LoraSpec, max_tokens: usize) -> Result<Self, ShapeError> {
-        let mut model = Llama::build(config, storage, Some(lora), Purpose::Train, max_tokens)?;
+        Self::build_part(config, storage, lora, Part::Whole, max_tokens)
+    }
+
+    /// [`LossGraph::build`] for a part of the model that has all adapters and the head.
+    ///
+    /// # Errors
+    /// As [`LossGraph::build`].
+    pub fn build_part(
+        config: &ModelConfig,
+        storage: StorageOf,
+        lora: &LoraSpec,
+        part: Part,
+        max_tokens: usize,
+    ) -> Result<Self, ShapeError> {
+        let mut model = Llama::build_part(config, storage, Some(lora), Purpose::Train, part, max_tokens)?;
         let Head::Loss { loss, nll } = model.head else {
             return Err(ShapeError::new("llama", "the head", "logits", "a loss"));
         };

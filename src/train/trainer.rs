@@ -1,13 +1,14 @@
 //! A model, its adapter and the optimizer on a device: what a training step calls.
 
 use super::memory::{Memory, StepShape, rope_bytes};
+use super::prefix_cache::{PrefixCache, PrefixMemory};
 use super::step::{LossGraph, OptimizerGraph, accumulator_graph, write_batch};
 use crate::adapter::DeviceAdapter;
 use crate::data::Batch;
 use crate::gpu::{Device, Slice};
 use crate::graph::{Counts, Graph, ValueId};
 use crate::model::config::ModelConfig;
-use crate::model::llama::Inputs;
+use crate::model::llama::{Inputs, Part};
 use crate::model::weights::DeviceWeights;
 use crate::ops::adamw::Hyper;
 use crate::plan::{Executable, Timing};
@@ -24,6 +25,8 @@ pub struct Trainer {
     loss: ValueId,
     rope_bytes: usize,
     step: Executable,
+    /// Runs, or remembers, the layers below `step`.
+    prefix: Option<PrefixCache>,
     gradients: Slice,
     /// Sum over the batches of a step, where a step has more than one.
     accumulator: Option<(Slice, Executable)>,
@@ -36,7 +39,8 @@ pub struct Trainer {
 }
 
 impl Trainer {
-    /// Prepares training of `adapter` by steps of this shape.
+    /// Prepares training of `adapter` by steps of this shape. `prefix`: what gives the hidden states that enter the lowest adapted layer,
+    /// where that is not the work of every step.
     ///
     /// # Errors
     /// If the device cannot hold it.
@@ -46,16 +50,19 @@ impl Trainer {
         adapter: DeviceAdapter,
         shape: StepShape,
         seed: u64,
+        prefix: Option<PrefixCache>,
     ) -> Result<Self> {
         let device = weights.device().clone();
         let bytes = adapter.bytes();
-        let graphs = LossGraph::build(config, &|name| weights.dtype(name), &adapter.spec, shape.max_tokens)?;
+        let part = Part::above(prefix.as_ref().map(PrefixCache::first_layer));
+        let graphs = LossGraph::build_part(config, &|name| weights.dtype(name), &adapter.spec, part, shape.max_tokens)?;
         let graphs = graphs.recomputed(shape.recompute);
         let gradients = device.allocate("gradients", bytes)?;
         let mut pinned = weights.pinned(&graphs.model, config)?;
         pinned.extend(adapter.layout.pinned(&adapter.parameters, &graphs.model.adapters));
         pinned.extend(adapter.layout.pinned(&gradients, &graphs.gradients));
         let (inputs, loss, rope_bytes) = (graphs.model.inputs, graphs.loss, rope_bytes(&graphs.model));
+        pinned.extend(inputs.hidden.zip(prefix.as_ref()).map(|(id, prefix)| (id, prefix.hidden().clone().into())));
         let step = Executable::new(device.clone(), graphs.model.graph, &[loss, graphs.nll], pinned)?;
 
         let elements = adapter.layout.elements();
@@ -80,6 +87,7 @@ impl Trainer {
             loss,
             rope_bytes,
             step,
+            prefix,
             gradients,
             accumulator,
             moments,
@@ -94,9 +102,9 @@ impl Trainer {
     /// 1 / supervised tokens of the whole step. Returns the batch's part of the step's loss, in nats.
     ///
     /// # Errors
-    /// If the device is lost, or a step of several batches was not prepared for.
+    /// If the device is lost, or a step of several batches was not prepared for; as [`PrefixCache::provide`].
     pub fn accumulate(&mut self, batch: &Batch, loss_weight: f64, first: bool) -> Result<f64> {
-        let counts = self.write(batch, loss_weight);
+        let counts = self.write(batch, loss_weight)?;
         self.batches = self.batches.wrapping_add(1);
         self.step.run(&counts)?;
         match &mut self.accumulator {
@@ -118,21 +126,24 @@ impl Trainer {
         Ok(f64::from(self.step.read(self.loss, 1)?[0]))
     }
 
-    /// Runs a batch once with every dispatch timed; gradients are made as by [`Trainer::accumulate`], and left.
+    /// Runs a batch once with every dispatch timed, but for a prefix; gradients are made as by [`Trainer::accumulate`], and left.
     ///
     /// # Errors
     /// If the device has no timestamps, or is lost.
     pub fn profile(&mut self, batch: &Batch) -> Result<Vec<Timing>> {
-        let counts = self.write(batch, 1.0 / batch.targets.len().max(1) as f64);
+        let counts = self.write(batch, 1.0 / batch.targets.len().max(1) as f64)?;
         self.step.profile(&counts)
     }
 
-    /// Sends a batch to the device, with the count that the dropout generator needs.
-    fn write(&self, batch: &Batch, loss_weight: f64) -> Counts {
+    /// Sends a batch to the device, with the count that the dropout generator needs and the hidden states that a prefix gives.
+    fn write(&mut self, batch: &Batch, loss_weight: f64) -> Result<Counts> {
+        if let Some(prefix) = &mut self.prefix {
+            prefix.provide(batch)?;
+        }
         if let Some(counter) = self.inputs.dropout_counter {
             self.step.write(counter, &[self.seed, self.batches]);
         }
-        write_batch(&self.step, &self.inputs, batch, loss_weight)
+        Ok(write_batch(&self.step, &self.inputs, batch, loss_weight))
     }
 
     /// Updates the adapter with the step's gradients. Returns the global norm of the gradient before clipping.
@@ -188,6 +199,7 @@ impl Trainer {
     pub fn memory(&self) -> Memory {
         let accumulator = self.accumulator.as_ref().map_or(0, |(total, executable)| total.bytes + executable.own_bytes());
         let arena = self.step.arena_bytes();
+        let below = self.prefix.as_ref().map_or_else(PrefixMemory::default, PrefixCache::memory);
         Memory {
             weights: self.weights.bytes(),
             adapters: self.adapter.bytes(),
@@ -196,8 +208,8 @@ impl Trainer {
                 + self.moments[1].bytes
                 + accumulator
                 + self.optimizer.own_bytes(),
-            activations: arena,
-            inputs: self.step.own_bytes() - arena + self.rope_bytes,
+            activations: arena + below.activations,
+            inputs: self.step.own_bytes() - arena + self.rope_bytes + below.inputs,
             evaluation: 0,
         }
     }
@@ -205,6 +217,11 @@ impl Trainer {
     /// What runs a batch; an evaluation between steps may share its memory.
     pub(super) fn step(&self) -> &Executable {
         &self.step
+    }
+
+    /// What gives the hidden states that enter the lowest adapted layer, if not the step itself.
+    pub fn prefix(&self) -> Option<&PrefixCache> {
+        self.prefix.as_ref()
     }
 
     /// Kernel calls of one batch.

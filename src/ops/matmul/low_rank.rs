@@ -15,7 +15,7 @@ use super::{Layout, Matmul, launch, sizes};
 use crate::graph::{DType, Rows, ShapeError, TensorType};
 use crate::ops::{Call, Dispatch, Example, Matrix, Op, OpEntry, Random, Vjp, expect};
 
-/// Inputs `a, b, u, v` and optionally `c`; see the [module](self).
+/// `op(a, b) + scale * op(u, v) (+ c)`; inputs `a, b, u, v` and optionally `c`.
 #[derive(Clone, Copy, Debug)]
 pub struct MatmulLowRank {
     /// NT or NN.
