@@ -45,6 +45,9 @@ pub struct TrainArgs {
     /// Show the first records as the model will see them, with what is learned marked, and what the run would need; train nothing
     #[arg(long, help_heading = "Input and output")]
     dry_run: bool,
+    /// Time every kernel of the second step: prints a table and writes FILE for ui.perfetto.dev or chrome://tracing. Changes no number
+    #[arg(long, value_name = "FILE", help_heading = "Device")]
+    profile: Option<PathBuf>,
     #[command(flatten)]
     recipe: Recipe,
 }
@@ -80,6 +83,9 @@ pub fn run(args: TrainArgs) -> Result<i32> {
     let progress = Progress::on_stderr(prepared.total_steps, output.steps_done());
     let options = prepared.options.clone();
     let mut run = prepared.start(weights, output, interrupt, progress)?;
+    if let Some(path) = args.profile {
+        run.profile(path);
+    }
     let ask = if model.template.is_some() { "--chat" } else { "--prompt" };
     Ok(tell(&run.train()?, run.steps().1, &options, ask))
 }

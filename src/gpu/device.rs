@@ -1,9 +1,10 @@
 //! Choice of an adapter, and the device opened on it.
 
-use super::{Facts, Pipeline, kernel::Kernel, pipeline};
+use super::{Created, Facts, Pipeline, Slice, kernel::Kernel, pipeline};
 use crate::{Error, Result};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 /// An opened GPU: queue, limits, and the kernels compiled so far.
 pub struct Device {
@@ -14,6 +15,11 @@ pub struct Device {
     pub facts: Facts,
     pipelines: Mutex<HashMap<pipeline::Key, Arc<Pipeline>>>,
     trouble: Arc<Mutex<Option<String>>>,
+    pub(super) created: Mutex<Created>,
+    /// Staging buffers that no read is using.
+    pub(super) staging: Mutex<Vec<Slice>>,
+    /// Time that the host has spent waiting for the device.
+    waited: Mutex<Duration>,
 }
 
 /// Features that graftling uses where they are offered; none is required.
@@ -90,6 +96,25 @@ impl Device {
         Ok(Self::opened(device, queue, info, features, limits))
     }
 
+    /// A device that accepts all work and does none of it (wgpu's no-op backend, with real buffers): for measuring what the host's
+    /// part of a run costs. It looks like a GPU without subgroups.
+    ///
+    /// # Errors
+    /// If wgpu was built without that backend.
+    pub fn noop() -> Result<Self> {
+        let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
+        descriptor.backends = wgpu::Backends::NOOP;
+        descriptor.backend_options.noop = wgpu::NoopBackendOptions::enabled();
+        let instance = wgpu::Instance::new(descriptor);
+        let adapters = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::NOOP));
+        let Some(adapter) = adapters.first() else {
+            return Err(Error::failed("no-op device", "wgpu was built without it", "this is a defect; please report it"));
+        };
+        let mut device = Self::on(adapter)?;
+        device.facts = Facts { cpu_driver: false, subgroup: None, ..device.facts };
+        Ok(device)
+    }
+
     fn opened(
         device: wgpu::Device,
         queue: wgpu::Queue,
@@ -112,7 +137,18 @@ impl Device {
             int64: features.contains(wgpu::Features::SHADER_INT64),
             f16: features.contains(wgpu::Features::SHADER_F16),
         };
-        Self { device, queue, info, limits, facts, pipelines: Mutex::default(), trouble }
+        Self {
+            device,
+            queue,
+            info,
+            limits,
+            facts,
+            pipelines: Mutex::default(),
+            trouble,
+            created: Mutex::default(),
+            staging: Mutex::default(),
+            waited: Mutex::default(),
+        }
     }
 
     /// The compiled kernel, from the cache of this device where it was compiled before.
@@ -140,9 +176,29 @@ impl Device {
     /// # Errors
     /// If the device is lost, or reported an error since the last call.
     pub fn wait(&self) -> Result<()> {
-        let polled = self.device.poll(wgpu::PollType::wait_indefinitely());
+        self.wait_for(None)
+    }
+
+    /// Waits until this submission is done; `None`: the last one.
+    ///
+    /// # Errors
+    /// If the device is lost, or reported an error since the last call.
+    pub(crate) fn wait_for(&self, submission_index: Option<wgpu::SubmissionIndex>) -> Result<()> {
+        let started = Instant::now();
+        let polled = self.device.poll(wgpu::PollType::Wait { submission_index, timeout: None });
+        *lock(&self.waited) += started.elapsed();
         self.check()?;
         polled.map(|_| ()).map_err(|error| self.failed(error.to_string()))
+    }
+
+    /// Time that the host has spent waiting for this device since it was opened. The rest of the time of a run is the host's own work.
+    pub fn waited(&self) -> Duration {
+        *lock(&self.waited)
+    }
+
+    /// Can the device tell when each dispatch began and ended?
+    pub fn has_timestamps(&self) -> bool {
+        self.device.features().contains(wgpu::Features::TIMESTAMP_QUERY)
     }
 
     /// Starts what was written so far on its way and waits for it, so that staging memory is free again.

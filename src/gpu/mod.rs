@@ -1,14 +1,18 @@
 //! The *where* of a computation: adapter, limits, buffers, compiled kernels.
 
 mod buffer;
+mod created;
 mod device;
 pub mod kernel;
 mod pipeline;
+mod readback;
 pub mod reflect;
 
 pub use buffer::{ALIGNMENT, Slice, encode, padded};
+pub use created::Created;
 pub use device::{Device, WANTED_FEATURES, adapters};
 pub use pipeline::{Pipeline, compile_all};
+pub use readback::Readback;
 
 /// What the choice of kernels may depend on.
 #[derive(Clone, Debug, PartialEq)]

@@ -11,10 +11,11 @@ mod executable;
 mod liveness;
 mod pacing;
 mod profile;
+pub mod timings;
 
 pub use executable::{Executable, Pinned};
 pub use pacing::Pacer;
-pub use profile::Timing;
+pub use timings::Timing;
 
 use crate::gpu::padded;
 use crate::graph::{Graph, Origin, ValueId};

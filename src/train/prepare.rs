@@ -204,6 +204,9 @@ impl<'m> Prepared<'m> {
             metrics,
             progress,
             interrupt,
+            unsettled: None,
+            since: std::time::Instant::now(),
+            profile: None,
             _lock: lock,
         })
     }
