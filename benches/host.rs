@@ -3,7 +3,8 @@
 //! The device is wgpu's no-op backend, which accepts all work and does none, so all the time is the host's: our code and wgpu's
 //! validation, without a driver. The model has the sizes of SmolLM2-135M with rank 8 on all linear layers; its weights are zeros.
 //!
-//! Allocations are counted by an allocator around the system's. Those of wgpu are among them: it makes a few for every submission.
+//! Allocations are counted by an allocator around the system's. Those of wgpu are among them; the last line shows what it makes for as
+//! many dispatches without any code of ours. `cargo bench --bench host -- 2000` does more rounds, for a profiler.
 
 use graftling::Result;
 use graftling::adapter::{DeviceAdapter, LoraSpec};
@@ -84,28 +85,28 @@ impl TensorSource for Zeros {
     }
 }
 
-const ROUNDS: usize = 15;
-
-/// Median time, allocations and times of a step, over [`ROUNDS`] of them.
-fn measure(mut step: impl FnMut(usize) -> Result<()>) -> Result<(Duration, usize)> {
-    let mut rounds = Vec::new();
-    for round in 0..ROUNDS {
+/// Median time and allocations of a step.
+fn measure(rounds: usize, mut step: impl FnMut(usize) -> Result<()>) -> Result<(Duration, usize)> {
+    let mut measured = Vec::new();
+    for round in 0..rounds {
         let (allocations, started) = (ALLOCATIONS.load(Ordering::Relaxed), Instant::now());
         step(round)?;
-        rounds.push((started.elapsed(), ALLOCATIONS.load(Ordering::Relaxed) - allocations));
+        measured.push((started.elapsed(), ALLOCATIONS.load(Ordering::Relaxed) - allocations));
     }
-    rounds.sort();
-    Ok(rounds[ROUNDS / 2])
+    measured.sort();
+    Ok(measured[rounds / 2])
 }
 
 fn main() -> Result<()> {
+    let rounds = std::env::args().find_map(|argument| argument.parse().ok()).unwrap_or(15);
     let (name, config) = known::configs()?.remove(0);
     let layers = config.num_hidden_layers;
-    println!("host time and allocations of a step, median of {ROUNDS}; {name}, 4 x 32 tokens, no-op device\n");
+    println!("host time and allocations of a step, median of {rounds}; {name}, 4 x 32 tokens, no-op device\n");
     println!("{:<42} {:>10} {:>9} {:>10} {:>12}", "", "dispatches", "ms", "us each", "allocations");
     for adapted in [layers / 2, layers] {
         let device = Arc::new(Device::noop()?);
-        let weights = Arc::new(DeviceWeights::upload(device.clone(), &config, &Zeros::new(&config), WeightType::Bf16, |_, _| {})?);
+        let weights =
+            Arc::new(DeviceWeights::upload(device.clone(), &config, &Zeros::new(&config), WeightType::Bf16, |_, _| {})?);
         let spec = LoraSpec { layers: (layers - adapted..layers).collect(), ..step::lora(8, &config) };
         let adapter = DeviceAdapter::fresh(device.clone(), spec, &config, 0)?;
         let batches: Vec<Batch> = (0..2).map(|fewer| step::random_batch(4, 32 - fewer, config.vocab_size)).collect();
@@ -122,15 +123,74 @@ fn main() -> Result<()> {
         train(&batches[1], 1)?;
         train(&batches[0], 2)?;
         let before = device.created();
-        let same = measure(|round| train(&batches[0], round))?;
-        let other = measure(|round| train(&batches[(round + 1) % 2], round))?;
+        let same = measure(rounds, |round| train(&batches[0], round))?;
+        let other = measure(rounds, |round| train(&batches[(round + 1) % 2], round))?;
         assert_eq!(device.created(), before, "a step after the first made something");
         let dispatches = trainer.dispatches();
         for (name, (time, allocations)) in [("rows as in the step before", same), ("other rows than the step before", other)] {
             let label = format!("{adapted} layers, {name}");
             let seconds = time.as_secs_f64();
-            println!("{label:<46} {dispatches:>6} {:>9.2} {:>10.2} {allocations:>12}", seconds * 1e3, seconds * 1e6 / dispatches as f64);
+            println!(
+                "{label:<46} {dispatches:>6} {:>9.2} {:>10.2} {allocations:>12}",
+                seconds * 1e3,
+                seconds * 1e6 / dispatches as f64
+            );
         }
     }
+    wgpu_alone(rounds, 2000)
+}
+
+/// What wgpu itself takes for this many dispatches of one kernel, each with a bind group of its own, in one submission.
+fn wgpu_alone(rounds: usize, dispatches: usize) -> Result<()> {
+    let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
+    descriptor.backends = wgpu::Backends::NOOP;
+    descriptor.backend_options.noop = wgpu::NoopBackendOptions::enabled();
+    let instance = wgpu::Instance::new(descriptor);
+    let adapter = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::NOOP)).remove(0);
+    let (device, queue) = pollster::block_on(adapter.request_device(&Default::default())).expect("the no-op device opens");
+    let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
+        label: None,
+        source: wgpu::ShaderSource::Wgsl(
+            "@group(0) @binding(0) var<storage, read> x: array<f32>;
+             @group(0) @binding(1) var<storage, read_write> y: array<f32>;
+             @compute @workgroup_size(64) fn main() { y[0] = x[0]; }"
+                .into(),
+        ),
+    });
+    let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+        label: None,
+        layout: None,
+        module: &module,
+        entry_point: Some("main"),
+        compilation_options: Default::default(),
+        cache: None,
+    });
+    let (usage, mapped_at_creation) = (wgpu::BufferUsages::STORAGE, false);
+    let buffer = || device.create_buffer(&wgpu::BufferDescriptor { label: None, size: 256, usage, mapped_at_creation });
+    let buffers: Vec<wgpu::Buffer> = (0..=dispatches).map(|_| buffer()).collect();
+    let groups: Vec<wgpu::BindGroup> = buffers
+        .windows(2)
+        .map(|pair| {
+            let entry = |binding| wgpu::BindGroupEntry { binding, resource: pair[binding as usize].as_entire_binding() };
+            let layout = &pipeline.get_bind_group_layout(0);
+            device.create_bind_group(&wgpu::BindGroupDescriptor { label: None, layout, entries: &[entry(0), entry(1)] })
+        })
+        .collect();
+    let (time, allocations) = measure(rounds, |_| {
+        let mut encoder = device.create_command_encoder(&Default::default());
+        {
+            let mut pass = encoder.begin_compute_pass(&Default::default());
+            for group in &groups {
+                pass.set_pipeline(&pipeline);
+                pass.set_bind_group(0, group, &[]);
+                pass.dispatch_workgroups(1, 1, 1);
+            }
+        }
+        queue.submit([encoder.finish()]);
+        Ok(())
+    })?;
+    let seconds = time.as_secs_f64();
+    let each = seconds * 1e6 / dispatches as f64;
+    println!("{:<46} {dispatches:>6} {:>9.2} {each:>10.2} {allocations:>12}", "wgpu alone", seconds * 1e3);
     Ok(())
 }

@@ -1,12 +1,13 @@
 //! The kernels of a training step at the shapes of a model's layer.
 
+use crate::Result;
 use crate::adapter::block_linears;
 use crate::gpu::{Device, Slice, encode};
 use crate::graph::{DType, Rows, TensorType};
 use crate::model::config::ModelConfig;
 use crate::ops::accumulate::Accumulate;
-use crate::ops::add::Add;
 use crate::ops::adamw::AdamW;
+use crate::ops::add::Add;
 use crate::ops::attention::{Attention, AttentionBackwardKeyValue, AttentionBackwardQuery, Heads};
 use crate::ops::dropout::Dropout;
 use crate::ops::embedding::Embedding;
@@ -18,7 +19,6 @@ use crate::ops::rms_norm::{RmsNorm, RmsNormBackward};
 use crate::ops::rope::Rope;
 use crate::ops::swiglu::{Swiglu, SwigluBackward};
 use crate::ops::{Op, Random};
-use crate::Result;
 use std::sync::Arc;
 
 /// One op with inputs of certain shapes.
@@ -236,7 +236,6 @@ fn of_the_optimizer(config: &ModelConfig, r: usize) -> Vec<Case> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::graph::ShapeError;
     use crate::model::known;
 
     /// Inputs fit their ops for every model and any number of rows, and the list does not change with the rows.
@@ -246,10 +245,11 @@ mod tests {
             let of = |rows| cases(&config, &Sizes { rows, storage: DType::BF16, r: 8, largest: 64 << 20 });
             for (case, shorter) in of(512).into_iter().zip(of(32)) {
                 let types: Vec<TensorType> = case.inputs.iter().map(|(tensor, _)| *tensor).collect();
-                let outputs: Result<_, ShapeError> = case.op.infer(&types);
+                let outputs = case.op.infer(&types);
                 assert!(outputs.is_ok(), "{}: {outputs:?}", case.name);
                 assert_eq!(case.name, shorter.name);
-                assert!(types.iter().all(|tensor| tensor.dtype == DType::F32 || tensor.max_bytes() <= 64 << 20));
+                let of_vocabulary = ["logits", "embedding", "entropy"].iter().any(|part| case.name.contains(part));
+                assert!(!of_vocabulary || types.iter().all(|tensor| tensor.max_bytes() <= 64 << 20), "{types:?}");
             }
         }
     }

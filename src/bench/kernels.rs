@@ -5,6 +5,7 @@ use super::timer::seconds_of_run;
 use crate::gpu::Device;
 use crate::graph::{Counts, DType, Graph, Origin, ValueId};
 use crate::model::config::ModelConfig;
+use crate::ops::{Call, Operand};
 use crate::plan::timings::{Bound, Roofline};
 use crate::plan::{Executable, Pinned};
 use crate::{Error, Result};
@@ -49,10 +50,10 @@ pub struct Options {
 
 /// Rows are not shortened below this.
 const LEAST_ROWS: usize = 32;
-/// A line may take this many budgets, once it has no more rows to lose.
+/// Budgets that one run may take before rows are taken away.
+const LONGEST: f64 = 2.0;
+/// Budgets that one run may take at the most, when it has no more rows to lose.
 const PATIENCE: f64 = 8.0;
-/// Share of the roofline that is expected of a kernel that has not been measured yet: low, so that it does not take too long.
-const EXPECTED_SHARE: f64 = 0.1;
 /// Bytes of a matrix at the most: the machine should not have to make room for a measurement.
 const LARGEST: usize = 256 << 20;
 
@@ -101,59 +102,73 @@ impl Tables {
         Sizes { rows, storage, r, largest: LARGEST.min(self.device.max_binding()) }
     }
 
+    /// Chooses the rows of a line by what a short version of it takes, and measures it.
     fn line(&mut self, config: &ModelConfig, index: usize, mut case: Case) -> Result<KernelRow> {
-        let share = self.shares.get(&case.name).copied().unwrap_or(EXPECTED_SHARE);
         let budget = self.options.budget.as_secs_f64();
         let mut rows = self.options.rows;
-        loop {
-            let mut line = self.describe(&case)?;
-            // Every line runs once before it is measured.
-            let expected = 2.0 * self.roofline.least_seconds(line.flops, line.bytes).0 / share;
-            let shorter = (rows / 2 >= LEAST_ROWS).then(|| cases(config, &self.sizes(rows / 2)).swap_remove(index));
-            if expected > budget
-                && let Some(shorter) = shorter
-                && shorter.shape != case.shape
-            {
-                (rows, case) = (rows / 2, shorter);
-                continue;
-            }
-            if rows < self.options.rows {
-                line.note = Some(format!("shortened to {rows} rows"));
-            }
-            if expected > PATIENCE * budget {
-                line.note = Some(format!("left out: it would take about {expected:.1} s"));
-                return Ok(line);
-            }
-            match self.time(&case) {
-                Ok(seconds) => {
-                    let (least, bound) = self.roofline.least_seconds(line.flops, line.bytes);
-                    let share = least / seconds;
-                    self.shares.insert(case.name, share);
-                    let (flops_per_second, bytes_per_second) = (line.flops / seconds, line.bytes / seconds);
-                    line.measured = Some(Measured { seconds, flops_per_second, bytes_per_second, share, bound });
-                }
+        let mut line = self.describe(&case)?;
+        let share = match self.shares.get(&case.name) {
+            Some(share) => *share,
+            None => match self.probe(config, index) {
+                Ok(share) => share,
                 // No memory for it, most likely; if the device is lost, the next line says so as well.
-                Err(Error::Failed { problem, .. }) => line.note = Some(format!("left out: {problem}")),
+                Err(Error::Failed { problem, .. }) => {
+                    line.note = Some(format!("left out: {problem}"));
+                    return Ok(line);
+                }
                 Err(error) => return Err(error),
-            }
+            },
+        };
+        let expected = |line: &KernelRow| self.roofline.least_seconds(line.flops, line.bytes).0 / share;
+        while expected(&line) > LONGEST * budget && rows / 2 >= LEAST_ROWS {
+            rows /= 2;
+            case = cases(config, &self.sizes(rows)).swap_remove(index);
+            line = self.describe(&case)?;
+        }
+        if line.shape != cases(config, &self.sizes(self.options.rows)).swap_remove(index).shape {
+            line.note = Some(format!("shortened to {rows} rows"));
+        }
+        if expected(&line) > PATIENCE * budget {
+            line.note = Some(format!("left out: it would take about {:.1} s", expected(&line)));
             return Ok(line);
         }
+        match self.time(&case, self.options.budget) {
+            Ok(seconds) => {
+                let (least, bound) = self.roofline.least_seconds(line.flops, line.bytes);
+                let share = least / seconds;
+                self.shares.insert(case.name, share);
+                let (flops_per_second, bytes_per_second) = (line.flops / seconds, line.bytes / seconds);
+                line.measured = Some(Measured { seconds, flops_per_second, bytes_per_second, share, bound });
+            }
+            Err(Error::Failed { problem, .. }) => line.note = Some(format!("left out: {problem}")),
+            Err(error) => return Err(error),
+        }
+        Ok(line)
+    }
+
+    /// The share of the roofline that a line has with few rows.
+    fn probe(&self, config: &ModelConfig, index: usize) -> Result<f64> {
+        let rows = self.options.rows.min(LEAST_ROWS);
+        let case = cases(config, &self.sizes(rows)).swap_remove(index);
+        let line = self.describe(&case)?;
+        let seconds = self.time(&case, Duration::ZERO)?;
+        Ok(self.roofline.least_seconds(line.flops, line.bytes).0 / seconds)
     }
 
     /// A line without its measurement.
     fn describe(&self, case: &Case) -> Result<KernelRow> {
-        let (graph, outputs) = graph_of(case)?.0;
+        let (graph, _, outputs) = graph_of(case)?;
         let node = &graph.nodes()[0];
-        let operands = |ids: &[ValueId]| -> Vec<crate::ops::Operand> {
+        let operands = |ids: &[ValueId]| -> Vec<Operand> {
             ids.iter()
                 .map(|&id| {
                     let tensor = graph[id].tensor;
-                    crate::ops::Operand { tensor, rows: tensor.shape.rows.max(), part_starts: vec![0] }
+                    Operand { tensor, rows: tensor.shape.rows.max(), part_starts: vec![0] }
                 })
                 .collect()
         };
         let (inputs, outputs) = (operands(&node.inputs), operands(&outputs));
-        let call = crate::ops::Call { inputs: &inputs, outputs: &outputs, device: &self.device.facts };
+        let call = Call { inputs: &inputs, outputs: &outputs, device: &self.device.facts };
         Ok(KernelRow {
             name: case.name.clone(),
             shape: case.shape.clone(),
@@ -165,8 +180,8 @@ impl Tables {
         })
     }
 
-    fn time(&self, case: &Case) -> Result<f64> {
-        let ((graph, outputs), leaves) = graph_of(case)?;
+    fn time(&self, case: &Case, budget: Duration) -> Result<f64> {
+        let (graph, leaves, outputs) = graph_of(case)?;
         let mut pinned: HashMap<ValueId, Pinned> = HashMap::new();
         for (id, (tensor, fill)) in leaves.into_iter().zip(&case.inputs) {
             let slice = self.device.allocate(&case.name, tensor.max_bytes())?;
@@ -174,17 +189,16 @@ impl Tables {
             pinned.insert(id, slice.into());
         }
         let mut executable = Executable::new(self.device.clone(), graph, &outputs, pinned)?;
-        seconds_of_run(&self.device, &mut executable, self.options.budget)
+        seconds_of_run(&self.device, &mut executable, budget)
     }
 }
 
-/// The case as a graph of one node, with that node's outputs; and its leaves.
-fn graph_of(case: &Case) -> Result<((Graph, Vec<ValueId>), Vec<ValueId>)> {
+/// The case as a graph of one node, with its leaves and the node's outputs.
+fn graph_of(case: &Case) -> Result<(Graph, Vec<ValueId>, Vec<ValueId>)> {
     let mut graph = Graph::new();
-    let leaves: Vec<ValueId> =
-        case.inputs.iter().map(|(tensor, _)| graph.leaf(&case.name, *tensor, Origin::State)).collect();
+    let leaves: Vec<ValueId> = case.inputs.iter().map(|(tensor, _)| graph.leaf(&case.name, *tensor, Origin::State)).collect();
     let outputs = graph.apply_shared(case.op.clone(), &leaves, &case.name)?;
-    Ok(((graph, outputs), leaves))
+    Ok((graph, leaves, outputs))
 }
 
 /// The best rate of all products in these lines, in floating-point operations a second.

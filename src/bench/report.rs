@@ -14,6 +14,8 @@ pub struct Report {
     pub device: String,
     pub driver: String,
     pub backend: String,
+    /// The driver runs on the CPU.
+    pub cpu_driver: bool,
     #[serde(flatten)]
     pub speed: Speed,
     pub tables: Vec<Table>,
@@ -50,7 +52,7 @@ impl Report {
         );
         self.tables.iter().for_each(|table| write_table(&mut text, table));
         if let Some(step) = &self.step {
-            write_step(&mut text, step);
+            write_step(&mut text, step, self.cpu_driver);
             if step.timings.is_empty() {
                 text.push_str("\nThis device has no timestamps, so there is no table by kernel.\n");
             } else {
@@ -61,10 +63,7 @@ impl Report {
             let _ = writeln!(
                 text,
                 "\nGeneration: {:.1} tokens/s greedily at batch 1 ({} tokens); prompt of {} tokens at {:.1} tokens/s",
-                generation.tokens_per_second,
-                generation.tokens,
-                generation.prompt_tokens,
-                generation.prompt_tokens_per_second
+                generation.tokens_per_second, generation.tokens, generation.prompt_tokens, generation.prompt_tokens_per_second
             );
         }
         text
@@ -77,15 +76,15 @@ fn write_table(text: &mut String, table: &Table) {
         "\n{:<42} {:<28} {:>9} {:>9} {:>8}  of the bound   kernel",
         table.model, "m x n x k, or rows", "ms", "GFLOP/s", "GB/s"
     );
-    for KernelRow { name, shape, kernels, measured, note, .. } in &table.lines {
+    for KernelRow { name, shape, kernels, measured, note, flops, .. } in &table.lines {
         let _ = write!(text, "{name:<42} {shape:<28} ");
         if let Some(measured) = measured {
             let bound = if measured.bound == Bound::Compute { "compute" } else { "memory" };
             let _ = write!(
                 text,
-                "{:>9.3} {:>9.1} {:>8.1} {:>6.1}% {bound:<7} {}",
+                "{:>9.3} {:>9} {:>8.1} {:>6.1}% {bound:<7} {}",
                 measured.seconds * 1e3,
-                measured.flops_per_second * 1e-9,
+                if *flops > 0.0 { format!("{:.1}", measured.flops_per_second * 1e-9) } else { "-".to_owned() },
                 measured.bytes_per_second * 1e-9,
                 100.0 * measured.share,
                 kernels.iter().fold(Vec::new(), distinct).join(", ")
@@ -103,7 +102,7 @@ fn distinct<'n>(mut names: Vec<&'n str>, name: &&'n str) -> Vec<&'n str> {
     names
 }
 
-fn write_step(text: &mut String, step: &StepReport) {
+fn write_step(text: &mut String, step: &StepReport, cpu_driver: bool) {
     let _ = writeln!(
         text,
         "\nTraining step of {} tokens, {} trained parameters: median {:.3} s, {:.1} tokens/s",
@@ -121,10 +120,12 @@ fn write_step(text: &mut String, step: &StepReport) {
     }
     let _ = writeln!(
         text,
-        "{} dispatches; the host needs {:.2} ms to encode and submit them, {:.1} us each",
+        "{} dispatches; the host encodes them in {:.2} ms ({:.2} us each) and hands them over in {:.2} ms{}",
         step.dispatches,
-        step.host_seconds * 1e3,
-        step.host_seconds * 1e6 / step.dispatches.max(1) as f64
+        step.encode_seconds * 1e3,
+        step.encode_seconds * 1e6 / step.dispatches.max(1) as f64,
+        step.submit_seconds * 1e3,
+        if cpu_driver { " (in which this driver does the work, on the same cores)" } else { "" }
     );
     let memory = &step.gpu_bytes;
     let _ = writeln!(

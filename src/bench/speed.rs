@@ -21,6 +21,8 @@ pub struct Speed {
     pub roofline: Roofline,
     /// Independent chains of multiply-adds with which the peak was reached.
     pub chains: u32,
+    /// Operations a second with 1, 2, 4 and 8 chains.
+    pub flops_per_second_by_chains: [f64; 4],
     /// Bytes of each of the two buffers of the copy.
     pub copied_bytes: usize,
 }
@@ -41,33 +43,30 @@ impl Speed {
     /// # Errors
     /// If the device is lost, or has not the memory for the smallest copy.
     pub fn measure(device: &Arc<Device>, budget: Duration) -> Result<Self> {
-        let (flops_per_second, chains) = peak(device, budget)?;
+        let mut by_chains = [0.0; 4];
+        for (rate, chains) in by_chains.iter_mut().zip(MultiplyAdd::CHAINS) {
+            *rate = rate_with(device, chains, budget)?;
+        }
+        let best = (0..by_chains.len()).max_by(|&a, &b| by_chains[a].total_cmp(&by_chains[b])).unwrap_or(0);
+        let (flops_per_second, chains) = (by_chains[best], MultiplyAdd::CHAINS[best]);
         let (bytes_per_second, copied_bytes) = bandwidth(device, budget)?;
-        Ok(Self { roofline: Roofline { flops_per_second, bytes_per_second }, chains, copied_bytes })
+        let roofline = Roofline { flops_per_second, bytes_per_second };
+        Ok(Self { roofline, chains, flops_per_second_by_chains: by_chains, copied_bytes })
     }
 }
 
-/// Floating-point operations a second with the number of chains that suits the device best, and that number.
-fn peak(device: &Arc<Device>, budget: Duration) -> Result<(f64, u32)> {
-    let mut best = (0.0, 0);
-    for chains in MultiplyAdd::CHAINS {
-        let mut steps = 8 * MultiplyAdd::UNROLLED;
-        loop {
-            let op = MultiplyAdd { steps, chains, factor: 0.999, addend: 0.001 };
-            let flops = op.flops(&[[1, ELEMENTS]], &[]) as f64;
-            let tensor = TensorType::f32(Rows::Fixed(1), ELEMENTS);
-            let seconds = seconds_of(device, op, tensor, Duration::ZERO)?;
-            if seconds >= DISPATCH.as_secs_f64() || steps >= MOST_STEPS {
-                let rate = flops / seconds_of(device, op, tensor, budget)?;
-                best = if rate > best.0 { (rate, chains) } else { best };
-                break;
-            }
-            // Towards twice the wished time, at the most 16 times as far in one go.
-            let more = (2.0 * DISPATCH.as_secs_f64() / seconds).clamp(2.0, 16.0) as u32;
-            steps *= more;
+/// Operations a second with this number of chains; the number of steps is what the device needs for a dispatch of some length.
+fn rate_with(device: &Arc<Device>, chains: u32, budget: Duration) -> Result<f64> {
+    let tensor = TensorType::f32(Rows::Fixed(1), ELEMENTS);
+    let mut op = MultiplyAdd { steps: 8 * MultiplyAdd::UNROLLED, chains, factor: 0.999, addend: 0.001 };
+    loop {
+        let seconds = seconds_of(device, op, tensor, Duration::ZERO)?;
+        if seconds >= DISPATCH.as_secs_f64() || op.steps >= MOST_STEPS {
+            return Ok(op.flops(&[[1, ELEMENTS]], &[]) as f64 / seconds_of(device, op, tensor, budget)?);
         }
+        // Towards twice the wished time, at the most 16 times as far in one go.
+        op.steps *= (2.0 * DISPATCH.as_secs_f64() / seconds).clamp(2.0, 16.0) as u32;
     }
-    Ok(best)
 }
 
 /// Bytes read and written a second, and the size of each buffer.

@@ -34,9 +34,10 @@ pub struct StepReport {
     pub step_seconds: Vec<f64>,
     pub median_step_seconds: f64,
     pub tokens_per_second: f64,
-    /// Median time in which the host encoded and submitted a step, waiting for the device not counted. A driver that runs on the
-    /// CPU takes its time from the same cores.
-    pub host_seconds: f64,
+    /// Median time in which the host encoded a step.
+    pub encode_seconds: f64,
+    /// Median time in which it handed the step over. A driver that runs on the CPU may do the step's work in it.
+    pub submit_seconds: f64,
     pub dispatches: usize,
     pub gpu_bytes: Memory,
     /// Floating-point operations of the step's matmuls, those in the loss included.
@@ -94,14 +95,16 @@ pub fn measure(
     let trained_parameters = adapter.layout.parameters();
     let batch = random_batch(options.batch_size, options.max_length, config.vocab_size);
     let mut trainer = Trainer::new(weights, config, adapter, batch.rows(), false, 0)?;
-    let (mut step_seconds, mut host_seconds) = (Vec::new(), Vec::new());
+    let (mut step_seconds, mut encode_seconds, mut submit_seconds) = (Vec::new(), Vec::new(), Vec::new());
     for step in 0..=options.steps {
-        let (started, waited) = (Instant::now(), device.waited());
+        let (started, before) = (Instant::now(), device.spent());
         train_one(&mut trainer, &batch, step as u64 + 1)?;
         let took = started.elapsed();
         if step > 0 {
+            let (waiting, submitting) = (device.spent().waiting - before.waiting, device.spent().submitting - before.submitting);
             step_seconds.push(took.as_secs_f64());
-            host_seconds.push(took.saturating_sub(device.waited() - waited).as_secs_f64());
+            encode_seconds.push(took.saturating_sub(waiting + submitting).as_secs_f64());
+            submit_seconds.push(submitting.as_secs_f64());
         }
         each();
     }
@@ -122,7 +125,8 @@ pub fn measure(
         median_step_seconds,
         tokens_per_second: batch.rows() as f64 / median_step_seconds,
         step_seconds,
-        host_seconds: median(&host_seconds),
+        encode_seconds: median(&encode_seconds),
+        submit_seconds: median(&submit_seconds),
         dispatches: trainer.dispatches(),
         gpu_bytes: trainer.memory(),
         matmul_flops,

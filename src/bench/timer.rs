@@ -1,9 +1,9 @@
 //! How long one run of a graph takes.
 
+use crate::Result;
 use crate::gpu::Device;
 use crate::graph::Counts;
 use crate::plan::Executable;
-use crate::Result;
 use std::time::{Duration, Instant};
 
 /// Measurements, of which the shortest counts: what disturbs a measurement only makes it longer.

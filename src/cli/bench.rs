@@ -121,6 +121,7 @@ pub fn run(args: BenchArgs) -> Result<()> {
         device: device.info.name.clone(),
         driver: device.info.driver_info.clone(),
         backend: device.info.backend.to_string(),
+        cpu_driver: device.facts.cpu_driver,
         speed,
         tables: Vec::new(),
         step: None,
@@ -144,8 +145,12 @@ pub fn run(args: BenchArgs) -> Result<()> {
             let weights = super::upload_to(model, args.weight_type(), device.clone())?;
             let bar = Bar::new();
             if args.wants(Part::Step) {
-                let options =
-                    step::Options { lora: args.lora(config)?, batch_size: args.batch_size, max_length: args.max_length, steps: args.steps };
+                let options = step::Options {
+                    lora: args.lora(config)?,
+                    batch_size: args.batch_size,
+                    max_length: args.max_length,
+                    steps: args.steps,
+                };
                 bar.lengthen(args.steps + 2);
                 let step = step::measure(weights.clone(), config, &options, matmul_rate, || bar.did("training steps"))?;
                 report.step_kernels = timings::by_kernel(&step.timings);

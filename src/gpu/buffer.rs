@@ -104,7 +104,7 @@ impl Device {
     pub fn clear(&self, slice: &Slice) {
         let mut encoder = self.device.create_command_encoder(&Default::default());
         encoder.clear_buffer(&slice.buffer, slice.offset as u64, Some(slice.bytes as u64));
-        self.queue.submit([encoder.finish()]);
+        self.submit(Some(encoder.finish()));
     }
 }
 

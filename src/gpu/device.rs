@@ -18,8 +18,16 @@ pub struct Device {
     pub(super) created: Mutex<Created>,
     /// Staging buffers that no read is using.
     pub(super) staging: Mutex<Vec<Slice>>,
-    /// Time that the host has spent waiting for the device.
-    waited: Mutex<Duration>,
+    spent: Mutex<Spent>,
+}
+
+/// Time that the host has given to a device since it was opened. What is left of the time of a run is the host's own work.
+#[derive(Clone, Copy, PartialEq, Debug, Default)]
+pub struct Spent {
+    /// Waiting until work was done.
+    pub waiting: Duration,
+    /// Handing over encoded work. A driver that runs on the CPU may do the work itself meanwhile.
+    pub submitting: Duration,
 }
 
 /// Features that graftling uses where they are offered; none is required.
@@ -147,7 +155,7 @@ impl Device {
             trouble,
             created: Mutex::default(),
             staging: Mutex::default(),
-            waited: Mutex::default(),
+            spent: Mutex::default(),
         }
     }
 
@@ -186,14 +194,22 @@ impl Device {
     pub(crate) fn wait_for(&self, submission_index: Option<wgpu::SubmissionIndex>) -> Result<()> {
         let started = Instant::now();
         let polled = self.device.poll(wgpu::PollType::Wait { submission_index, timeout: None });
-        *lock(&self.waited) += started.elapsed();
+        lock(&self.spent).waiting += started.elapsed();
         self.check()?;
         polled.map(|_| ()).map_err(|error| self.failed(error.to_string()))
     }
 
-    /// Time that the host has spent waiting for this device since it was opened. The rest of the time of a run is the host's own work.
-    pub fn waited(&self) -> Duration {
-        *lock(&self.waited)
+    /// Hands encoded work to the device, behind all that was handed over before.
+    pub(crate) fn submit(&self, commands: Option<wgpu::CommandBuffer>) -> wgpu::SubmissionIndex {
+        let started = Instant::now();
+        let submission = self.queue.submit(commands);
+        lock(&self.spent).submitting += started.elapsed();
+        submission
+    }
+
+    /// The host's time with this device so far.
+    pub fn spent(&self) -> Spent {
+        *lock(&self.spent)
     }
 
     /// Can the device tell when each dispatch began and ended?
@@ -206,7 +222,7 @@ impl Device {
     /// # Errors
     /// If the device is lost, or reported an error since the last call.
     pub fn flush(&self) -> Result<()> {
-        self.queue.submit([]);
+        self.submit(None);
         self.wait()
     }
 

@@ -10,7 +10,7 @@ pub mod reflect;
 
 pub use buffer::{ALIGNMENT, Slice, encode, padded};
 pub use created::Created;
-pub use device::{Device, WANTED_FEATURES, adapters};
+pub use device::{Device, Spent, WANTED_FEATURES, adapters};
 pub use pipeline::{Pipeline, compile_all};
 pub use readback::Readback;
 

@@ -74,7 +74,7 @@ impl Device {
         let staging = self.staging(bytes)?;
         let mut encoder = self.device.create_command_encoder(&Default::default());
         encoder.copy_buffer_to_buffer(&slice.buffer, slice.offset as u64, &staging.buffer, 0, bytes as u64);
-        let submission = self.queue.submit([encoder.finish()]);
+        let submission = self.submit(Some(encoder.finish()));
         staging.buffer.slice(..bytes as u64).map_async(wgpu::MapMode::Read, |_| {});
         Ok(Copy { staging, bytes, submission })
     }

@@ -62,8 +62,7 @@ impl Op for MultiplyAdd {
 
     fn launch(&self, call: &Call) -> Vec<Dispatch> {
         let vec4s = call.outputs[0].elements() / 4;
-        let params =
-            Params { vec4s: vec4s as u32, steps: self.steps, factor: self.factor as f32, addend: self.addend as f32 };
+        let params = Params { vec4s: vec4s as u32, steps: self.steps, factor: self.factor as f32, addend: self.addend as f32 };
         vec![Dispatch {
             kernel: &KERNEL,
             constants: vec![("CHAINS", f64::from(self.chains))],

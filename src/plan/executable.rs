@@ -128,7 +128,14 @@ impl Executable {
                     })
                     .collect();
                 let group = pipeline.bind(&device, std::iter::once(&own).chain(slices));
-                steps.push(Step { kernel: dispatch.kernel.name, node: index, pipeline, group, workgroups: [0; 3], work: Work::default() });
+                steps.push(Step {
+                    kernel: dispatch.kernel.name,
+                    node: index,
+                    pipeline,
+                    group,
+                    workgroups: [0; 3],
+                    work: Work::default(),
+                });
             }
         }
         device.check()?;
@@ -269,12 +276,7 @@ impl Executable {
 }
 
 /// Inputs and outputs of a node for these row counts; a count above a value's maximum stands for the maximum.
-fn operands(
-    graph: &Graph,
-    memory: &HashMap<ValueId, Pinned>,
-    node: usize,
-    counts: &Counts,
-) -> (Vec<Operand>, Vec<Operand>) {
+fn operands(graph: &Graph, memory: &HashMap<ValueId, Pinned>, node: usize, counts: &Counts) -> (Vec<Operand>, Vec<Operand>) {
     let operands = |ids: &[ValueId]| -> Vec<Operand> {
         ids.iter()
             .map(|id| {
@@ -297,7 +299,12 @@ fn launch(graph: &Graph, memory: &HashMap<ValueId, Pinned>, device: &Device, nod
 }
 
 /// The work of a node, divided evenly over the dispatches that do it, and which of them those are.
-fn work<'o>(op: &'o dyn Op, inputs: &[Operand], outputs: &[Operand], list: &[Dispatch]) -> (Work, impl Fn(&Dispatch) -> bool + use<'o>) {
+fn work<'o>(
+    op: &'o dyn Op,
+    inputs: &[Operand],
+    outputs: &[Operand],
+    list: &[Dispatch],
+) -> (Work, impl Fn(&Dispatch) -> bool + use<'o>) {
     let works = move |dispatch: &Dispatch| op.does_the_work(dispatch.kernel) && !dispatch.workgroups.contains(&0);
     let shapes = |operands: &[Operand]| operands.iter().map(|operand| [operand.rows, operand.columns()]).collect::<Vec<_>>();
     let parts = list.iter().filter(|dispatch| works(dispatch)).count().max(1) as f64;

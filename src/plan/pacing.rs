@@ -42,7 +42,7 @@ impl Pacer {
     /// # Errors
     /// If the device is lost.
     pub fn submit(&mut self, device: &Device, commands: wgpu::CommandBuffer) -> Result<()> {
-        let index = device.queue.submit([commands]);
+        let index = device.submit(Some(commands));
         let before = self.in_flight.replace((index, std::mem::take(&mut self.recorded)));
         let Some((before, work)) = before else {
             self.last_done = Instant::now();

@@ -67,11 +67,11 @@ fn time(device: &Device, steps: &[super::executable::Step]) -> Result<Vec<u64>> 
             });
             step.encode(&mut pass);
         }
-        device.queue.submit([encoder.finish()]);
+        device.submit(Some(encoder.finish()));
         device.wait()?;
     }
     let mut encoder = device.device.create_command_encoder(&Default::default());
     encoder.resolve_query_set(&queries, 0..count, &resolved.buffer, 0);
-    device.queue.submit([encoder.finish()]);
+    device.submit(Some(encoder.finish()));
     device.read(&resolved, count as usize)
 }

@@ -72,8 +72,7 @@ pub fn by_kernel(timings: &[Timing]) -> Vec<KernelTotal> {
 /// A table by kernel. With a roofline, the last column is the share of the peak or of the bandwidth, whichever bounds the kernel.
 pub fn table(timings: &[Timing], roofline: Option<&Roofline>) -> String {
     let all: f64 = timings.iter().map(|timing| timing.seconds).sum();
-    let mut text =
-        format!("{:<40} {:>6} {:>10} {:>7} {:>9} {:>8}", "kernel", "calls", "ms", "share", "GFLOP/s", "GB/s");
+    let mut text = format!("{:<40} {:>6} {:>10} {:>7} {:>9} {:>8}", "kernel", "calls", "ms", "share", "GFLOP/s", "GB/s");
     text.push_str(if roofline.is_some() { "  of the bound\n" } else { "\n" });
     for KernelTotal { kernel, calls, seconds, flops, bytes } in by_kernel(timings) {
         let rate = |amount: f64, width: usize| match amount > 0.0 && seconds > 0.0 {

@@ -103,7 +103,8 @@ impl Run {
             let step = self.state.step + 1;
             let batches = self.batches_of_a_step();
             let supervised_tokens: usize = batches.iter().map(|batch| batch.targets.len()).sum();
-            if self.profile.as_ref().is_some_and(|profile| profile.step == step) {
+            let profile = self.profile.take_if(|profile| profile.step == step);
+            if profile.is_some() {
                 self.trainer.start_profile();
             }
 
@@ -125,10 +126,11 @@ impl Run {
             self.state.position = self.sampler.position();
             self.state.batches = self.state.batches.wrapping_add(batches.len() as u32);
             self.unsettled = Some(Unsettled { step, batches, supervised_tokens, learning_rate, losses, grad_norm });
-            if self.profile.as_ref().is_some_and(|profile| profile.step == step) {
-                self.tell_profile()?;
+            if let Some(profile) = profile {
+                self.tell_profile(&profile);
             }
-            let (evaluates, saves) = (self.held_out.is_some() && self.is_due(self.eval_steps), self.is_due(self.options.save_steps));
+            let (evaluates, saves) =
+                (self.held_out.is_some() && self.is_due(self.eval_steps), self.is_due(self.options.save_steps));
             if evaluates || saves {
                 self.settle()?;
             }
@@ -222,11 +224,15 @@ impl Run {
     }
 
     /// Shows where the time of the profiled step went, and writes its trace.
-    fn tell_profile(&mut self) -> Result<()> {
-        let (Some(profile), timings) = (self.profile.take(), self.trainer.take_profile()) else { return Ok(()) };
-        self.progress.note(&format!("step {} by kernel:\n{}", profile.step, timings::table(&timings, None)));
+    fn tell_profile(&mut self, profile: &Profile) {
+        let timings = self.trainer.take_profile();
+        self.progress.note(&format!("step {} by kernel, timed by the device:\n{}", profile.step, timings::table(&timings, None)));
         let trace = timings::chrome_trace(&timings).to_string();
-        atomic::write_atomically(&profile.path, trace.as_bytes())
+        match atomic::write_atomically(&profile.path, trace.as_bytes()) {
+            Ok(()) => self.progress.note(&format!("trace for ui.perfetto.dev: {}", profile.path.display())),
+            // A trace is not worth a run.
+            Err(error) => tracing::warn!("no trace: {error}"),
+        }
     }
 
     /// Writes a checkpoint of the last whole step, and the curve up to it.
