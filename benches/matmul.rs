@@ -17,17 +17,24 @@ const ROUNDS: usize = 7;
 const FLOPS: usize = 200_000_000;
 
 /// What it is, layout, m, n, k, storage of b, with an addend?
-const PRODUCTS: [(&str, Layout, [usize; 3], DType, bool); 20] = [
+const PRODUCTS: [(&str, Layout, [usize; 3], DType, bool); 28] = [
     ("gate, up", Layout::NT, [512, 1536, 576], DType::F32, false),
     ("gate, up", Layout::NT, [512, 1536, 576], DType::BF16, false),
     ("gate, up", Layout::NT, [512, 1536, 576], DType::F16, false),
+    ("gate, up", Layout::NT, [512, 1536, 576], DType::Q8_0, false),
+    ("gate, up", Layout::NT, [512, 1536, 576], DType::Q4_1, false),
+    ("down", Layout::NT, [512, 576, 1536], DType::Q4_1, false),
     ("down", Layout::NT, [512, 576, 1536], DType::F32, false),
     ("q, o", Layout::NT, [512, 576, 576], DType::F32, false),
     ("k, v", Layout::NT, [512, 192, 576], DType::F32, false),
     ("d gate, d up", Layout::NN, [512, 576, 1536], DType::F32, true),
     ("d gate, d up", Layout::NN, [512, 576, 1536], DType::BF16, true),
+    ("d gate, d up", Layout::NN, [512, 576, 1536], DType::Q8_0, true),
+    ("d gate, d up", Layout::NN, [512, 576, 1536], DType::Q4_1, true),
     ("d down", Layout::NN, [512, 1536, 576], DType::F32, true),
     ("logits", Layout::NT, [128, 49152, 576], DType::F32, false),
+    ("logits", Layout::NT, [128, 49152, 576], DType::Q4_1, false),
+    ("d logits", Layout::NN, [128, 576, 49152], DType::Q4_1, false),
     ("d logits", Layout::NN, [128, 576, 49152], DType::F32, false),
     ("x A^T", Layout::NT, [512, 8, 576], DType::F32, false),
     ("y + u B^T", Layout::NT, [512, 1536, 8], DType::F32, true),
@@ -37,6 +44,7 @@ const PRODUCTS: [(&str, Layout, [usize; 3], DType, bool); 20] = [
     ("d_u^T x", Layout::TN, [8, 1536, 512], DType::F32, false),
     ("one token", Layout::NT, [1, 1536, 576], DType::F32, false),
     ("one token", Layout::NT, [1, 1536, 576], DType::BF16, false),
+    ("one token", Layout::NT, [1, 1536, 576], DType::Q4_1, false),
     ("one token, logits", Layout::NT, [1, 49152, 576], DType::F32, false),
 ];
 

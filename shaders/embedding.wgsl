@@ -7,7 +7,7 @@ struct Params {
     columns: u32,
     first_row: u32, // of this part
     part_rows: u32,
-    storage: u32,   // 0 f32, 1 f16, 2 bf16
+    storage: u32,   // 0 f32, 1 f16, 2 bf16, 3 q8_0, 4 q4_1
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -31,11 +31,27 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
     }
 }
 
-// Element i of the part.
+// Element i of the part. For the blocks see src/gpu/blocks.rs.
 fn load(i: u32) -> f32 {
-    if params.storage == 0u {
-        return bitcast<f32>(words[i]);
+    switch params.storage {
+        case 0u: {
+            return bitcast<f32>(words[i]);
+        }
+        case 1u, 2u: {
+            let half = (words[i / 2u] >> (16u * (i % 2u))) & 0xffffu;
+            return select(bitcast<f32>(half << 16u), unpack2x16float(half).x, params.storage == 1u);
+        }
+        case 3u: {
+            let block = i / 32u * 9u;
+            let at = i % 32u;
+            return bitcast<f32>(words[block]) * f32(unpack4xI8(words[block + 1u + at / 4u])[at % 4u]);
+        }
+        default: {
+            let block = i / 32u * 5u;
+            let at = i % 32u;
+            let code = (words[block + 1u + at / 8u] >> (8u * (at % 4u) + at % 8u / 4u * 4u)) & 15u;
+            let scale = unpack2x16float(words[block]);
+            return scale.x * f32(code) + scale.y;
+        }
     }
-    let half = (words[i / 2u] >> (16u * (i % 2u))) & 0xffffu;
-    return select(bitcast<f32>(half << 16u), unpack2x16float(half).x, params.storage == 1u);
 }

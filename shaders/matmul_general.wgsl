@@ -8,7 +8,7 @@ struct Params {
     m: u32, n: u32, k: u32, flags: u32,
     scale: f32,
     a_row: u32, a_k: u32, a_start: u32,  // A's element (i, k) is a[a_start + i * a_row + k * a_k]
-    b_column: u32, b_k: u32,             // B's element (k, j) is weight element j * b_column + k * b_k
+    b_column: u32, b_k: u32, b_start: u32, // B's element (k, j) is weight element b_start + j * b_column + k * b_k
     out_start: u32, out_row: u32,        // out's element (i, j) is out[out_start + i * out_row + j]; addend's likewise
 }
 
@@ -23,7 +23,7 @@ const ACCUMULATE = 2u; // add to what out holds
 // sums[row][column] + A[i[row], k] * B[k, j[column]]
 fn add_step(sums: mat4x4f, i: vec4u, j: vec4u, k: u32) -> mat4x4f {
     let a_at = params.a_start + i * params.a_row + k * params.a_k;
-    let b_at = j * params.b_column + k * params.b_k;
+    let b_at = params.b_start + j * params.b_column + k * params.b_k;
     let b = vec4f(load_weight(b_at.x), load_weight(b_at.y), load_weight(b_at.z), load_weight(b_at.w));
     return sums + mat4x4f(a[a_at.x] * b, a[a_at.y] * b, a[a_at.z] * b, a[a_at.w] * b);
 }

@@ -1,4 +1,5 @@
-// matmul in registers for drivers with subgroups of exactly 8 (CPU drivers such as lavapipe): out = scale * op(a) op(b) (+ addend) (+ out).
+// matmul in registers for drivers with subgroups of exactly 8 (CPU drivers such as lavapipe): out = scale * op(a) op(b) (+ addend) (+ out),
+// with a low-rank term (common/low_rank) where the operands are not swapped.
 // Algorithm: one subgroup a tile of 16 x 32 outputs (8 x 32 with SPREAD_ROWS = 8). A lane owns 4 of the 32 columns. Per 4 steps of k it
 // loads its own columns of b, 4 vec4; the rows of a are loaded once by the subgroup, lane = row, and spread by broadcast: 6 vec4
 // loads for 256 multiply-adds a lane.
@@ -59,9 +60,9 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocation_id) la
             store_columns(own, first + 8u, min(first + 16u, params.n), high);
         }
     } else {
-        store_rows(first, min(first + 8u, params.m), own, low);
+        store_rows(first, min(first + 8u, params.m), own, add_low_rank(low, first + lane, own));
         if SPREAD_ROWS == 16u {
-            store_rows(first + 8u, min(first + 16u, params.m), own, high);
+            store_rows(first + 8u, min(first + 16u, params.m), own, add_low_rank(high, first + 8u + lane, own));
         }
     }
 }

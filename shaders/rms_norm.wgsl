@@ -8,19 +8,22 @@ struct Params { rows: u32, columns: u32, eps: f32, has_addend: u32 }
 @group(0) @binding(2) var<storage, read> weight: array<f32>; // [columns]
 @group(0) @binding(3) var<storage, read_write> y: array<f32>; // [rows, columns]
 
-@compute @workgroup_size(64)
+override LANES: u32 = 64u; // invocations a row
+
+@compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) lane: u32) {
     let row = group.y * groups.x + group.x;
     let start = min(row, params.rows - 1u) * params.columns;
     var squares = 0.0;
-    for (var c = lane; c < params.columns; c += 64u) {
-        squares += x[start + c] * x[start + c];
+    for (var c = lane; c < params.columns; c += LANES) {
+        let value = x[start + c];
+        squares += value * value;
     }
     let rstd = inverseSqrt(row_sum(lane, squares) / f32(params.columns) + params.eps);
     if row >= params.rows {
         return;
     }
-    for (var c = lane; c < params.columns; c += 64u) {
+    for (var c = lane; c < params.columns; c += LANES) {
         y[start + c] = x[start + c] * rstd * weight[c];
     }
 }

@@ -10,15 +10,18 @@ struct Params { rows: u32, columns: u32, eps: f32, has_addend: u32 }
 @group(0) @binding(4) var<storage, read> addend: array<f32>;   // [rows, columns], read only if has_addend
 @group(0) @binding(5) var<storage, read_write> d_x: array<f32>; // [rows, columns]
 
-@compute @workgroup_size(64)
+override LANES: u32 = 64u; // invocations a row
+
+@compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) lane: u32) {
     let row = group.y * groups.x + group.x;
     let start = min(row, params.rows - 1u) * params.columns;
     var squares = 0.0;
     var products = 0.0; // sum of g * x
-    for (var c = lane; c < params.columns; c += 64u) {
-        squares += x[start + c] * x[start + c];
-        products += d_y[start + c] * weight[c] * x[start + c];
+    for (var c = lane; c < params.columns; c += LANES) {
+        let value = x[start + c];
+        squares += value * value;
+        products += d_y[start + c] * weight[c] * value;
     }
     let columns = f32(params.columns);
     let rstd = inverseSqrt(row_sum(lane, squares) / columns + params.eps);
@@ -26,7 +29,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
     if row >= params.rows {
         return;
     }
-    for (var c = lane; c < params.columns; c += 64u) {
+    for (var c = lane; c < params.columns; c += LANES) {
         var d = rstd * (d_y[start + c] * weight[c] - x[start + c] * rstd * mean);
         if params.has_addend != 0u {
             d += addend[start + c];

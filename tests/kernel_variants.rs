@@ -1,4 +1,4 @@
-//! Matmul and attention have kernels for several kinds of devices. Most can run on any device, so each is tested on the one at hand by
+//! Matmul, attention and rms_norm have kernels for several kinds of devices. Most can run on any device, so each is tested on the one at hand by
 //! telling the choice of kernels that the device is of another kind.
 
 mod common;
@@ -10,13 +10,13 @@ use graftling::ops::{Random, registry};
 use graftling::reference;
 use std::sync::Arc;
 
-/// Every example of matmul and of the attention ops, on a device with these facts, within the op's bound of the f64 reference and without a touched guard word.
+/// Every example of these ops, on a device with these facts, within the op's bound of the f64 reference and without a touched guard word.
 fn check(changed: impl Fn(&mut Facts)) {
     let choice = std::env::var("GRAFTLING_TEST_DEVICE").ok();
     let mut device = Device::open(choice.as_deref()).unwrap();
     changed(&mut device.facts);
     let device = Arc::new(device);
-    let has_variants = |name: &str| name == "matmul" || name.starts_with("attention");
+    let has_variants = |name: &str| ["matmul", "attention", "rms_norm"].iter().any(|kind| name.starts_with(kind));
     for entry in registry().into_iter().filter(|entry| has_variants(entry.name)) {
         for (number, example) in (entry.examples)(&mut Random(4)).into_iter().enumerate() {
             let (graph, ids, outputs) = graph_of(&example, Origin::Input);

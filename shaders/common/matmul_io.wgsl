@@ -5,7 +5,9 @@ struct Params {
     m: u32, n: u32, k: u32, flags: u32,
     scale: f32,
     a_start: u32, a_row: u32,     // row i of a starts at element a_start + i * a_row
+    b_start: u32,                 // b starts at this element; its rows follow each other
     out_start: u32, out_row: u32, // row i of out (and of addend) starts at element out_start + i * out_row
+    rank: u32, low_rank_scale: f32, v_start: u32, // of the low-rank term, where there is one; v starts at element v_start
 }
 
 const HAS_ADDEND = 1u;

@@ -26,9 +26,9 @@ fn a_steps(i: u32, k: u32) -> vec4f {
 fn b_steps(j: u32, k: u32) -> vec4f {
     let row = min(j, params.n - 1u);
     if !B_BY_K {
-        return load_weight4((row * params.k + k) / 4u);
+        return load_weight4((params.b_start + row * params.k + k) / 4u);
     }
-    let at = row + steps_from(k) * params.n;
+    let at = params.b_start + row + steps_from(k) * params.n;
     return vec4f(load_weight(at.x), load_weight(at.y), load_weight(at.z), load_weight(at.w));
 }
 
@@ -47,7 +47,7 @@ fn b_block(j: u32, k: u32) -> mat4x4f {
     if !B_BY_K {
         return transpose(mat4x4f(b_steps(j, k), b_steps(j + 1u, k), b_steps(j + 2u, k), b_steps(j + 3u, k)));
     }
-    let at = (min(j, params.n - 4u) + steps_from(k) * params.n) / 4u;
+    let at = (params.b_start + min(j, params.n - 4u) + steps_from(k) * params.n) / 4u;
     return mat4x4f(load_weight4(at.x), load_weight4(at.y), load_weight4(at.z), load_weight4(at.w));
 }
 

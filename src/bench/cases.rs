@@ -14,7 +14,7 @@ use crate::ops::embedding::Embedding;
 use crate::ops::gather_rows::{GatherRows, ScatterRows};
 use crate::ops::global_norm::GlobalNorm;
 use crate::ops::linear_cross_entropy::{CHUNK_ROWS, LinearCrossEntropy};
-use crate::ops::matmul::{Layout, Matmul};
+use crate::ops::matmul::{Layout, Matmul, MatmulLowRank};
 use crate::ops::rms_norm::{RmsNorm, RmsNormBackward};
 use crate::ops::rope::Rope;
 use crate::ops::swiglu::{Swiglu, SwigluBackward};
@@ -125,6 +125,12 @@ pub fn cases(config: &ModelConfig, sizes: &Sizes) -> Vec<Case> {
     cases.push(product("LoRA d_x + d_u A", Layout::NN, [rows, input, r], DType::F32, true));
     cases.push(product("LoRA d_B = d_y^T u", Layout::TN, [out, r, rows], DType::F32, false));
     cases.push(product("LoRA d_A = d_u^T x", Layout::TN, [r, input, rows], DType::F32, false));
+    for (name, layout, [n, k]) in [("", Layout::NT, [out, input]), ("d ", Layout::NN, [input, out])] {
+        let mut fused = product(&format!("{name}gate_proj with LoRA"), layout, [rows, n, k], storage, false);
+        fused.op = Arc::new(MatmulLowRank { layout, scale: 2.0 });
+        fused.inputs.extend([f32(rows, r), if layout == Layout::NT { f32(n, r) } else { f32(r, n) }]);
+        cases.push(fused);
+    }
     cases.extend(of_attention(config, rows));
     cases.extend(of_rows(config, rows));
     cases.extend(of_the_vocabulary(config, sizes));
@@ -202,7 +208,7 @@ fn of_rows(config: &ModelConfig, rows: usize) -> Vec<Case> {
 fn of_the_vocabulary(config: &ModelConfig, sizes: &Sizes) -> Vec<Case> {
     let Sizes { rows, storage, largest, .. } = *sizes;
     let hidden = config.hidden_size;
-    let fitting = (largest / (hidden * storage.bytes())).max(128) / 128 * 128;
+    let fitting = (largest / storage.bytes(hidden)).max(128) / 128 * 128;
     let vocabulary = config.vocab_size.min(fitting);
     let matrix = (TensorType::new(Rows::Fixed(vocabulary), hidden, storage), Fill::Signed);
     let chunk = rows.min(CHUNK_ROWS);

@@ -136,7 +136,7 @@ fn memory(config: &ModelConfig, storage: DType) -> Result<Memory> {
     let matrices = config.num_hidden_layers * hidden * (heads + 3 * inner);
     let outputs = vocabulary * hidden * if config.tie_word_embeddings { 1 } else { 2 };
     let norms = tensor_names(config).iter().filter(|name| name.contains("norm")).count() * hidden;
-    let bytes = (matrices + outputs) * storage.bytes() + norms * 4;
+    let bytes = storage.bytes(matrices + outputs) + norms * 4;
     let storage = |name: &str| if name.contains("norm") { DType::F32 } else { storage };
     Memory::plan(config, &storage, &lora, TrainOptions::BATCH_SIZE * TrainOptions::MAX_LENGTH, bytes, false)
 }

@@ -20,7 +20,7 @@ use serde::{
 use super::{
     Storage, TensorInfo, TensorSource,
     gguf::map,
-    tensors::{check_request, missing},
+    tensors::{byte_range, missing},
 };
 use crate::{Error, Result};
 
@@ -107,14 +107,11 @@ impl TensorSource for Safetensors {
         }
     }
 
-    fn read_rows_f32(&self, name: &str, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
+    fn read_rows(&self, name: &str, rows: Range<usize>) -> Result<Vec<u8>> {
         let Some(index) = self.index(name) else { return Err(missing(self.place(name), name)) };
         let (info, located) = (&self.tensors[index], &self.located[index]);
-        check_request(&self.place(name), info, &rows, out.len())?;
-        let row_bytes = info.row_values() * info.storage.block_bytes();
-        let data = &self.files[located.file].bytes[located.bytes.clone()];
-        info.storage.dequantise(&data[rows.start * row_bytes..rows.end * row_bytes], out);
-        Ok(())
+        let bytes = byte_range(&self.place(name), info, &rows)?;
+        Ok(self.files[located.file].bytes[located.bytes.clone()][bytes].to_vec())
     }
 }
 

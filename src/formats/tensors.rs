@@ -1,4 +1,4 @@
-//! What every weight file looks like to the rest of the program: named tensors, read by rows as f32.
+//! What every weight file looks like to the rest of the program: named tensors, read by rows, as stored or as f32.
 
 use std::ops::Range;
 
@@ -48,12 +48,27 @@ pub trait TensorSource: Send + Sync {
     /// Where the tensor is stored, for messages: the file's path.
     fn place(&self, name: &str) -> String;
 
-    /// Rows `rows` of tensor `name` as f32, row-major: `out` is `[rows.len(), in_features]`. A GGUF's permuted query and key
+    /// Rows `rows` of tensor `name` as they rest in the file, in the blocks of its [`Storage`]. A GGUF's permuted query and key
     /// rows arrive in Hugging Face's order.
     ///
     /// # Errors
-    /// [`Error::BadInput`] if the tensor is not there, the rows lie outside it, or `out` has another length.
-    fn read_rows_f32(&self, name: &str, rows: Range<usize>, out: &mut [f32]) -> Result<()>;
+    /// [`Error::BadInput`] if the tensor is not there, or the rows lie outside it.
+    fn read_rows(&self, name: &str, rows: Range<usize>) -> Result<Vec<u8>>;
+
+    /// The same rows as f32, row-major: `out` is `[rows.len(), in_features]`.
+    ///
+    /// # Errors
+    /// As [`TensorSource::read_rows`], and if `out` has another length.
+    fn read_rows_f32(&self, name: &str, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
+        let Some(info) = self.find(name) else { return Err(missing(self.place(name), name)) };
+        let fits = rows.len().checked_mul(info.row_values()) == Some(out.len());
+        if !fits {
+            let problem = format!("{} rows of shape {:?} do not fill {} values", rows.len(), info.shape, out.len());
+            return Err(Error::bad_input(format!("{}: tensor {name}", self.place(name)), problem, CALLER));
+        }
+        info.storage.dequantise(&self.read_rows(name, rows)?, out);
+        Ok(())
+    }
 
     /// The tensor of that name.
     fn find(&self, name: &str) -> Option<&TensorInfo> {
@@ -73,17 +88,17 @@ pub trait TensorSource: Send + Sync {
     }
 }
 
-/// Checks a request against the tensor it is for.
-pub(crate) fn check_request(place: &str, info: &TensorInfo, rows: &Range<usize>, out_len: usize) -> Result<()> {
-    let inside = rows.start <= rows.end && rows.end <= info.rows();
-    if inside && (rows.end - rows.start).checked_mul(info.row_values()) == Some(out_len) {
-        return Ok(());
+const CALLER: &str =
+    "This is a mistake in the calling program: ask for rows inside the tensor and give room for all their values.";
+
+/// The bytes of rows `rows` within those of their whole tensor.
+pub(crate) fn byte_range(place: &str, info: &TensorInfo, rows: &Range<usize>) -> Result<Range<usize>> {
+    if rows.start > rows.end || rows.end > info.rows() {
+        let problem = format!("rows {}..{} were asked for, but its shape is {:?}", rows.start, rows.end, info.shape);
+        return Err(Error::bad_input(format!("{place}: tensor {}", info.name), problem, CALLER));
     }
-    Err(Error::bad_input(
-        format!("{place}: tensor {}", info.name),
-        format!("rows {}..{} into {out_len} values were asked for, but its shape is {:?}", rows.start, rows.end, info.shape),
-        "This is a mistake in the calling program: ask for rows inside the tensor and give room for all their values.",
-    ))
+    let row_bytes = info.row_values() / info.storage.block_values() * info.storage.block_bytes();
+    Ok(rows.start * row_bytes..rows.end * row_bytes)
 }
 
 pub(crate) fn missing(place: String, name: &str) -> Error {

@@ -108,7 +108,7 @@ impl Device {
     }
 }
 
-/// Values as they rest on the device in this storage type, rounded to nearest even.
+/// Values as they rest on the device in this storage type, rounded to nearest even; of the block types, whole blocks.
 ///
 /// # Panics
 /// If a `u32` value is no integer in range: a mistake of the calling code.
@@ -117,6 +117,7 @@ pub fn encode(values: &[f32], dtype: DType) -> Vec<u8> {
         DType::F32 => bytemuck::cast_slice(values).to_vec(),
         DType::F16 => values.iter().flat_map(|&value| half::f16::from_f32(value).to_le_bytes()).collect(),
         DType::BF16 => values.iter().flat_map(|&value| half::bf16::from_f32(value).to_le_bytes()).collect(),
+        DType::Q8_0 | DType::Q4_1 => super::blocks::quantise(values, dtype),
         DType::U32 => values
             .iter()
             .flat_map(|&value| {
@@ -124,5 +125,15 @@ pub fn encode(values: &[f32], dtype: DType) -> Vec<u8> {
                 (value as u32).to_le_bytes()
             })
             .collect(),
+    }
+}
+
+/// Values as they are read back from this storage type: [`encode`] of them loses nothing.
+pub fn rounded(values: &[f32], dtype: DType) -> Vec<f32> {
+    match dtype {
+        DType::F32 | DType::U32 => values.to_vec(),
+        DType::F16 => values.iter().map(|&value| half::f16::from_f32(value).to_f32()).collect(),
+        DType::BF16 => values.iter().map(|&value| half::bf16::from_f32(value).to_f32()).collect(),
+        DType::Q8_0 | DType::Q4_1 => super::blocks::quantised(values, dtype),
     }
 }

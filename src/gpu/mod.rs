@@ -1,5 +1,6 @@
 //! The *where* of a computation: adapter, limits, buffers, compiled kernels.
 
+pub mod blocks;
 mod buffer;
 mod created;
 mod device;
@@ -8,7 +9,7 @@ mod pipeline;
 mod readback;
 pub mod reflect;
 
-pub use buffer::{ALIGNMENT, Slice, encode, padded};
+pub use buffer::{ALIGNMENT, Slice, encode, padded, rounded};
 pub use created::Created;
 pub use device::{Device, Spent, WANTED_FEATURES, adapters};
 pub use pipeline::{Pipeline, compile_all};

@@ -32,6 +32,8 @@ pub enum Origin {
     State,
     /// Output number `.1` of node `.0`.
     Node(NodeId, usize),
+    /// Of a node that was fused with another one: made no more, and used by none.
+    Fused,
 }
 
 /// A matrix that exists during a run.
@@ -120,6 +122,17 @@ impl Graph {
         name: impl Into<String>,
     ) -> Result<ValueId, ShapeError> {
         Ok(self.apply(op, inputs, name)?[0])
+    }
+
+    /// The same values, made by these nodes, whose outputs they are.
+    pub(crate) fn with_nodes(&self, nodes: Vec<Node>) -> Self {
+        let mut values = self.values.clone();
+        values.iter_mut().filter(|value| matches!(value.origin, Origin::Node(..))).for_each(|value| value.origin = Origin::Fused);
+        for (index, node) in nodes.iter().enumerate() {
+            let outputs = node.outputs.iter().enumerate();
+            outputs.for_each(|(number, output)| values[output.0].origin = Origin::Node(NodeId(index), number));
+        }
+        Self { values, nodes }
     }
 
     pub fn nodes(&self) -> &[Node] {

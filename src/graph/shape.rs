@@ -4,19 +4,37 @@ use std::fmt;
 
 /// How an element is stored. Arithmetic is always f32 on the GPU and f64 in the reference.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[allow(non_camel_case_types, reason = "the field's own names: Q8_0 is what every tool calls it")]
 pub enum DType {
     F32,
     F16,
     BF16,
     U32,
+    /// Blocks of 32 elements of a row: a scale d and codes q of 8 bits, `d q`. For its layout see [`crate::gpu::blocks`].
+    Q8_0,
+    /// Blocks of 32 elements of a row: a scale d, an offset m and codes q of 4 bits, `d q + m`.
+    Q4_1,
 }
 
 impl DType {
-    /// Bytes of one element.
-    pub fn bytes(self) -> usize {
+    /// The types in which a frozen weight may rest.
+    pub const WEIGHTS: [Self; 5] = [Self::F32, Self::BF16, Self::F16, Self::Q8_0, Self::Q4_1];
+
+    /// Elements that are stored together: a row is a whole number of such blocks.
+    pub fn block(self) -> usize {
         match self {
-            Self::F32 | Self::U32 => 4,
-            Self::F16 | Self::BF16 => 2,
+            Self::F32 | Self::U32 | Self::F16 | Self::BF16 => 1,
+            Self::Q8_0 | Self::Q4_1 => 32,
+        }
+    }
+
+    /// Bytes of this many elements, which are whole blocks.
+    pub fn bytes(self, elements: usize) -> usize {
+        match self {
+            Self::F32 | Self::U32 => elements * 4,
+            Self::F16 | Self::BF16 => elements * 2,
+            Self::Q8_0 => elements / self.block() * 36,
+            Self::Q4_1 => elements / self.block() * 20,
         }
     }
 }
@@ -28,6 +46,8 @@ impl fmt::Display for DType {
             Self::F16 => "f16",
             Self::BF16 => "bf16",
             Self::U32 => "u32",
+            Self::Q8_0 => "q8_0",
+            Self::Q4_1 => "q4_1",
         })
     }
 }
@@ -129,7 +149,7 @@ impl TensorType {
 
     /// Bytes at the largest row count.
     pub fn max_bytes(&self) -> usize {
-        self.shape.max_elements() * self.dtype.bytes()
+        self.dtype.bytes(self.shape.max_elements())
     }
 }
 

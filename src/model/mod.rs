@@ -5,6 +5,7 @@ pub mod config;
 pub mod known;
 pub mod llama;
 pub mod opened;
+mod packing;
 pub mod weights;
 
 use config::ModelConfig;

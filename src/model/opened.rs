@@ -47,7 +47,7 @@ impl OpenModel {
     pub fn weight_bytes(&self, weight_type: WeightType) -> usize {
         let used = super::tensor_names(&self.files.config);
         let used = used.iter().filter_map(|name| self.files.tensors.find(name));
-        used.map(|info| info.values() as usize * weight_type.of(info).bytes()).sum()
+        used.map(|info| weight_type.bytes(info)).sum()
     }
 
     /// A short name for what the model is: its configuration, the tensors' shapes and storage, and the values of all norms, which

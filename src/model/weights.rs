@@ -2,8 +2,9 @@
 
 use super::config::ModelConfig;
 use super::llama::Llama;
-use crate::formats::{Storage, TensorInfo, TensorSource};
-use crate::gpu::{ALIGNMENT, Device, encode};
+use super::packing::{lossless, pack};
+use crate::formats::{TensorInfo, TensorSource};
+use crate::gpu::{ALIGNMENT, Device};
 use crate::graph::{DType, ValueId};
 use crate::ops::rope::rope_table;
 use crate::plan::Pinned;
@@ -14,7 +15,7 @@ use std::sync::Arc;
 /// In which type the matrices rest on the device.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum WeightType {
-    /// The smallest type that loses nothing against the file: bf16 and f16 stay what they are, all others become f32.
+    /// As in the file, bit for bit: f32, bf16, f16, or blocks of 8 or 4 bits.
     #[default]
     Lossless,
     F32,
@@ -25,13 +26,18 @@ pub enum WeightType {
 impl WeightType {
     /// The type in which a tensor of the file will rest. Vectors (norms) are small and always f32.
     pub fn of(self, tensor: &TensorInfo) -> DType {
-        match (self, tensor.storage) {
+        match self {
             _ if tensor.shape.len() < 2 => DType::F32,
-            (Self::F32, _) => DType::F32,
-            (Self::Bf16, _) | (Self::Lossless, Storage::BF16) => DType::BF16,
-            (Self::F16, _) | (Self::Lossless, Storage::F16) => DType::F16,
-            (Self::Lossless, _) => DType::F32,
+            Self::Lossless => lossless(tensor.storage),
+            Self::F32 => DType::F32,
+            Self::Bf16 => DType::BF16,
+            Self::F16 => DType::F16,
         }
+    }
+
+    /// Bytes that a tensor of the file will occupy.
+    pub fn bytes(self, tensor: &TensorInfo) -> usize {
+        self.of(tensor).bytes(tensor.values() as usize)
     }
 }
 
@@ -69,7 +75,7 @@ impl DeviceWeights {
                 })
             })
             .collect::<Result<_>>()?;
-        let total: u64 = infos.iter().map(|info| info.values() * weight_type.of(info).bytes() as u64).sum();
+        let total: u64 = infos.iter().map(|info| weight_type.bytes(info) as u64).sum();
         let mut weights = Self { device, tensors: HashMap::new(), bytes: 0 };
         for info in infos {
             weights.upload_one(source, info, weight_type.of(info))?;
@@ -83,7 +89,7 @@ impl DeviceWeights {
         let device = self.device.clone();
         // A vector is one row.
         let (rows, columns) = if info.shape.len() < 2 { (1, info.rows()) } else { (info.rows(), info.row_values()) };
-        let row_bytes = columns * dtype.bytes();
+        let row_bytes = dtype.bytes(columns);
         let part_starts = split(rows, row_bytes, device.max_binding());
         let mut slices = Vec::new();
         for (index, &start) in part_starts.iter().enumerate() {
@@ -92,10 +98,9 @@ impl DeviceWeights {
             let step = (CHUNK_BYTES / row_bytes.max(1)).max(1).next_multiple_of(4);
             for first in (start..end).step_by(step) {
                 let last = (first + step).min(end);
-                let mut values = vec![0.0; (last - first) * columns];
                 let source_rows = if info.shape.len() < 2 { 0..columns } else { first..last };
-                source.read_rows_f32(&info.name, source_rows, &mut values)?;
-                let mut bytes = encode(&values, dtype);
+                let stored = source.read_rows(&info.name, source_rows)?;
+                let mut bytes = pack(&stored, info.storage, dtype);
                 bytes.resize(bytes.len().next_multiple_of(4), 0);
                 device.write_at(&slice, (first - start) * row_bytes, &bytes);
                 // Without a submission, what was written waits in staging memory.

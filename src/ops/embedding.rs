@@ -5,7 +5,7 @@
 //! | input | shape | |
 //! |---|---|---|
 //! | ids | `[rows, 1]` u32 | below `vocab` |
-//! | weight | `[vocab, columns]` f32, f16 or bf16 | frozen; may be split by rows over several bindings |
+//! | weight | `[vocab, columns]`, in any of [`DType::WEIGHTS`] | frozen; may be split by rows over several bindings |
 //!
 //! **Gradient.** None: ids are integers, and the matrix is frozen.
 
@@ -26,9 +26,7 @@ impl Op for Embedding {
         expect::count("embedding", inputs, 2)?;
         let [ids, weight] = [inputs[0], inputs[1]];
         expect::same("embedding", "ids", ids, TensorType::u32(ids.shape.rows, 1))?;
-        if weight.dtype == DType::U32 {
-            return Err(ShapeError::new("embedding", "weight", weight, "f32, f16 or bf16"));
-        }
+        expect::weight("embedding", "weight", weight)?;
         Ok(vec![TensorType::f32(ids.shape.rows, weight.shape.columns)])
     }
 
@@ -54,6 +52,8 @@ impl Op for Embedding {
                     DType::F32 | DType::U32 => 0,
                     DType::F16 => 1,
                     DType::BF16 => 2,
+                    DType::Q8_0 => 3,
+                    DType::Q4_1 => 4,
                 },
             };
             Dispatch {
@@ -95,9 +95,10 @@ pub(super) fn entry() -> OpEntry {
         name: "embedding",
         kernels: vec![&KERNEL],
         examples: |random| {
-            [DType::F32, DType::F16, DType::BF16]
+            DType::WEIGHTS
                 .into_iter()
-                .flat_map(|dtype| [(1, 1, 1), (7, 5, 6), (33, 11, 7), (130, 3, 64)].map(|size| (dtype, size)))
+                .flat_map(|dtype| [(1, 1, 1), (7, 5, 6), (33, 11, 7), (130, 3, 64), (5, 9, 96)].map(|size| (dtype, size)))
+                .filter(|&(dtype, (_, _, columns)): &(DType, (usize, usize, usize))| columns.is_multiple_of(dtype.block()))
                 .map(|(dtype, (rows, vocab, columns))| example(random, dtype, rows, vocab, columns))
                 .collect()
         },
@@ -107,11 +108,9 @@ pub(super) fn entry() -> OpEntry {
 
 fn example(random: &mut Random, dtype: DType, rows: usize, vocab: usize, columns: usize) -> Example {
     let ids = (0..rows).map(|_| random.below(vocab) as f64).collect();
-    // Few enough bits that f16 and bf16 hold the values exactly.
-    let weight = (0..vocab * columns).map(|_| random.below(256) as f64 / 64.0 - 2.0).collect();
     let inputs = vec![
         (TensorType::u32(Rows::Fixed(rows), 1), Matrix::new([rows, 1], ids)),
-        (TensorType::new(Rows::Fixed(vocab), columns, dtype), Matrix::new([vocab, columns], weight)),
+        (TensorType::new(Rows::Fixed(vocab), columns, dtype), random.stored([vocab, columns], 2.0, dtype)),
     ];
     Example::new(Embedding, inputs)
 }

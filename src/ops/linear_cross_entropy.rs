@@ -5,7 +5,7 @@
 //! | input | shape | |
 //! |---|---|---|
 //! | h | `[supervised, hidden]` f32 | hidden rows that predict a supervised token, and no others |
-//! | W | `[vocabulary, hidden]` f32, bf16 or f16 | output matrix, frozen |
+//! | W | `[vocabulary, hidden]` in any of [`DType::WEIGHTS`] | output matrix, frozen |
 //! | target | `[supervised, 1]` u32 | the token that follows |
 //! | weight | `[1, 1]` f32 | 1 / supervised tokens of the whole optimizer step |
 //!
@@ -48,9 +48,7 @@ impl Op for LinearCrossEntropy {
         expect::count(OP, inputs, 4)?;
         let [hidden, weights, target, weight] = [inputs[0], inputs[1], inputs[2], inputs[3]];
         expect::dtype(OP, "hidden", hidden, DType::F32)?;
-        if weights.dtype == DType::U32 {
-            return Err(ShapeError::new(OP, "output matrix", weights, "f32, f16 or bf16"));
-        }
+        expect::weight(OP, "output matrix", weights)?;
         expect::columns(OP, "output matrix", weights, hidden.shape.columns)?;
         expect::same(OP, "target", target, TensorType::u32(hidden.shape.rows, 1))?;
         expect::same(OP, "weight", weight, TensorType::f32(Rows::Fixed(1), 1))?;
@@ -117,7 +115,7 @@ impl Op for LinearCrossEntropy {
             let outputs = [logits.clone()];
             let inner = Call { inputs: &operands, outputs: &outputs, device: call.device };
             dispatches.extend(product.launch_rows(&inner, first, 0).into_iter().map(|dispatch| {
-                rebind(dispatch, |bind| match bind {
+                dispatch.rebind(|bind| match bind {
                     Bind::Output(0) => Bind::Scratch(0),
                     other => other,
                 })
@@ -144,7 +142,7 @@ impl Op for LinearCrossEntropy {
                 debug_assert_eq!(outputs[0].columns(), columns);
                 let inner = Call { inputs: &operands, outputs: &outputs, device: call.device };
                 dispatches.extend(product.launch_rows(&inner, 0, first).into_iter().map(|dispatch| {
-                    rebind(dispatch, |bind| match bind {
+                    dispatch.rebind(|bind| match bind {
                         Bind::Input(0) => Bind::Scratch(0),
                         Bind::Output(0) => Bind::Output(2),
                         other => other,
@@ -180,11 +178,6 @@ impl Op for LinearCrossEntropy {
     fn does_the_work(&self, kernel: &Kernel) -> bool {
         kernel.name != ROWS.name && kernel.name != SUM.name
     }
-}
-
-fn rebind(mut dispatch: Dispatch, to: impl Fn(Bind) -> Bind) -> Dispatch {
-    dispatch.bindings.iter_mut().for_each(|bind| *bind = to(*bind));
-    dispatch
 }
 
 kernel_params!(RowParams { rows: u32, columns: u32, first: u32, with_gradient: u32 });

@@ -28,7 +28,7 @@ use crate::gpu::kernel::Kernel;
 use crate::graph::{Graph, ShapeError, TensorType, ValueId};
 
 /// An operation on matrices: what it computes, how its gradient is computed, and which kernels compute it.
-pub trait Op: std::fmt::Debug + Send + Sync {
+pub trait Op: std::any::Any + std::fmt::Debug + Send + Sync {
     /// The op's one name: file, shader, registry.
     fn name(&self) -> &'static str;
 
@@ -188,7 +188,7 @@ impl Operand {
 
     /// Bytes in this run.
     pub fn bytes(&self) -> u64 {
-        (self.elements() * self.tensor.dtype.bytes()) as u64
+        self.tensor.dtype.bytes(self.elements()) as u64
     }
 
     /// `(part, rows of the whole that it holds)`.
@@ -222,6 +222,14 @@ pub struct Dispatch {
     pub workgroups: [u32; 3],
 }
 
+impl Dispatch {
+    /// The same call on other operands: that of an op within another one.
+    fn rebind(mut self, to: impl Fn(Bind) -> Bind) -> Self {
+        self.bindings.iter_mut().for_each(|bind| *bind = to(*bind));
+        self
+    }
+}
+
 /// Splits `total` workgroups over dispatch dimensions, none of which may exceed 65,535; the kernel finds its number as
 /// `workgroup_id.y * num_workgroups.x + workgroup_id.x` and ignores numbers past the end.
 pub fn spread(total: usize) -> [u32; 3] {
@@ -243,6 +251,14 @@ pub(crate) mod expect {
 
     pub fn dtype(op: &'static str, what: &str, found: TensorType, expected: DType) -> Result<(), ShapeError> {
         if found.dtype == expected { Ok(()) } else { Err(ShapeError::new(op, what, found, expected)) }
+    }
+
+    /// A frozen matrix in any storage type that has one.
+    pub fn weight(op: &'static str, what: &str, found: TensorType) -> Result<(), ShapeError> {
+        if DType::WEIGHTS.contains(&found.dtype) && found.shape.columns.is_multiple_of(found.dtype.block()) {
+            return Ok(());
+        }
+        Err(ShapeError::new(op, what, found, "f32, bf16, f16, or rows of whole blocks in q8_0 or q4_1"))
     }
 
     pub fn columns(op: &'static str, what: &str, found: TensorType, expected: usize) -> Result<(), ShapeError> {

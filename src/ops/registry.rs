@@ -2,7 +2,8 @@
 
 use super::{Matrix, Op};
 use crate::gpu::kernel::Kernel;
-use crate::graph::{Counts, TensorType};
+use crate::gpu::rounded;
+use crate::graph::{Counts, DType, TensorType};
 use std::sync::Arc;
 
 /// An op with inputs that suit it.
@@ -51,6 +52,7 @@ pub fn registry() -> Vec<OpEntry> {
         global_norm::entry(),
         linear_cross_entropy::entry(),
         matmul::entry(),
+        matmul::low_rank_entry(),
         multiply_add::entry(),
         rms_norm::entry(),
         rms_norm::backward_entry(),
@@ -86,6 +88,12 @@ impl Random {
     /// Uniform in `-1 .. 1`, a value that f32 holds exactly, so that both executors start from the same numbers.
     pub fn uniform(&mut self) -> f64 {
         f64::from(((self.bits() >> 40) as f32 / (1u32 << 23) as f32) - 1.0)
+    }
+
+    /// As [`Random::matrix`], rounded to what `dtype` holds.
+    pub fn stored(&mut self, shape: [usize; 2], scale: f64, dtype: DType) -> Matrix {
+        let values: Vec<f32> = self.matrix(shape, scale).data.iter().map(|&value| value as f32).collect();
+        Matrix::new(shape, rounded(&values, dtype).into_iter().map(f64::from).collect())
     }
 
     /// A matrix of [`Random::uniform`] values times `scale`, rounded to f32.

@@ -12,6 +12,7 @@
 //! [`RmsNormBackward`] takes an optional third gradient to add on the way out: the one that bypasses the norm on the residual path.
 
 use super::{Bind, Call, Dispatch, Example, Matrix, Op, OpEntry, Random, Vjp, expect, spread};
+use crate::gpu::Facts;
 use crate::gpu::kernel::{Kernel, Needs};
 use crate::graph::{DType, Rows, ShapeError, TensorType};
 use crate::kernel_params;
@@ -65,7 +66,7 @@ impl Op for RmsNorm {
         let rows = call.outputs[0].rows;
         let params = Params { rows: rows as u32, columns: call.outputs[0].columns() as u32, eps: self.eps as f32, has_addend: 0 };
         vec![Dispatch {
-            kernel: &FORWARD,
+            kernel: chosen(&FORWARD, call.device),
             constants: vec![],
             params: params.bytes(),
             bindings: vec![Bind::Input(0), Bind::Input(1), Bind::Output(0)],
@@ -117,7 +118,7 @@ impl Op for RmsNormBackward {
         };
         let addend = Bind::Input(if has_addend { 3 } else { 2 });
         vec![Dispatch {
-            kernel: &BACKWARD,
+            kernel: chosen(&BACKWARD, call.device),
             constants: vec![],
             params: params.bytes(),
             bindings: vec![Bind::Input(0), Bind::Input(1), Bind::Input(2), addend, Bind::Output(0)],
@@ -137,25 +138,38 @@ fn rstd(row: &[f64], eps: f64) -> f64 {
 
 kernel_params!(Params { rows: u32, columns: u32, eps: f32, has_addend: u32 });
 
-/// One workgroup a row.
-pub static FORWARD: Kernel = Kernel {
-    name: "rms_norm",
-    sources: &[include_str!("../../shaders/common/row_sum.wgsl"), include_str!("../../shaders/rms_norm.wgsl")],
-    constants: &[],
-    params: Params::FIELDS,
-    needs: Needs::NONE,
-    unchecked: false,
-};
+/// A kernel with one workgroup a row: with barriers, or with one subgroup of 8.
+macro_rules! kernels {
+    ($name:literal, $file:literal) => {
+        [
+            Kernel {
+                name: $name,
+                sources: &[include_str!("../../shaders/common/row_sum.wgsl"), include_str!($file)],
+                constants: &[],
+                params: Params::FIELDS,
+                needs: Needs::NONE,
+                unchecked: true,
+            },
+            Kernel {
+                name: concat!($name, "_subgroup8"),
+                sources: &[include_str!("../../shaders/common/row_sum_subgroup.wgsl"), include_str!($file)],
+                constants: &[("LANES", 8.0)],
+                params: Params::FIELDS,
+                needs: Needs { subgroup_size: Some(8), int64: false, f16: false },
+                unchecked: true,
+            },
+        ]
+    };
+}
 
-/// One workgroup a row.
-pub static BACKWARD: Kernel = Kernel {
-    name: "rms_norm_backward",
-    sources: &[include_str!("../../shaders/common/row_sum.wgsl"), include_str!("../../shaders/rms_norm_backward.wgsl")],
-    constants: &[],
-    params: Params::FIELDS,
-    needs: Needs::NONE,
-    unchecked: false,
-};
+static FORWARD: [Kernel; 2] = kernels!("rms_norm", "../../shaders/rms_norm.wgsl");
+static BACKWARD: [Kernel; 2] = kernels!("rms_norm_backward", "../../shaders/rms_norm_backward.wgsl");
+
+/// The one without barriers where the device is a CPU with subgroups of 8.
+fn chosen(kernels: &'static [Kernel; 2], facts: &Facts) -> &'static Kernel {
+    let [plain, subgroup8] = kernels;
+    if facts.cpu_driver && subgroup8.needs.met_by(facts) { subgroup8 } else { plain }
+}
 
 /// The gradient of a single column is a difference that all but cancels where eps is small; no f32 kernel could be held to a bound there.
 fn example_eps(columns: usize) -> f64 {
@@ -169,7 +183,7 @@ fn examples_of(random: &mut Random, make: impl Fn(&mut Random, usize, usize) -> 
 pub(super) fn entry() -> OpEntry {
     OpEntry {
         name: "rms_norm",
-        kernels: vec![&FORWARD],
+        kernels: FORWARD.iter().collect(),
         examples: |random| {
             examples_of(random, |random, rows, columns| {
                 let x = TensorType::f32(Rows::Fixed(rows), columns);
@@ -185,7 +199,7 @@ pub(super) fn entry() -> OpEntry {
 pub(super) fn backward_entry() -> OpEntry {
     OpEntry {
         name: "rms_norm_backward",
-        kernels: vec![&BACKWARD],
+        kernels: BACKWARD.iter().collect(),
         examples: |random| {
             examples_of(random, |random, rows, columns| {
                 let x = TensorType::f32(Rows::Fixed(rows), columns);

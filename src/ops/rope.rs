@@ -118,7 +118,7 @@ pub static KERNEL: Kernel = Kernel {
     constants: &[],
     params: Params::FIELDS,
     needs: Needs::NONE,
-    unchecked: false,
+    unchecked: true,
 };
 
 pub(super) fn entry() -> OpEntry {

@@ -2,7 +2,7 @@
 
 use super::{Place, Plan};
 use crate::gpu::padded;
-use crate::graph::{Graph, ValueId};
+use crate::graph::{Graph, Origin, ValueId};
 use crate::ops::Op;
 use std::collections::HashSet;
 
@@ -16,6 +16,7 @@ pub(super) fn assign(graph: &Graph, keep: &[ValueId], pinned: &HashSet<ValueId>)
         let node = &graph.nodes()[index];
         for &input in &node.inputs {
             if places[input.0] == Place::Unused {
+                assert!(!matches!(graph[input].origin, Origin::Node(..) | Origin::Fused), "`{}` is not made yet", node.name);
                 places[input.0] = if pinned.contains(&input) { Place::Pinned } else { Place::Input };
             }
         }

@@ -8,12 +8,14 @@
 //! then never share a slot with its inputs.
 
 mod executable;
+mod fuse;
 mod liveness;
 mod pacing;
 mod profile;
 pub mod timings;
 
 pub use executable::{Executable, Pinned};
+pub use fuse::fuse_adapters;
 pub use pacing::Pacer;
 pub use timings::Timing;
 

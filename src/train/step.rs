@@ -8,7 +8,7 @@ use crate::model::config::ModelConfig;
 use crate::model::llama::{Head, Inputs, Llama, Purpose, StorageOf};
 use crate::ops::adamw::AdamW;
 use crate::ops::global_norm::GlobalNorm;
-use crate::plan::Executable;
+use crate::plan::{Executable, fuse_adapters};
 
 /// Loss and adapter gradients of a batch of at most `max_tokens` tokens.
 #[derive(Clone, Debug)]
@@ -39,7 +39,8 @@ impl LossGraph {
                     ShapeError::new("llama", format!("the gradient of {name}"), "missing", "a path from it to the loss")
                 })
             })
-            .collect::<Result<_, _>>()?;
+            .collect::<Result<Vec<_>, _>>()?;
+        model.graph = fuse_adapters(&model.graph, &[&gradients[..], &[loss, nll]].concat());
         Ok(Self { model, loss, nll, gradients })
     }
 }

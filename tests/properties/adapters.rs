@@ -1,13 +1,15 @@
 //! Laws of low-rank adapters, and what autograd does and does not append to a model's graph.
 
 use crate::cases;
-use crate::common::run_on_device;
+use crate::common::{relative_distance, run_on_device};
 use crate::sketch::*;
 use graftling::adapter::{LoraSpec, LoraValues, linear};
-use graftling::graph::{Counts, DType, Origin, ValueId};
+use graftling::autograd::{Root, backward};
+use graftling::graph::{Counts, DType, Graph, Origin, Rows, TensorType, ValueId};
 use graftling::model::config::ModelConfig;
 use graftling::ops::rope::rope_table;
 use graftling::ops::{Matrix, Random};
+use graftling::plan::fuse_adapters;
 use graftling::reference;
 use graftling::train::step::LossGraph;
 use proptest::prelude::*;
@@ -140,6 +142,49 @@ fn frozen_weights_have_no_gradient() {
         for (name, _) in &loss.model.weights {
             assert!(graph.find(&format!("d_{name}")).is_none(), "there is a gradient of {name}");
         }
+    }
+}
+
+/// Adapters fused into the products beside them compute what the plain graph does: three layers that share their input, as q, k and v do,
+/// and one that ends in a residual. Forward and input gradient of each are one node.
+#[test]
+fn fused_adapters_compute_the_same() {
+    let (rows, width, r) = (19, 64, 8);
+    let tensor = |rows: usize| TensorType::f32(Rows::Fixed(rows), width);
+    let mut graph = Graph::new();
+    let mut leaves = Vec::new();
+    let mut leaf = |graph: &mut Graph, name: &str, tensor: TensorType, origin| {
+        let id = graph.leaf(name, tensor, origin);
+        leaves.push((id, random(leaves.len() as u64, [tensor.shape.rows.max(), tensor.shape.columns])));
+        id
+    };
+    let x = leaf(&mut graph, "x", tensor(rows), Origin::Adapter);
+    let mut adapters = vec![x];
+    let mut layer = |graph: &mut Graph, input, addend, name: &str| {
+        let weight = leaf(graph, name, tensor(width), Origin::Weight);
+        let a = leaf(graph, "a", tensor(r), Origin::Adapter);
+        let b = leaf(graph, "b", TensorType::f32(Rows::Fixed(width), r), Origin::Adapter);
+        adapters.extend([a, b]);
+        linear(graph, input, weight, Some(LoraValues { a, b, scale: SCALE, dropout: None }), addend, name).unwrap()
+    };
+    let query = layer(&mut graph, x, None, "q");
+    let key = layer(&mut graph, x, Some(query), "k");
+    let value = layer(&mut graph, x, Some(key), "v");
+    let y = layer(&mut graph, value, Some(x), "o");
+    let seed = leaf(&mut graph, "d_y", tensor(rows), Origin::Input);
+    let gradients = backward(&mut graph, Root::Seed(y, seed), &adapters).unwrap();
+    let wanted: Vec<ValueId> = gradients.into_iter().flatten().chain([y]).collect();
+
+    let fused = fuse_adapters(&graph, &wanted);
+    let count = |name: &str| fused.nodes().iter().filter(|node| node.op.name() == name).count();
+    assert_eq!((count("matmul_low_rank"), graph.nodes().len() - fused.nodes().len()), (8, 8));
+    let counts = Counts::default();
+    let [plain, exact] = [&graph, &fused].map(|graph| reference::run(graph, leaves.iter().cloned().collect(), &counts));
+    let on_device = run_on_device(&fused, &leaves, &wanted, &counts);
+    for (id, found) in wanted.iter().zip(on_device) {
+        let distance = plain[id].data.iter().zip(&exact[id].data).fold(0.0, |worst: f64, (a, b)| worst.max((a - b).abs()));
+        assert!(distance < 1e-10, "{}: {distance:e}", graph[*id].name);
+        assert!(relative_distance(&found, &exact[id].data) < 1e-5, "{}", graph[*id].name);
     }
 }
 

@@ -39,8 +39,9 @@ fn a_wrong_number_of_inputs_is_refused() {
         let right = types(example);
         for count in (0..10).filter(|&count| count != right.len()) {
             let inputs: Vec<_> = (0..count).map(|index| right[index % right.len()]).collect();
-            // Two ops take an addend or do without.
-            let optional = matches!((*name, count), ("matmul", 2 | 3) | ("rms_norm_backward", 3 | 4));
+            // Some ops take an addend or do without.
+            let optional =
+                matches!((*name, count), ("matmul", 2 | 3) | ("matmul_low_rank", 4 | 5) | ("rms_norm_backward", 3 | 4));
             assert!(infer(&*example.op, &inputs).is_err() || optional, "{name} takes {count} inputs");
         }
     }
@@ -77,7 +78,7 @@ fn any_type() -> impl Strategy<Value = TensorType> {
         Just(Rows::Fixed(usize::MAX)),
     ];
     let columns = prop_oneof![0usize..9, Just(64), Just(128), Just(1 << 40), Just(usize::MAX)];
-    let dtype = prop::sample::select(vec![DType::F32, DType::F32, DType::F16, DType::BF16, DType::U32]);
+    let dtype = prop::sample::select(vec![DType::F32, DType::F32, DType::F16, DType::BF16, DType::Q8_0, DType::Q4_1, DType::U32]);
     (rows, columns, dtype).prop_map(|(rows, columns, dtype)| TensorType::new(rows, columns, dtype))
 }
 

@@ -1,6 +1,6 @@
 //! GGUF files: one file with weights, tokenizer and chat template, as llama.cpp and its relatives use it.
 //!
-//! The file is memory-mapped; tensors are dequantised exactly and row by row. Names and shapes are handed out as Hugging
+//! The file is memory-mapped; tensors are read row by row. Names and shapes are handed out as Hugging
 //! Face's. In files of architecture `llama` the rows of the query and key projections are permuted, because llama.cpp rotates
 //! neighbouring pairs where Hugging Face rotates the halves of a head: file row `h d + 2 j + t` of head h with d features is
 //! Hugging Face's row `h d + t d/2 + j` (`permute` in `convert_hf_to_gguf.py`). Reading undoes it.
@@ -23,7 +23,7 @@ pub use types::GgmlType;
 
 use super::{
     Storage, TensorInfo, TensorSource, TextSource,
-    tensors::{check_request, missing},
+    tensors::{byte_range, missing},
 };
 use crate::{Error, Result, model::config::ModelConfig};
 use metadata::Metadata;
@@ -138,25 +138,22 @@ impl TensorSource for Gguf {
         self.path.display().to_string()
     }
 
-    fn read_rows_f32(&self, name: &str, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
+    fn read_rows(&self, name: &str, rows: Range<usize>) -> Result<Vec<u8>> {
         let Ok(index) = self.tensors.binary_search_by(|info| info.name.as_str().cmp(name)) else {
             return Err(missing(self.place(name), name));
         };
         let (info, located) = (&self.tensors[index], &self.located[index]);
-        check_request(&self.place(name), info, &rows, out.len())?;
-        let values = info.row_values();
-        let row_bytes = values / info.storage.block_values() * info.storage.block_bytes();
+        let bytes = byte_range(&self.place(name), info, &rows)?;
         let data = &self.file[located.bytes.clone()];
-        match located.permuted_head_dim {
-            None => info.storage.dequantise(&data[rows.start * row_bytes..rows.end * row_bytes], out),
-            Some(head_dim) => {
-                for (row, out) in rows.zip(out.chunks_exact_mut(values)) {
-                    let stored = stored_row(row, head_dim);
-                    info.storage.dequantise(&data[stored * row_bytes..(stored + 1) * row_bytes], out);
-                }
-            }
-        }
-        Ok(())
+        let Some(head_dim) = located.permuted_head_dim else { return Ok(data[bytes].to_vec()) };
+        let row_bytes = bytes.len() / rows.len().max(1);
+        Ok(rows
+            .flat_map(|row| {
+                let stored = stored_row(row, head_dim);
+                &data[stored * row_bytes..(stored + 1) * row_bytes]
+            })
+            .copied()
+            .collect())
     }
 }
 

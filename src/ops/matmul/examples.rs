@@ -2,9 +2,9 @@
 
 use super::{Layout, Matmul, kernels};
 use crate::graph::{DType, Rows, TensorType};
-use crate::ops::{Example, Matrix, OpEntry, Random};
+use crate::ops::{Example, OpEntry, Random};
 
-const SIZES: [[usize; 3]; 18] = [
+const SIZES: [[usize; 3]; 20] = [
     [1, 1, 1],
     [3, 5, 7],
     [1, 64, 64],
@@ -24,6 +24,10 @@ const SIZES: [[usize; 3]; 18] = [
     [100, 8, 130],
     [16, 100, 35],
     [100, 16, 35],
+    // Whole blocks of quantised weights, and tails in all else.
+    [101, 96, 160],
+    // A k that CPU drivers take in pieces.
+    [9, 64, 4108],
 ];
 
 fn example(random: &mut Random, layout: Layout, [m, n, k]: [usize; 3], dtype: DType, addend: bool) -> Example {
@@ -33,26 +37,13 @@ fn example(random: &mut Random, layout: Layout, [m, n, k]: [usize; 3], dtype: DT
         Layout::TN => ([k, m], [k, n]),
     };
     let mut input = |[rows, columns]: [usize; 2], dtype| {
-        let values = random.matrix([rows, columns], 1.0);
-        (TensorType::new(Rows::Fixed(rows), columns, dtype), rounded(values, dtype))
+        (TensorType::new(Rows::Fixed(rows), columns, dtype), random.stored([rows, columns], 1.0, dtype))
     };
     let mut inputs = vec![input(a_shape, DType::F32), input(b_shape, dtype)];
     if addend {
         inputs.push(input([m, n], DType::F32));
     }
     Example::new(Matmul { layout, scale: if addend { 0.5 } else { 1.0 } }, inputs)
-}
-
-/// What the storage type holds of these values.
-fn rounded(mut values: Matrix, dtype: DType) -> Matrix {
-    for value in &mut values.data {
-        *value = match dtype {
-            DType::BF16 => half::bf16::from_f64(*value).to_f64(),
-            DType::F16 => half::f16::from_f64(*value).to_f64(),
-            DType::F32 | DType::U32 => *value,
-        };
-    }
-    values
 }
 
 pub(in crate::ops) fn entry() -> OpEntry {
@@ -63,9 +54,13 @@ pub(in crate::ops) fn entry() -> OpEntry {
             let mut examples = Vec::new();
             for (index, size) in SIZES.into_iter().enumerate() {
                 let addend = index % 2 == 1;
-                for dtype in [DType::F32, DType::BF16, DType::F16] {
-                    examples.push(example(random, Layout::NT, size, dtype, addend));
-                    examples.push(example(random, Layout::NN, size, dtype, addend));
+                let [_, n, k] = size;
+                for dtype in DType::WEIGHTS {
+                    for (layout, row) in [(Layout::NT, k), (Layout::NN, n)] {
+                        if row.is_multiple_of(dtype.block()) {
+                            examples.push(example(random, layout, size, dtype, addend));
+                        }
+                    }
                 }
                 examples.push(example(random, Layout::TN, size, DType::F32, addend));
             }

@@ -12,13 +12,16 @@
 //! NT: `d_a = s d b` (NN), `d_b = s d^T a` (TN). NN: `d_a = s d b^T` (NT), `d_b = s a^T d` (TN).
 //! TN: `d_a = s b d^T` (NT), `d_b = s a d` (NN). Always `d_c = d`. A contribution that `d_a` already has from elsewhere becomes its addend.
 //!
-//! `a` is f32; `b` may rest as f32, bf16 or f16 in NT and NN. Sums are accumulated in f32.
+//! `a` is f32; `b` may rest in any of [`DType::WEIGHTS`] in NT and NN. Sums are accumulated in f32.
 
 mod examples;
 mod launch;
+mod low_rank;
 mod variants;
 
 pub(super) use examples::entry;
+pub use low_rank::MatmulLowRank;
+pub(super) use low_rank::entry as low_rank_entry;
 pub use variants::kernels;
 
 use super::{Call, Dispatch, Matrix, Op, Vjp, expect};
@@ -62,6 +65,26 @@ impl Matmul {
         launch::launch(self, call, a_first, out_first)
     }
 
+    /// The gradients of the inputs a and b, which are those numbered `slots`.
+    fn vjp_of(&self, vjp: &mut Vjp, slots: [usize; 2]) -> Result<(), ShapeError> {
+        let Some(d) = vjp.d_outputs[0] else { return Ok(()) };
+        let (a, b) = (vjp.inputs[slots[0]], vjp.inputs[slots[1]]);
+        let (for_a, for_b) = match self.layout {
+            Layout::NT => ((Layout::NN, [d, b]), (Layout::TN, [d, a])),
+            Layout::NN => ((Layout::NT, [d, b]), (Layout::TN, [a, d])),
+            Layout::TN => ((Layout::NT, [b, d]), (Layout::NN, [a, d])),
+        };
+        for (input, (layout, operands)) in slots.into_iter().zip([for_a, for_b]) {
+            if vjp.wants(input) {
+                let partial = vjp.take_partial(input);
+                let name = vjp.d_name(input);
+                let gradient = self.with(layout).append(vjp.graph, operands, partial, name)?;
+                vjp.give(input, gradient);
+            }
+        }
+        Ok(())
+    }
+
     fn with(self, layout: Layout) -> Self {
         Self { layout, ..self }
     }
@@ -87,8 +110,9 @@ impl Op for Matmul {
         }
         let (a, b) = (inputs[0], inputs[1]);
         expect::dtype("matmul", "a", a, DType::F32)?;
-        if b.dtype == DType::U32 || (self.layout == Layout::TN && b.dtype != DType::F32) {
-            return Err(ShapeError::new("matmul", "b", b, "f32, or in NT and NN bf16 or f16"));
+        match self.layout {
+            Layout::NT | Layout::NN => expect::weight("matmul", "b", b)?,
+            Layout::TN => expect::dtype("matmul", "b", b, DType::F32)?,
         }
         let (rows, columns) = match self.layout {
             Layout::NT => {
@@ -115,22 +139,10 @@ impl Op for Matmul {
     }
 
     fn vjp(&self, vjp: &mut Vjp) -> Result<(), ShapeError> {
-        let Some(d) = vjp.d_outputs[0] else { return Ok(()) };
-        let (a, b) = (vjp.inputs[0], vjp.inputs[1]);
-        let (for_a, for_b) = match self.layout {
-            Layout::NT => ((Layout::NN, [d, b]), (Layout::TN, [d, a])),
-            Layout::NN => ((Layout::NT, [d, b]), (Layout::TN, [a, d])),
-            Layout::TN => ((Layout::NT, [b, d]), (Layout::NN, [a, d])),
-        };
-        for (input, (layout, operands)) in [for_a, for_b].into_iter().enumerate() {
-            if vjp.wants(input) {
-                let partial = vjp.take_partial(input);
-                let name = vjp.d_name(input);
-                let gradient = self.with(layout).append(vjp.graph, operands, partial, name)?;
-                vjp.give(input, gradient);
-            }
-        }
-        if vjp.inputs.len() == 3 && vjp.wants(2) {
+        self.vjp_of(vjp, [0, 1])?;
+        if let (Some(d), 3) = (vjp.d_outputs[0], vjp.inputs.len())
+            && vjp.wants(2)
+        {
             vjp.give(2, d);
         }
         Ok(())

@@ -18,16 +18,18 @@ use crate::gpu::Facts;
 use crate::gpu::kernel::{Kernel, Needs};
 use crate::graph::DType;
 
-/// The kernels of a family: for weights in f32, bf16, f16.
-type Family = [Kernel; 3];
+/// The kernels of a family, by the storage of the weights, in the order of [`DType::WEIGHTS`].
+type Family = [Kernel; 5];
 
-/// A [`Family`]: its name, the suffix of the files that load its operands, its parameters and needs, the files it consists of.
+/// A [`Family`]: its name, the suffix of the files that load f32, bf16 and f16, its parameters and needs, the files it consists of.
 macro_rules! family {
     ($name:literal, $loads:literal, $params:ty, $needs:expr, $unchecked:literal, $constants:expr, [$($file:literal),+]) => {
         [
             family!(@one $name, "f32", $loads, $params, $needs, $unchecked, $constants, [$($file),+]),
             family!(@one $name, "bf16", $loads, $params, $needs, $unchecked, $constants, [$($file),+]),
             family!(@one $name, "f16", $loads, $params, $needs, $unchecked, $constants, [$($file),+]),
+            family!(@one $name, "q8_0", "", $params, $needs, $unchecked, $constants, [$($file),+]),
+            family!(@one $name, "q4_1", "", $params, $needs, $unchecked, $constants, [$($file),+]),
         ]
     };
     (@one $name:literal, $dtype:literal, $loads:literal, $params:ty, $needs:expr, $unchecked:literal, $constants:expr, [$($file:literal),+]) => {
@@ -57,8 +59,60 @@ static SUBGROUP8_TILE: Family = family!(
     SUBGROUP8,
     true,
     &[],
-    ["common/activations_f32_wide", "common/matmul_io", "common/matmul_operands", "common/eight_rows", "matmul_subgroup8"]
+    [
+        "common/activations_f32_wide",
+        "common/matmul_io",
+        "common/matmul_operands",
+        "common/eight_rows",
+        "common/no_low_rank",
+        "matmul_subgroup8"
+    ]
 );
+
+static SUBGROUP8_TILE_LOW_RANK: Family = family!(
+    "matmul_subgroup8_low_rank",
+    "_wide",
+    Params,
+    SUBGROUP8,
+    true,
+    &[],
+    [
+        "common/activations_f32_wide",
+        "common/matmul_io",
+        "common/matmul_operands",
+        "common/eight_rows",
+        "common/low_rank",
+        "matmul_subgroup8"
+    ]
+);
+
+/// The kernels of a family that is for block-quantised weights only: for q8_0, q4_1.
+type BlockFamily = [Kernel; 2];
+
+macro_rules! block_family {
+    ($name:literal, [$($file:literal),+]) => {
+        [
+            family!(@one $name, "q8_0", "", Params, SUBGROUP8, true, &[], [
+                "common/activations_f32_wide", "common/matmul_io", "common/matmul_operands", "common/eight_rows", $($file),+
+            ]),
+            family!(@one $name, "q4_1", "", Params, SUBGROUP8, true, &[], [
+                "common/activations_f32_wide", "common/matmul_io", "common/matmul_operands", "common/eight_rows", $($file),+
+            ]),
+        ]
+    };
+}
+
+static SUBGROUP8_BLOCKS: BlockFamily =
+    block_family!("matmul_subgroup8_blocks", ["common/no_low_rank", "matmul_subgroup8_blocks"]);
+
+static SUBGROUP8_BLOCKS_LOW_RANK: BlockFamily =
+    block_family!("matmul_subgroup8_blocks_low_rank", ["common/low_rank", "matmul_subgroup8_blocks"]);
+
+static SUBGROUP8_BLOCKS_BY_K: BlockFamily =
+    block_family!("matmul_subgroup8_blocks_by_k", ["common/no_low_rank", "matmul_subgroup8_blocks_by_k"]);
+
+static SUBGROUP8_BLOCKS_BY_K_LOW_RANK: BlockFamily =
+    block_family!("matmul_subgroup8_blocks_by_k_low_rank", ["common/low_rank", "matmul_subgroup8_blocks_by_k"]);
 
 static SUBGROUP8_MATVEC: Family = family!(
     "matmul_matvec_subgroup8",
@@ -112,7 +166,14 @@ static MATVEC: Family = family!(
 
 /// Every kernel that may be chosen.
 pub fn kernels() -> Vec<&'static Kernel> {
-    [&GENERAL, &SUBGROUP8_TILE, &SUBGROUP8_MATVEC, &REGISTER, &TILED, &NARROW, &MATVEC].into_iter().flatten().collect()
+    let families = [&GENERAL, &SUBGROUP8_TILE, &SUBGROUP8_MATVEC, &REGISTER, &TILED, &NARROW, &MATVEC];
+    families.into_iter().flatten().chain(&SUBGROUP8_BLOCKS).chain(&SUBGROUP8_BLOCKS_BY_K).collect()
+}
+
+/// Those of them that add a low-rank term as well.
+pub(super) fn low_rank_kernels() -> Vec<&'static Kernel> {
+    let blocks = [&SUBGROUP8_BLOCKS_LOW_RANK, &SUBGROUP8_BLOCKS_BY_K_LOW_RANK];
+    SUBGROUP8_TILE_LOW_RANK.iter().chain(blocks.into_iter().flatten()).collect()
 }
 
 /// Which output a workgroup computes.
@@ -131,6 +192,8 @@ pub(super) struct Variant {
     pub grid: Grid,
     /// The kernel takes [`GeneralParams`].
     pub general: bool,
+    /// The same kernel with a low-rank term, if there is one.
+    pub low_rank: Option<&'static Kernel>,
 }
 
 /// What the choice of a variant depends on.
@@ -163,15 +226,22 @@ impl Variant {
     }
 
     fn general(problem: &Problem) -> Self {
-        Self { kernel: &GENERAL[of_dtype(problem.dtype)], constants: vec![], grid: Grid::Blocks(4), general: true }
+        Self {
+            kernel: &GENERAL[of_dtype(problem.dtype)],
+            constants: vec![],
+            grid: Grid::Blocks(4),
+            general: true,
+            low_rank: None,
+        }
     }
 
     fn choose_aligned(problem: &Problem, facts: &Facts) -> Self {
-        let Problem { layout, m, n, k, .. } = *problem;
+        let Problem { layout, m, n, k, dtype, .. } = *problem;
         let matvec = layout == Layout::NT && m == 1;
         if SUBGROUP8.met_by(facts) {
             return match (m, n) {
                 _ if matvec => Self::of(&SUBGROUP8_MATVEC, problem, &[], Grid::Tiles([1, 8])),
+                _ if dtype.block() > 1 => Self::blocks(problem),
                 (9.., ..=8) => Self::tile(problem, &[("SWAPPED", 1.0), ("SPREAD_ROWS", 8.0)], [32, 8]),
                 (9.., ..=16) => Self::tile(problem, &[("SWAPPED", 1.0)], [32, 16]),
                 (..=8, _) => Self::tile(problem, &[("SPREAD_ROWS", 8.0)], [8, 32]),
@@ -193,7 +263,26 @@ impl Variant {
     }
 
     fn tile(problem: &Problem, constants: &[(&'static str, f64)], tile: [usize; 2]) -> Self {
-        Self::of(&SUBGROUP8_TILE, problem, constants, Grid::Tiles(tile))
+        let swapped = constants.iter().any(|(name, _)| *name == "SWAPPED");
+        let low_rank = (!swapped).then_some(&SUBGROUP8_TILE_LOW_RANK[of_dtype(problem.dtype)]);
+        Self { low_rank, ..Self::of(&SUBGROUP8_TILE, problem, constants, Grid::Tiles(tile)) }
+    }
+
+    /// b in blocks, which lie along k in NT and along n in NN.
+    fn blocks(problem: &Problem) -> Self {
+        let at =
+            DType::WEIGHTS.iter().filter(|dtype| dtype.block() > 1).position(|dtype| *dtype == problem.dtype).unwrap_or_default();
+        let by_layout = |normal: &'static BlockFamily, low_rank: &'static BlockFamily| (&normal[at], Some(&low_rank[at]));
+        let (kernel, low_rank) = match problem.layout {
+            Layout::NN => by_layout(&SUBGROUP8_BLOCKS_BY_K, &SUBGROUP8_BLOCKS_BY_K_LOW_RANK),
+            _ => by_layout(&SUBGROUP8_BLOCKS, &SUBGROUP8_BLOCKS_LOW_RANK),
+        };
+        let (constants, tile) = match problem.layout {
+            Layout::NN => (vec![("B_BY_K", 1.0)], [8, 64]),
+            _ if problem.m <= 8 => (vec![("SPREAD_ROWS", 8.0)], [8, 32]),
+            _ => (vec![], [16, 32]),
+        };
+        Self { kernel, constants, grid: Grid::Tiles(tile), general: false, low_rank }
     }
 
     fn of(family: &'static Family, problem: &Problem, constants: &[(&'static str, f64)], grid: Grid) -> Self {
@@ -203,17 +292,13 @@ impl Variant {
             Layout::TN => &[("A_BY_K", 1.0), ("B_BY_K", 1.0)],
         };
         let constants = [constants, layout].concat();
-        Self { kernel: &family[of_dtype(problem.dtype)], constants, grid, general: false }
+        Self { kernel: &family[of_dtype(problem.dtype)], constants, grid, general: false, low_rank: None }
     }
 }
 
 /// Place of a storage type in a [`Family`].
 fn of_dtype(dtype: DType) -> usize {
-    match dtype {
-        DType::F32 | DType::U32 => 0,
-        DType::BF16 => 1,
-        DType::F16 => 2,
-    }
+    DType::WEIGHTS.iter().position(|known| *known == dtype).unwrap_or_default()
 }
 
 /// Constants of a tile in which an invocation computes 4 x 4.

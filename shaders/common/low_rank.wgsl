@@ -1,0 +1,34 @@
+// The low-rank term of matmul_low_rank, low_rank_scale * u op(v), added to the sums of a tile while they are in registers. It has as few
+// steps as the rank, so it costs little beside the product, and saves the pass over out that a product of its own would take.
+// Rows and columns past the end read the last ones instead, as in matmul_operands. Needs SHADER_INT64 and add_rows.
+
+@group(0) @binding(5) var<storage, read> u: array<vec2<u64>>; // [m, rank]
+@group(0) @binding(6) var<storage, read> v: array<vec2<u64>>; // [n, rank], or where B_BY_K [rank, n]
+
+fn from_pairs(pairs: vec2<u64>) -> vec4f {
+    return bitcast<vec4f>(vec4u(u32(pairs.x), u32(pairs.x >> 32u), u32(pairs.y), u32(pairs.y >> 32u)));
+}
+
+// v[j, k .. k + 4]
+fn v_steps(j: u32, k: u32) -> vec4f {
+    return from_pairs(v[(params.v_start + min(j, params.n - 1u) * params.rank + k) / 4u]);
+}
+
+// v[j .. j + 4, k .. k + 4], a column for each step of k.
+fn v_block(j: u32, k: u32) -> mat4x4f {
+    if !B_BY_K {
+        return transpose(mat4x4f(v_steps(j, k), v_steps(j + 1u, k), v_steps(j + 2u, k), v_steps(j + 3u, k)));
+    }
+    let at = (vec4u(k, k + 1u, k + 2u, k + 3u) * params.n + min(j, params.n - 4u)) / 4u;
+    return mat4x4f(from_pairs(v[at.x]), from_pairs(v[at.y]), from_pairs(v[at.z]), from_pairs(v[at.w]));
+}
+
+// Sums of 8 rows, of which this lane has `row` of u, and the lane's 4 columns from `column` on.
+fn add_low_rank(sums: EightRows, row: u32, column: u32) -> EightRows {
+    var total = sums;
+    for (var k = 0u; k < params.rank; k += 4u) {
+        let spread = params.low_rank_scale * from_pairs(u[(min(row, params.m - 1u) * params.rank + k) / 4u]);
+        total = add_rows(total, spread, v_block(column, k));
+    }
+    return total;
+}

@@ -1,0 +1,62 @@
+// matmul_subgroup8 for NT with block-quantised weights: out = scale * a b^T (+ addend) (+ out).
+// Algorithm: the tile, the lanes and the order of the sums are those of matmul_subgroup8. Along k it goes by blocks of 32: a lane loads
+// what a block shares once for each of its 4 columns, and the codes of 8 steps at a time.
+// Why it is fast: loads set the pace there, and codes need few of them: for 32 steps of k, 20 words of Q4_1 instead of 64 pairs in f32.
+// Dispatch and traffic: as matmul_subgroup8, but b is read packed. k is a multiple of 32.
+
+override SPREAD_ROWS: u32 = 16u; // 8 or 16
+
+// Four steps of k for 8 rows: lane r holds row r of a, `own` the lane's columns of b.
+fn add_rows(sums: EightRows, spread: vec4f, own: mat4x4f) -> EightRows {
+    return EightRows(
+        add_products(sums[0], subgroupBroadcast(spread, 0u), own),
+        add_products(sums[1], subgroupBroadcast(spread, 1u), own),
+        add_products(sums[2], subgroupBroadcast(spread, 2u), own),
+        add_products(sums[3], subgroupBroadcast(spread, 3u), own),
+        add_products(sums[4], subgroupBroadcast(spread, 4u), own),
+        add_products(sums[5], subgroupBroadcast(spread, 5u), own),
+        add_products(sums[6], subgroupBroadcast(spread, 6u), own),
+        add_products(sums[7], subgroupBroadcast(spread, 7u), own),
+    );
+}
+
+@compute @workgroup_size(8)
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocation_id) lane: u32) {
+    let first = group.x * SPREAD_ROWS;
+    let own = group.y * 32u + lane * 4u;
+    let rows = min(vec4u(own) + vec4u(0u, 1u, 2u, 3u), vec4u(params.n - 1u)) * (params.k / 32u) + params.b_start / 32u;
+    var low: EightRows;
+    var high: EightRows;
+    for (var block = 0u; block < params.k / 32u; block++) {
+        let at = rows + block;
+        let scale = array<vec2f, 4>(load_scale(at.x), load_scale(at.y), load_scale(at.z), load_scale(at.w));
+        for (var eight = 0u; eight < 4u; eight++) {
+            let k = 32u * block + 8u * eight;
+            let codes = array<Codes8, 4>(load_codes8(at.x, eight), load_codes8(at.y, eight), load_codes8(at.z, eight), load_codes8(at.w, eight));
+            let near = transpose(mat4x4f(
+                scale[0].x * first_codes(codes[0]) + scale[0].y,
+                scale[1].x * first_codes(codes[1]) + scale[1].y,
+                scale[2].x * first_codes(codes[2]) + scale[2].y,
+                scale[3].x * first_codes(codes[3]) + scale[3].y,
+            ));
+            low = add_rows(low, a_steps(first + lane, k), near);
+            if SPREAD_ROWS == 16u {
+                high = add_rows(high, a_steps(first + 8u + lane, k), near);
+            }
+            let far = transpose(mat4x4f(
+                scale[0].x * last_codes(codes[0]) + scale[0].y,
+                scale[1].x * last_codes(codes[1]) + scale[1].y,
+                scale[2].x * last_codes(codes[2]) + scale[2].y,
+                scale[3].x * last_codes(codes[3]) + scale[3].y,
+            ));
+            low = add_rows(low, a_steps(first + lane, k + 4u), far);
+            if SPREAD_ROWS == 16u {
+                high = add_rows(high, a_steps(first + 8u + lane, k + 4u), far);
+            }
+        }
+    }
+    store_rows(first, min(first + 8u, params.m), own, add_low_rank(low, first + lane, own));
+    if SPREAD_ROWS == 16u {
+        store_rows(first + 8u, min(first + 16u, params.m), own, add_low_rank(high, first + 8u + lane, own));
+    }
+}

@@ -1,0 +1,55 @@
+//! From the bytes of a weight in its file to the bytes with which it rests on the device.
+
+use crate::formats::Storage;
+use crate::gpu::blocks::{BLOCK, q4_1, q8_0};
+use crate::gpu::encode;
+use crate::graph::DType;
+use half::f16;
+
+/// The storage type that rests on the device without loss.
+pub(super) fn lossless(storage: Storage) -> DType {
+    match storage {
+        Storage::F32 => DType::F32,
+        Storage::F16 => DType::F16,
+        Storage::BF16 => DType::BF16,
+        Storage::Q8_0 => DType::Q8_0,
+        Storage::Q4_0 | Storage::Q4_1 => DType::Q4_1,
+    }
+}
+
+/// `stored`, whole blocks of `storage`, as bytes of `dtype`; through f32, unless `dtype` is that of the file.
+pub(super) fn pack(stored: &[u8], storage: Storage, dtype: DType) -> Vec<u8> {
+    let blocks = stored.chunks_exact(storage.block_bytes());
+    match (storage, dtype) {
+        (Storage::F32, DType::F32) | (Storage::F16, DType::F16) | (Storage::BF16, DType::BF16) => stored.to_vec(),
+        (Storage::Q8_0, DType::Q8_0) => blocks.flat_map(|block| q8_0(f16_at(block, 0).to_f32(), &signed(&block[2..]))).collect(),
+        (Storage::Q4_1, DType::Q4_1) => {
+            blocks.flat_map(|block| q4_1(f16_at(block, 0), f16_at(block, 2), &codes(&block[4..]))).collect()
+        }
+        // d (q - 8) = d q - 8 d, and 8 d is exact but for scales beyond 8188, which no weight has.
+        (Storage::Q4_0, DType::Q4_1) => blocks
+            .flat_map(|block| {
+                let d = f16_at(block, 0);
+                q4_1(d, f16::from_f32(-8.0 * d.to_f32()), &codes(&block[2..]))
+            })
+            .collect(),
+        _ => {
+            let mut values = vec![0.0; stored.len() / storage.block_bytes() * storage.block_values()];
+            storage.dequantise(stored, &mut values);
+            encode(&values, dtype)
+        }
+    }
+}
+
+fn f16_at(bytes: &[u8], at: usize) -> f16 {
+    f16::from_le_bytes([bytes[at], bytes[at + 1]])
+}
+
+fn signed(bytes: &[u8]) -> [i8; BLOCK] {
+    std::array::from_fn(|at| bytes[at] as i8)
+}
+
+/// ggml's order: the low halves of 16 bytes, then the high ones.
+fn codes(packed: &[u8]) -> [u8; BLOCK] {
+    std::array::from_fn(|at| if at < BLOCK / 2 { packed[at] & 0x0f } else { packed[at - BLOCK / 2] >> 4 })
+}
