@@ -13,7 +13,7 @@
 //! * [`data`]: records to tokens, loss masks and packed batches.
 //! * [`model`]: configuration, parameters, the Llama graph, weights on the device. [`adapter`]: what to adapt, and LoRA.
 //! * [`train`]: the loop, the optimizer, checkpoints, metrics. [`generate`]: the key/value cache and sampling.
-//! * [`bench`]: what the device can do, how near the kernels come to it, what a step and a token cost.
+//! * [`mod@bench`]: what the device can do, how near the kernels come to it, what a step and a token cost.
 //! * [`error`]: the one error type that reaches the user.
 //!
 //! The command line is in `src/cli/`, one file a subcommand.
