@@ -53,3 +53,48 @@ fn signed(bytes: &[u8]) -> [i8; BLOCK] {
 fn codes(packed: &[u8]) -> [u8; BLOCK] {
     std::array::from_fn(|at| if at < BLOCK / 2 { packed[at] & 0x0f } else { packed[at - BLOCK / 2] >> 4 })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::Random;
+
+    /// The values of device blocks, by the table in [`crate::gpu::blocks`].
+    fn unpacked(bytes: &[u8], dtype: DType) -> Vec<f32> {
+        let block = |block: &[u8]| -> Vec<f32> {
+            if dtype == DType::Q8_0 {
+                let d = f32::from_le_bytes([block[0], block[1], block[2], block[3]]);
+                return block[4..].iter().map(|&code| d * f32::from(code as i8)).collect();
+            }
+            let (d, m) = (f16_at(block, 0).to_f32(), f16_at(block, 2).to_f32());
+            let word = |at: usize| u32::from_le_bytes(std::array::from_fn(|byte| block[4 + 4 * (at / 8) + byte]));
+            let code = |at: usize| word(at) >> (8 * (at % 4) + 4 * (at % 8 / 4)) & 15;
+            (0..BLOCK).map(|at| d * code(at) as f32 + m).collect()
+        };
+        bytes.chunks_exact(dtype.bytes(BLOCK)).flat_map(block).collect()
+    }
+
+    #[test]
+    fn blocks_rest_on_the_device_with_the_values_of_the_file() {
+        let mut random = Random(1);
+        for storage in [Storage::Q8_0, Storage::Q4_0, Storage::Q4_1] {
+            let mut stored: Vec<u8> = (0..50 * storage.block_bytes()).map(|_| random.below(256) as u8).collect();
+            for block in stored.chunks_exact_mut(storage.block_bytes()) {
+                let mut scale = || f16::from_f64(random.uniform() / 8.0).to_le_bytes();
+                block[..2].copy_from_slice(&scale());
+                if storage == Storage::Q4_1 {
+                    block[2..4].copy_from_slice(&scale());
+                }
+            }
+            let mut expected = vec![0.0; 50 * BLOCK];
+            storage.dequantise(&stored, &mut expected);
+            let dtype = lossless(storage);
+            let packed = pack(&stored, storage, dtype);
+            assert_eq!(packed.len(), dtype.bytes(expected.len()));
+            assert_eq!(unpacked(&packed, dtype), expected, "{storage:?}");
+            // Other types come from the same values.
+            let widened: Vec<u8> = expected.iter().flat_map(|value| value.to_le_bytes()).collect();
+            assert_eq!(pack(&stored, storage, DType::F32), widened, "{storage:?}");
+        }
+    }
+}

@@ -1,9 +1,9 @@
 //! Laws of the ops that work row by row, and of matmul and the loss.
 
 use crate::cases;
+use crate::common::device;
 use crate::sketch::*;
 use graftling::graph::{DType, Rows, TensorType};
-use graftling::ops::Matrix;
 use graftling::ops::add::Add;
 use graftling::ops::dropout::Dropout;
 use graftling::ops::embedding::Embedding;
@@ -14,6 +14,7 @@ use graftling::ops::rms_norm::RmsNorm;
 use graftling::ops::rope::{Rope, rope_table};
 use graftling::ops::scale::Scale;
 use graftling::ops::swiglu::Swiglu;
+use graftling::ops::{Matrix, Random};
 use proptest::prelude::*;
 
 /// f32 rounding, with some room.
@@ -57,6 +58,29 @@ proptest! {
         let (a, i, t) = (s.matrix(x.clone()), s.matrix(identity), s.matrix(transposed(&x)));
         let wanted = [s.one(matmul(Layout::NT), &[a, i]), s.one(matmul(Layout::NN), &[a, i]), s.one(matmul(Layout::TN), &[t, i])];
         s.gpu(&wanted).iter().for_each(|product| assert_same(product, &x));
+    }
+
+    /// Block-quantised weights hold numbers that f32 holds too, and their kernels add in the same order: how a weight rests changes no
+    /// bit. Only CPU drivers promise not to contract the operations of one kernel in another way than those of the next.
+    #[test]
+    fn matmul_does_not_see_how_weights_rest(m in size(40), blocks in (1usize..4, 1usize..4), seed: u64) {
+        let (n, k) = (32 * blocks.0, 32 * blocks.1);
+        for dtype in [DType::Q8_0, DType::Q4_1] {
+            let mut s = Sketch::default();
+            let (a, d) = (s.matrix(random(seed, [m, k])), s.matrix(random(seed ^ 1, [m, n])));
+            let weight = Random(seed ^ 2).stored([n, k], 1.0, dtype);
+            let wide = s.matrix(weight.clone());
+            let packed = s.leaf(TensorType::new(Rows::Fixed(n), k, dtype), weight);
+            let mut both = |layout, x| [wide, packed].map(|weight| s.one(matmul(layout), &[x, weight]));
+            let wanted = [both(Layout::NT, a), both(Layout::NN, d)].concat();
+            let values = s.gpu(&wanted);
+            for pair in values.chunks_exact(2) {
+                prop_assert!(distance(&pair[1], &pair[0], 1.0) <= 2.0 * ROUNDING * (k.max(n) as f64).sqrt());
+                if device().facts.cpu_driver {
+                    assert_same(&pair[1], &pair[0]);
+                }
+            }
+        }
     }
 
     /// `a b^T` in the three layouts, and `(a b^T)^T = b a^T`.
