@@ -4,6 +4,7 @@ use super::config::ModelConfig;
 use super::llama::Llama;
 use super::packing::{lossless, pack};
 use crate::formats::{TensorInfo, TensorSource};
+use crate::gpu::blocks::BLOCK;
 use crate::gpu::{ALIGNMENT, Device};
 use crate::graph::{DType, ValueId};
 use crate::ops::rope::rope_table;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 
 /// In which type the matrices rest on the device.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[allow(non_camel_case_types, reason = "the field's own names: Q8_0 is what every tool calls it")]
 pub enum WeightType {
     /// As in the file, bit for bit: f32, bf16, f16, or blocks of 8 or 4 bits.
     #[default]
@@ -21,6 +23,10 @@ pub enum WeightType {
     F32,
     Bf16,
     F16,
+    /// Blocks of 8 bits, each code rounded to nearest; a matrix whose rows are no whole blocks stays lossless.
+    Q8_0,
+    /// Blocks of 4 bits, likewise.
+    Q4_1,
 }
 
 impl WeightType {
@@ -32,6 +38,9 @@ impl WeightType {
             Self::F32 => DType::F32,
             Self::Bf16 => DType::BF16,
             Self::F16 => DType::F16,
+            Self::Q8_0 | Self::Q4_1 if !tensor.row_values().is_multiple_of(BLOCK) => lossless(tensor.storage),
+            Self::Q8_0 => DType::Q8_0,
+            Self::Q4_1 => DType::Q4_1,
         }
     }
 

@@ -19,10 +19,17 @@ use crate::{Error, Result};
 /// The storage type of the frozen weights on the GPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[allow(non_camel_case_types, reason = "the field's own names: Q8_0 is what every tool calls it")]
 pub enum WeightStorage {
     F32,
     Bf16,
     F16,
+    /// Blocks of 8 bits: half of bf16
+    #[value(name = "q8_0")]
+    Q8_0,
+    /// Blocks of 4 bits: a third of bf16, at a loss that shows
+    #[value(name = "q4_1")]
+    Q4_1,
 }
 
 impl WeightStorage {
@@ -33,6 +40,8 @@ impl WeightStorage {
             Some(Self::F32) => WeightType::F32,
             Some(Self::Bf16) => WeightType::Bf16,
             Some(Self::F16) => WeightType::F16,
+            Some(Self::Q8_0) => WeightType::Q8_0,
+            Some(Self::Q4_1) => WeightType::Q4_1,
         }
     }
 }
