@@ -143,6 +143,11 @@ fn f32(rows: usize, columns: usize) -> (TensorType, Fill) {
     (TensorType::f32(Rows::Fixed(rows), columns), Fill::Signed)
 }
 
+/// `storage`, or f32 where rows of this many columns are no whole blocks of it.
+fn fitting(storage: DType, columns: usize) -> DType {
+    if columns.is_multiple_of(storage.block()) { storage } else { DType::F32 }
+}
+
 fn u32(rows: usize, fill: Fill) -> (TensorType, Fill) {
     (TensorType::u32(Rows::Fixed(rows), 1), fill)
 }
@@ -157,6 +162,7 @@ fn product(name: &str, layout: Layout, [m, n, k]: [usize; 3], storage: DType, ad
         Layout::NN => ([m, k], [k, n]),
         Layout::TN => ([k, m], [k, n]),
     };
+    let storage = fitting(storage, b[1]);
     let mut inputs = vec![f32(a[0], a[1]), (TensorType::new(Rows::Fixed(b[0]), b[1], storage), Fill::Signed)];
     inputs.extend(addend.then(|| f32(m, n)));
     let name = format!("matmul {layout:?} {name}");
@@ -208,8 +214,8 @@ fn of_rows(config: &ModelConfig, rows: usize) -> Vec<Case> {
 fn of_the_vocabulary(config: &ModelConfig, sizes: &Sizes) -> Vec<Case> {
     let Sizes { rows, storage, largest, .. } = *sizes;
     let hidden = config.hidden_size;
-    let fitting = (largest / storage.bytes(hidden)).max(128) / 128 * 128;
-    let vocabulary = config.vocab_size.min(fitting);
+    let storage = fitting(storage, hidden);
+    let vocabulary = config.vocab_size.min((largest / storage.bytes(hidden)).max(128) / 128 * 128);
     let matrix = (TensorType::new(Rows::Fixed(vocabulary), hidden, storage), Fill::Signed);
     let chunk = rows.min(CHUNK_ROWS);
     let loss = LinearCrossEntropy { with_gradient: true };
@@ -248,8 +254,9 @@ mod tests {
     #[test]
     fn every_case_is_sound() {
         for (_, config) in known::configs().unwrap() {
-            let of = |rows| cases(&config, &Sizes { rows, storage: DType::BF16, r: 8, largest: 64 << 20 });
-            for (case, shorter) in of(512).into_iter().zip(of(32)) {
+            let of = |rows, storage| cases(&config, &Sizes { rows, storage, r: 8, largest: 64 << 20 });
+            let all = DType::WEIGHTS.map(|storage| of(512, storage).into_iter().zip(of(32, storage)));
+            for (case, shorter) in all.into_iter().flatten() {
                 let types: Vec<TensorType> = case.inputs.iter().map(|(tensor, _)| *tensor).collect();
                 let outputs = case.op.infer(&types);
                 assert!(outputs.is_ok(), "{}: {outputs:?}", case.name);

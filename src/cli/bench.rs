@@ -8,6 +8,7 @@ use graftling::bench::report::{Report, Table};
 use graftling::bench::speed::Speed;
 use graftling::bench::{generation, kernels, step};
 use graftling::formats::atomic::write_atomically;
+use graftling::formats::{Storage, TensorInfo};
 use graftling::gpu::Device;
 use graftling::graph::DType;
 use graftling::model::config::ModelConfig;
@@ -195,15 +196,11 @@ impl BenchArgs {
         WeightStorage::weight_type(self.device.weights)
     }
 
-    /// Storage of the matrices in the tables: as they will rest on the device, or bf16, in which most models come.
+    /// Storage of the matrices in the tables: as they will rest on the device. Without a model, those of a file in bf16, as most are.
     fn storage(&self, model: Option<&OpenModel>) -> DType {
         let of_model = model.and_then(|model| model.files.tensors.find("model.layers.0.self_attn.q_proj.weight"));
-        match (of_model, self.device.weights) {
-            (Some(info), _) => self.weight_type().of(info),
-            (None, Some(WeightStorage::F32)) => DType::F32,
-            (None, Some(WeightStorage::F16)) => DType::F16,
-            (None, Some(WeightStorage::Bf16) | None) => DType::BF16,
-        }
+        let usual = TensorInfo { name: String::new(), shape: vec![32, 32], storage: Storage::BF16, bytes: 0 };
+        self.weight_type().of(of_model.unwrap_or(&usual))
     }
 
     fn lora(&self, config: &ModelConfig) -> Result<LoraSpec> {
