@@ -16,6 +16,8 @@ use graftling::model::anatomy::parameters;
 use graftling::model::config::ModelConfig;
 use graftling::model::known;
 use graftling::model::weights::{DeviceWeights, WeightType};
+use graftling::train::memory::StepShape;
+use graftling::train::step::Recompute;
 use graftling::train::trainer::Trainer;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::ops::Range;
@@ -109,7 +111,9 @@ fn main() -> Result<()> {
         let spec = LoraSpec { layers: (layers - adapted..layers).collect(), ..step::lora(8, &config) };
         let adapter = DeviceAdapter::fresh(device.clone(), spec, &config, 0)?;
         let batches: Vec<Batch> = (0..2).map(|fewer| step::random_batch(4, 32 - fewer, config.vocab_size)).collect();
-        let mut trainer = Trainer::new(weights, &config, adapter, batches[0].rows(), false, 0)?;
+        let (max_tokens, recompute) = (batches[0].rows(), Recompute::None);
+        let shape = StepShape { max_tokens, accumulate: false, recompute, held_out_tokens: 0 };
+        let mut trainer = Trainer::new(weights, &config, adapter, shape, 0)?;
         let mut train = |batch: &Batch, number: usize| -> Result<()> {
             trainer.begin(batch, 1.0 / batch.targets.len() as f64)?;
             let loss = trainer.complete(true)?;

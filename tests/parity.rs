@@ -11,6 +11,8 @@ use graftling::gpu::Device;
 use graftling::model::weights::{DeviceWeights, WeightType};
 use graftling::ops::adamw::Hyper;
 use graftling::train::evaluate::Evaluator;
+use graftling::train::memory::StepShape;
+use graftling::train::step::Recompute;
 use graftling::train::trainer::Trainer;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -78,7 +80,8 @@ impl Setup {
     }
 
     fn trainer(&self, spec: &LoraSpec, start: &[AdapterTensor], max_tokens: usize, accumulate: bool) -> Trainer {
-        Trainer::new(self.weights.clone(), &self.files.config, self.adapter(spec, start), max_tokens, accumulate, 0).unwrap()
+        let shape = StepShape { max_tokens, accumulate, recompute: Recompute::None, held_out_tokens: 0 };
+        Trainer::new(self.weights.clone(), &self.files.config, self.adapter(spec, start), shape, 0).unwrap()
     }
 
     fn token_nll(&self, adapter: Option<&DeviceAdapter>, batch: &Batch) -> Vec<f32> {

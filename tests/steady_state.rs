@@ -11,6 +11,8 @@ use graftling::generate::Generator;
 use graftling::gpu::{Device, Readback};
 use graftling::model::weights::{DeviceWeights, WeightType};
 use graftling::train::evaluate::Evaluator;
+use graftling::train::memory::StepShape;
+use graftling::train::step::Recompute;
 use graftling::train::trainer::Trainer;
 use std::path::Path;
 use std::sync::Arc;
@@ -32,7 +34,8 @@ impl Setup {
     fn trainer(&self) -> Trainer {
         let spec = LoraSpec { dropout: 0.1, ..lora(4, &self.files.config) };
         let adapter = DeviceAdapter::fresh(self.weights.device().clone(), spec, &self.files.config, 0).unwrap();
-        Trainer::new(self.weights.clone(), &self.files.config, adapter, 48, true, 0).unwrap()
+        let shape = StepShape { max_tokens: 48, accumulate: true, recompute: Recompute::Layers(1), held_out_tokens: 0 };
+        Trainer::new(self.weights.clone(), &self.files.config, adapter, shape, 0).unwrap()
     }
 
     fn batches(&self) -> [Batch; 2] {

@@ -10,7 +10,9 @@ use crate::model::weights::DeviceWeights;
 use crate::ops::Random;
 use crate::ops::adamw::Hyper;
 use crate::plan::Timing;
-use crate::train::trainer::{Memory, Trainer};
+use crate::train::memory::{Memory, StepShape};
+use crate::train::step::Recompute;
+use crate::train::trainer::Trainer;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -18,6 +20,8 @@ use std::time::Instant;
 #[derive(Clone, Debug)]
 pub struct Options {
     pub lora: LoraSpec,
+    /// Layers whose activations are computed again; the matmuls of that count as the step's.
+    pub recompute: Recompute,
     /// Sequences a step.
     pub batch_size: usize,
     /// Tokens a sequence.
@@ -94,7 +98,9 @@ pub fn measure(
     let adapter = DeviceAdapter::fresh(device.clone(), options.lora.clone(), config, 0)?;
     let trained_parameters = adapter.layout.parameters();
     let batch = random_batch(options.batch_size, options.max_length, config.vocab_size);
-    let mut trainer = Trainer::new(weights, config, adapter, batch.rows(), false, 0)?;
+    let (max_tokens, recompute) = (batch.rows(), options.recompute);
+    let shape = StepShape { max_tokens, accumulate: false, recompute, held_out_tokens: 0 };
+    let mut trainer = Trainer::new(weights, config, adapter, shape, 0)?;
     let (mut step_seconds, mut encode_seconds, mut submit_seconds) = (Vec::new(), Vec::new(), Vec::new());
     for step in 0..=options.steps {
         let (started, before) = (Instant::now(), device.spent());

@@ -16,7 +16,9 @@ use graftling::model::known;
 use graftling::model::opened::OpenModel;
 use graftling::model::weights::WeightType;
 use graftling::plan::timings;
+use graftling::train::budget::RecomputeOption;
 use graftling::train::options::WeightStorage;
+use graftling::train::step::Recompute;
 use graftling::{Error, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
@@ -60,6 +62,9 @@ pub struct BenchArgs {
     /// Layers to adapt, as for `train` [default: all]
     #[arg(long, value_name = "LAYERS")]
     layers: Option<String>,
+    /// Layers whose activations are computed again: none, all or a number, as for `train`
+    #[arg(long, default_value = "none", value_name = "LAYERS")]
+    recompute: RecomputeOption,
     /// Timed steps, after one that is not counted
     #[arg(long, default_value_t = 3, value_name = "N")]
     steps: usize,
@@ -148,6 +153,7 @@ pub fn run(args: BenchArgs) -> Result<()> {
             if args.wants(Part::Step) {
                 let options = step::Options {
                     lora: args.lora(config)?,
+                    recompute: args.recompute()?,
                     batch_size: args.batch_size,
                     max_length: args.max_length,
                     steps: args.steps,
@@ -185,6 +191,7 @@ impl BenchArgs {
         if let Some(model) = &model {
             self.lora(&model.files.config)?;
         }
+        self.recompute()?;
         Ok(model)
     }
 
@@ -201,6 +208,13 @@ impl BenchArgs {
         let of_model = model.and_then(|model| model.files.tensors.find("model.layers.0.self_attn.q_proj.weight"));
         let usual = TensorInfo { name: String::new(), shape: vec![32, 32], storage: Storage::BF16, bytes: 0 };
         self.weight_type().of(of_model.unwrap_or(&usual))
+    }
+
+    fn recompute(&self) -> Result<Recompute> {
+        let problem = "there is no memory budget to choose by";
+        self.recompute
+            .fixed()
+            .ok_or_else(|| Error::bad_input("--recompute auto", problem, "give none, all or a number of layers"))
     }
 
     fn lora(&self, config: &ModelConfig) -> Result<LoraSpec> {

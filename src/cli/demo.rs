@@ -91,7 +91,7 @@ pub fn run(args: DemoArgs) -> Result<i32> {
     let before = ask(&model, template, &weights, None, &questions)?;
     super::print(&shown(&questions, &before))?;
 
-    super::print(&format!("\nTraining\n{}", prepared.summary()?))?;
+    super::print(&format!("\nTraining\n{}", prepared.summary()))?;
     let progress = Progress::on_stderr(prepared.total_steps, output.steps_done());
     let interrupt = Interrupt::install()?;
     let outcome = prepared.start(Arc::clone(&weights), output, interrupt, progress)?.train()?;

@@ -5,12 +5,13 @@ use std::fmt::Write;
 use clap::Args;
 use graftling::adapter::LoraSpec;
 use graftling::adapter::targets::expand_target_modules;
-use graftling::gpu::{Device, WANTED_FEATURES, adapters};
+use graftling::gpu::{Device, Facts, WANTED_FEATURES, adapters};
 use graftling::graph::DType;
 use graftling::model::config::ModelConfig;
 use graftling::model::{known, tensor_names};
+use graftling::train::memory::{Memory, Planner, StepShape};
 use graftling::train::options::TrainOptions;
-use graftling::train::trainer::Memory;
+use graftling::train::step::Recompute;
 use graftling::{Error, Result};
 
 /// Show the GPUs of this machine, what of them graftling uses, and the memory that training needs
@@ -138,7 +139,9 @@ fn memory(config: &ModelConfig, storage: DType) -> Result<Memory> {
     let norms = tensor_names(config).iter().filter(|name| name.contains("norm")).count() * hidden;
     let bytes = storage.bytes(matrices + outputs) + norms * 4;
     let storage = |name: &str| if name.contains("norm") { DType::F32 } else { storage };
-    Memory::plan(config, &storage, &lora, TrainOptions::BATCH_SIZE * TrainOptions::MAX_LENGTH, bytes, false)
+    let max_tokens = TrainOptions::BATCH_SIZE * TrainOptions::MAX_LENGTH;
+    let shape = StepShape { max_tokens, accumulate: false, recompute: Recompute::None, held_out_tokens: 0 };
+    Ok(Planner::new(config, &storage, &lora, shape, bytes, &Facts::default())?.memory())
 }
 
 /// Bytes for people.

@@ -67,10 +67,10 @@ pub fn run(args: TrainArgs) -> Result<i32> {
     let model = OpenModel::open(&options.model)?;
     let prepared = Prepared::new(options, &model)?;
     if args.dry_run {
-        super::print(&prepared.preview(PREVIEWED_RECORDS, std::io::stdout().is_terminal())?)?;
+        super::print(&prepared.preview(PREVIEWED_RECORDS, std::io::stdout().is_terminal()))?;
         return Ok(0);
     }
-    say(&format!("{}\n{}", prepared.data.report, prepared.summary()?));
+    say(&format!("{}\n{}", prepared.data.report, prepared.summary()));
     // The device comes before the output: where there is none, nothing is written.
     let device = Arc::new(Device::open(prepared.options.device.as_deref())?);
     let output = prepared.open_output()?;

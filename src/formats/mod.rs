@@ -19,6 +19,7 @@ pub mod safetensors;
 pub mod storage;
 pub mod tensors;
 pub mod text_source;
+mod weight_file;
 
 pub use model_files::{ModelFiles, ModelPlace};
 pub use storage::Storage;

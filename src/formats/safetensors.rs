@@ -1,4 +1,4 @@
-//! Safetensors files: a JSON header and raw numbers, one file or several shards, memory-mapped.
+//! Safetensors files: a JSON header and raw numbers, one file or several shards.
 //!
 //! Layout (the format's README): the header's length as u64, the header `{"name": {"dtype", "shape", "data_offsets"}, ...}`
 //! with an optional `__metadata__`, then the data without holes. The header is read here and not by the `safetensors` crate,
@@ -11,7 +11,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use memmap2::Mmap;
 use serde::{
     Deserialize, Deserializer,
     de::{IgnoredAny, MapAccess, Visitor},
@@ -19,8 +18,8 @@ use serde::{
 
 use super::{
     Storage, TensorInfo, TensorSource,
-    gguf::map,
     tensors::{byte_range, missing},
+    weight_file::WeightFile,
 };
 use crate::{Error, Result};
 
@@ -31,16 +30,11 @@ const DAMAGED: &str = "The file is damaged or was cut off: delete it and downloa
 
 /// The tensors of one or many safetensors files.
 pub struct Safetensors {
-    files: Vec<ShardFile>,
+    files: Vec<WeightFile>,
     /// Sorted by name; `located` has the same order.
     tensors: Vec<TensorInfo>,
     located: Vec<Located>,
     unreadable: Vec<(String, String)>,
-}
-
-struct ShardFile {
-    path: PathBuf,
-    bytes: Mmap,
 }
 
 struct Located {
@@ -55,12 +49,12 @@ impl Safetensors {
     /// [`Error::BadInput`] naming the file, and the tensor where there is one, if a file cannot be read, is not sound, or if
     /// two files hold a tensor of the same name.
     pub fn open(paths: &[PathBuf]) -> Result<Self> {
-        let mut files: Vec<ShardFile> = Vec::with_capacity(paths.len());
+        let mut files: Vec<WeightFile> = Vec::with_capacity(paths.len());
         let mut found: BTreeMap<String, (TensorInfo, Located)> = BTreeMap::new();
         let mut unreadable = Vec::new();
         for path in paths {
-            let bytes = map(path)?;
-            for (name, entry) in directory(path, &bytes)? {
+            let file = WeightFile::open(path)?;
+            for (name, entry) in directory(path, file.mapped())? {
                 let storage = match entry.dtype.as_str() {
                     "F32" => Storage::F32,
                     "F16" => Storage::F16,
@@ -78,7 +72,7 @@ impl Safetensors {
                 let info = TensorInfo { name: name.clone(), shape: entry.shape, storage, bytes: entry.bytes.len() as u64 };
                 found.insert(name, (info, Located { file: files.len(), bytes: entry.bytes }));
             }
-            files.push(ShardFile { path: path.clone(), bytes });
+            files.push(file);
         }
         let (tensors, located) = found.into_values().unzip();
         Ok(Self { files, tensors, located, unreadable })
@@ -111,7 +105,8 @@ impl TensorSource for Safetensors {
         let Some(index) = self.index(name) else { return Err(missing(self.place(name), name)) };
         let (info, located) = (&self.tensors[index], &self.located[index]);
         let bytes = byte_range(&self.place(name), info, &rows)?;
-        Ok(self.files[located.file].bytes[located.bytes.clone()][bytes].to_vec())
+        let start = located.bytes.start;
+        self.files[located.file].read(start + bytes.start..start + bytes.end)
     }
 }
 

@@ -1,8 +1,10 @@
 //! Buffers and slices of buffers: allocation that can fail, and writing.
 
 use super::Device;
+use super::device::lock;
 use crate::graph::DType;
 use crate::{Error, Result};
+use std::sync::{Arc, Mutex};
 
 /// Bytes to which everything in a buffer is aligned: the strictest `min_storage_buffer_offset_alignment` that WebGPU allows.
 pub const ALIGNMENT: usize = 256;
@@ -12,10 +14,49 @@ pub fn padded(bytes: usize) -> usize {
     bytes.max(1).div_ceil(ALIGNMENT) * ALIGNMENT
 }
 
+/// What the buffers of a device occupy, in bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Allocated {
+    pub now: usize,
+    /// The most that there was at one time.
+    pub peak: usize,
+}
+
+/// A buffer, counted as long as it lives.
+#[derive(Debug)]
+pub(crate) struct Buffer {
+    buffer: wgpu::Buffer,
+    bytes: usize,
+    allocated: Arc<Mutex<Allocated>>,
+}
+
+impl Buffer {
+    fn counted(buffer: wgpu::Buffer, bytes: usize, allocated: &Arc<Mutex<Allocated>>) -> Self {
+        let mut all = lock(allocated);
+        all.now += bytes;
+        all.peak = all.peak.max(all.now);
+        Self { buffer, bytes, allocated: allocated.clone() }
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        lock(&self.allocated).now -= self.bytes;
+    }
+}
+
+impl std::ops::Deref for Buffer {
+    type Target = wgpu::Buffer;
+
+    fn deref(&self) -> &wgpu::Buffer {
+        &self.buffer
+    }
+}
+
 /// A range of a buffer on the device.
 #[derive(Clone, Debug)]
 pub struct Slice {
-    pub(crate) buffer: wgpu::Buffer,
+    pub(crate) buffer: Arc<Buffer>,
     /// First byte, a multiple of [`ALIGNMENT`].
     pub offset: usize,
     /// Bytes, a multiple of [`ALIGNMENT`].
@@ -79,8 +120,13 @@ impl Device {
         let errors = [pollster::block_on(validation.pop()), pollster::block_on(memory.pop())];
         match errors.into_iter().flatten().next() {
             Some(error) => Err(refused(error.to_string())),
-            None => Ok(Slice { buffer, offset: 0, bytes }),
+            None => Ok(Slice { buffer: Arc::new(Buffer::counted(buffer, bytes, &self.allocated)), offset: 0, bytes }),
         }
+    }
+
+    /// What the buffers of this device occupy.
+    pub fn allocated(&self) -> Allocated {
+        *lock(&self.allocated)
     }
 
     /// Writes to the start of a slice, before anything that is submitted later.

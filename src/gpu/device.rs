@@ -15,6 +15,7 @@ pub struct Device {
     pub facts: Facts,
     pipelines: Mutex<HashMap<pipeline::Key, Arc<Pipeline>>>,
     trouble: Arc<Mutex<Option<String>>>,
+    pub(super) allocated: Arc<Mutex<super::Allocated>>,
     pub(super) created: Mutex<Created>,
     /// Staging buffers that no read is using.
     pub(super) staging: Mutex<Vec<Slice>>,
@@ -35,6 +36,10 @@ pub const WANTED_FEATURES: wgpu::Features = wgpu::Features::SUBGROUP
     .union(wgpu::Features::SHADER_INT64)
     .union(wgpu::Features::SHADER_F16)
     .union(wgpu::Features::TIMESTAMP_QUERY);
+
+/// Small buffers share blocks of memory of this many bytes (half as many where the host sees them too), and larger ones have their own.
+/// With larger blocks the last one would be much of what a small model needs.
+const BLOCK_BYTES: std::ops::Range<u64> = 8 << 20..16 << 20;
 
 /// Every adapter of this machine, the one that graftling would choose first.
 pub fn adapters() -> Vec<wgpu::Adapter> {
@@ -95,7 +100,7 @@ impl Device {
             label: Some("graftling"),
             required_features: features,
             required_limits: limits.clone(),
-            memory_hints: wgpu::MemoryHints::MemoryUsage,
+            memory_hints: wgpu::MemoryHints::Manual { suballocated_device_memory_block_size: BLOCK_BYTES },
             ..Default::default()
         }))
         .map_err(|error| {
@@ -153,6 +158,7 @@ impl Device {
             facts,
             pipelines: Mutex::default(),
             trouble,
+            allocated: Arc::default(),
             created: Mutex::default(),
             staging: Mutex::default(),
             spent: Mutex::default(),
@@ -171,6 +177,11 @@ impl Device {
         let compiled = Arc::new(Pipeline::compile(self, kernel, constants)?);
         lock(&self.pipelines).insert(key, compiled.clone());
         Ok(compiled)
+    }
+
+    /// Bytes that the driver has set aside for buffers, with what its blocks leave unused; where it tells.
+    pub fn reserved(&self) -> Option<usize> {
+        self.device.generate_allocator_report().and_then(|report| usize::try_from(report.total_reserved_bytes).ok())
     }
 
     /// The largest storage binding, in bytes, rounded down to whole groups of 256.

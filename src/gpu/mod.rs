@@ -9,14 +9,14 @@ mod pipeline;
 mod readback;
 pub mod reflect;
 
-pub use buffer::{ALIGNMENT, Slice, encode, padded, rounded};
+pub use buffer::{ALIGNMENT, Allocated, Slice, encode, padded, rounded};
 pub use created::Created;
 pub use device::{Device, Spent, WANTED_FEATURES, adapters};
 pub use pipeline::{Pipeline, compile_all};
 pub use readback::Readback;
 
-/// What the choice of kernels may depend on.
-#[derive(Clone, Debug, PartialEq)]
+/// What the choice of kernels may depend on; by default what every WebGPU device offers, and no more.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Facts {
     /// A driver that runs on the CPU (lavapipe, SwiftShader, WARP): barriers are dear, caches are large.
     pub cpu_driver: bool,

@@ -124,6 +124,14 @@ impl Graph {
         Ok(self.apply(op, inputs, name)?[0])
     }
 
+    /// A value of the same type, for another node to make.
+    pub(crate) fn another(&mut self, id: ValueId) -> ValueId {
+        let mut value = self[id].clone();
+        value.name.push_str(".again");
+        self.values.push(value);
+        ValueId(self.values.len() - 1)
+    }
+
     /// The same values, made by these nodes, whose outputs they are.
     pub(crate) fn with_nodes(&self, nodes: Vec<Node>) -> Self {
         let mut values = self.values.clone();
@@ -146,6 +154,11 @@ impl Graph {
     /// All values in order, with their handles.
     pub fn value_ids(&self) -> impl Iterator<Item = ValueId> + use<> {
         (0..self.values.len()).map(ValueId)
+    }
+
+    /// Does this value come from outside, and not from a node?
+    pub fn is_leaf(&self, id: ValueId) -> bool {
+        !matches!(self[id].origin, Origin::Node(..) | Origin::Fused)
     }
 
     /// The value with this name, if there is one; the first where several share it.

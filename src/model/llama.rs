@@ -15,6 +15,7 @@ use crate::ops::matmul::{Layout, Matmul};
 use crate::ops::rms_norm::RmsNorm;
 use crate::ops::rope::Rope;
 use crate::ops::swiglu::Swiglu;
+use std::ops::Range;
 
 /// What the graph is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -68,6 +69,8 @@ pub struct Llama {
     pub adapters: Vec<ValueId>,
     /// Key and value caches; only in generation.
     pub caches: Vec<ValueId>,
+    /// Indices of each block's nodes, from the first block to the last.
+    pub blocks: Vec<Range<usize>>,
     pub head: Head,
 }
 
@@ -147,8 +150,11 @@ impl<'a> Builder<'a> {
         let (vocabulary, hidden) = (self.config.vocab_size, self.config.hidden_size);
         let embedding = self.weight("model.embed_tokens.weight", vocabulary, hidden);
         let mut x = self.graph.apply_one(Embedding, &[self.inputs.input_ids, embedding], "embed_tokens")?;
+        let mut blocks = Vec::new();
         for layer in 0..self.config.num_hidden_layers {
+            let first = self.graph.nodes().len();
             x = self.block(layer, x)?;
+            blocks.push(first..self.graph.nodes().len());
         }
         let x = self.graph.apply_one(GatherRows, &[x, self.inputs.rows], "supervised_rows")?;
         let x = self.norm(x, "model.norm.weight", "norm")?;
@@ -162,7 +168,7 @@ impl<'a> Builder<'a> {
             _ => Head::Logits(Matmul { layout: Layout::NT, scale: 1.0 }.append(&mut self.graph, [x, output], None, "lm_head")?),
         };
         let Self { graph, inputs, weights, rope_table, adapters, caches, .. } = self;
-        Ok(Llama { graph, inputs, weights, rope_table, adapters, caches, head })
+        Ok(Llama { graph, inputs, weights, rope_table, adapters, caches, blocks, head })
     }
 
     /// `x + attention(norm(x))`, then that plus `mlp(norm(...))`.

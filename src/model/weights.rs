@@ -57,8 +57,8 @@ pub struct DeviceWeights {
     bytes: usize,
 }
 
-/// Bytes that are read, converted and sent at one time.
-const CHUNK_BYTES: usize = 8 << 20;
+/// Bytes that are read, converted and sent at one time. They exist three times meanwhile: as read, as packed, and on their way.
+const CHUNK_BYTES: usize = 1 << 20;
 
 impl DeviceWeights {
     /// Sends every weight that the model uses to the device. `progress` is told the bytes done and the bytes in all.

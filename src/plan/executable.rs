@@ -1,6 +1,6 @@
 //! A plan on a device: buffers allocated, kernels compiled, bind groups made; ready to be replayed.
 
-use super::{Pacer, Place, Plan};
+use super::{Pacer, Place, Plan, borrow};
 use crate::gpu::{ALIGNMENT, Device, Pipeline, Readback, Slice, compile_all};
 use crate::graph::{Counts, Graph, ValueId};
 use crate::ops::{Bind, Call, Dispatch, Op, Operand};
@@ -60,6 +60,10 @@ pub struct Executable {
     pub(super) device: Arc<Device>,
     /// By value: where it is, if it is anywhere.
     memory: HashMap<ValueId, Pinned>,
+    /// Slots of the arena.
+    arena: Vec<Slice>,
+    /// Bytes of the arena that are this executable's own, and not lent by another one.
+    arena_bytes: usize,
     params: Slice,
     pub(super) steps: Vec<Step>,
     /// The row counts for which parameters are on the device.
@@ -76,6 +80,21 @@ impl Executable {
     /// # Errors
     /// If the device cannot hold it, or a kernel does not compile.
     pub fn new(device: Arc<Device>, graph: Graph, keep: &[ValueId], pinned: HashMap<ValueId, Pinned>) -> Result<Self> {
+        Self::beside(None, device, graph, keep, pinned)
+    }
+
+    /// [`Executable::new`], in the arena of another executable as far as that has room. The two must not run at the same time, and what
+    /// one of them keeps has to be read before the other one runs.
+    ///
+    /// # Errors
+    /// As [`Executable::new`].
+    pub fn beside(
+        other: Option<&Self>,
+        device: Arc<Device>,
+        graph: Graph,
+        keep: &[ValueId],
+        pinned: HashMap<ValueId, Pinned>,
+    ) -> Result<Self> {
         let plan = Plan::new(&graph, keep, &pinned.keys().copied().collect::<HashSet<_>>());
         if let Some((name, bytes)) = plan.largest(&graph).filter(|(_, bytes)| *bytes > device.max_binding()) {
             return Err(Error::failed(
@@ -84,19 +103,30 @@ impl Executable {
                 "use shorter rows (--max-length) or fewer of them (--batch-size)",
             ));
         }
-        let slots = plan.slots.iter().map(|&bytes| device.allocate("activations", bytes)).collect::<Result<Vec<_>>>()?;
+        let lent: &[Slice] = other.map_or(&[], |other| &other.arena);
+        let sizes: Vec<usize> = lent.iter().map(|slot| slot.bytes).collect();
+        let (mut slots, mut arena_bytes) = (Vec::new(), 0);
+        for (&bytes, lender) in plan.slots.iter().zip(borrow(&plan.slots, &sizes)) {
+            slots.push(match lender {
+                Some(slot) => lent[slot].part(0, bytes),
+                None => device.allocate("activations", bytes)?,
+            });
+            arena_bytes += if lender.is_none() { bytes } else { 0 };
+        }
         let mut memory = pinned;
         for id in graph.value_ids() {
             let bytes = graph[id].tensor.max_bytes();
             let place = match plan.places[id.0] {
-                Place::Slot(slot) => Pinned::from(slots[slot].part(0, bytes)),
+                Place::Arena(region) => Pinned::from(slots[region.slot].part(region.offset, bytes)),
                 Place::Input => Pinned::from(device.allocate(&graph[id].name, bytes)?),
                 Place::Same(other) => memory[&other].clone(),
                 Place::Pinned | Place::Unused => continue,
             };
             memory.insert(id, place);
         }
-        let scratch = |node: usize| -> Vec<Slice> { plan.scratch[node].iter().map(|&slot| slots[slot].clone()).collect() };
+        let scratch = |node: usize| -> Vec<Slice> {
+            plan.scratch[node].iter().map(|region| slots[region.slot].part(region.offset, region.bytes)).collect()
+        };
 
         let most = Counts { tokens: usize::MAX, supervised: usize::MAX };
         let dispatches: Vec<(usize, Vec<Dispatch>)> =
@@ -139,7 +169,8 @@ impl Executable {
             }
         }
         device.check()?;
-        Ok(Self { graph, plan, device, memory, params, steps, counts: None, pacer: Pacer::default(), left: 0 })
+        let (counts, pacer) = (None, Pacer::default());
+        Ok(Self { graph, plan, device, memory, arena: slots, arena_bytes, params, steps, counts, pacer, left: 0 })
     }
 
     /// The graph that runs.
@@ -157,9 +188,14 @@ impl Executable {
         self.steps.len()
     }
 
-    /// Bytes on the device besides what the caller pinned: arena, inputs, parameters.
+    /// Bytes of the arena, without what another executable lends.
+    pub fn arena_bytes(&self) -> usize {
+        self.arena_bytes
+    }
+
+    /// Bytes on the device besides what the caller pinned or another executable lends: arena, inputs, parameters.
     pub fn own_bytes(&self) -> usize {
-        self.plan.arena_bytes() + self.plan.input_bytes(&self.graph) + self.params.bytes
+        self.arena_bytes + self.plan.input_bytes(&self.graph) + self.params.bytes
     }
 
     /// Writes an input (from its first row on) for the next run.

@@ -5,29 +5,41 @@
 //!
 //! Values share an arena by liveness: a value's memory is free for others after its last use. WebGPU forbids that one dispatch reads and
 //! writes the same *buffer*, even in different ranges, so the arena is a pool of buffers, the slots, and not one buffer: a node's outputs
-//! then never share a slot with its inputs.
+//! and scratch never share a slot with its inputs or with each other.
 
 mod executable;
 mod fuse;
 mod liveness;
 mod pacing;
 mod profile;
+mod recompute;
 pub mod timings;
 
 pub use executable::{Executable, Pinned};
 pub use fuse::fuse_adapters;
 pub use pacing::Pacer;
+pub use recompute::{Extent, Segment, recompute};
 pub use timings::Timing;
 
-use crate::gpu::padded;
+use crate::gpu::{ALIGNMENT, Facts, padded};
 use crate::graph::{Graph, Origin, ValueId};
+use crate::ops::{Call, Operand};
 use std::collections::HashSet;
+
+/// A part of the arena.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Region {
+    pub slot: usize,
+    /// First byte in the slot.
+    pub offset: usize,
+    pub bytes: usize,
+}
 
 /// Where a value lives.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Place {
-    /// Slot of the arena.
-    Slot(usize),
+    /// Part of the arena.
+    Arena(Region),
     /// A buffer that the caller provides: weights, adapters, states, gradients.
     Pinned,
     /// The same memory as another value, updated in place.
@@ -45,8 +57,8 @@ pub struct Plan {
     pub places: Vec<Place>,
     /// Nodes that run, in order: those on which a kept or pinned value depends.
     pub nodes: Vec<usize>,
-    /// Slots of each node's scratch.
-    pub scratch: Vec<Vec<usize>>,
+    /// Each node's scratch.
+    pub scratch: Vec<Vec<Region>>,
     /// Bytes of each slot.
     pub slots: Vec<usize>,
 }
@@ -75,18 +87,58 @@ impl Plan {
             .sum()
     }
 
-    /// The largest single value in the arena: name and bytes. It has to fit a binding.
-    pub fn largest<'g>(&self, graph: &'g Graph) -> Option<(&'g str, usize)> {
-        self.places
+    /// Bytes of the parameters of all dispatches, on a device of this kind.
+    pub fn parameter_bytes(&self, graph: &Graph, facts: &Facts) -> usize {
+        let largest = |ids: &[ValueId]| -> Vec<Operand> {
+            let operand = |id: &ValueId| {
+                let tensor = graph[*id].tensor;
+                Operand { tensor, rows: tensor.shape.rows.max(), part_starts: vec![0] }
+            };
+            ids.iter().map(operand).collect()
+        };
+        let dispatches = |&node: &usize| {
+            let node = &graph.nodes()[node];
+            let (inputs, outputs) = (largest(&node.inputs), largest(&node.outputs));
+            node.op.launch(&Call { inputs: &inputs, outputs: &outputs, device: facts }).len()
+        };
+        padded(self.nodes.iter().map(dispatches).sum::<usize>() * ALIGNMENT)
+    }
+
+    /// The largest single piece of the arena, a value or a node's scratch: its name and bytes. It has to fit a binding.
+    pub fn largest(&self, graph: &Graph) -> Option<(String, usize)> {
+        let values = self.places.iter().zip(graph.values()).filter_map(|(place, value)| match place {
+            Place::Arena(region) => Some((value.name.clone(), region.bytes)),
+            _ => None,
+        });
+        let scratch = self
+            .scratch
             .iter()
-            .zip(graph.values())
-            .filter(|(place, _)| matches!(place, Place::Slot(_)))
-            .map(|(_, value)| (value.name.as_str(), value.tensor.max_bytes()))
-            .max_by_key(|(_, bytes)| *bytes)
+            .zip(graph.nodes())
+            .flat_map(|(regions, node)| regions.iter().map(|region| (format!("{} (temporary)", node.name), region.bytes)));
+        values.chain(scratch).max_by_key(|(_, bytes)| *bytes)
     }
 
     /// The leaves that the host writes before each run.
     pub fn inputs(&self, graph: &Graph) -> Vec<ValueId> {
         graph.value_ids().filter(|id| graph[*id].origin == Origin::Input && self.places[id.0] == Place::Input).collect()
     }
+}
+
+/// Which of the `lent` slots each slot of a second plan can lie in, where it fits into one; each is lent once. Largest first, so that
+/// a small slot does not take the place of a large one.
+pub fn borrow(slots: &[usize], lent: &[usize]) -> Vec<Option<usize>> {
+    let descending = |sizes: &[usize]| {
+        let mut order: Vec<usize> = (0..sizes.len()).collect();
+        order.sort_by_key(|&slot| std::cmp::Reverse(sizes[slot]));
+        order
+    };
+    let mut free = descending(lent);
+    let mut lenders = vec![None; slots.len()];
+    for slot in descending(slots) {
+        // The smallest that is large enough.
+        if let Some(at) = free.iter().rposition(|&lender| lent[lender] >= slots[slot]) {
+            lenders[slot] = Some(free.remove(at));
+        }
+    }
+    lenders
 }

@@ -1,6 +1,7 @@
 //! Loss without training: each supervised token's negative log-likelihood.
 
 use super::step::write_batch;
+use super::trainer::Trainer;
 use crate::Result;
 use crate::adapter::DeviceAdapter;
 use crate::data::Batch;
@@ -29,6 +30,29 @@ impl Evaluator {
         adapter: Option<&DeviceAdapter>,
         max_tokens: usize,
     ) -> Result<Self> {
+        Self::beside(None, weights, config, adapter, max_tokens)
+    }
+
+    /// Prepares evaluation between the steps of a training run, in the memory of its activations.
+    ///
+    /// # Errors
+    /// If the device cannot hold it.
+    pub fn between_steps(
+        trainer: &Trainer,
+        weights: Arc<DeviceWeights>,
+        config: &ModelConfig,
+        max_tokens: usize,
+    ) -> Result<Self> {
+        Self::beside(Some(trainer.step()), weights, config, Some(trainer.adapter()), max_tokens)
+    }
+
+    fn beside(
+        other: Option<&Executable>,
+        weights: Arc<DeviceWeights>,
+        config: &ModelConfig,
+        adapter: Option<&DeviceAdapter>,
+        max_tokens: usize,
+    ) -> Result<Self> {
         let lora = adapter.map(|adapter| &adapter.spec);
         let model = Llama::build(config, &|name| weights.dtype(name), lora, Purpose::Evaluate, max_tokens)?;
         let Head::Loss { nll, loss } = model.head else {
@@ -38,7 +62,7 @@ impl Evaluator {
         if let Some(adapter) = adapter {
             pinned.extend(adapter.layout.pinned(&adapter.parameters, &model.adapters));
         }
-        let executable = Executable::new(weights.device().clone(), model.graph, &[loss, nll], pinned)?;
+        let executable = Executable::beside(other, weights.device().clone(), model.graph, &[loss, nll], pinned)?;
         Ok(Self { inputs: model.inputs, nll, executable })
     }
 

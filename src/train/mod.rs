@@ -2,15 +2,17 @@
 //!
 //! * this page: [`Run::train`], the algorithm; one step is forward and backward of a few batches, then AdamW;
 //! * [`options`], [`prepare`]: what the user asks for, checked against model and data before the GPU is touched;
-//! * [`step`], [`trainer`], [`evaluate`]: a step and an evaluation on the GPU;
+//! * [`step`], [`trainer`], [`evaluate`]: a step and an evaluation on the GPU; [`memory`], [`budget`]: what they occupy there;
 //! * [`schedule`]: the learning rate; [`checkpoint`], [`lock`], [`interrupt`]: what makes a run survive;
 //! * [`metrics`], [`curve`], [`progress`]: what it tells.
 
+pub mod budget;
 pub mod checkpoint;
 pub mod curve;
 pub mod evaluate;
 pub mod interrupt;
 pub mod lock;
+pub mod memory;
 pub mod metrics;
 pub mod options;
 pub mod prepare;
@@ -216,7 +218,7 @@ impl Run {
             tokens: tokens as u64,
             supervised_tokens: supervised_tokens as u64,
             tokens_per_second,
-            gpu_bytes: self.trainer.memory().total() as u64,
+            gpu_bytes: self.trainer.device().allocated().now as u64,
             eval_loss,
         };
         self.progress.step(&metrics);

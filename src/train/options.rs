@@ -11,6 +11,7 @@ use clap::{Args, CommandFactory, Parser, ValueEnum};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use super::budget::{ByteSize, RecomputeOption};
 use super::schedule::ScheduleKind;
 use crate::adapter::targets::edit_distance;
 use crate::model::weights::WeightType;
@@ -142,6 +143,15 @@ pub struct Recipe {
     /// Storage of the frozen weights on the GPU [default: the smallest type that loses nothing against the file]
     #[arg(long, value_enum, value_name = "TYPE", help_heading = "Device")]
     pub weights: Option<WeightStorage>,
+    /// Layers whose activations are computed again in the backward pass instead of being kept: none, all, a number (from the lowest
+    /// adapted one up), or auto, the fewest that --memory-budget allows. The numbers of the run stay the same
+    /// [default: none; auto with --memory-budget]
+    #[arg(long, value_name = "LAYERS", help_heading = "Device")]
+    pub recompute: Option<RecomputeOption>,
+    /// What the run may occupy on the GPU, such as 2GiB or 600MB; if recompute cannot make it fit, it is refused at once
+    /// [default: no limit]
+    #[arg(long, value_name = "SIZE", help_heading = "Device")]
+    pub memory_budget: Option<ByteSize>,
     /// GPU to use: its number or a part of its name as `graftling doctor` lists it [default: the fastest kind]
     #[arg(long, value_name = "GPU", help_heading = "Device")]
     pub device: Option<String>,
@@ -224,7 +234,7 @@ impl Recipe {
             model, data, out, eval_data, resume, lora_r, lora_alpha, lora_dropout, target_modules, layers, init_adapter,
             learning_rate, lr_schedule, warmup_steps, weight_decay, max_grad_norm, batch_size, gradient_accumulation_steps,
             max_length, max_steps, epochs, seed, no_shuffle, no_packing, eval_steps, save_steps, save_total_limit, weights,
-            device,
+            recompute, memory_budget, device,
         }
     }
 
@@ -263,6 +273,8 @@ impl Recipe {
             save_steps: self.save_steps.unwrap_or(TrainOptions::SAVE_STEPS),
             save_total_limit: self.save_total_limit.unwrap_or(TrainOptions::SAVE_TOTAL_LIMIT),
             weights: self.weights,
+            recompute: self.recompute,
+            memory_budget: self.memory_budget,
             device: self.device,
         };
         options.check()?;
@@ -304,6 +316,8 @@ pub struct TrainOptions {
     pub save_steps: u64,
     pub save_total_limit: usize,
     pub weights: Option<WeightStorage>,
+    pub recompute: Option<RecomputeOption>,
+    pub memory_budget: Option<ByteSize>,
     pub device: Option<String>,
 }
 
@@ -417,6 +431,9 @@ mod tests {
 
     #[test]
     fn recipe_and_command_line_have_the_same_keys_and_the_command_line_wins() {
+        let memory = recipe("recompute = 5\nmemory_budget = \"2GiB\"").unwrap();
+        assert_eq!((memory.recompute, memory.memory_budget), (Some(RecomputeOption::Layers(5)), Some(ByteSize(2 << 30))));
+        assert_eq!(recipe("recompute = \"all\"").unwrap().recompute, Some(RecomputeOption::All));
         let file = recipe("lora_r = 4\nlearning_rate = 1e-3\ntarget_modules = [\"q_proj\", \"v_proj\"]\nno_shuffle = true\nlr_schedule = \"linear\"").unwrap();
         let line =
             RecipeKeys::try_parse_from(["train", "--lora-r", "8", "--no-shuffle=false", "--weights", "bf16"]).unwrap()._recipe;
@@ -486,6 +503,8 @@ mod tests {
     fn the_fingerprint_holds_the_length_only_where_the_schedule_depends_on_it() {
         let cosine = minimal().resolve().unwrap();
         assert_ne!(cosine.fingerprint(3, 100), cosine.fingerprint(3, 200));
+        let recomputed = TrainOptions { recompute: Some(RecomputeOption::All), ..cosine.clone() };
+        assert_eq!(cosine.fingerprint(3, 100), recomputed.fingerprint(3, 100), "recompute changes no number");
         let constant = TrainOptions { lr_schedule: ScheduleKind::Constant, ..cosine };
         assert_eq!(constant.fingerprint(0, 100), constant.fingerprint(0, 200));
         assert_ne!(constant.fingerprint(0, 100), TrainOptions { seed: 1, ..constant.clone() }.fingerprint(0, 100));

@@ -5,20 +5,25 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
+use super::budget;
 use super::checkpoint::{self, Checkpoint, RunState};
 use super::evaluate::Evaluator;
 use super::interrupt::Interrupt;
 use super::lock::FolderLock;
+use super::memory::{Memory, Planner, StepShape};
 use super::metrics::MetricsLog;
 use super::options::{TrainOptions, WeightStorage};
 use super::progress::Progress;
 use super::schedule::Schedule;
-use super::trainer::{Memory, Trainer};
+use super::step::Recompute;
+use super::trainer::Trainer;
 use super::{HeldOut, Run};
 use crate::adapter::targets::{expand_target_modules, parse_layers};
 use crate::adapter::{AdapterLayout, DeviceAdapter, LoraSpec};
 use crate::data::{self, Batch, Dataset, Sampler, SamplerOptions};
 use crate::formats::peft::{self, AdapterConfig, AdapterTensor};
+use crate::gpu::Facts;
+use crate::graph::DType;
 use crate::model::opened::OpenModel;
 use crate::model::weights::{DeviceWeights, WeightType};
 use crate::{Error, Result};
@@ -39,13 +44,15 @@ pub struct Prepared<'m> {
     start: Option<Vec<f32>>,
     sampler: Sampler,
     schedule: Schedule,
+    planner: Planner,
 }
 
 impl<'m> Prepared<'m> {
     /// Checks options against the model and the data.
     ///
     /// # Errors
-    /// Bad input: a record, a module, a layer, a start adapter that cannot be used, or data with nothing to learn.
+    /// Bad input: a record, a module, a layer, a start adapter that cannot be used, data with nothing to learn, or a memory budget that
+    /// is too small.
     pub fn new(options: TrainOptions, model: &'m OpenModel) -> Result<Self> {
         let config = &model.files.config;
         let (adapter, start) = adapter_of(&options, model)?;
@@ -66,7 +73,18 @@ impl<'m> Prepared<'m> {
         let sampler = Sampler::new(&data, sampler_options(&options))?;
         let total_steps = options.max_steps.unwrap_or_else(|| steps_of_epochs(&sampler, &options));
         let schedule = Schedule::new(options.lr_schedule, options.learning_rate, options.warmup_steps, total_steps);
-        Ok(Self { options, data, eval_data, adapter, total_steps, model, spec, layout, start, sampler, schedule })
+        let weights = WeightStorage::weight_type(options.weights);
+        let storage = |name: &str| model.files.tensors.find(name).map_or(DType::F32, |info| weights.of(info));
+        let accumulate = options.gradient_accumulation_steps > 1;
+        let held_out_tokens = match &eval_data {
+            Some(held_out) => Sampler::new(held_out, in_order(&options))?.max_rows(),
+            None => 0,
+        };
+        let shape = StepShape { max_tokens: sampler.max_rows(), accumulate, recompute: Recompute::None, held_out_tokens };
+        // The device is not known yet; one with no more than WebGPU asks for needs the most kernel calls.
+        let planner = Planner::new(config, &storage, &spec, shape, model.weight_bytes(weights), &Facts::default())?;
+        let planner = budget::within_budget(planner, options.recompute, options.memory_budget)?;
+        Ok(Self { options, data, eval_data, adapter, total_steps, model, spec, layout, start, sampler, schedule, planner })
     }
 
     /// Numbers that the run trains.
@@ -75,15 +93,8 @@ impl<'m> Prepared<'m> {
     }
 
     /// What the run will occupy on the device; known without one.
-    ///
-    /// # Errors
-    /// If the model's configuration contradicts itself.
-    pub fn memory(&self) -> Result<Memory> {
-        let weights = self.weight_type();
-        let storage = |name: &str| self.model.files.tensors.find(name).map_or(crate::graph::DType::F32, |info| weights.of(info));
-        let bytes = self.model.weight_bytes(weights);
-        let accumulate = self.options.gradient_accumulation_steps > 1;
-        Memory::plan(&self.model.files.config, &storage, &self.spec, self.sampler.max_rows(), bytes, accumulate)
+    pub fn memory(&self) -> Memory {
+        self.planner.memory()
     }
 
     /// The storage type that `--weights` asks for.
@@ -92,29 +103,23 @@ impl<'m> Prepared<'m> {
     }
 
     /// The first `records` as the model will see them, the report on the data, and what the run would be. `color`: for a terminal.
-    ///
-    /// # Errors
-    /// As [`Prepared::memory`].
-    pub fn preview(&self, records: usize, color: bool) -> Result<String> {
+    pub fn preview(&self, records: usize, color: bool) -> String {
         let preview = data::preview(&self.data, &self.model.tokenizer, records, color);
-        Ok(format!("{preview}\n{}", self.summary()?))
+        format!("{preview}\n{}", self.summary())
     }
 
     /// What will be trained, for how many steps, and what it will occupy.
-    ///
-    /// # Errors
-    /// As [`Prepared::memory`].
-    pub fn summary(&self) -> Result<String> {
-        let Memory { weights, adapters, optimizer, activations, inputs } = self.memory()?;
+    pub fn summary(&self) -> String {
+        let Memory { weights, adapters, optimizer, activations, inputs, evaluation } = self.memory();
         let mib = |bytes: usize| bytes as f64 / f64::from(1 << 20);
         let layers = match &self.adapter.layers_to_transform {
             Some(layers) => format!("{} of {} layers", layers.len(), self.model.files.config.num_hidden_layers),
             None => format!("all {} layers", self.model.files.config.num_hidden_layers),
         };
-        Ok(format!(
+        format!(
             "{}: {} in {layers}, rank {}, {} parameters\n\
              {} examples, {} supervised of {} tokens; {} steps\n\
-             GPU memory: {:.0} MiB (weights {:.0}, adapter and optimizer {:.0}, activations {:.0})\n",
+             GPU memory: {:.0} MiB (weights {:.0}, adapter and optimizer {:.0}, activations {:.0})\n{}",
             self.model.files.name,
             self.adapter.target_modules.join(", "),
             self.adapter.r,
@@ -123,11 +128,25 @@ impl<'m> Prepared<'m> {
             self.data.report.supervised_tokens,
             self.data.report.tokens,
             self.total_steps,
-            mib(weights + adapters + optimizer + activations + inputs),
+            mib(self.memory().total()),
             mib(weights),
             mib(adapters + optimizer),
-            mib(activations + inputs),
-        ))
+            mib(activations + inputs + evaluation),
+            self.recompute_summary(),
+        )
+    }
+
+    /// What is computed again, what that saves and what it costs; empty if nothing is.
+    fn recompute_summary(&self) -> String {
+        let Recompute::Layers(count) = self.planner.shape().recompute else { return String::new() };
+        let kept = self.planner.clone().with(Recompute::None).memory();
+        let layers = self.planner.layers();
+        format!(
+            "recompute: {} of {layers} layers, {:.0} MiB of activations less for {:.1} % more arithmetic\n",
+            count.min(layers),
+            (kept.activations as f64 - self.memory().activations as f64) / f64::from(1 << 20),
+            100.0 * self.planner.extra_flops(),
+        )
     }
 
     /// Makes and locks the output folder, and finds what to go on from.
@@ -165,25 +184,23 @@ impl<'m> Prepared<'m> {
     /// Failed: the device has not the memory.
     pub fn start(self, weights: Arc<DeviceWeights>, output: Output, interrupt: Interrupt, progress: Progress) -> Result<Run> {
         let config = &self.model.files.config;
-        let Self { options, data, adapter, total_steps, spec, layout, start, mut sampler, schedule, .. } = self;
+        let Self { options, data, adapter, total_steps, spec, layout, start, mut sampler, schedule, planner, .. } = self;
         let Output { lock, state, checkpoint } = output;
         let device = weights.device().clone();
         let on_device = match &start {
             Some(contents) => DeviceAdapter::new(device, spec, layout, contents)?,
             None => DeviceAdapter::fresh(device, spec, config, options.seed)?,
         };
-        let accumulate = options.gradient_accumulation_steps > 1;
+        let mut trainer = Trainer::new(weights.clone(), config, on_device, planner.shape(), options.seed)?;
         let held_out = match self.eval_data {
             Some(held_out) => {
-                let in_order = SamplerOptions { shuffle: false, ..sampler_options(&options) };
-                let sampler = Sampler::new(&held_out, in_order)?;
-                let evaluator = Evaluator::new(weights.clone(), config, Some(&on_device), sampler.max_rows())?;
+                let sampler = Sampler::new(&held_out, in_order(&options))?;
+                let evaluator = Evaluator::between_steps(&trainer, weights, config, sampler.max_rows())?;
                 let batches = sampler.plan_of(0).iter().map(|chosen| Batch::assemble(&held_out.examples, chosen)).collect();
                 Some(HeldOut { evaluator, batches })
             }
             None => None,
         };
-        let mut trainer = Trainer::new(weights, config, on_device, sampler.max_rows(), accumulate, options.seed)?;
         if let Some(Checkpoint { state, adapter, moments: [first, second] }) = &checkpoint {
             sampler.seek(state.position)?;
             trainer.restore(adapter, [first, second], state.batches);
@@ -253,6 +270,11 @@ impl Output {
 fn sampler_options(options: &TrainOptions) -> SamplerOptions {
     let &TrainOptions { batch_size, max_length, packing, shuffle, seed, .. } = options;
     SamplerOptions { batch_size, max_length, packing, shuffle, seed }
+}
+
+/// Held-out data is read in its own order.
+fn in_order(options: &TrainOptions) -> SamplerOptions {
+    SamplerOptions { shuffle: false, ..sampler_options(options) }
 }
 
 fn steps_of_epochs(sampler: &Sampler, options: &TrainOptions) -> u64 {

@@ -6,9 +6,22 @@ use crate::data::Batch;
 use crate::graph::{Counts, Graph, Origin, Rows, ShapeError, TensorType, ValueId};
 use crate::model::config::ModelConfig;
 use crate::model::llama::{Head, Inputs, Llama, Purpose, StorageOf};
+use crate::ops::accumulate::Accumulate;
 use crate::ops::adamw::AdamW;
 use crate::ops::global_norm::GlobalNorm;
-use crate::plan::{Executable, fuse_adapters};
+use crate::plan::{Executable, Extent, Segment, fuse_adapters, recompute};
+use std::ops::Range;
+
+/// What of the forward pass is computed again for the backward pass instead of being kept. It changes no number of a run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Recompute {
+    /// Nothing: as fast as it gets.
+    #[default]
+    None,
+    /// So many layers as a whole, the lowest adapted one first: it waits longest for its backward pass, and while the upper ones have
+    /// theirs, it needs no room. In the other adapted layers what costs next to nothing: norms, activation functions, dropout.
+    Layers(usize),
+}
 
 /// Loss and adapter gradients of a batch of at most `max_tokens` tokens.
 #[derive(Clone, Debug)]
@@ -18,6 +31,10 @@ pub struct LossGraph {
     pub nll: ValueId,
     /// Gradients in the order of the model's adapters.
     pub gradients: Vec<ValueId>,
+    /// Nodes of the forward pass, which come first.
+    forward: usize,
+    /// Layers that have a backward pass: the lowest adapted one and all above.
+    layers: Range<usize>,
 }
 
 impl LossGraph {
@@ -30,6 +47,7 @@ impl LossGraph {
         let Head::Loss { loss, nll } = model.head else {
             return Err(ShapeError::new("llama", "the head", "logits", "a loss"));
         };
+        let forward = model.graph.nodes().len();
         let gradients = backward(&mut model.graph, Root::Loss(loss), &model.adapters)?
             .into_iter()
             .zip(&model.adapters)
@@ -40,9 +58,38 @@ impl LossGraph {
                 })
             })
             .collect::<Result<Vec<_>, _>>()?;
-        model.graph = fuse_adapters(&model.graph, &[&gradients[..], &[loss, nll]].concat());
-        Ok(Self { model, loss, nll, gradients })
+        let plain = std::mem::take(&mut model.graph);
+        model.graph = fuse_adapters(&plain, &[&gradients[..], &[loss, nll]].concat());
+        let place = |nodes: Range<usize>| moved(&plain, &model.graph, nodes);
+        model.blocks = model.blocks.into_iter().map(place).collect();
+        let forward = place(0..forward).end;
+        let layers = lora.layers.first().copied().unwrap_or(0)..config.num_hidden_layers;
+        Ok(Self { model, loss, nll, gradients, forward, layers })
     }
+
+    /// Layers that have a backward pass, and so something that can be computed again.
+    pub fn layers(&self) -> Range<usize> {
+        self.layers.clone()
+    }
+
+    /// The same step with this much computed again; `self` has to be as built.
+    pub fn recomputed(mut self, what: Recompute) -> Self {
+        let Recompute::Layers(count) = what else { return self };
+        let whole = self.layers.start..self.layers.start.saturating_add(count);
+        let extent = |layer| if whole.contains(&layer) { Extent::Whole } else { Extent::Cheap };
+        let segment = |layer: usize| Segment { nodes: self.model.blocks[layer].clone(), extent: extent(layer) };
+        let segments: Vec<Segment> = self.layers.clone().map(segment).collect();
+        self.model.graph = recompute(&self.model.graph, self.forward, &segments);
+        self
+    }
+}
+
+/// Where these nodes of a graph stand after a transform that keeps their order.
+fn moved(before: &Graph, after: &Graph, nodes: Range<usize>) -> Range<usize> {
+    let made = before.nodes()[nodes].iter().flat_map(|node| &node.outputs);
+    let places = made.filter_map(|id| if let Origin::Node(node, _) = after[*id].origin { Some(node.0) } else { None });
+    let (first, last) = places.fold((usize::MAX, 0), |(first, last), node| (first.min(node), last.max(node)));
+    first.min(last)..last + 1
 }
 
 /// Sends a batch to the device, where each token's loss counts `loss_weight`. Returns its row counts.
@@ -89,4 +136,17 @@ impl OptimizerGraph {
         graph.apply(AdamW, &[parameters, gradients, first_moment, second_moment, norm, hyper], "adamw")?;
         Ok(Self { graph, parameters, gradients, first_moment, second_moment, hyper, norm })
     }
+}
+
+/// The graph that adds the gradients of a batch to those of the step so far: itself, the sum, and the batch's gradients.
+///
+/// # Errors
+/// None for a positive number of elements.
+pub(super) fn accumulator_graph(elements: usize) -> Result<(Graph, ValueId, ValueId), ShapeError> {
+    let mut graph = Graph::new();
+    let tensor = TensorType::f32(Rows::Fixed(1), elements);
+    let sum = graph.leaf("summed_gradients", tensor, Origin::State);
+    let one = graph.leaf("gradients", tensor, Origin::State);
+    graph.apply(Accumulate, &[sum, one], "accumulate")?;
+    Ok((graph, sum, one))
 }

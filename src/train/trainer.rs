@@ -1,65 +1,19 @@
 //! A model, its adapter and the optimizer on a device: what a training step calls.
 
-use super::step::{LossGraph, OptimizerGraph, write_batch};
-use crate::adapter::{AdapterLayout, DeviceAdapter, LoraSpec};
+use super::memory::{Memory, StepShape, rope_bytes};
+use super::step::{LossGraph, OptimizerGraph, accumulator_graph, write_batch};
+use crate::adapter::DeviceAdapter;
 use crate::data::Batch;
-use crate::gpu::{Device, Readback, Slice, padded};
-use crate::graph::{Counts, Graph, Origin, Rows, TensorType, ValueId};
+use crate::gpu::{Device, Readback, Slice};
+use crate::graph::{Counts, Graph, ValueId};
 use crate::model::config::ModelConfig;
-use crate::model::llama::{Inputs, StorageOf};
+use crate::model::llama::Inputs;
 use crate::model::weights::DeviceWeights;
-use crate::ops::accumulate::Accumulate;
 use crate::ops::adamw::Hyper;
-use crate::plan::{Executable, Plan, Timing};
+use crate::plan::{Executable, Timing};
 use crate::{Error, Result};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
-
-/// What training will occupy on the device, in bytes, by class; known before anything is allocated.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
-pub struct Memory {
-    pub weights: usize,
-    pub adapters: usize,
-    /// Gradients and both moments.
-    pub optimizer: usize,
-    /// Activations and scratch, after sharing by liveness.
-    pub activations: usize,
-    /// Token ids, positions, targets, kernel parameters.
-    pub inputs: usize,
-}
-
-impl Memory {
-    pub fn total(&self) -> usize {
-        self.weights + self.adapters + self.optimizer + self.activations + self.inputs
-    }
-
-    /// Plans a training run from the configuration alone. `weights` are the bytes of the frozen weights.
-    ///
-    /// # Errors
-    /// If the configuration contradicts itself.
-    pub fn plan(
-        config: &ModelConfig,
-        storage: StorageOf,
-        lora: &LoraSpec,
-        max_tokens: usize,
-        weights: usize,
-        accumulate: bool,
-    ) -> Result<Self> {
-        let graphs = LossGraph::build(config, storage, lora, max_tokens)?;
-        let graph = &graphs.model.graph;
-        let leaves = graph.value_ids().filter(|id| matches!(graph[*id].origin, Origin::Weight | Origin::Adapter | Origin::State));
-        let pinned: HashSet<ValueId> = leaves.chain(graphs.gradients.iter().copied()).collect();
-        let plan = Plan::new(graph, &[graphs.loss, graphs.nll], &pinned);
-        let adapter = padded(AdapterLayout::new(lora, config).elements() * 4);
-        Ok(Self {
-            weights,
-            adapters: adapter,
-            optimizer: adapter * if accumulate { 4 } else { 3 },
-            activations: plan.arena_bytes(),
-            inputs: plan.input_bytes(graph),
-        })
-    }
-}
 
 /// See the [module](self).
 pub struct Trainer {
@@ -68,6 +22,7 @@ pub struct Trainer {
     weights: Arc<DeviceWeights>,
     inputs: Inputs,
     loss: ValueId,
+    rope_bytes: usize,
     step: Executable,
     gradients: Slice,
     /// Sum over the batches of a step, where a step has more than one.
@@ -83,7 +38,7 @@ pub struct Trainer {
 }
 
 impl Trainer {
-    /// Prepares training of `adapter` on batches of at most `max_tokens` tokens. `accumulate`: steps may have several batches.
+    /// Prepares training of `adapter` by steps of this shape.
     ///
     /// # Errors
     /// If the device cannot hold it.
@@ -91,22 +46,22 @@ impl Trainer {
         weights: Arc<DeviceWeights>,
         config: &ModelConfig,
         adapter: DeviceAdapter,
-        max_tokens: usize,
-        accumulate: bool,
+        shape: StepShape,
         seed: u64,
     ) -> Result<Self> {
         let device = weights.device().clone();
         let bytes = adapter.bytes();
-        let graphs = LossGraph::build(config, &|name| weights.dtype(name), &adapter.spec, max_tokens)?;
+        let graphs = LossGraph::build(config, &|name| weights.dtype(name), &adapter.spec, shape.max_tokens)?;
+        let graphs = graphs.recomputed(shape.recompute);
         let gradients = device.allocate("gradients", bytes)?;
         let mut pinned = weights.pinned(&graphs.model, config)?;
         pinned.extend(adapter.layout.pinned(&adapter.parameters, &graphs.model.adapters));
         pinned.extend(adapter.layout.pinned(&gradients, &graphs.gradients));
-        let (inputs, loss) = (graphs.model.inputs, graphs.loss);
+        let (inputs, loss, rope_bytes) = (graphs.model.inputs, graphs.loss, rope_bytes(&graphs.model));
         let step = Executable::new(device.clone(), graphs.model.graph, &[loss, graphs.nll], pinned)?;
 
         let elements = adapter.layout.elements();
-        let accumulator = accumulate.then(|| accumulator(&device, &gradients, elements)).transpose()?;
+        let accumulator = shape.accumulate.then(|| accumulator(&device, &gradients, elements)).transpose()?;
         let moments = [device.allocate("first moment", bytes)?, device.allocate("second moment", bytes)?];
         let optimizer_graph = OptimizerGraph::build(elements)?;
         let summed = accumulator.as_ref().map_or(&gradients, |(total, _)| total).clone();
@@ -125,6 +80,7 @@ impl Trainer {
             weights,
             inputs,
             loss,
+            rope_bytes,
             step,
             gradients,
             accumulator,
@@ -234,6 +190,11 @@ impl Trainer {
         self.optimizer.read_later(self.optimizer_graph.norm, 1)
     }
 
+    /// The device that it trains on.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
     /// The adapter that is trained.
     pub fn adapter(&self) -> &DeviceAdapter {
         &self.adapter
@@ -266,7 +227,7 @@ impl Trainer {
     /// Bytes on the device by class.
     pub fn memory(&self) -> Memory {
         let accumulator = self.accumulator.as_ref().map_or(0, |(total, executable)| total.bytes + executable.own_bytes());
-        let arena = self.step.plan().arena_bytes();
+        let arena = self.step.arena_bytes();
         Memory {
             weights: self.weights.bytes(),
             adapters: self.adapter.bytes(),
@@ -276,8 +237,14 @@ impl Trainer {
                 + accumulator
                 + self.optimizer.own_bytes(),
             activations: arena,
-            inputs: self.step.own_bytes() - arena,
+            inputs: self.step.own_bytes() - arena + self.rope_bytes,
+            evaluation: 0,
         }
+    }
+
+    /// What runs a batch; an evaluation between steps may share its memory.
+    pub(super) fn step(&self) -> &Executable {
+        &self.step
     }
 
     /// Kernel calls of a step of one batch.
@@ -312,11 +279,7 @@ fn count_visible_pairs(timings: &mut [Timing], batch: &Batch) {
 
 fn accumulator(device: &Arc<Device>, gradients: &Slice, elements: usize) -> Result<(Slice, Executable)> {
     let total = device.allocate("summed gradients", gradients.bytes)?;
-    let mut graph = Graph::new();
-    let tensor = TensorType::f32(Rows::Fixed(1), elements);
-    let sum = graph.leaf("summed_gradients", tensor, Origin::State);
-    let one = graph.leaf("gradients", tensor, Origin::State);
-    graph.apply(Accumulate, &[sum, one], "accumulate")?;
+    let (graph, sum, one) = accumulator_graph(elements)?;
     let pinned = HashMap::from([(sum, total.clone().into()), (one, gradients.clone().into())]);
     let executable = Executable::new(device.clone(), graph, &[], pinned)?;
     Ok((total, executable))

@@ -1,5 +1,5 @@
 //! Small random graphs: the plan on the GPU and the f64 interpreter agree in every value and every gradient, and a plan that reuses
-//! buffers agrees with one that keeps everything, bit for bit. A failure shrinks to a small graph, which is printed.
+//! buffers, or one that computes parts of the forward pass again, agrees with one that keeps everything, bit for bit. A failure shrinks to a small graph, which is printed.
 
 use crate::cases;
 use crate::common::run_on_device;
@@ -15,7 +15,7 @@ use graftling::ops::rope::{Rope, rope_table};
 use graftling::ops::scale::Scale;
 use graftling::ops::swiglu::Swiglu;
 use graftling::ops::{Matrix, Op};
-use graftling::plan::Plan;
+use graftling::plan::{Extent, Plan, Segment, recompute};
 use graftling::reference;
 use proptest::prelude::*;
 use std::collections::HashSet;
@@ -240,11 +240,14 @@ struct Case {
     ends: Vec<ValueId>,
     /// Every output of every node.
     all: Vec<ValueId>,
+    /// The same with parts of the forward pass computed again.
+    recomputed: Graph,
 }
 
 fn differentiate(recipe: &Recipe) -> Option<Case> {
     let Built { mut sketch, seed, .. } = recipe.build();
     let last = sketch.graph.nodes().last()?.outputs[0];
+    let forward = sketch.graph.nodes().len();
     let leaves: Vec<ValueId> =
         sketch.leaves.iter().map(|(id, _)| *id).filter(|&id| sketch.graph[id].origin == Origin::Adapter).collect();
     let shape = sketch.graph[last].tensor.shape.resolve(&sketch.counts);
@@ -256,7 +259,19 @@ fn differentiate(recipe: &Recipe) -> Option<Case> {
     let ends: Vec<ValueId> =
         std::iter::once(last).chain(gradients.into_iter().flatten()).filter(is_node).filter(|id| seen.insert(*id)).collect();
     let all = sketch.graph.value_ids().filter(is_node).collect();
-    Some(Case { sketch, ends, all })
+    let recomputed = recompute(&sketch.graph, forward, &segments(recipe.seed, forward));
+    Some(Case { sketch, ends, all, recomputed })
+}
+
+/// The forward pass as one segment, or cut in up to three, as the seed chooses.
+fn segments(seed: u64, forward: usize) -> Vec<Segment> {
+    if seed.is_multiple_of(2) {
+        return vec![Segment { nodes: 0..forward, extent: Extent::Whole }];
+    }
+    let mut cuts = [0, seed as usize % (forward + 1), seed as usize / 7 % (forward + 1), forward];
+    cuts.sort_unstable();
+    let extent = |index: usize| if (seed >> index).is_multiple_of(3) { Extent::Cheap } else { Extent::Whole };
+    cuts.windows(2).enumerate().map(|(index, cut)| Segment { nodes: cut[0]..cut[1], extent: extent(index) }).collect()
 }
 
 /// Bound for a graph of at most ten nodes: 100 times that of one node's gradient.
@@ -267,7 +282,7 @@ proptest! {
 
     #[test]
     fn the_plan_agrees_with_the_interpreter(recipe in recipe()) {
-        let Some(Case { sketch, ends, all }) = differentiate(&recipe) else { return Ok(()) };
+        let Some(Case { sketch, ends, all, recomputed }) = differentiate(&recipe) else { return Ok(()) };
         let Sketch { graph, leaves, counts } = &sketch;
         let expected = reference::run(graph, leaves.iter().cloned().collect(), counts);
         // A nudge of the leaves, ten times what f32 rounds away: where it moves a value by much, the graph is at fault and not the GPU.
@@ -285,7 +300,11 @@ proptest! {
 
         let reused = run_on_device(graph, leaves, &ends, counts);
         let kept = run_on_device(graph, leaves, &all, counts);
-        for (id, values) in ends.iter().zip(&reused) {
+        let again = run_on_device(&recomputed, leaves, &ends, counts);
+        let again_in_f64 = reference::run(&recomputed, leaves.iter().cloned().collect(), counts);
+        for ((id, values), again) in ends.iter().zip(&reused).zip(&again) {
+            let same = values.iter().zip(again).all(|(a, b)| a.to_bits() == b.to_bits()) && again_in_f64[id] == expected[id];
+            prop_assert!(same, "`{}` differs when computed again\n{}", graph[*id].name, print(&recomputed));
             let other = &kept[all.iter().position(|known| known == id).unwrap()];
             let same = values.iter().zip(other).all(|(a, b)| a.to_bits() == b.to_bits());
             prop_assert!(same, "`{}` differs when buffers are reused\n{}", graph[*id].name, print(graph));
@@ -304,12 +323,12 @@ proptest! {
         }
     }
 
-    /// In the plan, no node writes where a value rests that is still to be read, or that it reads itself.
+    /// In the plan, no node writes where a value rests that is still to be read, nor into a buffer that it also reads.
     #[test]
     fn no_plan_overwrites_what_is_still_needed(recipe in recipe()) {
-        use graftling::plan::Place;
-        let Some(Case { sketch, ends, .. }) = differentiate(&recipe) else { return Ok(()) };
-        let graph = &sketch.graph;
+        use graftling::plan::{Place, Region};
+        let Some(Case { sketch, ends, recomputed, .. }) = differentiate(&recipe) else { return Ok(()) };
+        let graph = if recipe.seed.is_multiple_of(3) { &sketch.graph } else { &recomputed };
         let pinned: HashSet<ValueId> = sketch.leaves.iter().map(|(id, _)| *id).collect();
         let plan = Plan::new(graph, &ends, &pinned);
         let last_read = |id: ValueId| -> usize {
@@ -318,22 +337,24 @@ proptest! {
             }
             plan.nodes.iter().copied().filter(|&node| graph.nodes()[node].inputs.contains(&id)).max().unwrap_or(0)
         };
+        let region = |id: &ValueId| if let Place::Arena(region) = plan.places[id.0] { Some(region) } else { None };
+        let overlap = |a: &Region, b: &Region| a.slot == b.slot && a.offset < b.offset + b.bytes && b.offset < a.offset + a.bytes;
         for (at, &node) in plan.nodes.iter().enumerate() {
-            let outputs = &graph.nodes()[node].outputs;
-            let written: Vec<usize> = outputs
-                .iter()
-                .filter_map(|id| if let Place::Slot(slot) = plan.places[id.0] { Some(slot) } else { None })
-                .chain(plan.scratch[node].iter().copied())
-                .collect();
-            prop_assert_eq!(written.iter().collect::<HashSet<_>>().len(), written.len(), "two outputs share a slot");
+            let (inputs, outputs) = (&graph.nodes()[node].inputs, &graph.nodes()[node].outputs);
+            let written: Vec<Region> = outputs.iter().filter_map(region).chain(plan.scratch[node].iter().copied()).collect();
+            let touched: HashSet<usize> =
+                written.iter().copied().chain(inputs.iter().filter_map(region)).map(|region| region.slot).collect();
+            let read: HashSet<usize> = inputs.iter().filter_map(region).map(|region| region.slot).collect();
+            prop_assert_eq!(touched.len(), written.len() + read.len(), "a buffer is written and used otherwise by one node");
+            prop_assert!(written.iter().all(|region| region.offset + region.bytes <= plan.slots[region.slot]));
             for &earlier in &plan.nodes[..at] {
                 for &value in &graph.nodes()[earlier].outputs {
-                    if let Place::Slot(slot) = plan.places[value.0] {
+                    if let Some(kept) = region(&value) {
                         prop_assert!(
-                            !written.contains(&slot) || last_read(value) < node,
+                            !written.iter().any(|written| overlap(written, &kept)) || last_read(value) < node,
                             "`{}` is overwritten by `{}`\n{}", graph[value].name, graph.nodes()[node].name, print(graph)
                         );
-                        prop_assert!(plan.slots[slot] >= graph[value].tensor.max_bytes());
+                        prop_assert!(kept.bytes >= graph[value].tensor.max_bytes());
                     }
                 }
             }
@@ -347,11 +368,12 @@ fn the_generator_reaches_everything() {
     use proptest::strategy::ValueTree;
     use proptest::test_runner::TestRunner;
     let mut runner = TestRunner::deterministic();
-    let (mut ops, mut shared, mut reused) = (HashSet::new(), 0, 0);
+    let (mut ops, mut shared, mut reused, mut repeated) = (HashSet::new(), 0, 0, 0);
     for _ in 0..60 {
         let recipe = recipe().new_tree(&mut runner).unwrap().current();
-        let Some(Case { sketch, ends, .. }) = differentiate(&recipe) else { continue };
+        let Some(Case { sketch, ends, recomputed, .. }) = differentiate(&recipe) else { continue };
         let graph = &sketch.graph;
+        repeated += usize::from(recomputed.nodes().len() > graph.nodes().len());
         graph.nodes().iter().for_each(|node| {
             ops.insert(format!("{:?}", node.op).split(['(', ' ']).next().unwrap().to_owned());
         });
@@ -359,7 +381,7 @@ fn the_generator_reaches_everything() {
         shared += usize::from(graph.value_ids().any(|id| matches!(graph[id].origin, Origin::Node(..)) && uses(id) > 2));
         let pinned: HashSet<ValueId> = sketch.leaves.iter().map(|(id, _)| *id).collect();
         let plan = Plan::new(graph, &ends, &pinned);
-        let values = plan.places.iter().filter(|place| matches!(place, graftling::plan::Place::Slot(_))).count();
+        let values = plan.places.iter().filter(|place| matches!(place, graftling::plan::Place::Arena(_))).count();
         reused += usize::from(plan.slots.len() < values);
     }
     let expected = [
@@ -377,4 +399,5 @@ fn the_generator_reaches_everything() {
     ];
     expected.iter().for_each(|op| assert!(ops.contains(*op), "no graph has {op}: {ops:?}"));
     assert!(shared > 20 && reused > 20, "{shared} graphs share a value, {reused} plans reuse a buffer");
+    assert!(repeated > 20, "{repeated} graphs compute something again");
 }

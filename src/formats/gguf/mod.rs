@@ -1,7 +1,6 @@
 //! GGUF files: one file with weights, tokenizer and chat template, as llama.cpp and its relatives use it.
 //!
-//! The file is memory-mapped; tensors are read row by row. Names and shapes are handed out as Hugging
-//! Face's. In files of architecture `llama` the rows of the query and key projections are permuted, because llama.cpp rotates
+//! Tensors are read row by row. Names and shapes are handed out as Hugging Face's. In files of architecture `llama` the rows of the query and key projections are permuted, because llama.cpp rotates
 //! neighbouring pairs where Hugging Face rotates the halves of a head: file row `h d + 2 j + t` of head h with d features is
 //! Hugging Face's row `h d + t d/2 + j` (`permute` in `convert_hf_to_gguf.py`). Reading undoes it.
 
@@ -10,13 +9,7 @@ mod metadata;
 mod names;
 mod types;
 
-use std::{
-    fs::File,
-    ops::Range,
-    path::{Path, PathBuf},
-};
-
-use memmap2::Mmap;
+use std::{ops::Range, path::Path};
 
 pub use container::{Container, MetaValue, RawTensor};
 pub use types::GgmlType;
@@ -24,14 +17,14 @@ pub use types::GgmlType;
 use super::{
     Storage, TensorInfo, TensorSource, TextSource,
     tensors::{byte_range, missing},
+    weight_file::WeightFile,
 };
 use crate::{Error, Result, model::config::ModelConfig};
 use metadata::Metadata;
 
 /// An open GGUF file.
 pub struct Gguf {
-    path: PathBuf,
-    file: Mmap,
+    file: WeightFile,
     container: Container,
     config: ModelConfig,
     /// Sorted by name; `located` has the same order.
@@ -54,10 +47,11 @@ impl Gguf {
     /// [`Error::BadInput`] if it cannot be read, is no sound GGUF file, or holds an architecture that graftling does not know.
     pub fn open(path: &Path) -> Result<Self> {
         let place = path.display().to_string();
-        let file = map(path)?;
-        let container = Container::parse(&place, &file)?;
-        let rope_factors = rope_factors(&place, &container, &file)?;
-        let metadata = Metadata { place: &place, container: &container, file: &file };
+        let file = WeightFile::open(path)?;
+        let bytes = file.mapped();
+        let container = Container::parse(&place, bytes)?;
+        let rope_factors = rope_factors(&place, &container, bytes)?;
+        let metadata = Metadata { place: &place, container: &container, file: bytes };
         let config = metadata.config(rope_factors.as_deref())?;
         let permuted = metadata.architecture()? == "llama";
 
@@ -97,7 +91,7 @@ impl Gguf {
             return Err(Error::bad_input(what, "occurs twice", container::DAMAGED));
         }
         let (tensors, located) = readable.into_iter().unzip();
-        Ok(Self { path: path.to_owned(), file, container, config, tensors, located, unreadable })
+        Ok(Self { file, container, config, tensors, located, unreadable })
     }
 
     /// The model's shape.
@@ -120,8 +114,8 @@ impl Gguf {
     /// # Errors
     /// [`Error::BadInput`] naming the metadata key that has the wrong kind.
     pub fn text(&self) -> Result<TextSource> {
-        let place = self.path.display().to_string();
-        Metadata { place: &place, container: &self.container, file: &self.file }.text()
+        let place = self.file.path.display().to_string();
+        Metadata { place: &place, container: &self.container, file: self.file.mapped() }.text()
     }
 }
 
@@ -135,7 +129,7 @@ impl TensorSource for Gguf {
     }
 
     fn place(&self, _name: &str) -> String {
-        self.path.display().to_string()
+        self.file.path.display().to_string()
     }
 
     fn read_rows(&self, name: &str, rows: Range<usize>) -> Result<Vec<u8>> {
@@ -144,13 +138,18 @@ impl TensorSource for Gguf {
         };
         let (info, located) = (&self.tensors[index], &self.located[index]);
         let bytes = byte_range(&self.place(name), info, &rows)?;
-        let data = &self.file[located.bytes.clone()];
-        let Some(head_dim) = located.permuted_head_dim else { return Ok(data[bytes].to_vec()) };
+        let start = located.bytes.start;
+        let Some(head_dim) = located.permuted_head_dim else {
+            return self.file.read(start + bytes.start..start + bytes.end);
+        };
+        // Rows are permuted within their head, so whole heads are read.
         let row_bytes = bytes.len() / rows.len().max(1);
+        let (first, last) = (rows.start / head_dim * head_dim, rows.end.next_multiple_of(head_dim));
+        let stored = self.file.read(start + first * row_bytes..start + last * row_bytes)?;
         Ok(rows
             .flat_map(|row| {
-                let stored = stored_row(row, head_dim);
-                &data[stored * row_bytes..(stored + 1) * row_bytes]
+                let at = (stored_row(row, head_dim) - first) * row_bytes;
+                &stored[at..at + row_bytes]
             })
             .copied()
             .collect())
@@ -175,19 +174,4 @@ fn rope_factors(place: &str, container: &Container, file: &[u8]) -> Result<Optio
     let mut factors = vec![0.0; tensor.shape[0]];
     Storage::F32.dequantise(&file[tensor.bytes.clone()], &mut factors);
     Ok(Some(factors))
-}
-
-/// Maps a file into memory for reading.
-pub(super) fn map(path: &Path) -> Result<Mmap> {
-    let unreadable = |error: std::io::Error| {
-        let proposal = "Check the path and that the file may be read.";
-        Error::bad_input(path.display(), format!("cannot be read: {error}"), proposal)
-    };
-    let file = File::open(path).map_err(unreadable)?;
-    if file.metadata().map_err(unreadable)?.is_dir() {
-        return Err(Error::bad_input(path.display(), "is a folder, not a file", "Give the path of the file."));
-    }
-    // SAFETY: the mapping is read-only. A file that another process cuts short while it is mapped would end this process with
-    // SIGBUS; every loader that maps weights shares this, and model files are not written to while they are in use.
-    unsafe { Mmap::map(&file) }.map_err(unreadable)
 }

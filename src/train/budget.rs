@@ -1,0 +1,182 @@
+//! `--recompute` and `--memory-budget`: how a user says what may be computed again and how much memory a run may take, and what
+//! follows from it.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer};
+
+use super::memory::{Memory, Planner};
+use super::step::Recompute;
+use crate::{Error, Result};
+
+/// The value of `--recompute`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RecomputeOption {
+    None,
+    /// So many layers, the lowest adapted ones.
+    Layers(usize),
+    All,
+    /// As little as the memory budget allows.
+    Auto,
+}
+
+impl FromStr for RecomputeOption {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        match text.trim() {
+            "none" => Ok(Self::None),
+            "all" => Ok(Self::All),
+            "auto" => Ok(Self::Auto),
+            number => {
+                let wrong = |_| format!("`{number}` is neither none, all, auto nor a number of layers");
+                number.parse().map(Self::Layers).map_err(wrong)
+            }
+        }
+    }
+}
+
+impl RecomputeOption {
+    /// What it asks for, where it does not depend on a budget.
+    pub fn fixed(self) -> Option<Recompute> {
+        match self {
+            Self::None => Some(Recompute::None),
+            Self::Layers(count) => Some(Recompute::Layers(count)),
+            Self::All => Some(Recompute::Layers(usize::MAX)),
+            Self::Auto => None,
+        }
+    }
+}
+
+/// A number of bytes as people write it: `600MB`, `1.5GiB`, `2000000000`. Decimal units count by 1000, binary ones by 1024.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct ByteSize(pub usize);
+
+/// Units from the longest name to the shortest, so that the first that fits is meant.
+const UNITS: [(&str, f64); 10] = [
+    ("kib", 1024.0),
+    ("mib", 1_048_576.0),
+    ("gib", 1_073_741_824.0),
+    ("kb", 1e3),
+    ("mb", 1e6),
+    ("gb", 1e9),
+    ("k", 1e3),
+    ("m", 1e6),
+    ("g", 1e9),
+    ("b", 1.0),
+];
+
+impl FromStr for ByteSize {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        let lower = text.trim().to_lowercase();
+        let unit = UNITS.iter().find_map(|(name, factor)| Some((lower.strip_suffix(name)?, *factor)));
+        let (number, factor) = unit.unwrap_or((&lower, 1.0));
+        let bytes = number.trim().parse::<f64>().ok().map(|number| number * factor);
+        match bytes.filter(|bytes| bytes.is_finite() && *bytes >= 1.0 && *bytes < 1e18) {
+            Some(bytes) => Ok(Self(bytes as usize)),
+            None => Err(format!("`{text}` is no size; write it as 600MB or 1.5GiB")),
+        }
+    }
+}
+
+impl fmt::Display for ByteSize {
+    /// In MiB, as all memory is told.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.0} MiB", self.0 as f64 / f64::from(1 << 20))
+    }
+}
+
+/// In a recipe both may be a number or a string.
+fn from_text_or_number<'de, D: Deserializer<'de>, T: FromStr<Err = String>>(deserializer: D) -> std::result::Result<T, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "a string or a whole number")]
+    enum TextOrNumber {
+        Text(String),
+        Number(u64),
+    }
+    let text = match TextOrNumber::deserialize(deserializer)? {
+        TextOrNumber::Text(text) => text,
+        TextOrNumber::Number(number) => number.to_string(),
+    };
+    text.parse().map_err(serde::de::Error::custom)
+}
+
+impl<'de> Deserialize<'de> for RecomputeOption {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        from_text_or_number(deserializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for ByteSize {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        from_text_or_number(deserializer)
+    }
+}
+
+/// The plan with what the options choose. Without `option`, a budget means [`RecomputeOption::Auto`].
+///
+/// # Errors
+/// Bad input, with the plan's figures: the run does not fit the budget, or `auto` has none.
+pub fn within_budget(planner: Planner, option: Option<RecomputeOption>, budget: Option<ByteSize>) -> Result<Planner> {
+    let option = option.unwrap_or(if budget.is_some() { RecomputeOption::Auto } else { RecomputeOption::None });
+    let all = Recompute::Layers(planner.layers());
+    let (planner, how) = match (option.fixed(), budget) {
+        (Some(fixed), _) => (planner.with(fixed), "with this --recompute"),
+        (None, Some(budget)) => {
+            let least = planner.least_recompute(budget.0).unwrap_or(all);
+            (planner.with(least), "even if every layer is computed again")
+        }
+        (None, None) => {
+            let proposal = "give --memory-budget (2GiB, 600MB), or --recompute all, none or a number of layers";
+            return Err(Error::bad_input("--recompute auto", "there is no budget to choose by", proposal));
+        }
+    };
+    match budget {
+        Some(budget) if planner.memory().total() > budget.0 => Err(too_small(&planner, budget, how)),
+        _ => Ok(planner),
+    }
+}
+
+fn too_small(planner: &Planner, budget: ByteSize, how: &str) -> Error {
+    let Memory { weights, adapters, optimizer, activations, inputs, evaluation } = planner.memory();
+    let [total, weights, adapter, activations] =
+        [planner.memory().total(), weights, adapters + optimizer, activations + inputs + evaluation].map(ByteSize);
+    let problem = format!(
+        "{budget} are not enough: the run needs {total} {how} (weights {weights}, adapter and optimizer {adapter}, activations \
+         {activations})"
+    );
+    let proposal = "use shorter rows (--max-length), fewer at a time (--batch-size, with more --gradient-accumulation-steps), smaller \
+                    weights (--weights bf16), a smaller --lora-r, fewer --layers, or a larger budget";
+    Error::bad_input("--memory-budget", problem, proposal)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read_as_people_write_them() {
+        let bytes = |text: &str| text.parse::<ByteSize>().map(|size| size.0);
+        assert_eq!(bytes("600MB"), Ok(600_000_000));
+        assert_eq!(bytes("1.5 GiB"), Ok(3 << 29));
+        assert_eq!(bytes("2g"), Ok(2_000_000_000));
+        assert_eq!(bytes("64 kib"), Ok(65_536));
+        assert_eq!(bytes("123456"), Ok(123_456));
+        for wrong in ["", "GB", "-1GB", "1 TB x", "nan", "inf", "0", "1e30"] {
+            assert!(bytes(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn recompute_is_a_word_or_a_number_of_layers() {
+        let option = |text: &str| text.parse::<RecomputeOption>();
+        assert_eq!(option("none"), Ok(RecomputeOption::None));
+        assert_eq!(option("all").unwrap().fixed(), Some(Recompute::Layers(usize::MAX)));
+        assert_eq!(option("12"), Ok(RecomputeOption::Layers(12)));
+        assert!(option("some").unwrap_err().contains("some"));
+        assert!(option("-1").is_err());
+    }
+}

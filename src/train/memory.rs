@@ -1,0 +1,185 @@
+//! What training occupies on the device, by class, planned from the configuration before anything is allocated; and how much is computed
+//! again so that it stays within a budget.
+
+use super::step::{LossGraph, OptimizerGraph, Recompute, accumulator_graph};
+use crate::Result;
+use crate::adapter::{AdapterLayout, LoraSpec};
+use crate::gpu::{Facts, padded};
+use crate::graph::{Counts, Graph, Origin, ShapeError, ValueId};
+use crate::model::config::ModelConfig;
+use crate::model::llama::{Head, Llama, Purpose, StorageOf};
+use crate::plan::{Plan, borrow};
+use std::collections::HashSet;
+
+/// Bytes on the device, by class.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Memory {
+    pub weights: usize,
+    pub adapters: usize,
+    /// Gradients and both moments.
+    pub optimizer: usize,
+    /// Activations and scratch, after sharing by liveness.
+    pub activations: usize,
+    /// Token ids, positions, targets, rope table, kernel parameters.
+    pub inputs: usize,
+    /// The same for the held-out data, and activations beyond those of a step, whose memory they share.
+    pub evaluation: usize,
+}
+
+impl Memory {
+    pub fn total(&self) -> usize {
+        self.weights + self.adapters + self.optimizer + self.activations + self.inputs + self.evaluation
+    }
+}
+
+/// What decides, besides model and adapter, how much memory a step needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StepShape {
+    /// Tokens of the largest batch.
+    pub max_tokens: usize,
+    /// A step may have several batches.
+    pub accumulate: bool,
+    pub recompute: Recompute,
+    /// Tokens of the largest batch of held-out data; 0 if there is none.
+    pub held_out_tokens: usize,
+}
+
+/// Plans of one run that differ in what is computed again.
+#[derive(Clone, Debug)]
+pub struct Planner {
+    /// As built: nothing is computed again.
+    graphs: LossGraph,
+    shape: StepShape,
+    /// The graph that evaluates held-out data, and what can be read from it after a run.
+    held_out: Option<(Llama, [ValueId; 2])>,
+    /// Bytes of the frozen weights.
+    weights: usize,
+    /// Elements of the adapter.
+    elements: usize,
+    facts: Facts,
+}
+
+impl Planner {
+    /// Plans training from the configuration alone. `weights` are the bytes of the frozen weights; `facts` decide how many kernel calls
+    /// there are, and so a little of the memory.
+    ///
+    /// # Errors
+    /// If the configuration contradicts itself.
+    pub fn new(
+        config: &ModelConfig,
+        storage: StorageOf,
+        lora: &LoraSpec,
+        shape: StepShape,
+        weights: usize,
+        facts: &Facts,
+    ) -> Result<Self> {
+        let graphs = LossGraph::build(config, storage, lora, shape.max_tokens)?;
+        let held_out = match shape.held_out_tokens {
+            0 => None,
+            tokens => {
+                let model = Llama::build(config, storage, Some(lora), Purpose::Evaluate, tokens)?;
+                let Head::Loss { loss, nll } = model.head else {
+                    return Err(ShapeError::new("llama", "the head", "logits", "a loss").into());
+                };
+                Some((model, [loss, nll]))
+            }
+        };
+        let elements = AdapterLayout::new(lora, config).elements();
+        Ok(Self { graphs, shape, held_out, weights, elements, facts: facts.clone() })
+    }
+
+    /// The step that is planned.
+    pub fn shape(&self) -> StepShape {
+        self.shape
+    }
+
+    /// The same with another choice of what is computed again.
+    #[must_use]
+    pub fn with(mut self, recompute: Recompute) -> Self {
+        self.shape.recompute = recompute;
+        self
+    }
+
+    /// Layers that have a backward pass, and so something that can be computed again.
+    pub fn layers(&self) -> usize {
+        self.graphs.layers().len()
+    }
+
+    /// What the run will occupy.
+    pub fn memory(&self) -> Memory {
+        self.memory_with(self.shape.recompute)
+    }
+
+    fn memory_with(&self, recompute: Recompute) -> Memory {
+        let graphs = self.graphs.clone().recomputed(recompute);
+        let (step, inputs) = self.plan(&graphs.model.graph, &[graphs.loss, graphs.nll], &graphs.gradients);
+        let adapter = padded(self.elements * 4);
+        let mut memory = Memory {
+            weights: self.weights,
+            adapters: adapter,
+            optimizer: 3 * adapter,
+            activations: step.arena_bytes(),
+            inputs: inputs + rope_bytes(&graphs.model),
+            evaluation: 0,
+        };
+        // Neither graph can fail: an adapter that was laid out has elements.
+        if let Ok(optimizer) = OptimizerGraph::build(self.elements) {
+            let (plan, inputs) = self.plan(&optimizer.graph, &[optimizer.norm], &[]);
+            memory.optimizer += plan.arena_bytes() + inputs;
+        }
+        if let (true, Ok((graph, ..))) = (self.shape.accumulate, accumulator_graph(self.elements)) {
+            memory.optimizer += adapter + self.plan(&graph, &[], &[]).1;
+        }
+        if let Some((model, keep)) = &self.held_out {
+            let (plan, inputs) = self.plan(&model.graph, keep, &[]);
+            let lenders = borrow(&plan.slots, &step.slots);
+            let own = plan.slots.iter().zip(lenders).filter(|(_, lender)| lender.is_none()).map(|(bytes, _)| bytes);
+            memory.evaluation = own.sum::<usize>() + inputs + rope_bytes(model);
+        }
+        memory
+    }
+
+    /// The plan of a graph, and the bytes of its inputs and parameters.
+    fn plan(&self, graph: &Graph, keep: &[ValueId], gradients: &[ValueId]) -> (Plan, usize) {
+        let leaves = graph.value_ids().filter(|id| matches!(graph[*id].origin, Origin::Weight | Origin::Adapter | Origin::State));
+        let pinned: HashSet<ValueId> = leaves.chain(gradients.iter().copied()).collect();
+        let plan = Plan::new(graph, keep, &pinned);
+        let inputs = plan.input_bytes(graph) + plan.parameter_bytes(graph, &self.facts);
+        (plan, inputs)
+    }
+
+    /// Floating-point operations of a full batch that recompute adds, as a share of those without it.
+    pub fn extra_flops(&self) -> f64 {
+        let full = Counts { tokens: self.shape.max_tokens, supervised: self.shape.max_tokens };
+        let flops = |graph: &Graph| graph.flops(&full) as f64;
+        let recomputed = self.graphs.clone().recomputed(self.shape.recompute);
+        flops(&recomputed.model.graph) / flops(&self.graphs.model.graph) - 1.0
+    }
+
+    /// The least recompute with which the run stays within `budget` bytes; `None` if even all of it is not enough.
+    pub fn least_recompute(&self, budget: usize) -> Option<Recompute> {
+        let fits = |recompute| self.memory_with(recompute).total() <= budget;
+        if fits(Recompute::None) {
+            return Some(Recompute::None);
+        }
+        // Each further layer saves memory, so the first count that fits is found by halving.
+        let (mut least, mut most) = (0, self.layers());
+        if !fits(Recompute::Layers(most)) {
+            return None;
+        }
+        while least < most {
+            let middle = least + (most - least) / 2;
+            if fits(Recompute::Layers(middle)) {
+                most = middle;
+            } else {
+                least = middle + 1;
+            }
+        }
+        Some(Recompute::Layers(most))
+    }
+}
+
+/// Bytes of a model's rope table.
+pub(super) fn rope_bytes(model: &Llama) -> usize {
+    padded(model.graph[model.rope_table].tensor.max_bytes())
+}
