@@ -111,6 +111,30 @@ fn a_folder_with_a_run_is_neither_overwritten_nor_continued_as_another_run() {
     assert_eq!(shop.result("out"), before, "a run that is done is left as it is");
 }
 
+/// The second step is profiled, with dropout and two batches a step; no number of the run changes by a bit.
+#[test]
+fn a_profile_shows_the_kernels_and_changes_no_number() {
+    let shop = Workshop::new();
+    run(shop.train("plain", &["--max-steps", "4"]), 0);
+    let (_, err) = run(shop.train("profiled", &["--max-steps", "4", "--profile", "trace.json"]), 0);
+    assert_eq!(shop.result("profiled"), shop.result("plain"));
+    if err.contains("no profile: this device has no timestamp") {
+        return;
+    }
+    for part in ["step 2 by kernel", "GFLOP/s", "adamw", "attention", "accumulate", "trace.json"] {
+        assert!(err.contains(part), "no {part} in {err}");
+    }
+    let trace: Value = serde_json::from_str(&std::fs::read_to_string(shop.path("trace.json")).unwrap()).unwrap();
+    let events = trace["traceEvents"].as_array().unwrap();
+    let of = |op: &str| events.iter().filter(|event| event["cat"] == op).count();
+    assert_eq!((of("adamw"), of("accumulate"), of("linear_cross_entropy") % 2), (1, 2, 0), "one update of two batches");
+    assert!(events.iter().all(|event| event["ph"] == "X" && number(&event["dur"]) >= 0.0 && number(&event["ts"]) >= 0.0));
+
+    // A trace that cannot be written costs a warning, not the run.
+    let (_, err) = run(shop.train("unwritten", &["--max-steps", "2", "--profile", "nowhere/at/all.json"]), 0);
+    assert!(err.contains("no trace: ") && err.contains("done: 2 steps"), "{err}");
+}
+
 #[test]
 fn a_recipe_is_read_and_the_command_line_wins() {
     let shop = Workshop::new();

@@ -1,38 +1,50 @@
-//! `graftling bench`: how fast this machine trains a model, and where the time of a step goes.
+//! `graftling bench`: what this machine can do, how near the kernels come to it, and how fast a model trains and generates here.
 
 use super::DeviceArgs;
-use clap::Args;
+use clap::{Args, ValueEnum};
+use graftling::adapter::LoraSpec;
 use graftling::adapter::targets::{expand_target_modules, parse_layers};
-use graftling::adapter::{DeviceAdapter, LoraSpec};
-use graftling::data::{Batch, Example};
+use graftling::bench::report::{Report, Table};
+use graftling::bench::speed::Speed;
+use graftling::bench::{generation, kernels, step};
+use graftling::formats::atomic::write_atomically;
+use graftling::formats::{Storage, TensorInfo};
+use graftling::graph::{DType, Graph};
+use graftling::model::config::ModelConfig;
+use graftling::model::known;
 use graftling::model::opened::OpenModel;
-use graftling::ops::Random;
-use graftling::ops::adamw::Hyper;
-use graftling::plan::Timing;
+use graftling::model::weights::WeightType;
+use graftling::plan::timings;
 use graftling::train::budget::RecomputeOption;
-use graftling::train::memory::StepShape;
 use graftling::train::options::WeightStorage;
-use graftling::train::step::LossGraph;
-use graftling::train::trainer::Trainer;
+use graftling::train::step::{LossGraph, Recompute};
 use graftling::{Error, Result};
-use serde_json::{Value, json};
-use std::collections::BTreeMap;
-use std::fmt::Write;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::Duration;
 
-/// Measure training steps: tokens per second, time by kernel, memory by class
+/// Measure this machine: peak, bandwidth, every kernel, and with --model training steps and generation
 ///
-/// Steps run on random tokens, all supervised. The table by kernel comes from the GPU's own timestamps, in a run of its own.
+/// Kernels are measured at the shapes of SmolLM2-135M, TinyLlama-1.1B and Llama-3.2-3B, for which no model file is needed, and of
+/// --model. Where a shape would take too long on this device it is measured with fewer rows, and the table says so. Training
+/// steps run on random tokens, all supervised.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
+  graftling bench --quick
   graftling bench --model SmolLM2-135M-Instruct.Q4_1.gguf
-  graftling bench --model my-model --batch-size 1 --max-length 512 --target-modules attention --json
-  graftling bench --model my-model --trace step.json    (open it in chrome://tracing or ui.perfetto.dev)")]
+  graftling bench --model my-model --only step --batch-size 1 --max-length 512 --target-modules attention --json
+  graftling bench --model my-model --only step --trace step.json    (open it in ui.perfetto.dev or chrome://tracing)")]
 pub struct BenchArgs {
     /// Model: a folder, a .gguf file, or a Hugging Face name
     #[arg(long, value_name = "M")]
-    model: String,
+    model: Option<String>,
+    /// Measure less: device (peak and bandwidth, always measured), kernels, step, generation [default: all]
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "PARTS")]
+    only: Vec<Part>,
+    /// Spend a fifth of the time on each kernel, and on one model's shapes alone
+    #[arg(long)]
+    quick: bool,
     /// Sequences a step
     #[arg(long, default_value_t = 4, value_name = "N")]
     batch_size: usize,
@@ -54,11 +66,11 @@ pub struct BenchArgs {
     /// Timed steps, after one that is not counted
     #[arg(long, default_value_t = 3, value_name = "N")]
     steps: usize,
-    /// Write the timed dispatches of a step as a Chrome trace
-    #[arg(long, value_name = "FILE")]
+    /// Write the dispatches of a step as a Chrome trace
+    #[arg(long, value_name = "FILE", requires = "model")]
     trace: Option<PathBuf>,
     /// Only show which matrix kernels this GPU uses for such steps, and what was measured
-    #[arg(long)]
+    #[arg(long, requires = "model")]
     tuning: bool,
     /// Print one JSON document
     #[arg(long)]
@@ -67,170 +79,201 @@ pub struct BenchArgs {
     device: DeviceArgs,
 }
 
+/// What can be measured.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum Part {
+    Device,
+    Kernels,
+    Step,
+    Generation,
+}
+
+/// Time for a line of a table, a fifth of it with `--quick`.
+const LINE: Duration = Duration::from_millis(200);
+/// Time for generating tokens.
+const GENERATION: Duration = Duration::from_secs(3);
+
 /// Runs the command.
 ///
 /// # Errors
 /// Bad input in model or options; the GPU failed.
 pub fn run(args: BenchArgs) -> Result<()> {
-    if args.batch_size == 0 || args.max_length < 2 || args.steps == 0 || args.lora_r == 0 {
-        let problem = "--batch-size, --steps and --lora-r must be at least 1, --max-length at least 2";
-        return Err(Error::bad_input("options", problem, "leave them out for 4 sequences of 128 tokens, 3 steps, rank 8"));
-    }
-    let Some(recompute) = args.recompute.fixed() else {
-        let problem = "there is no memory budget to choose by";
-        return Err(Error::bad_input("--recompute auto", problem, "give none, all or a number of layers"));
-    };
-    let model = OpenModel::open(&args.model)?;
-    let config = &model.files.config;
-    let layers = match &args.layers {
-        Some(layers) => parse_layers(layers, config.num_hidden_layers)?,
-        None => (0..config.num_hidden_layers).collect(),
-    };
-    let spec = LoraSpec {
-        r: args.lora_r,
-        scale: 2.0,
-        dropout: 0.0,
-        target_modules: expand_target_modules(&args.target_modules)?,
-        layers,
-    };
-    let weight_type = WeightStorage::weight_type(args.device.weights);
-    let batch = random_batch(&args, config.vocab_size);
-    let graph = LossGraph::build(config, &model.storage(weight_type), &spec, batch.rows())?.model.graph;
-    let (device, choices) = args.device.open(&[graph])?;
+    let model = args.check()?;
+    let (device, choices) = args.device.open(&args.step_graph(model.as_ref())?)?;
     if args.tuning {
         return super::tuning::print(&choices, args.json);
     }
-    let weights = super::upload(&model, weight_type, device.clone())?;
-    let adapter = DeviceAdapter::fresh(device.clone(), spec, config, 0)?;
-    let parameters = adapter.layout.parameters();
-    let shape = StepShape { max_tokens: batch.rows(), accumulate: false, recompute, held_out_tokens: 0 };
-    let mut trainer = Trainer::new(weights, config, adapter, shape, 0, None)?;
-    let mut seconds: Vec<f64> = Vec::new();
-    for step in 0..=args.steps {
-        let started = Instant::now();
-        trainer.accumulate(&batch, 1.0 / batch.targets.len() as f64, true)?;
-        trainer.apply(&Hyper { step: step as u64 + 1, ..HYPER })?;
-        if step > 0 {
-            seconds.push(started.elapsed().as_secs_f64());
+    let mut plan = Vec::new();
+    if args.wants(Part::Kernels) {
+        plan.extend(known::configs()?.into_iter().take(if args.quick { 1 } else { 3 }));
+    }
+    let bar = Bar::new();
+    let budget = if args.quick { LINE / 5 } else { LINE };
+    bar.says("peak and bandwidth");
+    let speed = Speed::measure(&device, budget)?;
+    let storage = args.storage(model.as_ref());
+    let options = kernels::Options { rows: args.batch_size * args.max_length, storage, r: args.lora_r, budget };
+    let mut measured = kernels::Tables::new(device.clone(), speed.roofline, options);
+    let mut tables = Vec::new();
+    let mut table = |name: &str, config: &ModelConfig, wanted: fn(&str) -> bool| -> Result<Table> {
+        bar.lengthen(measured.lines(config));
+        let lines = measured.measure(config, wanted, |line| bar.did(&format!("{name}: {}", line.name)))?;
+        Ok(Table { model: name.to_owned(), lines })
+    };
+    // The model's own shapes take the place of a known model's, where they are the same.
+    let own = model.as_ref().map(|model| &model.files.config);
+    for (name, config) in &plan {
+        if own.is_none_or(|own| !same_layer(own, config)) {
+            tables.push(table(name, config, |_| true)?);
         }
     }
-    seconds.sort_by(f64::total_cmp);
-    let median = seconds[seconds.len() / 2];
-    // Not every device has timestamps; the rest of the report stands without.
-    let timings = trainer.profile(&batch).unwrap_or_default();
-    if let Some(path) = &args.trace {
-        let events: Vec<Value> = timings.iter().map(trace_event).collect();
-        let text = json!({ "traceEvents": events }).to_string();
-        graftling::formats::atomic::write_atomically(path, text.as_bytes())?;
-    }
-    let report = Report { median, seconds, timings, batch: &batch, trainer: &trainer, parameters, device: &device.info };
-    super::print(&if args.json { format!("{:#}\n", report.json()) } else { report.text() })
-}
-
-const HYPER: Hyper =
-    Hyper { learning_rate: 1e-4, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0, step: 1, max_grad_norm: 1.0 };
-
-fn random_batch(args: &BenchArgs, vocabulary: usize) -> Batch {
-    let mut random = Random(1);
-    let examples: Vec<Example> = (0..args.batch_size)
-        .map(|_| {
-            let input_ids: Vec<u32> = (0..args.max_length).map(|_| random.below(vocabulary) as u32).collect();
-            Example { labels: input_ids.iter().copied().map(Some).collect(), input_ids, line: 1 }
-        })
-        .collect();
-    Batch::assemble(&examples, &(0..examples.len()).collect::<Vec<_>>())
-}
-
-fn trace_event(timing: &Timing) -> Value {
-    json!({
-        "name": timing.kernel, "ph": "X", "pid": 1, "tid": 1,
-        "ts": timing.start_seconds * 1e6, "dur": timing.seconds * 1e6,
-        "args": { "node": timing.node, "gflops": timing.flops / timing.seconds.max(1e-9) * 1e-9 },
-    })
-}
-
-struct Report<'a> {
-    median: f64,
-    seconds: Vec<f64>,
-    timings: Vec<Timing>,
-    batch: &'a Batch,
-    trainer: &'a Trainer,
-    parameters: usize,
-    device: &'a wgpu::AdapterInfo,
-}
-
-/// Calls, seconds and floating-point operations of one kernel.
-type ByKernel = BTreeMap<&'static str, (usize, f64, f64)>;
-
-impl Report<'_> {
-    fn by_kernel(&self) -> Vec<(&'static str, usize, f64, f64)> {
-        let mut kernels = ByKernel::new();
-        for timing in &self.timings {
-            let entry = kernels.entry(timing.kernel).or_default();
-            *entry = (entry.0 + 1, entry.1 + timing.seconds, entry.2 + timing.flops);
+    let mut report = Report {
+        device: device.info.name.clone(),
+        driver: device.info.driver_info.clone(),
+        backend: device.info.backend.to_string(),
+        cpu_driver: device.facts.cpu_driver,
+        speed,
+        tables: Vec::new(),
+        step: None,
+        step_kernels: Vec::new(),
+        generation: None,
+    };
+    if let Some(model) = &model {
+        let (name, config) = (&model.files.name, &model.files.config);
+        let mut matmul_rate = None;
+        if args.wants(Part::Kernels) {
+            let own = table(name, config, |_| true)?;
+            matmul_rate = kernels::best_matmul(&own.lines);
+            tables.push(own);
+        } else if args.wants(Part::Step) {
+            // The frozen layers' products are the large ones, one of which is the best.
+            let own = table(name, config, |line| line.starts_with("matmul") && line.contains("_proj"))?;
+            matmul_rate = kernels::best_matmul(&own.lines);
         }
-        let mut rows: Vec<_> = kernels.into_iter().map(|(name, (calls, seconds, flops))| (name, calls, seconds, flops)).collect();
-        rows.sort_by(|a, b| b.2.total_cmp(&a.2));
-        rows
+        bar.hide();
+        if args.wants(Part::Step) || args.wants(Part::Generation) {
+            let weights = super::upload(model, args.weight_type(), device.clone())?;
+            let bar = Bar::new();
+            if args.wants(Part::Step) {
+                let options = step::Options {
+                    lora: args.lora(config)?,
+                    recompute: args.recompute()?,
+                    batch_size: args.batch_size,
+                    max_length: args.max_length,
+                    steps: args.steps,
+                };
+                bar.lengthen(args.steps + 2);
+                let step = step::measure(weights.clone(), config, &options, matmul_rate, || bar.did("training steps"))?;
+                report.step_kernels = timings::by_kernel(&step.timings);
+                report.step = Some(step);
+            }
+            if args.wants(Part::Generation) {
+                bar.says("generation");
+                report.generation = Some(generation::measure(&weights, config, GENERATION)?);
+            }
+            bar.hide();
+        }
     }
+    report.tables = tables;
+    if let (Some(path), Some(step)) = (&args.trace, &report.step) {
+        write_atomically(path, timings::chrome_trace(&step.timings).to_string().as_bytes())?;
+    }
+    super::print(&if args.json { format!("{:#}\n", json!(report)) } else { report.text() })
+}
 
-    fn json(&self) -> Value {
-        let kernels: Vec<Value> = self
-            .by_kernel()
-            .into_iter()
-            .map(|(name, calls, seconds, flops)| json!({ "kernel": name, "calls": calls, "seconds": seconds, "flops": flops }))
-            .collect();
-        json!({
-            "device": self.device.name,
-            "driver": self.device.driver_info,
-            "tokens": self.batch.rows(),
-            "trained_parameters": self.parameters,
-            "step_seconds": self.seconds,
-            "median_step_seconds": self.median,
-            "tokens_per_second": self.batch.rows() as f64 / self.median,
-            "dispatches": self.trainer.dispatches(),
-            "gpu_bytes": self.trainer.memory(),
-            "kernels": kernels,
-        })
+impl BenchArgs {
+    /// Checks the options, and opens the model if there is one.
+    fn check(&self) -> Result<Option<OpenModel>> {
+        if self.batch_size == 0 || self.max_length < 2 || self.steps == 0 || self.lora_r == 0 {
+            let problem = "--batch-size, --steps and --lora-r must be at least 1, --max-length at least 2";
+            return Err(Error::bad_input("options", problem, "leave them out for 4 sequences of 128 tokens, 3 steps, rank 8"));
+        }
+        if self.model.is_none() && self.only.iter().any(|part| matches!(part, Part::Step | Part::Generation)) {
+            return Err(Error::bad_input("--only", "steps and generation are those of a model", "give one with --model"));
+        }
+        let model = self.model.as_deref().map(OpenModel::open).transpose()?;
+        if let Some(model) = &model {
+            self.lora(&model.files.config)?;
+        }
+        self.recompute()?;
+        Ok(model)
     }
 
-    fn text(&self) -> String {
-        const MIB: f64 = (1 << 20) as f64;
-        let memory = self.trainer.memory();
-        let mut text = format!("{} ({})\n", self.device.name, self.device.driver_info);
-        let tokens = self.batch.rows();
-        let _ = writeln!(
-            text,
-            "{tokens} tokens a step, {} trained parameters: median step {:.3} s, {:.1} tokens/s, {} dispatches",
-            self.parameters,
-            self.median,
-            tokens as f64 / self.median,
-            self.trainer.dispatches(),
-        );
-        let _ = writeln!(
-            text,
-            "GPU memory: {:.0} MiB (weights {:.0}, adapter {:.0}, optimizer {:.0}, activations {:.0}, inputs {:.0})",
-            memory.total() as f64 / MIB,
-            memory.weights as f64 / MIB,
-            memory.adapters as f64 / MIB,
-            memory.optimizer as f64 / MIB,
-            memory.activations as f64 / MIB,
-            memory.inputs as f64 / MIB,
-        );
-        let total: f64 = self.timings.iter().map(|timing| timing.seconds).sum();
-        if total == 0.0 {
-            text.push_str("no timestamps on this device, so no table by kernel\n");
-            return text;
+    /// What the kernels are chosen for: the step of the model, if there is one.
+    fn step_graph(&self, model: Option<&OpenModel>) -> Result<Vec<Graph>> {
+        let Some(model) = model else { return Ok(Vec::new()) };
+        let config = &model.files.config;
+        let storage = model.storage(self.weight_type());
+        let loss = LossGraph::build(config, &storage, &self.lora(config)?, self.batch_size * self.max_length)?;
+        Ok(vec![loss.model.graph])
+    }
+
+    fn wants(&self, part: Part) -> bool {
+        self.only.is_empty() || self.only.contains(&part)
+    }
+
+    fn weight_type(&self) -> WeightType {
+        WeightStorage::weight_type(self.device.weights)
+    }
+
+    /// Storage of the matrices in the tables: as they will rest on the device. Without a model, those of a file in bf16, as most are.
+    fn storage(&self, model: Option<&OpenModel>) -> DType {
+        let of_model = model.and_then(|model| model.files.tensors.find("model.layers.0.self_attn.q_proj.weight"));
+        let usual = TensorInfo { name: String::new(), shape: vec![32, 32], storage: Storage::BF16, bytes: 0 };
+        self.weight_type().of(of_model.unwrap_or(&usual))
+    }
+
+    fn recompute(&self) -> Result<Recompute> {
+        let problem = "there is no memory budget to choose by";
+        self.recompute
+            .fixed()
+            .ok_or_else(|| Error::bad_input("--recompute auto", problem, "give none, all or a number of layers"))
+    }
+
+    fn lora(&self, config: &ModelConfig) -> Result<LoraSpec> {
+        let mut lora = step::lora(self.lora_r, config);
+        lora.target_modules = expand_target_modules(&self.target_modules)?;
+        if let Some(layers) = &self.layers {
+            lora.layers = parse_layers(layers, config.num_hidden_layers)?;
         }
-        let _ = writeln!(text, "\n{:<38} {:>6} {:>10} {:>7} {:>9}", "kernel", "calls", "ms", "share", "GFLOP/s");
-        for (name, calls, seconds, flops) in self.by_kernel() {
-            let (milliseconds, share) = (seconds * 1e3, 100.0 * seconds / total);
-            let _ = writeln!(
-                text,
-                "{name:<38} {calls:>6} {milliseconds:>10.2} {share:>6.1}% {:>9.1}",
-                flops / seconds.max(1e-9) * 1e-9
-            );
-        }
-        text
+        Ok(lora)
+    }
+}
+
+/// Do these models have kernels of the same shapes?
+fn same_layer(a: &ModelConfig, b: &ModelConfig) -> bool {
+    let sizes = |config: &ModelConfig| {
+        let heads = [config.num_attention_heads, config.num_key_value_heads, config.head_dim];
+        (config.vocab_size, config.hidden_size, config.intermediate_size, heads)
+    };
+    sizes(a) == sizes(b)
+}
+
+/// A bar on standard error while something is measured; nothing where that is no terminal.
+struct Bar(ProgressBar);
+
+impl Bar {
+    fn new() -> Self {
+        let bar = ProgressBar::new(0);
+        let style = ProgressStyle::with_template("measuring {bar:28} {pos}/{len}  {msg}");
+        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        Self(bar)
+    }
+
+    fn lengthen(&self, lines: usize) {
+        self.0.inc_length(lines as u64);
+    }
+
+    fn says(&self, what: &str) {
+        self.0.set_message(what.to_owned());
+    }
+
+    fn did(&self, what: &str) {
+        self.says(what);
+        self.0.inc(1);
+    }
+
+    fn hide(&self) {
+        self.0.finish_and_clear();
     }
 }

@@ -8,7 +8,7 @@ use graftling::adapter::targets::expand_target_modules;
 use graftling::gpu::{Device, Facts, WANTED_FEATURES, adapters};
 use graftling::graph::DType;
 use graftling::model::config::ModelConfig;
-use graftling::model::tensor_names;
+use graftling::model::{known, tensor_names};
 use graftling::train::memory::{Lowest, Memory, Planner, StepShape};
 use graftling::train::options::TrainOptions;
 use graftling::train::step::Recompute;
@@ -110,8 +110,7 @@ fn needs() -> Result<String> {
         TrainOptions::LORA_R
     );
     let _ = writeln!(text, "   {:<24}{:>12}{:>12}{:>12}", "model", "bf16", "f32", "activations");
-    for (name, config) in MODELS {
-        let config = ModelConfig::from_json_str(config)?;
+    for (name, config) in known::configs()? {
         let [bf16, f32] = [memory(&config, DType::BF16)?, memory(&config, DType::F32)?];
         let _ = writeln!(
             text,
@@ -157,27 +156,3 @@ fn size(bytes: f64) -> String {
     let decimals = usize::from(value < 10.0 && unit != "B");
     format!("{value:.decimals$} {unit}")
 }
-
-/// The shapes in these models' config.json.
-const MODELS: [(&str, &str); 4] = [
-    (
-        "SmolLM2 135M",
-        r#"{"architectures":["LlamaForCausalLM"],"vocab_size":49152,"hidden_size":576,"intermediate_size":1536,"num_hidden_layers":30,
-            "num_attention_heads":9,"num_key_value_heads":3,"rms_norm_eps":1e-5,"max_position_embeddings":8192,"tie_word_embeddings":true}"#,
-    ),
-    (
-        "TinyLlama 1.1B",
-        r#"{"architectures":["LlamaForCausalLM"],"vocab_size":32000,"hidden_size":2048,"intermediate_size":5632,"num_hidden_layers":22,
-            "num_attention_heads":32,"num_key_value_heads":4,"rms_norm_eps":1e-5,"max_position_embeddings":2048,"tie_word_embeddings":false}"#,
-    ),
-    (
-        "Llama 3.2 3B",
-        r#"{"architectures":["LlamaForCausalLM"],"vocab_size":128256,"hidden_size":3072,"intermediate_size":8192,"num_hidden_layers":28,
-            "num_attention_heads":24,"num_key_value_heads":8,"rms_norm_eps":1e-5,"max_position_embeddings":131072,"tie_word_embeddings":true}"#,
-    ),
-    (
-        "Llama 3.1 8B",
-        r#"{"architectures":["LlamaForCausalLM"],"vocab_size":128256,"hidden_size":4096,"intermediate_size":14336,"num_hidden_layers":32,
-            "num_attention_heads":32,"num_key_value_heads":8,"rms_norm_eps":1e-5,"max_position_embeddings":131072,"tie_word_embeddings":false}"#,
-    ),
-];

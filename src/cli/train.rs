@@ -46,6 +46,9 @@ pub struct TrainArgs {
     /// Show the first records as the model will see them, with what is learned marked, and what the run would need; train nothing
     #[arg(long, help_heading = "Input and output")]
     dry_run: bool,
+    /// Time every kernel of the second step: prints a table and writes FILE for ui.perfetto.dev or chrome://tracing. Changes no number
+    #[arg(long, value_name = "FILE", help_heading = "Device")]
+    profile: Option<PathBuf>,
     #[command(flatten)]
     recipe: Recipe,
 }
@@ -82,7 +85,11 @@ pub fn run(args: TrainArgs) -> Result<i32> {
     say(&format!("training on {}\n", weights.device().info.name));
     let progress = Progress::on_stderr(prepared.total_steps, output.steps_done());
     let options = prepared.options.clone();
-    let (outcome, run) = prepared.start(weights, output, interrupt, progress)?.train_to_the_end()?;
+    let mut run = prepared.start(weights, output, interrupt, progress)?;
+    if let Some(path) = args.profile {
+        run.profile(path);
+    }
+    let (outcome, run) = run.train_to_the_end()?;
     let ask = if model.template.is_some() { "--chat" } else { "--prompt" };
     if let Some(RowsUsed { stored, computed }) = run.trainer().prefix().map(|prefix| prefix.rows_used()) {
         say(&format!("prefix cache: {stored} of {} token rows came from it\n", stored + computed));

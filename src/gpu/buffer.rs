@@ -1,4 +1,4 @@
-//! Buffers and slices of buffers: allocation that can fail, writing, reading back.
+//! Buffers and slices of buffers: allocation that can fail, and writing.
 
 use super::Device;
 use super::device::lock;
@@ -110,6 +110,7 @@ impl Device {
         if bytes as u64 > self.limits.max_buffer_size {
             return Err(refused(format!("its largest buffer is {} bytes", self.limits.max_buffer_size)));
         }
+        self.count(|created| created.buffers += 1);
         let memory = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
         let validation = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
         let buffer = self.device.create_buffer(&wgpu::BufferDescriptor {
@@ -152,26 +153,6 @@ impl Device {
         let mut encoder = self.device.create_command_encoder(&Default::default());
         encoder.clear_buffer(&slice.buffer, slice.offset as u64, Some(slice.bytes as u64));
         self.submit([encoder.finish()]);
-    }
-
-    /// Reads the first `count` values of a slice back, waiting for the work that makes them.
-    ///
-    /// # Errors
-    /// If the device is lost.
-    pub fn read<T: bytemuck::Pod>(&self, slice: &Slice, count: usize) -> Result<Vec<T>> {
-        let bytes = count * size_of::<T>();
-        if bytes == 0 {
-            return Ok(Vec::new());
-        }
-        assert!(bytes <= slice.bytes && bytes.is_multiple_of(4), "{bytes} bytes from a slice of {}", slice.bytes);
-        let staging = self.allocate_for("staging", bytes, wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST)?;
-        let mut encoder = self.device.create_command_encoder(&Default::default());
-        encoder.copy_buffer_to_buffer(&slice.buffer, slice.offset as u64, &staging.buffer, 0, bytes as u64);
-        self.submit([encoder.finish()]);
-        staging.buffer.slice(..).map_async(wgpu::MapMode::Read, |_| {});
-        self.wait()?;
-        let mapped = staging.buffer.slice(..bytes as u64).get_mapped_range().map_err(|error| self.failed(error.to_string()))?;
-        Ok(bytemuck::pod_collect_to_vec(&mapped))
     }
 }
 

@@ -2,12 +2,13 @@
 
 use super::buffer::SMALLER;
 use super::loss::Planned;
-use super::{Facts, Pipeline, kernel::Kernel, pipeline};
+use super::{Created, Facts, Pipeline, Slice, kernel::Kernel, pipeline};
 use crate::caught::caught;
 use crate::ops::matmul::Tuning;
 use crate::{Error, Result};
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 /// An opened GPU: queue, limits, and the kernels compiled so far.
 pub struct Device {
@@ -23,6 +24,19 @@ pub struct Device {
     pub(super) lost: Arc<Mutex<Option<String>>>,
     pub(super) planned: Planned,
     pub(super) allocated: Arc<Mutex<super::Allocated>>,
+    pub(super) created: Mutex<Created>,
+    /// Staging buffers that no read is using.
+    pub(super) staging: Mutex<Vec<Slice>>,
+    pub(super) spent: Mutex<Spent>,
+}
+
+/// Time that the host has given to a device since it was opened. What is left of the time of a run is the host's own work.
+#[derive(Clone, Copy, PartialEq, Debug, Default)]
+pub struct Spent {
+    /// Waiting until work was done.
+    pub waiting: Duration,
+    /// Handing over encoded work. A driver that runs on the CPU may do the work itself meanwhile.
+    pub submitting: Duration,
 }
 
 /// How wgpu says so.
@@ -106,6 +120,25 @@ impl Device {
         Ok(Self::opened(device, queue, info, features, limits))
     }
 
+    /// A device that accepts all work and does none of it (wgpu's no-op backend, with real buffers): for measuring what the host's
+    /// part of a run costs. It looks like a GPU without subgroups.
+    ///
+    /// # Errors
+    /// If wgpu was built without that backend.
+    pub fn noop() -> Result<Self> {
+        let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
+        descriptor.backends = wgpu::Backends::NOOP;
+        descriptor.backend_options.noop = wgpu::NoopBackendOptions::enabled();
+        let instance = wgpu::Instance::new(descriptor);
+        let adapters = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::NOOP));
+        let Some(adapter) = adapters.first() else {
+            return Err(Error::failed("no-op device", "wgpu was built without it", "this is a defect; please report it"));
+        };
+        let mut device = Self::on(adapter)?;
+        device.facts = Facts { cpu_driver: false, subgroup: None, ..device.facts };
+        Ok(device)
+    }
+
     fn opened(
         device: wgpu::Device,
         queue: wgpu::Queue,
@@ -141,6 +174,9 @@ impl Device {
             lost,
             planned: Planned::default(),
             allocated: Arc::default(),
+            created: Mutex::default(),
+            staging: Mutex::default(),
+            spent: Mutex::default(),
         }
     }
 
@@ -188,13 +224,25 @@ impl Device {
     /// # Errors
     /// If the device is lost, or reported an error since the last call.
     pub(crate) fn wait_for(&self, submission_index: Option<wgpu::SubmissionIndex>) -> Result<()> {
+        let started = Instant::now();
         // wgpu 30 panics where a driver answers that the device is lost, after it has told so to the callback and let go of its locks.
         let waited = caught(|| self.device.poll(wgpu::PollType::Wait { submission_index, timeout: None }));
+        lock(&self.spent).waiting += started.elapsed();
         self.check()?;
         match waited {
             Ok(polled) => polled.map(|_| ()).map_err(|error| self.failed(error.to_string())),
             Err(panic) => Err(self.failed(panic)),
         }
+    }
+
+    /// The host's time with this device so far.
+    pub fn spent(&self) -> Spent {
+        *lock(&self.spent)
+    }
+
+    /// Can the device tell when each dispatch began and ended?
+    pub fn has_timestamps(&self) -> bool {
+        self.device.features().contains(wgpu::Features::TIMESTAMP_QUERY)
     }
 
     /// Starts what was written so far on its way and waits for it, so that staging memory is free again.

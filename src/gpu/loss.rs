@@ -9,7 +9,7 @@ use crate::caught::caught;
 use crate::{Error, Result};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How often, and with what pause between, a device is looked for that was lost. A driver that was reset needs a moment.
 const OPENINGS: u32 = 5;
@@ -80,7 +80,10 @@ impl Device {
             None => {}
         }
         drop(planned);
-        self.queue.submit(commands)
+        let started = Instant::now();
+        let submission = self.queue.submit(commands);
+        lock(&self.spent).submitting += started.elapsed();
+        submission
     }
 
     /// `error`, or the loss of the device that it follows from.

@@ -2,18 +2,22 @@
 
 pub mod blocks;
 mod buffer;
+mod created;
 mod device;
 pub mod kernel;
 mod loss;
 mod pipeline;
+mod readback;
 pub mod reflect;
 mod room;
 
 pub use buffer::{ALIGNMENT, Allocated, Slice, encode, padded, rounded, split_rows};
+pub use created::Created;
 pub(crate) use device::lock;
-pub use device::{Device, WANTED_FEATURES, adapters};
+pub use device::{Device, Spent, WANTED_FEATURES, adapters};
 pub use loss::Identity;
 pub use pipeline::{Pipeline, compile_all};
+pub use readback::Readback;
 pub use room::Room;
 
 use crate::ops::matmul::Tuning;

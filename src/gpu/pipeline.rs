@@ -1,5 +1,6 @@
 //! A kernel compiled for a device.
 
+use super::Slice;
 use super::device::{Device, lock};
 use super::kernel::Kernel;
 use super::reflect::{self, BindingKind};
@@ -28,6 +29,7 @@ impl Pipeline {
         if !kernel.needs.met_by(&device.facts) {
             return Err(broken(format!("the device lacks what it needs: {:?}", kernel.needs)));
         }
+        device.count(|created| created.pipelines += 1);
         let interface = reflect::interface(kernel).map_err(broken)?;
         // Error scopes belong to the thread, so kernels may be compiled side by side.
         let scope = device.device.push_error_scope(wgpu::ErrorFilter::Validation);
@@ -66,6 +68,20 @@ impl Pipeline {
             Some(error) => Err(device.or_lost(broken(error.to_string()))),
             None => Ok(Self { pipeline, layout, bindings: interface.bindings }),
         }
+    }
+
+    /// A bind group of these slices: parameters, then matrices.
+    pub(crate) fn bind<'s>(&self, device: &Device, slices: impl Iterator<Item = &'s Slice>) -> wgpu::BindGroup {
+        device.count(|created| created.bind_groups += 1);
+        let entries: Vec<wgpu::BindGroupEntry> = slices
+            .enumerate()
+            .map(|(index, slice)| wgpu::BindGroupEntry {
+                binding: index as u32,
+                resource: wgpu::BindingResource::Buffer(slice.binding()),
+            })
+            .collect();
+        debug_assert_eq!(entries.len(), self.bindings.len());
+        device.device.create_bind_group(&wgpu::BindGroupDescriptor { label: None, layout: &self.layout, entries: &entries })
     }
 }
 

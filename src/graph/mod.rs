@@ -84,6 +84,19 @@ impl Graph {
         inputs: &[ValueId],
         name: impl Into<String>,
     ) -> Result<Vec<ValueId>, ShapeError> {
+        self.apply_shared(Arc::new(op), inputs, name)
+    }
+
+    /// [`Graph::apply`] for an op that is held elsewhere too.
+    ///
+    /// # Errors
+    /// The op's [`ShapeError`], with the node's name in it.
+    pub fn apply_shared(
+        &mut self,
+        op: Arc<dyn Op>,
+        inputs: &[ValueId],
+        name: impl Into<String>,
+    ) -> Result<Vec<ValueId>, ShapeError> {
         let name = name.into();
         let types: Vec<TensorType> = inputs.iter().map(|&id| self[id].tensor).collect();
         let outputs = op.infer(&types).map_err(|error| error.at(&name))?;
@@ -94,7 +107,7 @@ impl Graph {
             self.values.push(Value { name, tensor, origin: Origin::Node(node, index) });
         }
         let outputs: Vec<ValueId> = (first..self.values.len()).map(ValueId).collect();
-        self.nodes.push(Node { name, op: Arc::new(op), inputs: inputs.to_vec(), outputs: outputs.clone() });
+        self.nodes.push(Node { name, op, inputs: inputs.to_vec(), outputs: outputs.clone() });
         Ok(outputs)
     }
 
@@ -155,8 +168,14 @@ impl Graph {
 
     /// Floating-point operations of one run with these row counts, counting a multiply-add as two.
     pub fn flops(&self, counts: &Counts) -> u64 {
+        self.flops_of(counts, |_| true)
+    }
+
+    /// [`Graph::flops`] of some of the ops.
+    pub fn flops_of(&self, counts: &Counts, wanted: impl Fn(&dyn Op) -> bool) -> u64 {
         self.nodes
             .iter()
+            .filter(|node| wanted(&*node.op))
             .map(|node| {
                 let of = |ids: &[ValueId]| ids.iter().map(|&id| self[id].tensor.shape.resolve(counts)).collect::<Vec<_>>();
                 node.op.flops(&of(&node.inputs), &of(&node.outputs))

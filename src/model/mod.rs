@@ -2,6 +2,7 @@
 
 pub mod anatomy;
 pub mod config;
+pub mod known;
 pub mod llama;
 pub mod opened;
 mod packing;

@@ -10,7 +10,7 @@
 //!
 //! Generation is not differentiated, so there is no gradient rule.
 
-use super::{Bind, Call, Dispatch, Example, Matrix, Op, OpEntry, expect, spread};
+use super::{Bind, Call, Dispatch, Example, Matrix, Op, OpEntry, Operand, expect, spread};
 use crate::gpu::kernel::{Kernel, Needs};
 use crate::graph::{Counts, DType, Rows, ShapeError, TensorType};
 use crate::kernel_params;
@@ -61,6 +61,11 @@ impl Op for CacheRows {
 
     fn flops(&self, _: &[[usize; 2]], _: &[[usize; 2]]) -> u64 {
         0
+    }
+
+    /// Of the cache, only the rows that are written.
+    fn traffic(&self, inputs: &[Operand], _: &[Operand]) -> u64 {
+        2 * inputs[1].bytes() + inputs[2].bytes()
     }
 }
 

@@ -9,7 +9,7 @@
 //!
 //! **Gradient.** None: ids are integers, and the matrix is frozen.
 
-use super::{Bind, Call, Dispatch, Example, Matrix, Op, OpEntry, Random, expect, spread};
+use super::{Bind, Call, Dispatch, Example, Matrix, Op, OpEntry, Operand, Random, expect, spread};
 use crate::gpu::kernel::{Kernel, Needs};
 use crate::graph::{DType, Rows, ShapeError, TensorType};
 use crate::kernel_params;
@@ -69,6 +69,12 @@ impl Op for Embedding {
 
     fn flops(&self, _: &[[usize; 2]], _: &[[usize; 2]]) -> u64 {
         0
+    }
+
+    /// Of the matrix, only the rows that are looked up.
+    fn traffic(&self, inputs: &[Operand], outputs: &[Operand]) -> u64 {
+        let looked_up = Operand { rows: outputs[0].rows, ..inputs[1].clone() };
+        inputs[0].bytes() + looked_up.bytes() + outputs[0].bytes()
     }
 }
 

@@ -9,7 +9,7 @@
 //!
 //! **Gradient.** Each row is picked at most once, so `d_x[rows[s]] = d_y[s]` and `d_x` is zero elsewhere: [`ScatterRows`].
 
-use super::{Bind, Call, Dispatch, Example, Matrix, Op, OpEntry, Random, Vjp, expect, spread};
+use super::{Bind, Call, Dispatch, Example, Matrix, Op, OpEntry, Operand, Random, Vjp, expect, spread};
 use crate::gpu::kernel::{Kernel, Needs};
 use crate::graph::{Counts, DType, Rows, ShapeError, TensorType};
 use crate::kernel_params;
@@ -70,6 +70,11 @@ impl Op for GatherRows {
 
     fn flops(&self, _: &[[usize; 2]], _: &[[usize; 2]]) -> u64 {
         0
+    }
+
+    /// Of x, only the rows that are picked.
+    fn traffic(&self, inputs: &[Operand], outputs: &[Operand]) -> u64 {
+        inputs[1].bytes() + 2 * outputs[0].bytes()
     }
 }
 

@@ -166,6 +166,19 @@ impl Op for LinearCrossEntropy {
         let product = 2 * (inputs[0][0] * inputs[0][1]) as u64 * inputs[1][0] as u64;
         if self.with_gradient { 2 * product } else { product }
     }
+
+    /// For every chunk of rows, W once a product. The logits are written, turned into their gradient in place, and read again.
+    fn traffic(&self, inputs: &[Operand], outputs: &[Operand]) -> u64 {
+        let (hidden, weights) = (&inputs[0], &inputs[1]);
+        let (products, passes) = if self.with_gradient { (2, 4) } else { (1, 2) };
+        let chunks = hidden.rows.div_ceil(CHUNK_ROWS) as u64;
+        let logits = (hidden.rows * weights.rows * size_of::<f32>()) as u64;
+        chunks * products * weights.bytes() + passes * logits + hidden.bytes() + outputs.iter().map(Operand::bytes).sum::<u64>()
+    }
+
+    fn does_the_work(&self, kernel: &Kernel) -> bool {
+        kernel.name != ROWS.name && kernel.name != SUM.name
+    }
 }
 
 kernel_params!(RowParams { rows: u32, columns: u32, first: u32, with_gradient: u32 });

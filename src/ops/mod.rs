@@ -8,12 +8,14 @@ pub mod adamw;
 pub mod add;
 pub mod attention;
 pub mod cache_rows;
+pub mod copy;
 pub mod dropout;
 pub mod embedding;
 pub mod gather_rows;
 pub mod global_norm;
 pub mod linear_cross_entropy;
 pub mod matmul;
+pub mod multiply_add;
 mod registry;
 pub mod rms_norm;
 pub mod rope;
@@ -68,6 +70,18 @@ pub trait Op: std::any::Any + std::fmt::Debug + Send + Sync {
     fn flops(&self, inputs: &[[usize; 2]], outputs: &[[usize; 2]]) -> u64 {
         let _ = inputs;
         outputs.iter().map(|[rows, columns]| (rows * columns) as u64).sum()
+    }
+
+    /// Bytes that one run has to move between memory and the processor at the least: every input read once, every output written
+    /// once. Kernels that read an operand several times rely on caches to come near it.
+    fn traffic(&self, inputs: &[Operand], outputs: &[Operand]) -> u64 {
+        inputs.iter().chain(outputs).map(Operand::bytes).sum()
+    }
+
+    /// Does this kernel of the op do what [`Op::flops`] and [`Op::traffic`] count? Others prepare or finish.
+    fn does_the_work(&self, kernel: &Kernel) -> bool {
+        let _ = kernel;
+        true
     }
 }
 
@@ -170,6 +184,11 @@ impl Operand {
     /// Elements in this run.
     pub fn elements(&self) -> usize {
         self.rows * self.columns()
+    }
+
+    /// Bytes in this run.
+    pub fn bytes(&self) -> u64 {
+        self.tensor.dtype.bytes(self.elements()) as u64
     }
 
     /// `(part, rows of the whole that it holds)`.

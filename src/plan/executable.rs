@@ -1,9 +1,9 @@
 //! A plan on a device: buffers allocated, kernels compiled, bind groups made; ready to be replayed.
 
 use super::{Pacer, Place, Plan, borrow};
-use crate::gpu::{ALIGNMENT, Device, Facts, Pipeline, Slice, compile_all};
+use crate::gpu::{ALIGNMENT, Device, Facts, Pipeline, Readback, Slice, compile_all};
 use crate::graph::{Counts, Graph, ValueId};
-use crate::ops::{Bind, Call, Dispatch, Operand};
+use crate::ops::{Bind, Call, Dispatch, Op, Operand};
 use crate::{Error, Result};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -30,7 +30,16 @@ pub(super) struct Step {
     pipeline: Arc<Pipeline>,
     group: wgpu::BindGroup,
     pub(super) workgroups: [u32; 3],
+    pub(super) work: Work,
+}
+
+/// What a dispatch has to do: its part of its node's.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Work {
+    /// Floating-point operations.
     pub(super) flops: f64,
+    /// Bytes that have to be moved: see [`crate::ops::Op::traffic`].
+    pub(super) bytes: f64,
 }
 
 impl Step {
@@ -60,6 +69,8 @@ pub struct Executable {
     /// The row counts for which parameters are on the device.
     counts: Option<Counts>,
     pacer: Pacer,
+    /// Dispatches of the run that are not submitted yet.
+    left: usize,
 }
 
 impl Executable {
@@ -149,12 +160,20 @@ impl Executable {
                         Bind::Scratch(index) => &scratch[index],
                     })
                     .collect();
-                let group = bind_group(&device, &pipeline, &own, &slices);
-                steps.push(Step { kernel: dispatch.kernel.name, node: index, pipeline, group, workgroups: [0; 3], flops: 0.0 });
+                let group = pipeline.bind(&device, std::iter::once(&own).chain(slices));
+                steps.push(Step {
+                    kernel: dispatch.kernel.name,
+                    node: index,
+                    pipeline,
+                    group,
+                    workgroups: [0; 3],
+                    work: Work::default(),
+                });
             }
         }
         device.check()?;
-        Ok(Self { graph, plan, device, memory, arena: slots, arena_bytes, params, steps, counts: None, pacer: Pacer::default() })
+        let (counts, pacer) = (None, Pacer::default());
+        Ok(Self { graph, plan, device, memory, arena: slots, arena_bytes, params, steps, counts, pacer, left: 0 })
     }
 
     /// The graph that runs.
@@ -199,33 +218,79 @@ impl Executable {
         self.device.read(&self.memory[&value].slices[0], count)
     }
 
+    /// Starts reading the first `count` values of a kept value after a run, without waiting for them.
+    ///
+    /// # Errors
+    /// If the device is lost.
+    pub fn read_later(&self, value: ValueId, count: usize) -> Result<Readback> {
+        Readback::start(&self.device, &self.memory[&value].slices[0], count)
+    }
+
     /// Runs the graph with these row counts. Returns when everything is submitted; reading waits for the results.
     ///
     /// # Errors
     /// If the device is lost or reports an error.
     pub fn run(&mut self, counts: &Counts) -> Result<()> {
+        self.repeat(counts, 1)
+    }
+
+    /// Runs the graph several times, with as many dispatches in a submission as their time allows: for measurements.
+    ///
+    /// # Errors
+    /// If the device is lost or reports an error.
+    pub fn repeat(&mut self, counts: &Counts, times: usize) -> Result<()> {
+        self.prepare(counts);
+        self.left = self.steps.len() * times;
+        self.complete()
+    }
+
+    /// Submits the first slice of a run, which gives the device work while the host does something else; [`Executable::complete`]
+    /// submits the rest.
+    ///
+    /// # Errors
+    /// If the device is lost or reports an error.
+    pub fn begin(&mut self, counts: &Counts) -> Result<()> {
+        self.prepare(counts);
+        self.left = self.steps.len();
+        self.submit_slice()
+    }
+
+    /// Submits what is left of a run.
+    ///
+    /// # Errors
+    /// If the device is lost or reports an error.
+    pub fn complete(&mut self) -> Result<()> {
+        self.pacer.resume();
+        while self.left > 0 {
+            self.submit_slice()?;
+        }
+        self.pacer.finish();
+        self.device.check()
+    }
+
+    /// Encodes and submits as many of the dispatches that are left as a slice holds.
+    fn submit_slice(&mut self) -> Result<()> {
+        let mut encoder = self.device.device.create_command_encoder(&Default::default());
+        {
+            let mut pass = encoder.begin_compute_pass(&Default::default());
+            while self.left > 0 {
+                // A repeated run goes through the same steps again.
+                let step = &self.steps[(self.steps.len() - self.left % self.steps.len()) % self.steps.len()];
+                self.left -= 1;
+                step.encode(&mut pass);
+                if !step.workgroups.contains(&0) && self.pacer.record(step.work.flops) {
+                    break;
+                }
+            }
+        }
+        self.pacer.submit(&self.device, encoder.finish())
+    }
+
+    /// Sends the parameters for these row counts, if those on the device are for others.
+    pub(super) fn prepare(&mut self, counts: &Counts) {
         if self.counts != Some(*counts) {
             self.resize(counts);
         }
-        let device = &*self.device;
-        let mut at = 0;
-        while at < self.steps.len() {
-            let mut encoder = device.device.create_command_encoder(&Default::default());
-            {
-                let mut pass = encoder.begin_compute_pass(&Default::default());
-                while at < self.steps.len() {
-                    let step = &self.steps[at];
-                    at += 1;
-                    step.encode(&mut pass);
-                    if !step.workgroups.contains(&0) && self.pacer.record(step.flops) {
-                        break;
-                    }
-                }
-            }
-            self.pacer.submit(device, encoder.finish())?;
-        }
-        self.pacer.finish();
-        device.check()
     }
 
     /// Computes parameters and workgroup counts for new row counts, and sends the parameters.
@@ -233,13 +298,15 @@ impl Executable {
         let mut bytes = vec![0; self.params.bytes];
         let mut steps = self.steps.iter_mut().enumerate();
         for &node in &self.plan.nodes {
-            let list = launch(&self.graph, &|id| self.memory[&id].part_starts.clone(), &self.device.facts, node, counts);
-            let flops = node_flops(&self.graph, node, counts) / list.len().max(1) as f64;
+            let (inputs, outputs) = operands(&self.graph, &|id| self.memory[&id].part_starts.clone(), node, counts);
+            let op = &*self.graph.nodes()[node].op;
+            let list = op.launch(&Call { inputs: &inputs, outputs: &outputs, device: &self.device.facts });
+            let (work, works) = work(op, &inputs, &outputs, &list);
             for dispatch in list {
                 let (index, step) = steps.next().expect("the number of dispatches does not depend on the row counts");
                 bytes[index * ALIGNMENT..index * ALIGNMENT + dispatch.params.len()].copy_from_slice(&dispatch.params);
                 step.workgroups = dispatch.workgroups;
-                step.flops = flops;
+                step.work = if works(&dispatch) { work } else { Work::default() };
             }
         }
         self.device.write(&self.params, &bytes);
@@ -247,22 +314,14 @@ impl Executable {
     }
 }
 
-fn node_flops(graph: &Graph, node: usize, counts: &Counts) -> f64 {
-    let node = &graph.nodes()[node];
-    let shapes = |ids: &[ValueId]| ids.iter().map(|&id| graph[id].tensor.shape.resolve(counts)).collect::<Vec<_>>();
-    node.op.flops(&shapes(&node.inputs), &shapes(&node.outputs)) as f64
-}
-
-/// What a node dispatches for these row counts; a count above a value's maximum stands for the maximum. `part_starts`: first row of each
-/// part of a value.
-pub(super) fn launch(
+/// Inputs and outputs of a node for these row counts; a count above a value's maximum stands for the maximum. `part_starts`: first row of
+/// each part of a value.
+fn operands(
     graph: &Graph,
     part_starts: &dyn Fn(ValueId) -> Vec<usize>,
-    facts: &Facts,
     node: usize,
     counts: &Counts,
-) -> Vec<Dispatch> {
-    let node = &graph.nodes()[node];
+) -> (Vec<Operand>, Vec<Operand>) {
     let operands = |ids: &[ValueId]| -> Vec<Operand> {
         ids.iter()
             .map(|id| {
@@ -272,21 +331,34 @@ pub(super) fn launch(
             })
             .collect()
     };
-    let (inputs, outputs) = (operands(&node.inputs), operands(&node.outputs));
-    let list = node.op.launch(&Call { inputs: &inputs, outputs: &outputs, device: facts });
+    let node = &graph.nodes()[node];
+    (operands(&node.inputs), operands(&node.outputs))
+}
+
+/// What a node dispatches for these row counts.
+pub(super) fn launch(
+    graph: &Graph,
+    part_starts: &dyn Fn(ValueId) -> Vec<usize>,
+    facts: &Facts,
+    node: usize,
+    counts: &Counts,
+) -> Vec<Dispatch> {
+    let (inputs, outputs) = operands(graph, part_starts, node, counts);
+    let list = graph.nodes()[node].op.launch(&Call { inputs: &inputs, outputs: &outputs, device: facts });
     debug_assert!(list.iter().all(|dispatch| dispatch.params.len() <= ALIGNMENT));
     list
 }
 
-pub(super) fn bind_group(device: &Device, pipeline: &Pipeline, params: &Slice, slices: &[&Slice]) -> wgpu::BindGroup {
-    debug_assert_eq!(slices.len() + 1, pipeline.bindings.len());
-    let entries: Vec<wgpu::BindGroupEntry> = std::iter::once(params)
-        .chain(slices.iter().copied())
-        .enumerate()
-        .map(|(index, slice)| wgpu::BindGroupEntry {
-            binding: index as u32,
-            resource: wgpu::BindingResource::Buffer(slice.binding()),
-        })
-        .collect();
-    device.device.create_bind_group(&wgpu::BindGroupDescriptor { label: None, layout: &pipeline.layout, entries: &entries })
+/// The work of a node, divided evenly over the dispatches that do it, and which of them those are.
+fn work<'o>(
+    op: &'o dyn Op,
+    inputs: &[Operand],
+    outputs: &[Operand],
+    list: &[Dispatch],
+) -> (Work, impl Fn(&Dispatch) -> bool + use<'o>) {
+    let works = move |dispatch: &Dispatch| op.does_the_work(dispatch.kernel) && !dispatch.workgroups.contains(&0);
+    let shapes = |operands: &[Operand]| operands.iter().map(|operand| [operand.rows, operand.columns()]).collect::<Vec<_>>();
+    let parts = list.iter().filter(|dispatch| works(dispatch)).count().max(1) as f64;
+    let flops = op.flops(&shapes(inputs), &shapes(outputs)) as f64;
+    (Work { flops: flops / parts, bytes: op.traffic(inputs, outputs) as f64 / parts }, works)
 }

@@ -14,12 +14,13 @@ mod liveness;
 mod pacing;
 mod profile;
 mod recompute;
+pub mod timings;
 
 pub use executable::{Executable, Pinned};
 pub use fuse::fuse_adapters;
 pub use pacing::Pacer;
-pub use profile::Timing;
 pub use recompute::{Extent, Segment, recompute};
+pub use timings::Timing;
 
 use crate::gpu::{ALIGNMENT, Facts, padded};
 use crate::graph::{Graph, Origin, ValueId};

@@ -51,9 +51,15 @@ impl Pacer {
         device.wait_for(Some(before))?;
         let took = self.last_done.elapsed().max(Duration::from_micros(100));
         self.last_done = Instant::now();
-        // Half of the old rate, half of the new: a slice that was delayed by something else does not shrink the next one for long.
-        self.rate = 0.5 * self.rate + 0.5 * work / took.as_secs_f64();
+        // Half of the old rate, half of the new: a slice that was delayed by something else does not shrink the next one for long. At most
+        // twice the old rate: a slice that was done before the wait for it began must not make the next one too long.
+        self.rate = (0.5 * self.rate + 0.5 * work / took.as_secs_f64()).min(2.0 * self.rate);
         Ok(())
+    }
+
+    /// Goes on after something else: what was waited for meanwhile was not this run's work.
+    pub fn resume(&mut self) {
+        self.last_done = Instant::now();
     }
 
     /// Ends a run: what follows does not count as waiting.

@@ -1,53 +1,45 @@
 //! Where a run's time goes: every dispatch timed by the GPU's own clock.
 //!
-//! Each dispatch gets a pass of its own with a timestamp before and after, so a profiled run is somewhat slower than a plain one.
+//! Each dispatch gets a pass of its own with a timestamp before and after, so a timed run is slower than a plain one. It computes
+//! the same, bit for bit.
 
 use super::Executable;
+use super::timings::Timing;
 use crate::gpu::Device;
 use crate::graph::Counts;
 use crate::{Error, Result};
 
-/// One dispatch of a profiled run.
-#[derive(Clone, Debug)]
-pub struct Timing {
-    pub kernel: &'static str,
-    /// Name of the node that it belongs to.
-    pub node: String,
-    /// From the first dispatch's start.
-    pub start_seconds: f64,
-    pub seconds: f64,
-    /// Floating-point operations.
-    pub flops: f64,
-}
-
 /// Dispatches between two timestamp sets: a set holds at most 4,096 timestamps.
 const SET: usize = 2048;
+/// Dispatches of a submission, whose time is to be bounded as in a plain run.
+const SUBMITTED_TOGETHER: usize = 64;
 
 impl Executable {
-    /// Runs the graph once and times every dispatch.
+    /// [`Executable::run`] with every dispatch timed.
     ///
     /// # Errors
     /// If the device has no timestamps, or is lost.
-    pub fn profile(&mut self, counts: &Counts) -> Result<Vec<Timing>> {
-        self.run(counts)?;
+    pub fn run_timed(&mut self, counts: &Counts) -> Result<Vec<Timing>> {
         let device = self.device.clone();
-        if !device.device.features().contains(wgpu::Features::TIMESTAMP_QUERY) {
+        if !device.has_timestamps() {
             let proposal = "use another adapter or driver; `graftling doctor` says which of them have timestamps";
             return Err(Error::bad_input(&device.info.name, "it has no timestamp queries, so it cannot be profiled", proposal));
         }
-        let nanoseconds = f64::from(device.queue.get_timestamp_period());
+        self.prepare(counts);
+        let seconds_a_tick = f64::from(device.queue.get_timestamp_period()) * 1e-9;
         let mut timings = Vec::new();
-        let mut first_tick = None;
         for steps in self.steps.chunks(SET) {
             let ticks = time(&device, steps)?;
             for (step, ticks) in steps.iter().zip(ticks.chunks_exact(2)).filter(|(step, _)| !step.workgroups.contains(&0)) {
-                let first = *first_tick.get_or_insert(ticks[0]);
+                let node = &self.graph.nodes()[step.node];
                 timings.push(Timing {
                     kernel: step.kernel,
-                    node: self.graph.nodes()[step.node].name.clone(),
-                    start_seconds: ticks[0].saturating_sub(first) as f64 * nanoseconds * 1e-9,
-                    seconds: ticks[1].saturating_sub(ticks[0]) as f64 * nanoseconds * 1e-9,
-                    flops: step.flops,
+                    op: node.op.name(),
+                    node: node.name.clone(),
+                    start_seconds: ticks[0] as f64 * seconds_a_tick,
+                    seconds: ticks[1].saturating_sub(ticks[0]) as f64 * seconds_a_tick,
+                    flops: step.work.flops,
+                    bytes: step.work.bytes,
                 });
             }
         }
@@ -58,15 +50,13 @@ impl Executable {
 /// Timestamps before and after each step.
 fn time(device: &Device, steps: &[super::executable::Step]) -> Result<Vec<u64>> {
     let count = 2 * steps.len() as u32;
-    let queries =
-        device.device.create_query_set(&wgpu::QuerySetDescriptor { label: None, ty: wgpu::QueryType::Timestamp, count });
+    let queries = device.query_set(count);
     let usage = wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC;
     let resolved = device.allocate_for("timestamps", count as usize * 8, usage)?;
-    // A submission of bounded time, as in a plain run.
-    for (group, steps) in steps.chunks(64).enumerate() {
+    for (group, steps) in steps.chunks(SUBMITTED_TOGETHER).enumerate() {
         let mut encoder = device.device.create_command_encoder(&Default::default());
         for (index, step) in steps.iter().enumerate() {
-            let query = 2 * (group * 64 + index) as u32;
+            let query = 2 * (group * SUBMITTED_TOGETHER + index) as u32;
             let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
                 label: None,
                 timestamp_writes: Some(wgpu::ComputePassTimestampWrites {

@@ -41,7 +41,9 @@ use trainer::Trainer;
 use crate::data::{Batch, Sampler};
 use crate::formats::atomic;
 use crate::formats::peft;
+use crate::gpu::Readback;
 use crate::ops::adamw::Hyper;
+use crate::plan::timings;
 use crate::{Error, Result};
 
 /// A training run on a device, at some step; made by [`Prepared::start`].
@@ -54,7 +56,31 @@ pub struct Run<'m> {
     metrics: MetricsLog,
     progress: Progress,
     interrupt: Interrupt,
+    /// The step whose numbers are still on their way.
+    unsettled: Option<Unsettled>,
+    /// When the numbers of the step before that arrived.
+    since: Instant,
+    profile: Option<Profile>,
     lock: lock::FolderLock,
+}
+
+/// A step that has been submitted, until its numbers arrive. By then the next step has been begun, so that the device never waits
+/// for the host.
+struct Unsettled {
+    step: u64,
+    batches: Vec<Batch>,
+    supervised_tokens: usize,
+    learning_rate: f64,
+    /// Of each batch its part of the loss.
+    losses: Vec<Readback>,
+    grad_norm: Readback,
+}
+
+/// A wish to see one step by kernel.
+struct Profile {
+    step: u64,
+    /// Where the trace goes.
+    path: PathBuf,
 }
 
 /// How a run ended.
@@ -73,48 +99,63 @@ impl Run<'_> {
     /// Failed: a loss, a gradient or the adapter is not finite (with the step and the records), or the disk is full.
     /// [`Error::DeviceLost`]. The last checkpoint is good in every case.
     pub fn train(&mut self) -> Result<Outcome> {
+        self.since = Instant::now();
         while self.state.step < self.prepared.total_steps {
-            let started = Instant::now();
             let step = self.state.step + 1;
             let batches = self.batches_of_a_step();
             let supervised_tokens: usize = batches.iter().map(|batch| batch.targets.len()).sum();
+            let profile = self.profile.take_if(|profile| profile.step == step);
+            if profile.is_some() {
+                self.trainer.start_profile();
+            }
 
             // Each batch adds its gradient. Every supervised token of the step has the same weight, whichever batch it is in.
-            let mut loss = 0.0;
+            let mut losses = Vec::with_capacity(batches.len());
             for (index, batch) in batches.iter().enumerate() {
                 if self.interrupt.requested() {
                     return self.pause();
                 }
-                loss += self.trainer.accumulate(batch, 1.0 / supervised_tokens as f64, index == 0)?;
-                finite("loss", loss, step, std::slice::from_ref(batch))?;
+                self.trainer.begin(batch, 1.0 / supervised_tokens as f64)?;
+                // The device has work now; so the numbers of the step before cost it no pause.
+                self.settle()?;
+                losses.push(self.trainer.complete(index == 0)?);
             }
 
             let learning_rate = self.prepared.schedule.learning_rate(step);
-            let grad_norm = self.trainer.apply(&self.hyper(learning_rate, step))?;
-            finite("gradient norm", grad_norm, step, &batches)?;
+            let grad_norm = self.trainer.update(&self.hyper(learning_rate, step))?;
             self.state.step = step;
             self.state.position = self.sampler.position();
             self.state.batches = self.state.batches.wrapping_add(batches.len() as u32);
-
-            let tokens: usize = batches.iter().map(Batch::rows).sum();
-            let tokens_per_second = tokens as f64 / started.elapsed().as_secs_f64();
-            let eval_loss = if self.is_due(self.prepared.eval_steps()) { self.evaluate()? } else { None };
-            self.report(StepMetrics {
-                step,
-                loss,
-                learning_rate,
-                grad_norm,
-                tokens: tokens as u64,
-                supervised_tokens: supervised_tokens as u64,
-                tokens_per_second,
-                gpu_bytes: self.trainer.device().allocated().now as u64,
-                eval_loss,
-            })?;
-            if self.is_due(self.prepared.options.save_steps) {
+            self.unsettled = Some(Unsettled { step, batches, supervised_tokens, learning_rate, losses, grad_norm });
+            if let Some(profile) = profile {
+                self.tell_profile(&profile);
+            }
+            let (evaluates, saves) = (
+                self.held_out.is_some() && self.is_due(self.prepared.eval_steps()),
+                self.is_due(self.prepared.options.save_steps),
+            );
+            if evaluates || saves {
+                self.settle()?;
+            }
+            if saves {
                 self.save()?;
+            }
+            // What else was done is not the next step's time.
+            if evaluates || saves {
+                self.since = Instant::now();
             }
         }
         self.finish()
+    }
+
+    /// Times every dispatch of the second step from here on (of the first, if there is no second), shows a table by kernel and writes a
+    /// Chrome trace to `path`. The step computes what it would compute anyway.
+    pub fn profile(&mut self, path: PathBuf) {
+        if self.trainer.can_profile() {
+            self.profile = Some(Profile { step: (self.state.step + 2).min(self.prepared.total_steps), path });
+        } else {
+            self.progress.note("no profile: this device has no timestamp queries; training goes on without");
+        }
     }
 
     /// Steps done so far and steps in all.
@@ -152,13 +193,54 @@ impl Run<'_> {
         self.held_out.as_mut().map(HeldOut::loss).transpose()
     }
 
-    fn report(&mut self, metrics: StepMetrics) -> Result<()> {
+    /// Waits for the numbers of the last step, if that has not been done yet, checks and reports them.
+    ///
+    /// A step's update is never submitted before the numbers of the step before have been found finite, nor is anything saved.
+    fn settle(&mut self) -> Result<()> {
+        let Some(Unsettled { step, batches, supervised_tokens, learning_rate, losses, grad_norm }) = self.unsettled.take() else {
+            return Ok(());
+        };
+        let mut loss = 0.0;
+        for (batch, part) in batches.iter().zip(losses) {
+            loss += part.wait_for_one()?;
+            finite("loss", loss, step, std::slice::from_ref(batch))?;
+        }
+        let grad_norm = grad_norm.wait_for_one()?;
+        finite("gradient norm", grad_norm, step, &batches)?;
+        let tokens: usize = batches.iter().map(Batch::rows).sum();
+        let tokens_per_second = tokens as f64 / self.since.elapsed().as_secs_f64();
+        self.since = Instant::now();
+        let eval_loss = if step == self.state.step && self.is_due(self.prepared.eval_steps()) { self.evaluate()? } else { None };
+        let metrics = StepMetrics {
+            step,
+            loss,
+            learning_rate,
+            grad_norm,
+            tokens: tokens as u64,
+            supervised_tokens: supervised_tokens as u64,
+            tokens_per_second,
+            gpu_bytes: self.trainer.device().allocated().now as u64,
+            eval_loss,
+        };
         self.progress.step(&metrics);
         self.metrics.append(metrics).map_err(|error| checkpoint::with_last_good(&self.prepared.options.out, error))
     }
 
+    /// Shows where the time of the profiled step went, and writes its trace.
+    fn tell_profile(&mut self, profile: &Profile) {
+        let timings = self.trainer.take_profile();
+        self.progress.note(&format!("step {} by kernel, timed by the device:\n{}", profile.step, timings::table(&timings, None)));
+        let trace = timings::chrome_trace(&timings).to_string();
+        match atomic::write_atomically(&profile.path, trace.as_bytes()) {
+            Ok(()) => self.progress.note(&format!("trace for ui.perfetto.dev: {}", profile.path.display())),
+            // A trace is not worth a run.
+            Err(error) => tracing::warn!("no trace: {error}"),
+        }
+    }
+
     /// Writes a checkpoint of the last whole step, and the curve up to it.
     fn save(&mut self) -> Result<PathBuf> {
+        self.settle()?;
         self.metrics.sync().map_err(|error| checkpoint::with_last_good(&self.prepared.options.out, error))?;
         let curve = loss_curve(self.metrics.history());
         if let Err(error) = atomic::write_atomically(&self.prepared.options.out.join(CURVE_FILE), curve.as_bytes()) {

@@ -310,7 +310,20 @@ impl<'m> Prepared<'m> {
             trainer.restore(adapter, [first, second], state.batches);
         }
         let metrics = MetricsLog::open(&self.options.out, state.step)?;
-        Ok(Run { prepared: self, trainer, held_out, sampler, state, metrics, progress, interrupt, lock })
+        Ok(Run {
+            prepared: self,
+            trainer,
+            held_out,
+            sampler,
+            state,
+            metrics,
+            progress,
+            interrupt,
+            unsettled: None,
+            since: std::time::Instant::now(),
+            profile: None,
+            lock,
+        })
     }
 
     /// Steps between two evaluations.

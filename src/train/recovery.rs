@@ -34,9 +34,10 @@ impl Run<'_> {
     /// The run on its device, opened again, where its last checkpoint stands.
     fn reopened(self, mut lost: Error, patience: &mut Patience) -> Result<Self> {
         let device = self.trainer.weights().device().identity();
-        let Self { prepared, trainer, held_out, sampler, state, metrics, progress, interrupt, lock } = self;
+        let Self { prepared, trainer, held_out, sampler, state, metrics, progress, interrupt, unsettled, profile, lock, .. } =
+            self;
         // What the lost device holds is freed before the new one needs as much. The sampler and the log of metrics start anew.
-        drop((trainer, held_out, sampler, metrics));
+        drop((trainer, held_out, sampler, metrics, unsettled));
         let engine = loop {
             patience.lose(state.step, lost)?;
             progress.note(&format!("the GPU was lost in step {}; opening it again", state.step + 1));
@@ -49,7 +50,7 @@ impl Run<'_> {
         // The same kernels, also where there is no checkpoint that names them.
         output.state.kernels = state.kernels;
         progress.note(&format!("going on after step {} of {}", output.steps_done(), prepared.total_steps));
-        prepared.start_with(engine, output, interrupt, progress)
+        Ok(Self { profile, ..prepared.start_with(engine, output, interrupt, progress)? })
     }
 }
 

@@ -5,7 +5,7 @@ use super::prefix_cache::{PrefixCache, PrefixMemory};
 use super::step::{LossGraph, OptimizerGraph, accumulator_graph, write_batch};
 use crate::adapter::DeviceAdapter;
 use crate::data::Batch;
-use crate::gpu::{Device, Slice};
+use crate::gpu::{Device, Readback, Slice};
 use crate::graph::{Counts, Graph, ValueId};
 use crate::model::config::ModelConfig;
 use crate::model::llama::{Inputs, Part};
@@ -36,6 +36,8 @@ pub struct Trainer {
     seed: u32,
     /// Batches so far, which the dropout generator counts.
     batches: u32,
+    /// Dispatches of the step that is being profiled.
+    profile: Option<Vec<Timing>>,
 }
 
 impl Trainer {
@@ -95,6 +97,7 @@ impl Trainer {
             optimizer_graph,
             seed,
             batches: 0,
+            profile: None,
         })
     }
 
@@ -104,15 +107,43 @@ impl Trainer {
     /// # Errors
     /// If the device is lost, or a step of several batches was not prepared for; as [`PrefixCache::provide`].
     pub fn accumulate(&mut self, batch: &Batch, loss_weight: f64, first: bool) -> Result<f64> {
+        self.begin(batch, loss_weight)?;
+        self.complete(first)?.wait_for_one()
+    }
+
+    /// The first half of [`Trainer::accumulate`]: submits the batch, or as much of it as fits a slice, so that the device has work while
+    /// the host reads the numbers of the step before.
+    ///
+    /// # Errors
+    /// If the device is lost; as [`PrefixCache::provide`].
+    pub fn begin(&mut self, batch: &Batch, loss_weight: f64) -> Result<()> {
         let counts = self.write(batch, loss_weight)?;
         self.batches = self.batches.wrapping_add(1);
-        self.step.run(&counts)?;
+        match &mut self.profile {
+            Some(profile) => {
+                let mut timings = self.step.run_timed(&counts)?;
+                count_visible_pairs(&mut timings, batch);
+                profile.append(&mut timings);
+                Ok(())
+            }
+            None => self.step.begin(&counts),
+        }
+    }
+
+    /// The second half of [`Trainer::accumulate`]: submits what is left. The loss is to be waited for.
+    ///
+    /// # Errors
+    /// If the device is lost, or a step of several batches was not prepared for.
+    pub fn complete(&mut self, first: bool) -> Result<Readback> {
+        if self.profile.is_none() {
+            self.step.complete()?;
+        }
         match &mut self.accumulator {
             Some((total, executable)) => {
                 if first {
                     self.device.clear(total);
                 }
-                executable.run(&counts)?;
+                run(executable, &mut self.profile)?;
             }
             None if !first => {
                 return Err(Error::failed(
@@ -123,16 +154,22 @@ impl Trainer {
             }
             None => {}
         }
-        Ok(f64::from(self.step.read(self.loss, 1)?[0]))
+        self.step.read_later(self.loss, 1)
     }
 
-    /// Runs a batch once with every dispatch timed, but for a prefix; gradients are made as by [`Trainer::accumulate`], and left.
-    ///
-    /// # Errors
-    /// If the device has no timestamps, or is lost.
-    pub fn profile(&mut self, batch: &Batch) -> Result<Vec<Timing>> {
-        let counts = self.write(batch, 1.0 / batch.targets.len().max(1) as f64)?;
-        self.step.profile(&counts)
+    /// Can the device time its dispatches?
+    pub fn can_profile(&self) -> bool {
+        self.device.has_timestamps()
+    }
+
+    /// From now on every dispatch is timed, but for a prefix; that changes no number. A device without timestamps fails at the next batch.
+    pub fn start_profile(&mut self) {
+        self.profile = Some(Vec::new());
+    }
+
+    /// The dispatches since [`Trainer::start_profile`], in order; what follows is not timed any more.
+    pub fn take_profile(&mut self) -> Vec<Timing> {
+        self.profile.take().unwrap_or_default()
     }
 
     /// Sends a batch to the device, with the count that the dropout generator needs and the hidden states that a prefix gives.
@@ -151,9 +188,17 @@ impl Trainer {
     /// # Errors
     /// If the device is lost.
     pub fn apply(&mut self, hyper: &Hyper) -> Result<f64> {
+        self.update(hyper)?.wait_for_one()
+    }
+
+    /// [`Trainer::apply`] without waiting: the norm is to be waited for. A norm that is not finite has changed nothing.
+    ///
+    /// # Errors
+    /// If the device is lost.
+    pub fn update(&mut self, hyper: &Hyper) -> Result<Readback> {
         self.optimizer.write(self.optimizer_graph.hyper, &hyper.values());
-        self.optimizer.run(&Counts::default())?;
-        Ok(f64::from(self.optimizer.read(self.optimizer_graph.norm, 1)?[0]))
+        run(&mut self.optimizer, &mut self.profile)?;
+        self.optimizer.read_later(self.optimizer_graph.norm, 1)
     }
 
     /// The frozen weights.
@@ -224,15 +269,34 @@ impl Trainer {
         self.prefix.as_ref()
     }
 
-    /// Kernel calls of one batch.
+    /// Kernel calls of a step of one batch.
     pub fn dispatches(&self) -> usize {
-        self.step.dispatches()
+        let accumulator = self.accumulator.as_ref().map_or(0, |(_, executable)| executable.dispatches());
+        self.step.dispatches() + accumulator + self.optimizer.dispatches()
     }
 
     /// The graph of one batch, for those who want to look.
     pub fn graph(&self) -> &Graph {
         self.step.graph()
     }
+}
+
+/// Runs a graph without dynamic rows, timed where a profile is being made.
+fn run(executable: &mut Executable, profile: &mut Option<Vec<Timing>>) -> Result<()> {
+    match profile {
+        Some(profile) => profile.append(&mut executable.run_timed(&Counts::default())?),
+        None => executable.run(&Counts::default())?,
+    }
+    Ok(())
+}
+
+/// Shapes do not tell how many keys a row sees, so attention counts the operations of one sequence. Scales them to those of
+/// the batch's sequences.
+fn count_visible_pairs(timings: &mut [Timing], batch: &Batch) {
+    let rows = batch.rows() as f64;
+    let visible: f64 = batch.position.iter().map(|&position| f64::from(position) + 1.0).sum();
+    let share = visible / (rows * (rows + 1.0) / 2.0);
+    timings.iter_mut().filter(|timing| timing.op.starts_with("attention")).for_each(|timing| timing.flops *= share);
 }
 
 fn accumulator(device: &Arc<Device>, gradients: &Slice, elements: usize) -> Result<(Slice, Executable)> {

@@ -48,7 +48,7 @@ impl Workshop {
 
     /// `graftling COMMAND --model model ...` with this folder as the current one.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = self.tuned(arguments);
+        let mut command = self.program(arguments);
         // Measuring takes seconds, and what it chooses depends on the weather; tests/autotune.rs is about it.
         if ["train", "eval", "generate"].contains(&arguments[0]) {
             command.arg("--no-autotune");
@@ -56,11 +56,21 @@ impl Workshop {
         command
     }
 
-    /// [`Workshop::command`] with kernels that are measured, and kept in the folder `cache`.
+    /// [`Workshop::command`] with kernels that are measured, and kept in the folder `cache`. The driver's own cache stays where it is:
+    /// without it every run compiles for seconds.
     pub fn tuned(&self, arguments: &[&str]) -> Command {
+        let mut command = self.program(arguments);
+        let of_user = std::env::var("XDG_CACHE_HOME").or_else(|_| std::env::var("HOME").map(|home| format!("{home}/.cache")));
+        if let Ok(folder) = of_user {
+            command.env("MESA_SHADER_CACHE_DIR", folder);
+        }
+        command.env("XDG_CACHE_HOME", self.path("cache"));
+        command
+    }
+
+    fn program(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_graftling"));
         command.current_dir(self.folder.path()).args(arguments).stdin(Stdio::null()).env_remove("GRAFTLING_LOG");
-        command.env("XDG_CACHE_HOME", self.path("cache"));
         if let Ok(device) = std::env::var("GRAFTLING_TEST_DEVICE") {
             command.args(["--device", &device]);
         }

@@ -86,6 +86,10 @@ impl Op for AttentionBackwardQuery {
     fn flops(&self, inputs: &[[usize; 2]], _: &[[usize; 2]]) -> u64 {
         flops_of(&self.0, inputs[0][0], inputs[1][0], 3)
     }
+
+    fn does_the_work(&self, kernel: &Kernel) -> bool {
+        kernel.name != STATISTICS.name
+    }
 }
 
 impl Op for AttentionBackwardKeyValue {

@@ -8,7 +8,6 @@
 use crate::Result;
 use crate::gpu::{Device, Pipeline, Slice};
 use crate::ops::matmul::Class;
-use crate::plan::executable::bind_group;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -134,7 +133,7 @@ impl Course {
         let params = device.allocate_for("autotune", dispatch.params.len(), usage)?;
         device.write(&params, &dispatch.params);
         // Without an addend the kernel does not read the third binding.
-        let group = bind_group(device, &pipeline, &params, &[&self.a, &self.b, &self.a, &self.out]);
+        let group = pipeline.bind(device, [&params, &self.a, &self.b, &self.a, &self.out].into_iter());
         Ok(Trial { pipeline, group, workgroups: dispatch.workgroups, _params: params })
     }
 }

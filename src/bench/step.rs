@@ -1,0 +1,163 @@
+//! Training steps of a model on random tokens: their time, what the host does meanwhile, and how much of it is matmul.
+
+use crate::Result;
+use crate::adapter::targets::{ATTENTION, MLP};
+use crate::adapter::{DeviceAdapter, LoraSpec};
+use crate::data::{Batch, Example};
+use crate::graph::{Counts, Graph};
+use crate::model::config::ModelConfig;
+use crate::model::weights::DeviceWeights;
+use crate::ops::Random;
+use crate::ops::adamw::Hyper;
+use crate::plan::Timing;
+use crate::train::memory::{Memory, StepShape};
+use crate::train::step::Recompute;
+use crate::train::trainer::Trainer;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// What is trained, and how many steps are timed.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub lora: LoraSpec,
+    /// Layers whose activations are computed again; the matmuls of that count as the step's.
+    pub recompute: Recompute,
+    /// Sequences a step.
+    pub batch_size: usize,
+    /// Tokens a sequence.
+    pub max_length: usize,
+    /// Timed steps, after one that is not counted.
+    pub steps: usize,
+}
+
+/// What the steps took.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct StepReport {
+    pub tokens: usize,
+    pub trained_parameters: usize,
+    pub step_seconds: Vec<f64>,
+    pub median_step_seconds: f64,
+    pub tokens_per_second: f64,
+    /// Median time in which the host encoded a step.
+    pub encode_seconds: f64,
+    /// Median time in which it handed the step over. A driver that runs on the CPU may do the step's work in it.
+    pub submit_seconds: f64,
+    pub dispatches: usize,
+    pub gpu_bytes: Memory,
+    /// Floating-point operations of the step's matmuls, those in the loss included.
+    pub matmul_flops: f64,
+    /// The best rate of any matmul of this model that was measured.
+    pub matmul_flops_per_second: Option<f64>,
+    /// The time that the step's matmuls need at that rate, divided by the step's time.
+    pub step_efficiency: Option<f64>,
+    /// Dispatches of one more step, by the device's clock; empty where it has none.
+    #[serde(skip)]
+    pub timings: Vec<Timing>,
+}
+
+/// A rank for all linear modules in all layers.
+pub fn lora(r: usize, config: &ModelConfig) -> LoraSpec {
+    LoraSpec {
+        r,
+        scale: 2.0,
+        dropout: 0.0,
+        target_modules: ATTENTION.into_iter().chain(MLP).map(str::to_owned).collect(),
+        layers: (0..config.num_hidden_layers).collect(),
+    }
+}
+
+/// AdamW with its usual numbers.
+pub fn hyper(step: u64) -> Hyper {
+    Hyper { learning_rate: 1e-4, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0, step, max_grad_norm: 1.0 }
+}
+
+/// Sequences of random tokens, all supervised.
+pub fn random_batch(batch_size: usize, max_length: usize, vocabulary: usize) -> Batch {
+    let mut random = Random(1);
+    let examples: Vec<Example> = (0..batch_size)
+        .map(|_| {
+            let input_ids: Vec<u32> = (0..max_length).map(|_| random.below(vocabulary) as u32).collect();
+            Example { labels: input_ids.iter().copied().map(Some).collect(), input_ids, line: 1 }
+        })
+        .collect();
+    Batch::assemble(&examples, &(0..examples.len()).collect::<Vec<_>>())
+}
+
+/// Trains a few steps. `matmul_flops_per_second`: the best rate that was measured; `each` is told every step as it comes.
+///
+/// # Errors
+/// If the device has not the memory, or is lost.
+pub fn measure(
+    weights: Arc<DeviceWeights>,
+    config: &ModelConfig,
+    options: &Options,
+    matmul_flops_per_second: Option<f64>,
+    mut each: impl FnMut(),
+) -> Result<StepReport> {
+    let device = weights.device().clone();
+    let adapter = DeviceAdapter::fresh(device.clone(), options.lora.clone(), config, 0)?;
+    let trained_parameters = adapter.layout.parameters();
+    let batch = random_batch(options.batch_size, options.max_length, config.vocab_size);
+    let (max_tokens, recompute) = (batch.rows(), options.recompute);
+    let shape = StepShape { max_tokens, accumulate: false, recompute, held_out_tokens: 0 };
+    let mut trainer = Trainer::new(weights, config, adapter, shape, 0, None)?;
+    let (mut step_seconds, mut encode_seconds, mut submit_seconds) = (Vec::new(), Vec::new(), Vec::new());
+    for step in 0..=options.steps {
+        let (started, before) = (Instant::now(), device.spent());
+        train_one(&mut trainer, &batch, step as u64 + 1)?;
+        let took = started.elapsed();
+        if step > 0 {
+            let (waiting, submitting) = (device.spent().waiting - before.waiting, device.spent().submitting - before.submitting);
+            step_seconds.push(took.as_secs_f64());
+            encode_seconds.push(took.saturating_sub(waiting + submitting).as_secs_f64());
+            submit_seconds.push(submitting.as_secs_f64());
+        }
+        each();
+    }
+    let timings = if device.has_timestamps() {
+        trainer.start_profile();
+        train_one(&mut trainer, &batch, options.steps as u64 + 2)?;
+        trainer.take_profile()
+    } else {
+        Vec::new()
+    };
+    each();
+    let counts = Counts { tokens: batch.rows(), supervised: batch.supervised_rows.len() };
+    let matmul_flops = matmul_flops(trainer.graph(), &counts);
+    let median_step_seconds = median(&step_seconds);
+    Ok(StepReport {
+        tokens: batch.rows(),
+        trained_parameters,
+        median_step_seconds,
+        tokens_per_second: batch.rows() as f64 / median_step_seconds,
+        step_seconds,
+        encode_seconds: median(&encode_seconds),
+        submit_seconds: median(&submit_seconds),
+        dispatches: trainer.dispatches(),
+        gpu_bytes: trainer.memory(),
+        matmul_flops,
+        matmul_flops_per_second,
+        step_efficiency: matmul_flops_per_second.map(|rate| matmul_flops / rate / median_step_seconds),
+        timings,
+    })
+}
+
+fn train_one(trainer: &mut Trainer, batch: &Batch, step: u64) -> Result<()> {
+    trainer.begin(batch, 1.0 / batch.targets.len() as f64)?;
+    let loss = trainer.complete(true)?;
+    let norm = trainer.update(&hyper(step))?;
+    loss.wait()?;
+    norm.wait()?;
+    Ok(())
+}
+
+/// Floating-point operations of all matmuls of a step; the loss is two of them and little else.
+fn matmul_flops(graph: &Graph, counts: &Counts) -> f64 {
+    graph.flops_of(counts, |op| op.name().starts_with("matmul") || op.name() == "linear_cross_entropy") as f64
+}
+
+fn median(values: &[f64]) -> f64 {
+    let mut values = values.to_vec();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
