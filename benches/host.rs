@@ -113,7 +113,7 @@ fn main() -> Result<()> {
         let batches: Vec<Batch> = (0..2).map(|fewer| step::random_batch(4, 32 - fewer, config.vocab_size)).collect();
         let (max_tokens, recompute) = (batches[0].rows(), Recompute::None);
         let shape = StepShape { max_tokens, accumulate: false, recompute, held_out_tokens: 0 };
-        let mut trainer = Trainer::new(weights, &config, adapter, shape, 0)?;
+        let mut trainer = Trainer::new(weights, &config, adapter, shape, 0, None)?;
         let mut train = |batch: &Batch, number: usize| -> Result<()> {
             trainer.begin(batch, 1.0 / batch.targets.len() as f64)?;
             let loss = trainer.complete(true)?;
