@@ -26,20 +26,6 @@ fn own_block(at: u32, k: u32) -> mat4x4f {
     return b_block(at, k);
 }
 
-// Four steps of k for 8 rows: lane r holds row r of the spread operand, `own` the lane's columns of the other one.
-fn add_rows(sums: EightRows, spread: vec4f, own: mat4x4f) -> EightRows {
-    return EightRows(
-        add_products(sums[0], subgroupBroadcast(spread, 0u), own),
-        add_products(sums[1], subgroupBroadcast(spread, 1u), own),
-        add_products(sums[2], subgroupBroadcast(spread, 2u), own),
-        add_products(sums[3], subgroupBroadcast(spread, 3u), own),
-        add_products(sums[4], subgroupBroadcast(spread, 4u), own),
-        add_products(sums[5], subgroupBroadcast(spread, 5u), own),
-        add_products(sums[6], subgroupBroadcast(spread, 6u), own),
-        add_products(sums[7], subgroupBroadcast(spread, 7u), own),
-    );
-}
-
 @compute @workgroup_size(8)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocation_id) lane: u32) {
     let tile = select(group.xy, group.yx, SWAPPED);

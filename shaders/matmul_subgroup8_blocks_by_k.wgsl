@@ -6,20 +6,6 @@
 // for 256 multiply-adds, where f32 takes 12 pairs.
 // Dispatch: x = tiles of rows, y = tiles of columns. Accumulates in f32 along k in order. n is a multiple of 32, k of 4.
 
-// Four steps of k for 8 rows: lane r holds row r of a, `own` the lane's columns of b.
-fn add_rows(sums: EightRows, spread: vec4f, own: mat4x4f) -> EightRows {
-    return EightRows(
-        add_products(sums[0], subgroupBroadcast(spread, 0u), own),
-        add_products(sums[1], subgroupBroadcast(spread, 1u), own),
-        add_products(sums[2], subgroupBroadcast(spread, 2u), own),
-        add_products(sums[3], subgroupBroadcast(spread, 3u), own),
-        add_products(sums[4], subgroupBroadcast(spread, 4u), own),
-        add_products(sums[5], subgroupBroadcast(spread, 5u), own),
-        add_products(sums[6], subgroupBroadcast(spread, 6u), own),
-        add_products(sums[7], subgroupBroadcast(spread, 7u), own),
-    );
-}
-
 @compute @workgroup_size(8)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocation_id) lane: u32) {
     let first = group.x * 8u;

@@ -67,6 +67,7 @@ static SUBGROUP8_TILE: Family = family!(
         "common/matmul_io",
         "common/matmul_operands",
         "common/eight_rows",
+        "common/spread_rows",
         "common/no_low_rank",
         "matmul_subgroup8"
     ]
@@ -84,6 +85,7 @@ static SUBGROUP8_TILE_LOW_RANK: Family = family!(
         "common/matmul_io",
         "common/matmul_operands",
         "common/eight_rows",
+        "common/spread_rows",
         "common/low_rank",
         "matmul_subgroup8"
     ]
@@ -96,10 +98,12 @@ macro_rules! block_family {
     ($name:literal, [$($file:literal),+]) => {
         [
             family!(@one $name, "q8_0", "", Params, SUBGROUP8, true, &[], [
-                "common/activations_f32_wide", "common/matmul_io", "common/matmul_operands", "common/eight_rows", $($file),+
+                "common/activations_f32_wide", "common/matmul_io", "common/matmul_operands", "common/eight_rows",
+                "common/spread_rows", $($file),+
             ]),
             family!(@one $name, "q4_1", "", Params, SUBGROUP8, true, &[], [
-                "common/activations_f32_wide", "common/matmul_io", "common/matmul_operands", "common/eight_rows", $($file),+
+                "common/activations_f32_wide", "common/matmul_io", "common/matmul_operands", "common/eight_rows",
+                "common/spread_rows", $($file),+
             ]),
         ]
     };
