@@ -4,7 +4,7 @@ mod common;
 #[cfg(target_os = "linux")]
 mod runs;
 
-use graftling::gpu::Device;
+use graftling::gpu::{Arithmetic, Device};
 use graftling::graph::{Graph, Origin, Rows, TensorType};
 use graftling::ops::matmul::{Class, Layout, Matmul};
 use graftling::plan::autotune::{BUDGET, Choice, Decided, Record, Sources, tune};
@@ -28,7 +28,7 @@ fn graph() -> Graph {
 const NAME: &str = "NT 64x96x96 f32";
 
 fn class() -> Class {
-    Class { layout: Layout::NT, size: [64, 96, 96], dtype: graftling::graph::DType::F32 }
+    Class { layout: Layout::NT, size: [64, 96, 96], dtype: graftling::graph::DType::F32, arithmetic: Arithmetic::F32 }
 }
 
 /// Tunes a fresh device; gives what was chosen for [`class`], and what the device then holds.

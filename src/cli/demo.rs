@@ -62,6 +62,7 @@ impl DemoArgs {
             max_length: Some(320),
             resume: Some(true),
             weights: self.device.weights,
+            matmul: Some(self.device.matmul),
             device: self.device.device.clone(),
             no_autotune: Some(self.device.no_autotune),
             ..Recipe::default()
@@ -87,7 +88,7 @@ pub fn run(args: DemoArgs) -> Result<i32> {
     let questions = lesson::held_out_questions()?;
     let data = write_lesson(&args.out)?;
     let prepared = Prepared::new(args.recipe(&spec, data).resolve()?, &model)?;
-    let mut device = Device::open(args.device.device.as_deref())?;
+    let mut device = Device::open_for(args.device.device.as_deref(), args.device.matmul)?;
     prepared.check_fits(&device)?;
     let mut output = prepared.open_output()?;
     let asking = generator_graphs(&model, &prepared)?;

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use clap::Args;
 use graftling::adapter::LoraSpec;
 use graftling::adapter::targets::expand_target_modules;
-use graftling::gpu::{Device, Facts, WANTED_FEATURES, adapters};
+use graftling::gpu::{Arithmetic, Device, Facts, Matrices, WANTED_FEATURES, adapters};
 use graftling::graph::DType;
 use graftling::model::config::ModelConfig;
 use graftling::model::{known, tensor_names};
@@ -79,6 +79,10 @@ fn describe(number: usize, adapter: &wgpu::Adapter) -> String {
     if adapter.features().contains(wgpu::Features::SUBGROUP) {
         line("subgroup", format!("{} to {} invocations", info.subgroup_min_size, info.subgroup_max_size));
     }
+    let matrices: Vec<&str> = Matrices::offered(adapter).into_iter().map(Matrices::name).collect();
+    if !matrices.is_empty() {
+        line("cooperative matrices", format!("{} (with --matmul cooperative)", matrices.join(", ")));
+    }
     let names = |features: wgpu::Features| {
         let names: Vec<String> = features.iter_names().map(|(name, _)| name.to_lowercase()).collect();
         if names.is_empty() { "none".to_string() } else { names.join(", ") }
@@ -91,7 +95,7 @@ fn describe(number: usize, adapter: &wgpu::Adapter) -> String {
 
 /// Opens the adapter, writes to its memory and reads back.
 fn works(adapter: &wgpu::Adapter) -> Result<()> {
-    let device = Device::on(adapter)?;
+    let device = Device::on(adapter, Arithmetic::F32)?;
     let written: Vec<u32> = (0..1024u32).map(|at| at.wrapping_mul(2_654_435_761)).collect();
     let slice = device.allocate("test", written.len() * 4)?;
     device.write(&slice, bytemuck::cast_slice(&written));

@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use clap::{Args, Parser, Subcommand};
 use graftling::cache::cache_folder;
-use graftling::gpu::Device;
+use graftling::gpu::{Arithmetic, Device};
 use graftling::graph::Graph;
 use graftling::model::opened::OpenModel;
 use graftling::model::weights::{DeviceWeights, WeightType};
@@ -108,6 +108,9 @@ struct DeviceArgs {
     /// Storage of the weights on the GPU [default: the smallest type that loses nothing against the file]
     #[arg(long, value_enum, value_name = "TYPE")]
     weights: Option<WeightStorage>,
+    /// Arithmetic of the large matrix products; sums are f32 in all
+    #[arg(long, value_enum, value_name = "ARITHMETIC", default_value_t)]
+    matmul: Arithmetic,
     /// GPU to use: its number or a part of its name as `graftling doctor` lists it [default: the fastest kind]
     #[arg(long, value_name = "GPU")]
     device: Option<String>,
@@ -119,7 +122,7 @@ struct DeviceArgs {
 impl DeviceArgs {
     /// Opens the GPU and decides with which kernels it computes these graphs.
     fn open(&self, graphs: &[Graph]) -> Result<(Arc<Device>, Vec<Choice>)> {
-        let mut device = Device::open(self.device.as_deref())?;
+        let mut device = Device::open_for(self.device.as_deref(), self.matmul)?;
         let (choices, _) = with_tuning_bar(|progress| {
             let sources =
                 Sources { measure: !self.no_autotune, folder: cache_folder(), recorded: None, budget: BUDGET, progress };

@@ -73,7 +73,7 @@ pub fn run(args: TrainArgs) -> Result<i32> {
     }
     say(&format!("{}\n{}", prepared.data.report, prepared.summary()));
     // The device comes before the output: where there is none, nothing is written.
-    let mut device = Device::open(prepared.options.device.as_deref())?;
+    let mut device = Device::open_for(prepared.options.device.as_deref(), prepared.options.matmul)?;
     prepared.check_fits(&device)?;
     let mut output = prepared.open_output()?;
     if output.steps_done() > 0 {

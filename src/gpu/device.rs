@@ -2,7 +2,7 @@
 
 use super::buffer::SMALLER;
 use super::loss::Planned;
-use super::{Created, Facts, Pipeline, Slice, kernel::Kernel, pipeline};
+use super::{Arithmetic, Created, Facts, Matrices, Pipeline, Slice, kernel::Kernel, pipeline};
 use crate::caught::caught;
 use crate::ops::matmul::Tuning;
 use crate::{Error, Result};
@@ -69,12 +69,20 @@ pub fn adapters() -> Vec<wgpu::Adapter> {
 }
 
 impl Device {
-    /// Opens the adapter that `choice` names, by its number in [`adapters`] or a part of its name; without a choice, the first:
-    /// a discrete GPU before an integrated one before a driver that runs on the CPU.
+    /// [`Device::open_for`] products in f32.
     ///
     /// # Errors
     /// If there is no adapter, none fits the choice, or the driver refuses.
     pub fn open(choice: Option<&str>) -> Result<Self> {
+        Self::open_for(choice, Arithmetic::F32)
+    }
+
+    /// Opens the adapter that `choice` names, by its number in [`adapters`] or a part of its name; without a choice, the first:
+    /// a discrete GPU before an integrated one before a driver that runs on the CPU.
+    ///
+    /// # Errors
+    /// If there is no adapter, none fits the choice, it has not what the arithmetic needs, or the driver refuses.
+    pub fn open_for(choice: Option<&str>, arithmetic: Arithmetic) -> Result<Self> {
         let adapters = adapters();
         let names: Vec<String> = adapters.iter().map(|adapter| adapter.get_info().name).collect();
         let wanted = match choice {
@@ -96,28 +104,41 @@ impl Device {
                 "install your GPU's driver; on Linux without a GPU, install a software driver (Debian, Ubuntu: mesa-vulkan-drivers)",
             ));
         };
-        Self::on(&adapter)
+        Self::on(&adapter, arithmetic)
     }
 
-    /// Opens this adapter with all its limits and those of [`WANTED_FEATURES`] that it offers.
+    /// Opens this adapter with all its limits, those of [`WANTED_FEATURES`] that it offers, and what the arithmetic needs.
     ///
     /// # Errors
-    /// If the driver refuses.
-    pub fn on(adapter: &wgpu::Adapter) -> Result<Self> {
+    /// If it has not what the arithmetic needs, or the driver refuses.
+    pub fn on(adapter: &wgpu::Adapter, arithmetic: Arithmetic) -> Result<Self> {
+        arithmetic.check(adapter)?;
         let info = adapter.get_info();
-        let features = adapter.features() & WANTED_FEATURES;
+        let features = (adapter.features() & WANTED_FEATURES) | arithmetic.features();
         let limits = adapter.limits();
+        let experimental_features = match features.intersects(wgpu::Features::all_experimental_mask()) {
+            // SAFETY: wgpu does not promise that these features cannot be misused. Only matmul_cooperative uses one: every index in it is
+            // in range by construction, as in all kernels that are `unchecked`, and only a user who asks for it gets here.
+            true => unsafe { wgpu::ExperimentalFeatures::enabled() },
+            false => wgpu::ExperimentalFeatures::disabled(),
+        };
         let (device, queue) = pollster::block_on(adapter.request_device(&wgpu::DeviceDescriptor {
             label: Some("graftling"),
             required_features: features,
             required_limits: limits.clone(),
+            experimental_features,
             memory_hints: wgpu::MemoryHints::Manual { suballocated_device_memory_block_size: BLOCK_BYTES },
             ..Default::default()
         }))
         .map_err(|error| {
             Error::failed(&info.name, error, "choose another adapter with --device; `graftling doctor` lists them")
         })?;
-        Ok(Self::opened(device, queue, info, features, limits))
+        let mut opened = Self::opened(device, queue, info, features, limits);
+        opened.facts.arithmetic = arithmetic;
+        if arithmetic == Arithmetic::Cooperative {
+            opened.facts.cooperative = Matrices::offered(adapter).first().copied();
+        }
+        Ok(opened)
     }
 
     /// A device that accepts all work and does none of it (wgpu's no-op backend, with real buffers): for measuring what the host's
@@ -134,7 +155,7 @@ impl Device {
         let Some(adapter) = adapters.first() else {
             return Err(Error::failed("no-op device", "wgpu was built without it", "this is a defect; please report it"));
         };
-        let mut device = Self::on(adapter)?;
+        let mut device = Self::on(adapter, Arithmetic::F32)?;
         device.facts = Facts { cpu_driver: false, subgroup: None, ..device.facts };
         Ok(device)
     }
@@ -161,6 +182,8 @@ impl Device {
             subgroup: features.contains(wgpu::Features::SUBGROUP).then_some((info.subgroup_min_size, info.subgroup_max_size)),
             int64: features.contains(wgpu::Features::SHADER_INT64),
             f16: features.contains(wgpu::Features::SHADER_F16),
+            cooperative: None,
+            arithmetic: Arithmetic::F32,
             tuning: Tuning::NONE,
         };
         Self {

@@ -1,5 +1,7 @@
 //! What a kernel is: WGSL source in real files, the parameter struct it expects, the features it needs.
 
+use super::Matrices;
+
 /// A compute kernel. Its WGSL is the concatenation of `sources` (WGSL lets declarations stand in any order), its entry point `main`,
 /// its parameters a uniform struct at binding 0 and its matrices storage buffers at bindings 1, 2, ...
 #[derive(Debug)]
@@ -26,17 +28,20 @@ pub struct Needs {
     pub int64: bool,
     /// f16 arithmetic in shaders.
     pub f16: bool,
+    /// Cooperative matrices of this kind, and subgroups of any size.
+    pub cooperative: Option<Matrices>,
 }
 
 impl Needs {
     /// Runs on every device.
-    pub const NONE: Self = Self { subgroup_size: None, int64: false, f16: false };
+    pub const NONE: Self = Self { subgroup_size: None, int64: false, f16: false, cooperative: None };
 
     /// Can this device run the kernel?
     pub fn met_by(&self, facts: &super::Facts) -> bool {
         self.subgroup_size.is_none_or(|size| facts.subgroup == Some((size, size)))
             && (!self.int64 || facts.int64)
             && (!self.f16 || facts.f16)
+            && (self.cooperative.is_none() || (facts.cooperative == self.cooperative && facts.subgroup.is_some()))
     }
 }
 

@@ -36,7 +36,7 @@ impl Identity {
         };
         let open = || {
             let adapter = adapters().into_iter().find(|adapter| adapter.get_info() == self.info).ok_or_else(gone)?;
-            Device::on(&adapter)
+            Device::on(&adapter, self.facts.arithmetic)
         };
         let mut opened = open();
         for _ in 1..OPENINGS {

@@ -1,5 +1,6 @@
 //! The *where* of a computation: adapter, limits, buffers, compiled kernels.
 
+mod arithmetic;
 pub mod blocks;
 mod buffer;
 mod created;
@@ -11,6 +12,7 @@ mod readback;
 pub mod reflect;
 mod room;
 
+pub use arithmetic::{Arithmetic, Matrices};
 pub use buffer::{ALIGNMENT, Allocated, Slice, encode, padded, rounded, split_rows};
 pub use created::Created;
 pub(crate) use device::lock;
@@ -33,6 +35,10 @@ pub struct Facts {
     pub int64: bool,
     /// f16 arithmetic in shaders.
     pub f16: bool,
+    /// Cooperative matrices, of the kind that is preferred of those that are offered; only where the device was opened for them.
+    pub cooperative: Option<Matrices>,
+    /// What the large products are to be computed in.
+    pub arithmetic: Arithmetic,
     /// Forms of matmul that were measured to be fast on this very device; see [`crate::plan::autotune`].
     pub tuning: Tuning,
 }

@@ -155,7 +155,7 @@ macro_rules! kernels {
                 sources: &[include_str!("../../shaders/common/row_sum_subgroup.wgsl"), include_str!($file)],
                 constants: &[("LANES", 8.0)],
                 params: Params::FIELDS,
-                needs: Needs { subgroup_size: Some(8), int64: false, f16: false },
+                needs: Needs { subgroup_size: Some(8), ..Needs::NONE },
                 unchecked: true,
             },
         ]

@@ -15,6 +15,7 @@ use super::budget::{ByteSize, RecomputeOption};
 use super::prefix_cache::{PrefixCacheMode, PrefixCacheOptions, PrefixCacheType};
 use super::schedule::ScheduleKind;
 use crate::adapter::targets::edit_distance;
+use crate::gpu::Arithmetic;
 use crate::model::weights::WeightType;
 use crate::{Error, Result};
 
@@ -144,6 +145,9 @@ pub struct Recipe {
     /// Storage of the frozen weights on the GPU [default: the smallest type that loses nothing against the file]
     #[arg(long, value_enum, value_name = "TYPE", help_heading = "Device")]
     pub weights: Option<WeightStorage>,
+    /// Arithmetic of the large matrix products; sums are f32 in all. A resumed run must use the same [default: f32]
+    #[arg(long, value_enum, value_name = "ARITHMETIC", help_heading = "Device")]
+    pub matmul: Option<Arithmetic>,
     /// Layers whose activations are computed again in the backward pass instead of being kept: none, all, a number (from the lowest
     /// adapted one up), or auto, the fewest that --memory-budget allows. The numbers of the run stay the same
     /// [default: none; auto with --memory-budget]
@@ -250,7 +254,7 @@ impl Recipe {
             model, data, out, eval_data, resume, lora_r, lora_alpha, lora_dropout, target_modules, layers, init_adapter,
             learning_rate, lr_schedule, warmup_steps, weight_decay, max_grad_norm, batch_size, gradient_accumulation_steps,
             max_length, max_steps, epochs, seed, no_shuffle, no_packing, eval_steps, save_steps, save_total_limit, weights,
-            recompute, memory_budget, prefix_cache, prefix_cache_size, prefix_cache_type, device, no_autotune,
+            matmul, recompute, memory_budget, prefix_cache, prefix_cache_size, prefix_cache_type, device, no_autotune,
         }
     }
 
@@ -289,6 +293,7 @@ impl Recipe {
             save_steps: self.save_steps.unwrap_or(TrainOptions::SAVE_STEPS),
             save_total_limit: self.save_total_limit.unwrap_or(TrainOptions::SAVE_TOTAL_LIMIT),
             weights: self.weights,
+            matmul: self.matmul.unwrap_or_default(),
             recompute: self.recompute,
             memory_budget: self.memory_budget,
             prefix_cache: PrefixCacheOptions {
@@ -338,6 +343,7 @@ pub struct TrainOptions {
     pub save_steps: u64,
     pub save_total_limit: usize,
     pub weights: Option<WeightStorage>,
+    pub matmul: Arithmetic,
     pub recompute: Option<RecomputeOption>,
     pub memory_budget: Option<ByteSize>,
     pub prefix_cache: PrefixCacheOptions,
@@ -423,6 +429,10 @@ impl TrainOptions {
             ]
             .map(|(name, value)| (name.to_string(), value.to_string())),
         );
+        // Runs from before there was a choice computed in f32.
+        if self.matmul != Arithmetic::F32 {
+            print.insert("matmul".to_string(), json!(self.matmul).to_string());
+        }
         if self.lr_schedule != ScheduleKind::Constant {
             print.insert("max_steps".to_string(), total_steps.to_string());
         }
@@ -533,6 +543,8 @@ mod tests {
         assert_ne!(cosine.fingerprint(3, 100), cosine.fingerprint(3, 200));
         let recomputed = TrainOptions { recompute: Some(RecomputeOption::All), ..cosine.clone() };
         assert_eq!(cosine.fingerprint(3, 100), recomputed.fingerprint(3, 100), "recompute changes no number");
+        let in_f16 = TrainOptions { matmul: Arithmetic::F16, ..cosine.clone() };
+        assert_ne!(cosine.fingerprint(3, 100), in_f16.fingerprint(3, 100), "other arithmetic, other numbers");
         let constant = TrainOptions { lr_schedule: ScheduleKind::Constant, ..cosine };
         assert_eq!(constant.fingerprint(0, 100), constant.fingerprint(0, 200));
         assert_ne!(constant.fingerprint(0, 100), TrainOptions { seed: 1, ..constant.clone() }.fingerprint(0, 100));

@@ -194,6 +194,7 @@ impl Call<'_> {
             Statement::ControlBarrier(_) => demand("a barrier"),
             Statement::MemoryBarrier(_) => Ok(Left::default()),
             Statement::WorkGroupUniformLoad { .. } => demand("workgroupUniformLoad"),
+            Statement::CooperativeStore { .. } => demand("coopStore"),
             Statement::SubgroupBallot { result, .. } => {
                 self.subgroup_result(*result, uniform);
                 demand("subgroupBallot")

@@ -3,8 +3,8 @@
 
 use super::translate::Resolved;
 use graftling::adapter::LoraSpec;
-use graftling::gpu::Facts;
 use graftling::gpu::kernel::{Kernel, Needs};
+use graftling::gpu::{Arithmetic, Facts, Matrices};
 use graftling::graph::{Counts, DType, Graph};
 use graftling::model::config::ModelConfig;
 use graftling::model::llama::{Llama, Purpose};
@@ -15,7 +15,15 @@ use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::sync::OnceLock;
 
-pub const DEFAULT_LIMITS: Facts = Facts { cpu_driver: false, subgroup: None, int64: false, f16: false, tuning: Tuning::NONE };
+pub const DEFAULT_LIMITS: Facts = Facts {
+    cpu_driver: false,
+    subgroup: None,
+    int64: false,
+    f16: false,
+    cooperative: None,
+    arithmetic: Arithmetic::F32,
+    tuning: Tuning::NONE,
+};
 
 /// Facts on which the choice of kernels can depend, in the combinations that drivers show.
 pub fn kinds_of_device() -> Vec<Facts> {
@@ -25,8 +33,25 @@ pub fn kinds_of_device() -> Vec<Facts> {
             [None, Some((4, 4)), Some((8, 8)), Some((16, 16)), Some((32, 32)), Some((64, 64)), Some((8, 32)), Some((32, 64))]
         {
             for (int64, f16) in [(false, false), (true, false), (true, true)] {
-                kinds.push(Facts { cpu_driver, subgroup, int64, f16, tuning: Tuning::NONE });
+                kinds.push(Facts { cpu_driver, subgroup, int64, f16, ..DEFAULT_LIMITS });
             }
+        }
+    }
+    // What `--matmul` asks for.
+    for cpu_driver in [false, true] {
+        for subgroup in [None, Some((8, 8))] {
+            kinds.push(Facts { cpu_driver, subgroup, int64: true, f16: true, arithmetic: Arithmetic::F16, ..DEFAULT_LIMITS });
+        }
+    }
+    for matrices in Matrices::ALL {
+        for subgroup in [(8, 8), (8, 32), (32, 32), (32, 64)] {
+            kinds.push(Facts {
+                subgroup: Some(subgroup),
+                f16: matrices.takes_f16(),
+                cooperative: Some(matrices),
+                arithmetic: Arithmetic::Cooperative,
+                ..DEFAULT_LIMITS
+            });
         }
     }
     kinds
@@ -41,7 +66,8 @@ pub struct Variant {
 impl Variant {
     /// The kernel as a backend gets it, every constant resolved, checked by naga with all capabilities.
     pub fn resolve(&self) -> Result<Resolved, String> {
-        self.resolve_with(Needs { subgroup_size: Some(8), int64: true, f16: true })
+        let cooperative = Some(self.kernel.needs.cooperative.unwrap_or(Matrices::ALL[0]));
+        self.resolve_with(Needs { subgroup_size: Some(8), int64: true, f16: true, cooperative })
     }
 
     /// The same, with no more capabilities than these needs stand for.

@@ -1,7 +1,7 @@
 //! The parameters with which a product, or each part of one, is dispatched.
 
 use super::variants::{Grid, Problem, Variant};
-use super::{Layout, Matmul, MatmulLowRank};
+use super::{Layout, Matmul, MatmulLowRank, arithmetic};
 use crate::kernel_params;
 use crate::ops::{Bind, Call, Dispatch, spread};
 
@@ -179,5 +179,6 @@ fn problem(op: &Matmul, call: &Call, part: &Part) -> Problem {
     let lengths = [a.columns(), b.columns(), out.columns(), part.n, part.a_start, part.out_start];
     // Parts of b along k begin where a's columns do.
     let aligned = lengths.iter().all(|length| length.is_multiple_of(4)) && (op.layout == Layout::TN || part.k.is_multiple_of(4));
-    Problem { layout: op.layout, m, n: part.n, k, dtype: b.tensor.dtype, aligned }
+    let arithmetic = arithmetic::of(op.layout, [m, part.n, k], aligned, call.device);
+    Problem { layout: op.layout, m, n: part.n, k, dtype: b.tensor.dtype, arithmetic, aligned }
 }

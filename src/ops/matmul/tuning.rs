@@ -3,7 +3,7 @@
 
 use super::variants::{Problem, SOURCE, kernels, low_rank_kernels};
 use super::{Layout, Matmul};
-use crate::gpu::Facts;
+use crate::gpu::{Arithmetic, Facts};
 use crate::graph::{DType, Rows, TensorType};
 use crate::ops::{Call, Dispatch, Op, Operand};
 use sha2::{Digest, Sha256};
@@ -21,22 +21,24 @@ pub struct Class {
     pub size: [usize; 3],
     /// Storage of b.
     pub dtype: DType,
+    /// What it is computed in.
+    pub arithmetic: Arithmetic,
 }
 
 impl Class {
     /// `None` for sizes that are no multiples of 4: there is one kernel for them.
     fn of(problem: &Problem) -> Option<Self> {
-        let Problem { layout, m, n, k, dtype, aligned } = *problem;
+        let Problem { layout, m, n, k, dtype, arithmetic, aligned } = *problem;
         let size = match layout {
             Layout::NT | Layout::NN => [m.next_power_of_two(), n, k],
             Layout::TN => [m, n, k.next_power_of_two()],
         };
-        aligned.then_some(Self { layout, size, dtype })
+        aligned.then_some(Self { layout, size, dtype, arithmetic })
     }
 
     fn problem(&self) -> Problem {
         let [m, n, k] = self.size;
-        Problem { layout: self.layout, m, n, k, dtype: self.dtype, aligned: true }
+        Problem { layout: self.layout, m, n, k, dtype: self.dtype, arithmetic: self.arithmetic, aligned: true }
     }
 
     /// The forms that such a device may take, by their ids; the first is what it takes without a table.
@@ -92,7 +94,11 @@ impl Class {
 impl fmt::Display for Class {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [m, n, k] = self.size;
-        write!(f, "{:?} {m}x{n}x{k} {}", self.layout, self.dtype)
+        write!(f, "{:?} {m}x{n}x{k} {}", self.layout, self.dtype)?;
+        match self.arithmetic {
+            Arithmetic::F32 => Ok(()),
+            other => write!(f, " ({})", other.name()),
+        }
     }
 }
 
@@ -164,7 +170,7 @@ mod tests {
     use super::*;
 
     fn problem(layout: Layout, [m, n, k]: [usize; 3]) -> Problem {
-        Problem { layout, m, n, k, dtype: DType::BF16, aligned: true }
+        Problem { layout, m, n, k, dtype: DType::BF16, arithmetic: Arithmetic::F32, aligned: true }
     }
 
     #[test]
@@ -181,7 +187,7 @@ mod tests {
 
     #[test]
     fn a_halved_product_keeps_whole_blocks_and_ends() {
-        let mut class = Class { layout: Layout::NT, size: [128, 49_152, 576], dtype: DType::F32 };
+        let mut class = Class { layout: Layout::NT, size: [128, 49_152, 576], dtype: DType::F32, arithmetic: Arithmetic::F32 };
         while let Some(smaller) = class.halved() {
             assert!(smaller.flops() < class.flops() && smaller.size.iter().all(|length| length.is_multiple_of(32)));
             class = smaller;

@@ -8,21 +8,22 @@
 //! | narrow | GPUs, few columns or rows and a long `k` | 4 x 8, lanes along `k` |
 //! | matvec | one row of `a` (generation) | 8 columns, lanes along `k` |
 //! | general | sizes that are no multiples of 4 | 4 x 4 |
+//! | f16, cooperative | `--matmul` says so | 64 x 64 and others; see [`super::arithmetic`] |
 //!
 //! A family with its constants is a [`Form`]. The choice of one depends on static facts only, as [`Op::launch`](crate::ops::Op::launch)
 //! demands: on the largest `m` where rows are counted anew for each run, and on the device's [`Tuning`](super::Tuning), where the product's
 //! class stands in it. Where it does not, a rule decides that suits most devices of a kind.
 //!
-//! All forms but narrow and matvec, whose lanes lie along k, add along k in order, one `fma` a step; general multiplies, then adds.
+//! All forms in f32 but narrow and matvec, whose lanes lie along k, add along k in order, one `fma` a step; general multiplies, then adds.
 
-use super::Layout;
 use super::launch::{GeneralParams, Params};
-use crate::gpu::Facts;
+use super::{Layout, arithmetic};
 use crate::gpu::kernel::{Kernel, Needs};
+use crate::gpu::{Arithmetic, Facts};
 use crate::graph::DType;
 
 /// The kernels of a family, by the storage of the weights, in the order of [`DType::WEIGHTS`].
-type Family = [Kernel; 5];
+pub(super) type Family = [Kernel; 5];
 
 /// A [`Family`]: its name, the suffix of the files that load f32, bf16 and f16, its parameters and needs, the files it consists of.
 macro_rules! family {
@@ -39,8 +40,8 @@ macro_rules! family {
         Kernel {
             name: concat!($name, "_", $dtype),
             sources: &[
-                include_str!(concat!("../../../shaders/common/weights_", $dtype, $loads, ".wgsl")),
-                $(include_str!(concat!("../../../shaders/", $file, ".wgsl"))),+
+                $(include_str!(concat!("../../../shaders/", $file, ".wgsl")),)+
+                include_str!(concat!("../../../shaders/common/weights_", $dtype, $loads, ".wgsl"))
             ],
             constants: $constants,
             params: <$params>::FIELDS,
@@ -50,8 +51,10 @@ macro_rules! family {
     };
 }
 
+pub(super) use family;
+
 /// Subgroups of exactly 8, and loads of 8 bytes.
-const SUBGROUP8: Needs = Needs { subgroup_size: Some(8), int64: true, f16: false };
+const SUBGROUP8: Needs = Needs { subgroup_size: Some(8), int64: true, ..Needs::NONE };
 
 static GENERAL: Family = family!("matmul_general", "", GeneralParams, Needs::NONE, false, &[], ["matmul_general"]);
 
@@ -148,7 +151,7 @@ static TILED: Family = family!(
     Needs::NONE,
     true,
     &[],
-    ["common/activations_f32", "common/matmul_io", "common/matmul_operands", "matmul_tiled"]
+    ["common/activations_f32", "common/matmul_io", "common/matmul_operands", "common/tile_f32", "matmul_tiled"]
 );
 
 static NARROW: Family = family!(
@@ -171,13 +174,14 @@ static MATVEC: Family = family!(
     ["common/activations_f32", "common/matmul_io", "common/matmul_operands", "common/lane_sum_workgroup", "matmul_matvec"]
 );
 
-/// The text of this page: the rule and the forms, for [`super::fingerprint`].
-pub(super) const SOURCE: &str = include_str!("variants.rs");
+/// The text of this page and of [`super::arithmetic`]: the rule and the forms, for [`super::fingerprint`].
+pub(super) const SOURCE: &str = concat!(include_str!("variants.rs"), include_str!("arithmetic.rs"));
 
 /// Every kernel that may be chosen.
 pub fn kernels() -> Vec<&'static Kernel> {
     let families = [&GENERAL, &SUBGROUP8_TILE, &SUBGROUP8_MATVEC, &REGISTER, &TILED, &NARROW, &MATVEC];
-    families.into_iter().flatten().chain(&SUBGROUP8_BLOCKS).chain(&SUBGROUP8_BLOCKS_BY_K).collect()
+    let in_f32 = families.into_iter().flatten().chain(&SUBGROUP8_BLOCKS).chain(&SUBGROUP8_BLOCKS_BY_K);
+    in_f32.chain(arithmetic::kernels()).collect()
 }
 
 /// Those of them that add a low-rank term as well.
@@ -214,7 +218,7 @@ const fn form(id: &'static str, family: &'static [Kernel], constants: &'static [
     Form { id, family, constants, grid, layout: None, low_rank: None }
 }
 
-const fn tiles(
+pub(super) const fn tiles(
     id: &'static str,
     family: &'static [Kernel],
     constants: &'static [(&'static str, f64)],
@@ -262,6 +266,11 @@ static VECTOR: Form = tiles("matvec", &MATVEC, &[], 1, 8);
 const MOST_WORKGROUPS: usize = 65_535;
 
 impl Form {
+    /// Made for this layout only.
+    pub(super) const fn only(self, layout: Layout) -> Self {
+        Self { layout: Some(layout), ..self }
+    }
+
     /// `None` where the form is not made for the problem's layout or storage.
     fn kernel(&self, problem: &Problem) -> Option<&'static Kernel> {
         of_family(self.family, problem.dtype).filter(|_| self.layout.is_none_or(|layout| layout == problem.layout))
@@ -314,7 +323,7 @@ impl Variant {
         };
         Self {
             kernel: form.kernel(problem).unwrap_or(&GENERAL[of_dtype(problem.dtype)]),
-            constants: [form.constants, layout].concat(),
+            constants: [form.constants, layout, arithmetic::device_constants(problem, facts).as_slice()].concat(),
             grid: form.grid,
             general,
             low_rank: form.low_rank.and_then(|family| of_family(family, problem.dtype)),
@@ -333,6 +342,8 @@ pub(super) struct Problem {
     pub k: usize,
     /// Storage of b.
     pub dtype: DType,
+    /// What it is computed in.
+    pub arithmetic: Arithmetic,
     /// Starts and lengths of all rows are multiples of 4 elements.
     pub aligned: bool,
 }
@@ -353,6 +364,9 @@ impl Problem {
     fn possible(&self, facts: &Facts) -> Vec<&'static Form> {
         if !self.aligned {
             return vec![&ANY_SIZE];
+        }
+        if self.arithmetic != Arithmetic::F32 {
+            return arithmetic::forms(self, facts).into_iter().filter(|form| form.suits(self)).collect();
         }
         let subgroup8 = SUBGROUP8.met_by(facts);
         let mut forms = Vec::new();
@@ -391,6 +405,9 @@ impl Problem {
 
     fn rule_for_aligned(&self, facts: &Facts) -> &'static Form {
         let Problem { layout, m, n, k, dtype, .. } = *self;
+        if let Some(form) = arithmetic::forms(self, facts).first() {
+            return form;
+        }
         if SUBGROUP8.met_by(facts) {
             return match (m, n) {
                 _ if self.is_vector() => &SUBGROUP8_VECTOR,
@@ -430,6 +447,6 @@ fn of_dtype(dtype: DType) -> usize {
 }
 
 /// Constants of a tile in which an invocation computes 4 x 4.
-const fn small_tile(threads_x: f64, threads_y: f64) -> [(&'static str, f64); 5] {
+pub(super) const fn small_tile(threads_x: f64, threads_y: f64) -> [(&'static str, f64); 5] {
     [("THREADS_X", threads_x), ("THREADS_Y", threads_y), ("ACROSS", 1.0), ("DOWN", 1.0), ("K_TILE", 32.0)]
 }

@@ -1,0 +1,169 @@
+//! The kernels for `--matmul f16` and `--matmul cooperative`, and which products they compute.
+//!
+//! | family | layouts | tile |
+//! |---|---|---|
+//! | f16 | NT, NN | 64 x 64, 32 x 32, 128 x 128; `matmul_tiled` with its tiles in f16 |
+//! | cooperative | NT | 64 x 64, by matrices of 16 x 16 or 8 x 8 |
+//!
+//! TN stays in f32: it makes the gradients of adapters, which are sums over all tokens and of little work. So does all that has
+//! [`NARROW`] rows, columns or steps, or fewer: what an adapter of a usual rank adds, and a generated token, wait for memory and not for
+//! arithmetic. A product that is computed in f16 by one rule is so in every run: nothing here is measured but the tile.
+
+use super::Layout;
+use super::launch::Params;
+use super::variants::{Family, Form, Problem, family, small_tile, tiles};
+use crate::gpu::kernel::{Kernel, Needs};
+use crate::gpu::{Arithmetic, Facts, Matrices};
+
+/// Products with more of each than this are worth another arithmetic.
+const NARROW: usize = 16;
+
+/// What a product is computed in on such a device.
+pub(super) fn of(layout: Layout, sizes: [usize; 3], aligned: bool, facts: &Facts) -> Arithmetic {
+    let computes = match facts.arithmetic {
+        Arithmetic::F32 => false,
+        Arithmetic::F16 => layout != Layout::TN,
+        Arithmetic::Cooperative => layout == Layout::NT,
+    };
+    if computes && aligned && sizes.iter().all(|&size| size > NARROW) { facts.arithmetic } else { Arithmetic::F32 }
+}
+
+/// The forms that compute in the problem's arithmetic, the rule's first; none for f32, whose forms are those of [`super::variants`].
+pub(super) fn forms(problem: &Problem, facts: &Facts) -> Vec<&'static Form> {
+    match problem.arithmetic {
+        Arithmetic::F32 => Vec::new(),
+        Arithmetic::F16 => vec![&F16_64X64, &F16_32X32, &F16_128X128],
+        Arithmetic::Cooperative => facts.cooperative.iter().map(|&matrices| cooperative(matrices)).collect(),
+    }
+}
+
+/// Constants that depend on the device: four of its largest subgroups make a workgroup of [`matmul_cooperative`](cooperative).
+pub(super) fn device_constants(problem: &Problem, facts: &Facts) -> Option<(&'static str, f64)> {
+    let (_, largest) = facts.subgroup.filter(|_| problem.arithmetic == Arithmetic::Cooperative)?;
+    Some(("THREADS", f64::from(4 * largest)))
+}
+
+pub(super) fn kernels() -> impl Iterator<Item = &'static Kernel> {
+    [&F16, &COOPERATIVE_F16X16, &COOPERATIVE_F16X8, &COOPERATIVE_F32X8].into_iter().flatten()
+}
+
+static F16: Family = family!(
+    "matmul_tiled_in_f16",
+    "",
+    Params,
+    Needs { f16: true, ..Needs::NONE },
+    true,
+    &[],
+    [
+        "common/enable_f16",
+        "common/activations_f32",
+        "common/matmul_io",
+        "common/matmul_operands",
+        "common/tile_f16",
+        "matmul_tiled"
+    ]
+);
+
+// A tile has as many groups of 8 steps as there are invocations to copy them, where workgroup memory allows.
+static F16_64X64: Form = tiles("f16_64x64", &F16, &[("K_TILE", 32.0)], 64, 64);
+static F16_32X32: Form = tiles("f16_32x32", &F16, &small_tile(8.0, 8.0), 32, 32);
+static F16_128X128: Form = tiles("f16_128x128", &F16, &[("THREADS_X", 16.0), ("THREADS_Y", 16.0)], 128, 128);
+
+static COOPERATIVE_F16X16: Family = family!(
+    "matmul_cooperative_f16x16",
+    "",
+    Params,
+    needs(Matrices::F16x16),
+    true,
+    &[],
+    [
+        "common/enable_f16",
+        "common/enable_cooperative",
+        "common/activations_f32",
+        "common/matmul_io",
+        "common/matmul_operands",
+        "common/cooperative_f16",
+        "common/cooperative_16",
+        "matmul_cooperative"
+    ]
+);
+
+static COOPERATIVE_F16X8: Family = family!(
+    "matmul_cooperative_f16x8",
+    "",
+    Params,
+    needs(Matrices::F16x8),
+    true,
+    &[],
+    [
+        "common/enable_f16",
+        "common/enable_cooperative",
+        "common/activations_f32",
+        "common/matmul_io",
+        "common/matmul_operands",
+        "common/cooperative_f16",
+        "common/cooperative_8",
+        "matmul_cooperative"
+    ]
+);
+
+static COOPERATIVE_F32X8: Family = family!(
+    "matmul_cooperative_f32x8",
+    "",
+    Params,
+    needs(Matrices::F32x8),
+    true,
+    &[],
+    [
+        "common/enable_cooperative",
+        "common/activations_f32",
+        "common/matmul_io",
+        "common/matmul_operands",
+        "common/cooperative_f32",
+        "common/cooperative_8",
+        "matmul_cooperative"
+    ]
+);
+
+const fn needs(matrices: Matrices) -> Needs {
+    Needs { f16: matrices.takes_f16(), cooperative: Some(matrices), ..Needs::NONE }
+}
+
+fn cooperative(matrices: Matrices) -> &'static Form {
+    static F16X16: Form = nt("cooperative_f16x16", &COOPERATIVE_F16X16);
+    static F16X8: Form = nt("cooperative_f16x8", &COOPERATIVE_F16X8);
+    static F32X8: Form = nt("cooperative_f32x8", &COOPERATIVE_F32X8);
+    match matrices {
+        Matrices::F16x16 => &F16X16,
+        Matrices::F16x8 => &F16X8,
+        Matrices::F32x8 => &F32X8,
+    }
+}
+
+const fn nt(id: &'static str, family: &'static [Kernel]) -> Form {
+    tiles(id, family, &[], 64, 64).only(Layout::NT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn large_products_of_the_forward_pass_take_the_switch_and_adapters_do_not() {
+        let facts = |arithmetic| Facts { arithmetic, ..Facts::default() };
+        let (f16, cooperative) = (facts(Arithmetic::F16), facts(Arithmetic::Cooperative));
+        let large = [512, 576, 1536];
+        assert_eq!(of(Layout::NT, large, true, &f16), Arithmetic::F16);
+        assert_eq!(of(Layout::NN, large, true, &f16), Arithmetic::F16);
+        assert_eq!(of(Layout::NT, large, true, &cooperative), Arithmetic::Cooperative);
+        assert_eq!(of(Layout::NN, large, true, &cooperative), Arithmetic::F32, "a gradient");
+        for facts in [f16, cooperative] {
+            assert_eq!(of(Layout::TN, large, true, &facts), Arithmetic::F32, "the gradient of an adapter");
+            assert_eq!(of(Layout::NT, large, false, &facts), Arithmetic::F32);
+            for narrow in [[1, 576, 1536], [512, 16, 576], [512, 576, 16]] {
+                assert_eq!(of(Layout::NT, narrow, true, &facts), Arithmetic::F32, "{narrow:?}");
+            }
+        }
+        assert_eq!(of(Layout::NT, large, true, &facts(Arithmetic::F32)), Arithmetic::F32);
+    }
+}
