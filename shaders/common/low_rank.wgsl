@@ -32,3 +32,12 @@ fn add_low_rank(sums: EightRows, row: u32, column: u32) -> EightRows {
     }
     return total;
 }
+
+// The term of one column, for u of one row.
+fn low_rank_sum(column: u32) -> f32 {
+    var sum = 0.0;
+    for (var k = 0u; k < params.rank; k += 4u) {
+        sum += dot(params.low_rank_scale * from_pairs(u[k / 4u]), v_steps(column, k));
+    }
+    return sum;
+}

@@ -3,3 +3,7 @@
 fn add_low_rank(sums: EightRows, row: u32, column: u32) -> EightRows {
     return sums;
 }
+
+fn low_rank_sum(column: u32) -> f32 {
+    return 0.0;
+}

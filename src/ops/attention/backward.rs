@@ -211,6 +211,7 @@ pub static QUERY_SUBGROUP8: Kernel = Kernel {
 pub static KEY_VALUE_SUBGROUP8: Kernel = Kernel {
     name: "attention_backward_key_value_subgroup8",
     sources: &[
+        include_str!("../../../shaders/common/spread_lanes.wgsl"),
         include_str!("../../../shaders/common/subgroup8_blocks.wgsl"),
         include_str!("../../../shaders/attention_backward_key_value_subgroup8.wgsl"),
     ],
