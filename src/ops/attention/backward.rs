@@ -204,7 +204,7 @@ pub static QUERY_SUBGROUP8: Kernel = Kernel {
     constants: &[],
     params: BackwardParams::FIELDS,
     needs: Needs { subgroup_size: Some(8), ..Needs::NONE },
-    unchecked: false,
+    unchecked: true,
 };
 
 /// One workgroup, of one subgroup of 8, for 8 keys of a key/value head.
@@ -218,5 +218,5 @@ pub static KEY_VALUE_SUBGROUP8: Kernel = Kernel {
     constants: &[],
     params: BackwardParams::FIELDS,
     needs: Needs { subgroup_size: Some(8), ..Needs::NONE },
-    unchecked: false,
+    unchecked: true,
 };

@@ -98,34 +98,52 @@ macro_rules! block_family {
     ($name:literal, $loads:literal, [$($file:literal),+]) => {
         [
             family!(@one $name, "q8_0", $loads, Params, SUBGROUP8, true, &[], [
-                "common/activations_f32_wide", "common/matmul_io", "common/matmul_operands", "common/eight_rows",
+                "common/matmul_io", "common/matmul_operands", "common/eight_rows",
                 "common/spread_rows", $($file),+
             ]),
             family!(@one $name, "q4_1", $loads, Params, SUBGROUP8, true, &[], [
-                "common/activations_f32_wide", "common/matmul_io", "common/matmul_operands", "common/eight_rows",
+                "common/matmul_io", "common/matmul_operands", "common/eight_rows",
                 "common/spread_rows", $($file),+
             ]),
         ]
     };
 }
 
-static SUBGROUP8_BLOCKS: BlockFamily =
-    block_family!("matmul_subgroup8_blocks", "", ["common/no_low_rank", "matmul_subgroup8_blocks"]);
+static SUBGROUP8_BLOCKS: BlockFamily = block_family!(
+    "matmul_subgroup8_blocks",
+    "",
+    ["common/activations_f32_widest", "common/no_low_rank", "matmul_subgroup8_blocks"]
+);
 
-static SUBGROUP8_BLOCKS_LOW_RANK: BlockFamily =
-    block_family!("matmul_subgroup8_blocks_low_rank", "", ["common/low_rank", "matmul_subgroup8_blocks"]);
+static SUBGROUP8_BLOCKS_LOW_RANK: BlockFamily = block_family!(
+    "matmul_subgroup8_blocks_low_rank",
+    "",
+    ["common/activations_f32_widest", "common/low_rank", "matmul_subgroup8_blocks"]
+);
 
-static SUBGROUP8_BLOCKS_BY_K: BlockFamily =
-    block_family!("matmul_subgroup8_blocks_by_k", "", ["common/no_low_rank", "matmul_subgroup8_blocks_by_k"]);
+static SUBGROUP8_BLOCKS_BY_K: BlockFamily = block_family!(
+    "matmul_subgroup8_blocks_by_k",
+    "",
+    ["common/activations_f32_wide", "common/no_low_rank", "matmul_subgroup8_blocks_by_k"]
+);
 
-static SUBGROUP8_BLOCKS_BY_K_LOW_RANK: BlockFamily =
-    block_family!("matmul_subgroup8_blocks_by_k_low_rank", "", ["common/low_rank", "matmul_subgroup8_blocks_by_k"]);
+static SUBGROUP8_BLOCKS_BY_K_LOW_RANK: BlockFamily = block_family!(
+    "matmul_subgroup8_blocks_by_k_low_rank",
+    "",
+    ["common/activations_f32_wide", "common/low_rank", "matmul_subgroup8_blocks_by_k"]
+);
 
-static MATVEC_BLOCKS: BlockFamily =
-    block_family!("matmul_matvec_blocks", "_wide", ["common/spread_lanes", "common/no_low_rank", "matmul_matvec_blocks"]);
+static MATVEC_BLOCKS: BlockFamily = block_family!(
+    "matmul_matvec_blocks",
+    "_wide",
+    ["common/activations_f32_wide", "common/spread_lanes", "common/no_low_rank", "matmul_matvec_blocks"]
+);
 
-static MATVEC_BLOCKS_LOW_RANK: BlockFamily =
-    block_family!("matmul_matvec_blocks_low_rank", "_wide", ["common/spread_lanes", "common/low_rank", "matmul_matvec_blocks"]);
+static MATVEC_BLOCKS_LOW_RANK: BlockFamily = block_family!(
+    "matmul_matvec_blocks_low_rank",
+    "_wide",
+    ["common/activations_f32_wide", "common/spread_lanes", "common/low_rank", "matmul_matvec_blocks"]
+);
 
 static SUBGROUP8_MATVEC: Family = family!(
     "matmul_matvec_subgroup8",
