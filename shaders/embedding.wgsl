@@ -42,15 +42,16 @@ fn load(i: u32) -> f32 {
             return select(bitcast<f32>(half << 16u), unpack2x16float(half).x, params.storage == 1u);
         }
         case 3u: {
-            let block = i / 32u * 9u;
+            let block = i / 32u;
             let at = i % 32u;
-            return bitcast<f32>(words[block]) * f32(unpack4xI8(words[block + 1u + at / 4u])[at % 4u]);
+            let code = unpack4xI8(words[8u * block + 4u * (block / 4u + 1u) + at / 4u])[at % 4u];
+            return bitcast<f32>(words[36u * (block / 4u) + block % 4u]) * f32(code);
         }
         default: {
-            let block = i / 32u * 5u;
+            let block = i / 32u;
             let at = i % 32u;
-            let code = (words[block + 1u + at / 8u] >> (8u * (at % 4u) + at % 8u / 4u * 4u)) & 15u;
-            let scale = unpack2x16float(words[block]);
+            let code = (words[4u * (block + block / 4u + 1u) + at / 8u] >> (8u * (at % 4u) + at % 8u / 4u * 4u)) & 15u;
+            let scale = unpack2x16float(words[20u * (block / 4u) + block % 4u]);
             return scale.x * f32(code) + scale.y;
         }
     }

@@ -46,9 +46,16 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocation_id) la
             store_columns(own, first + 8u, min(first + 16u, params.n), high);
         }
     } else {
-        store_rows(first, min(first + 8u, params.m), own, add_low_rank(low, first + lane, own));
+        for (var k = 0u; k < low_rank_steps(); k += 4u) {
+            let block = v_block(own, k);
+            low = add_rows(low, u_steps(first + lane, k), block);
+            if SPREAD_ROWS == 16u {
+                high = add_rows(high, u_steps(first + 8u + lane, k), block);
+            }
+        }
+        store_rows(first, min(first + 8u, params.m), own, low);
         if SPREAD_ROWS == 16u {
-            store_rows(first + 8u, min(first + 16u, params.m), own, add_low_rank(high, first + 8u + lane, own));
+            store_rows(first + 8u, min(first + 16u, params.m), own, high);
         }
     }
 }

@@ -48,6 +48,11 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocation_id) la
             scale[3].x * last_codes(codes[3]) + scale[3].y,
         ));
     }
-    store_rows(first, min(first + 8u, params.m), own, add_low_rank(low, first + lane, own));
-    store_rows(first, min(first + 8u, params.m), own + 4u, add_low_rank(high, first + lane, own + 4u));
+    for (var k = 0u; k < low_rank_steps(); k += 4u) {
+        let spread = u_steps(first + lane, k);
+        low = add_rows(low, spread, v_block(own, k));
+        high = add_rows(high, spread, v_block(own + 4u, k));
+    }
+    store_rows(first, min(first + 8u, params.m), own, low);
+    store_rows(first, min(first + 8u, params.m), own + 4u, high);
 }

@@ -1,6 +1,6 @@
 // The low-rank term of matmul_low_rank, low_rank_scale * u op(v), added to the sums of a tile while they are in registers. It has as few
 // steps as the rank, so it costs little beside the product, and saves the pass over out that a product of its own would take.
-// Rows and columns past the end read the last ones instead, as in matmul_operands. Needs SHADER_INT64 and add_rows.
+// Rows and columns past the end read the last ones instead, as in matmul_operands. Needs SHADER_INT64.
 
 @group(0) @binding(5) var<storage, read> u: array<vec2<u64>>; // [m, rank]
 @group(0) @binding(6) var<storage, read> v: array<vec2<u64>>; // [n, rank], or where B_BY_K [rank, n]
@@ -23,12 +23,22 @@ fn v_block(j: u32, k: u32) -> mat4x4f {
     return mat4x4f(from_pairs(v[at.x]), from_pairs(v[at.y]), from_pairs(v[at.z]), from_pairs(v[at.w]));
 }
 
-// Sums of 8 rows, of which this lane has `row` of u, and the lane's 4 columns from `column` on.
-fn add_low_rank(sums: EightRows, row: u32, column: u32) -> EightRows {
-    var total = sums;
+// low_rank_scale * u[i, k .. k + 4]
+fn u_steps(i: u32, k: u32) -> vec4f {
+    return params.low_rank_scale * from_pairs(u[(min(i, params.m - 1u) * params.rank + k) / 4u]);
+}
+
+// The steps that a tile adds: the loop over them stands in the kernel, since on a CPU driver sums that pass through a function with a
+// loop are copied through memory, which costs a quarter of the speed.
+fn low_rank_steps() -> u32 {
+    return params.rank;
+}
+
+// The term of one column, for u of one row.
+fn low_rank_sum(column: u32) -> f32 {
+    var sum = 0.0;
     for (var k = 0u; k < params.rank; k += 4u) {
-        let spread = params.low_rank_scale * from_pairs(u[(min(row, params.m - 1u) * params.rank + k) / 4u]);
-        total = add_rows(total, spread, v_block(column, k));
+        sum += dot(u_steps(0u, k), v_steps(column, k));
     }
-    return total;
+    return sum;
 }

@@ -4,15 +4,6 @@
 // One vec4 for each of 8 rows.
 alias EightVectors = array<vec4f, 8>;
 
-// The numbers that lanes 0 .. 4, or 4 .. 8, hold.
-fn spread_low(x: f32) -> vec4f {
-    return vec4f(subgroupBroadcast(x, 0u), subgroupBroadcast(x, 1u), subgroupBroadcast(x, 2u), subgroupBroadcast(x, 3u));
-}
-
-fn spread_high(x: f32) -> vec4f {
-    return vec4f(subgroupBroadcast(x, 4u), subgroupBroadcast(x, 5u), subgroupBroadcast(x, 6u), subgroupBroadcast(x, 7u));
-}
-
 // Scalar products of the lane's vec4 with those that lanes 0 .. 4, or 4 .. 8, hold in `others`.
 fn products_low(own: vec4f, others: vec4f) -> vec4f {
     return vec4f(

@@ -14,7 +14,7 @@ use crate::graph::{Counts, Graph, ShapeError, ValueId};
 use crate::model::config::ModelConfig;
 use crate::model::llama::{Head, Inputs, Llama, Purpose, StorageOf};
 use crate::model::weights::DeviceWeights;
-use crate::plan::Executable;
+use crate::plan::{Executable, fuse_adapters};
 use crate::{Error, Result};
 
 /// Rows of the prompt that go through the model together.
@@ -51,7 +51,7 @@ impl Generator {
     /// If the configuration contradicts itself.
     pub fn graphs(config: &ModelConfig, storage: StorageOf, lora: Option<&LoraSpec>, context: usize) -> Result<Vec<Graph>> {
         let context = clamped(context, config);
-        let graph = |rows| Ok(Llama::build(config, storage, lora, Purpose::Generate { cache: context }, rows)?.graph);
+        let graph = |rows| Ok(fused(config, storage, lora, context, rows)?.0.graph);
         [PREFILL_ROWS.min(context), 1].into_iter().map(graph).collect()
     }
 
@@ -121,7 +121,23 @@ fn clamped(context: usize, config: &ModelConfig) -> usize {
     context.clamp(1, config.max_position_embeddings.max(1))
 }
 
-/// The model's graph for a fixed maximum of rows.
+/// The model that gives logits for a fixed maximum of rows, and these.
+fn fused(
+    config: &ModelConfig,
+    storage: StorageOf,
+    lora: Option<&LoraSpec>,
+    context: usize,
+    rows: usize,
+) -> Result<(Llama, ValueId)> {
+    let mut model = Llama::build(config, storage, lora, Purpose::Generate { cache: context }, rows)?;
+    let Head::Logits(logits) = model.head else {
+        return Err(ShapeError::new("llama", "the head", "a loss", "logits").into());
+    };
+    model.graph = fuse_adapters(&model.graph, &[logits]);
+    Ok((model, logits))
+}
+
+/// The model's graph for a fixed maximum of rows, ready to run.
 struct Pass {
     inputs: Inputs,
     logits: ValueId,
@@ -140,10 +156,7 @@ impl Pass {
         caches: &mut Vec<Slice>,
     ) -> Result<Self> {
         let lora = adapter.map(|adapter| &adapter.spec);
-        let model = Llama::build(config, &|name| weights.dtype(name), lora, Purpose::Generate { cache: context }, rows)?;
-        let Head::Logits(logits) = model.head else {
-            return Err(ShapeError::new("llama", "the head", "a loss", "logits").into());
-        };
+        let (model, logits) = fused(config, &|name| weights.dtype(name), lora, context, rows)?;
         let device = weights.device().clone();
         if caches.is_empty() {
             for &cache in &model.caches {

@@ -1,13 +1,17 @@
-//! How block-quantised weights rest on the device: 32 elements of a row a block, in whole 32-bit words.
+//! How block-quantised weights rest on the device: 32 elements of a row a block, numbered through the matrix, and four blocks a group.
 //!
-//! | type | words | layout | element |
-//! |---|---|---|---|
-//! | Q8_0 | 9 | d: f32; 8 words of four codes (i8) | `d q` |
-//! | Q4_1 | 5 | d, m: f16; 4 words of eight codes (4 bits) | `d q + m` |
+//! | type | bytes a group | head | then, block by block | element |
+//! |---|---|---|---|---|
+//! | Q8_0 | 144 | four times d: f32 | 8 words of four codes (i8) | `d q` |
+//! | Q4_1 | 80 | four times d, m: f16 | 4 words of eight codes (4 bits) | `d q + m` |
+//!
+//! Group by group, heads and codes begin at multiples of 16 bytes, so a kernel may load all codes of a block in one or two pieces. The last
+//! group may be filled up with zeros.
 //!
 //! A word of Q4_1 holds elements 8 c .. 8 c + 8: the low halves of its bytes the first four, the high halves the others, so that four
 //! elements that follow each other leave it by one shift and one mask. (ggml puts elements 0 .. 16 of a block into the low halves and the
-//! others into the high ones.) Values are exactly those of the file: `d q` is exact in f32, and the sum is rounded once.
+//! others into the high ones, and the scale before the codes of each block.) Values are exactly those of the file: `d q` is exact in f32,
+//! and the sum is rounded once.
 
 use crate::graph::DType;
 use half::f16;
@@ -15,21 +19,38 @@ use half::f16;
 /// Elements of a block.
 pub const BLOCK: usize = 32;
 
-/// The bytes of a Q8_0 block.
-pub fn q8_0(d: f32, codes: &[i8; BLOCK]) -> [u8; 36] {
-    let mut bytes = [0; 36];
-    bytes[..4].copy_from_slice(&d.to_le_bytes());
-    bytes[4..].copy_from_slice(bytemuck::cast_slice(codes));
-    bytes
+/// Blocks of a group.
+const GROUP: usize = 4;
+
+/// The bytes of Q8_0 blocks: of each, d and the codes.
+pub fn q8_0(blocks: impl Iterator<Item = (f32, [i8; BLOCK])>) -> Vec<u8> {
+    in_groups(blocks.map(|(d, codes)| (d.to_le_bytes(), bytemuck::cast::<_, [u8; BLOCK]>(codes))))
 }
 
-/// The bytes of a Q4_1 block; codes are below 16.
-pub fn q4_1(d: f16, m: f16, codes: &[u8; BLOCK]) -> [u8; 20] {
-    let mut bytes = [0; 20];
-    bytes[..2].copy_from_slice(&d.to_le_bytes());
-    bytes[2..4].copy_from_slice(&m.to_le_bytes());
-    for (word, eight) in bytes[4..].chunks_exact_mut(4).zip(codes.chunks_exact(8)) {
-        word.iter_mut().enumerate().for_each(|(at, byte)| *byte = eight[at] | eight[at + 4] << 4);
+/// The bytes of Q4_1 blocks: of each, d, m and the codes, which are below 16.
+pub fn q4_1(blocks: impl Iterator<Item = (f16, f16, [u8; BLOCK])>) -> Vec<u8> {
+    in_groups(blocks.map(|(d, m, codes)| {
+        let (d, m) = (d.to_le_bytes(), m.to_le_bytes());
+        (
+            [d[0], d[1], m[0], m[1]],
+            std::array::from_fn::<u8, { BLOCK / 2 }, _>(|at| {
+                let eight = &codes[at / 4 * 8..];
+                eight[at % 4] | eight[at % 4 + 4] << 4
+            }),
+        )
+    }))
+}
+
+/// Heads and packed codes of blocks, group by group.
+fn in_groups<const CODES: usize>(blocks: impl Iterator<Item = ([u8; 4], [u8; CODES])>) -> Vec<u8> {
+    let blocks: Vec<_> = blocks.collect();
+    let mut bytes = Vec::with_capacity(blocks.len().div_ceil(GROUP) * GROUP * (4 + CODES));
+    for group in blocks.chunks(GROUP) {
+        let missing = GROUP - group.len();
+        group.iter().for_each(|(head, _)| bytes.extend(head));
+        bytes.extend(std::iter::repeat_n(0, 4 * missing));
+        group.iter().for_each(|(_, codes)| bytes.extend(codes));
+        bytes.extend(std::iter::repeat_n(0, CODES * missing));
     }
     bytes
 }
@@ -38,8 +59,8 @@ pub fn q4_1(d: f16, m: f16, codes: &[u8; BLOCK]) -> [u8; 20] {
 pub(super) fn quantise(values: &[f32], dtype: DType) -> Vec<u8> {
     let blocks = values.as_chunks::<BLOCK>().0.iter();
     match dtype {
-        DType::Q8_0 => blocks.map(q8_0_of).flat_map(|(d, codes)| q8_0(d, &codes)).collect(),
-        _ => blocks.map(q4_1_of).flat_map(|(d, m, codes)| q4_1(d, m, &codes)).collect(),
+        DType::Q8_0 => q8_0(blocks.map(q8_0_of)),
+        _ => q4_1(blocks.map(q4_1_of)),
     }
 }
 

@@ -186,14 +186,15 @@ pub fn rounded(values: &[f32], dtype: DType) -> Vec<f32> {
     }
 }
 
-/// First rows of the parts of a matrix, none of which exceeds a binding. Parts begin at multiples of 128 rows, which suits every tile.
+/// First rows of the parts of a matrix, none of which exceeds a binding. Parts begin at multiples of 128 rows, which suits every
+/// tile; at least at multiples of 4, where blocks begin a group.
 pub fn split_rows(rows: usize, row_bytes: usize, max_binding: usize) -> Vec<usize> {
     const GRAIN: usize = 128;
     let most = max_binding.saturating_sub(ALIGNMENT) / row_bytes.max(1);
     if rows <= most {
         return vec![0];
     }
-    let step = if most >= GRAIN { most / GRAIN * GRAIN } else { most.max(1) };
+    let step = if most >= GRAIN { most / GRAIN * GRAIN } else { (most / 4 * 4).max(4) };
     (0..rows).step_by(step).collect()
 }
 

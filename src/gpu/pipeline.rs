@@ -88,9 +88,9 @@ impl Pipeline {
 fn entry(index: usize, kind: BindingKind) -> wgpu::BindGroupLayoutEntry {
     let (ty, least) = match kind {
         BindingKind::Uniform(bytes) => (wgpu::BufferBindingType::Uniform, u64::from(bytes)),
-        // One vec4: every buffer is padded to more, so that no size need be checked at each dispatch.
-        BindingKind::StorageRead => (wgpu::BufferBindingType::Storage { read_only: true }, 16),
-        BindingKind::StorageReadWrite => (wgpu::BufferBindingType::Storage { read_only: false }, 16),
+        // One vec4 of 64-bit pairs: every buffer is padded to more, so that no size need be checked at each dispatch.
+        BindingKind::StorageRead => (wgpu::BufferBindingType::Storage { read_only: true }, 32),
+        BindingKind::StorageReadWrite => (wgpu::BufferBindingType::Storage { read_only: false }, 32),
     };
     wgpu::BindGroupLayoutEntry {
         binding: index as u32,

@@ -28,13 +28,13 @@ impl DType {
         }
     }
 
-    /// Bytes of this many elements, which are whole blocks.
+    /// Bytes of this many elements, which are whole blocks; of block types, in whole groups of four (see [`crate::gpu::blocks`]).
     pub fn bytes(self, elements: usize) -> usize {
         match self {
             Self::F32 | Self::U32 => elements * 4,
             Self::F16 | Self::BF16 => elements * 2,
-            Self::Q8_0 => elements / self.block() * 36,
-            Self::Q4_1 => elements / self.block() * 20,
+            Self::Q8_0 => elements.div_ceil(4 * self.block()) * 144,
+            Self::Q4_1 => elements.div_ceil(4 * self.block()) * 80,
         }
     }
 }

@@ -99,11 +99,13 @@ impl DeviceWeights {
         // A vector is one row.
         let (rows, columns) = if info.shape.len() < 2 { (1, info.rows()) } else { (info.rows(), info.row_values()) };
         let row_bytes = dtype.bytes(columns);
+        let bytes_of = |rows: usize| dtype.bytes(rows * columns);
         let part_starts = split_rows(rows, row_bytes, device.max_binding());
         let mut slices = Vec::new();
         for (index, &start) in part_starts.iter().enumerate() {
             let end = part_starts.get(index + 1).copied().unwrap_or(rows);
-            let slice = device.allocate(&info.name, (end - start) * row_bytes)?;
+            let slice = device.allocate(&info.name, bytes_of(end - start))?;
+            // A multiple of 4 rows is whole groups of blocks, and whole words.
             let step = (CHUNK_BYTES / row_bytes.max(1)).max(1).next_multiple_of(4);
             for first in (start..end).step_by(step) {
                 let last = (first + step).min(end);
@@ -111,7 +113,7 @@ impl DeviceWeights {
                 let stored = source.read_rows(&info.name, source_rows)?;
                 let mut bytes = pack(&stored, info.storage, dtype);
                 bytes.resize(bytes.len().next_multiple_of(4), 0);
-                device.write_at(&slice, (first - start) * row_bytes, &bytes);
+                device.write_at(&slice, bytes_of(first - start), &bytes);
                 // Without a submission, what was written waits in staging memory.
                 device.flush()?;
             }

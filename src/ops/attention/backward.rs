@@ -204,18 +204,19 @@ pub static QUERY_SUBGROUP8: Kernel = Kernel {
     constants: &[],
     params: BackwardParams::FIELDS,
     needs: Needs { subgroup_size: Some(8), ..Needs::NONE },
-    unchecked: false,
+    unchecked: true,
 };
 
 /// One workgroup, of one subgroup of 8, for 8 keys of a key/value head.
 pub static KEY_VALUE_SUBGROUP8: Kernel = Kernel {
     name: "attention_backward_key_value_subgroup8",
     sources: &[
+        include_str!("../../../shaders/common/spread_lanes.wgsl"),
         include_str!("../../../shaders/common/subgroup8_blocks.wgsl"),
         include_str!("../../../shaders/attention_backward_key_value_subgroup8.wgsl"),
     ],
     constants: &[],
     params: BackwardParams::FIELDS,
     needs: Needs { subgroup_size: Some(8), ..Needs::NONE },
-    unchecked: false,
+    unchecked: true,
 };

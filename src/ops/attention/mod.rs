@@ -223,5 +223,5 @@ pub static FORWARD_SUBGROUP8: Kernel = Kernel {
     constants: &[],
     params: Params::FIELDS,
     needs: Needs { subgroup_size: Some(8), ..Needs::NONE },
-    unchecked: false,
+    unchecked: true,
 };

@@ -6,7 +6,7 @@
 //! | register | other CPU drivers | 8 x 8 in registers |
 //! | tiled | GPUs | 64 x 64 by way of workgroup memory; 16 x 64, 64 x 16 where `m` or `n` is small; 32 x 32, 128 x 128 if tuned |
 //! | narrow | GPUs, few columns or rows and a long `k` | 4 x 8, lanes along `k` |
-//! | matvec | one row of `a` (generation) | 8 columns, lanes along `k` |
+//! | matvec | one row of `a` (generation) | 8 columns, lanes along `k`; of block-quantised weights on CPU drivers a column a lane |
 //! | general | sizes that are no multiples of 4 | 4 x 4 |
 //! | f16, cooperative | `--matmul` says so | 64 x 64 and others; see [`super::arithmetic`] |
 //!
@@ -14,7 +14,8 @@
 //! demands: on the largest `m` where rows are counted anew for each run, and on the device's [`Tuning`](super::Tuning), where the product's
 //! class stands in it. Where it does not, a rule decides that suits most devices of a kind.
 //!
-//! All forms in f32 but narrow and matvec, whose lanes lie along k, add along k in order, one `fma` a step; general multiplies, then adds.
+//! All forms in f32 but narrow and matvec, which add up several sums at the end, add along k in order, one `fma` a step; general multiplies,
+//! then adds.
 
 use super::launch::{GeneralParams, Params};
 use super::{Layout, arithmetic};
@@ -98,31 +99,55 @@ static SUBGROUP8_TILE_LOW_RANK: Family = family!(
 type BlockFamily = [Kernel; 2];
 
 macro_rules! block_family {
-    ($name:literal, [$($file:literal),+]) => {
+    ($name:literal, $loads:literal, [$($file:literal),+]) => {
         [
-            family!(@one $name, "q8_0", "", Params, SUBGROUP8, true, &[], [
-                "common/activations_f32_wide", "common/matmul_io", "common/matmul_operands", "common/eight_rows",
+            family!(@one $name, "q8_0", $loads, Params, SUBGROUP8, true, &[], [
+                "common/matmul_io", "common/matmul_operands", "common/eight_rows",
                 "common/spread_rows", $($file),+
             ]),
-            family!(@one $name, "q4_1", "", Params, SUBGROUP8, true, &[], [
-                "common/activations_f32_wide", "common/matmul_io", "common/matmul_operands", "common/eight_rows",
+            family!(@one $name, "q4_1", $loads, Params, SUBGROUP8, true, &[], [
+                "common/matmul_io", "common/matmul_operands", "common/eight_rows",
                 "common/spread_rows", $($file),+
             ]),
         ]
     };
 }
 
-static SUBGROUP8_BLOCKS: BlockFamily =
-    block_family!("matmul_subgroup8_blocks", ["common/no_low_rank", "matmul_subgroup8_blocks"]);
+static SUBGROUP8_BLOCKS: BlockFamily = block_family!(
+    "matmul_subgroup8_blocks",
+    "",
+    ["common/activations_f32_widest", "common/no_low_rank", "matmul_subgroup8_blocks"]
+);
 
-static SUBGROUP8_BLOCKS_LOW_RANK: BlockFamily =
-    block_family!("matmul_subgroup8_blocks_low_rank", ["common/low_rank", "matmul_subgroup8_blocks"]);
+static SUBGROUP8_BLOCKS_LOW_RANK: BlockFamily = block_family!(
+    "matmul_subgroup8_blocks_low_rank",
+    "",
+    ["common/activations_f32_widest", "common/low_rank", "matmul_subgroup8_blocks"]
+);
 
-static SUBGROUP8_BLOCKS_BY_K: BlockFamily =
-    block_family!("matmul_subgroup8_blocks_by_k", ["common/no_low_rank", "matmul_subgroup8_blocks_by_k"]);
+static SUBGROUP8_BLOCKS_BY_K: BlockFamily = block_family!(
+    "matmul_subgroup8_blocks_by_k",
+    "",
+    ["common/activations_f32_wide", "common/no_low_rank", "matmul_subgroup8_blocks_by_k"]
+);
 
-static SUBGROUP8_BLOCKS_BY_K_LOW_RANK: BlockFamily =
-    block_family!("matmul_subgroup8_blocks_by_k_low_rank", ["common/low_rank", "matmul_subgroup8_blocks_by_k"]);
+static SUBGROUP8_BLOCKS_BY_K_LOW_RANK: BlockFamily = block_family!(
+    "matmul_subgroup8_blocks_by_k_low_rank",
+    "",
+    ["common/activations_f32_wide", "common/low_rank", "matmul_subgroup8_blocks_by_k"]
+);
+
+static MATVEC_BLOCKS: BlockFamily = block_family!(
+    "matmul_matvec_blocks",
+    "_wide",
+    ["common/activations_f32_wide", "common/spread_lanes", "common/no_low_rank", "matmul_matvec_blocks"]
+);
+
+static MATVEC_BLOCKS_LOW_RANK: BlockFamily = block_family!(
+    "matmul_matvec_blocks_low_rank",
+    "_wide",
+    ["common/activations_f32_wide", "common/spread_lanes", "common/low_rank", "matmul_matvec_blocks"]
+);
 
 static SUBGROUP8_MATVEC: Family = family!(
     "matmul_matvec_subgroup8",
@@ -180,13 +205,13 @@ pub(super) const SOURCE: &str = concat!(include_str!("variants.rs"), include_str
 /// Every kernel that may be chosen.
 pub fn kernels() -> Vec<&'static Kernel> {
     let families = [&GENERAL, &SUBGROUP8_TILE, &SUBGROUP8_MATVEC, &REGISTER, &TILED, &NARROW, &MATVEC];
-    let in_f32 = families.into_iter().flatten().chain(&SUBGROUP8_BLOCKS).chain(&SUBGROUP8_BLOCKS_BY_K);
-    in_f32.chain(arithmetic::kernels()).collect()
+    let of_blocks = [&SUBGROUP8_BLOCKS, &SUBGROUP8_BLOCKS_BY_K, &MATVEC_BLOCKS].into_iter().flatten();
+    families.into_iter().flatten().chain(of_blocks).chain(arithmetic::kernels()).collect()
 }
 
 /// Those of them that add a low-rank term as well.
 pub(super) fn low_rank_kernels() -> Vec<&'static Kernel> {
-    let blocks = [&SUBGROUP8_BLOCKS_LOW_RANK, &SUBGROUP8_BLOCKS_BY_K_LOW_RANK];
+    let blocks = [&SUBGROUP8_BLOCKS_LOW_RANK, &SUBGROUP8_BLOCKS_BY_K_LOW_RANK, &MATVEC_BLOCKS_LOW_RANK];
     SUBGROUP8_TILE_LOW_RANK.iter().chain(blocks.into_iter().flatten()).collect()
 }
 
@@ -236,6 +261,11 @@ static SUBGROUP8_8X32: Form =
 static SUBGROUP8_32X16: Form = tiles("subgroup8_32x16", &SUBGROUP8_TILE, &[("SWAPPED", 1.0)], 32, 16);
 static SUBGROUP8_32X8: Form = tiles("subgroup8_32x8", &SUBGROUP8_TILE, &[("SWAPPED", 1.0), ("SPREAD_ROWS", 8.0)], 32, 8);
 static SUBGROUP8_VECTOR: Form = tiles("matvec_subgroup8", &SUBGROUP8_MATVEC, &[], 1, 8);
+static BLOCKS_VECTOR: Form = Form {
+    layout: Some(Layout::NT),
+    low_rank: Some(&MATVEC_BLOCKS_LOW_RANK),
+    ..tiles("matvec_blocks", &MATVEC_BLOCKS, &[], 1, 8)
+};
 static BLOCKS_16X32: Form = Form {
     layout: Some(Layout::NT),
     low_rank: Some(&SUBGROUP8_BLOCKS_LOW_RANK),
@@ -371,7 +401,7 @@ impl Problem {
         let subgroup8 = SUBGROUP8.met_by(facts);
         let mut forms = Vec::new();
         if subgroup8 && self.is_vector() {
-            forms.push(&SUBGROUP8_VECTOR);
+            forms.extend([&SUBGROUP8_VECTOR, &BLOCKS_VECTOR]);
         }
         if subgroup8 {
             forms.push(&SUBGROUP8_16X32);
@@ -410,6 +440,7 @@ impl Problem {
         }
         if SUBGROUP8.met_by(facts) {
             return match (m, n) {
+                _ if self.is_vector() && dtype.block() > 1 => &BLOCKS_VECTOR,
                 _ if self.is_vector() => &SUBGROUP8_VECTOR,
                 // Blocks lie along k in NT and along n in NN.
                 _ if dtype.block() > 1 && layout == Layout::NN => &BLOCKS_8X64,
