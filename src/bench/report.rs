@@ -4,6 +4,7 @@ use super::generation::GenerationReport;
 use super::kernels::KernelRow;
 use super::speed::Speed;
 use super::step::StepReport;
+use crate::gpu::Arithmetic;
 use crate::plan::timings::{self, Bound, KernelTotal};
 use serde::Serialize;
 use std::fmt::Write;
@@ -16,6 +17,8 @@ pub struct Report {
     pub backend: String,
     /// The driver runs on the CPU.
     pub cpu_driver: bool,
+    /// Arithmetic of the large products.
+    pub matmul: Arithmetic,
     #[serde(flatten)]
     pub speed: Speed,
     pub tables: Vec<Table>,
@@ -36,7 +39,7 @@ const MIB: f64 = (1 << 20) as f64;
 
 impl Report {
     pub fn text(&self) -> String {
-        let mut text = format!("{} ({}, {})\n", self.device, self.backend, self.driver);
+        let mut text = format!("{} ({}, {}), --matmul {}\n", self.device, self.backend, self.driver, self.matmul.name());
         let roofline = &self.speed.roofline;
         let _ = writeln!(
             text,

@@ -132,6 +132,7 @@ pub fn run(args: BenchArgs) -> Result<()> {
         driver: device.info.driver_info.clone(),
         backend: device.info.backend.to_string(),
         cpu_driver: device.facts.cpu_driver,
+        matmul: device.facts.arithmetic,
         speed,
         tables: Vec::new(),
         step: None,
