@@ -59,6 +59,7 @@ impl Op for AttentionBackwardQuery {
             params: StatisticsParams { vectors: vectors as u32 }.bytes(),
             bindings: vec![Bind::Input(3), Bind::Input(5), Bind::Input(4), Bind::Output(1)],
             workgroups: spread(vectors.div_ceil(64)),
+            work: 0.0,
         };
         let (kernel, workgroups) = if self.0.fits_subgroup8(call.device) {
             (&QUERY_SUBGROUP8, self.0.key_value_heads * (call.inputs[0].rows * self.0.group()).div_ceil(8))
@@ -79,16 +80,13 @@ impl Op for AttentionBackwardQuery {
                 Bind::Output(0),
             ],
             workgroups: spread(workgroups),
+            work: 1.0,
         };
         vec![statistics, query]
     }
 
     fn flops(&self, inputs: &[[usize; 2]], _: &[[usize; 2]]) -> u64 {
         flops_of(&self.0, inputs[0][0], inputs[1][0], 3)
-    }
-
-    fn does_the_work(&self, kernel: &Kernel) -> bool {
-        kernel.name != STATISTICS.name
     }
 }
 
@@ -144,6 +142,7 @@ impl Op for AttentionBackwardKeyValue {
             params: params(&self.0, call).bytes(),
             bindings: (0..6).map(Bind::Input).chain([Bind::Output(0), Bind::Output(1)]).collect(),
             workgroups: spread(workgroups),
+            work: 1.0,
         }]
     }
 

@@ -199,6 +199,7 @@ impl Op for Attention {
             params: params.bytes(),
             bindings: (0..5).map(Bind::Input).chain([Bind::Output(0), Bind::Output(1)]).collect(),
             workgroups: spread(workgroups),
+            work: 1.0,
         }]
     }
 
