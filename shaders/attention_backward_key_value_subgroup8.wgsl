@@ -2,23 +2,23 @@
 // 8 keys and 8 query vectors. One workgroup is one subgroup and owns 8 keys of a key/value head; it walks over the query vectors
 // (row, query head of the group) that see any of them, 8 at a time. The lanes hold keys where attention_subgroup8.wgsl, which says
 // why that is fast there, has query vectors:
-//   weights    lane = key: each lane loads a vec4 of its key and of one query; the queries' are spread
-//   gradients  lane = column of vec4s: each lane loads its columns of one query vector; the weights of the keys are spread
+//   weights    lane = key: each lane loads 8 columns of its key and of one query; the queries' are spread
+//   gradients  lane = 8 columns: each lane loads its columns of one query vector; the weights of the keys are spread
 // Traffic: reads k and v once, writes d_k and d_v once; q, d_out and the statistics are read once for every 8 keys.
 // Accumulates in f32, in the order of the rows and, within a row, of the query heads; no barriers, no workgroup memory, no atomics.
 
 struct Params { rows: u32, heads: u32, group: u32, scale: f32 }
 
 override HEAD_VEC4: u32 = 16; // columns of a head / 4
-const SLOTS = 4u;             // vec4s of a head that a lane can hold: columns of a head <= 8 lanes * 4 * SLOTS
+const SLOTS = 4u;             // vec4s of a head that a lane can hold, in pairs: columns of a head <= 8 lanes * 4 * SLOTS
 const UNSEEN = -1e30;         // score of a key that a query vector does not see
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> q: array<vec4f>;            // [rows, heads * HEAD_VEC4]
-@group(0) @binding(2) var<storage, read> k: array<vec4f>;            // [rows, heads / group * HEAD_VEC4]
-@group(0) @binding(3) var<storage, read> v: array<vec4f>;            // as k
+@group(0) @binding(1) var<storage, read> q: array<vec4<u64>>;       // [rows, heads * HEAD_VEC4 / 2]
+@group(0) @binding(2) var<storage, read> k: array<vec4<u64>>;       // [rows, heads / group * HEAD_VEC4 / 2]
+@group(0) @binding(3) var<storage, read> v: array<vec4<u64>>;       // as k
 @group(0) @binding(4) var<storage, read> statistics: array<vec2f>;   // [rows, heads]: lse, delta
-@group(0) @binding(5) var<storage, read> d_out: array<vec4f>;        // as q
+@group(0) @binding(5) var<storage, read> d_out: array<vec4<u64>>;   // as q
 @group(0) @binding(6) var<storage, read> segment_start: array<u32>;  // [rows], never falling
 @group(0) @binding(7) var<storage, read_write> d_k: array<vec4f>;    // as k
 @group(0) @binding(8) var<storage, read_write> d_v: array<vec4f>;    // as k
@@ -26,6 +26,11 @@ const UNSEEN = -1e30;         // score of a key that a query vector does not see
 // Where query vector `vector` of key head `key_head` begins in q and d_out.
 fn start_of(vector: u32, key_head: u32) -> u32 {
     return (vector / params.group * params.heads + key_head * params.group + vector % params.group) * HEAD_VEC4;
+}
+
+// Which vec4 of a head the lane holds in this slot: two that follow each other in each pair of slots. Past the end, one of the last pair.
+fn column_of(slot: u32, lane: u32) -> u32 {
+    return min(slot / 2u * 16u + 2u * lane, HEAD_VEC4 - 2u) + slot % 2u;
 }
 
 @compute @workgroup_size(8)
@@ -59,15 +64,19 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
         var scores_high = vec4f(); // query vectors base + 4 .. base + 8
         var d_low = vec4f();
         var d_high = vec4f();
-        for (var c = 0u; c < HEAD_VEC4; c++) {
-            let own_key = k[k_start + c];
-            let own_value = v[k_start + c];
-            let query = q[q_start + c];
-            let d_output = d_out[q_start + c];
-            scores_low += products_low(own_key, query);
-            scores_high += products_high(own_key, query);
-            d_low += products_low(own_value, d_output);
-            d_high += products_high(own_value, d_output);
+        for (var c = 0u; c < HEAD_VEC4; c += 2u) {
+            let own_key = eight_of(k[(k_start + c) / 2u]);
+            let own_value = eight_of(v[(k_start + c) / 2u]);
+            let query = eight_of(q[(q_start + c) / 2u]);
+            let d_output = eight_of(d_out[(q_start + c) / 2u]);
+            scores_low += products_low(own_key.near, query.near);
+            scores_low += products_low(own_key.far, query.far);
+            scores_high += products_high(own_key.near, query.near);
+            scores_high += products_high(own_key.far, query.far);
+            d_low += products_low(own_value.near, d_output.near);
+            d_low += products_low(own_value.far, d_output.far);
+            d_high += products_high(own_value.near, d_output.near);
+            d_high += products_high(own_value.far, d_output.far);
         }
         // Keys first_seen ..= row are seen by a query vector, none by one past the end. Rows are numbers that f32 holds exactly.
         let first_seen = select(f32(params.rows), f32(segment), base + lane < vectors);
@@ -84,22 +93,26 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
             let d_score = select(d_scores_low, d_scores_high, i >= 4u)[i % 4u];
             let start = start_of(min(base + i, vectors - 1u), key_head);
             // Two loops: the driver unrolls them, which keeps the sums in registers, only if they are short.
-            for (var slot = 0u; slot < SLOTS; slot++) {
+            for (var slot = 0u; slot < SLOTS; slot += 2u) {
                 if slot * 8u < HEAD_VEC4 {
-                    sum_k[slot] = add_products(sum_k[slot], d_score, q[start + min(slot * 8u + lane, HEAD_VEC4 - 1u)]);
+                    let query = eight_of(q[(start + column_of(slot, lane)) / 2u]);
+                    sum_k[slot] = add_products(sum_k[slot], d_score, query.near);
+                    sum_k[slot + 1u] = add_products(sum_k[slot + 1u], d_score, query.far);
                 }
             }
-            for (var slot = 0u; slot < SLOTS; slot++) {
+            for (var slot = 0u; slot < SLOTS; slot += 2u) {
                 if slot * 8u < HEAD_VEC4 {
-                    sum_v[slot] = add_products(sum_v[slot], weight, d_out[start + min(slot * 8u + lane, HEAD_VEC4 - 1u)]);
+                    let d_output = eight_of(d_out[(start + column_of(slot, lane)) / 2u]);
+                    sum_v[slot] = add_products(sum_v[slot], weight, d_output.near);
+                    sum_v[slot + 1u] = add_products(sum_v[slot + 1u], weight, d_output.far);
                 }
             }
         }
     }
 
     for (var slot = 0u; slot < SLOTS; slot++) {
-        if slot * 8u < HEAD_VEC4 {
-            let c = slot * 8u + lane;
+        if slot / 2u * 16u < HEAD_VEC4 {
+            let c = slot / 2u * 16u + 2u * lane + slot % 2u;
             var outputs = sum_k[slot];
             for (var j = first_key; j < min(first_key + 8u, params.rows); j++) {
                 if c < HEAD_VEC4 {
@@ -110,8 +123,8 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
         }
     }
     for (var slot = 0u; slot < SLOTS; slot++) {
-        if slot * 8u < HEAD_VEC4 {
-            let c = slot * 8u + lane;
+        if slot / 2u * 16u < HEAD_VEC4 {
+            let c = slot / 2u * 16u + 2u * lane + slot % 2u;
             var outputs = sum_v[slot];
             for (var j = first_key; j < min(first_key + 8u, params.rows); j++) {
                 if c < HEAD_VEC4 {

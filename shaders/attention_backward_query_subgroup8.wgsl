@@ -6,21 +6,26 @@
 struct Params { rows: u32, heads: u32, group: u32, scale: f32 }
 
 override HEAD_VEC4: u32 = 16; // columns of a head / 4
-const SLOTS = 4u;             // vec4s of a head that a lane can hold: columns of a head <= 8 lanes * 4 * SLOTS
+const SLOTS = 4u;             // vec4s of a head that a lane can hold, in pairs: columns of a head <= 8 lanes * 4 * SLOTS
 const UNSEEN = -1e30;         // score of a key that a query vector does not see
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> q: array<vec4f>;            // [rows, heads * HEAD_VEC4]
-@group(0) @binding(2) var<storage, read> k: array<vec4f>;            // [rows, heads / group * HEAD_VEC4]
-@group(0) @binding(3) var<storage, read> v: array<vec4f>;            // as k
+@group(0) @binding(1) var<storage, read> q: array<vec4<u64>>;       // [rows, heads * HEAD_VEC4 / 2]
+@group(0) @binding(2) var<storage, read> k: array<vec4<u64>>;       // [rows, heads / group * HEAD_VEC4 / 2]
+@group(0) @binding(3) var<storage, read> v: array<vec4<u64>>;       // as k
 @group(0) @binding(4) var<storage, read> statistics: array<vec2f>;   // [rows, heads]: lse, delta
-@group(0) @binding(5) var<storage, read> d_out: array<vec4f>;        // as q
+@group(0) @binding(5) var<storage, read> d_out: array<vec4<u64>>;   // as q
 @group(0) @binding(6) var<storage, read> segment_start: array<u32>;  // [rows], never falling
 @group(0) @binding(7) var<storage, read_write> d_q: array<vec4f>;    // as q
 
 // Where query vector `vector` of key head `key_head` begins in q, d_out and d_q.
 fn start_of(vector: u32, key_head: u32) -> u32 {
     return (vector / params.group * params.heads + key_head * params.group + vector % params.group) * HEAD_VEC4;
+}
+
+// Which vec4 of a head the lane holds in this slot: two that follow each other in each pair of slots. Past the end, one of the last pair.
+fn column_of(slot: u32, lane: u32) -> u32 {
+    return min(slot / 2u * 16u + 2u * lane, HEAD_VEC4 - 2u) + slot % 2u;
 }
 
 @compute @workgroup_size(8)
@@ -54,15 +59,19 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
         var scores_high = vec4f(); // keys base + 4 .. base + 8
         var d_low = vec4f();
         var d_high = vec4f();
-        for (var c = 0u; c < HEAD_VEC4; c++) {
-            let query = q[q_start + c];
-            let d_output = d_out[q_start + c];
-            let key = k[k_start + c];
-            let value = v[k_start + c];
-            scores_low += products_low(query, key);
-            scores_high += products_high(query, key);
-            d_low += products_low(d_output, value);
-            d_high += products_high(d_output, value);
+        for (var c = 0u; c < HEAD_VEC4; c += 2u) {
+            let query = eight_of(q[(q_start + c) / 2u]);
+            let d_output = eight_of(d_out[(q_start + c) / 2u]);
+            let key = eight_of(k[(k_start + c) / 2u]);
+            let value = eight_of(v[(k_start + c) / 2u]);
+            scores_low += products_low(query.near, key.near);
+            scores_low += products_low(query.far, key.far);
+            scores_high += products_high(query.near, key.near);
+            scores_high += products_high(query.far, key.far);
+            d_low += products_low(d_output.near, value.near);
+            d_low += products_low(d_output.far, value.far);
+            d_high += products_high(d_output.near, value.near);
+            d_high += products_high(d_output.far, value.far);
         }
         let keys_low = base + vec4u(0u, 1u, 2u, 3u);
         let keys_high = keys_low + 4u;
@@ -76,17 +85,19 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
         for (var j = 0u; j < 8u; j++) {
             let d_score = select(d_scores_low, d_scores_high, j >= 4u)[j % 4u];
             let start = min(base + j, params.rows - 1u) * key_stride + key_start;
-            for (var slot = 0u; slot < SLOTS; slot++) {
+            for (var slot = 0u; slot < SLOTS; slot += 2u) {
                 if slot * 8u < HEAD_VEC4 {
-                    sum[slot] = add_products(sum[slot], d_score, k[start + min(slot * 8u + lane, HEAD_VEC4 - 1u)]);
+                    let key = eight_of(k[(start + column_of(slot, lane)) / 2u]);
+                    sum[slot] = add_products(sum[slot], d_score, key.near);
+                    sum[slot + 1u] = add_products(sum[slot + 1u], d_score, key.far);
                 }
             }
         }
     }
 
     for (var slot = 0u; slot < SLOTS; slot++) {
-        if slot * 8u < HEAD_VEC4 {
-            let c = slot * 8u + lane;
+        if slot / 2u * 16u < HEAD_VEC4 {
+            let c = slot / 2u * 16u + 2u * lane + slot % 2u;
             var outputs = sum[slot];
             for (var i = first_vector; i < min(first_vector + 8u, vectors); i++) {
                 if c < HEAD_VEC4 {

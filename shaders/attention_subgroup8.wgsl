@@ -2,24 +2,24 @@
 // query vectors and 8 keys. One workgroup is one subgroup and owns 8 query vectors, a query vector being one (row, query head) of
 // those that share a key/value head. It walks over the keys that any of them sees, 8 at a time from where each segment begins (so
 // that a row's sums are grouped, and rounded, the same whatever else is packed beside its segment):
-//   scores   lane = query vector: each lane loads a vec4 of its query and of one key; the keys' are spread
+//   scores   lane = query vector: each lane loads 8 columns of its query and of one key; the keys' are spread
 //   softmax  lane = query vector: largest score, weights and their sum are the lane's own
-//   output   lane = column of vec4s: each lane loads its columns of one value; the weights of the query vectors are spread
+//   output   lane = 8 columns: each lane loads its columns of one value; the weights of the query vectors are spread
 // Why it is fast there: a load costs about 20 cycles whether lanes share its address or not, and a spread from a literal lane
-// about one, so a block needs 2 loads for 256 multiply-adds where attention.wgsl needs 32.
+// about one, so a block needs 2 loads for 512 multiply-adds where attention.wgsl needs 64.
 // Traffic: reads q once and writes out and lse once; k and v are read once for every 8 query vectors.
 // Accumulates in f32, in the order of the keys; no barriers, no workgroup memory.
 
 struct Params { rows: u32, keys: u32, heads: u32, group: u32, scale: f32 }
 
 override HEAD_VEC4: u32 = 16; // columns of a head / 4
-const SLOTS = 4u;             // vec4s of a head that a lane can hold: columns of a head <= 8 lanes * 4 * SLOTS
+const SLOTS = 4u;             // vec4s of a head that a lane can hold, in pairs: columns of a head <= 8 lanes * 4 * SLOTS
 const UNSEEN = -1e30;         // score of a key that a query vector does not see
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> q: array<vec4f>;           // [rows, heads * HEAD_VEC4]
-@group(0) @binding(2) var<storage, read> k: array<vec4f>;           // [keys, heads / group * HEAD_VEC4]
-@group(0) @binding(3) var<storage, read> v: array<vec4f>;           // as k
+@group(0) @binding(1) var<storage, read> q: array<vec4<u64>>;      // [rows, heads * HEAD_VEC4 / 2]
+@group(0) @binding(2) var<storage, read> k: array<vec4<u64>>;      // [keys, heads / group * HEAD_VEC4 / 2]
+@group(0) @binding(3) var<storage, read> v: array<vec4<u64>>;      // as k
 @group(0) @binding(4) var<storage, read> position: array<u32>;      // [rows]
 @group(0) @binding(5) var<storage, read> segment_start: array<u32>; // [rows], never falling
 @group(0) @binding(6) var<storage, read_write> out: array<vec4f>;   // as q
@@ -28,6 +28,11 @@ const UNSEEN = -1e30;         // score of a key that a query vector does not see
 // Where query vector `vector` of key head `key_head` begins in q and out.
 fn start_of(vector: u32, key_head: u32) -> u32 {
     return (vector / params.group * params.heads + key_head * params.group + vector % params.group) * HEAD_VEC4;
+}
+
+// Which vec4 of a head the lane holds in this slot: two that follow each other in each pair of slots. Past the end, one of the last pair.
+fn column_of(slot: u32, lane: u32) -> u32 {
+    return min(slot / 2u * 16u + 2u * lane, HEAD_VEC4 - 2u) + slot % 2u;
 }
 
 @compute @workgroup_size(8)
@@ -73,11 +78,13 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
         let k_start = min(base + lane, params.keys - 1u) * key_stride + key_start;
         var low = vec4f();  // keys base .. base + 4
         var high = vec4f(); // keys base + 4 .. base + 8
-        for (var c = 0u; c < HEAD_VEC4; c++) {
-            let query = q[q_start + c];
-            let key = k[k_start + c];
-            low += products_low(query, key);
-            high += products_high(query, key);
+        for (var c = 0u; c < HEAD_VEC4; c += 2u) {
+            let query = eight_of(q[(q_start + c) / 2u]);
+            let key = eight_of(k[(k_start + c) / 2u]);
+            low += products_low(query.near, key.near);
+            low += products_low(query.far, key.far);
+            high += products_high(query.near, key.near);
+            high += products_high(query.far, key.far);
         }
         let keys_low = base + vec4u(0u, 1u, 2u, 3u);
         let keys_high = keys_low + 4u;
@@ -97,24 +104,26 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
         total = total * shrink + dot(low, vec4f(1.0)) + dot(high, vec4f(1.0));
 
         for (var slot = 0u; slot < SLOTS; slot++) {
-            if slot * 8u < HEAD_VEC4 {
+            if slot / 2u * 16u < HEAD_VEC4 {
                 sum[slot] = scaled(sum[slot], shrink);
             }
         }
         for (var j = 0u; j < 8u; j++) {
             let weight = select(low, high, j >= 4u)[j % 4u];
             let v_start = min(base + j, params.keys - 1u) * key_stride + key_start;
-            for (var slot = 0u; slot < SLOTS; slot++) {
+            for (var slot = 0u; slot < SLOTS; slot += 2u) {
                 if slot * 8u < HEAD_VEC4 {
-                    sum[slot] = add_products(sum[slot], weight, v[v_start + min(slot * 8u + lane, HEAD_VEC4 - 1u)]);
+                    let value = eight_of(v[(v_start + column_of(slot, lane)) / 2u]);
+                    sum[slot] = add_products(sum[slot], weight, value.near);
+                    sum[slot + 1u] = add_products(sum[slot + 1u], weight, value.far);
                 }
             }
         }
     }
 
     for (var slot = 0u; slot < SLOTS; slot++) {
-        if slot * 8u < HEAD_VEC4 {
-            let c = slot * 8u + lane;
+        if slot / 2u * 16u < HEAD_VEC4 {
+            let c = slot / 2u * 16u + 2u * lane + slot % 2u;
             var outputs = scaled(sum[slot], 1.0 / total);
             for (var i = first_vector; i < min(first_vector + 8u, vectors); i++) {
                 if c < HEAD_VEC4 {

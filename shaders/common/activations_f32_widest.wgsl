@@ -1,17 +1,11 @@
 // activations_f32_wide with loads of 32 bytes, for kernels that take 8 steps of k at a time: what a load costs beside its components is
-// paid half as often. Rows of a begin at multiples of 8 elements.
+// paid half as often. Rows of a begin at multiples of 8 elements. Needs eight_columns.
 
 @group(0) @binding(1) var<storage, read> a: array<vec4<u64>>;
 
-// Elements 8 * group .. 8 * group + 3, and the four after them.
-struct Eight {
-    near: vec4f,
-    far: vec4f,
-}
-
+// Elements 8 * group .. 8 * group + 7.
 fn load_a8(group: u32) -> Eight {
-    let pairs = a[group];
-    return Eight(from_two(pairs.xy), from_two(pairs.zw));
+    return eight_of(a[group]);
 }
 
 // Elements 4 * group .. 4 * group + 3.
@@ -22,8 +16,4 @@ fn load_a4(group: u32) -> vec4f {
 
 fn load_a(index: u32) -> f32 {
     return load_a4(index / 4u)[index % 4u];
-}
-
-fn from_two(pairs: vec2<u64>) -> vec4f {
-    return bitcast<vec4f>(vec4u(u32(pairs.x), u32(pairs.x >> 32u), u32(pairs.y), u32(pairs.y >> 32u)));
 }

@@ -1,7 +1,7 @@
 //! Times the [`cases`](super::cases) of a model, each within a bounded time.
 
 use super::cases::{Case, Sizes, cases};
-use super::timer::seconds_of_run;
+use super::timer::{average_seconds_of_run, seconds_of_run};
 use crate::gpu::Device;
 use crate::graph::{Counts, DType, Graph, Origin, ValueId};
 use crate::model::config::ModelConfig;
@@ -9,6 +9,7 @@ use crate::ops::{Call, Operand};
 use crate::plan::timings::{Bound, Roofline};
 use crate::plan::{Executable, Pinned};
 use crate::{Error, Result};
+use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -181,6 +182,10 @@ impl Tables {
     }
 
     fn time(&self, case: &Case, budget: Duration) -> Result<f64> {
+        seconds_of_run(&self.device, &mut self.prepare(case)?, budget)
+    }
+
+    fn prepare(&self, case: &Case) -> Result<Executable> {
         let (graph, leaves, outputs) = graph_of(case)?;
         let mut pinned: HashMap<ValueId, Pinned> = HashMap::new();
         for (id, (tensor, fill)) in leaves.into_iter().zip(&case.inputs) {
@@ -188,8 +193,28 @@ impl Tables {
             fill.write(&self.device, &slice, *tensor)?;
             pinned.insert(id, slice.into());
         }
-        let mut executable = Executable::new(self.device.clone(), graph, &outputs, pinned)?;
-        seconds_of_run(&self.device, &mut executable, budget)
+        Executable::new(self.device.clone(), graph, &outputs, pinned)
+    }
+
+    /// The product with the best rate of those in these lines, if one was measured: to be timed again beside something else.
+    ///
+    /// # Errors
+    /// If the device has not the memory, or is lost.
+    pub fn best_product(&self, config: &ModelConfig, lines: &[KernelRow]) -> Result<Option<Product>> {
+        let rate = |line: &KernelRow| line.measured.map(|measured| measured.flops_per_second);
+        let products = lines.iter().filter(|line| line.name.starts_with("matmul") && line.measured.is_some());
+        let Some(best) = products.max_by(|a, b| rate(a).partial_cmp(&rate(b)).unwrap_or(Ordering::Equal)) else {
+            return Ok(None);
+        };
+        let sizes = std::iter::successors(Some(self.options.rows), |rows| (rows / 2 >= LEAST_ROWS).then_some(rows / 2));
+        let mut same = sizes.flat_map(|rows| cases(config, &self.sizes(rows)));
+        let case = same.find(|case| case.name == best.name && case.shape == best.shape);
+        case.map(|case| {
+            let (device, executable) = (self.device.clone(), self.prepare(&case)?);
+            let seconds = best.measured.map_or(f64::INFINITY, |measured| measured.seconds);
+            Ok(Product { device, executable, flops: best.flops, seconds, budget: self.options.budget })
+        })
+        .transpose()
     }
 }
 
@@ -201,8 +226,22 @@ fn graph_of(case: &Case) -> Result<(Graph, Vec<ValueId>, Vec<ValueId>)> {
     Ok((graph, leaves, outputs))
 }
 
-/// The best rate of all products in these lines, in floating-point operations a second.
-pub fn best_matmul(lines: &[KernelRow]) -> Option<f64> {
-    let products = lines.iter().filter(|line| line.name.starts_with("matmul"));
-    products.filter_map(|line| line.measured.map(|measured| measured.flops_per_second)).max_by(f64::total_cmp)
+/// A product that can be timed again and again.
+pub struct Product {
+    device: Arc<Device>,
+    executable: Executable,
+    flops: f64,
+    /// What it took in its best moment.
+    seconds: f64,
+    budget: Duration,
+}
+
+impl Product {
+    /// Its rate now, in floating-point operations a second: the average of a line's time.
+    ///
+    /// # Errors
+    /// If the device is lost.
+    pub fn rate(&mut self) -> Result<f64> {
+        Ok(self.flops / average_seconds_of_run(&self.device, &mut self.executable, self.seconds, self.budget)?)
+    }
 }

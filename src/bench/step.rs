@@ -1,5 +1,6 @@
 //! Training steps of a model on random tokens: their time, what the host does meanwhile, and how much of it is matmul.
 
+use super::kernels::Product;
 use crate::Result;
 use crate::adapter::targets::{ATTENTION, MLP};
 use crate::adapter::{DeviceAdapter, LoraSpec};
@@ -46,7 +47,8 @@ pub struct StepReport {
     pub gpu_bytes: Memory,
     /// Floating-point operations of the step's matmuls, those in the loss included.
     pub matmul_flops: f64,
-    /// The best rate of any matmul of this model that was measured.
+    /// The rate of the model's best matmul, averaged over a short while before each step, since a machine's speed changes from minute to
+    /// minute; of these, the median.
     pub matmul_flops_per_second: Option<f64>,
     /// The time that the step's matmuls need at that rate, divided by the step's time.
     pub step_efficiency: Option<f64>,
@@ -83,7 +85,7 @@ pub fn random_batch(batch_size: usize, max_length: usize, vocabulary: usize) -> 
     Batch::assemble(&examples, &(0..examples.len()).collect::<Vec<_>>())
 }
 
-/// Trains a few steps. `matmul_flops_per_second`: the best rate that was measured; `each` is told every step as it comes.
+/// Trains a few steps, and times `product`, the model's best, before each; `each` is told every step as it comes.
 ///
 /// # Errors
 /// If the device has not the memory, or is lost.
@@ -91,7 +93,7 @@ pub fn measure(
     weights: Arc<DeviceWeights>,
     config: &ModelConfig,
     options: &Options,
-    matmul_flops_per_second: Option<f64>,
+    mut product: Option<Product>,
     mut each: impl FnMut(),
 ) -> Result<StepReport> {
     let device = weights.device().clone();
@@ -102,7 +104,11 @@ pub fn measure(
     let shape = StepShape { max_tokens, accumulate: false, recompute, held_out_tokens: 0 };
     let mut trainer = Trainer::new(weights, config, adapter, shape, 0, None)?;
     let (mut step_seconds, mut encode_seconds, mut submit_seconds) = (Vec::new(), Vec::new(), Vec::new());
+    let mut rates = Vec::new();
     for step in 0..=options.steps {
+        if let Some(product) = product.as_mut().filter(|_| step > 0) {
+            rates.push(product.rate()?);
+        }
         let (started, before) = (Instant::now(), device.spent());
         train_one(&mut trainer, &batch, step as u64 + 1)?;
         let took = started.elapsed();
@@ -125,6 +131,7 @@ pub fn measure(
     let counts = Counts { tokens: batch.rows(), supervised: batch.supervised_rows.len() };
     let matmul_flops = matmul_flops(trainer.graph(), &counts);
     let median_step_seconds = median(&step_seconds);
+    let matmul_flops_per_second = product.map(|_| median(&rates));
     Ok(StepReport {
         tokens: batch.rows(),
         trained_parameters,

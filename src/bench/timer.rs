@@ -31,6 +31,14 @@ pub fn seconds_of_run(device: &Device, executable: &mut Executable, budget: Dura
     Ok(best)
 }
 
+/// Seconds of one run, on average over `budget`, of which `once` is about one: what a longer work has to expect of the device now.
+///
+/// # Errors
+/// If the device is lost.
+pub fn average_seconds_of_run(device: &Device, executable: &mut Executable, once: f64, budget: Duration) -> Result<f64> {
+    timed(device, executable, (budget.as_secs_f64() / once).clamp(1.0, MOST_RUNS) as usize)
+}
+
 fn timed(device: &Device, executable: &mut Executable, times: usize) -> Result<f64> {
     let started = Instant::now();
     executable.repeat(&Counts::default(), times)?;

@@ -141,15 +141,15 @@ pub fn run(args: BenchArgs) -> Result<()> {
     };
     if let Some(model) = &model {
         let (name, config) = (&model.files.name, &model.files.config);
-        let mut matmul_rate = None;
+        let mut best_product = None;
         if args.wants(Part::Kernels) {
             let own = table(name, config, |_| true)?;
-            matmul_rate = kernels::best_matmul(&own.lines);
+            best_product = measured.best_product(config, &own.lines)?;
             tables.push(own);
         } else if args.wants(Part::Step) {
             // The frozen layers' products are the large ones, one of which is the best.
             let own = table(name, config, |line| line.starts_with("matmul") && line.contains("_proj"))?;
-            matmul_rate = kernels::best_matmul(&own.lines);
+            best_product = measured.best_product(config, &own.lines)?;
         }
         bar.hide();
         if args.wants(Part::Step) || args.wants(Part::Generation) {
@@ -164,7 +164,7 @@ pub fn run(args: BenchArgs) -> Result<()> {
                     steps: args.steps,
                 };
                 bar.lengthen(args.steps + 2);
-                let step = step::measure(weights.clone(), config, &options, matmul_rate, || bar.did("training steps"))?;
+                let step = step::measure(weights.clone(), config, &options, best_product, || bar.did("training steps"))?;
                 report.step_kernels = timings::by_kernel(&step.timings);
                 report.step = Some(step);
             }

@@ -112,6 +112,7 @@ impl Op for AdamW {
             params: Params { elements: elements as u32 }.bytes(),
             bindings: vec![Bind::Input(1), Bind::Input(4), Bind::Input(5), Bind::Output(0), Bind::Output(1), Bind::Output(2)],
             workgroups: spread(elements.div_ceil(1024)),
+            work: 1.0,
         }]
     }
 

@@ -46,6 +46,7 @@ impl Op for Add {
             params: Params { count: count as u32 }.bytes(),
             bindings: vec![Bind::Input(0), Bind::Input(1), Bind::Output(0)],
             workgroups: spread(count.div_ceil(256)),
+            work: 1.0,
         }]
     }
 }

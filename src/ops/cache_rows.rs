@@ -56,6 +56,7 @@ impl Op for CacheRows {
             params: params.bytes(),
             bindings: vec![Bind::Input(1), Bind::Input(2), Bind::Output(0)],
             workgroups: spread(x.elements().div_ceil(64)),
+            work: 1.0,
         }]
     }
 

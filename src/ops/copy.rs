@@ -37,6 +37,7 @@ impl Op for Copy {
             params: Params { vec4s: vec4s as u32 }.bytes(),
             bindings: vec![Bind::Input(0), Bind::Output(0)],
             workgroups: spread(vec4s.div_ceil(1024)),
+            work: 1.0,
         }]
     }
 

@@ -89,6 +89,7 @@ impl Op for Dropout {
             params: params.bytes(),
             bindings: vec![Bind::Input(0), Bind::Input(1), Bind::Output(0)],
             workgroups: spread(elements.div_ceil(1024)),
+            work: 1.0,
         }]
     }
 }

@@ -62,6 +62,7 @@ impl Op for Embedding {
                 params: params.bytes(),
                 bindings: vec![Bind::Input(0), Bind::InputPart(1, part), Bind::Output(0)],
                 workgroups: spread(y.rows),
+                work: 1.0,
             }
         };
         weight.parts().map(dispatch).collect()

@@ -65,6 +65,7 @@ impl Op for GatherRows {
             params: params.bytes(),
             bindings: vec![Bind::Input(0), Bind::Input(1), Bind::Output(0)],
             workgroups: spread(y.rows),
+            work: 1.0,
         }]
     }
 
@@ -117,6 +118,7 @@ impl Op for ScatterRows {
             params: params.bytes(),
             bindings: vec![Bind::Input(0), Bind::Input(1), Bind::Output(0)],
             workgroups: spread(d_x.rows),
+            work: 1.0,
         }]
     }
 

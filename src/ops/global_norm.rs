@@ -48,25 +48,22 @@ impl Op for GlobalNorm {
         let elements = call.inputs[0].elements();
         let partials = partials(elements);
         let params = Params { elements: elements as u32, partials: partials as u32 };
-        let pass = |kernel, bindings, workgroups: usize| Dispatch {
+        let pass = |kernel, bindings, workgroups: usize, work| Dispatch {
             kernel,
             constants: vec![],
             params: params.bytes(),
             bindings,
             workgroups: [workgroups as u32, 1, 1],
+            work,
         };
         vec![
-            pass(&SUMS, vec![Bind::Input(0), Bind::Scratch(0)], partials),
-            pass(&FINISH, vec![Bind::Scratch(0), Bind::Output(0)], 1),
+            pass(&SUMS, vec![Bind::Input(0), Bind::Scratch(0)], partials, 1.0),
+            pass(&FINISH, vec![Bind::Scratch(0), Bind::Output(0)], 1, 0.0),
         ]
     }
 
     fn flops(&self, inputs: &[[usize; 2]], _: &[[usize; 2]]) -> u64 {
         2 * inputs[0][1] as u64
-    }
-
-    fn does_the_work(&self, kernel: &Kernel) -> bool {
-        kernel.name != FINISH.name
     }
 }
 

@@ -134,6 +134,7 @@ impl Op for LinearCrossEntropy {
                 params: params.bytes(),
                 bindings: vec![Bind::Input(2), Bind::Input(3), Bind::Scratch(0), Bind::Output(1)],
                 workgroups: spread(rows),
+                work: 0.0,
             });
             // d_h[first..] = d_logits W
             if self.with_gradient {
@@ -158,6 +159,7 @@ impl Op for LinearCrossEntropy {
             params: params.bytes(),
             bindings: vec![Bind::Input(3), Bind::Output(1), Bind::Output(0)],
             workgroups: [1, 1, 1],
+            work: 0.0,
         });
         dispatches
     }
@@ -174,10 +176,6 @@ impl Op for LinearCrossEntropy {
         let chunks = hidden.rows.div_ceil(CHUNK_ROWS) as u64;
         let logits = (hidden.rows * weights.rows * size_of::<f32>()) as u64;
         chunks * products * weights.bytes() + passes * logits + hidden.bytes() + outputs.iter().map(Operand::bytes).sum::<u64>()
-    }
-
-    fn does_the_work(&self, kernel: &Kernel) -> bool {
-        kernel.name != ROWS.name && kernel.name != SUM.name
     }
 }
 

@@ -77,12 +77,6 @@ pub trait Op: std::any::Any + std::fmt::Debug + Send + Sync {
     fn traffic(&self, inputs: &[Operand], outputs: &[Operand]) -> u64 {
         inputs.iter().chain(outputs).map(Operand::bytes).sum()
     }
-
-    /// Does this kernel of the op do what [`Op::flops`] and [`Op::traffic`] count? Others prepare or finish.
-    fn does_the_work(&self, kernel: &Kernel) -> bool {
-        let _ = kernel;
-        true
-    }
 }
 
 /// A matrix in f64, row-major: what the reference computes with.
@@ -220,6 +214,9 @@ pub struct Dispatch {
     /// What bindings 1, 2, ... are.
     pub bindings: Vec<Bind>,
     pub workgroups: [u32; 3],
+    /// Its part of what [`Op::flops`] and [`Op::traffic`] count, in any unit that the op's dispatches share; 0 if it only prepares or
+    /// finishes.
+    pub work: f64,
 }
 
 impl Dispatch {

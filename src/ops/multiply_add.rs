@@ -69,6 +69,7 @@ impl Op for MultiplyAdd {
             params: params.bytes(),
             bindings: vec![Bind::Input(0), Bind::Output(0)],
             workgroups: spread(vec4s.div_ceil(64 * self.chains as usize)),
+            work: 1.0,
         }]
     }
 

@@ -71,6 +71,7 @@ impl Op for RmsNorm {
             params: params.bytes(),
             bindings: vec![Bind::Input(0), Bind::Input(1), Bind::Output(0)],
             workgroups: spread(rows),
+            work: 1.0,
         }]
     }
 }
@@ -123,6 +124,7 @@ impl Op for RmsNormBackward {
             params: params.bytes(),
             bindings: vec![Bind::Input(0), Bind::Input(1), Bind::Input(2), addend, Bind::Output(0)],
             workgroups: spread(rows),
+            work: 1.0,
         }]
     }
 }

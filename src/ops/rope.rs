@@ -101,6 +101,7 @@ impl Op for Rope {
             params: params.bytes(),
             bindings: vec![Bind::Input(0), Bind::Input(1), Bind::Input(2), Bind::Output(0)],
             workgroups: spread(x.rows),
+            work: 1.0,
         }]
     }
 

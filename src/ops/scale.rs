@@ -46,6 +46,7 @@ impl Op for Scale {
             params: Params { elements: elements as u32, factor: self.factor as f32 }.bytes(),
             bindings: vec![Bind::Input(0), Bind::Output(0)],
             workgroups: spread(elements.div_ceil(1024)),
+            work: 1.0,
         }]
     }
 }

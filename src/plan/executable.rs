@@ -301,12 +301,12 @@ impl Executable {
             let (inputs, outputs) = operands(&self.graph, &|id| self.memory[&id].part_starts.clone(), node, counts);
             let op = &*self.graph.nodes()[node].op;
             let list = op.launch(&Call { inputs: &inputs, outputs: &outputs, device: &self.device.facts });
-            let (work, works) = work(op, &inputs, &outputs, &list);
-            for dispatch in list {
+            let work = work(op, &inputs, &outputs, &list);
+            for (dispatch, work) in list.into_iter().zip(work) {
                 let (index, step) = steps.next().expect("the number of dispatches does not depend on the row counts");
                 bytes[index * ALIGNMENT..index * ALIGNMENT + dispatch.params.len()].copy_from_slice(&dispatch.params);
                 step.workgroups = dispatch.workgroups;
-                step.work = if works(&dispatch) { work } else { Work::default() };
+                step.work = work;
             }
         }
         self.device.write(&self.params, &bytes);
@@ -349,16 +349,11 @@ pub(super) fn launch(
     list
 }
 
-/// The work of a node, divided evenly over the dispatches that do it, and which of them those are.
-fn work<'o>(
-    op: &'o dyn Op,
-    inputs: &[Operand],
-    outputs: &[Operand],
-    list: &[Dispatch],
-) -> (Work, impl Fn(&Dispatch) -> bool + use<'o>) {
-    let works = move |dispatch: &Dispatch| op.does_the_work(dispatch.kernel) && !dispatch.workgroups.contains(&0);
+/// The work of a node's dispatches, one by one.
+fn work(op: &dyn Op, inputs: &[Operand], outputs: &[Operand], list: &[Dispatch]) -> Vec<Work> {
     let shapes = |operands: &[Operand]| operands.iter().map(|operand| [operand.rows, operand.columns()]).collect::<Vec<_>>();
-    let parts = list.iter().filter(|dispatch| works(dispatch)).count().max(1) as f64;
-    let flops = op.flops(&shapes(inputs), &shapes(outputs)) as f64;
-    (Work { flops: flops / parts, bytes: op.traffic(inputs, outputs) as f64 / parts }, works)
+    let (flops, bytes) = (op.flops(&shapes(inputs), &shapes(outputs)) as f64, op.traffic(inputs, outputs) as f64);
+    let parts: Vec<f64> = list.iter().map(|dispatch| if dispatch.workgroups.contains(&0) { 0.0 } else { dispatch.work }).collect();
+    let all = parts.iter().sum::<f64>().max(f64::MIN_POSITIVE);
+    parts.into_iter().map(|part| Work { flops: flops * (part / all), bytes: bytes * (part / all) }).collect()
 }

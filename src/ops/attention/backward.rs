@@ -59,8 +59,9 @@ impl Op for AttentionBackwardQuery {
             params: StatisticsParams { vectors: vectors as u32 }.bytes(),
             bindings: vec![Bind::Input(3), Bind::Input(5), Bind::Input(4), Bind::Output(1)],
             workgroups: spread(vectors.div_ceil(64)),
+            work: 0.0,
         };
-        let (kernel, workgroups) = if QUERY_SUBGROUP8.needs.met_by(call.device) {
+        let (kernel, workgroups) = if self.0.fits_subgroup8(call.device) {
             (&QUERY_SUBGROUP8, self.0.key_value_heads * (call.inputs[0].rows * self.0.group()).div_ceil(8))
         } else {
             (&QUERY, vectors.div_ceil(64))
@@ -79,16 +80,13 @@ impl Op for AttentionBackwardQuery {
                 Bind::Output(0),
             ],
             workgroups: spread(workgroups),
+            work: 1.0,
         };
         vec![statistics, query]
     }
 
     fn flops(&self, inputs: &[[usize; 2]], _: &[[usize; 2]]) -> u64 {
         flops_of(&self.0, inputs[0][0], inputs[1][0], 3)
-    }
-
-    fn does_the_work(&self, kernel: &Kernel) -> bool {
-        kernel.name != STATISTICS.name
     }
 }
 
@@ -133,7 +131,7 @@ impl Op for AttentionBackwardKeyValue {
 
     fn launch(&self, call: &Call) -> Vec<Dispatch> {
         let keys = call.inputs[1].rows;
-        let (kernel, workgroups) = if KEY_VALUE_SUBGROUP8.needs.met_by(call.device) {
+        let (kernel, workgroups) = if self.0.fits_subgroup8(call.device) {
             (&KEY_VALUE_SUBGROUP8, self.0.key_value_heads * keys.div_ceil(8))
         } else {
             (&KEY_VALUE, (keys * self.0.key_value_heads).div_ceil(64))
@@ -144,6 +142,7 @@ impl Op for AttentionBackwardKeyValue {
             params: params(&self.0, call).bytes(),
             bindings: (0..6).map(Bind::Input).chain([Bind::Output(0), Bind::Output(1)]).collect(),
             workgroups: spread(workgroups),
+            work: 1.0,
         }]
     }
 
@@ -198,12 +197,13 @@ pub static KEY_VALUE: Kernel = Kernel {
 pub static QUERY_SUBGROUP8: Kernel = Kernel {
     name: "attention_backward_query_subgroup8",
     sources: &[
+        include_str!("../../../shaders/common/eight_columns.wgsl"),
         include_str!("../../../shaders/common/subgroup8_blocks.wgsl"),
         include_str!("../../../shaders/attention_backward_query_subgroup8.wgsl"),
     ],
     constants: &[],
     params: BackwardParams::FIELDS,
-    needs: Needs { subgroup_size: Some(8), ..Needs::NONE },
+    needs: SUBGROUP8,
     unchecked: true,
 };
 
@@ -212,11 +212,12 @@ pub static KEY_VALUE_SUBGROUP8: Kernel = Kernel {
     name: "attention_backward_key_value_subgroup8",
     sources: &[
         include_str!("../../../shaders/common/spread_lanes.wgsl"),
+        include_str!("../../../shaders/common/eight_columns.wgsl"),
         include_str!("../../../shaders/common/subgroup8_blocks.wgsl"),
         include_str!("../../../shaders/attention_backward_key_value_subgroup8.wgsl"),
     ],
     constants: &[],
     params: BackwardParams::FIELDS,
-    needs: Needs { subgroup_size: Some(8), ..Needs::NONE },
+    needs: SUBGROUP8,
     unchecked: true,
 };

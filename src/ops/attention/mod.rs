@@ -36,6 +36,7 @@ pub use backward::{
 pub(super) use examples::{backward_key_value_entry, backward_query_entry, entry};
 
 use super::{Bind, Call, Dispatch, Matrix, Op, Vjp, expect, spread};
+use crate::gpu::Facts;
 use crate::gpu::kernel::{Kernel, Needs};
 use crate::graph::{ShapeError, TensorType};
 use crate::kernel_params;
@@ -89,6 +90,11 @@ impl Heads {
     /// Override constants of every kernel of this family.
     fn constants(&self) -> Vec<(&'static str, f64)> {
         vec![("HEAD_VEC4", (self.head_dim / 4) as f64)]
+    }
+
+    /// Do the kernels for subgroups of 8 suit? They load 8 columns at a time.
+    fn fits_subgroup8(&self, facts: &Facts) -> bool {
+        SUBGROUP8.met_by(facts) && self.head_dim.is_multiple_of(8)
     }
 
     /// The part of a q-like (`group` 1) or k-like row that query head `head` works with.
@@ -182,7 +188,7 @@ impl Op for Attention {
             group: self.0.group() as u32,
             scale: self.0.scale as f32,
         };
-        let (kernel, workgroups) = if FORWARD_SUBGROUP8.needs.met_by(call.device) {
+        let (kernel, workgroups) = if self.0.fits_subgroup8(call.device) {
             (&FORWARD_SUBGROUP8, self.0.key_value_heads * (rows * self.0.group()).div_ceil(8))
         } else {
             (&FORWARD, (rows * self.0.heads).div_ceil(64))
@@ -193,6 +199,7 @@ impl Op for Attention {
             params: params.bytes(),
             bindings: (0..5).map(Bind::Input).chain([Bind::Output(0), Bind::Output(1)]).collect(),
             workgroups: spread(workgroups),
+            work: 1.0,
         }]
     }
 
@@ -213,15 +220,19 @@ pub static FORWARD: Kernel = Kernel {
     unchecked: false,
 };
 
+/// Subgroups of exactly 8, and loads of 8 bytes a component.
+const SUBGROUP8: Needs = Needs { subgroup_size: Some(8), int64: true, f16: false };
+
 /// One workgroup, of one subgroup of 8, for 8 (row, query head) of a key/value head.
 pub static FORWARD_SUBGROUP8: Kernel = Kernel {
     name: "attention_subgroup8",
     sources: &[
+        include_str!("../../../shaders/common/eight_columns.wgsl"),
         include_str!("../../../shaders/common/subgroup8_blocks.wgsl"),
         include_str!("../../../shaders/attention_subgroup8.wgsl"),
     ],
     constants: &[],
     params: Params::FIELDS,
-    needs: Needs { subgroup_size: Some(8), ..Needs::NONE },
+    needs: SUBGROUP8,
     unchecked: true,
 };

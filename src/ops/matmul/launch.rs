@@ -165,7 +165,8 @@ fn dispatch(op: &Matmul, call: &Call, part: &Part, variant: &Variant, low_rank: 
     // Without an addend its binding is any other input: the kernel does not read it.
     let addend = Bind::Input(if call.inputs.len() == 3 { 2 } else { 0 });
     let bindings = vec![Bind::Input(0), Bind::InputPart(1, part.index), addend, Bind::Output(0)];
-    Dispatch { kernel: variant.kernel, constants: variant.constants.clone(), params, bindings, workgroups }
+    let work = 2.0 * part.m as f64 * part.n as f64 * part.k as f64;
+    Dispatch { kernel: variant.kernel, constants: variant.constants.clone(), params, bindings, workgroups, work }
 }
 
 /// The part as it is in every run: row counts that change are replaced by their maximum.

@@ -116,13 +116,13 @@ macro_rules! block_family {
 static SUBGROUP8_BLOCKS: BlockFamily = block_family!(
     "matmul_subgroup8_blocks",
     "",
-    ["common/activations_f32_widest", "common/no_low_rank", "matmul_subgroup8_blocks"]
+    ["common/eight_columns", "common/activations_f32_widest", "common/no_low_rank", "matmul_subgroup8_blocks"]
 );
 
 static SUBGROUP8_BLOCKS_LOW_RANK: BlockFamily = block_family!(
     "matmul_subgroup8_blocks_low_rank",
     "",
-    ["common/activations_f32_widest", "common/low_rank", "matmul_subgroup8_blocks"]
+    ["common/eight_columns", "common/activations_f32_widest", "common/low_rank", "matmul_subgroup8_blocks"]
 );
 
 static SUBGROUP8_BLOCKS_BY_K: BlockFamily = block_family!(
