@@ -39,7 +39,10 @@ const MIB: f64 = (1 << 20) as f64;
 
 impl Report {
     pub fn text(&self) -> String {
-        let mut text = format!("{} ({}, {}), --matmul {}\n", self.device, self.backend, self.driver, self.matmul.name());
+        let mut text = format!("{} ({}, {})\n", self.device, self.backend, self.driver);
+        if self.matmul != Arithmetic::F32 {
+            let _ = writeln!(text, "large products as --matmul {} says", self.matmul.name());
+        }
         let roofline = &self.speed.roofline;
         let _ = writeln!(
             text,

@@ -221,7 +221,7 @@ pub static FORWARD: Kernel = Kernel {
 };
 
 /// Subgroups of exactly 8, and loads of 8 bytes a component.
-const SUBGROUP8: Needs = Needs { subgroup_size: Some(8), int64: true, f16: false };
+const SUBGROUP8: Needs = Needs { subgroup_size: Some(8), int64: true, ..Needs::NONE };
 
 /// One workgroup, of one subgroup of 8, for 8 (row, query head) of a key/value head.
 pub static FORWARD_SUBGROUP8: Kernel = Kernel {
