@@ -28,9 +28,11 @@ pub struct Speed {
 }
 
 /// Elements in flight: enough invocations for any GPU, whatever the number of chains.
-const ELEMENTS: usize = 1 << 22;
+const ELEMENTS: usize = 1 << 20;
+/// Steps at the least, so that reading and writing the elements does not count.
+const LEAST_STEPS: u32 = 1024;
 /// Time that a dispatch of the peak kernel should take: long against starting it, short against a driver's patience.
-const DISPATCH: Duration = Duration::from_millis(10);
+const DISPATCH: Duration = Duration::from_millis(20);
 const MOST_STEPS: u32 = 1 << 20;
 /// Larger than the caches of today's GPUs.
 const COPIED: usize = 256 << 20;
@@ -58,7 +60,7 @@ impl Speed {
 /// Operations a second with this number of chains; the number of steps is what the device needs for a dispatch of some length.
 fn rate_with(device: &Arc<Device>, chains: u32, budget: Duration) -> Result<f64> {
     let tensor = TensorType::f32(Rows::Fixed(1), ELEMENTS);
-    let mut op = MultiplyAdd { steps: 8 * MultiplyAdd::UNROLLED, chains, factor: 0.999, addend: 0.001 };
+    let mut op = MultiplyAdd { steps: LEAST_STEPS, chains, factor: 0.999, addend: 0.001 };
     loop {
         let seconds = seconds_of(device, op, tensor, Duration::ZERO)?;
         if seconds >= DISPATCH.as_secs_f64() || op.steps >= MOST_STEPS {
