@@ -21,7 +21,13 @@ const GROUP: f64 = 8.0;
 /// A device of every kind that computes in this arithmetic here; none, with the reason printed, where this one cannot.
 fn devices(arithmetic: Arithmetic) -> Vec<Arc<Device>> {
     let choice = std::env::var("GRAFTLING_TEST_DEVICE").ok();
-    let open = || Device::open_for(choice.as_deref(), arithmetic);
+    // As if it were a GPU: drivers that run on the CPU do without a choice of tiles.
+    let open = || {
+        Device::open_for(choice.as_deref(), arithmetic).map(|mut device| {
+            device.facts.cpu_driver = false;
+            device
+        })
+    };
     let first = match open() {
         Ok(device) => device,
         Err(error) => {

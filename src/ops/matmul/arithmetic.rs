@@ -32,6 +32,8 @@ pub(super) fn of(layout: Layout, sizes: [usize; 3], aligned: bool, facts: &Facts
 pub(super) fn forms(problem: &Problem, facts: &Facts) -> Vec<&'static Form> {
     match problem.arithmetic {
         Arithmetic::F32 => Vec::new(),
+        // Drivers that run on the CPU compile these for seconds and run them slowly, whatever the tile: time that the products in f32 need.
+        Arithmetic::F16 if facts.cpu_driver => vec![&F16_64X64],
         Arithmetic::F16 => vec![&F16_64X64, &F16_32X32, &F16_128X128],
         Arithmetic::Cooperative => facts.cooperative.iter().map(|&matrices| cooperative(matrices)).collect(),
     }
