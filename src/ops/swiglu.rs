@@ -105,7 +105,14 @@ fn sigmoid(x: f64) -> f64 {
 fn launch(kernel: &'static Kernel, call: &Call, bindings: Vec<Bind>) -> Vec<Dispatch> {
     let elements = call.outputs[0].elements();
     let params = Params { elements: elements as u32 };
-    vec![Dispatch { kernel, constants: vec![], params: params.bytes(), bindings, workgroups: spread(elements.div_ceil(1024)), work: 1.0 }]
+    vec![Dispatch {
+        kernel,
+        constants: vec![],
+        params: params.bytes(),
+        bindings,
+        workgroups: spread(elements.div_ceil(1024)),
+        work: 1.0,
+    }]
 }
 
 kernel_params!(Params { elements: u32 });

@@ -353,7 +353,8 @@ pub(super) fn launch(
 fn work(op: &dyn Op, inputs: &[Operand], outputs: &[Operand], list: &[Dispatch]) -> Vec<Work> {
     let shapes = |operands: &[Operand]| operands.iter().map(|operand| [operand.rows, operand.columns()]).collect::<Vec<_>>();
     let (flops, bytes) = (op.flops(&shapes(inputs), &shapes(outputs)) as f64, op.traffic(inputs, outputs) as f64);
-    let parts: Vec<f64> = list.iter().map(|dispatch| if dispatch.workgroups.contains(&0) { 0.0 } else { dispatch.work }).collect();
+    let parts: Vec<f64> =
+        list.iter().map(|dispatch| if dispatch.workgroups.contains(&0) { 0.0 } else { dispatch.work }).collect();
     let all = parts.iter().sum::<f64>().max(f64::MIN_POSITIVE);
     parts.into_iter().map(|part| Work { flops: flops * (part / all), bytes: bytes * (part / all) }).collect()
 }

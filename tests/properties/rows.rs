@@ -61,7 +61,8 @@ proptest! {
     }
 
     /// Block-quantised weights hold numbers that f32 holds too, and their kernels add in the same order: how a weight rests changes no
-    /// bit. Only CPU drivers promise not to contract the operations of one kernel in another way than those of the next.
+    /// bit. Only CPU drivers promise not to contract the operations of one kernel in another way than those of the next, and one row times
+    /// packed weights (generation) adds in an order of its own.
     #[test]
     fn matmul_does_not_see_how_weights_rest(m in size(40), blocks in (1usize..4, 1usize..4), seed: u64) {
         let (n, k) = (32 * blocks.0, 32 * blocks.1);
@@ -76,7 +77,7 @@ proptest! {
             let values = s.gpu(&wanted);
             for pair in values.chunks_exact(2) {
                 prop_assert!(distance(&pair[1], &pair[0], 1.0) <= 2.0 * ROUNDING * (k.max(n) as f64).sqrt());
-                if device().facts.cpu_driver {
+                if device().facts.cpu_driver && m > 1 {
                     assert_same(&pair[1], &pair[0]);
                 }
             }
