@@ -2,7 +2,8 @@
 // Algorithm: a workgroup computes a tile of out, 64 x 64 by default. It copies a tile of a and one of b, K_TILE = 16 steps of k, into workgroup
 // memory (8 KiB), and each of the 64 invocations multiplies 8 rows by 8 columns in registers from there: per step of k 4 words of 4
 // elements for 64 multiply-adds. Operands lie in the tiles with rows (columns) side by side, whatever their layout in memory: blocks of
-// 4 x 4 are transposed in registers on the way. How a tile is kept and multiplied is in tile_f32 or tile_f16: stage_a, stage_b, add_tile.
+// 4 x 4 are transposed in registers on the way. How a tile is kept and multiplied is in tile_f32 or tile_f16: stage_a, stage_b, add_tile. What it is made of is in tile_operands, or with a
+// low-rank term in tile_operands_low_rank.
 // Why it is fast: workgroup memory is read once per 8 multiply-adds a word, global memory once per 64; neighbours read
 // neighbouring words; two workgroups fit where one waits for memory.
 // An invocation's second block of rows (columns) is half a tile away from the first, so that neighbours read neighbouring words.
@@ -82,7 +83,7 @@ fn main(
     let first_row = group.x * ROW_BLOCKS * 4u;
     let first_column = group.y * COLUMN_BLOCKS * 4u;
     var sums = Sums();
-    for (var k = 0u; k < params.k; k += K_TILE) {
+    for (var k = 0u; k < all_steps(); k += K_TILE) {
         for (var number = lane; number < A_WORDS / GROUP; number += THREADS_X * THREADS_Y) {
             let place = place_in_tile(number, ROW_BLOCKS, A_BY_K);
             stage_a(place, first_row + place.x * 4u, k + place.y * GROUP);

@@ -51,21 +51,6 @@ fn b_block(j: u32, k: u32) -> mat4x4f {
     return mat4x4f(load_weight4(at.x), load_weight4(at.y), load_weight4(at.z), load_weight4(at.w));
 }
 
-// The blocks, or zeros where the steps lie past the end of k.
-fn a_block_or_zero(i: u32, k: u32) -> mat4x4f {
-    if k >= params.k {
-        return mat4x4f();
-    }
-    return a_block(i, k);
-}
-
-fn b_block_or_zero(j: u32, k: u32) -> mat4x4f {
-    if k >= params.k {
-        return mat4x4f();
-    }
-    return b_block(j, k);
-}
-
 // k .. k + 4. Only TN has a k that is no multiple of 4.
 fn steps_from(k: u32) -> vec4u {
     let steps = vec4u(k, k + 1u, k + 2u, k + 3u);

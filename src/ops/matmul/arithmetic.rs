@@ -61,6 +61,7 @@ static F16: Family = family!(
         "common/activations_f32",
         "common/matmul_io",
         "common/matmul_operands",
+        "common/tile_operands",
         "common/tile_f16",
         "matmul_tiled"
     ]

@@ -176,7 +176,31 @@ static TILED: Family = family!(
     Needs::NONE,
     true,
     &[],
-    ["common/activations_f32", "common/matmul_io", "common/matmul_operands", "common/tile_f32", "matmul_tiled"]
+    [
+        "common/activations_f32",
+        "common/matmul_io",
+        "common/matmul_operands",
+        "common/tile_operands",
+        "common/tile_f32",
+        "matmul_tiled"
+    ]
+);
+
+static TILED_LOW_RANK: Family = family!(
+    "matmul_tiled_low_rank",
+    "",
+    Params,
+    Needs::NONE,
+    true,
+    &[],
+    [
+        "common/activations_f32",
+        "common/matmul_io",
+        "common/matmul_operands",
+        "common/tile_operands_low_rank",
+        "common/tile_f32",
+        "matmul_tiled"
+    ]
 );
 
 static NARROW: Family = family!(
@@ -212,7 +236,7 @@ pub fn kernels() -> Vec<&'static Kernel> {
 /// Those of them that add a low-rank term as well.
 pub(super) fn low_rank_kernels() -> Vec<&'static Kernel> {
     let blocks = [&SUBGROUP8_BLOCKS_LOW_RANK, &SUBGROUP8_BLOCKS_BY_K_LOW_RANK, &MATVEC_BLOCKS_LOW_RANK];
-    SUBGROUP8_TILE_LOW_RANK.iter().chain(blocks.into_iter().flatten()).collect()
+    [&SUBGROUP8_TILE_LOW_RANK, &TILED_LOW_RANK].into_iter().flatten().chain(blocks.into_iter().flatten()).collect()
 }
 
 /// Which output a workgroup computes.
@@ -254,41 +278,31 @@ pub(super) const fn tiles(
 }
 
 static ANY_SIZE: Form = form("general", &GENERAL, &[], Grid::Blocks(4));
-static SUBGROUP8_16X32: Form =
-    Form { low_rank: Some(&SUBGROUP8_TILE_LOW_RANK), ..tiles("subgroup8_16x32", &SUBGROUP8_TILE, &[], 16, 32) };
+static SUBGROUP8_16X32: Form = tiles("subgroup8_16x32", &SUBGROUP8_TILE, &[], 16, 32).with_low_rank(&SUBGROUP8_TILE_LOW_RANK);
 static SUBGROUP8_8X32: Form =
-    Form { low_rank: Some(&SUBGROUP8_TILE_LOW_RANK), ..tiles("subgroup8_8x32", &SUBGROUP8_TILE, &[("SPREAD_ROWS", 8.0)], 8, 32) };
+    tiles("subgroup8_8x32", &SUBGROUP8_TILE, &[("SPREAD_ROWS", 8.0)], 8, 32).with_low_rank(&SUBGROUP8_TILE_LOW_RANK);
 static SUBGROUP8_32X16: Form = tiles("subgroup8_32x16", &SUBGROUP8_TILE, &[("SWAPPED", 1.0)], 32, 16);
 static SUBGROUP8_32X8: Form = tiles("subgroup8_32x8", &SUBGROUP8_TILE, &[("SWAPPED", 1.0), ("SPREAD_ROWS", 8.0)], 32, 8);
 static SUBGROUP8_VECTOR: Form = tiles("matvec_subgroup8", &SUBGROUP8_MATVEC, &[], 1, 8);
-static BLOCKS_VECTOR: Form = Form {
-    layout: Some(Layout::NT),
-    low_rank: Some(&MATVEC_BLOCKS_LOW_RANK),
-    ..tiles("matvec_blocks", &MATVEC_BLOCKS, &[], 1, 8)
-};
-static BLOCKS_16X32: Form = Form {
-    layout: Some(Layout::NT),
-    low_rank: Some(&SUBGROUP8_BLOCKS_LOW_RANK),
-    ..tiles("subgroup8_blocks_16x32", &SUBGROUP8_BLOCKS, &[], 16, 32)
-};
-static BLOCKS_8X32: Form = Form {
-    layout: Some(Layout::NT),
-    low_rank: Some(&SUBGROUP8_BLOCKS_LOW_RANK),
-    ..tiles("subgroup8_blocks_8x32", &SUBGROUP8_BLOCKS, &[("SPREAD_ROWS", 8.0)], 8, 32)
-};
-static BLOCKS_8X64: Form = Form {
-    layout: Some(Layout::NN),
-    low_rank: Some(&SUBGROUP8_BLOCKS_BY_K_LOW_RANK),
-    ..tiles("subgroup8_blocks_8x64", &SUBGROUP8_BLOCKS_BY_K, &[], 8, 64)
-};
+static BLOCKS_VECTOR: Form =
+    tiles("matvec_blocks", &MATVEC_BLOCKS, &[], 1, 8).only(Layout::NT).with_low_rank(&MATVEC_BLOCKS_LOW_RANK);
+static BLOCKS_16X32: Form =
+    tiles("subgroup8_blocks_16x32", &SUBGROUP8_BLOCKS, &[], 16, 32).only(Layout::NT).with_low_rank(&SUBGROUP8_BLOCKS_LOW_RANK);
+static BLOCKS_8X32: Form = tiles("subgroup8_blocks_8x32", &SUBGROUP8_BLOCKS, &[("SPREAD_ROWS", 8.0)], 8, 32)
+    .only(Layout::NT)
+    .with_low_rank(&SUBGROUP8_BLOCKS_LOW_RANK);
+static BLOCKS_8X64: Form = tiles("subgroup8_blocks_8x64", &SUBGROUP8_BLOCKS_BY_K, &[], 8, 64)
+    .only(Layout::NN)
+    .with_low_rank(&SUBGROUP8_BLOCKS_BY_K_LOW_RANK);
 static REGISTER_8X8: Form = form("register_8x8", &REGISTER, &[], Grid::Blocks(8));
-static TILED_64X64: Form = tiles("tiled_64x64", &TILED, &[], 64, 64);
+static TILED_64X64: Form = tiles("tiled_64x64", &TILED, &[], 64, 64).with_low_rank(&TILED_LOW_RANK);
 /// Four times the workgroups of 64 x 64: for products that would leave most of a GPU idle.
-static TILED_32X32: Form = tiles("tiled_32x32", &TILED, &small_tile(8.0, 8.0), 32, 32);
+static TILED_32X32: Form = tiles("tiled_32x32", &TILED, &small_tile(8.0, 8.0), 32, 32).with_low_rank(&TILED_LOW_RANK);
 /// Half the traffic of 64 x 64, with 256 invocations: for products that fill a large GPU.
-static TILED_128X128: Form = tiles("tiled_128x128", &TILED, &[("THREADS_X", 16.0), ("THREADS_Y", 16.0)], 128, 128);
-static TILED_16X64: Form = tiles("tiled_16x64", &TILED, &small_tile(16.0, 4.0), 16, 64);
-static TILED_64X16: Form = tiles("tiled_64x16", &TILED, &small_tile(4.0, 16.0), 64, 16);
+static TILED_128X128: Form =
+    tiles("tiled_128x128", &TILED, &[("THREADS_X", 16.0), ("THREADS_Y", 16.0)], 128, 128).with_low_rank(&TILED_LOW_RANK);
+static TILED_16X64: Form = tiles("tiled_16x64", &TILED, &small_tile(16.0, 4.0), 16, 64).with_low_rank(&TILED_LOW_RANK);
+static TILED_64X16: Form = tiles("tiled_64x16", &TILED, &small_tile(4.0, 16.0), 64, 16).with_low_rank(&TILED_LOW_RANK);
 static NARROW_4X8: Form = tiles("narrow_4x8", &NARROW, &[], 4, 8);
 static VECTOR: Form = tiles("matvec", &MATVEC, &[], 1, 8);
 
@@ -299,6 +313,11 @@ impl Form {
     /// Made for this layout only.
     pub(super) const fn only(self, layout: Layout) -> Self {
         Self { layout: Some(layout), ..self }
+    }
+
+    /// With kernels that add a low-rank term.
+    const fn with_low_rank(self, family: &'static [Kernel]) -> Self {
+        Self { low_rank: Some(family), ..self }
     }
 
     /// `None` where the form is not made for the problem's layout or storage.
