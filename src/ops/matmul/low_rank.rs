@@ -86,8 +86,18 @@ pub(in crate::ops) fn entry() -> OpEntry {
         kernels: super::variants::low_rank_kernels(),
         examples: |random| {
             let mut examples = Vec::new();
-            // Ranks 8, 4 and 16 in tiles and their tails, and one that is no multiple of 4.
-            let sizes = [[17, 64, 32, 8], [16, 96, 96, 4], [5, 32, 64, 16], [40, 160, 32, 8], [7, 33, 35, 3], [9, 64, 64, 2]];
+            // Ranks 8, 4 and 16 in tiles and their tails, one that is no multiple of 4, a k that ends within a tile, a single row.
+            let sizes = [
+                [17, 64, 32, 8],
+                [16, 96, 96, 4],
+                [5, 32, 64, 16],
+                [40, 160, 32, 8],
+                [7, 33, 35, 3],
+                [9, 64, 64, 2],
+                [33, 68, 36, 8],
+                [20, 64, 100, 12],
+                [1, 96, 64, 8],
+            ];
             for (index, size) in sizes.into_iter().enumerate() {
                 for dtype in DType::WEIGHTS {
                     for layout in [Layout::NT, Layout::NN] {
