@@ -1,24 +1,19 @@
-// tile_operands with the low-rank term of matmul_low_rank, low_rank_scale * u op(v): its steps follow those of k from the next whole tile
-// on, as if u stood beside a, and v beside b. It costs a tile or two, and saves the pass over out that a product of its own would take.
-// Rows and columns past the end read the last ones instead, as in matmul_operands. The rank is a multiple of 4.
+// tile_operands with the low-rank term of matmul_low_rank, low_rank_scale * u op(v): its steps follow those of k, as
+// if u stood beside a, and v beside b. It costs a tile at the most, and saves the pass over out that a product of its own would take.
+// Rows and columns past the end read the last ones instead, as in matmul_operands. k and the rank are multiples of 4.
 
 @group(0) @binding(5) var<storage, read> u: array<vec4f>; // [m, rank]
 @group(0) @binding(6) var<storage, read> v: array<vec4f>; // [n, rank], or where B_BY_K [rank, n]
 
-fn first_of_term() -> u32 {
-    return (params.k + K_TILE - 1u) / K_TILE * K_TILE;
-}
-
 fn all_steps() -> u32 {
-    return first_of_term() + params.rank;
+    return params.k + params.rank;
 }
 
 fn a_block_or_zero(i: u32, k: u32) -> mat4x4f {
     if k < params.k {
         return a_block(i, k);
     }
-    // Before the term's first step this wraps, and is past its end.
-    let step = k - first_of_term();
+    let step = k - params.k;
     if step >= params.rank {
         return mat4x4f();
     }
@@ -29,7 +24,7 @@ fn b_block_or_zero(j: u32, k: u32) -> mat4x4f {
     if k < params.k {
         return b_block(j, k);
     }
-    let step = k - first_of_term();
+    let step = k - params.k;
     if step >= params.rank {
         return mat4x4f();
     }
