@@ -10,8 +10,9 @@
 //! arithmetic. A product that is computed in f16 by one rule is so in every run: nothing here is measured but the tile.
 
 use super::Layout;
+use super::families::{Family, family};
 use super::launch::Params;
-use super::variants::{Family, Form, Problem, family, small_tile, tiles};
+use super::variants::{Form, Problem, small_tile, tiles};
 use crate::gpu::kernel::{Kernel, Needs};
 use crate::gpu::{Arithmetic, Facts, Matrices};
 

@@ -17,16 +17,17 @@
 
 mod arithmetic;
 mod examples;
+mod families;
 mod launch;
 mod low_rank;
 mod tuning;
 mod variants;
 
 pub(super) use examples::entry;
+pub use families::kernels;
 pub use low_rank::MatmulLowRank;
 pub(super) use low_rank::entry as low_rank_entry;
 pub use tuning::{Class, Tuning, fingerprint};
-pub use variants::kernels;
 
 use super::{Call, Dispatch, Matrix, Op, Vjp, expect};
 use crate::graph::{DType, Graph, Rows, ShapeError, TensorType, ValueId};

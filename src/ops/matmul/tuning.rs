@@ -1,7 +1,8 @@
 //! Which form each class of products takes on a device: a table that is measured ([`crate::plan::autotune`]) and that
 //! [`Facts`](crate::gpu::Facts) carry, so that the choice of a kernel stays a function of the call.
 
-use super::variants::{Problem, SOURCE, kernels, low_rank_kernels};
+use super::families::{kernels, low_rank_kernels};
+use super::variants::{Problem, SOURCE};
 use super::{Layout, Matmul};
 use crate::gpu::{Arithmetic, Facts};
 use crate::graph::{DType, Rows, TensorType};
