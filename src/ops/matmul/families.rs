@@ -39,43 +39,44 @@ pub(super) use family;
 /// Subgroups of exactly 8, and loads of 8 bytes.
 pub(super) const SUBGROUP8: Needs = Needs { subgroup_size: Some(8), int64: true, ..Needs::NONE };
 
+/// A family for subgroups of 8.
+macro_rules! subgroup8_family {
+    ($name:literal, $constants:expr, [$($file:literal),+]) => {
+        family!($name, "_wide", Params, SUBGROUP8, true, $constants, [
+            "common/activations_f32_wide", "common/matmul_io", "common/matmul_operands", $($file),+
+        ])
+    };
+}
+
+/// A family that asks for nothing.
+macro_rules! plain_family {
+    ($name:literal, [$($file:literal),+]) => {
+        family!($name, "", Params, Needs::NONE, true, &[], [
+            "common/activations_f32", "common/matmul_io", "common/matmul_operands", $($file),+
+        ])
+    };
+}
+
 pub(super) static GENERAL: Family = family!("matmul_general", "", GeneralParams, Needs::NONE, false, &[], ["matmul_general"]);
+pub(super) static REGISTER: Family = plain_family!("matmul_register", ["common/eight_rows", "matmul_register"]);
+pub(super) static TILED: Family = plain_family!("matmul_tiled", ["common/tile_operands", "common/tile_f32", "matmul_tiled"]);
+pub(super) static TILED_LOW_RANK: Family =
+    plain_family!("matmul_tiled_low_rank", ["common/tile_operands_low_rank", "common/tile_f32", "matmul_tiled"]);
+pub(super) static NARROW: Family = plain_family!("matmul_narrow", ["matmul_narrow"]);
+pub(super) static MATVEC: Family = plain_family!("matmul_matvec", ["common/lane_sum_workgroup", "matmul_matvec"]);
 
-pub(super) static SUBGROUP8_TILE: Family = family!(
+pub(super) static SUBGROUP8_TILE: Family = subgroup8_family!(
     "matmul_subgroup8",
-    "_wide",
-    Params,
-    SUBGROUP8,
-    true,
     &[],
-    [
-        "common/activations_f32_wide",
-        "common/matmul_io",
-        "common/matmul_operands",
-        "common/eight_rows",
-        "common/spread_rows",
-        "common/no_low_rank",
-        "matmul_subgroup8"
-    ]
+    ["common/eight_rows", "common/spread_rows", "common/no_low_rank", "matmul_subgroup8"]
 );
-
-pub(super) static SUBGROUP8_TILE_LOW_RANK: Family = family!(
+pub(super) static SUBGROUP8_TILE_LOW_RANK: Family = subgroup8_family!(
     "matmul_subgroup8_low_rank",
-    "_wide",
-    Params,
-    SUBGROUP8,
-    true,
     &[],
-    [
-        "common/activations_f32_wide",
-        "common/matmul_io",
-        "common/matmul_operands",
-        "common/eight_rows",
-        "common/spread_rows",
-        "common/low_rank",
-        "matmul_subgroup8"
-    ]
+    ["common/eight_rows", "common/spread_rows", "common/low_rank", "matmul_subgroup8"]
 );
+pub(super) static SUBGROUP8_MATVEC: Family =
+    subgroup8_family!("matmul_matvec_subgroup8", &[("LANES", 8.0)], ["common/lane_sum_subgroup", "matmul_matvec"]);
 
 /// The kernels of a family that is for block-quantised weights only: for q8_0, q4_1.
 pub(super) type BlockFamily = [Kernel; 2];
@@ -129,80 +130,6 @@ pub(super) static MATVEC_BLOCKS_LOW_RANK: BlockFamily = block_family!(
     "matmul_matvec_blocks_low_rank",
     "_wide",
     ["common/activations_f32_wide", "common/spread_lanes", "common/low_rank", "matmul_matvec_blocks"]
-);
-
-pub(super) static SUBGROUP8_MATVEC: Family = family!(
-    "matmul_matvec_subgroup8",
-    "_wide",
-    Params,
-    SUBGROUP8,
-    true,
-    &[("LANES", 8.0)],
-    ["common/activations_f32_wide", "common/matmul_io", "common/matmul_operands", "common/lane_sum_subgroup", "matmul_matvec"]
-);
-
-pub(super) static REGISTER: Family = family!(
-    "matmul_register",
-    "",
-    Params,
-    Needs::NONE,
-    true,
-    &[],
-    ["common/activations_f32", "common/matmul_io", "common/matmul_operands", "common/eight_rows", "matmul_register"]
-);
-
-pub(super) static TILED: Family = family!(
-    "matmul_tiled",
-    "",
-    Params,
-    Needs::NONE,
-    true,
-    &[],
-    [
-        "common/activations_f32",
-        "common/matmul_io",
-        "common/matmul_operands",
-        "common/tile_operands",
-        "common/tile_f32",
-        "matmul_tiled"
-    ]
-);
-
-pub(super) static TILED_LOW_RANK: Family = family!(
-    "matmul_tiled_low_rank",
-    "",
-    Params,
-    Needs::NONE,
-    true,
-    &[],
-    [
-        "common/activations_f32",
-        "common/matmul_io",
-        "common/matmul_operands",
-        "common/tile_operands_low_rank",
-        "common/tile_f32",
-        "matmul_tiled"
-    ]
-);
-
-pub(super) static NARROW: Family = family!(
-    "matmul_narrow",
-    "",
-    Params,
-    Needs::NONE,
-    true,
-    &[],
-    ["common/activations_f32", "common/matmul_io", "common/matmul_operands", "matmul_narrow"]
-);
-
-pub(super) static MATVEC: Family = family!(
-    "matmul_matvec",
-    "",
-    Params,
-    Needs::NONE,
-    true,
-    &[],
-    ["common/activations_f32", "common/matmul_io", "common/matmul_operands", "common/lane_sum_workgroup", "matmul_matvec"]
 );
 
 /// Every kernel that may be chosen.
