@@ -1,5 +1,5 @@
 // activations_f32_wide with loads of 32 bytes, for kernels that take 8 steps of k at a time: what a load costs beside its components is
-// paid half as often. Rows of a begin at multiples of 8 elements. Needs eight_columns.
+// paid half as often. Rows of a begin at multiples of 8 elements. Needs wide_loads.
 
 @group(0) @binding(1) var<storage, read> a: array<vec4<u64>>;
 

@@ -1,17 +1,13 @@
 // The low-rank term of matmul_low_rank, low_rank_scale * u op(v), added to the sums of a tile while they are in registers. It has as few
 // steps as the rank, so it costs little beside the product, and saves the pass over out that a product of its own would take.
-// Rows and columns past the end read the last ones instead, as in matmul_operands. Needs SHADER_INT64.
+// Rows and columns past the end read the last ones instead, as in matmul_operands. Needs wide_loads.
 
 @group(0) @binding(5) var<storage, read> u: array<vec2<u64>>; // [m, rank]
 @group(0) @binding(6) var<storage, read> v: array<vec2<u64>>; // [n, rank], or where B_BY_K [rank, n]
 
-fn from_pairs(pairs: vec2<u64>) -> vec4f {
-    return bitcast<vec4f>(vec4u(u32(pairs.x), u32(pairs.x >> 32u), u32(pairs.y), u32(pairs.y >> 32u)));
-}
-
 // v[j, k .. k + 4]
 fn v_steps(j: u32, k: u32) -> vec4f {
-    return from_pairs(v[(params.v_start + min(j, params.n - 1u) * params.rank + k) / 4u]);
+    return four_of(v[(params.v_start + min(j, params.n - 1u) * params.rank + k) / 4u]);
 }
 
 // v[j .. j + 4, k .. k + 4], a column for each step of k.
@@ -20,12 +16,12 @@ fn v_block(j: u32, k: u32) -> mat4x4f {
         return transpose(mat4x4f(v_steps(j, k), v_steps(j + 1u, k), v_steps(j + 2u, k), v_steps(j + 3u, k)));
     }
     let at = (vec4u(k, k + 1u, k + 2u, k + 3u) * params.n + min(j, params.n - 4u)) / 4u;
-    return mat4x4f(from_pairs(v[at.x]), from_pairs(v[at.y]), from_pairs(v[at.z]), from_pairs(v[at.w]));
+    return mat4x4f(four_of(v[at.x]), four_of(v[at.y]), four_of(v[at.z]), four_of(v[at.w]));
 }
 
 // low_rank_scale * u[i, k .. k + 4]
 fn u_steps(i: u32, k: u32) -> vec4f {
-    return params.low_rank_scale * from_pairs(u[(min(i, params.m - 1u) * params.rank + k) / 4u]);
+    return params.low_rank_scale * four_of(u[(min(i, params.m - 1u) * params.rank + k) / 4u]);
 }
 
 // The steps that a tile adds: the loop over them stands in the kernel, since on a CPU driver sums that pass through a function with a

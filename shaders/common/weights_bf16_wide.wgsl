@@ -1,4 +1,4 @@
-// weights_bf16 with one load of 8 bytes for four elements, see activations_f32_wide. Needs SHADER_INT64.
+// weights_bf16 with one load of 8 bytes for four elements, see wide_loads.
 
 @group(0) @binding(2) var<storage, read> weights: array<u64>;
 

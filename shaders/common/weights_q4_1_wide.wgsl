@@ -1,18 +1,17 @@
-// weights_q4_1 with loads of 16 bytes, see activations_f32_wide: a group of blocks is its head and the codes of each block. Needs
-// SHADER_INT64.
+// weights_q4_1 with loads of 16 bytes, see wide_loads: a group of blocks is its head and the codes of each block.
 
 @group(0) @binding(2) var<storage, read> weights: array<vec2<u64>>;
 
 // What the elements of a block share.
 fn load_scale(block: u32) -> vec2f {
-    return unpack2x16float(words(weights[5u * (block / 4u)])[block % 4u]);
+    return unpack2x16float(words_of(weights[5u * (block / 4u)])[block % 4u]);
 }
 
 // The codes of a block, packed, and four of them as numbers.
 alias Codes = vec4u;
 
 fn load_codes(block: u32) -> Codes {
-    return words(weights[block + block / 4u + 1u]);
+    return words_of(weights[block + block / 4u + 1u]);
 }
 
 fn four_codes(codes: Codes, four: u32) -> vec4f {
@@ -28,8 +27,4 @@ fn load_weight4(group: u32) -> vec4f {
 
 fn load_weight(index: u32) -> f32 {
     return load_weight4(index / 4u)[index % 4u];
-}
-
-fn words(pairs: vec2<u64>) -> vec4u {
-    return vec4u(u32(pairs.x), u32(pairs.x >> 32u), u32(pairs.y), u32(pairs.y >> 32u));
 }

@@ -1,11 +1,10 @@
-// weights_q8_0 with loads of 16 bytes, see activations_f32_wide: a group of blocks is its head and twice 16 bytes of codes for each
-// block. Needs SHADER_INT64.
+// weights_q8_0 with loads of 16 bytes, see wide_loads: a group of blocks is its head and twice 16 bytes of codes for each block.
 
 @group(0) @binding(2) var<storage, read> weights: array<vec2<u64>>;
 
 // What the elements of a block share.
 fn load_scale(block: u32) -> vec2f {
-    return vec2f(bitcast<f32>(words(weights[9u * (block / 4u)])[block % 4u]), 0.0);
+    return vec2f(bitcast<f32>(words_of(weights[9u * (block / 4u)])[block % 4u]), 0.0);
 }
 
 // The codes of a block, packed, and four of them as numbers.
@@ -13,7 +12,7 @@ alias Codes = array<vec4u, 2>;
 
 fn load_codes(block: u32) -> Codes {
     let at = 2u * block + block / 4u + 1u;
-    return Codes(words(weights[at]), words(weights[at + 1u]));
+    return Codes(words_of(weights[at]), words_of(weights[at + 1u]));
 }
 
 fn four_codes(codes: Codes, four: u32) -> vec4f {
@@ -29,8 +28,4 @@ fn load_weight4(group: u32) -> vec4f {
 
 fn load_weight(index: u32) -> f32 {
     return load_weight4(index / 4u)[index % 4u];
-}
-
-fn words(pairs: vec2<u64>) -> vec4u {
-    return vec4u(u32(pairs.x), u32(pairs.x >> 32u), u32(pairs.y), u32(pairs.y >> 32u));
 }

@@ -197,7 +197,7 @@ pub static KEY_VALUE: Kernel = Kernel {
 pub static QUERY_SUBGROUP8: Kernel = Kernel {
     name: "attention_backward_query_subgroup8",
     sources: &[
-        include_str!("../../../shaders/common/eight_columns.wgsl"),
+        include_str!("../../../shaders/common/wide_loads.wgsl"),
         include_str!("../../../shaders/common/subgroup8_blocks.wgsl"),
         include_str!("../../../shaders/attention_backward_query_subgroup8.wgsl"),
     ],
@@ -212,7 +212,7 @@ pub static KEY_VALUE_SUBGROUP8: Kernel = Kernel {
     name: "attention_backward_key_value_subgroup8",
     sources: &[
         include_str!("../../../shaders/common/spread_lanes.wgsl"),
-        include_str!("../../../shaders/common/eight_columns.wgsl"),
+        include_str!("../../../shaders/common/wide_loads.wgsl"),
         include_str!("../../../shaders/common/subgroup8_blocks.wgsl"),
         include_str!("../../../shaders/attention_backward_key_value_subgroup8.wgsl"),
     ],

@@ -227,7 +227,7 @@ const SUBGROUP8: Needs = Needs { subgroup_size: Some(8), int64: true, ..Needs::N
 pub static FORWARD_SUBGROUP8: Kernel = Kernel {
     name: "attention_subgroup8",
     sources: &[
-        include_str!("../../../shaders/common/eight_columns.wgsl"),
+        include_str!("../../../shaders/common/wide_loads.wgsl"),
         include_str!("../../../shaders/common/subgroup8_blocks.wgsl"),
         include_str!("../../../shaders/attention_subgroup8.wgsl"),
     ],

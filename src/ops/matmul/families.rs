@@ -43,7 +43,7 @@ pub(super) const SUBGROUP8: Needs = Needs { subgroup_size: Some(8), int64: true,
 macro_rules! subgroup8_family {
     ($name:literal, $constants:expr, [$($file:literal),+]) => {
         family!($name, "_wide", Params, SUBGROUP8, true, $constants, [
-            "common/activations_f32_wide", "common/matmul_io", "common/matmul_operands", $($file),+
+            "common/wide_loads", "common/activations_f32_wide", "common/matmul_io", "common/matmul_operands", $($file),+
         ])
     };
 }
@@ -85,11 +85,11 @@ macro_rules! block_family {
     ($name:literal, $loads:literal, [$($file:literal),+]) => {
         [
             family!(@one $name, "q8_0", $loads, Params, SUBGROUP8, true, &[], [
-                "common/matmul_io", "common/matmul_operands", "common/eight_rows",
+                "common/wide_loads", "common/matmul_io", "common/matmul_operands", "common/eight_rows",
                 "common/spread_rows", $($file),+
             ]),
             family!(@one $name, "q4_1", $loads, Params, SUBGROUP8, true, &[], [
-                "common/matmul_io", "common/matmul_operands", "common/eight_rows",
+                "common/wide_loads", "common/matmul_io", "common/matmul_operands", "common/eight_rows",
                 "common/spread_rows", $($file),+
             ]),
         ]
@@ -99,13 +99,13 @@ macro_rules! block_family {
 pub(super) static SUBGROUP8_BLOCKS: BlockFamily = block_family!(
     "matmul_subgroup8_blocks",
     "",
-    ["common/eight_columns", "common/activations_f32_widest", "common/no_low_rank", "matmul_subgroup8_blocks"]
+    ["common/activations_f32_widest", "common/no_low_rank", "matmul_subgroup8_blocks"]
 );
 
 pub(super) static SUBGROUP8_BLOCKS_LOW_RANK: BlockFamily = block_family!(
     "matmul_subgroup8_blocks_low_rank",
     "",
-    ["common/eight_columns", "common/activations_f32_widest", "common/low_rank", "matmul_subgroup8_blocks"]
+    ["common/activations_f32_widest", "common/low_rank", "matmul_subgroup8_blocks"]
 );
 
 pub(super) static SUBGROUP8_BLOCKS_BY_K: BlockFamily = block_family!(
