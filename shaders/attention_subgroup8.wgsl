@@ -30,11 +30,6 @@ fn start_of(vector: u32, key_head: u32) -> u32 {
     return (vector / params.group * params.heads + key_head * params.group + vector % params.group) * HEAD_VEC4;
 }
 
-// Which vec4 of a head the lane holds in this slot: two that follow each other in each pair of slots. Past the end, one of the last pair.
-fn column_of(slot: u32, lane: u32) -> u32 {
-    return min(slot / 2u * 16u + 2u * lane, HEAD_VEC4 - 2u) + slot % 2u;
-}
-
 @compute @workgroup_size(8)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(subgroup_invocation_id) lane: u32) {
     let vectors = params.rows * params.group; // query vectors of a key head

@@ -1,5 +1,5 @@
 // Blocks of 8 rows in subgroups of exactly 8, for kernels without workgroup memory: what one lane holds reaches the others by
-// broadcast from a literal lane, which a CPU driver turns into a register shuffle.
+// broadcast from a literal lane, which a CPU driver turns into a register shuffle. Needs HEAD_VEC4.
 
 // One vec4 for each of 8 rows.
 alias EightVectors = array<vec4f, 8>;
@@ -55,4 +55,9 @@ fn add_products(vectors: EightVectors, weights: f32, value: vec4f) -> EightVecto
 // varies would put them in memory.
 fn next(vectors: EightVectors) -> EightVectors {
     return EightVectors(vectors[1], vectors[2], vectors[3], vectors[4], vectors[5], vectors[6], vectors[7], vec4f());
+}
+
+// Which vec4 of a head the lane holds in this slot: two that follow each other in each pair of slots. Past the end, one of the last pair.
+fn column_of(slot: u32, lane: u32) -> u32 {
+    return min(slot / 2u * 16u + 2u * lane, HEAD_VEC4 - 2u) + slot % 2u;
 }

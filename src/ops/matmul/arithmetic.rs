@@ -73,60 +73,32 @@ static F16_64X64: Form = tiles("f16_64x64", &F16, &[("K_TILE", 32.0)], 64, 64);
 static F16_32X32: Form = tiles("f16_32x32", &F16, &small_tile(8.0, 8.0), 32, 32);
 static F16_128X128: Form = tiles("f16_128x128", &F16, &[("THREADS_X", 16.0), ("THREADS_Y", 16.0)], 128, 128);
 
-static COOPERATIVE_F16X16: Family = family!(
+/// The directives come first, as WGSL demands.
+macro_rules! cooperative_family {
+    ($name:literal, $matrices:expr, [$($enable:literal),+], [$($file:literal),+]) => {
+        family!($name, "", Params, needs($matrices), true, &[], [
+            $($enable,)+ "common/activations_f32", "common/matmul_io", "common/matmul_operands", $($file,)+ "matmul_cooperative"
+        ])
+    };
+}
+
+static COOPERATIVE_F16X16: Family = cooperative_family!(
     "matmul_cooperative_f16x16",
-    "",
-    Params,
-    needs(Matrices::F16x16),
-    true,
-    &[],
-    [
-        "common/enable_f16",
-        "common/enable_cooperative",
-        "common/activations_f32",
-        "common/matmul_io",
-        "common/matmul_operands",
-        "common/cooperative_f16",
-        "common/cooperative_16",
-        "matmul_cooperative"
-    ]
+    Matrices::F16x16,
+    ["common/enable_f16", "common/enable_cooperative"],
+    ["common/cooperative_f16", "common/cooperative_16"]
 );
-
-static COOPERATIVE_F16X8: Family = family!(
+static COOPERATIVE_F16X8: Family = cooperative_family!(
     "matmul_cooperative_f16x8",
-    "",
-    Params,
-    needs(Matrices::F16x8),
-    true,
-    &[],
-    [
-        "common/enable_f16",
-        "common/enable_cooperative",
-        "common/activations_f32",
-        "common/matmul_io",
-        "common/matmul_operands",
-        "common/cooperative_f16",
-        "common/cooperative_8",
-        "matmul_cooperative"
-    ]
+    Matrices::F16x8,
+    ["common/enable_f16", "common/enable_cooperative"],
+    ["common/cooperative_f16", "common/cooperative_8"]
 );
-
-static COOPERATIVE_F32X8: Family = family!(
+static COOPERATIVE_F32X8: Family = cooperative_family!(
     "matmul_cooperative_f32x8",
-    "",
-    Params,
-    needs(Matrices::F32x8),
-    true,
-    &[],
-    [
-        "common/enable_cooperative",
-        "common/activations_f32",
-        "common/matmul_io",
-        "common/matmul_operands",
-        "common/cooperative_f32",
-        "common/cooperative_8",
-        "matmul_cooperative"
-    ]
+    Matrices::F32x8,
+    ["common/enable_cooperative"],
+    ["common/cooperative_f32", "common/cooperative_8"]
 );
 
 const fn needs(matrices: Matrices) -> Needs {
