@@ -8,8 +8,8 @@ use std::io::{self, Write};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use minijinja::{Environment, ErrorKind, Value, context};
-use serde::{Deserialize, Serialize};
 
+use super::message::{Message, TemplateInputs};
 use super::template_check;
 use super::template_functions::{self, RAISED};
 use crate::allocator::bounded;
@@ -25,20 +25,6 @@ const MAX_OUTPUT: usize = 16 << 20;
 const MAX_MEMORY: usize = 256 << 20;
 const MEMORY_A_BYTE: usize = 64;
 const NAME: &str = "chat_template";
-
-/// One turn of a conversation.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Message {
-    /// `system`, `user`, `assistant`, or what else the template knows.
-    pub role: String,
-    pub content: String,
-}
-
-impl Message {
-    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
-        Self { role: role.into(), content: content.into() }
-    }
-}
 
 /// A compiled chat template with the model's special tokens.
 pub struct ChatTemplate {
@@ -116,14 +102,19 @@ impl ChatTemplate {
     /// # Errors
     /// The template fails or refuses the messages (many want user and assistant to take turns), or does not end.
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
+        self.render_with(messages, &TemplateInputs::default(), add_generation_prompt)
+    }
+
+    /// As [`Self::render`], with what a record gives the template beside its messages.
+    pub fn render_with(&self, messages: &[Message], inputs: &TemplateInputs, add_generation_prompt: bool) -> Result<String> {
         // Python passes the optional parts as None, and leaves tokens that the model lacks undefined.
         let defined = |token: &Option<String>| token.as_ref().map_or(Value::UNDEFINED, Value::from);
         let context = context! {
             messages => Value::from_serialize(messages), add_generation_prompt,
             bos_token => defined(&self.bos_token), eos_token => defined(&self.eos_token),
-            tools => (), documents => (),
+            tools => Value::from_serialize(&inputs.tools), documents => (), ..Value::from_serialize(&inputs.more),
         };
-        let given: usize = messages.iter().map(|message| message.content.len()).sum();
+        let given = messages.iter().map(Message::size).sum::<usize>() + inputs.size();
         let mut output = Bounded { most: MAX_OUTPUT.saturating_add(given.saturating_mul(4)), ..Bounded::default() };
         let most = MAX_MEMORY.saturating_add(given.saturating_mul(MEMORY_A_BYTE));
         let template = self.environment.get_template(NAME).map_err(|cause| refused(&self.origin, &cause))?;
