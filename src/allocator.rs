@@ -43,7 +43,8 @@ fn take(bytes: isize) {
         let left = budget.left.saturating_sub(bytes);
         cell.set((left >= 0).then_some(Budget { left, ..budget }));
         if left < 0 {
-            eprintln!("{}", budget.message);
+            // The budget is gone by now, so this may allocate.
+            crate::terminal::say(budget.message);
             std::process::exit(2);
         }
     });

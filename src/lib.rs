@@ -14,9 +14,12 @@
 //! * [`model`]: configuration, parameters, the Llama graph, weights on the device. [`adapter`]: what to adapt, and LoRA.
 //! * [`train`]: the loop, the optimizer, checkpoints, metrics. [`generate`]: the key/value cache and sampling.
 //! * [`mod@bench`]: what the device can do, how near the kernels come to it, what a step and a token cost.
+//! * [`terminal`]: what is said, to standard error and standard output.
 //! * [`error`]: the one error type that reaches the user. [`allocator`]: the bound on what a chat template may take.
 //!
 //! The command line is in `src/cli/`, one file a subcommand.
+
+#![deny(clippy::print_stdout, clippy::print_stderr)] // they panic where nobody reads; `terminal` does not
 
 pub mod adapter;
 pub mod allocator;
@@ -36,6 +39,7 @@ mod nearest;
 pub mod ops;
 pub mod plan;
 pub mod reference;
+pub mod terminal;
 pub mod text;
 pub mod train;
 

@@ -7,6 +7,7 @@ use clap::Args;
 use graftling::adapter::LoadedAdapter;
 use graftling::data::{self, Batch, Dataset, Example};
 use graftling::model::opened::OpenModel;
+use graftling::terminal;
 use graftling::text::Tokenizer;
 use graftling::train::evaluate::Evaluator;
 use graftling::train::options::WeightStorage;
@@ -57,7 +58,7 @@ pub fn run(args: EvalArgs) -> Result<()> {
     let data = data::load(&args.data, &model.tokenizer, model.template.as_ref(), max_length)?;
     data.check_vocabulary(config.vocab_size)?;
     if !args.json {
-        eprintln!("{}", data.report);
+        terminal::say(&data.report.to_string());
     }
     let adapter = args.adapter.as_deref().map(|folder| LoadedAdapter::load(folder, config)).transpose()?;
     let batches = batches(&data);
@@ -84,11 +85,10 @@ pub fn run(args: EvalArgs) -> Result<()> {
             results.push(result);
         }
     }
-    let report = match args.json {
-        true => format!("{:#}\n", as_json(&data, &results, args.per_token)),
-        false => as_text(&data, &results, args.per_token.then_some(&model.tokenizer)),
-    };
-    super::print(&report)
+    match args.json {
+        true => super::print_json(&as_json(&data, &results, args.per_token)),
+        false => super::print(&as_text(&data, &results, args.per_token.then_some(&model.tokenizer))),
+    }
 }
 
 /// -log p of the supervised tokens of one example, in order.

@@ -4,7 +4,6 @@ mod tables;
 
 use std::{
     collections::BTreeMap,
-    io::{ErrorKind, Write},
     path::{Path, PathBuf},
 };
 
@@ -66,13 +65,9 @@ pub struct InspectArgs {
 pub fn run(args: InspectArgs) -> Result<()> {
     let model = Model::open(&args.model)?;
     let adapter = Adapter::choose(&model.config, &args)?;
-    let report = if args.json { format!("{:#}\n", json_report(&model, &adapter)) } else { text_report(&model, &adapter) };
-    match std::io::stdout().write_all(report.as_bytes()) {
-        // The reader of a pipe, such as `head`, may stop early.
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
-            Err(Error::failed("standard output", format!("cannot be written: {error}"), "Check where the output goes."))
-        }
-        _ => Ok(()),
+    match args.json {
+        true => super::print_json(&json_report(&model, &adapter)),
+        false => super::print(&text_report(&model, &adapter)),
     }
 }
 
