@@ -24,6 +24,7 @@ pub mod autograd;
 pub mod bench;
 pub mod cache;
 mod caught;
+mod confined;
 pub mod data;
 pub mod demo;
 pub mod error;
