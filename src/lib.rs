@@ -33,6 +33,7 @@ pub mod generate;
 pub mod gpu;
 pub mod graph;
 pub mod model;
+mod nearest;
 pub mod ops;
 pub mod plan;
 pub mod reference;

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use minijinja::{Environment, ErrorKind, Value, context};
-use serde::{Deserialize, Serialize};
 
+use super::message::{Message, TemplateInputs};
 use super::template_check;
 use super::template_functions::{self, RAISED};
 use crate::confined::{Confinement, Limits, Stopped, confined};
@@ -30,20 +30,6 @@ const MEMORY_A_BYTE: usize = 64;
 const TIME: Duration = Duration::from_secs(5);
 const BYTES_A_SECOND: usize = 1 << 20;
 const NAME: &str = "chat_template";
-
-/// One turn of a conversation.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Message {
-    /// `system`, `user`, `assistant`, or what else the template knows.
-    pub role: String,
-    pub content: String,
-}
-
-impl Message {
-    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
-        Self { role: role.into(), content: content.into() }
-    }
-}
 
 /// A compiled chat template with the model's special tokens.
 pub struct ChatTemplate {
@@ -119,13 +105,18 @@ impl ChatTemplate {
     /// # Errors
     /// The template fails or refuses the messages (many want user and assistant to take turns), or does not end.
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
-        let given: usize = messages.iter().map(|message| message.content.len()).sum();
+        self.render_with(messages, &TemplateInputs::default(), add_generation_prompt)
+    }
+
+    /// As [`Self::render`], with what a record gives the template beside its messages.
+    pub fn render_with(&self, messages: &[Message], inputs: &TemplateInputs, add_generation_prompt: bool) -> Result<String> {
+        let given = size(messages, inputs);
         let limits = Limits {
             time: TIME + Duration::from_secs((given / BYTES_A_SECOND) as u64),
             memory: MAX_MEMORY.saturating_add(given.saturating_mul(MEMORY_A_BYTE)),
         };
-        let (program, messages) = (Arc::clone(&self.program), messages.to_vec());
-        let rendered = self.confinement.run(limits, move || program.render(&messages, add_generation_prompt));
+        let (program, messages, inputs) = (Arc::clone(&self.program), messages.to_vec(), inputs.clone());
+        let rendered = self.confinement.run(limits, move || program.render(&messages, &inputs, add_generation_prompt));
         rendered.map_err(|stopped| unsound(self.origin(), &stopped))?
     }
 
@@ -158,16 +149,16 @@ impl Program {
         Ok(Self { environment, origin, bos_token, eos_token })
     }
 
-    fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
+    fn render(&self, messages: &[Message], inputs: &TemplateInputs, add_generation_prompt: bool) -> Result<String> {
         // Python passes the optional parts as None, and leaves tokens that the model lacks undefined.
         let defined = |token: &Option<String>| token.as_ref().map_or(Value::UNDEFINED, Value::from);
         let context = context! {
             messages => Value::from_serialize(messages), add_generation_prompt,
             bos_token => defined(&self.bos_token), eos_token => defined(&self.eos_token),
-            tools => (), documents => (),
+            tools => Value::from_serialize(&inputs.tools), documents => (), ..Value::from_serialize(&inputs.more),
         };
-        let given: usize = messages.iter().map(|message| message.content.len()).sum();
-        let mut output = Bounded { most: MAX_OUTPUT.saturating_add(given.saturating_mul(4)), ..Bounded::default() };
+        let mut output =
+            Bounded { most: MAX_OUTPUT.saturating_add(size(messages, inputs).saturating_mul(4)), ..Bounded::default() };
         let template = self.environment.get_template(NAME).map_err(|cause| refused(&self.origin, &cause))?;
         let rendered = template.render_captured_to(context, &mut output).map(|_| ());
         rendered.map_err(|cause| {
@@ -180,6 +171,11 @@ impl Program {
         String::from_utf8(output.bytes)
             .map_err(|_| Error::bad_input(&self.origin, "the chat template does not give UTF-8", PROPOSAL))
     }
+}
+
+/// Bytes of what a template is given, about.
+fn size(messages: &[Message], inputs: &TemplateInputs) -> usize {
+    messages.iter().map(Message::size).sum::<usize>() + inputs.size()
 }
 
 const PROPOSAL: &str = "check the messages against what the template accepts; the template itself comes with the model";
