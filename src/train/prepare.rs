@@ -439,7 +439,7 @@ fn adapter_of(options: &TrainOptions, model: &OpenModel) -> Result<(AdapterConfi
             },
             layers_to_transform: layers.filter(|layers| *layers != all),
             base_model: Some(options.model.clone()),
-            use_rslora: false,
+            ..AdapterConfig::default()
         };
         return Ok((adapter, None));
     };
