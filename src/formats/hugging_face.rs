@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::{TextSource, TokenizerSource, safetensors::Safetensors};
 use crate::{
-    Error, Result,
+    Error, Result, files,
     model::config::{ModelConfig, token_ids},
 };
 
@@ -156,7 +156,7 @@ pub(super) fn pickle_refused(path: &Path) -> Error {
 pub fn text(folder: &Path, config: &ModelConfig) -> Result<TextSource> {
     let tokenizer_config = optional_json(&folder.join("tokenizer_config.json"))?.unwrap_or(Value::Null);
     let template_file = folder.join("chat_template.jinja");
-    let chat_template = if template_file.is_file() {
+    let chat_template = if template_file.exists() {
         Some(read(&template_file)?)
     } else {
         match tokenizer_config.get("chat_template") {
@@ -195,13 +195,13 @@ fn file_names(folder: &Path) -> Result<BTreeSet<String>> {
 }
 
 fn read(path: &Path) -> Result<String> {
-    std::fs::read_to_string(path)
+    files::read_to_string(path, files::DESCRIPTION)
         .map_err(|error| Error::bad_input(path.display(), format!("cannot be read: {error}"), "Download the file again."))
 }
 
 /// The JSON in a file that need not be there.
 fn optional_json(path: &Path) -> Result<Option<Value>> {
-    if !path.is_file() {
+    if !path.exists() {
         return Ok(None);
     }
     let value = serde_json::from_str(&read(path)?);

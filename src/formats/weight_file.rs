@@ -11,6 +11,7 @@ use std::sync::{Mutex, PoisonError};
 
 use memmap2::Mmap;
 
+use crate::files;
 use crate::{Error, Result};
 
 pub(super) struct WeightFile {
@@ -23,7 +24,7 @@ impl WeightFile {
     /// Opens a file for reading.
     pub(super) fn open(path: &Path) -> Result<Self> {
         let unreadable = |error| unreadable(path, &error);
-        let file = File::open(path).map_err(unreadable)?;
+        let file = files::open(path).map_err(unreadable)?;
         if file.metadata().map_err(unreadable)?.is_dir() {
             return Err(Error::bad_input(path.display(), "is a folder, not a file", "Give the path of the file."));
         }

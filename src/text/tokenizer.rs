@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::decode_stream::DecodeStream;
 use super::gguf_vocabulary;
 use crate::confined::{Confinement, Limits, Stopped, confined};
+use crate::files;
 use crate::formats::{TextSource, TokenizerSource};
 use crate::{Error, Result};
 
@@ -74,7 +75,7 @@ impl Tokenizer {
         let (mut inner, add_bos, origin) = match &source.tokenizer {
             TokenizerSource::Json(path) => {
                 let origin = path.display().to_string();
-                let bytes = std::fs::read(path).map_err(|cause| {
+                let bytes = files::read(path, files::TOKENIZER).map_err(|cause| {
                     let proposal =
                         "a model folder needs its tokenizer.json (not tokenizer.model); download it from the same place";
                     Error::bad_input(&origin, format!("cannot read the tokenizer: {cause}"), proposal)
