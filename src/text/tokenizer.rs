@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use super::decode_stream::DecodeStream;
 use super::gguf_vocabulary;
 use crate::caught::caught;
-use crate::formats::{TextSource, TokenizerSource};
+use crate::formats::{TextSource, TokenizerSource, open};
 use crate::{Error, Result};
 
 /// The model's tokenizer. One instance serves any number of threads.
@@ -47,11 +47,8 @@ impl Tokenizer {
         let (mut inner, add_bos, origin) = match &source.tokenizer {
             TokenizerSource::Json(path) => {
                 let origin = path.display().to_string();
-                let bytes = std::fs::read(path).map_err(|cause| {
-                    let proposal =
-                        "a model folder needs its tokenizer.json (not tokenizer.model); download it from the same place";
-                    Error::bad_input(&origin, format!("cannot read the tokenizer: {cause}"), proposal)
-                })?;
+                let proposal = "a model folder needs its tokenizer.json (not tokenizer.model); download it from the same place";
+                let bytes = open::read(path, proposal)?;
                 let not_one = |cause: &dyn Display| {
                     Error::bad_input(&origin, format!("this is not a tokenizer: {cause}"), "download the file again")
                 };
