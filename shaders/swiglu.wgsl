@@ -1,3 +1,4 @@
+// uses: sigmoid
 // swiglu: y = silu(gate) * up, silu(g) = g / (1 + exp(-g)). One workgroup for 1,024 elements, 4 an invocation at a time: starting a
 // workgroup costs a CPU driver about as much as a hundred elements, and a load of four little more than one of one.
 // Traffic: reads gate and up, writes y. No accumulation. The last four are read whole, since buffers are padded, and stored one by one.

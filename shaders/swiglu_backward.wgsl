@@ -1,3 +1,4 @@
+// uses: sigmoid
 // swiglu_backward: d_up = d_y silu(gate), d_gate = d_y up silu'(gate), silu'(g) = s (1 + g (1 - s)), s = sigmoid(g).
 // One workgroup for 1,024 elements, 4 an invocation at a time, as in swiglu.
 // Traffic: reads gate, up and d_y, writes d_gate and d_up. No accumulation.

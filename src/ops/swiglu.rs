@@ -120,7 +120,8 @@ kernel_params!(Params { elements: u32 });
 /// One workgroup for 1,024 elements.
 pub static FORWARD: Kernel = Kernel {
     name: "swiglu",
-    sources: &[include_str!("../../shaders/common/sigmoid.wgsl"), include_str!("../../shaders/swiglu.wgsl")],
+    shader: "swiglu",
+    slots: &[],
     constants: &[],
     params: Params::FIELDS,
     needs: Needs::NONE,
@@ -130,7 +131,8 @@ pub static FORWARD: Kernel = Kernel {
 /// One workgroup for 1,024 elements.
 pub static BACKWARD: Kernel = Kernel {
     name: "swiglu_backward",
-    sources: &[include_str!("../../shaders/common/sigmoid.wgsl"), include_str!("../../shaders/swiglu_backward.wgsl")],
+    shader: "swiglu_backward",
+    slots: &[],
     constants: &[],
     params: Params::FIELDS,
     needs: Needs::NONE,
