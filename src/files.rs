@@ -35,7 +35,14 @@ pub fn open(path: &Path) -> Result<File> {
 /// # Errors
 /// As [`open`], and if it is longer.
 pub fn read(path: &Path, most: u64) -> Result<Vec<u8>> {
-    let file = open(path)?;
+    read_all(open(path)?, most)
+}
+
+/// All bytes of an open file of at most `most` bytes.
+///
+/// # Errors
+/// If it is longer or cannot be read.
+pub fn read_all(file: File, most: u64) -> Result<Vec<u8>> {
     let length = file.metadata()?.len();
     let mut bytes = Vec::new();
     if length <= most {

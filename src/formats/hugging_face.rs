@@ -7,9 +7,9 @@ use std::{
 
 use serde_json::Value;
 
-use super::{TextSource, TokenizerSource, safetensors::Safetensors};
+use super::{TextSource, TokenizerSource, open, safetensors::Safetensors};
 use crate::{
-    Error, Result, files,
+    Error, Result,
     model::config::{ModelConfig, token_ids},
 };
 
@@ -26,7 +26,7 @@ const INDEX: &str = "model.safetensors.index.json";
 /// [`Error::BadInput`] if there is no `config.json`, or one of the two cannot be used.
 pub fn config(folder: &Path) -> Result<ModelConfig> {
     let path = folder.join("config.json");
-    if !path.is_file() {
+    if !path.exists() {
         let names = file_names(folder)?;
         let (problem, proposal) = if names.contains("adapter_config.json") {
             ("is an adapter, not a model", "Give the base model as the model, and this folder with --adapter or --init-adapter.")
@@ -195,8 +195,7 @@ fn file_names(folder: &Path) -> Result<BTreeSet<String>> {
 }
 
 fn read(path: &Path) -> Result<String> {
-    files::read_to_string(path, files::DESCRIPTION)
-        .map_err(|error| Error::bad_input(path.display(), format!("cannot be read: {error}"), "Download the file again."))
+    open::read_text(path, "Download the file again.")
 }
 
 /// The JSON in a file that need not be there.
