@@ -39,7 +39,7 @@ use crate::model::config::ModelConfig;
 use crate::model::llama::{Head, Inputs, Llama, Part, Purpose, StorageOf};
 use crate::model::weights::DeviceWeights;
 use crate::plan::{Executable, Plan};
-use crate::train::memory::rope_bytes;
+use crate::session::memory::rope_bytes;
 
 /// The layers below the lowest adapted one on a device, and the store of what they gave.
 pub struct PrefixCache {
