@@ -1,3 +1,4 @@
+// uses: activation
 // glu_backward: d_up = d_y activation(gate), d_gate = d_y up activation'(gate): see activation.
 // One workgroup for 1,024 elements, 4 an invocation at a time, as in glu.
 // Traffic: reads gate, up and d_y, writes d_gate and d_up. No accumulation.

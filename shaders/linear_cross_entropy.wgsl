@@ -1,3 +1,4 @@
+// uses: soft_cap
 // linear_cross_entropy, the part between the two products: for each row of a chunk of logits, bent by a soft cap if there is one, the
 // negative log-likelihood of its target, and, in place of the logits, their gradient weight * (softmax - one_hot) * slope of the cap.
 // One workgroup a row.

@@ -1,3 +1,4 @@
+// uses: {row_sum}
 // rms_norm: y = x * rstd * w, rstd = (mean(x^2) + eps)^(-1/2), w = weight_offset + weight, or 1. One workgroup a row of `columns`, which
 // is a head where each is normalised by itself.
 // Traffic: reads x twice (the second time from cache) and w, writes y. Accumulates in f32, in a fixed order.

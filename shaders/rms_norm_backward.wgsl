@@ -1,3 +1,4 @@
+// uses: {row_sum}
 // rms_norm_backward: d_x = rstd * (g - x^ * mean(g * x^)) + addend, with g = d_y * w, x^ = x * rstd, and w as in
 // rms_norm. One workgroup a row of `columns`, which is a head where each is normalised by itself.
 // Traffic: reads x, d_y, w twice (the second time from cache) and addend once, writes d_x. Accumulates in f32, in a fixed order.

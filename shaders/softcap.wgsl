@@ -1,3 +1,4 @@
+// uses: soft_cap
 // softcap: y = c tanh(x / c), c = SOFTCAP. One workgroup for 1,024 elements, 4 an invocation at a time, as in glu.
 // Traffic: reads x, writes y. No accumulation. The last four are read whole, since buffers are padded, and stored one by one.
 

@@ -1,3 +1,4 @@
+// uses: soft_cap
 // softcap_backward: d_x = d_y (1 - (y / c)^2), c = SOFTCAP. One workgroup for 1,024 elements, 4 an invocation at a time, as in softcap.
 // Traffic: reads y and d_y, writes d_x. No accumulation.
 

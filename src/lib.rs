@@ -14,7 +14,7 @@
 //! * [`model`]: configuration, parameters, the Llama graph, weights on the device. [`adapter`]: what to adapt, and LoRA.
 //! * [`train`]: the loop, the optimizer, checkpoints, metrics. [`generate`]: the key/value cache and sampling.
 //! * [`mod@bench`]: what the device can do, how near the kernels come to it, what a step and a token cost.
-//! * [`error`]: the one error type that reaches the user. [`allocator`]: the bound on what a chat template may take.
+//! * [`error`]: the one error type that reaches the user. [`allocator`]: the bound on what a template or tokenizer may take.
 //!
 //! The command line is in `src/cli/`, one file a subcommand.
 
@@ -24,6 +24,7 @@ pub mod autograd;
 pub mod bench;
 pub mod cache;
 mod caught;
+mod confined;
 pub mod data;
 pub mod demo;
 pub mod error;
@@ -32,6 +33,7 @@ pub mod generate;
 pub mod gpu;
 pub mod graph;
 pub mod model;
+mod nearest;
 pub mod ops;
 pub mod plan;
 pub mod reference;

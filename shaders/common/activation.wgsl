@@ -1,3 +1,4 @@
+// uses: sigmoid
 // Activations of a gate, all of the form g * s(g): silu, s = sigmoid(g), and gelu with tanh, (1 + tanh(z / 2)) / 2 = sigmoid(z) with
 // z = 2 sqrt(2 / pi) (g + 0.044715 g^3). Neither cancels nor overflows.
 

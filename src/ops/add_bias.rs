@@ -61,7 +61,8 @@ kernel_params!(Params { rows: u32, columns: u32 });
 /// One workgroup a row.
 pub static KERNEL: Kernel = Kernel {
     name: "add_bias",
-    sources: &[include_str!("../../shaders/add_bias.wgsl")],
+    shader: "add_bias",
+    slots: &[],
     constants: &[],
     params: Params::FIELDS,
     needs: Needs::NONE,

@@ -170,11 +170,8 @@ kernel_params!(Params { elements: u32 });
 /// One workgroup for 1,024 elements.
 pub static FORWARD: Kernel = Kernel {
     name: "glu",
-    sources: &[
-        include_str!("../../shaders/common/sigmoid.wgsl"),
-        include_str!("../../shaders/common/activation.wgsl"),
-        include_str!("../../shaders/glu.wgsl"),
-    ],
+    shader: "glu",
+    slots: &[],
     constants: &[],
     params: Params::FIELDS,
     needs: Needs::NONE,
@@ -184,11 +181,8 @@ pub static FORWARD: Kernel = Kernel {
 /// One workgroup for 1,024 elements.
 pub static BACKWARD: Kernel = Kernel {
     name: "glu_backward",
-    sources: &[
-        include_str!("../../shaders/common/sigmoid.wgsl"),
-        include_str!("../../shaders/common/activation.wgsl"),
-        include_str!("../../shaders/glu_backward.wgsl"),
-    ],
+    shader: "glu_backward",
+    slots: &[],
     constants: &[],
     params: Params::FIELDS,
     needs: Needs::NONE,

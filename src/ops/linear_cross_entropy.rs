@@ -199,7 +199,8 @@ kernel_params!(SumParams { count: u32 });
 
 static ROWS: Kernel = Kernel {
     name: "linear_cross_entropy",
-    sources: &[include_str!("../../shaders/common/softcap.wgsl"), include_str!("../../shaders/linear_cross_entropy.wgsl")],
+    shader: "linear_cross_entropy",
+    slots: &[],
     constants: &[],
     params: RowParams::FIELDS,
     needs: Needs::NONE,
@@ -208,7 +209,8 @@ static ROWS: Kernel = Kernel {
 
 static SUM: Kernel = Kernel {
     name: "linear_cross_entropy_sum",
-    sources: &[include_str!("../../shaders/common/row_sum.wgsl"), include_str!("../../shaders/linear_cross_entropy_sum.wgsl")],
+    shader: "linear_cross_entropy_sum",
+    slots: &[],
     constants: &[],
     params: SumParams::FIELDS,
     needs: Needs::NONE,

@@ -1,7 +1,8 @@
 //! The ops: one file each, holding formula, shape rule, gradient rule, f64 reference and kernel launch, in this order.
 //!
 //! An op is known by one name everywhere: `src/ops/<op>.rs`, `shaders/<op>.wgsl`, and its line in [`registry`].
-//! To add one: write its file, its shader, and one line in [`registry`]; the property suite then tests it.
+//! To add one: write its file, its shader (whose first line names the parts that it uses: [`crate::gpu::shader`]), and one line in
+//! [`registry`]; the property suite then tests it.
 
 pub mod accumulate;
 pub mod adamw;

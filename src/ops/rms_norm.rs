@@ -194,11 +194,12 @@ kernel_params!(Params { rows: u32, columns: u32, eps: f32, has_weight: u32, weig
 
 /// A kernel with one workgroup a row: with barriers, or with one subgroup of 8.
 macro_rules! kernels {
-    ($name:literal, $file:literal) => {
+    ($name:literal) => {
         [
             Kernel {
                 name: $name,
-                sources: &[include_str!("../../shaders/common/row_sum.wgsl"), include_str!($file)],
+                shader: $name,
+                slots: &[("row_sum", "row_sum")],
                 constants: &[],
                 params: Params::FIELDS,
                 needs: Needs::NONE,
@@ -206,7 +207,8 @@ macro_rules! kernels {
             },
             Kernel {
                 name: concat!($name, "_subgroup8"),
-                sources: &[include_str!("../../shaders/common/row_sum_subgroup.wgsl"), include_str!($file)],
+                shader: $name,
+                slots: &[("row_sum", "row_sum_subgroup")],
                 constants: &[("LANES", 8.0)],
                 params: Params::FIELDS,
                 needs: Needs { subgroup_size: Some(8), ..Needs::NONE },
@@ -216,8 +218,8 @@ macro_rules! kernels {
     };
 }
 
-static FORWARD: [Kernel; 2] = kernels!("rms_norm", "../../shaders/rms_norm.wgsl");
-static BACKWARD: [Kernel; 2] = kernels!("rms_norm_backward", "../../shaders/rms_norm_backward.wgsl");
+static FORWARD: [Kernel; 2] = kernels!("rms_norm");
+static BACKWARD: [Kernel; 2] = kernels!("rms_norm_backward");
 
 /// The one without barriers where the device is a CPU with subgroups of 8.
 fn chosen(kernels: &'static [Kernel; 2], facts: &Facts) -> &'static Kernel {

@@ -129,7 +129,8 @@ kernel_params!(Params { rows: u32, heads: u32, positions: u32, inverse: u32 });
 /// One workgroup a row.
 pub static KERNEL: Kernel = Kernel {
     name: "rope",
-    sources: &[include_str!("../../shaders/rope.wgsl")],
+    shader: "rope",
+    slots: &[],
     constants: &[],
     params: Params::FIELDS,
     needs: Needs::NONE,

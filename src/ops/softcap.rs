@@ -116,7 +116,8 @@ kernel_params!(Params { elements: u32 });
 /// One workgroup for 1,024 elements.
 pub static FORWARD: Kernel = Kernel {
     name: "softcap",
-    sources: &[include_str!("../../shaders/common/softcap.wgsl"), include_str!("../../shaders/softcap.wgsl")],
+    shader: "softcap",
+    slots: &[],
     constants: &[],
     params: Params::FIELDS,
     needs: Needs::NONE,
@@ -126,7 +127,8 @@ pub static FORWARD: Kernel = Kernel {
 /// One workgroup for 1,024 elements.
 pub static BACKWARD: Kernel = Kernel {
     name: "softcap_backward",
-    sources: &[include_str!("../../shaders/common/softcap.wgsl"), include_str!("../../shaders/softcap_backward.wgsl")],
+    shader: "softcap_backward",
+    slots: &[],
     constants: &[],
     params: Params::FIELDS,
     needs: Needs::NONE,

@@ -47,6 +47,30 @@ fn tensors_are_read_from_one_file_or_from_shards() {
     }
 }
 
+/// An earlier, larger save leaves its index behind: the whole file counts, as in transformers.
+#[test]
+fn a_whole_file_counts_beside_a_stale_index() {
+    let folder = folder();
+    write_shards(folder.path());
+    fs::write(folder.path().join("model-0.safetensors"), b"of an earlier save").unwrap();
+    let files = open(folder.path()).unwrap();
+    for (name, _, values) in tiny::tensors() {
+        assert_eq!(files.tensors.read_f32(&name).unwrap(), values, "{name}");
+    }
+}
+
+/// State and tables that libraries save beside the parameters.
+#[test]
+fn tensors_that_are_no_parameters_are_passed_over() {
+    let folder = folder();
+    let mut all: Vec<_> = tiny::tensors().into_iter().map(|(n, shape, v)| (n, "F32", shape, tiny::f32_bytes(&v))).collect();
+    all.push(("model.layers.0.self_attn.q_proj._extra_state".to_owned(), "U8", vec![3], vec![0; 3]));
+    all.push(("model.layers.0.self_attn.rotary_emb.inv_freq".to_owned(), "F32", vec![1], vec![0; 4]));
+    all.push(("model.layers.1.self_attn.rotary_emb.cos_cached".to_owned(), "F32", vec![1], vec![0; 4]));
+    fs::write(folder.path().join("model.safetensors"), tiny::safetensors(&all)).unwrap();
+    assert_eq!(open(folder.path()).unwrap().config, tiny::config());
+}
+
 /// The values are sixteenths, which all three types hold exactly.
 #[test]
 fn half_types_are_read_exactly() {
