@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::decode_stream::DecodeStream;
 use super::gguf_vocabulary;
 use crate::confined::{Confinement, Limits, Stopped, confined};
-use crate::formats::{TextSource, TokenizerSource};
+use crate::formats::{TextSource, TokenizerSource, open};
 use crate::{Error, Result};
 
 /// Bytes of the longest text that is encoded. Encoding takes about a hundred times the memory.
@@ -74,11 +74,8 @@ impl Tokenizer {
         let (mut inner, add_bos, origin) = match &source.tokenizer {
             TokenizerSource::Json(path) => {
                 let origin = path.display().to_string();
-                let bytes = std::fs::read(path).map_err(|cause| {
-                    let proposal =
-                        "a model folder needs its tokenizer.json (not tokenizer.model); download it from the same place";
-                    Error::bad_input(&origin, format!("cannot read the tokenizer: {cause}"), proposal)
-                })?;
+                let proposal = "a model folder needs its tokenizer.json (not tokenizer.model); download it from the same place";
+                let bytes = open::read(path, proposal)?;
                 let not_one = |cause: &dyn Display| {
                     Error::bad_input(&origin, format!("this is not a tokenizer: {cause}"), "download the file again")
                 };
