@@ -15,7 +15,7 @@
 //! * [`session`]: a model that is on a device, ready for use. [`byte_size`]: how memory is told.
 //! * [`train`]: the loop, the optimizer, checkpoints, metrics. [`generate`]: the key/value cache and sampling.
 //! * [`mod@bench`]: what the device can do, how near the kernels come to it, what a step and a token cost.
-//! * [`error`]: the one error type that reaches the user. [`allocator`]: the bound on what a chat template may take.
+//! * [`error`]: the one error type that reaches the user. [`allocator`]: the bound on what a template or tokenizer may take.
 //!
 //! The command line is in `src/cli/`, one file a subcommand.
 
@@ -26,6 +26,7 @@ pub mod bench;
 pub mod byte_size;
 pub mod cache;
 mod caught;
+mod confined;
 pub mod data;
 pub mod demo;
 pub mod error;

@@ -7,7 +7,7 @@ use std::{
 
 use serde_json::Value;
 
-use super::{TextSource, TokenizerSource, safetensors::Safetensors};
+use super::{TextSource, TokenizerSource, open, safetensors::Safetensors};
 use crate::{
     Error, Result,
     model::config::{ModelConfig, token_ids},
@@ -195,8 +195,7 @@ fn file_names(folder: &Path) -> Result<BTreeSet<String>> {
 }
 
 fn read(path: &Path) -> Result<String> {
-    std::fs::read_to_string(path)
-        .map_err(|error| Error::bad_input(path.display(), format!("cannot be read: {error}"), "Download the file again."))
+    open::read_text(path, "Download the file again.")
 }
 
 /// The JSON in a file that need not be there.
