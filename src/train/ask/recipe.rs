@@ -89,8 +89,9 @@ fn line_of(text: &str, offset: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::byte_size::ByteSize;
     use crate::train::ask::options::*;
-    use crate::train::budget::{ByteSize, RecomputeOption};
+    use crate::train::budget::RecomputeOption;
     use crate::train::prefix_cache::{PrefixCacheMode, PrefixCacheType};
     use crate::train::schedule::ScheduleKind;
 
