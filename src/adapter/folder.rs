@@ -63,6 +63,11 @@ impl LoadedAdapter {
         Ok(Self { spec, layout, contents })
     }
 
+    /// Bytes that it will occupy on a device.
+    pub fn bytes(&self) -> usize {
+        self.layout.elements() * 4
+    }
+
     /// Puts it on a device.
     ///
     /// # Errors

@@ -11,6 +11,7 @@ use clap::Args;
 use graftling::{
     Error, Result,
     adapter::targets::{expand_target_modules_of, parse_layers},
+    files,
     formats::{
         ModelPlace, Storage, TextSource, TokenizerSource, gguf::Gguf, hub::Hub, hugging_face, model_files::check_tensors,
         tensors::TensorSource,
@@ -341,7 +342,7 @@ fn tokenizer_facts(tokenizer: &TokenizerSource) -> Option<(String, usize)> {
             Some((format!("GGUF {}{pre}", gguf.model), gguf.tokens.len()))
         }
         TokenizerSource::Json(path) => {
-            let value: Value = serde_json::from_str(&std::fs::read_to_string(path).ok()?).ok()?;
+            let value: Value = serde_json::from_str(&files::read_to_string(path, files::TOKENIZER).ok()?).ok()?;
             let model = value.get("model")?;
             let size = |value: Option<&Value>| match value {
                 Some(Value::Object(map)) => map.len(),

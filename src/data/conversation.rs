@@ -189,6 +189,10 @@ impl View<'_> {
     }
 
     fn lost(&self, index: usize) -> Error {
+        // Each way that was tried takes a failing template for a closed way; one that was stopped fails in all of them.
+        if let Some(stopped) = self.template.stopped() {
+            return stopped;
+        }
         Error::bad_input(
             format!("messages[{index}]"),
             format!(

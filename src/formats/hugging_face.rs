@@ -7,7 +7,7 @@ use std::{
 
 use serde_json::Value;
 
-use super::{TextSource, TokenizerSource, safetensors::Safetensors};
+use super::{TextSource, TokenizerSource, open, safetensors::Safetensors};
 use crate::{
     Error, Result,
     model::config::{ModelConfig, token_ids},
@@ -26,7 +26,7 @@ const INDEX: &str = "model.safetensors.index.json";
 /// [`Error::BadInput`] if there is no `config.json`, or one of the two cannot be used.
 pub fn config(folder: &Path) -> Result<ModelConfig> {
     let path = folder.join("config.json");
-    if !path.is_file() {
+    if !path.exists() {
         let names = file_names(folder)?;
         let (problem, proposal) = if names.contains("adapter_config.json") {
             ("is an adapter, not a model", "Give the base model as the model, and this folder with --adapter or --init-adapter.")
@@ -156,7 +156,7 @@ pub(super) fn pickle_refused(path: &Path) -> Error {
 pub fn text(folder: &Path, config: &ModelConfig) -> Result<TextSource> {
     let tokenizer_config = optional_json(&folder.join("tokenizer_config.json"))?.unwrap_or(Value::Null);
     let template_file = folder.join("chat_template.jinja");
-    let chat_template = if template_file.is_file() {
+    let chat_template = if template_file.exists() {
         Some(read(&template_file)?)
     } else {
         match tokenizer_config.get("chat_template") {
@@ -195,13 +195,12 @@ fn file_names(folder: &Path) -> Result<BTreeSet<String>> {
 }
 
 fn read(path: &Path) -> Result<String> {
-    std::fs::read_to_string(path)
-        .map_err(|error| Error::bad_input(path.display(), format!("cannot be read: {error}"), "Download the file again."))
+    open::read_text(path, "Download the file again.")
 }
 
 /// The JSON in a file that need not be there.
 fn optional_json(path: &Path) -> Result<Option<Value>> {
-    if !path.is_file() {
+    if !path.exists() {
         return Ok(None);
     }
     let value = serde_json::from_str(&read(path)?);

@@ -14,7 +14,7 @@ use std::{
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Map, Value, json};
 
-use super::{TensorSource, atomic, safetensors::Safetensors};
+use super::{TensorSource, atomic, open, safetensors::Safetensors};
 use crate::{Error, Result};
 
 const CONFIG: &str = "adapter_config.json";
@@ -86,13 +86,13 @@ pub struct AdapterTensor {
 /// graftling does not have, a tensor that is missing, of a wrong shape, or not finite.
 pub fn load_adapter(dir: &Path) -> Result<(AdapterConfig, Vec<AdapterTensor>)> {
     let path = dir.join(CONFIG);
-    if !path.is_file() {
+    if !path.exists() {
         let proposal = "Give the folder that PEFT or `graftling train` has written, with adapter_config.json in it.";
         return Err(Error::bad_input(dir.display(), "is no PEFT adapter: it has no adapter_config.json", proposal));
     }
     let mut config = ConfigFile::read(&path)?.into_config()?;
     let weights = dir.join(WEIGHTS);
-    if !weights.is_file() {
+    if !weights.exists() {
         if dir.join("adapter_model.bin").is_file() {
             return Err(Error::bad_input(
                 dir.join("adapter_model.bin").display(),
@@ -374,7 +374,7 @@ impl ConfigFile {
     fn read(path: &Path) -> Result<Self> {
         let place = path.display().to_string();
         let bad = |problem: String| Error::bad_input(&place, problem, "Copy the adapter's folder again.");
-        let text = fs::read_to_string(path).map_err(|error| bad(format!("cannot be read: {error}")))?;
+        let text = open::read_text(path, "Copy the adapter's folder again.")?;
         match serde_json::from_str(&text).map_err(|error| bad(format!("is not valid JSON: {error}")))? {
             Value::Object(map) => Ok(Self { place, map }),
             _ => Err(bad("is not a JSON object".to_owned())),

@@ -217,3 +217,41 @@ fn text_comes_from_the_tokenizers_files() {
     fs::write(at("tokenizer_config.json"), "{").unwrap();
     assert!(message(open(folder.path())).contains("tokenizer_config.json"));
 }
+
+/// A clone without `git lfs` holds pointers in place of large files.
+#[test]
+fn a_git_lfs_pointer_is_called_one_whatever_file_it_stands_for() {
+    let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 269060552\n";
+    let named = |message: String, file: &str| {
+        assert!(message.contains(file) && message.contains("Git LFS pointer") && message.contains("git lfs pull"), "{message}");
+    };
+    for file in ["config.json", "model.safetensors"] {
+        let folder = folder();
+        fs::write(folder.path().join(file), pointer).unwrap();
+        named(message(open(folder.path())), file);
+    }
+    let folder = folder();
+    let [gguf, tokenizer] = ["model.gguf", "tokenizer.json"].map(|name| folder.path().join(name));
+    fs::write(&gguf, pointer).unwrap();
+    named(message(ModelFiles::open(gguf.to_str().unwrap())), "model.gguf");
+    let mut text = open(folder.path()).unwrap().text;
+    fs::write(&tokenizer, pointer).unwrap();
+    text.tokenizer = TokenizerSource::Json(tokenizer);
+    named(message(graftling::text::Tokenizer::from_source(&text)), "tokenizer.json");
+    fs::write(folder.path().join("adapter_config.json"), pointer).unwrap();
+    named(message(graftling::formats::peft::load_adapter(folder.path())), "adapter_config.json");
+}
+
+/// Opening a pipe would wait for a writer that never comes.
+#[cfg(unix)]
+#[test]
+fn a_named_pipe_is_refused_and_not_waited_for() {
+    let folder = folder();
+    let path = folder.path().join("tokenizer.json");
+    let _ = fs::remove_file(&path);
+    assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+    let mut text = open(folder.path()).unwrap().text;
+    text.tokenizer = TokenizerSource::Json(path);
+    let refused = message(graftling::text::Tokenizer::from_source(&text));
+    assert!(refused.contains("tokenizer.json: cannot be read: it is a pipe, not a regular file"), "{refused}");
+}
