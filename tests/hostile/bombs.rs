@@ -229,8 +229,8 @@ fn rules_of_a_tokenizer_end() {
     // Decoding is asked for by the preview of the data, where it is shown, and by `generate`.
     let place = Place::new();
     place.put("tokenizer.json", tokenizer("decoder", decoders));
-    let (code, message) = place.train(&DATA);
-    assert!(matches!(code, Some(0 | 2)), "decoder: {message}");
+    place.put("data.jsonl", text);
+    place.refused("decoder", &DATA, &["tokenizer.json", MEMORY]);
     let pieces: Vec<Value> = vec![json!({ "Sequence": { "id": "A", "type_id": 0 } }); 200_000];
     let post = json!({ "type": "TemplateProcessing", "single": pieces, "pair": [], "special_tokens": {} });
     let long = format!(r#"{{"text": "{}"}}"#, "ab ".repeat(3000));
@@ -298,4 +298,25 @@ fn pipes_devices_and_sockets_are_no_files() {
     place.refused("/dev/zero", &["--data", "/dev/zero"], &["/dev/zero", "a device"]);
     place.refused("/dev/zero", &["--data", "data.jsonl", "--model", "/dev/zero"], &["/dev/zero", "a device"]);
     place.refused("/dev/stdin", &["--data", "/dev/stdin"], &["/dev/stdin", "a device"]);
+}
+
+#[test]
+fn records_of_any_length_end() {
+    let _alone = alone();
+    let refused = |what: &str, record: String, expected: &str| {
+        let place = Place::new();
+        place.put("data.jsonl", format!("{CONVERSATION}\n{record}\n"));
+        place.refused(what, &DATA, &["data.jsonl:2", expected]);
+    };
+    refused("one long line", format!(r#"{{"text": "{}"}}"#, "ab ".repeat(60 << 20)), "the record has 180 MiB");
+    refused("one long text", format!(r#"{{"text": "{}"}}"#, "ab ".repeat(4 << 20)), "12 MiB");
+    let turn = r#"{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}"#;
+    let turns = |count: usize| format!(r#"{{"messages": [{}]}}"#, vec![turn; count].join(", "));
+    refused("many turns", turns(4000), "a conversation of 8000 messages");
+    let place = Place::new();
+    place.put("data.jsonl", turns(300));
+    let (code, message) = place.train(&DATA);
+    assert_eq!(code, Some(0), "{message}");
+    place.put("data.jsonl", format!(r#"{{"text": "{}"}}"#, "ab ".repeat(1 << 20)));
+    assert_eq!(place.train(&DATA).0, Some(0));
 }
