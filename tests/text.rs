@@ -21,15 +21,7 @@ fn ids(value: &Value) -> Vec<u32> {
 }
 
 fn source(tokenizer: TokenizerSource) -> TextSource {
-    TextSource {
-        tokenizer,
-        chat_template: None,
-        bos_token: None,
-        eos_token: None,
-        bos_token_id: None,
-        eos_token_ids: Vec::new(),
-        add_bos: None,
-    }
+    TextSource::of(tokenizer)
 }
 
 fn byte_level(pre: &str) -> GgufTokenizer {
@@ -161,9 +153,14 @@ fn llama_3_puts_bos_first_and_others_do_not() {
 fn special_tokens_are_those_that_the_file_marks() {
     let typed = from_gguf(byte_level("smollm"));
     assert_eq!(typed.special_tokens().iter().map(|(id, _)| *id).collect::<Vec<_>>(), [0, 1, 2]);
-    // Without types: BOS and EOS, which other keys name.
+    assert!(typed.notes().is_empty());
+    // Without types, or typed as ordinary text: what looks like a mark is one all the same, as in llama.cpp, and a note says so.
+    for types in [Vec::new(), vec![1; typed.vocab_size()]] {
+        let untyped = from_gguf(GgufTokenizer { token_types: types, ..byte_level("smollm") });
+        assert_eq!(untyped.special_tokens().iter().map(|(id, _)| *id).collect::<Vec<_>>(), [0, 1, 2]);
+        assert!(untyped.notes()[0].contains("\"<|im_end|>\" (id 2)"), "{:?}", untyped.notes());
+    }
     let untyped = from_gguf(GgufTokenizer { token_types: Vec::new(), ..byte_level("smollm") });
-    assert_eq!(untyped.special_tokens().iter().map(|(id, _)| *id).collect::<Vec<_>>(), [0, 2]);
     assert_eq!(untyped.decode(&untyped.encode("a<|im_end|>", false).unwrap(), true).unwrap(), "a");
     // An ordinary token cannot be special, whatever a configuration says.
     let letter = typed.token_id("a").unwrap();

@@ -1,6 +1,7 @@
 //! What is trained: which matrices get a low-rank adapter, how it starts, and how it enters the graph.
 
 mod device;
+pub mod end_of_turn;
 mod folder;
 mod lora;
 pub mod targets;

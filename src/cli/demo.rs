@@ -9,7 +9,7 @@ use graftling::adapter::DeviceAdapter;
 use graftling::data::conversation::encode_prompt;
 use graftling::demo::lesson::{self, Question};
 use graftling::demo::small_model;
-use graftling::generate::{Generator, Sampler, Sampling};
+use graftling::generate::{Generator, Sampler, Sampling, end_tokens};
 use graftling::gpu::Device;
 use graftling::graph::Graph;
 use graftling::model::opened::OpenModel;
@@ -153,7 +153,7 @@ fn ask(
 ) -> Result<Vec<String>> {
     let mut generator = Generator::new(weights, &model.files.config, adapter, CONTEXT)?;
     let mut sampler = Sampler::new(Sampling { temperature: 0.0, top_k: None, top_p: None, seed: 0 })?;
-    let ends = model.tokenizer.eos_token_ids();
+    let ends = end_tokens(&model.tokenizer, Some(template), None, true)?;
     let bar = if std::io::stderr().is_terminal() {
         indicatif::ProgressBar::new(questions.len() as u64).with_prefix("asking")
     } else {
@@ -164,7 +164,7 @@ fn ask(
     let mut answers = Vec::with_capacity(questions.len());
     for question in questions {
         let prompt = encode_prompt(&model.tokenizer, template, &[Message::new("user", &question.text)])?;
-        let tokens = generator.generate(&prompt, &mut sampler, MAX_NEW_TOKENS, ends, |_| Ok(()))?;
+        let tokens = generator.generate(&prompt, &mut sampler, MAX_NEW_TOKENS, &ends, |_| Ok(()))?;
         let text = model.tokenizer.decode(&tokens, true)?;
         let more = if tokens.last().is_some_and(|last| ends.contains(last)) { "" } else { " ..." };
         answers.push(text.split_whitespace().collect::<Vec<_>>().join(" ") + more);

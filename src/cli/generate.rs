@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use graftling::adapter::LoadedAdapter;
 use graftling::data::conversation::encode_prompt;
-use graftling::generate::{Generator, Sampler, Sampling};
+use graftling::generate::{Generator, Sampler, Sampling, end_tokens};
 use graftling::model::opened::OpenModel;
 use graftling::text::Message;
 use graftling::train::options::WeightStorage;
@@ -81,7 +81,8 @@ pub fn run(args: GenerateArgs) -> Result<()> {
     let adapter = adapter.map(|adapter| adapter.upload(device)).transpose()?;
     let mut generator = Generator::new(&weights, config, adapter.as_ref(), context)?;
 
-    let ends = model.tokenizer.eos_token_ids();
+    let (template, folder) = (model.template.as_ref(), args.adapter.as_deref());
+    let ends = end_tokens(&model.tokenizer, template, folder, args.chat.is_some())?;
     let mut stream = model.tokenizer.decode_stream();
     let mut text = String::new();
     let mut give = |piece: Option<String>| -> Result<()> {
@@ -89,7 +90,7 @@ pub fn run(args: GenerateArgs) -> Result<()> {
         text.push_str(&piece);
         if args.json { Ok(()) } else { super::print(&piece) }
     };
-    let tokens = generator.generate(&prompt, &mut sampler, args.max_new_tokens, ends, |id| match ends.contains(&id) {
+    let tokens = generator.generate(&prompt, &mut sampler, args.max_new_tokens, &ends, |id| match ends.contains(&id) {
         true => Ok(()),
         false => give(stream.push(id)),
     })?;

@@ -44,8 +44,9 @@ impl Message {
 pub struct ChatTemplate {
     environment: Environment<'static>,
     origin: String,
-    bos_token: Option<String>,
-    eos_token: Option<String>,
+    source: String,
+    /// `bos_token` and the like, by name.
+    tokens: Vec<(String, String)>,
 }
 
 impl ChatTemplate {
@@ -73,7 +74,10 @@ impl ChatTemplate {
         };
         let bos_token = token(&source.bos_token, source.bos_token_id);
         let eos_token = token(&source.eos_token, source.eos_token_ids.first().copied());
-        Self::compile(&origin, template, bos_token, eos_token).map(Some)
+        let mut compiled = Self::compile(&origin, template, bos_token, eos_token)?;
+        let others = source.named_tokens.iter().filter(|(name, _)| !matches!(name.as_str(), "bos_token" | "eos_token"));
+        compiled.tokens.extend(others.cloned());
+        Ok(Some(compiled))
     }
 
     /// Compiles `template`. `origin` is what messages call it.
@@ -106,7 +110,9 @@ impl ChatTemplate {
         caught(|| environment.add_template_owned(NAME, template_functions::without_generation_tags(template)))
             .map_err(|panic| unsound(origin, &panic))?
             .map_err(|cause| refused(origin, &cause))?;
-        Ok(Self { environment, origin: origin.to_string(), bos_token, eos_token })
+        let tokens = [("bos_token", bos_token), ("eos_token", eos_token)];
+        let tokens = tokens.into_iter().filter_map(|(name, token)| Some((name.to_string(), token?))).collect();
+        Ok(Self { environment, origin: origin.to_string(), source: template.to_string(), tokens })
     }
 
     /// The text of `messages`; with `add_generation_prompt` it ends where the assistant's next turn begins.
@@ -117,11 +123,9 @@ impl ChatTemplate {
     /// The template fails or refuses the messages (many want user and assistant to take turns), or does not end.
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
         // Python passes the optional parts as None, and leaves tokens that the model lacks undefined.
-        let defined = |token: &Option<String>| token.as_ref().map_or(Value::UNDEFINED, Value::from);
+        let tokens: Value = self.tokens.iter().map(|(name, token)| (name.as_str(), Value::from(token))).collect();
         let context = context! {
-            messages => Value::from_serialize(messages), add_generation_prompt,
-            bos_token => defined(&self.bos_token), eos_token => defined(&self.eos_token),
-            tools => (), documents => (),
+            messages => Value::from_serialize(messages), add_generation_prompt, tools => (), documents => (), ..tokens
         };
         let given: usize = messages.iter().map(|message| message.content.len()).sum();
         let mut output = Bounded { most: MAX_OUTPUT.saturating_add(given.saturating_mul(4)), ..Bounded::default() };
@@ -138,6 +142,11 @@ impl ChatTemplate {
         })?;
         String::from_utf8(output.bytes)
             .map_err(|_| Error::bad_input(&self.origin, "the chat template does not give UTF-8", PROPOSAL))
+    }
+
+    /// The template as the file has it.
+    pub fn source(&self) -> &str {
+        &self.source
     }
 
     /// Where the template comes from, as messages name it.

@@ -3,6 +3,8 @@
 //! * [`tokenizer`]: [`Tokenizer`], from a `tokenizer.json` or from GGUF metadata;
 //! * [`gguf_vocabulary`]: how GGUF metadata becomes a tokenizer, for byte-level BPE and for SentencePiece;
 //! * [`pre_tokenizer`]: the named rules that cut text into words before byte-level BPE;
+//! * [`marks`]: which tokens are marks by their looks, and the guard against marks that become text;
+//! * [`literal`]: text in which what looks like a special token stays text;
 //! * [`decode_stream`]: text from ids as they arrive, in whole characters;
 //! * [`chat_template`]: the model's own Jinja template, from [`Message`]s to the text that the model was trained on;
 //! * [`template_functions`]: what Hugging Face templates may call beside plain Jinja.
@@ -10,6 +12,8 @@
 pub mod chat_template;
 pub mod decode_stream;
 pub mod gguf_vocabulary;
+pub mod literal;
+pub mod marks;
 pub mod pre_tokenizer;
 mod template_check;
 pub mod template_functions;
