@@ -12,9 +12,10 @@
 //! * [`formats`]: safetensors, GGUF, Hugging Face folders and names, PEFT adapters. [`text`]: tokenizers and chat templates.
 //! * [`data`]: records to tokens, loss masks and packed batches.
 //! * [`model`]: configuration, parameters, the Llama graph, weights on the device. [`adapter`]: what to adapt, and LoRA.
+//! * [`session`]: a model that is on a device, ready for use. [`byte_size`]: how memory is told.
 //! * [`train`]: the loop, the optimizer, checkpoints, metrics. [`generate`]: the key/value cache and sampling.
 //! * [`mod@bench`]: what the device can do, how near the kernels come to it, what a step and a token cost.
-//! * [`error`]: the one error type that reaches the user. [`allocator`]: the bound on what a chat template may take.
+//! * [`error`]: the one error type that reaches the user. [`allocator`]: the bound on what a template or tokenizer may take.
 //!
 //! The command line is in `src/cli/`, one file a subcommand.
 
@@ -22,8 +23,10 @@ pub mod adapter;
 pub mod allocator;
 pub mod autograd;
 pub mod bench;
+pub mod byte_size;
 pub mod cache;
 mod caught;
+mod confined;
 pub mod data;
 pub mod demo;
 pub mod error;
@@ -32,9 +35,11 @@ pub mod generate;
 pub mod gpu;
 pub mod graph;
 pub mod model;
+mod nearest;
 pub mod ops;
 pub mod plan;
 pub mod reference;
+pub mod session;
 pub mod text;
 pub mod train;
 

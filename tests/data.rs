@@ -544,7 +544,9 @@ fn the_token_that_ends_a_turn_is_learned_wherever_it_stands() {
     let with = of("{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}");
     assert_eq!(learned(&with.examples[0], &tokenizer("")), ["b<|im_end|>", "d<|im_end|>"]);
     assert_eq!((&with.report.turn_ends[..], &with.report.unended[..]), (&[end][..], &[][..]));
-    let before = of("{% for m in messages %}{% if not loop.first %}<|im_end|>\n{% endif %}<|im_start|>{{ m.role }}\n{{ m.content }}{% endfor %}{% if add_generation_prompt %}<|im_end|>\n<|im_start|>assistant\n{% endif %}");
+    let before = of(
+        "{% for m in messages %}{% if not loop.first %}<|im_end|>\n{% endif %}<|im_start|>{{ m.role }}\n{{ m.content }}{% endfor %}{% if add_generation_prompt %}<|im_end|>\n<|im_start|>assistant\n{% endif %}",
+    );
     assert_eq!(learned(&before.examples[0], &tokenizer("")), ["b<|im_end|>", "d"]);
     assert_eq!((&before.report.turn_ends[..], &before.report.unended[..]), (&[end][..], &[1][..]));
     // A token that begins the next turn is no end.

@@ -46,7 +46,8 @@ pub fn write(folder: &Path, ends: &[EndOfTurn]) -> Result<()> {
 pub fn read(folder: &Path) -> Result<Vec<EndOfTurn>> {
     let checkpoint = folder.file_name().is_some_and(|name| name.to_string_lossy().starts_with("checkpoint-"));
     let parent = folder.parent().filter(|_| checkpoint);
-    let Some(path) = [Some(folder), parent].into_iter().flatten().map(|folder| folder.join(FILE)).find(|path| path.is_file()) else {
+    let Some(path) = [Some(folder), parent].into_iter().flatten().map(|folder| folder.join(FILE)).find(|path| path.is_file())
+    else {
         return Ok(Vec::new());
     };
     let bad = |problem: String| Error::bad_input(path.display(), problem, "correct or remove the file");

@@ -138,9 +138,9 @@ fn write_lesson(out: &Path) -> Result<PathBuf> {
 /// What asking runs, before and after the training.
 fn generator_graphs(model: &OpenModel, prepared: &Prepared) -> Result<Vec<Graph>> {
     let (config, storage) = (&model.files.config, model.storage(prepared.weight_type()));
-    let mut graphs = Generator::graphs(config, &storage, None, CONTEXT)?;
-    graphs.extend(Generator::graphs(config, &storage, Some(prepared.spec()), CONTEXT)?);
-    Ok(graphs)
+    let mut models = Generator::models(config, &storage, None, CONTEXT)?;
+    models.extend(Generator::models(config, &storage, Some(prepared.spec()), CONTEXT)?);
+    Ok(models.into_iter().map(|model| model.graph).collect())
 }
 
 /// The model's greedy answers, each on one line.

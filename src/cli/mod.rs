@@ -13,6 +13,7 @@ mod train;
 mod tuning;
 
 use std::io::{ErrorKind, IsTerminal, Write};
+use std::path::Path;
 use std::sync::Arc;
 
 use clap::{Args, Parser, Subcommand};
@@ -22,8 +23,10 @@ use graftling::graph::Graph;
 use graftling::model::opened::OpenModel;
 use graftling::model::weights::{DeviceWeights, WeightType};
 use graftling::plan::autotune::{BUDGET, Choice, Sources, tune};
+use graftling::session::{Session, SessionOptions, Use, Watch};
 use graftling::train::options::WeightStorage;
 use graftling::{Error, Result};
+use indicatif::ProgressBar;
 
 /// LoRA fine-tuning of Llama-style language models on any GPU that Vulkan, Metal or DX12 drives
 #[derive(Parser)]
@@ -120,6 +123,22 @@ struct DeviceArgs {
 }
 
 impl DeviceArgs {
+    /// Puts a model on the GPU, with the adapter in this folder if there is one, for these uses.
+    fn session(&self, model: &OpenModel, adapter: Option<&Path>, uses: &[Use]) -> Result<Session> {
+        let options = SessionOptions {
+            device: self.device.clone(),
+            matmul: self.matmul,
+            weights: WeightStorage::weight_type(self.weights),
+            autotune: !self.no_autotune,
+            cache: cache_folder(),
+        };
+        let bars = Bars { tuning: tuning_bar(), loading: loading_bar() };
+        let session = Session::open(model, adapter, &options, uses, &bars);
+        bars.tuning.finish_and_clear();
+        bars.loading.finish_and_clear();
+        session
+    }
+
     /// Opens the GPU and decides with which kernels it computes these graphs.
     fn open(&self, graphs: &[Graph]) -> Result<(Arc<Device>, Vec<Choice>)> {
         let mut device = Device::open_for(self.device.as_deref(), self.matmul)?;
@@ -132,11 +151,40 @@ impl DeviceArgs {
     }
 }
 
+/// How far opening a session is.
+struct Bars {
+    tuning: ProgressBar,
+    loading: ProgressBar,
+}
+
+impl Watch for Bars {
+    fn tuning(&self, done: usize, total: usize) {
+        self.tuning.set_length(total as u64);
+        self.tuning.set_position(done as u64);
+    }
+
+    fn loading(&self, done: u64, total: u64) {
+        self.loading.set_length(total);
+        self.loading.set_position(done);
+    }
+}
+
+fn bar(template: &str) -> ProgressBar {
+    let style = indicatif::ProgressStyle::with_template(template);
+    ProgressBar::new(0).with_style(style.unwrap_or_else(|_| indicatif::ProgressStyle::default_bar()))
+}
+
+fn tuning_bar() -> ProgressBar {
+    bar("choosing kernels for this GPU, once {bar:28} {pos}/{len}")
+}
+
+fn loading_bar() -> ProgressBar {
+    bar("loading {bar:28} {bytes}/{total_bytes}")
+}
+
 /// Calls `tune` with what shows how far it is, once it has to measure.
 fn with_tuning_bar<T>(tune: impl FnOnce(&(dyn Fn(usize, usize) + Sync)) -> T) -> T {
-    let bar = indicatif::ProgressBar::new(0);
-    let style = indicatif::ProgressStyle::with_template("choosing kernels for this GPU, once {bar:28} {pos}/{len}");
-    bar.set_style(style.unwrap_or_else(|_| indicatif::ProgressStyle::default_bar()));
+    let bar = tuning_bar();
     let result = tune(&|done, total| {
         bar.set_length(total as u64);
         bar.set_position(done as u64);
@@ -147,9 +195,7 @@ fn with_tuning_bar<T>(tune: impl FnOnce(&(dyn Fn(usize, usize) + Sync)) -> T) ->
 
 /// Sends the model's weights to the GPU, with a word on standard error when it takes long enough to be noticed.
 fn upload(model: &OpenModel, weight_type: WeightType, device: Arc<Device>) -> Result<Arc<DeviceWeights>> {
-    let bar = indicatif::ProgressBar::new(0);
-    let style = indicatif::ProgressStyle::with_template("loading {bar:28} {bytes}/{total_bytes}");
-    bar.set_style(style.unwrap_or_else(|_| indicatif::ProgressStyle::default_bar()));
+    let bar = loading_bar();
     let weights = model.upload(device, weight_type, |done, total| {
         bar.set_length(total);
         bar.set_position(done);

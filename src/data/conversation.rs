@@ -22,7 +22,7 @@
 use std::ops::Range;
 
 use super::marked::{Marked, Unmarked};
-use crate::text::{ChatTemplate, Encoded, Message, Tokenizer};
+use crate::text::{ChatTemplate, Encoded, Message, TemplateInputs, Tokenizer};
 use crate::{Error, Result};
 
 /// A conversation as the model sees it.
@@ -46,14 +46,16 @@ pub struct Conversation {
 /// The token ids of `messages` with the prompt that asks the assistant to speak, for generation. Special tokens inside
 /// messages are treated as in training.
 pub fn encode_prompt(tokenizer: &Tokenizer, template: &ChatTemplate, messages: &[Message]) -> Result<Vec<u32>> {
-    let view = View::new(tokenizer, template, messages, true)?;
+    let inputs = TemplateInputs::default();
+    let view = View::new(tokenizer, template, messages, &inputs, true)?;
     Ok(tokenizer.encode_literally(&view.text, &view.literal)?.ids)
 }
 
 /// The special token that the template writes after what the assistant says, if it writes one.
 pub fn turn_end(tokenizer: &Tokenizer, template: &ChatTemplate) -> Option<u32> {
     let messages = [Message::new("user", "graftling"), Message::new("assistant", "graftlingq")];
-    let view = View::new(tokenizer, template, &messages, false).ok()?;
+    let inputs = TemplateInputs::default();
+    let view = View::new(tokenizer, template, &messages, &inputs, false).ok()?;
     let encoded = tokenizer.encode_with_ranges(&view.text, false).ok()?;
     let end = view.text.rfind("graftlingq")? + "graftlingq".len();
     let after = overlapping(&encoded, &(end..view.text.len()));
@@ -66,7 +68,17 @@ pub fn turn_end(tokenizer: &Tokenizer, template: &ChatTemplate) -> Option<u32> {
 /// # Errors
 /// The template fails or refuses the messages, or does not show an assistant turn in a recognisable way.
 pub fn encode(tokenizer: &Tokenizer, template: &ChatTemplate, messages: &[Message]) -> Result<Conversation> {
-    let view = View::new(tokenizer, template, messages, false)?;
+    encode_with(tokenizer, template, messages, &TemplateInputs::default())
+}
+
+/// As [`encode`], with what the record gives the template beside its messages.
+pub fn encode_with(
+    tokenizer: &Tokenizer,
+    template: &ChatTemplate,
+    messages: &[Message],
+    inputs: &TemplateInputs,
+) -> Result<Conversation> {
+    let view = View::new(tokenizer, template, messages, inputs, false)?;
     let encoded = tokenizer.encode_literally(&view.text, &view.literal)?;
     let special = |at: usize| tokenizer.is_special(encoded.ids[at]);
     let next_mark = |from: usize| {
@@ -75,7 +87,7 @@ pub fn encode(tokenizer: &Tokenizer, template: &ChatTemplate, messages: &[Messag
     };
     // The tokens of each learned turn. Those found exactly end as the template ends them at this place.
     let (mut exact, mut placed, mut rewritten_turns) = (Vec::new(), Vec::new(), 0);
-    for (index, _) in messages.iter().enumerate().filter(|(_, message)| message.role == "assistant") {
+    for (index, _) in messages.iter().enumerate().filter(|(_, message)| message.role == "assistant" && message.learned) {
         match view.turn(index)? {
             Turn::Exact(span) => {
                 let tokens = without_tail(tokenizer, &view.text, &encoded, overlapping(&encoded, &span));
@@ -139,15 +151,21 @@ struct View<'a> {
 }
 
 impl<'a> View<'a> {
-    fn new(tokenizer: &Tokenizer, template: &'a ChatTemplate, messages: &'a [Message], generation: bool) -> Result<Self> {
-        let marked = Marked::of(messages, tokenizer);
-        let Unmarked { text, literal } = marked.unmark(template.render(&marked.messages, generation)?);
+    fn new(
+        tokenizer: &Tokenizer,
+        template: &'a ChatTemplate,
+        messages: &'a [Message],
+        inputs: &TemplateInputs,
+        generation: bool,
+    ) -> Result<Self> {
+        let marked = Marked::of(messages, inputs, tokenizer);
+        let Unmarked { text, literal } = marked.unmark(template.render_with(&marked.messages, &marked.inputs, generation)?);
         Ok(Self { template, messages, marked, text, literal, generation })
     }
 
     /// What the template makes of `messages`, which are some of those with marks.
     fn render(&self, messages: &[Message], generation: bool) -> Result<String> {
-        Ok(self.marked.unmark(self.template.render(messages, generation)?).text)
+        Ok(self.marked.unmark(self.template.render_with(messages, &self.marked.inputs, generation)?).text)
     }
 
     fn turn(&self, index: usize) -> Result<Turn> {
@@ -189,6 +207,10 @@ impl<'a> View<'a> {
     }
 
     fn lost(&self, index: usize) -> Error {
+        // Each way that was tried takes a failing template for a closed way; one that was stopped fails in all of them.
+        if let Some(stopped) = self.template.stopped() {
+            return stopped;
+        }
         Error::bad_input(
             format!("messages[{index}]"),
             format!(

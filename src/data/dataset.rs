@@ -311,8 +311,11 @@ impl fmt::Display for DataReport {
         list(&self.truncated, "cut to --max-length")?;
         list(&self.rewritten_turns, "with assistant turns that the chat template rewrites; these turns are not learned")?;
         list(&self.neutralised, "with a special token inside a message, which is treated as plain text")?;
-        list(&self.unended, "in which no end token is learned: the model will not learn to stop there (the chat template writes none \
-                             after what the assistant says, or the model has none)")
+        list(
+            &self.unended,
+            "in which no end token is learned: the model will not learn to stop there (the chat template writes none \
+                             after what the assistant says, or the model has none)",
+        )
     }
 }
 

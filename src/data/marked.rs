@@ -7,14 +7,17 @@
 
 use std::ops::Range;
 
-use crate::text::{Message, Tokenizer};
+use serde_json::Value;
+
+use crate::text::{Message, TemplateInputs, Tokenizer};
 
 /// Characters for private use: two that no message has are the marks.
 const PRIVATE: Range<u32> = 0xE000..0xF900;
 
-/// Messages with marks.
+/// What a template is given, with marks.
 pub(super) struct Marked {
     pub messages: Vec<Message>,
+    pub inputs: TemplateInputs,
     /// Open and close.
     marks: Option<[char; 2]>,
     /// How many messages have any.
@@ -29,23 +32,29 @@ pub(super) struct Unmarked {
 }
 
 impl Marked {
-    pub fn of(messages: &[Message], tokenizer: &Tokenizer) -> Self {
-        let special = tokenizer.special_tokens();
-        let mut marked = Self { messages: messages.to_vec(), marks: None, count: 0 };
-        let names_in = |content: &str| -> Vec<&str> {
-            let names = special.iter().map(|(_, token)| token.as_str());
-            names.filter(|name| !name.is_empty() && content.contains(name)).collect()
-        };
-        let found: Vec<Vec<&str>> = messages.iter().map(|message| names_in(&message.content)).collect();
-        if found.iter().all(Vec::is_empty) {
+    pub fn of(messages: &[Message], inputs: &TemplateInputs, tokenizer: &Tokenizer) -> Self {
+        let mut marked = Self { messages: messages.to_vec(), inputs: inputs.clone(), marks: None, count: 0 };
+        let mut texts = Vec::new();
+        for message in messages {
+            texts.push(message.content.as_str());
+            message.more.values().for_each(|value| collect(value, &mut texts));
+        }
+        inputs.tools.iter().chain(inputs.more.values()).for_each(|value| collect(value, &mut texts));
+        let special = tokenizer.special_tokens().iter().map(|(_, token)| token.as_str());
+        let names: Vec<&str> = special.filter(|name| !name.is_empty() && texts.iter().any(|text| text.contains(name))).collect();
+        if names.is_empty() {
             return marked;
         }
-        let free = |mark: &char| !messages.iter().any(|message| message.content.contains(*mark));
+        let free = |mark: &char| !texts.iter().any(|text| text.contains(*mark));
         let mut free = PRIVATE.filter_map(char::from_u32).filter(free);
         let marks = [free.next().unwrap_or('\u{E000}'), free.next().unwrap_or('\u{E001}')];
-        for (message, names) in marked.messages.iter_mut().zip(&found).filter(|(_, names)| !names.is_empty()) {
-            message.content = wrapped(&message.content, names, marks);
-            marked.count += 1;
+        for message in &mut marked.messages {
+            let mut found = wrap(&mut message.content, &names, marks);
+            message.more.values_mut().for_each(|value| found |= wrap_all(value, &names, marks));
+            marked.count += usize::from(found);
+        }
+        for value in marked.inputs.tools.iter_mut().chain(marked.inputs.more.values_mut()) {
+            wrap_all(value, &names, marks);
         }
         marked.marks = Some(marks);
         marked
@@ -73,6 +82,34 @@ impl Marked {
     }
 }
 
+/// All texts inside `value`. Keys are for the template to look up, and stay as they are.
+fn collect<'a>(value: &'a Value, texts: &mut Vec<&'a str>) {
+    match value {
+        Value::String(text) => texts.push(text),
+        Value::Array(items) => items.iter().for_each(|item| collect(item, texts)),
+        Value::Object(map) => map.values().for_each(|value| collect(value, texts)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
+/// Marks all texts inside `value`; says whether there was anything to mark.
+fn wrap_all(value: &mut Value, names: &[&str], marks: [char; 2]) -> bool {
+    match value {
+        Value::String(text) => wrap(text, names, marks),
+        Value::Array(items) => items.iter_mut().fold(false, |found, item| wrap_all(item, names, marks) | found),
+        Value::Object(map) => map.values_mut().fold(false, |found, value| wrap_all(value, names, marks) | found),
+        Value::Null | Value::Bool(_) | Value::Number(_) => false,
+    }
+}
+
+fn wrap(text: &mut String, names: &[&str], marks: [char; 2]) -> bool {
+    let found = names.iter().any(|name| text.contains(name));
+    if found {
+        *text = wrapped(text, names, marks);
+    }
+    found
+}
+
 /// `content` with each of `names` between the marks, the longest first where one is the beginning of another.
 fn wrapped(content: &str, names: &[&str], [open, close]: [char; 2]) -> String {
     let (mut out, mut rest) = (String::with_capacity(content.len() + 16), content);
@@ -96,7 +133,7 @@ mod tests {
     fn marks_come_out_as_they_went_in() {
         let marks = ['\u{E000}', '\u{E001}'];
         let text = "a<|x|>b<|x|>><|xy|>";
-        let marked = Marked { messages: Vec::new(), marks: Some(marks), count: 1 };
+        let marked = Marked { messages: Vec::new(), inputs: TemplateInputs::default(), marks: Some(marks), count: 1 };
         let unmarked = marked.unmark(wrapped(text, &["<|x|>", "<|xy|>", "<|x|>>"], marks));
         assert_eq!(unmarked, Unmarked { text: text.to_string(), literal: vec![1..6, 7..13, 13..19] });
         // Torn apart by a template: nothing is lost, and nothing joins.

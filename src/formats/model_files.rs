@@ -166,9 +166,16 @@ pub fn check_tensors(config: &ModelConfig, tensors: &dyn TensorSource) -> Result
             ));
         }
     }
-    let in_a_layer =
-        |name: &&&str| (name.starts_with("model.layers.") || name.starts_with("blk.")) && !name.ends_with(".rotary_emb.inv_freq");
-    if let Some(name) = left.iter().filter(in_a_layer).min() {
+    let (harmless, others): (Vec<&str>, Vec<&str>) = left.into_iter().partition(|name| is_no_parameter(name));
+    if let Some(first) = harmless.iter().min() {
+        tracing::info!(
+            "{}: {} tensors are no parameters and are passed over, such as {first}",
+            tensors.place(first),
+            harmless.len()
+        );
+    }
+    let in_a_layer = |name: &&&str| name.starts_with("model.layers.") || name.starts_with("blk.");
+    if let Some(name) = others.iter().filter(in_a_layer).min() {
         return Err(Error::bad_input(
             format!("{}: tensor {name}", tensors.place(name)),
             format!(
@@ -179,4 +186,13 @@ pub fn check_tensors(config: &ModelConfig, tensors: &dyn TensorSource) -> Result
         ));
     }
     Ok(())
+}
+
+/// Whether a tensor is a table or a state that a library saved beside the parameters, and computes anew or does not use: RoPE's
+/// frequencies, causal masks, Transformer Engine's FP8 state.
+fn is_no_parameter(name: &str) -> bool {
+    let own_name = name.rsplit('.').next().unwrap_or(name);
+    name.contains("rotary_emb.")
+        || matches!(own_name, "_extra_state" | "masked_bias" | "position_ids")
+        || name.ends_with(".attn.bias")
 }

@@ -107,7 +107,8 @@ impl Roles<'_> {
             }
         }
         // The second is the older name of the first.
-        let given = |key: &str| self.map.get(key).filter(|value| !matches!(value, Value::Null)).map(|value| (key.to_owned(), value));
+        let given =
+            |key: &str| self.map.get(key).filter(|value| !matches!(value, Value::Null)).map(|value| (key.to_owned(), value));
         let full = |value: &Value| value.as_array().is_none_or(|list| !list.is_empty());
         let list = given("extra_special_tokens").filter(|(_, value)| full(value)).or_else(|| given("additional_special_tokens"));
         match list {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::sampling::Sampler;
 use crate::adapter::{DeviceAdapter, LoraSpec};
 use crate::gpu::Slice;
-use crate::graph::{Counts, Graph, ShapeError, ValueId};
+use crate::graph::{Counts, ShapeError, ValueId};
 use crate::model::config::ModelConfig;
 use crate::model::llama::{Head, Inputs, Llama, Purpose, StorageOf};
 use crate::model::weights::DeviceWeights;
@@ -45,14 +45,14 @@ impl Generator {
         Ok(Self { prefill, decode, vocab_size: config.vocab_size, context, read: 0 })
     }
 
-    /// The graphs that a generator for such texts runs, which are known before there is a device.
+    /// The models that a generator for such texts runs, which are known before there is a device.
     ///
     /// # Errors
     /// If the configuration contradicts itself.
-    pub fn graphs(config: &ModelConfig, storage: StorageOf, lora: Option<&LoraSpec>, context: usize) -> Result<Vec<Graph>> {
+    pub fn models(config: &ModelConfig, storage: StorageOf, lora: Option<&LoraSpec>, context: usize) -> Result<Vec<Llama>> {
         let context = clamped(context, config);
-        let graph = |rows| Ok(fused(config, storage, lora, context, rows)?.0.graph);
-        [PREFILL_ROWS.min(context), 1].into_iter().map(graph).collect()
+        let model = |rows| Ok(fused(config, storage, lora, context, rows)?.0);
+        [PREFILL_ROWS.min(context), 1].into_iter().map(model).collect()
     }
 
     /// Forgets the text.

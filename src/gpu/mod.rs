@@ -1,5 +1,6 @@
 //! The *where* of a computation: adapter, limits, buffers, compiled kernels.
 
+pub mod algorithm;
 mod arithmetic;
 pub mod blocks;
 mod buffer;
@@ -11,6 +12,7 @@ mod pipeline;
 mod readback;
 pub mod reflect;
 mod room;
+pub mod shader;
 
 pub use arithmetic::{Arithmetic, Matrices};
 pub use buffer::{ALIGNMENT, Allocated, Slice, encode, padded, rounded, split_rows};

@@ -9,6 +9,7 @@ use std::{f64::consts::PI, path::Path};
 
 use serde_json::{Map, Value};
 
+use crate::formats::open;
 use crate::{Error, Result};
 
 /// The architectures that graftling trains.
@@ -81,9 +82,7 @@ impl ModelConfig {
     /// As [`ModelConfig::from_json_str`], or if the file cannot be read.
     pub fn from_json_file(path: &Path) -> Result<Self> {
         let place = path.display().to_string();
-        let text = std::fs::read_to_string(path).map_err(|error| {
-            Error::bad_input(&place, format!("cannot be read: {error}"), "Give a model folder that has a readable config.json.")
-        })?;
+        let text = open::read_text(path, "Give a model folder that has a readable config.json.")?;
         Self::from_json_at(&place, &text)
     }
 

@@ -10,11 +10,11 @@ use crate::ops::attention::{Attention, Heads};
 use crate::ops::cache_rows::CacheRows;
 use crate::ops::embedding::Embedding;
 use crate::ops::gather_rows::GatherRows;
+use crate::ops::glu::{Activation, Glu};
 use crate::ops::linear_cross_entropy::LinearCrossEntropy;
 use crate::ops::matmul::{Layout, Matmul};
 use crate::ops::rms_norm::RmsNorm;
 use crate::ops::rope::Rope;
-use crate::ops::swiglu::Swiglu;
 use std::ops::Range;
 
 /// What the graph is for.
@@ -218,7 +218,7 @@ impl<'a> Builder<'a> {
         let output = self.vocabulary_weight(if tied { "model.embed_tokens.weight" } else { "lm_head.weight" });
         Ok(match (self.inputs.targets, self.inputs.loss_weight) {
             (Some(targets), Some(weight)) => {
-                let op = LinearCrossEntropy { with_gradient: self.purpose == Purpose::Train };
+                let op = LinearCrossEntropy::new(self.purpose == Purpose::Train);
                 let outputs = self.graph.apply(op, &[x, output, targets, weight], "loss")?;
                 Head::Loss { loss: outputs[0], nll: outputs[1] }
             }
@@ -240,13 +240,13 @@ impl<'a> Builder<'a> {
             self.norm(x, &format!("model.{path}.post_attention_layernorm.weight"), &format!("{path}.post_attention_layernorm"))?;
         let gate = self.linear(layer, 4, normed, None)?;
         let up = self.linear(layer, 5, normed, None)?;
-        let inner = self.graph.apply_one(Swiglu, &[gate, up], format!("{path}.mlp.swiglu"))?;
+        let inner = self.graph.apply_one(Glu { activation: Activation::Silu }, &[gate, up], format!("{path}.mlp.glu"))?;
         self.linear(layer, 6, inner, Some(x))
     }
 
     fn attention(&mut self, path: &str, query: ValueId, key: ValueId, value: ValueId) -> Result<ValueId, ShapeError> {
         let Inputs { position, segment_start, .. } = self.inputs;
-        let rope = Rope { head_dim: self.config.head_dim, inverse: false };
+        let rope = Rope::new(self.config.head_dim);
         let query = self.graph.apply_one(rope, &[query, position, self.rope_table], format!("{path}.self_attn.q_rope"))?;
         let mut key = self.graph.apply_one(rope, &[key, position, self.rope_table], format!("{path}.self_attn.k_rope"))?;
         let mut value = value;
@@ -287,7 +287,7 @@ impl<'a> Builder<'a> {
         let tensor = TensorType::f32(Rows::Fixed(1), self.config.hidden_size);
         let weight_value = self.graph.leaf(weight, tensor, Origin::Weight);
         self.weights.push((weight.to_owned(), weight_value));
-        self.graph.apply_one(RmsNorm { eps: self.config.rms_norm_eps }, &[x, weight_value], name)
+        self.graph.apply_one(RmsNorm::new(self.config.rms_norm_eps), &[x, weight_value], name)
     }
 
     /// Embedding or output layer, `[vocab_size, hidden_size]`; one leaf where both are the same weight.

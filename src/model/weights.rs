@@ -147,7 +147,7 @@ impl DeviceWeights {
         let mut pinned: HashMap<ValueId, Pinned> =
             model.weights.iter().filter_map(|(name, id)| self.tensors.get(name).map(|(_, place)| (*id, place.clone()))).collect();
         let positions = model.graph[model.rope_table].tensor.shape.rows.max();
-        let table = rope_table(&config.rope_inverse_frequencies()?, positions);
+        let table = rope_table(&config.rope_inverse_frequencies()?, 1.0, positions);
         let slice = self.device.allocate("rope_table", table.len() * 4)?;
         self.device.write(&slice, bytemuck::cast_slice(&table));
         pinned.insert(model.rope_table, slice.into());

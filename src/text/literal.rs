@@ -5,8 +5,9 @@
 //! written with one private character each, and the marks of the template are rewritten so. The text is still encoded as one,
 //! and what the tokenizer does at its beginning, between words and around special tokens stays as it is.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
+use std::sync::Arc;
 
 use tokenizers::{AddedToken, Model};
 
@@ -20,7 +21,7 @@ const PLANE: u32 = 0xFFFD;
 
 /// A tokenizer to which the text of its special tokens is text.
 pub(super) struct Literal {
-    tokenizer: tokenizers::Tokenizer,
+    tokenizer: Arc<tokenizers::Tokenizer>,
     /// The original id of each added token.
     original: HashMap<u32, u32>,
     /// How the special token with an id is written here.
@@ -29,10 +30,13 @@ pub(super) struct Literal {
 }
 
 impl Literal {
-    /// The twin of `tokenizer`, whose tokens `special` are to be private characters; `None` if there are too many of them.
-    /// `text` must have none of these characters itself.
-    pub fn of(tokenizer: &tokenizers::Tokenizer, special: impl Fn(u32) -> bool, text: &str) -> Option<Self> {
-        let plane = *PLANES.iter().find(|&&plane| !uses(text, plane))?;
+    /// A plane of private characters that `text` does not use.
+    pub fn plane_for(text: &str) -> Option<u32> {
+        PLANES.into_iter().find(|&plane| !uses(text, plane))
+    }
+
+    /// The twin of `tokenizer`, whose tokens `special` are to be characters of `plane`; `None` if there are too many of them.
+    pub fn of(tokenizer: &tokenizers::Tokenizer, special: &HashSet<u32>, plane: u32) -> Option<Self> {
         let mut twin = tokenizers::Tokenizer::new(tokenizer.get_model().clone());
         twin.with_normalizer(tokenizer.get_normalizer().cloned());
         twin.with_pre_tokenizer(tokenizer.get_pre_tokenizer().cloned());
@@ -46,7 +50,7 @@ impl Literal {
         twin.add_tokens(&fill);
         let (mut alias, mut written) = (HashMap::new(), Vec::new());
         for (id, mut token) in added {
-            if special(id) {
+            if special.contains(&id) {
                 let character = characters.next()?;
                 alias.insert(id, character);
                 token.content = character.to_string();
@@ -58,7 +62,7 @@ impl Literal {
         for (id, token) in written {
             original.insert(twin.token_to_id(&token.content)?, id);
         }
-        Some(Self { tokenizer: twin, original, alias, plane })
+        Some(Self { tokenizer: Arc::new(twin), original, alias, plane })
     }
 
     /// Whether this twin can encode `text`.
@@ -71,13 +75,17 @@ impl Literal {
         &self,
         text: &str,
         marks: &[(u32, Range<usize>)],
-        encode: impl Fn(&tokenizers::Tokenizer, &str) -> Result<Encoded>,
+        encode: impl Fn(&Arc<tokenizers::Tokenizer>, &str) -> Result<Encoded>,
     ) -> Result<Encoded> {
         // The rewritten text, and for each place where the lengths differ: where it ends there, and by how much more there is here.
         let (mut rewritten, mut shifts, mut from) = (String::with_capacity(text.len()), Vec::new(), 0);
         for (id, range) in marks {
             let Some(character) = self.alias.get(id) else {
-                return Err(Error::failed("tokenizer", "a special token has no place", "this is a fault of graftling: please report it"));
+                return Err(Error::failed(
+                    "tokenizer",
+                    "a special token has no place",
+                    "this is a fault of graftling: please report it",
+                ));
             };
             rewritten.push_str(&text[from..range.start]);
             let start = rewritten.len();
@@ -90,7 +98,13 @@ impl Literal {
             let count = shifts.partition_point(|(_, to, _)| *to <= at);
             match shifts.get(count) {
                 // Inside an alias: all of the mark.
-                Some((start, _, range)) if at > *start => if end { range.end } else { range.start },
+                Some((start, _, range)) if at > *start => {
+                    if end {
+                        range.end
+                    } else {
+                        range.start
+                    }
+                }
                 _ => match count.checked_sub(1).map(|last| &shifts[last]) {
                     Some((_, to, range)) => at - to + range.end,
                     None => at,

@@ -7,6 +7,7 @@
 //! * [`literal`]: text in which what looks like a special token stays text;
 //! * [`decode_stream`]: text from ids as they arrive, in whole characters;
 //! * [`chat_template`]: the model's own Jinja template, from [`Message`]s to the text that the model was trained on;
+//! * [`message`]: a turn of a conversation, and what else a template is given;
 //! * [`template_functions`]: what Hugging Face templates may call beside plain Jinja.
 
 pub mod chat_template;
@@ -14,11 +15,13 @@ pub mod decode_stream;
 pub mod gguf_vocabulary;
 pub mod literal;
 pub mod marks;
+pub mod message;
 pub mod pre_tokenizer;
 mod template_check;
 pub mod template_functions;
 pub mod tokenizer;
 
-pub use chat_template::{ChatTemplate, Message};
+pub use chat_template::ChatTemplate;
 pub use decode_stream::DecodeStream;
+pub use message::{Empty, Message, TemplateInputs};
 pub use tokenizer::{Encoded, Tokenizer};

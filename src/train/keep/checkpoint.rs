@@ -275,7 +275,7 @@ fn sync_folder(folder: &Path) -> io::Result<()> {
 }
 
 /// Adds to an error what the user can go on from.
-pub(super) fn with_last_good(out: &Path, error: Error) -> Error {
+pub(in crate::train) fn with_last_good(out: &Path, error: Error) -> Error {
     match (error, latest(out)) {
         (Error::Failed { place, problem, proposal }, Ok(Some((folder, _)))) => {
             let proposal = format!("{proposal} The last good checkpoint is {}; go on from it with --resume.", folder.display());
