@@ -15,6 +15,7 @@ use minijinja::{Environment, ErrorKind, Value, context};
 use super::message::{Message, TemplateInputs};
 use super::template_check;
 use super::template_functions::{self, RAISED};
+use super::template_rewrite;
 use crate::confined::{Confinement, Limits, Stopped, confined};
 use crate::formats::{TextSource, TokenizerSource};
 use crate::{Error, Result};
@@ -156,7 +157,8 @@ impl Program {
         // A template that could import itself would get at its own namespaces as values, past the check above.
         environment.set_path_join_callback(|_, _| Cow::Borrowed("other templates cannot be used"));
         template_functions::install(&mut environment, now);
-        let added = environment.add_template_owned(NAME, template_functions::without_generation_tags(template));
+        let rewritten = template_rewrite::rewritten(template).map_err(|problem| unsound(&origin, &Stopped::Panic(problem)))?;
+        let added = environment.add_template_owned(NAME, rewritten);
         added.map_err(|cause| refused(&origin, &cause))?;
         Ok(Self { environment, origin, source: template.to_string(), tokens })
     }

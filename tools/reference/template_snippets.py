@@ -448,6 +448,26 @@ messages[0] | attr('role')
 'abc' is startingwith('a')
 5 // 0
 5 % 0
+messages[0] ~ ''
+[messages[0].role] ~ messages[0].content | trim ~ 1.0
+messages | map(attribute='role') | list ~ 'x'
+1 ~ 2 * 3 ~ 4
+- 1 ~ 2
+1 - 1 ~ 2
+not 1 ~ 2
+'a' ~ 1 is defined
+('a' ~ 'b') | upper ~ 'c'
+'a' ~ messages[0].missing ~ 'b'
+messages[3].content and 'x'
+messages[3].content or 'x'
+messages[0].role and messages[0].content
+messages[0].missing and 'x'
+'%s: %s' % (messages[0].role, messages[1].content | length)
+'%s' % messages[0].role | upper
+'<%s>' % messages[0].role ~ '!'
+'%.1f%%' % 12.345
+'%5s|%-5s|' % ('a', 'b')
+'%s' % true
 'a' // 'b'
 """.strip().split("\n")
 # A string that a line end in it continues is two lines of the list above.
