@@ -540,8 +540,10 @@ fn the_token_that_ends_a_turn_is_learned_wherever_it_stands() {
     let turns = [("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")];
     let of = |source: &str| load_records(&[chat(&turns)], Some(&compiled(source, None, None)), 99).unwrap();
     let end = tokenizer("").token_id("<|im_end|>").unwrap();
+    let prompt = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
     // With the turn; and before the next turn, so that the last has none.
-    let with = of("{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}");
+    let with =
+        of(&format!("{}{prompt}", "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"));
     assert_eq!(learned(&with.examples[0], &tokenizer("")), ["b<|im_end|>", "d<|im_end|>"]);
     assert_eq!((&with.report.turn_ends[..], &with.report.unended[..]), (&[end][..], &[][..]));
     let before = of(
@@ -550,7 +552,7 @@ fn the_token_that_ends_a_turn_is_learned_wherever_it_stands() {
     assert_eq!(learned(&before.examples[0], &tokenizer("")), ["b<|im_end|>", "d"]);
     assert_eq!((&before.report.turn_ends[..], &before.report.unended[..]), (&[end][..], &[1][..]));
     // A token that begins the next turn is no end.
-    let without = of("{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}\n{% endfor %}");
+    let without = of(&format!("{}{prompt}", "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}\n{% endfor %}"));
     assert_eq!(learned(&without.examples[0], &tokenizer("")), ["b\n", "d\n"]);
     assert_eq!((&without.report.turn_ends[..], &without.report.unended[..]), (&[][..], &[1][..]));
     assert!(without.report.to_string().contains("will not learn to stop"), "{}", without.report);

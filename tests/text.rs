@@ -158,7 +158,7 @@ fn special_tokens_are_those_that_the_file_marks() {
     for types in [Vec::new(), vec![1; typed.vocab_size()]] {
         let untyped = from_gguf(GgufTokenizer { token_types: types, ..byte_level("smollm") });
         assert_eq!(untyped.special_tokens().iter().map(|(id, _)| *id).collect::<Vec<_>>(), [0, 1, 2]);
-        assert!(untyped.notes()[0].contains("\"<|im_end|>\" (id 2)"), "{:?}", untyped.notes());
+        assert!(untyped.notes()[0].contains("\"<|im_start|>\" (id 1)"), "{:?}", untyped.notes());
     }
     let untyped = from_gguf(GgufTokenizer { token_types: Vec::new(), ..byte_level("smollm") });
     assert_eq!(untyped.decode(&untyped.encode("a<|im_end|>", false).unwrap(), true).unwrap(), "a");

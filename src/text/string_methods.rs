@@ -69,7 +69,8 @@ fn of_string(text: &str, method: &str, args: &[Value]) -> Result<Value, Error> {
             let pieces = match by {
                 None => words(text, most, method == "rsplit"),
                 Some(by) => {
-                    let by = by.as_str().filter(|by| !by.is_empty()).ok_or_else(|| failed("the separator is no text, or empty"))?;
+                    let by =
+                        by.as_str().filter(|by| !by.is_empty()).ok_or_else(|| failed("the separator is no text, or empty"))?;
                     match method {
                         "split" => text.splitn(most.saturating_add(1), by).collect(),
                         _ => text.rsplitn(most.saturating_add(1), by).collect::<Vec<_>>().into_iter().rev().collect(),
@@ -181,9 +182,10 @@ pub(super) fn cased(text: &str, method: &str) -> String {
     match method {
         "upper" => text.to_uppercase(),
         "lower" | "casefold" => text.to_lowercase(),
-        "swapcase" => {
-            text.chars().flat_map(|c| if c.is_uppercase() { c.to_lowercase().collect::<Vec<_>>() } else { c.to_uppercase().collect() }).collect()
-        }
+        "swapcase" => text
+            .chars()
+            .flat_map(|c| if c.is_uppercase() { c.to_lowercase().collect::<Vec<_>>() } else { c.to_uppercase().collect() })
+            .collect(),
         "capitalize" => {
             let mut characters = text.chars();
             let first: String = characters.next().into_iter().flat_map(char::to_uppercase).collect();
@@ -351,7 +353,11 @@ fn converted(options: &str, conversion: char, value: &Value) -> Result<String, E
     let (flags, size) = options.split_at(flags);
     let (width, precision) = size.split_once('.').map_or((size, None), |(width, precision)| (width, Some(precision)));
     let size = |text: &str| -> Result<usize, Error> {
-        if text.is_empty() { Ok(0) } else { text.parse().map_err(|_| failed(format!("`%{options}{conversion}` is not supported"))) }
+        if text.is_empty() {
+            Ok(0)
+        } else {
+            text.parse().map_err(|_| failed(format!("`%{options}{conversion}` is not supported")))
+        }
     };
     let (width, precision) = (size(width)?, precision.map(size).transpose()?);
     let number = || f64::try_from(value.clone()).map_err(|_| failed(format!("%{conversion} format: a number is required")));

@@ -13,7 +13,9 @@ pub(super) fn install(environment: &mut Environment<'static>) {
     environment.add_filter("count", length);
     environment.add_filter("string", |value: &Value| python_values::str(value));
     environment.add_filter("title", title);
-    environment.add_filter("capitalize", |value: &Value| Ok::<_, Error>(string_methods::cased(&python_values::str(value)?, "capitalize")));
+    environment.add_filter("capitalize", |value: &Value| {
+        Ok::<_, Error>(string_methods::cased(&python_values::str(value)?, "capitalize"))
+    });
     environment.add_filter("trim", trim);
     environment.add_filter("replace", replace);
     environment.add_filter("join", join);

@@ -58,7 +58,10 @@ fn default_of_another(source: &str) -> Option<String> {
                 "," if depth == 1 => in_default = false,
                 "=" if depth == 1 => in_default = true,
                 name if in_default && names.contains(&name) && pair[1].text != "=" => {
-                    return Some(format!("the default of a parameter of the macro `{}` is another parameter, `{name}`", tokens[start + 1].text));
+                    return Some(format!(
+                        "the default of a parameter of the macro `{}` is another parameter, `{name}`",
+                        tokens[start + 1].text
+                    ));
                 }
                 name if depth == 1 && !in_default => names.push(name),
                 _ => {}
@@ -112,8 +115,8 @@ fn operand(tokens: &[Token], start: usize) -> (usize, bool) {
                 }
             }
             "," if depth == 1 && tokens[start].text == "(" => commas = true,
-            "~" | "+" | "-" | "*" | "/" | "%" | "=" | "==" | "!" | "<" | ">" | "," | ")" | "]" | "}" | ":" | "%}" | "}}" | "and" | "or" | "if"
-            | "else" | "in" | "not" | "is"
+            "~" | "+" | "-" | "*" | "/" | "%" | "=" | "==" | "!" | "<" | ">" | "," | ")" | "]" | "}" | ":" | "%}" | "}}"
+            | "and" | "or" | "if" | "else" | "in" | "not" | "is"
                 if depth == 0 && at > start =>
             {
                 break;
@@ -150,7 +153,8 @@ fn concatenated_as_text(source: &str) -> String {
         for (from, to) in [(start, at), (at + 1, end)] {
             let within = tokens.get(from..to).unwrap_or_default();
             // A sign before it, a product of it and a test of it all take the value itself.
-            let signed = from >= 2 && tokens[from - 1].text == "-" && is_boundary(tokens[from - 2].text) && !is_control(&tokens, from - 1);
+            let signed =
+                from >= 2 && tokens[from - 1].text == "-" && is_boundary(tokens[from - 2].text) && !is_control(&tokens, from - 1);
             let tested = tokens.get(to).is_some_and(|next| matches!(next.text, "is" | "*" | "/" | "%"));
             let negated = within.first().is_some_and(|first| matches!(first.text, "-" | "not"));
             let (Some(last), false) = (within.last(), signed || tested || negated || has_product(within)) else { continue };
@@ -208,7 +212,8 @@ mod tests {
 
     #[test]
     fn line_ends_and_generation_tags() {
-        let source = "a\r\n{%- generation -%}\r b {% endgeneration %} {% if x %}c{% endif %} {% raw %}{% generation %}{% endraw %} {%";
+        let source =
+            "a\r\n{%- generation -%}\r b {% endgeneration %} {% if x %}c{% endif %} {% raw %}{% generation %}{% endraw %} {%";
         let plain = "a\n{%- with -%}\n b {% endwith %} {% if x %}c{% endif %} {% raw %}{% generation %}{% endraw %} {%";
         assert_eq!(rewritten(source).unwrap(), plain);
     }
@@ -232,7 +237,10 @@ mod tests {
     fn operands_of_a_concatenation() {
         for (source, expected) in [
             ("{{- 'a' ~ b ~ 'c' }}", "{{- 'a' ~ b|python_str ~ 'c' }}"),
-            ("{{ a.b[0] ~ f(x, 1) if c else d ~ e }}", "{{ a.b[0]|python_str ~ f(x, 1)|python_str if c else d|python_str ~ e|python_str }}"),
+            (
+                "{{ a.b[0] ~ f(x, 1) if c else d ~ e }}",
+                "{{ a.b[0]|python_str ~ f(x, 1)|python_str if c else d|python_str ~ e|python_str }}",
+            ),
             ("{{ a|trim ~ '\\n' + b }}", "{{ a|trim|python_str ~ '\\n' + b }}"),
             ("{{ a * 2 ~ -b ~ c is defined }}", "{{ a * 2 ~ -b ~ c is defined }}"),
             ("{{ (a ~ b) ~ [c] }}", "{{ (a|python_str ~ b|python_str)|python_str ~ [c]|python_str }}"),
