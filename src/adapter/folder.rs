@@ -4,9 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::{AdapterLayout, DeviceAdapter, LoraSpec};
+use crate::architecture::Architecture;
 use crate::formats::peft::{AdapterConfig, load_adapter};
 use crate::gpu::Device;
-use crate::model::config::ModelConfig;
 use crate::{Error, Result};
 
 impl LoraSpec {
@@ -14,7 +14,7 @@ impl LoraSpec {
     ///
     /// # Errors
     /// Bad input, at `place`: it adapts a layer that the model does not have.
-    pub fn from_peft(place: &str, adapter: &AdapterConfig, model: &ModelConfig) -> Result<Self> {
+    pub fn from_peft(place: &str, adapter: &AdapterConfig, model: &Architecture) -> Result<Self> {
         let layers = adapter.layers_to_transform.clone().unwrap_or_else(|| (0..model.num_hidden_layers).collect());
         if let Some(layer) = layers.iter().find(|&&layer| layer >= model.num_hidden_layers) {
             let problem = format!("the adapter is for layer {layer}, but the model has {} layers", model.num_hidden_layers);
@@ -42,7 +42,7 @@ impl LoadedAdapter {
     ///
     /// # Errors
     /// Bad input: no adapter, one that graftling cannot use, or one for another model.
-    pub fn load(folder: &Path, model: &ModelConfig) -> Result<Self> {
+    pub fn load(folder: &Path, model: &Architecture) -> Result<Self> {
         let (config, tensors) = load_adapter(folder)?;
         let place = folder.display().to_string();
         let spec = LoraSpec::from_peft(&place, &config, model)?;
@@ -65,7 +65,7 @@ impl DeviceAdapter {
     ///
     /// # Errors
     /// As [`LoadedAdapter::load`] and [`LoadedAdapter::upload`].
-    pub fn load(folder: &Path, device: Arc<Device>, model: &ModelConfig) -> Result<Self> {
+    pub fn load(folder: &Path, device: Arc<Device>, model: &Architecture) -> Result<Self> {
         LoadedAdapter::load(folder, model)?.upload(device)
     }
 }

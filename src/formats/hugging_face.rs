@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::{TextSource, TokenizerSource, safetensors::Safetensors};
 use crate::{
     Error, Result,
-    model::config::{ModelConfig, token_ids},
+    architecture::{Architecture, json::token_ids},
 };
 
 /// Endings of files that may be pickles: reading one can execute any code that its author put in.
@@ -20,7 +20,7 @@ const PICKLES: [&str; 4] = ["bin", "pt", "pth", "ckpt"];
 ///
 /// # Errors
 /// [`Error::BadInput`] if there is no `config.json`, or one of the two cannot be used.
-pub fn config(folder: &Path) -> Result<ModelConfig> {
+pub fn config(folder: &Path) -> Result<Architecture> {
     let path = folder.join("config.json");
     if !path.is_file() {
         let names = file_names(folder)?;
@@ -36,7 +36,7 @@ pub fn config(folder: &Path) -> Result<ModelConfig> {
         };
         return Err(Error::bad_input(folder.display(), problem, proposal));
     }
-    let mut config = ModelConfig::from_json_file(&path)?;
+    let mut config = Architecture::from_json_file(&path)?;
     if let Some(generation) = optional_json(&folder.join("generation_config.json"))? {
         let ids = token_ids(generation.get("eos_token_id")).ok_or_else(|| {
             let place = folder.join("generation_config.json");
@@ -145,7 +145,7 @@ pub(super) fn pickle_refused(path: &Path) -> Error {
 ///
 /// # Errors
 /// [`Error::BadInput`] if one of these files is there but cannot be read.
-pub fn text(folder: &Path, config: &ModelConfig) -> Result<TextSource> {
+pub fn text(folder: &Path, config: &Architecture) -> Result<TextSource> {
     let tokenizer_config = optional_json(&folder.join("tokenizer_config.json"))?.unwrap_or(Value::Null);
     let template_file = folder.join("chat_template.jinja");
     let chat_template = if template_file.is_file() {
