@@ -1,3 +1,4 @@
+// uses: wide_loads, subgroup8_blocks
 // attention_backward_query for drivers with subgroups of exactly 8: the algorithm of attention_backward_query.wgsl on blocks of 8 query
 // vectors and 8 keys, laid out over the lanes as in attention_subgroup8.wgsl, which also says why that is fast there.
 // Traffic: reads q, d_out and the statistics once, writes d_q once; k and v are read once for every 8 query vectors.

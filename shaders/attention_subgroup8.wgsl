@@ -1,3 +1,4 @@
+// uses: wide_loads, subgroup8_blocks
 // attention for drivers with subgroups of exactly 8 (CPU drivers such as lavapipe): the algorithm of attention.wgsl on blocks of 8
 // query vectors and 8 keys. One workgroup is one subgroup and owns 8 query vectors, a query vector being one (row, query head) of
 // those that share a key/value head. It walks over the keys that any of them sees, 8 at a time from where each segment begins (so

@@ -1,3 +1,4 @@
+// uses: row_sum
 // global_norm, first of two passes: sums of squares of the gradients, one a workgroup.
 // Each invocation adds up every (64 * workgroups)-th element, then the workgroup adds its 64 sums in a tree.
 // Traffic: reads the gradients once. Accumulates in f32, in a fixed order.

@@ -1,3 +1,4 @@
+// uses: row_sum
 // global_norm, second of two passes: the root of the sum of the first pass's sums, by one workgroup.
 // Traffic: reads the partial sums. Accumulates in f32, in a fixed order.
 

@@ -1,3 +1,4 @@
+// uses: row_sum
 // linear_cross_entropy, the end: loss = weight * sum of nll. One workgroup in all; reads each nll once. Accumulates in f32, in a fixed order.
 
 struct Params { count: u32 }

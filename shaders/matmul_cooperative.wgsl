@@ -1,3 +1,4 @@
+// uses: matmul_operands, {element}, {square}
 // matmul NT on cooperative matrices (tensor cores, simdgroup matrices): out = scale * a b^T (+ addend) (+ out).
 // Algorithm: a workgroup of 4 subgroups computes a tile of 64 x 64 of out. It copies 64 rows of a and of b, K_TILE steps of k, into workgroup
 // memory, in the type that the matrices take (cooperative_f16, cooperative_f32); from there each subgroup multiplies a quarter of

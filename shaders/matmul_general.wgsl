@@ -1,3 +1,4 @@
+// uses: {weights}
 // matmul, any layout and any size: out = scale * op(A) op(B) (+ addend) (+ out). The variant that the others are checked against, and
 // the one that runs where sizes do not suit them.
 // Algorithm: one invocation a 4 x 4 block of the output, no workgroup memory, no barriers; layouts differ only in strides.

@@ -1,3 +1,4 @@
+// uses: matmul_operands, {lane_sum}
 // matmul NT for a single row of a (generation): out[j] = scale * sum over k of a[k] b[j, k] (+ addend) (+ out).
 // Algorithm: a workgroup takes 8 columns, that is 8 rows of b. Its lanes lie along k, so that each load of the workgroup is one piece of
 // a row, and every element of b is read once. The lanes' partial sums are added at the end.

@@ -1,3 +1,4 @@
+// uses: matmul_operands, spread_lanes, {low_rank}
 // matmul_matvec for block-quantised weights on drivers with subgroups of exactly 8 (CPU drivers such as lavapipe):
 // out[j] = scale * sum over k of a[k] b[j, k] (+ addend) (+ out), with a low-rank term where there is one.
 // Algorithm: one subgroup takes 8 columns, that is 8 rows of b, one a lane. It goes along k block by block: a lane loads what its row's

@@ -1,3 +1,4 @@
+// uses: matmul_operands
 // matmul for GPUs where out is narrow and k is long (LoRA's x A^T and d_y B, a few rows of a): out = scale * op(a) op(b) (+ addend) (+ out).
 // Algorithm: a workgroup computes 4 x 8 outputs. Its lanes lie along k, 4 steps each: so there are enough workgroups to fill a GPU where
 // tiles would be few, and neighbours read neighbouring vec4s of a row. The lanes' partial sums are added at the end.

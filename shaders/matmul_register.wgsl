@@ -1,3 +1,4 @@
+// uses: matmul_operands, eight_rows
 // matmul in registers for CPU drivers: out = scale * op(a) op(b) (+ addend) (+ out). Needs nothing beyond WebGPU's defaults.
 // Algorithm: an invocation computes 8 x 8 outputs. Per 4 steps of k it loads 8 vec4 of each operand for 256 multiply-adds.
 // Why: on a CPU driver workgroup memory is ordinary memory and a barrier ends the vectorised loop, so both cost more than they save.

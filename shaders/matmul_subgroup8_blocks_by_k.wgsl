@@ -1,3 +1,4 @@
+// uses: spread_rows, {low_rank}
 // matmul_subgroup8 for NN with block-quantised weights, whose blocks lie along n: out = scale * a b (+ addend) (+ out).
 // Algorithm: one subgroup a tile of 8 x 64 outputs, two blocks wide. A lane owns 8 of the 64 columns, the codes of which it loads at once;
 // the rows of a are loaded once by the subgroup, lane = row, and spread by broadcast. So are the scales: per 4 steps of k the tile has 8,

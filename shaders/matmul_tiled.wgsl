@@ -1,3 +1,4 @@
+// uses: {tile}
 // matmul for GPUs: out = scale * op(a) op(b) (+ addend) (+ out).
 // Algorithm: a workgroup computes a tile of out, 64 x 64 by default. It copies a tile of a and one of b, K_TILE = 16 steps of k, into workgroup
 // memory (8 KiB), and each of the 64 invocations multiplies 8 rows by 8 columns in registers from there: per step of k 4 words of 4

@@ -8,11 +8,15 @@ use graftling::adapter::{AdapterLayout, DeviceAdapter, LoraSpec};
 use graftling::architecture::Architecture;
 use graftling::data::{Batch, Example};
 use graftling::formats::ModelFiles;
-use graftling::gpu::{Device, Facts};
+use graftling::generate::Generator;
+use graftling::gpu::{Arithmetic, Device, Facts, Room};
 use graftling::graph::DType;
+use graftling::model::opened::OpenModel;
 use graftling::model::weights::{DeviceWeights, WeightType};
 use graftling::ops::Random;
 use graftling::ops::adamw::Hyper;
+use graftling::session::memory::Needs;
+use graftling::session::{Session, SessionOptions, Use, Watch};
 use graftling::train::evaluate::Evaluator;
 use graftling::train::memory::{Lowest, Memory, Planner, StepShape};
 use graftling::train::step::Recompute;
@@ -273,6 +277,61 @@ fn plan_and_device_agree(model: &Path, tokens: usize, recompute: Recompute, driv
     assert_as_planned(device.allocated().peak, planned.total(), "all at the peak");
     if let (true, Some(reserved)) = (driver, device.reserved()) {
         assert_as_planned(reserved, planned.total(), "set aside by the driver");
+    }
+}
+
+struct Nobody;
+
+impl Watch for Nobody {
+    fn tuning(&self, _: usize, _: usize) {}
+    fn loading(&self, _: u64, _: u64) {}
+}
+
+/// Evaluation and generation, with an adapter: what is refused or allowed beforehand is what they will take.
+#[test]
+fn a_session_holds_what_it_says_it_needs() {
+    let shop = Workshop::new();
+    let model = OpenModel::open(shop.path("model").to_str().unwrap()).unwrap();
+    let options = SessionOptions {
+        device: std::env::var("GRAFTLING_TEST_DEVICE").ok(),
+        matmul: Arithmetic::F32,
+        weights: WeightType::Lossless,
+        autotune: false,
+        cache: None,
+    };
+    let config = &model.files.config;
+    for used in [Use::Evaluate { max_tokens: 64 }, Use::Generate { context: 48 }] {
+        let session = Session::open(&model, Some(&fixture().join("adapter")), &options, &[used], &Nobody).unwrap();
+        let device = session.weights().device().clone();
+        let spec = session.adapter().map(|adapter| &adapter.spec);
+        let storage = model.storage(WeightType::Lossless);
+        let (models, _holder): (_, Box<dyn std::any::Any>) = match used {
+            Use::Evaluate { max_tokens } => {
+                let models = vec![Evaluator::model(config, &storage, spec, max_tokens).unwrap()];
+                (models, Box::new(session.evaluator(max_tokens).unwrap()))
+            }
+            Use::Generate { context } => {
+                let models = Generator::models(config, &storage, spec, context).unwrap();
+                (models, Box::new(session.generator(context).unwrap()))
+            }
+        };
+        let needs = Needs {
+            weights: model.weight_bytes(WeightType::Lossless),
+            adapter: session.adapter().unwrap().bytes(),
+            ..Needs::of(&models, &device.facts)
+        };
+        assert_as_planned(device.allocated().now, needs.total(), &format!("{used:?}"));
+        let room = |free: usize| Room { free: Some((free as u64, "as the test says")), largest_binding: usize::MAX };
+        assert_eq!(needs.check_room("GPU `test`", &room(needs.total()), &[]).ok(), Some(()));
+        let refused = needs.check_room("GPU `test`", &room(needs.total() - 1), &["less of it"]).unwrap_err().to_string();
+        assert!(
+            refused.contains("as the test says") && refused.contains("weights") && refused.contains("less of it"),
+            "{refused}"
+        );
+        let (name, bytes) = needs.largest.clone().unwrap();
+        let narrow = Room { free: None, largest_binding: bytes - 1 };
+        let refused = needs.check_room("GPU `test`", &narrow, &[]).unwrap_err().to_string();
+        assert!(refused.contains(&format!("`{name}`")) && refused.contains("in one piece"), "{refused}");
     }
 }
 

@@ -1,3 +1,4 @@
+// uses: wide_loads
 // Matmul's operand a, f32, at binding 1, loaded 8 bytes at a time: see wide_loads.
 
 @group(0) @binding(1) var<storage, read> a: array<vec2<u64>>;

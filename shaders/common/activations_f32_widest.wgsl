@@ -1,3 +1,4 @@
+// uses: wide_loads
 // activations_f32_wide with loads of 32 bytes, for kernels that take 8 steps of k at a time: what a load costs beside its components is
 // paid half as often. Rows of a begin at multiples of 8 elements. Needs wide_loads.
 

@@ -1,3 +1,4 @@
+// uses: enable_cooperative
 // A square of 16 x 16 is one cooperative matrix: NVIDIA, AMD.
 
 alias Left = coop_mat16x16<Element, A>;

@@ -1,3 +1,4 @@
+// uses: enable_cooperative
 // A square of 16 x 16 is four cooperative matrices of 8 x 8: Apple, lavapipe.
 
 struct Left {

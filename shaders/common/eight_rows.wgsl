@@ -1,3 +1,4 @@
+// uses: matmul_io
 // Eight rows of sums that an invocation holds in registers, 4 columns of each, and how they leave.
 
 alias EightRows = array<vec4f, 8>;

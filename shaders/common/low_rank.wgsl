@@ -1,3 +1,4 @@
+// uses: wide_loads, matmul_operands
 // The low-rank term of matmul_low_rank, low_rank_scale * u op(v), added to the sums of a tile while they are in registers. It has as few
 // steps as the rank, so it costs little beside the product, and saves the pass over out that a product of its own would take.
 // Rows and columns past the end read the last ones instead, as in matmul_operands. Needs wide_loads.

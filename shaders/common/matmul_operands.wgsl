@@ -1,3 +1,4 @@
+// uses: matmul_io, {activations}, {weights}
 // Reads of matmul's operands in the three layouts, four steps of k at a time. Needs load_a4, load_a, load_weight4, load_weight and Params.
 //
 // | layout | a | b | |

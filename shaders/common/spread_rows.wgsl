@@ -1,3 +1,4 @@
+// uses: eight_rows, matmul_operands
 // How the matmul_subgroup8 kernels multiply: the rows of one operand are loaded once by the subgroup, lane = row, and spread by broadcast to
 // the columns of the other one that each lane owns. Needs subgroups of exactly 8; the lanes are literals, which makes a broadcast a
 // register shuffle.

@@ -1,3 +1,4 @@
+// uses: enable_f16, {tile_operands}
 // How matmul_tiled keeps and multiplies its tiles in f16: half of the workgroup memory traffic of f32, and twice the multiply-adds an
 // instruction where a GPU has packed f16 arithmetic. Needs SHADER_F16.
 //

@@ -1,3 +1,4 @@
+// uses: {tile_operands}
 // How matmul_tiled keeps and multiplies its tiles in f32: as they are, each product added to the sums by one fma, along k in order.
 
 alias Word = vec4f;    // an element of a tile: 4 rows (columns) of one step of k

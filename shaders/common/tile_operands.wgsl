@@ -1,3 +1,4 @@
+// uses: matmul_operands
 // What matmul_tiled copies into its tiles: blocks of a and b, zeros where their steps lie past the end of k.
 
 // Steps of k, with those of a low-rank term.

@@ -1,3 +1,4 @@
+// uses: matmul_operands
 // tile_operands with the low-rank term of matmul_low_rank, low_rank_scale * u op(v): its steps follow those of k, as
 // if u stood beside a, and v beside b. It costs a tile at the most, and saves the pass over out that a product of its own would take.
 // Rows and columns past the end read the last ones instead, as in matmul_operands. k and the rank are multiples of 4.

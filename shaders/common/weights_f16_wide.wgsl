@@ -1,3 +1,4 @@
+// uses: wide_loads
 // weights_f16 with one load of 8 bytes for four elements, see wide_loads.
 
 @group(0) @binding(2) var<storage, read> weights: array<u64>;

@@ -1,3 +1,4 @@
+// uses: wide_loads
 // weights_f32 with loads of 8 bytes, see wide_loads.
 
 @group(0) @binding(2) var<storage, read> weights: array<vec2<u64>>;

@@ -1,3 +1,4 @@
+// uses: wide_loads
 // weights_q4_1 with loads of 16 bytes, see wide_loads: a group of blocks is its head and the codes of each block.
 
 @group(0) @binding(2) var<storage, read> weights: array<vec2<u64>>;

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::{AdapterLayout, DeviceAdapter, LoraSpec};
-use crate::architecture::Architecture;
+use crate::architecture::{Architecture, linear_modules};
 use crate::formats::peft::{AdapterConfig, load_adapter};
 use crate::gpu::Device;
 use crate::{Error, Result};
@@ -13,12 +13,23 @@ impl LoraSpec {
     /// What an adapter's configuration means on this model.
     ///
     /// # Errors
-    /// Bad input, at `place`: it adapts a layer that the model does not have.
+    /// Bad input, at `place`: it adapts a layer that the model does not have, or lacks tensors of a module that it names.
     pub fn from_peft(place: &str, adapter: &AdapterConfig, model: &Architecture) -> Result<Self> {
         let layers = adapter.layers_to_transform.clone().unwrap_or_else(|| (0..model.num_hidden_layers).collect());
         if let Some(layer) = layers.iter().find(|&&layer| layer >= model.num_hidden_layers) {
             let problem = format!("the adapter is for layer {layer}, but the model has {} layers", model.num_hidden_layers);
             return Err(Error::bad_input(place, problem, "use the adapter with the model that it was trained on"));
+        }
+        for module in &adapter.without_tensors {
+            if linear_modules(model).iter().any(|site| site.module == module) {
+                let problem = format!("has no tensors for module {module}, which adapter_config.json lists in target_modules");
+                let proposal =
+                    "Check that adapter_config.json and adapter_model.safetensors belong together, and copy both again.";
+                return Err(Error::bad_input(place, problem, proposal));
+            }
+            tracing::warn!(
+                "{place}: target module {module} is passed over: the model has no such module, nor the adapter its tensors"
+            );
         }
         Ok(Self {
             r: adapter.r,
@@ -49,6 +60,11 @@ impl LoadedAdapter {
         let layout = AdapterLayout::new(&spec, model);
         let contents = layout.pack(&place, &tensors)?;
         Ok(Self { spec, layout, contents })
+    }
+
+    /// Bytes that it will occupy on a device.
+    pub fn bytes(&self) -> usize {
+        self.layout.elements() * 4
     }
 
     /// Puts it on a device.

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use crate::{
     Error, Result,
     architecture::{Architecture, Part, linear_modules},
+    nearest::nearest,
 };
 
 /// The modules of a model's layers that `names` mean, in the order of a forward pass, each once.
@@ -43,26 +44,9 @@ fn known_names(modules: &[(&'static str, Part)]) -> Vec<&'static str> {
 
 fn unknown_module(name: &str, modules: &[(&'static str, Part)]) -> Error {
     let known = known_names(modules);
-    let closest = known.iter().min_by_key(|candidate| edit_distance(name, candidate)).copied().unwrap_or_default();
-    let proposal = format!("Did you mean `{closest}`? Known: {}.", known.join(", "));
+    let guess = nearest(name, &known).map_or(String::new(), |closest| format!("Did you mean `{closest}`? "));
+    let proposal = format!("{guess}Known: {}.", known.join(", "));
     Error::bad_input("--target-modules", format!("`{name}` is no module that can be adapted"), proposal)
-}
-
-/// Levenshtein's distance: insertions, deletions and replacements of characters that make `b` of `a`.
-pub(crate) fn edit_distance(a: &str, b: &str) -> usize {
-    // A name longer than any module is unlike all of them; its length needs no exact answer.
-    let a: Vec<char> = a.to_lowercase().chars().take(64).collect();
-    let mut row: Vec<usize> = (0..=b.chars().count()).collect();
-    for (i, &from) in a.iter().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, to) in b.chars().enumerate() {
-            let replaced = diagonal + usize::from(from != to);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row.last().copied().unwrap_or_default()
 }
 
 /// The layers that `text` means in a model with `num_layers` layers, sorted, each once: `8-15,20`, counted from 0, both ends

@@ -3,8 +3,6 @@
 //! Which keys a family has is a list ([`Family::keys`]) beside that of all families here. A key in neither could change the numbers
 //! without graftling's knowing: it is refused by name, unless it is off (null, false, empty).
 
-use std::path::Path;
-
 use serde_json::{Map, Value};
 
 use super::rope::{longrope_attention_factor, yarn_attention_factor};
@@ -135,16 +133,12 @@ impl Architecture {
         from_json_at("config.json", text)
     }
 
-    /// Reads a `config.json`.
+    /// As [`Architecture::from_json_str`], for a text that comes from `place`: the path of the file, for messages.
     ///
     /// # Errors
-    /// As [`Architecture::from_json_str`], or if the file cannot be read.
-    pub fn from_json_file(path: &Path) -> Result<Self> {
-        let place = path.display().to_string();
-        let text = std::fs::read_to_string(path).map_err(|error| {
-            Error::bad_input(&place, format!("cannot be read: {error}"), "Give a model folder that has a readable config.json.")
-        })?;
-        from_json_at(&place, &text)
+    /// As [`Architecture::from_json_str`].
+    pub fn from_json_at(place: &str, text: &str) -> Result<Self> {
+        from_json_at(place, text)
     }
 }
 

@@ -13,11 +13,11 @@ use crate::ops::dropout::Dropout;
 use crate::ops::embedding::Embedding;
 use crate::ops::gather_rows::{GatherRows, ScatterRows};
 use crate::ops::global_norm::GlobalNorm;
+use crate::ops::glu::{Activation, Glu, GluBackward};
 use crate::ops::linear_cross_entropy::{CHUNK_ROWS, LinearCrossEntropy};
 use crate::ops::matmul::{Layout, Matmul, MatmulLowRank};
 use crate::ops::rms_norm::{RmsNorm, RmsNormBackward};
 use crate::ops::rope::Rope;
-use crate::ops::swiglu::{Swiglu, SwigluBackward};
 use crate::ops::{Op, Random};
 use std::sync::Arc;
 
@@ -199,12 +199,13 @@ fn of_rows(config: &Architecture, rows: usize) -> Vec<Case> {
     let rope = vec![f32(rows, query), u32(rows, Fill::Rows), f32(rows, config.head_dim)];
     let counter = (TensorType::u32(Rows::Fixed(1), 2), Fill::Zero);
     let shape = |columns: usize| format!("{rows} x {columns}");
+    let activation = Activation::Silu;
     vec![
-        case("rms_norm", shape(hidden), RmsNorm { eps }, vec![x, weight]),
-        case("rms_norm backward + addend", shape(hidden), RmsNormBackward { eps }, vec![x, weight, x, x]),
-        case("rope", shape(query), Rope { head_dim: config.head_dim, inverse: false }, rope),
-        case("swiglu", shape(inner), Swiglu, vec![wide, wide]),
-        case("swiglu backward", shape(inner), SwigluBackward, vec![wide, wide, wide]),
+        case("rms_norm", shape(hidden), RmsNorm::new(eps), vec![x, weight]),
+        case("rms_norm backward + addend", shape(hidden), RmsNormBackward(RmsNorm::new(eps)), vec![x, weight, x, x]),
+        case("rope", shape(query), Rope::new(config.head_dim), rope),
+        case("glu", shape(inner), Glu { activation }, vec![wide, wide]),
+        case("glu backward", shape(inner), GluBackward { activation }, vec![wide, wide, wide]),
         case("add", shape(hidden), Add, vec![x, x]),
         case("dropout", shape(hidden), Dropout { p: 0.1, salt: 0 }, vec![x, counter]),
         case("gather_rows", shape(hidden), GatherRows, vec![x, u32(rows, Fill::Rows)]),
@@ -219,7 +220,7 @@ fn of_the_vocabulary(config: &Architecture, sizes: &Sizes) -> Vec<Case> {
     let vocabulary = config.vocab_size.min((largest / storage.bytes(hidden)).max(128) / 128 * 128);
     let matrix = (TensorType::new(Rows::Fixed(vocabulary), hidden, storage), Fill::Signed);
     let chunk = rows.min(CHUNK_ROWS);
-    let loss = LinearCrossEntropy { with_gradient: true };
+    let loss = LinearCrossEntropy::new(true);
     let of_loss = vec![f32(chunk, hidden), matrix, u32(chunk, Fill::Below(vocabulary)), f32(1, 1)];
     let shape = |rows: usize| format!("{rows} x {vocabulary} x {hidden} {storage}");
     vec![

@@ -19,7 +19,7 @@
 
 use std::ops::Range;
 
-use crate::text::{ChatTemplate, Encoded, Message, Tokenizer};
+use crate::text::{ChatTemplate, Encoded, Message, TemplateInputs, Tokenizer};
 use crate::{Error, Result};
 
 /// A conversation as the model sees it.
@@ -39,7 +39,8 @@ pub struct Conversation {
 /// The token ids of `messages` with the prompt that asks the assistant to speak, for generation. Special tokens inside
 /// messages are treated as in training.
 pub fn encode_prompt(tokenizer: &Tokenizer, template: &ChatTemplate, messages: &[Message]) -> Result<Vec<u32>> {
-    let view = View { template, messages, text: template.render(messages, true)?, generation: true };
+    let inputs = &TemplateInputs::default();
+    let view = View { template, messages, inputs, text: template.render(messages, true)?, generation: true };
     let (literal, _) = view.structure_in_messages(tokenizer)?;
     Ok(tokenizer.encode_literally(&view.text, &literal)?.ids)
 }
@@ -49,12 +50,23 @@ pub fn encode_prompt(tokenizer: &Tokenizer, template: &ChatTemplate, messages: &
 /// # Errors
 /// The template fails or refuses the messages, or does not show an assistant turn in a recognisable way.
 pub fn encode(tokenizer: &Tokenizer, template: &ChatTemplate, messages: &[Message]) -> Result<Conversation> {
-    let view = View { template, messages, text: template.render(messages, false)?, generation: false };
+    encode_with(tokenizer, template, messages, &TemplateInputs::default())
+}
+
+/// As [`encode`], with what the record gives the template beside its messages.
+pub fn encode_with(
+    tokenizer: &Tokenizer,
+    template: &ChatTemplate,
+    messages: &[Message],
+    inputs: &TemplateInputs,
+) -> Result<Conversation> {
+    let text = template.render_with(messages, inputs, false)?;
+    let view = View { template, messages, inputs, text, generation: false };
     let (literal, neutralised_messages) = view.structure_in_messages(tokenizer)?;
     let encoded = tokenizer.encode_literally(&view.text, &literal)?;
     let mut supervised = vec![false; encoded.ids.len()];
     let mut rewritten_turns = 0;
-    for (index, _) in messages.iter().enumerate().filter(|(_, message)| message.role == "assistant") {
+    for (index, _) in messages.iter().enumerate().filter(|(_, message)| message.role == "assistant" && message.learned) {
         match view.turn(index)? {
             Turn::Exact(span) => {
                 let tokens = without_tail(tokenizer, &view.text, &encoded, overlapping(&encoded, &span));
@@ -92,6 +104,7 @@ enum Turn {
 struct View<'a> {
     template: &'a ChatTemplate,
     messages: &'a [Message],
+    inputs: &'a TemplateInputs,
     /// All messages, rendered.
     text: String,
     /// Whether `text` ends with the generation prompt.
@@ -110,11 +123,11 @@ impl View<'_> {
 
     fn between_prefixes(&self, index: usize) -> Option<Range<usize>> {
         // A template may refuse the shorter conversation; then this way is closed, which is no error.
-        let before = self.template.render(&self.messages[..index], true).ok()?;
+        let before = self.template.render_with(&self.messages[..index], self.inputs, true).ok()?;
         let end = if index + 1 == self.messages.len() {
             self.text.len()
         } else {
-            let through = self.template.render(&self.messages[..=index], false).ok()?;
+            let through = self.template.render_with(&self.messages[..=index], self.inputs, false).ok()?;
             self.text.starts_with(&through).then_some(through.len())?
         };
         (self.text.starts_with(&before) && before.len() <= end).then_some(before.len()..end)
@@ -128,7 +141,7 @@ impl View<'_> {
         }
         let mut messages = self.messages.to_vec();
         messages[index].content.clone_from(&stand_in);
-        let replaced = self.template.render(&messages, self.generation).ok()?;
+        let replaced = self.template.render_with(&messages, self.inputs, self.generation).ok()?;
         let (before, after) = replaced.split_once(&stand_in)?;
         let fits = !after.contains(&stand_in)
             && before.len() + after.len() <= self.text.len()
@@ -151,7 +164,7 @@ impl View<'_> {
                 message.content = "graftling".to_string();
             }
         }
-        let bare = self.template.render(&empty, self.generation)?;
+        let bare = self.template.render_with(&empty, self.inputs, self.generation)?;
         let mut structure = tokenizer.encode(&bare, false)?;
         structure.retain(|&id| tokenizer.is_special(id));
         structure.extend(tokenizer.bos_token_id().iter().chain(tokenizer.eos_token_ids()));
@@ -176,6 +189,10 @@ impl View<'_> {
     }
 
     fn lost(&self, index: usize) -> Error {
+        // Each way that was tried takes a failing template for a closed way; one that was stopped fails in all of them.
+        if let Some(stopped) = self.template.stopped() {
+            return stopped;
+        }
         Error::bad_input(
             format!("messages[{index}]"),
             format!(

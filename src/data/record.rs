@@ -136,7 +136,7 @@ impl Fields<'_> {
                 Some(other) => Err(self.place.error(format!("`{name}.{key}` is {}, not a text", kind(other)), proposal)),
                 None => Err(self.place.error(format!("`{name}` has no `{key}`: {}", keys(message)), proposal)),
             };
-            let message_read = Message { role: text("role")?, content: text("content")? };
+            let message_read = Message::new(text("role")?, text("content")?);
             if let Some(key) = message.keys().find(|key| !matches!(key.as_str(), "role" | "content")) {
                 let proposal = "a message has `role` and `content` and nothing else; tool calls are not supported yet";
                 return Err(self.place.error(format!("unknown key `{key}` in `{name}`"), proposal));

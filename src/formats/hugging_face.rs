@@ -7,7 +7,7 @@ use std::{
 
 use serde_json::Value;
 
-use super::{TextSource, TokenizerSource, safetensors::Safetensors};
+use super::{TextSource, TokenizerSource, open, safetensors::Safetensors};
 use crate::{
     Error, Result,
     architecture::{Architecture, json::token_ids},
@@ -16,13 +16,17 @@ use crate::{
 /// Endings of files that may be pickles: reading one can execute any code that its author put in.
 const PICKLES: [&str; 4] = ["bin", "pt", "pth", "ckpt"];
 
+/// All weights in one file, and the list of shards where they are in several.
+const WHOLE: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+
 /// Config of the model in `folder`, with the end tokens of `generation_config.json` after those of `config.json`.
 ///
 /// # Errors
 /// [`Error::BadInput`] if there is no `config.json`, or one of the two cannot be used.
 pub fn config(folder: &Path) -> Result<Architecture> {
     let path = folder.join("config.json");
-    if !path.is_file() {
+    if !path.exists() {
         let names = file_names(folder)?;
         let (problem, proposal) = if names.contains("adapter_config.json") {
             ("is an adapter, not a model", "Give the base model as the model, and this folder with --adapter or --init-adapter.")
@@ -36,7 +40,7 @@ pub fn config(folder: &Path) -> Result<Architecture> {
         };
         return Err(Error::bad_input(folder.display(), problem, proposal));
     }
-    let mut config = Architecture::from_json_file(&path)?;
+    let mut config = config_file(&path)?;
     if let Some(generation) = optional_json(&folder.join("generation_config.json"))? {
         let ids = token_ids(generation.get("eos_token_id")).ok_or_else(|| {
             let place = folder.join("generation_config.json");
@@ -55,7 +59,17 @@ pub fn config(folder: &Path) -> Result<Architecture> {
     Ok(config)
 }
 
-/// The weights in `folder`: what `model.safetensors.index.json` lists, or `model.safetensors`, or the only safetensors file.
+/// The model that a `config.json` describes.
+///
+/// # Errors
+/// As [`Architecture::from_json_str`], or if the file cannot be read.
+pub fn config_file(path: &Path) -> Result<Architecture> {
+    let text = open::read_text(path, "Give a model folder that has a readable config.json.")?;
+    Architecture::from_json_at(&path.display().to_string(), &text)
+}
+
+/// The weights in `folder`: `model.safetensors`, or what `model.safetensors.index.json` lists, or the only safetensors file. The order is
+/// that of transformers: an index that an earlier, larger save left behind does not count beside a whole file.
 ///
 /// # Errors
 /// [`Error::BadInput`] if there are none, if they are pickles, or if a file is missing or not sound.
@@ -73,12 +87,15 @@ pub fn has_weights(folder: &Path) -> bool {
 }
 
 fn weight_files(folder: &Path) -> Result<Vec<PathBuf>> {
+    let names = file_names(folder)?;
+    if names.contains(WHOLE) {
+        if names.contains(INDEX) {
+            tracing::warn!("{}: there is {WHOLE} beside {INDEX}; the index and its shards are not used", folder.display());
+        }
+        return Ok(vec![folder.join(WHOLE)]);
+    }
     if let Some(shards) = shards(folder)? {
         return Ok(shards.into_iter().map(|name| folder.join(name)).collect());
-    }
-    let names = file_names(folder)?;
-    if names.contains("model.safetensors") {
-        return Ok(vec![folder.join("model.safetensors")]);
     }
     let others: Vec<&String> =
         names.iter().filter(|name| name.ends_with(".safetensors") && !name.starts_with("adapter_")).collect();
@@ -86,11 +103,11 @@ fn weight_files(folder: &Path) -> Result<Vec<PathBuf>> {
         [only] => return Ok(vec![folder.join(only)]),
         [] => {}
         several => {
-            let problem = format!("has {} .safetensors files but no model.safetensors.index.json", several.len());
+            let problem = format!("has {} .safetensors files but no {INDEX}", several.len());
             return Err(Error::bad_input(
                 folder.display(),
                 problem,
-                "Download the index file too; it says which files belong together.",
+                format!("Download {INDEX} too; it says which files belong together."),
             ));
         }
     }
@@ -106,9 +123,9 @@ fn weight_files(folder: &Path) -> Result<Vec<PathBuf>> {
     ))
 }
 
-/// The shard names of `model.safetensors.index.json`, if there is that file.
+/// The shard names of the index, if there is one.
 pub(super) fn shards(folder: &Path) -> Result<Option<BTreeSet<String>>> {
-    let path = folder.join("model.safetensors.index.json");
+    let path = folder.join(INDEX);
     let Some(index) = optional_json(&path)? else { return Ok(None) };
     let bad = |problem: String| Error::bad_input(path.display(), problem, "Download the model again.");
     let map = index.get("weight_map").and_then(Value::as_object).ok_or_else(|| bad("has no `weight_map`".to_owned()))?;
@@ -148,7 +165,7 @@ pub(super) fn pickle_refused(path: &Path) -> Error {
 pub fn text(folder: &Path, config: &Architecture) -> Result<TextSource> {
     let tokenizer_config = optional_json(&folder.join("tokenizer_config.json"))?.unwrap_or(Value::Null);
     let template_file = folder.join("chat_template.jinja");
-    let chat_template = if template_file.is_file() {
+    let chat_template = if template_file.exists() {
         Some(read(&template_file)?)
     } else {
         match tokenizer_config.get("chat_template") {
@@ -187,13 +204,12 @@ fn file_names(folder: &Path) -> Result<BTreeSet<String>> {
 }
 
 fn read(path: &Path) -> Result<String> {
-    std::fs::read_to_string(path)
-        .map_err(|error| Error::bad_input(path.display(), format!("cannot be read: {error}"), "Download the file again."))
+    open::read_text(path, "Download the file again.")
 }
 
 /// The JSON in a file that need not be there.
 fn optional_json(path: &Path) -> Result<Option<Value>> {
-    if !path.is_file() {
+    if !path.exists() {
         return Ok(None);
     }
     let value = serde_json::from_str(&read(path)?);

@@ -4,7 +4,7 @@
 //! * [`gguf`], [`safetensors`], [`hugging_face`], [`hub`]: where models come from;
 //! * [`peft`]: adapters, both ways;
 //! * [`storage`], [`tensors`], [`text_source`]: what the readers hand to the rest of the program;
-//! * [`atomic`]: files written all or nothing.
+//! * `open`: the one place where files are opened; [`atomic`]: files written all or nothing.
 //!
 //! Nothing here trusts a file: every length and offset is checked before it is used, and what cannot be used is an
 //! [`Error`](crate::Error) that names file, tensor or key.
@@ -14,6 +14,7 @@ pub mod gguf;
 pub mod hub;
 pub mod hugging_face;
 pub mod model_files;
+pub(crate) mod open;
 pub mod peft;
 pub mod safetensors;
 pub mod storage;

@@ -14,6 +14,7 @@ use super::{
 use crate::{
     Error, Result,
     architecture::{Architecture, parameters},
+    files,
 };
 
 /// A model that can be trained: its config is supported, and all its weights are there with the right shapes.
@@ -63,6 +64,9 @@ impl ModelPlace {
                 }
                 _ => Err(Error::bad_input(spec, "is no kind of model file that graftling knows", WHAT_A_MODEL_IS)),
             };
+        }
+        if let Some(kind) = path.metadata().ok().and_then(|metadata| files::special(metadata.file_type())) {
+            return Err(Error::bad_input(spec, format!("is {kind}, not a file or folder"), WHAT_A_MODEL_IS));
         }
         if hub::is_name(spec) && !matches!(extension.as_str(), "gguf" | "json" | "safetensors") {
             return Ok(Self::Hub(spec.to_owned()));
@@ -166,9 +170,16 @@ pub fn check_tensors(config: &Architecture, tensors: &dyn TensorSource) -> Resul
             ));
         }
     }
-    let in_a_layer =
-        |name: &&&str| (name.starts_with("model.layers.") || name.starts_with("blk.")) && !name.ends_with(".rotary_emb.inv_freq");
-    if let Some(name) = left.iter().filter(in_a_layer).min() {
+    let (harmless, others): (Vec<&str>, Vec<&str>) = left.into_iter().partition(|name| is_no_parameter(name));
+    if let Some(first) = harmless.iter().min() {
+        tracing::info!(
+            "{}: {} tensors are no parameters and are passed over, such as {first}",
+            tensors.place(first),
+            harmless.len()
+        );
+    }
+    let in_a_layer = |name: &&&str| name.starts_with("model.layers.") || name.starts_with("blk.");
+    if let Some(name) = others.iter().filter(in_a_layer).min() {
         return Err(Error::bad_input(
             format!("{}: tensor {name}", tensors.place(name)),
             format!(
@@ -179,4 +190,13 @@ pub fn check_tensors(config: &Architecture, tensors: &dyn TensorSource) -> Resul
         ));
     }
     Ok(())
+}
+
+/// Whether a tensor is a table or a state that a library saved beside the parameters, and computes anew or does not use: RoPE's
+/// frequencies, causal masks, Transformer Engine's FP8 state.
+fn is_no_parameter(name: &str) -> bool {
+    let own_name = name.rsplit('.').next().unwrap_or(name);
+    name.contains("rotary_emb.")
+        || matches!(own_name, "_extra_state" | "masked_bias" | "position_ids")
+        || name.ends_with(".attn.bias")
 }

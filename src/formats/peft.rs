@@ -3,7 +3,7 @@
 //! Keys are those of peft's `LoraConfig`. A tensor is called `base_model.model.model.layers.3.self_attn.q_proj.lora_A.weight`
 //! in the file, and `layers.3.self_attn.q_proj.lora_a` in this program. A is `[r, in_features]`, B is `[out_features, r]`, and
 //! the adapter adds `scale B A x` with `scale = lora_alpha / r`, or `lora_alpha / sqrt(r)` with `use_rslora`.
-//! What would change the numbers and is not implemented (DoRA, biases, rank patterns, ...) is refused by its key.
+//! A key that would change the numbers and is not implemented (DoRA, biases, rank patterns, ...), or is not known, is refused by name.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -14,7 +14,7 @@ use std::{
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Map, Value, json};
 
-use super::{TensorSource, atomic, safetensors::Safetensors};
+use super::{TensorSource, atomic, open, safetensors::Safetensors};
 use crate::{Error, Result};
 
 const CONFIG: &str = "adapter_config.json";
@@ -39,6 +39,9 @@ pub struct AdapterConfig {
     pub base_model: Option<String>,
     /// Whether the scale is `lora_alpha / sqrt(r)` (rank-stabilised LoRA, arXiv 2312.03732).
     pub use_rslora: bool,
+    /// Listed in `target_modules`, but the file has no tensors of it. Right for a module that the model does not have: PEFT writes one
+    /// list for several families.
+    pub without_tensors: Vec<String>,
 }
 
 impl Default for AdapterConfig {
@@ -52,6 +55,7 @@ impl Default for AdapterConfig {
             layers_to_transform: None,
             base_model: None,
             use_rslora: false,
+            without_tensors: Vec::new(),
         }
     }
 }
@@ -82,13 +86,13 @@ pub struct AdapterTensor {
 /// graftling does not have, a tensor that is missing, of a wrong shape, or not finite.
 pub fn load_adapter(dir: &Path) -> Result<(AdapterConfig, Vec<AdapterTensor>)> {
     let path = dir.join(CONFIG);
-    if !path.is_file() {
+    if !path.exists() {
         let proposal = "Give the folder that PEFT or `graftling train` has written, with adapter_config.json in it.";
         return Err(Error::bad_input(dir.display(), "is no PEFT adapter: it has no adapter_config.json", proposal));
     }
     let mut config = ConfigFile::read(&path)?.into_config()?;
     let weights = dir.join(WEIGHTS);
-    if !weights.is_file() {
+    if !weights.exists() {
         if dir.join("adapter_model.bin").is_file() {
             return Err(Error::bad_input(
                 dir.join("adapter_model.bin").display(),
@@ -277,10 +281,8 @@ fn adopt_modules(path: &Path, config: &mut AdapterConfig, tensors: &[AdapterTens
     }
     // A list may give paths (`self_attn.q_proj`) of which the last part is the module's own name.
     let listed: BTreeSet<&str> = config.target_modules.iter().map(|name| name.rsplit('.').next().unwrap_or(name)).collect();
-    if let Some(module) = listed.iter().find(|module| !layers_of.contains_key(**module)) {
-        let problem = format!("has no tensors for module {module}, which {CONFIG} lists in target_modules");
-        return Err(Error::bad_input(path.display(), problem, WRONG_ADAPTER));
-    }
+    config.without_tensors =
+        listed.iter().filter(|module| !layers_of.contains_key(**module)).map(|module| (*module).to_owned()).collect();
     let pattern = config.target_modules.is_empty();
     match &config.layers_to_transform {
         Some(listed) if !listed.iter().eq(all_layers.iter()) => {
@@ -295,6 +297,73 @@ fn adopt_modules(path: &Path, config: &mut AdapterConfig, tensors: &[AdapterTens
     Ok(())
 }
 
+/// What a key of `adapter_config.json` means for the numbers of an adapter that is read.
+enum Key {
+    /// Taken into account.
+    Read,
+    /// Changes no number of an adapter whose tensors are there.
+    Harmless,
+    /// Only while it is off: null, false, an empty list or an empty object.
+    Off,
+}
+
+/// The keys of `LoraConfig` in PEFT 0.21, with those of earlier versions.
+const KEYS: [(&str, Key); 47] = [
+    ("peft_type", Key::Read),
+    ("r", Key::Read),
+    ("lora_alpha", Key::Read),
+    ("lora_dropout", Key::Read),
+    ("use_rslora", Key::Read),
+    ("target_modules", Key::Read),
+    ("layers_to_transform", Key::Read),
+    ("layers_pattern", Key::Read),
+    ("bias", Key::Read),
+    ("init_lora_weights", Key::Read),
+    ("base_model_name_or_path", Key::Read),
+    // Who made it, from what, and for what.
+    ("peft_version", Key::Harmless),
+    ("auto_mapping", Key::Harmless),
+    ("task_type", Key::Harmless),
+    ("revision", Key::Harmless),
+    ("inference_mode", Key::Harmless),
+    // How PEFT runs it.
+    ("runtime_config", Key::Harmless),
+    ("megatron_config", Key::Harmless),
+    ("megatron_core", Key::Harmless),
+    ("merge_weights", Key::Harmless),
+    // PEFT turns it off for linear layers.
+    ("fan_in_fan_out", Key::Harmless),
+    // Which modules had been chosen: the tensors say it.
+    ("exclude_modules", Key::Harmless),
+    // How the start is made; init_lora_weights says whether it is.
+    ("eva_config", Key::Harmless),
+    ("corda_config", Key::Harmless),
+    ("lora_ga_config", Key::Harmless),
+    ("loftq_config", Key::Harmless),
+    // Only with an option that must be off.
+    ("qalora_group_size", Key::Harmless),
+    ("ensure_weight_tying", Key::Harmless),
+    ("use_dora", Key::Off),
+    ("use_qalora", Key::Off),
+    ("use_bdlora", Key::Off),
+    ("lora_bias", Key::Off),
+    ("rank_pattern", Key::Off),
+    ("alpha_pattern", Key::Off),
+    ("modules_to_save", Key::Off),
+    ("layer_replication", Key::Off),
+    ("trainable_token_indices", Key::Off),
+    ("target_parameters", Key::Off),
+    ("alora_invocation_tokens", Key::Off),
+    ("arrow_config", Key::Off),
+    ("kasa_config", Key::Off),
+    ("velora_config", Key::Off),
+    ("monteclora_config", Key::Off),
+    ("enable_lora", Key::Off),
+    ("use_kasa", Key::Off),
+    ("use_velora", Key::Off),
+    ("use_monteclora", Key::Off),
+];
+
 /// `adapter_config.json`, read with errors that name the key.
 struct ConfigFile {
     place: String,
@@ -305,7 +374,7 @@ impl ConfigFile {
     fn read(path: &Path) -> Result<Self> {
         let place = path.display().to_string();
         let bad = |problem: String| Error::bad_input(&place, problem, "Copy the adapter's folder again.");
-        let text = fs::read_to_string(path).map_err(|error| bad(format!("cannot be read: {error}")))?;
+        let text = open::read_text(path, "Copy the adapter's folder again.")?;
         match serde_json::from_str(&text).map_err(|error| bad(format!("is not valid JSON: {error}")))? {
             Value::Object(map) => Ok(Self { place, map }),
             _ => Err(bad("is not a JSON object".to_owned())),
@@ -349,46 +418,61 @@ impl ConfigFile {
             layers_to_transform: self.layers()?,
             base_model: self.get("base_model_name_or_path").and_then(Value::as_str).map(str::to_owned),
             use_rslora: self.get("use_rslora") == Some(&Value::Bool(true)),
+            without_tensors: Vec::new(),
         })
     }
 
+    /// Lets through what graftling computes and what changes no number, by [`KEYS`]; all else is refused by its name, so that an option
+    /// that PEFT gains later cannot be passed over in silence.
     fn refuse_what_changes_the_numbers(&self) -> Result<()> {
-        let empty = |value: &Value| match value {
+        let off = |value: &Value| match value {
             Value::Bool(on) => !on,
             Value::Array(items) => items.is_empty(),
             Value::Object(items) => items.is_empty(),
             _ => false,
         };
-        for key in [
-            "use_dora",
-            "use_qalora",
-            "use_bdlora",
-            "lora_bias",
-            "fan_in_fan_out",
-            "rank_pattern",
-            "alpha_pattern",
-            "modules_to_save",
-            "layer_replication",
-            "trainable_token_indices",
-            "target_parameters",
-            "alora_invocation_tokens",
-            "arrow_config",
-            "kasa_config",
-            "velora_config",
-            "monteclora_config",
-        ] {
-            if let Some(value) = self.get(key).filter(|value| !empty(value)) {
-                return Err(self.bad(key, format!("is {value}, which graftling does not support")));
+        for (key, value) in self.map.iter().filter(|(_, value)| !value.is_null()) {
+            let rule = KEYS.iter().find(|(known, _)| known == key).map(|(_, rule)| rule);
+            match rule {
+                Some(Key::Read | Key::Harmless) => {}
+                Some(Key::Off) if off(value) => {}
+                Some(Key::Off) => return Err(self.bad(key, format!("is {value}, which graftling does not support"))),
+                None if off(value) => {}
+                None => {
+                    let problem = format!("is {value}; graftling does not know this key and cannot tell what it changes");
+                    return Err(self.bad(key, problem));
+                }
             }
         }
         if let Some(bias) = self.get("bias").filter(|bias| bias.as_str() != Some("none")) {
             return Err(self.bad("bias", format!("is {bias}; graftling supports \"none\" only")));
         }
-        let usual = |pattern: &Value| *pattern == json!("layers") || *pattern == json!(["layers"]) || empty(pattern);
+        if let Some(value) = self.get("use_rslora").filter(|value| !value.is_boolean()) {
+            return Err(self.bad("use_rslora", format!("is {value}, neither true nor false")));
+        }
+        let usual = |pattern: &Value| *pattern == json!("layers") || *pattern == json!(["layers"]) || off(pattern);
         if let Some(pattern) = self.get("layers_pattern").filter(|pattern| !usual(pattern)) {
             return Err(self.bad("layers_pattern", format!("is {pattern}; the layers of a Llama model are called `layers`")));
         }
-        Ok(())
+        self.check_start()
+    }
+
+    /// Some starts are made by taking the adapter's first product out of the base's weights, and PEFT does so again whenever it loads
+    /// such an adapter. The tensors alone would then be added to a base that is not theirs.
+    fn check_start(&self) -> Result<()> {
+        match self.get("init_lora_weights") {
+            None | Some(Value::Bool(_)) => Ok(()),
+            Some(Value::String(start)) if matches!(start.as_str(), "gaussian" | "eva") => Ok(()),
+            Some(start) => {
+                let place = format!("{}: key `init_lora_weights`", self.place);
+                let problem = format!(
+                    "is {start}: this start changes the base model's weights, so the tensors do not belong to the base as it is"
+                );
+                let proposal = "Convert it with PEFT to a plain LoRA of the unchanged base: save_pretrained(DIR, \
+                                path_initial_model_for_weight_conversion=FOLDER_OF_THE_INITIAL_ADAPTER).";
+                Err(Error::bad_input(place, problem, proposal))
+            }
+        }
     }
 
     /// The listed modules; empty for a pattern, since the tensors say what it has matched.

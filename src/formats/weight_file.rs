@@ -11,6 +11,7 @@ use std::sync::{Mutex, PoisonError};
 
 use memmap2::Mmap;
 
+use super::open;
 use crate::{Error, Result};
 
 pub(super) struct WeightFile {
@@ -23,10 +24,7 @@ impl WeightFile {
     /// Opens a file for reading.
     pub(super) fn open(path: &Path) -> Result<Self> {
         let unreadable = |error| unreadable(path, &error);
-        let file = File::open(path).map_err(unreadable)?;
-        if file.metadata().map_err(unreadable)?.is_dir() {
-            return Err(Error::bad_input(path.display(), "is a folder, not a file", "Give the path of the file."));
-        }
+        let file = open::file(path, CHECK)?;
         // SAFETY: the mapping is read-only. A file that another process cuts short while it is mapped would end this process with
         // SIGBUS; model files are not written to while they are in use.
         let map = unsafe { Mmap::map(&file) }.map_err(unreadable)?;
@@ -48,6 +46,8 @@ impl WeightFile {
     }
 }
 
+const CHECK: &str = "Check the path and that the file may be read.";
+
 fn unreadable(path: &Path, error: &std::io::Error) -> Error {
-    Error::bad_input(path.display(), format!("cannot be read: {error}"), "Check the path and that the file may be read.")
+    Error::bad_input(path.display(), format!("cannot be read: {error}"), CHECK)
 }

@@ -11,8 +11,8 @@ use super::sampling::Sampler;
 use crate::adapter::{Adapted, DeviceAdapter, LoraSpec};
 use crate::architecture::Architecture;
 use crate::gpu::Slice;
-use crate::graph::{Counts, Graph, ShapeError, ValueId};
-use crate::model::graph::{Head, Inputs, Part, Purpose, StorageOf};
+use crate::graph::{Counts, ShapeError, ValueId};
+use crate::model::graph::{Head, Inputs, Model, Part, Purpose, StorageOf};
 use crate::model::weights::DeviceWeights;
 use crate::plan::{Executable, fuse_adapters};
 use crate::{Error, Result};
@@ -45,14 +45,14 @@ impl Generator {
         Ok(Self { prefill, decode, vocab_size: config.vocab_size, context, read: 0 })
     }
 
-    /// The graphs that a generator for such texts runs, which are known before there is a device.
+    /// The models that a generator for such texts runs, which are known before there is a device.
     ///
     /// # Errors
     /// If the configuration contradicts itself.
-    pub fn graphs(config: &Architecture, storage: StorageOf, lora: Option<&LoraSpec>, context: usize) -> Result<Vec<Graph>> {
+    pub fn models(config: &Architecture, storage: StorageOf, lora: Option<&LoraSpec>, context: usize) -> Result<Vec<Model>> {
         let context = clamped(context, config);
-        let graph = |rows| Ok(fused(config, storage, lora, context, rows)?.0.model.graph);
-        [PREFILL_ROWS.min(context), 1].into_iter().map(graph).collect()
+        let model = |rows| Ok(fused(config, storage, lora, context, rows)?.0.model);
+        [PREFILL_ROWS.min(context), 1].into_iter().map(model).collect()
     }
 
     /// Forgets the text.

@@ -1,14 +1,17 @@
-//! What a kernel is: WGSL source in real files, the parameter struct it expects, the features it needs.
+//! What a kernel is: WGSL in real files, the parameter struct it expects, the features it needs.
 
 use super::Matrices;
 
-/// A compute kernel. Its WGSL is the concatenation of `sources` (WGSL lets declarations stand in any order), its entry point `main`,
-/// its parameters a uniform struct at binding 0 and its matrices storage buffers at bindings 1, 2, ...
-#[derive(Debug)]
+/// A compute kernel. Its WGSL is a file of `shaders/` with all parts that this names ([`super::shader`]), its entry point `main`, its
+/// parameters a uniform struct at binding 0 and its matrices storage buffers at bindings 1, 2, ...
+#[derive(Clone, Debug)]
 pub struct Kernel {
     /// Unique; the stem of its main .wgsl file, with a suffix where variants share one.
     pub name: &'static str,
-    pub sources: &'static [&'static str],
+    /// Stem of the file with `main`: `shaders/<shader>.wgsl`.
+    pub shader: &'static str,
+    /// What fills the slots of the file and its parts, by their stems: `("weights", "weights_q4_1")`.
+    pub slots: &'static [(&'static str, &'static str)],
     /// Values of `override` constants.
     pub constants: &'static [(&'static str, f64)],
     /// Fields of the parameter struct, compared with the shader's by reflection.

@@ -1,16 +1,19 @@
 //! The *where* of a computation: adapter, limits, buffers, compiled kernels.
 
+pub mod algorithm;
 mod arithmetic;
 pub mod blocks;
 mod buffer;
 mod created;
 mod device;
+mod instance;
 pub mod kernel;
 mod loss;
 mod pipeline;
 mod readback;
 pub mod reflect;
 mod room;
+pub mod shader;
 
 pub use arithmetic::{Arithmetic, Matrices};
 pub use buffer::{ALIGNMENT, Allocated, Slice, encode, padded, rounded, split_rows};

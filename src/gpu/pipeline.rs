@@ -4,6 +4,7 @@ use super::Slice;
 use super::device::{Device, lock};
 use super::kernel::Kernel;
 use super::reflect::{self, BindingKind};
+use super::shader;
 use crate::{Error, Result};
 use std::num::NonZeroU64;
 use std::sync::Mutex;
@@ -32,11 +33,9 @@ impl Pipeline {
         device.count(|created| created.pipelines += 1);
         let interface = reflect::interface(kernel).map_err(broken)?;
         // Error scopes belong to the thread, so kernels may be compiled side by side.
+        let text = shader::source(kernel).map_err(broken)?;
         let scope = device.device.push_error_scope(wgpu::ErrorFilter::Validation);
-        let source = wgpu::ShaderModuleDescriptor {
-            label: Some(kernel.name),
-            source: wgpu::ShaderSource::Wgsl(reflect::source(kernel).into()),
-        };
+        let source = wgpu::ShaderModuleDescriptor { label: Some(kernel.name), source: wgpu::ShaderSource::Wgsl(text.into()) };
         let module = if kernel.unchecked {
             // SAFETY: kernels marked `unchecked` keep every index in range by construction; see `Kernel::unchecked`.
             unsafe { device.device.create_shader_module_trusted(source, wgpu::ShaderRuntimeChecks::unchecked()) }

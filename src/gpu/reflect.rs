@@ -1,6 +1,7 @@
 //! Reads from a kernel's WGSL what the host must know: bindings, parameter struct, workgroup size, workgroup memory.
 
 use super::kernel::{Kernel, ParamField};
+use super::shader;
 use naga::{AddressSpace, ScalarKind, StorageAccess, TypeInner};
 
 /// What stands at a binding of group 0.
@@ -21,18 +22,21 @@ pub struct Interface {
     pub params: Vec<(String, &'static str, usize)>,
 }
 
-/// The kernel's WGSL, its parts joined.
-pub fn source(kernel: &Kernel) -> String {
-    kernel.sources.join("\n")
-}
-
 /// Parses a kernel and describes its interface.
 ///
 /// # Errors
-/// Says what is wrong with the shader: it does not parse, bindings have gaps, or the parameter struct differs from the Rust struct.
+/// Says what is wrong with the shader: it lacks a part, does not parse, bindings have gaps, or the parameter struct differs from the Rust
+/// struct.
 pub fn interface(kernel: &Kernel) -> Result<Interface, String> {
-    let source = source(kernel);
-    let module = naga::front::wgsl::parse_str(&source).map_err(|error| error.emit_to_string_with_path(&source, kernel.name))?;
+    interface_of(kernel.name, &shader::source(kernel)?, kernel.params)
+}
+
+/// [`interface`] of the WGSL of a kernel with this name, whose parameter struct has these fields in Rust.
+///
+/// # Errors
+/// As [`interface`].
+pub fn interface_of(kernel: &str, source: &str, expected: &[ParamField]) -> Result<Interface, String> {
+    let module = naga::front::wgsl::parse_str(source).map_err(|error| error.emit_to_string_with_path(source, kernel))?;
     let mut bindings: Vec<(u32, BindingKind)> = Vec::new();
     let mut params = Vec::new();
     for (_, variable) in module.global_variables.iter() {
@@ -40,7 +44,7 @@ pub fn interface(kernel: &Kernel) -> Result<Interface, String> {
         let kind = match variable.space {
             AddressSpace::Uniform => {
                 let TypeInner::Struct { members, span } = &module.types[variable.ty].inner else {
-                    return Err(format!("kernel {}: the uniform is not a struct", kernel.name));
+                    return Err(format!("kernel {kernel}: the uniform is not a struct"));
                 };
                 for member in members {
                     params.push((member.name.clone().unwrap_or_default(), scalar(&module, member.ty), member.offset as usize));
@@ -49,20 +53,20 @@ pub fn interface(kernel: &Kernel) -> Result<Interface, String> {
             }
             AddressSpace::Storage { access } if access.contains(StorageAccess::STORE) => BindingKind::StorageReadWrite,
             AddressSpace::Storage { .. } => BindingKind::StorageRead,
-            other => return Err(format!("kernel {}: binding in address space {other:?}", kernel.name)),
+            other => return Err(format!("kernel {kernel}: binding in address space {other:?}")),
         };
         bindings.push((binding.binding, kind));
     }
     bindings.sort_by_key(|(index, _)| *index);
     if bindings.iter().enumerate().any(|(expected, (index, _))| expected as u32 != *index) {
-        return Err(format!("kernel {}: bindings are not 0, 1, 2, ...", kernel.name));
+        return Err(format!("kernel {kernel}: bindings are not 0, 1, 2, ..."));
     }
-    let same = params.len() == kernel.params.len()
-        && params.iter().zip(kernel.params).all(|((name, scalar, offset), field)| {
+    let same = params.len() == expected.len()
+        && params.iter().zip(expected).all(|((name, scalar, offset), field)| {
             *field == ParamField { name: field.name, scalar, offset: *offset } && name == field.name
         });
     if !same {
-        return Err(format!("kernel {}: Params is {params:?} in WGSL and {:?} in Rust", kernel.name, kernel.params));
+        return Err(format!("kernel {kernel}: Params is {params:?} in WGSL and {expected:?} in Rust"));
     }
     Ok(Interface { bindings: bindings.into_iter().map(|(_, kind)| kind).collect(), params })
 }

@@ -6,9 +6,9 @@ use crate::architecture::{Part, Role, Site, layer_sites, norm_modules};
 use crate::graph::{Origin, Rows, ShapeError, TensorType, ValueId};
 use crate::ops::attention::{Attention, Heads};
 use crate::ops::cache_rows::CacheRows;
+use crate::ops::glu::{Activation, Glu};
 use crate::ops::matmul::{Layout, Matmul};
 use crate::ops::rope::Rope;
-use crate::ops::swiglu::Swiglu;
 
 impl Builder<'_> {
     /// `x + attention(norm(x))`, then that plus `mlp(norm(...))`, with the norms where the family has them.
@@ -23,7 +23,11 @@ impl Builder<'_> {
 
         let normed = self.block_norm(layer, before_mlp, x)?;
         let gated = self.inner(&sites, Part::Mlp, normed)?;
-        let inner = self.graph.apply_one(Swiglu, &[gated[0], gated[1]], format!("layers.{layer}.mlp.swiglu"))?;
+        let inner = self.graph.apply_one(
+            Glu { activation: Activation::Silu },
+            &[gated[0], gated[1]],
+            format!("layers.{layer}.mlp.glu"),
+        )?;
         self.onto_residual(&sites, Role::Down, inner, x)
     }
 
@@ -55,7 +59,7 @@ impl Builder<'_> {
         let Inputs { position, segment_start, .. } = self.inputs;
         let path = format!("layers.{layer}.self_attn");
         let table = self.rope_tables[0];
-        let rope = Rope { head_dim: self.architecture.head_dim, inverse: false };
+        let rope = Rope::new(self.architecture.head_dim);
         let query = self.graph.apply_one(rope, &[query, position, table], format!("{path}.q_rope"))?;
         key = self.graph.apply_one(rope, &[key, position, table], format!("{path}.k_rope"))?;
         if let Purpose::Generate { cache } = self.purpose {

@@ -190,7 +190,7 @@ impl<'a> Builder<'a> {
         let output = self.vocabulary_weight(if tied { "model.embed_tokens.weight" } else { "lm_head.weight" });
         Ok(match (self.inputs.targets, self.inputs.loss_weight) {
             (Some(targets), Some(weight)) => {
-                let op = LinearCrossEntropy { with_gradient: self.purpose == Purpose::Train };
+                let op = LinearCrossEntropy::new(self.purpose == Purpose::Train);
                 let outputs = self.graph.apply(op, &[x, output, targets, weight], "loss")?;
                 Head::Loss { loss: outputs[0], nll: outputs[1] }
             }
@@ -201,7 +201,7 @@ impl<'a> Builder<'a> {
     /// RMS norm with the weight of this name, over `size` columns.
     pub(super) fn norm(&mut self, x: ValueId, weight: &str, name: &str, size: usize) -> Result<ValueId, ShapeError> {
         let weight = self.vector(weight, size);
-        self.graph.apply_one(RmsNorm { eps: self.architecture.rms_norm_eps }, &[x, weight], name)
+        self.graph.apply_one(RmsNorm::new(self.architecture.rms_norm_eps), &[x, weight], name)
     }
 
     /// Embedding or output layer, `[vocab_size, hidden_size]`; one leaf where both are the same weight.

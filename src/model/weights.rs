@@ -161,7 +161,8 @@ impl DeviceWeights {
             model.weights.iter().filter_map(|(name, id)| self.tensors.get(name).map(|place| (*id, place.clone()))).collect();
         for (rope, &id) in architecture.ropes.iter().zip(&model.rope_tables) {
             rope.supported()?;
-            let table = rope_table(&rope.inverse_frequencies(0), model.graph[id].tensor.shape.rows.max());
+            let table =
+                rope_table(&rope.inverse_frequencies(0), rope.attention_factor(), model.graph[id].tensor.shape.rows.max());
             let slice = self.device.allocate("rope_table", table.len() * 4)?;
             self.device.write(&slice, bytemuck::cast_slice(&table));
             pinned.insert(id, slice.into());

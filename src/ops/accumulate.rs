@@ -49,7 +49,8 @@ kernel_params!(Params { count: u32 });
 
 static ACCUMULATE: Kernel = Kernel {
     name: "accumulate",
-    sources: &[include_str!("../../shaders/accumulate.wgsl")],
+    shader: "accumulate",
+    slots: &[],
     constants: &[],
     params: Params::FIELDS,
     needs: Needs::NONE,

@@ -126,7 +126,8 @@ kernel_params!(Params { elements: u32 });
 /// One workgroup for 1,024 parameters.
 pub static KERNEL: Kernel = Kernel {
     name: "adamw",
-    sources: &[include_str!("../../shaders/adamw.wgsl")],
+    shader: "adamw",
+    slots: &[],
     constants: &[],
     params: Params::FIELDS,
     needs: Needs::NONE,

@@ -55,7 +55,8 @@ kernel_params!(Params { count: u32 });
 
 static ADD: Kernel = Kernel {
     name: "add",
-    sources: &[include_str!("../../shaders/add.wgsl")],
+    shader: "add",
+    slots: &[],
     constants: &[],
     params: Params::FIELDS,
     needs: Needs::NONE,

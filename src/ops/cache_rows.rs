@@ -74,7 +74,8 @@ kernel_params!(Params { rows: u32, columns: u32, positions: u32 });
 
 static CACHE_ROWS: Kernel = Kernel {
     name: "cache_rows",
-    sources: &[include_str!("../../shaders/cache_rows.wgsl")],
+    shader: "cache_rows",
+    slots: &[],
     constants: &[],
     params: Params::FIELDS,
     needs: Needs::NONE,

@@ -51,7 +51,8 @@ kernel_params!(Params { vec4s: u32 });
 /// One workgroup for 4,096 elements.
 pub static KERNEL: Kernel = Kernel {
     name: "copy",
-    sources: &[include_str!("../../shaders/copy.wgsl")],
+    shader: "copy",
+    slots: &[],
     constants: &[],
     params: Params::FIELDS,
     needs: Needs::NONE,

@@ -99,7 +99,8 @@ kernel_params!(Params { elements: u32, salt: u32, threshold: u32, factor: f32 })
 /// One workgroup for 1,024 elements.
 pub static KERNEL: Kernel = Kernel {
     name: "dropout",
-    sources: &[include_str!("../../shaders/dropout.wgsl")],
+    shader: "dropout",
+    slots: &[],
     constants: &[],
     params: Params::FIELDS,
     needs: Needs::NONE,

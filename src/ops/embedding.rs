@@ -84,7 +84,8 @@ kernel_params!(Params { rows: u32, columns: u32, first_row: u32, part_rows: u32,
 /// One workgroup a token.
 pub static KERNEL: Kernel = Kernel {
     name: "embedding",
-    sources: &[include_str!("../../shaders/embedding.wgsl")],
+    shader: "embedding",
+    slots: &[],
     constants: &[],
     params: Params::FIELDS,
     needs: Needs::NONE,

@@ -133,7 +133,8 @@ kernel_params!(ScatterParams { rows: u32, columns: u32, chosen: u32 });
 /// One workgroup a row.
 pub static GATHER: Kernel = Kernel {
     name: "gather_rows",
-    sources: &[include_str!("../../shaders/gather_rows.wgsl")],
+    shader: "gather_rows",
+    slots: &[],
     constants: &[],
     params: GatherParams::FIELDS,
     needs: Needs::NONE,
@@ -143,7 +144,8 @@ pub static GATHER: Kernel = Kernel {
 /// One workgroup a row.
 pub static SCATTER: Kernel = Kernel {
     name: "scatter_rows",
-    sources: &[include_str!("../../shaders/scatter_rows.wgsl")],
+    shader: "scatter_rows",
+    slots: &[],
     constants: &[],
     params: ScatterParams::FIELDS,
     needs: Needs::NONE,

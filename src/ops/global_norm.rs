@@ -72,7 +72,8 @@ kernel_params!(Params { elements: u32, partials: u32 });
 /// Up to 1,024 workgroups.
 pub static SUMS: Kernel = Kernel {
     name: "global_norm",
-    sources: &[include_str!("../../shaders/common/row_sum.wgsl"), include_str!("../../shaders/global_norm.wgsl")],
+    shader: "global_norm",
+    slots: &[],
     constants: &[],
     params: Params::FIELDS,
     needs: Needs::NONE,
@@ -82,7 +83,8 @@ pub static SUMS: Kernel = Kernel {
 /// One workgroup.
 pub static FINISH: Kernel = Kernel {
     name: "global_norm_finish",
-    sources: &[include_str!("../../shaders/common/row_sum.wgsl"), include_str!("../../shaders/global_norm_finish.wgsl")],
+    shader: "global_norm_finish",
+    slots: &[],
     constants: &[],
     params: Params::FIELDS,
     needs: Needs::NONE,

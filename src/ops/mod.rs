@@ -1,11 +1,13 @@
 //! The ops: one file each, holding formula, shape rule, gradient rule, f64 reference and kernel launch, in this order.
 //!
 //! An op is known by one name everywhere: `src/ops/<op>.rs`, `shaders/<op>.wgsl`, and its line in [`registry`].
-//! To add one: write its file, its shader, and one line in [`registry`]; the property suite then tests it.
+//! To add one: write its file, its shader (whose first line names the parts that it uses: [`crate::gpu::shader`]), and one line in
+//! [`registry`]; the property suite then tests it.
 
 pub mod accumulate;
 pub mod adamw;
 pub mod add;
+pub mod add_bias;
 pub mod attention;
 pub mod cache_rows;
 pub mod copy;
@@ -13,6 +15,7 @@ pub mod dropout;
 pub mod embedding;
 pub mod gather_rows;
 pub mod global_norm;
+pub mod glu;
 pub mod linear_cross_entropy;
 pub mod matmul;
 pub mod multiply_add;
@@ -20,7 +23,7 @@ mod registry;
 pub mod rms_norm;
 pub mod rope;
 pub mod scale;
-pub mod swiglu;
+pub mod softcap;
 
 pub use registry::{Example, OpEntry, Random, registry};
 

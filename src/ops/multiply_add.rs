@@ -83,7 +83,8 @@ kernel_params!(Params { vec4s: u32, steps: u32, factor: f32, addend: f32 });
 /// One workgroup for 256 elements a chain.
 pub static KERNEL: Kernel = Kernel {
     name: "multiply_add",
-    sources: &[include_str!("../../shaders/multiply_add.wgsl")],
+    shader: "multiply_add",
+    slots: &[],
     constants: &[],
     params: Params::FIELDS,
     needs: Needs::NONE,

@@ -56,7 +56,8 @@ kernel_params!(Params { elements: u32, factor: f32 });
 /// One workgroup for 1,024 elements.
 pub static KERNEL: Kernel = Kernel {
     name: "scale",
-    sources: &[include_str!("../../shaders/scale.wgsl")],
+    shader: "scale",
+    slots: &[],
     constants: &[],
     params: Params::FIELDS,
     needs: Needs::NONE,

@@ -1,19 +1,20 @@
 //! [`ChatTemplate`]: the model's own Jinja template, which writes a conversation as the model was trained to read it.
 //!
 //! A template comes with a model and is a program, so it runs bounded: it sees the messages and nothing else, can include
-//! no other file, and stops after a fixed amount of work and of output. Its memory is bounded by
-//! [`crate::allocator`].
+//! no other file, and stops after a fixed amount of work and of output. What these two do not bound (one filter may work for ever,
+//! memory, the depth of lists in lists) is bounded from outside: `src/confined.rs`.
 
+use std::borrow::Cow;
 use std::io::{self, Write};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use minijinja::{Environment, ErrorKind, Value, context};
-use serde::{Deserialize, Serialize};
 
+use super::message::{Message, TemplateInputs};
 use super::template_check;
 use super::template_functions::{self, RAISED};
-use crate::allocator::bounded;
-use crate::caught::caught;
+use crate::confined::{Confinement, Limits, Stopped, confined};
 use crate::formats::{TextSource, TokenizerSource};
 use crate::{Error, Result};
 
@@ -24,24 +25,20 @@ const MAX_OUTPUT: usize = 16 << 20;
 /// Bytes that one rendering may hold at a time, besides [`MEMORY_A_BYTE`] for each of the messages.
 const MAX_MEMORY: usize = 256 << 20;
 const MEMORY_A_BYTE: usize = 64;
+/// How long compiling and one rendering may take, besides a second for each [`BYTES_A_SECOND`] of the messages. A conversation takes
+/// a millisecond; the machine may be busy.
+const TIME: Duration = Duration::from_secs(5);
+const BYTES_A_SECOND: usize = 1 << 20;
 const NAME: &str = "chat_template";
-
-/// One turn of a conversation.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Message {
-    /// `system`, `user`, `assistant`, or what else the template knows.
-    pub role: String,
-    pub content: String,
-}
-
-impl Message {
-    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
-        Self { role: role.into(), content: content.into() }
-    }
-}
 
 /// A compiled chat template with the model's special tokens.
 pub struct ChatTemplate {
+    program: Arc<Program>,
+    confinement: Confinement,
+}
+
+/// The template itself, to be run confined.
+struct Program {
     environment: Environment<'static>,
     origin: String,
     bos_token: Option<String>,
@@ -94,19 +91,11 @@ impl ChatTemplate {
         eos_token: Option<String>,
         now: i64,
     ) -> Result<Self> {
-        if let Some(problem) = template_check::namespace_as_value(template) {
-            return Err(unsound(origin, &problem));
-        }
-        let mut environment = Environment::new();
-        environment.set_trim_blocks(true);
-        environment.set_lstrip_blocks(true);
-        environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-        environment.set_fuel(Some(FUEL));
-        template_functions::install(&mut environment, now);
-        caught(|| environment.add_template_owned(NAME, template_functions::without_generation_tags(template)))
-            .map_err(|panic| unsound(origin, &panic))?
-            .map_err(|cause| refused(origin, &cause))?;
-        Ok(Self { environment, origin: origin.to_string(), bos_token, eos_token })
+        let (place, template) = (origin.to_string(), template.to_string());
+        let compile = move || Program::compile(place, &template, bos_token, eos_token, now);
+        let limits = Limits { time: TIME, memory: MAX_MEMORY };
+        let program = confined(limits, compile).map_err(|stopped| unsound(origin, &stopped))??;
+        Ok(Self { program: Arc::new(program), confinement: Confinement::default() })
     }
 
     /// The text of `messages`; with `add_generation_prompt` it ends where the assistant's next turn begins.
@@ -116,20 +105,63 @@ impl ChatTemplate {
     /// # Errors
     /// The template fails or refuses the messages (many want user and assistant to take turns), or does not end.
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
+        self.render_with(messages, &TemplateInputs::default(), add_generation_prompt)
+    }
+
+    /// As [`Self::render`], with what a record gives the template beside its messages.
+    pub fn render_with(&self, messages: &[Message], inputs: &TemplateInputs, add_generation_prompt: bool) -> Result<String> {
+        let given = size(messages, inputs);
+        let limits = Limits {
+            time: TIME + Duration::from_secs((given / BYTES_A_SECOND) as u64),
+            memory: MAX_MEMORY.saturating_add(given.saturating_mul(MEMORY_A_BYTE)),
+        };
+        let (program, messages, inputs) = (Arc::clone(&self.program), messages.to_vec(), inputs.clone());
+        let rendered = self.confinement.run(limits, move || program.render(&messages, &inputs, add_generation_prompt));
+        rendered.map_err(|stopped| unsound(self.origin(), &stopped))?
+    }
+
+    /// The error of every further [`Self::render`], once the template has exceeded a bound.
+    pub(crate) fn stopped(&self) -> Option<Error> {
+        self.confinement.stopped().map(|stopped| unsound(self.origin(), stopped))
+    }
+
+    /// Where the template comes from, as messages name it.
+    pub fn origin(&self) -> &str {
+        &self.program.origin
+    }
+}
+
+impl Program {
+    fn compile(origin: String, template: &str, bos_token: Option<String>, eos_token: Option<String>, now: i64) -> Result<Self> {
+        if let Some(problem) = template_check::namespace_as_value(template) {
+            return Err(unsound(&origin, &Stopped::Panic(problem)));
+        }
+        let mut environment = Environment::new();
+        environment.set_trim_blocks(true);
+        environment.set_lstrip_blocks(true);
+        environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
+        environment.set_fuel(Some(FUEL));
+        // A template that could import itself would get at its own namespaces as values, past the check above.
+        environment.set_path_join_callback(|_, _| Cow::Borrowed("other templates cannot be used"));
+        template_functions::install(&mut environment, now);
+        let added = environment.add_template_owned(NAME, template_functions::without_generation_tags(template));
+        added.map_err(|cause| refused(&origin, &cause))?;
+        Ok(Self { environment, origin, bos_token, eos_token })
+    }
+
+    fn render(&self, messages: &[Message], inputs: &TemplateInputs, add_generation_prompt: bool) -> Result<String> {
         // Python passes the optional parts as None, and leaves tokens that the model lacks undefined.
         let defined = |token: &Option<String>| token.as_ref().map_or(Value::UNDEFINED, Value::from);
         let context = context! {
             messages => Value::from_serialize(messages), add_generation_prompt,
             bos_token => defined(&self.bos_token), eos_token => defined(&self.eos_token),
-            tools => (), documents => (),
+            tools => Value::from_serialize(&inputs.tools), documents => (), ..Value::from_serialize(&inputs.more),
         };
-        let given: usize = messages.iter().map(|message| message.content.len()).sum();
-        let mut output = Bounded { most: MAX_OUTPUT.saturating_add(given.saturating_mul(4)), ..Bounded::default() };
-        let most = MAX_MEMORY.saturating_add(given.saturating_mul(MEMORY_A_BYTE));
+        let mut output =
+            Bounded { most: MAX_OUTPUT.saturating_add(size(messages, inputs).saturating_mul(4)), ..Bounded::default() };
         let template = self.environment.get_template(NAME).map_err(|cause| refused(&self.origin, &cause))?;
-        let render = || caught(|| template.render_captured_to(context, &mut output).map(|_| ()));
-        let rendered = bounded(most, TOO_MUCH_MEMORY, render);
-        rendered.map_err(|panic| unsound(&self.origin, &panic))?.map_err(|cause| {
+        let rendered = template.render_captured_to(context, &mut output).map(|_| ());
+        rendered.map_err(|cause| {
             if output.overflow {
                 let problem = format!("the chat template writes more than {} MiB and was stopped", output.most >> 20);
                 return Error::bad_input(&self.origin, problem, PROPOSAL);
@@ -139,20 +171,24 @@ impl ChatTemplate {
         String::from_utf8(output.bytes)
             .map_err(|_| Error::bad_input(&self.origin, "the chat template does not give UTF-8", PROPOSAL))
     }
-
-    /// Where the template comes from, as messages name it.
-    pub fn origin(&self) -> &str {
-        &self.origin
-    }
 }
 
-const TOO_MUCH_MEMORY: &str = "error: chat template: it takes more than 256 MiB of memory and was stopped\n  \
-                               the template comes with the model: use a model whose source you trust";
+/// Bytes of what a template is given, about.
+fn size(messages: &[Message], inputs: &TemplateInputs) -> usize {
+    messages.iter().map(Message::size).sum::<usize>() + inputs.size()
+}
+
 const PROPOSAL: &str = "check the messages against what the template accepts; the template itself comes with the model";
 
-/// A template over which the engine stumbles, or would.
-fn unsound(origin: &str, problem: &str) -> Error {
-    Error::bad_input(origin, format!("the chat template cannot be used: {problem}"), PROPOSAL)
+/// A template that exceeds a bound, or over which the engine stumbles, or would.
+fn unsound(origin: &str, stopped: &Stopped) -> Error {
+    match stopped {
+        Stopped::Panic(problem) => Error::bad_input(origin, format!("the chat template cannot be used: {problem}"), PROPOSAL),
+        _ => {
+            let proposal = "the template comes with the model: use a model whose source you trust";
+            Error::bad_input(origin, format!("the chat template {stopped}"), proposal)
+        }
+    }
 }
 
 /// An error of the template, with origin and line.

@@ -5,16 +5,19 @@
 //! * [`pre_tokenizer`]: the named rules that cut text into words before byte-level BPE;
 //! * [`decode_stream`]: text from ids as they arrive, in whole characters;
 //! * [`chat_template`]: the model's own Jinja template, from [`Message`]s to the text that the model was trained on;
+//! * [`message`]: a turn of a conversation, and what else a template is given;
 //! * [`template_functions`]: what Hugging Face templates may call beside plain Jinja.
 
 pub mod chat_template;
 pub mod decode_stream;
 pub mod gguf_vocabulary;
+pub mod message;
 pub mod pre_tokenizer;
 mod template_check;
 pub mod template_functions;
 pub mod tokenizer;
 
-pub use chat_template::{ChatTemplate, Message};
+pub use chat_template::ChatTemplate;
 pub use decode_stream::DecodeStream;
+pub use message::{Empty, Message, TemplateInputs};
 pub use tokenizer::{Encoded, Tokenizer};

@@ -3,19 +3,47 @@
 use std::collections::HashSet;
 use std::fmt::Display;
 use std::ops::Range;
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use super::decode_stream::DecodeStream;
 use super::gguf_vocabulary;
-use crate::caught::caught;
-use crate::formats::{TextSource, TokenizerSource};
+use crate::confined::{Confinement, Limits, Stopped, confined};
+use crate::files;
+use crate::formats::{TextSource, TokenizerSource, open};
 use crate::{Error, Result};
+
+/// Bytes of the longest text that is encoded. Encoding takes about a hundred times the memory.
+const LONGEST_TEXT: usize = 8 << 20;
+/// Texts above so many bytes are encoded one at a time.
+const LONG_TEXT: usize = 1 << 20;
+/// How long encoding or decoding may take, besides a second for each [`BYTES_A_SECOND`]: sound tokenizers take a tenth of that, and the
+/// machine may be busy.
+const WORKING: Duration = Duration::from_secs(5);
+const BYTES_A_SECOND: usize = 64 << 10;
+/// Bytes that encoding or decoding may hold, besides [`MEMORY_A_BYTE`] for each byte of the text.
+const WORKING_MEMORY: usize = 256 << 20;
+const MEMORY_A_BYTE: usize = 512;
+
+/// What reading a tokenizer of `size` bytes may take. The largest known ones have 35 MB, and take seconds.
+fn loading(size: usize) -> Limits {
+    let time = Duration::from_secs(20 + (size >> 20) as u64);
+    Limits { time, memory: (512 << 20) + size.saturating_mul(64) }
+}
+
+/// A tokenizer that exceeds a bound.
+fn excessive(origin: &str, what: &str, stopped: &Stopped) -> Error {
+    let proposal = "the tokenizer comes with the model: use a model whose source you trust";
+    Error::bad_input(origin, format!("the tokenizer {stopped} {what}"), proposal)
+}
 
 /// The model's tokenizer. One instance serves any number of threads.
 pub struct Tokenizer {
-    inner: tokenizers::Tokenizer,
+    inner: Arc<tokenizers::Tokenizer>,
     /// The same tokenizer, but the text of a special token is plain text to it. Made when first needed.
-    literal: OnceLock<tokenizers::Tokenizer>,
+    literal: OnceLock<Arc<tokenizers::Tokenizer>>,
+    /// Its rules are a stranger's program.
+    confinement: Confinement,
     /// Where it comes from, for messages.
     origin: String,
     special: HashSet<u32>,
@@ -47,21 +75,29 @@ impl Tokenizer {
         let (mut inner, add_bos, origin) = match &source.tokenizer {
             TokenizerSource::Json(path) => {
                 let origin = path.display().to_string();
-                let bytes = std::fs::read(path).map_err(|cause| {
-                    let proposal =
-                        "a model folder needs its tokenizer.json (not tokenizer.model); download it from the same place";
-                    Error::bad_input(&origin, format!("cannot read the tokenizer: {cause}"), proposal)
-                })?;
+                let proposal = "a model folder needs its tokenizer.json (not tokenizer.model); download it from the same place";
+                let bytes = open::read(path, files::TOKENIZER, proposal)?;
                 let not_one = |cause: &dyn Display| {
                     Error::bad_input(&origin, format!("this is not a tokenizer: {cause}"), "download the file again")
                 };
-                let read = caught(|| tokenizers::Tokenizer::from_bytes(&bytes)).map_err(|panic| not_one(&panic))?;
+                let limits = loading(bytes.len());
+                let read =
+                    confined(limits, move || tokenizers::Tokenizer::from_bytes(&bytes)).map_err(|stopped| match stopped {
+                        Stopped::Panic(message) => not_one(&message),
+                        _ => excessive(&origin, "while it was read", &stopped),
+                    })?;
                 let inner = read.map_err(|cause| not_one(&cause))?;
                 (inner, source.add_bos, origin)
             }
             TokenizerSource::Gguf(gguf) => {
-                let built = caught(|| gguf_vocabulary::build(gguf)).map_err(|panic| {
-                    Error::bad_input("tokenizer.ggml.tokens", panic, "convert or download the GGUF file again")
+                let size = |texts: &[String]| texts.iter().map(|text| text.len() + 16).sum::<usize>();
+                let limits = loading(size(&gguf.tokens) + size(&gguf.merges));
+                let vocabulary = gguf.clone();
+                let built = confined(limits, move || gguf_vocabulary::build(&vocabulary)).map_err(|stopped| match stopped {
+                    Stopped::Panic(message) => {
+                        Error::bad_input("tokenizer.ggml.tokens", message, "convert or download the GGUF file again")
+                    }
+                    _ => excessive("tokenizer.ggml", "while it was read", &stopped),
                 })?;
                 let (inner, by_default) = built?;
                 let add_bos = gguf.add_bos_token.or(source.add_bos).unwrap_or(by_default);
@@ -99,10 +135,10 @@ impl Tokenizer {
         }
         let mut special_tokens: Vec<_> = special.iter().filter_map(|&id| Some((id, inner.id_to_token(id)?))).collect();
         special_tokens.sort();
-        let literal = OnceLock::new();
         Ok(Self {
-            inner,
-            literal,
+            inner: Arc::new(inner),
+            literal: OnceLock::new(),
+            confinement: Confinement::default(),
             origin,
             special,
             special_tokens,
@@ -163,9 +199,9 @@ impl Tokenizer {
         }
         let kept: Vec<usize> = marks.into_iter().filter(|&at| !inside(&whole.ranges[at])).collect();
         let plain = self.literal.get_or_init(|| {
-            let mut plain = self.inner.clone();
+            let mut plain = tokenizers::Tokenizer::clone(&self.inner);
             plain.set_encode_special_tokens(true);
-            plain
+            Arc::new(plain)
         });
         let encoded = self.encode_between(plain, text, &whole, &kept)?;
         let left = encoded.ids.iter().zip(&encoded.ranges).any(|(id, range)| self.is_special(*id) && inside(range));
@@ -173,7 +209,13 @@ impl Tokenizer {
     }
 
     /// Keeps the tokens `marks` of `whole` and encodes the stretches between them with `tokenizer`.
-    fn encode_between(&self, tokenizer: &tokenizers::Tokenizer, text: &str, whole: &Encoded, marks: &[usize]) -> Result<Encoded> {
+    fn encode_between(
+        &self,
+        tokenizer: &Arc<tokenizers::Tokenizer>,
+        text: &str,
+        whole: &Encoded,
+        marks: &[usize],
+    ) -> Result<Encoded> {
         let mut joined = Encoded::default();
         let mut from = 0;
         let ends = marks.iter().map(|&at| (whole.ranges[at].clone(), Some(whole.ids[at])));
@@ -190,8 +232,16 @@ impl Tokenizer {
         Ok(joined)
     }
 
-    fn encode_by(&self, tokenizer: &tokenizers::Tokenizer, text: &str, add_special: bool) -> Result<Encoded> {
-        let encoded = caught(|| tokenizer.encode(text, add_special)).map_err(|panic| self.fault("encode this text", panic))?;
+    fn encode_by(&self, tokenizer: &Arc<tokenizers::Tokenizer>, text: &str, add_special: bool) -> Result<Encoded> {
+        if text.len() > LONGEST_TEXT {
+            let problem = format!("a text of {} MiB is too long: the most is {} MiB", text.len() >> 20, LONGEST_TEXT >> 20);
+            return Err(Error::bad_input("text", problem, "cut it into several records; a model reads its first tokens only"));
+        }
+        // The memory of several threads at once adds up.
+        static LONG: Mutex<()> = Mutex::new(());
+        let _alone = (text.len() > LONG_TEXT).then(|| LONG.lock().unwrap_or_else(PoisonError::into_inner));
+        let (tokenizer, owned) = (Arc::clone(tokenizer), text.to_string());
+        let encoded = self.run("encode this text", text.len(), move || tokenizer.encode(owned, add_special))?;
         let encoding = encoded.map_err(|cause| self.fault("encode this text", cause))?;
         let ranges: Vec<Range<usize>> = encoding.get_offsets().iter().map(|&(start, end)| start..end).collect();
         if let Some(range) = ranges.iter().find(|range| text.get((*range).clone()).is_none()) {
@@ -202,19 +252,24 @@ impl Tokenizer {
 
     /// The text of `ids`, without special tokens if `skip_special`. Bytes that are not UTF-8 become U+FFFD.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
-        let decode = |ids: &[u32]| {
-            let decoded =
-                caught(|| self.inner.decode(ids, skip_special)).map_err(|panic| self.fault("decode these tokens", panic))?;
-            decoded.map_err(|cause| self.fault("decode these tokens", cause))
-        };
-        match skip_special {
-            true => decode(&ids.iter().copied().filter(|id| !self.is_special(*id)).collect::<Vec<_>>()),
-            false => decode(ids),
-        }
+        let inner = Arc::clone(&self.inner);
+        let ids: Vec<u32> = ids.iter().copied().filter(|id| !skip_special || !self.is_special(*id)).collect();
+        let decoded = self.run("decode these tokens", 4 * ids.len(), move || inner.decode(&ids, skip_special))?;
+        decoded.map_err(|cause| self.fault("decode these tokens", cause))
+    }
+
+    /// Lets the tokenizer's rules work on `size` bytes, confined.
+    fn run<T: Send + 'static>(&self, what: &str, size: usize, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+        let time = WORKING + Duration::from_secs((size / BYTES_A_SECOND) as u64);
+        let limits = Limits { time, memory: WORKING_MEMORY + size.saturating_mul(MEMORY_A_BYTE) };
+        self.confinement.run(limits, work).map_err(|stopped| match stopped {
+            Stopped::Panic(message) => self.fault(what, message),
+            _ => excessive(&self.origin, &format!("(to {what})"), &stopped),
+        })
     }
 
     fn fault(&self, what: &str, cause: impl Display) -> Error {
-        Error::failed(&self.origin, format!("cannot {what}: {cause}"), "check that the tokenizer belongs to the model")
+        Error::bad_input(&self.origin, format!("cannot {what}: {cause}"), "check that the tokenizer belongs to the model")
     }
 
     /// Text from ids as they come, special tokens left out.

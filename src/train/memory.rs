@@ -7,10 +7,10 @@ use crate::Result;
 use crate::adapter::{Adapted, AdapterLayout, LoraSpec};
 use crate::architecture::Architecture;
 use crate::gpu::{Facts, padded};
-use crate::graph::{Counts, Graph, Origin, ShapeError, ValueId};
+use crate::graph::{Counts, Graph, ShapeError, ValueId};
 use crate::model::graph::{Head, Model, Part, Purpose, StorageOf};
 use crate::plan::{Plan, borrow};
-use std::collections::HashSet;
+use crate::session::memory::{planned, rope_bytes};
 
 /// Bytes on the device, by class.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
@@ -173,11 +173,7 @@ impl Planner {
 
     /// The plan of a graph, and the bytes of its inputs and parameters.
     fn plan(&self, graph: &Graph, keep: &[ValueId], more_pinned: &[ValueId]) -> (Plan, usize) {
-        let leaves = graph.value_ids().filter(|id| matches!(graph[*id].origin, Origin::Weight | Origin::Adapter | Origin::State));
-        let pinned: HashSet<ValueId> = leaves.chain(more_pinned.iter().copied()).collect();
-        let plan = Plan::new(graph, keep, &pinned);
-        let inputs = plan.input_bytes(graph) + plan.parameter_bytes(graph, &self.facts);
-        (plan, inputs)
+        planned(graph, keep, more_pinned, &self.facts)
     }
 
     /// Floating-point operations of a batch, without those that recompute adds.
@@ -214,9 +210,4 @@ impl Planner {
         }
         Some(Recompute::Layers(most))
     }
-}
-
-/// Bytes of a model's rope tables.
-pub(super) fn rope_bytes(model: &Model) -> usize {
-    model.rope_tables.iter().map(|&table| padded(model.graph[table].tensor.max_bytes())).sum()
 }

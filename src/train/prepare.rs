@@ -84,7 +84,7 @@ impl<'m> Prepared<'m> {
         let seen = Seen { data: &data, repeatedly: total_steps > steps_of_epoch(&sampler, &options, 0) };
         let held_out = eval_data.as_ref().map(|data| Seen { data, repeatedly: eval_steps(&options, total_steps) < total_steps });
         let lowest = spec.layers.first().copied().unwrap_or(0);
-        let prefix = PrefixCachePlan::new(&options.prefix_cache, lowest, config.hidden_size, seen, held_out)?;
+        let prefix = PrefixCachePlan::new(&options.prefix_cache(), lowest, config.hidden_size, seen, held_out)?;
 
         let accumulate = options.gradient_accumulation_steps > 1;
         let held_out_tokens = match &eval_data {
@@ -142,7 +142,7 @@ impl<'m> Prepared<'m> {
         // A run from before there was tuning goes on without.
         let untuned = output.steps_done() > 0 && output.state.kernels.is_none();
         let sources = autotune::Sources {
-            measure: self.options.autotune && !untuned,
+            measure: !self.options.no_autotune && !untuned,
             folder: cache_folder(),
             recorded: output.state.kernels.as_ref(),
             budget: autotune::BUDGET,
@@ -209,7 +209,7 @@ impl<'m> Prepared<'m> {
             first => format!("layers 0-{} run", first - 1),
         };
         let place = if self.prefix.on_disk { "on disk" } else { "of memory" };
-        let (mib, dtype) = (self.prefix.bytes() as f64 / f64::from(1 << 20), self.options.prefix_cache.dtype.dtype());
+        let (mib, dtype) = (self.prefix.bytes() as f64 / f64::from(1 << 20), self.options.prefix_cache_type.dtype());
         let saves = match self.prefix.lowest().train {
             Some(_) => format!("a batch of them then needs {:.0} % fewer operations", 100.0 * self.prefix_saves()),
             None => "held-out data only".to_string(),
@@ -353,8 +353,8 @@ impl<'m> Prepared<'m> {
         ];
         print.extend(more.map(|(name, value)| (name.to_string(), value)));
         // A cache in f32 changes no number.
-        if self.prefix.train.is_some() && self.options.prefix_cache.dtype != PrefixCacheType::F32 {
-            print.insert("prefix_cache_type".to_string(), serde_json::json!(self.options.prefix_cache.dtype).to_string());
+        if self.prefix.train.is_some() && self.options.prefix_cache_type != PrefixCacheType::F32 {
+            print.insert("prefix_cache_type".to_string(), serde_json::json!(self.options.prefix_cache_type).to_string());
         }
         Ok(print)
     }
@@ -387,8 +387,8 @@ pub(super) struct Engine {
 }
 
 fn sampler_options(options: &TrainOptions) -> SamplerOptions {
-    let &TrainOptions { batch_size, max_length, packing, shuffle, seed, .. } = options;
-    SamplerOptions { batch_size, max_length, packing, shuffle, seed }
+    let &TrainOptions { batch_size, max_length, no_packing, no_shuffle, seed, .. } = options;
+    SamplerOptions { batch_size, max_length, packing: !no_packing, shuffle: !no_shuffle, seed }
 }
 
 /// Optimizer steps between two evaluations: ten in a run unless the options say something else.
@@ -408,9 +408,9 @@ fn in_order(options: &TrainOptions) -> SamplerOptions {
 fn steps_of_epochs(sampler: &Sampler, options: &TrainOptions) -> u64 {
     let steps = |epoch| steps_of_epoch(sampler, options, epoch);
     // Only packing in shuffled order makes epochs that differ.
-    match options.packing && options.shuffle {
-        true => (0..options.epochs).map(steps).sum(),
-        false => steps(0).saturating_mul(options.epochs),
+    match options.no_packing || options.no_shuffle {
+        true => steps(0).saturating_mul(options.epochs),
+        false => (0..options.epochs).map(steps).sum(),
     }
 }
 
@@ -439,7 +439,7 @@ fn adapter_of(options: &TrainOptions, model: &OpenModel) -> Result<(AdapterConfi
             },
             layers_to_transform: layers.filter(|layers| *layers != all),
             base_model: Some(options.model.clone()),
-            use_rslora: false,
+            ..AdapterConfig::default()
         };
         return Ok((adapter, None));
     };

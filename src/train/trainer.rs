@@ -1,6 +1,6 @@
 //! A model, its adapter and the optimizer on a device: what a training step calls.
 
-use super::memory::{Memory, StepShape, rope_bytes};
+use super::memory::{Memory, StepShape};
 use super::prefix_cache::{PrefixCache, PrefixMemory};
 use super::step::{LossGraph, OptimizerGraph, accumulator_graph, write_batch};
 use crate::adapter::DeviceAdapter;
@@ -12,6 +12,7 @@ use crate::model::graph::{Inputs, Part};
 use crate::model::weights::DeviceWeights;
 use crate::ops::adamw::Hyper;
 use crate::plan::{Executable, Timing};
+use crate::session::memory::rope_bytes;
 use crate::{Error, Result};
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -10,7 +10,7 @@ use super::{message, tiny};
 
 fn fixture(name: &str) -> Architecture {
     let path = format!("{}/tests/fixtures/configs/{name}.json", env!("CARGO_MANIFEST_DIR"));
-    Architecture::from_json_file(path.as_ref()).unwrap()
+    graftling::formats::hugging_face::config_file(path.as_ref()).unwrap()
 }
 
 fn changed(changes: Value) -> graftling::Result<Architecture> {

@@ -47,6 +47,30 @@ fn tensors_are_read_from_one_file_or_from_shards() {
     }
 }
 
+/// An earlier, larger save leaves its index behind: the whole file counts, as in transformers.
+#[test]
+fn a_whole_file_counts_beside_a_stale_index() {
+    let folder = folder();
+    write_shards(folder.path());
+    fs::write(folder.path().join("model-0.safetensors"), b"of an earlier save").unwrap();
+    let files = open(folder.path()).unwrap();
+    for (name, _, values) in tiny::tensors() {
+        assert_eq!(files.tensors.read_f32(&name).unwrap(), values, "{name}");
+    }
+}
+
+/// State and tables that libraries save beside the parameters.
+#[test]
+fn tensors_that_are_no_parameters_are_passed_over() {
+    let folder = folder();
+    let mut all: Vec<_> = tiny::tensors().into_iter().map(|(n, shape, v)| (n, "F32", shape, tiny::f32_bytes(&v))).collect();
+    all.push(("model.layers.0.self_attn.q_proj._extra_state".to_owned(), "U8", vec![3], vec![0; 3]));
+    all.push(("model.layers.0.self_attn.rotary_emb.inv_freq".to_owned(), "F32", vec![1], vec![0; 4]));
+    all.push(("model.layers.1.self_attn.rotary_emb.cos_cached".to_owned(), "F32", vec![1], vec![0; 4]));
+    fs::write(folder.path().join("model.safetensors"), tiny::safetensors(&all)).unwrap();
+    assert_eq!(open(folder.path()).unwrap().config, tiny::config());
+}
+
 /// The values are sixteenths, which all three types hold exactly.
 #[test]
 fn half_types_are_read_exactly() {
@@ -192,4 +216,42 @@ fn text_comes_from_the_tokenizers_files() {
     assert_eq!(open(folder.path()).unwrap().text.chat_template.as_deref(), Some("from the file"));
     fs::write(at("tokenizer_config.json"), "{").unwrap();
     assert!(message(open(folder.path())).contains("tokenizer_config.json"));
+}
+
+/// A clone without `git lfs` holds pointers in place of large files.
+#[test]
+fn a_git_lfs_pointer_is_called_one_whatever_file_it_stands_for() {
+    let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 269060552\n";
+    let named = |message: String, file: &str| {
+        assert!(message.contains(file) && message.contains("Git LFS pointer") && message.contains("git lfs pull"), "{message}");
+    };
+    for file in ["config.json", "model.safetensors"] {
+        let folder = folder();
+        fs::write(folder.path().join(file), pointer).unwrap();
+        named(message(open(folder.path())), file);
+    }
+    let folder = folder();
+    let [gguf, tokenizer] = ["model.gguf", "tokenizer.json"].map(|name| folder.path().join(name));
+    fs::write(&gguf, pointer).unwrap();
+    named(message(ModelFiles::open(gguf.to_str().unwrap())), "model.gguf");
+    let mut text = open(folder.path()).unwrap().text;
+    fs::write(&tokenizer, pointer).unwrap();
+    text.tokenizer = TokenizerSource::Json(tokenizer);
+    named(message(graftling::text::Tokenizer::from_source(&text)), "tokenizer.json");
+    fs::write(folder.path().join("adapter_config.json"), pointer).unwrap();
+    named(message(graftling::formats::peft::load_adapter(folder.path())), "adapter_config.json");
+}
+
+/// Opening a pipe would wait for a writer that never comes.
+#[cfg(unix)]
+#[test]
+fn a_named_pipe_is_refused_and_not_waited_for() {
+    let folder = folder();
+    let path = folder.path().join("tokenizer.json");
+    let _ = fs::remove_file(&path);
+    assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+    let mut text = open(folder.path()).unwrap().text;
+    text.tokenizer = TokenizerSource::Json(path);
+    let refused = message(graftling::text::Tokenizer::from_source(&text));
+    assert!(refused.contains("tokenizer.json: cannot be read: it is a pipe, not a regular file"), "{refused}");
 }

@@ -1,6 +1,7 @@
 //! The allocator of this test binary: counts what is live, and the most that was, over all threads.
 
-use std::alloc::{GlobalAlloc, Layout, System};
+use graftling::allocator::Bounded;
+use std::alloc::{GlobalAlloc, Layout};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 /// No test may take more: an input that asks for it ends the process before the machine suffers. The harness has written the input
@@ -14,7 +15,7 @@ pub static NUMBER: AtomicU64 = AtomicU64::new(0);
 static LIVE: AtomicUsize = AtomicUsize::new(0);
 static PEAK: AtomicUsize = AtomicUsize::new(0);
 
-// SAFETY: every call goes to the system's allocator unchanged, or is refused as the trait allows; the counters do not allocate.
+// SAFETY: every call goes to the program's allocator unchanged, or is refused as the trait allows; the counters do not allocate.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let live = LIVE.fetch_add(layout.size(), Relaxed).saturating_add(layout.size());
@@ -24,12 +25,12 @@ unsafe impl GlobalAlloc for Counting {
             return std::ptr::null_mut();
         }
         PEAK.fetch_max(live, Relaxed);
-        unsafe { System.alloc(layout) }
+        unsafe { Bounded.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
         LIVE.fetch_sub(layout.size(), Relaxed);
-        unsafe { System.dealloc(pointer, layout) }
+        unsafe { Bounded.dealloc(pointer, layout) }
     }
 }
 

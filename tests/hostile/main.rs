@@ -8,6 +8,7 @@
 //! the number of an input gives the input again.
 
 mod allocator;
+mod bombs;
 mod gguf_fields;
 #[path = "../files/gguf_file.rs"]
 #[allow(dead_code)]
@@ -157,34 +158,6 @@ fn campaign(name: &str) {
     eprintln!("{name}: {count} inputs from {first} in {:.0?}, the slowest ({of}) in {took:.1?}", started.elapsed());
     let report: Vec<String> = wrong.values().map(|(count, text)| format!("{count} times: {text}")).collect();
     assert!(report.is_empty(), "{name}:\n{}", report.join("\n"));
-}
-
-/// The engine bounds steps and output, but not what an expression holds; the program does.
-#[test]
-fn a_template_that_wants_all_memory_is_stopped_with_a_message() {
-    let _alone = alone();
-    let folder = tempfile::tempdir().unwrap();
-    let put = |name: &str, bytes: &[u8]| fs::write(folder.path().join(name), bytes).unwrap();
-    put("config.json", seeds::config_json().to_string().as_bytes());
-    put("model.safetensors", &seeds::safetensors()[0]);
-    put("tokenizer.json", &seeds::tokenizer()[0]);
-    put("data.jsonl", br#"{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}"#);
-    put("chat_template.jinja", b"{% for m in messages %}{{ m.content ~ ' ' }}{% endfor %}");
-    let train = || {
-        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_graftling"));
-        command.args(["train", "--dry-run", "--model", ".", "--data", "data.jsonl"]).current_dir(folder.path()).output().unwrap()
-    };
-    assert_eq!(train().status.code(), Some(0), "{:?}", train());
-    for greedy in [
-        "{% set ns = namespace(x='aaaaaaaaaaaaaaaa') %}{% for i in range(60) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}",
-        "{{ 'x' | indent(4294967296, true) }}",
-    ] {
-        put("chat_template.jinja", greedy.as_bytes());
-        let output = train();
-        let message = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(2), "{message}");
-        assert!(message.starts_with("error: chat template: it takes more than 256 MiB"), "{message}");
-    }
 }
 
 macro_rules! campaigns {

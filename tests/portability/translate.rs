@@ -1,7 +1,7 @@
 //! Kernels as naga hands them to Vulkan, Metal and DX12, with the options that wgpu uses.
 
 use graftling::gpu::kernel::{Kernel, Needs};
-use graftling::gpu::reflect;
+use graftling::gpu::shader;
 use naga::back::{hlsl, msl, pipeline_constants, spv};
 use naga::proc::{BoundsCheckPolicies, BoundsCheckPolicy};
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
@@ -17,7 +17,7 @@ pub struct Resolved {
 
 impl Resolved {
     pub fn new(kernel: &Kernel, constants: &[(&'static str, f64)], needs: Needs) -> Result<Self, String> {
-        let source = reflect::source(kernel);
+        let source = shader::source(kernel)?;
         let module =
             naga::front::wgsl::parse_str(&source).map_err(|error| error.emit_to_string_with_path(&source, kernel.name))?;
         // f16 values that rest packed in words are part of WGSL without any feature.

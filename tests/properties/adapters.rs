@@ -239,7 +239,7 @@ fn batch(loss: &LossGraph, segments: &[&[usize]], supervised_in_all: usize) -> (
         );
     }
     let positions = model.graph[model.rope_tables[0]].tensor.shape.rows.max();
-    let table = rope_table(&config().ropes[0].inverse_frequencies(0), positions).into_iter().map(f64::from).collect();
+    let table = rope_table(&config().ropes[0].inverse_frequencies(0), 1.0, positions).into_iter().map(f64::from).collect();
     leaves.insert(model.rope_tables[0], Matrix::new([positions, config().head_dim], table));
     let (mut ids, mut position, mut start, mut rows, mut targets) = (vec![], vec![], vec![], vec![], vec![]);
     for segment in segments {

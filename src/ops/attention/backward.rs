@@ -166,7 +166,8 @@ kernel_params!(BackwardParams { rows: u32, heads: u32, group: u32, scale: f32 })
 /// One invocation a (row, query head).
 pub static STATISTICS: Kernel = Kernel {
     name: "attention_backward_statistics",
-    sources: &[include_str!("../../../shaders/attention_backward_statistics.wgsl")],
+    shader: "attention_backward_statistics",
+    slots: &[],
     constants: &[],
     params: StatisticsParams::FIELDS,
     needs: Needs::NONE,
@@ -176,7 +177,8 @@ pub static STATISTICS: Kernel = Kernel {
 /// One invocation a (row, query head).
 pub static QUERY: Kernel = Kernel {
     name: "attention_backward_query",
-    sources: &[include_str!("../../../shaders/attention_backward_query.wgsl")],
+    shader: "attention_backward_query",
+    slots: &[],
     constants: &[],
     params: BackwardParams::FIELDS,
     needs: Needs::NONE,
@@ -186,7 +188,8 @@ pub static QUERY: Kernel = Kernel {
 /// One invocation a (key, key/value head).
 pub static KEY_VALUE: Kernel = Kernel {
     name: "attention_backward_key_value",
-    sources: &[include_str!("../../../shaders/attention_backward_key_value.wgsl")],
+    shader: "attention_backward_key_value",
+    slots: &[],
     constants: &[],
     params: BackwardParams::FIELDS,
     needs: Needs::NONE,
@@ -196,11 +199,8 @@ pub static KEY_VALUE: Kernel = Kernel {
 /// One workgroup, of one subgroup of 8, for 8 (row, query head) of a key/value head.
 pub static QUERY_SUBGROUP8: Kernel = Kernel {
     name: "attention_backward_query_subgroup8",
-    sources: &[
-        include_str!("../../../shaders/common/wide_loads.wgsl"),
-        include_str!("../../../shaders/common/subgroup8_blocks.wgsl"),
-        include_str!("../../../shaders/attention_backward_query_subgroup8.wgsl"),
-    ],
+    shader: "attention_backward_query_subgroup8",
+    slots: &[],
     constants: &[],
     params: BackwardParams::FIELDS,
     needs: SUBGROUP8,
@@ -210,12 +210,8 @@ pub static QUERY_SUBGROUP8: Kernel = Kernel {
 /// One workgroup, of one subgroup of 8, for 8 keys of a key/value head.
 pub static KEY_VALUE_SUBGROUP8: Kernel = Kernel {
     name: "attention_backward_key_value_subgroup8",
-    sources: &[
-        include_str!("../../../shaders/common/spread_lanes.wgsl"),
-        include_str!("../../../shaders/common/wide_loads.wgsl"),
-        include_str!("../../../shaders/common/subgroup8_blocks.wgsl"),
-        include_str!("../../../shaders/attention_backward_key_value_subgroup8.wgsl"),
-    ],
+    shader: "attention_backward_key_value_subgroup8",
+    slots: &[],
     constants: &[],
     params: BackwardParams::FIELDS,
     needs: SUBGROUP8,

@@ -213,7 +213,8 @@ kernel_params!(Params { rows: u32, keys: u32, heads: u32, group: u32, scale: f32
 /// One invocation a (row, query head).
 pub static FORWARD: Kernel = Kernel {
     name: "attention",
-    sources: &[include_str!("../../../shaders/attention.wgsl")],
+    shader: "attention",
+    slots: &[],
     constants: &[],
     params: Params::FIELDS,
     needs: Needs::NONE,
@@ -226,11 +227,8 @@ const SUBGROUP8: Needs = Needs { subgroup_size: Some(8), int64: true, ..Needs::N
 /// One workgroup, of one subgroup of 8, for 8 (row, query head) of a key/value head.
 pub static FORWARD_SUBGROUP8: Kernel = Kernel {
     name: "attention_subgroup8",
-    sources: &[
-        include_str!("../../../shaders/common/wide_loads.wgsl"),
-        include_str!("../../../shaders/common/subgroup8_blocks.wgsl"),
-        include_str!("../../../shaders/attention_subgroup8.wgsl"),
-    ],
+    shader: "attention_subgroup8",
+    slots: &[],
     constants: &[],
     params: Params::FIELDS,
     needs: SUBGROUP8,

@@ -1,6 +1,6 @@
 //! The kernels for `--matmul f16` and `--matmul cooperative`, and which products they compute.
 //!
-//! | family | layouts | tile |
+//! | algorithm | layouts | tile |
 //! |---|---|---|
 //! | f16 | NT, NN | 64 x 64, 32 x 32, 128 x 128; `matmul_tiled` with its tiles in f16 |
 //! | cooperative | NT | 64 x 64, by matrices of 16 x 16 or 8 x 8 |
@@ -10,10 +10,10 @@
 //! arithmetic. A product that is computed in f16 by one rule is so in every run: nothing here is measured but the tile.
 
 use super::Layout;
-use super::families::{Family, family};
-use super::launch::Params;
+use super::algorithms::algorithm;
 use super::variants::{Form, Problem, small_tile, tiles};
-use crate::gpu::kernel::{Kernel, Needs};
+use crate::gpu::algorithm::{Algorithm, Loads};
+use crate::gpu::kernel::Needs;
 use crate::gpu::{Arithmetic, Facts, Matrices};
 
 /// Products with more of each than this are worth another arithmetic.
@@ -46,26 +46,16 @@ pub(super) fn device_constants(problem: &Problem, facts: &Facts) -> Option<(&'st
     Some(("THREADS", f64::from(4 * largest)))
 }
 
-pub(super) fn kernels() -> impl Iterator<Item = &'static Kernel> {
-    [&F16, &COOPERATIVE_F16X16, &COOPERATIVE_F16X8, &COOPERATIVE_F32X8].into_iter().flatten()
+pub(super) fn algorithms() -> impl Iterator<Item = &'static Algorithm> {
+    [&F16, &COOPERATIVE_F16X16, &COOPERATIVE_F16X8, &COOPERATIVE_F32X8].into_iter()
 }
 
-static F16: Family = family!(
+static F16: Algorithm = algorithm(
     "matmul_tiled_in_f16",
-    "",
-    Params,
+    "matmul_tiled",
+    &[("activations", "activations_f32"), ("tile", "tile_f16"), ("tile_operands", "tile_operands")],
+    Loads::Elements,
     Needs { f16: true, ..Needs::NONE },
-    true,
-    &[],
-    [
-        "common/enable_f16",
-        "common/activations_f32",
-        "common/matmul_io",
-        "common/matmul_operands",
-        "common/tile_operands",
-        "common/tile_f16",
-        "matmul_tiled"
-    ]
 );
 
 // A tile has as many groups of 8 steps as there are invocations to copy them, where workgroup memory allows.
@@ -73,37 +63,25 @@ static F16_64X64: Form = tiles("f16_64x64", &F16, &[("K_TILE", 32.0)], 64, 64);
 static F16_32X32: Form = tiles("f16_32x32", &F16, &small_tile(8.0, 8.0), 32, 32);
 static F16_128X128: Form = tiles("f16_128x128", &F16, &[("THREADS_X", 16.0), ("THREADS_Y", 16.0)], 128, 128);
 
-/// The directives come first, as WGSL demands.
-macro_rules! cooperative_family {
-    ($name:literal, $matrices:expr, [$($enable:literal),+], [$($file:literal),+]) => {
-        family!($name, "", Params, needs($matrices), true, &[], [
-            $($enable,)+ "common/activations_f32", "common/matmul_io", "common/matmul_operands", $($file,)+ "matmul_cooperative"
-        ])
+/// [`matmul_cooperative`](cooperative) on one kind of matrices.
+macro_rules! cooperative_algorithm {
+    ($name:literal, $matrices:expr, $element:literal, $square:literal) => {
+        algorithm(
+            $name,
+            "matmul_cooperative",
+            &[("activations", "activations_f32"), ("element", $element), ("square", $square)],
+            Loads::Elements,
+            Needs { f16: $matrices.takes_f16(), cooperative: Some($matrices), ..Needs::NONE },
+        )
     };
 }
 
-static COOPERATIVE_F16X16: Family = cooperative_family!(
-    "matmul_cooperative_f16x16",
-    Matrices::F16x16,
-    ["common/enable_f16", "common/enable_cooperative"],
-    ["common/cooperative_f16", "common/cooperative_16"]
-);
-static COOPERATIVE_F16X8: Family = cooperative_family!(
-    "matmul_cooperative_f16x8",
-    Matrices::F16x8,
-    ["common/enable_f16", "common/enable_cooperative"],
-    ["common/cooperative_f16", "common/cooperative_8"]
-);
-static COOPERATIVE_F32X8: Family = cooperative_family!(
-    "matmul_cooperative_f32x8",
-    Matrices::F32x8,
-    ["common/enable_cooperative"],
-    ["common/cooperative_f32", "common/cooperative_8"]
-);
-
-const fn needs(matrices: Matrices) -> Needs {
-    Needs { f16: matrices.takes_f16(), cooperative: Some(matrices), ..Needs::NONE }
-}
+static COOPERATIVE_F16X16: Algorithm =
+    cooperative_algorithm!("matmul_cooperative_f16x16", Matrices::F16x16, "cooperative_f16", "cooperative_16");
+static COOPERATIVE_F16X8: Algorithm =
+    cooperative_algorithm!("matmul_cooperative_f16x8", Matrices::F16x8, "cooperative_f16", "cooperative_8");
+static COOPERATIVE_F32X8: Algorithm =
+    cooperative_algorithm!("matmul_cooperative_f32x8", Matrices::F32x8, "cooperative_f32", "cooperative_8");
 
 fn cooperative(matrices: Matrices) -> &'static Form {
     static F16X16: Form = nt("cooperative_f16x16", &COOPERATIVE_F16X16);
@@ -116,8 +94,8 @@ fn cooperative(matrices: Matrices) -> &'static Form {
     }
 }
 
-const fn nt(id: &'static str, family: &'static [Kernel]) -> Form {
-    tiles(id, family, &[], 64, 64).only(Layout::NT)
+const fn nt(id: &'static str, algorithm: &'static Algorithm) -> Form {
+    tiles(id, algorithm, &[], 64, 64).only(Layout::NT)
 }
 
 #[cfg(test)]

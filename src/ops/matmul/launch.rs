@@ -1,6 +1,6 @@
 //! The parameters with which a product, or each part of one, is dispatched.
 
-use super::variants::{Grid, Problem, Variant};
+use super::variants::{Grid, Parameters, Problem, Variant};
 use super::{Layout, Matmul, MatmulLowRank, arithmetic};
 use crate::kernel_params;
 use crate::ops::{Bind, Call, Dispatch, spread};
@@ -149,7 +149,7 @@ fn dispatch(op: &Matmul, call: &Call, part: &Part, variant: &Variant, low_rank: 
     let (m, n, k) = (part.m as u32, part.n as u32, part.k as u32);
     let (a_start, out_start, out_row) = (part.a_start as u32, part.out_start as u32, out.columns() as u32);
     let (b_start, flags, scale) = (part.b_start as u32, part.flags, op.scale as f32);
-    let params = if variant.general {
+    let params = if variant.parameters == Parameters::General {
         let (a_row, a_k, b_column, b_k) = match op.layout {
             Layout::NT => (a_columns, 1, b_columns, 1),
             Layout::NN => (a_columns, 1, 1, b_columns),

@@ -83,7 +83,7 @@ impl Op for MatmulLowRank {
 pub(in crate::ops) fn entry() -> OpEntry {
     OpEntry {
         name: "matmul_low_rank",
-        kernels: super::families::low_rank_kernels(),
+        kernels: super::algorithms::low_rank_kernels(),
         examples: |random| {
             let mut examples = Vec::new();
             // Ranks 8, 4 and 16 in tiles and their tails, one that is no multiple of 4, a k that ends within a tile, a single row.

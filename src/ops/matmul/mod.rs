@@ -15,16 +15,16 @@
 //! `a` is f32; `b` may rest in any of [`DType::WEIGHTS`] in NT and NN. Sums are accumulated in f32; the large products of a device that was
 //! opened for it are of f16 operands (`arithmetic`).
 
+mod algorithms;
 mod arithmetic;
 mod examples;
-mod families;
 mod launch;
 mod low_rank;
 mod tuning;
 mod variants;
 
+pub use algorithms::kernels;
 pub(super) use examples::entry;
-pub use families::kernels;
 pub use low_rank::MatmulLowRank;
 pub(super) use low_rank::entry as low_rank_entry;
 pub use tuning::{Class, Tuning, fingerprint};

@@ -1,10 +1,10 @@
 //! Which form each class of products takes on a device: a table that is measured ([`crate::plan::autotune`]) and that
 //! [`Facts`](crate::gpu::Facts) carry, so that the choice of a kernel stays a function of the call.
 
-use super::families::{kernels, low_rank_kernels};
+use super::algorithms::{kernels, low_rank_kernels};
 use super::variants::{Problem, SOURCE};
 use super::{Layout, Matmul};
-use crate::gpu::{Arithmetic, Facts};
+use crate::gpu::{Arithmetic, Facts, shader};
 use crate::graph::{DType, Rows, TensorType};
 use crate::ops::{Call, Dispatch, Op, Operand};
 use sha2::{Digest, Sha256};
@@ -28,7 +28,7 @@ pub struct Class {
 
 impl Class {
     /// `None` for sizes that are no multiples of 4: there is one kernel for them.
-    fn of(problem: &Problem) -> Option<Self> {
+    pub(super) fn of(problem: &Problem) -> Option<Self> {
         let Problem { layout, m, n, k, dtype, arithmetic, aligned } = *problem;
         let size = match layout {
             Layout::NT | Layout::NN => [m.next_power_of_two(), n, k],
@@ -160,8 +160,8 @@ pub fn fingerprint() -> String {
     hash.update(env!("CARGO_PKG_VERSION"));
     hash.update(SOURCE);
     for kernel in kernels().into_iter().chain(low_rank_kernels()) {
-        hash.update(format!("{} {:?} {:?} {}", kernel.name, kernel.constants, kernel.needs, kernel.unchecked));
-        kernel.sources.iter().for_each(|source| hash.update(source));
+        hash.update(format!("{kernel:?}"));
+        hash.update(shader::source(kernel).unwrap_or_default());
     }
     hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }

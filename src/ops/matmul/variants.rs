@@ -1,6 +1,6 @@
-//! Which of the [`families`](super::families) multiplies, and the rule by which it is chosen.
+//! Which of the [`algorithms`](super::algorithms) multiplies, and the rule by which it is chosen.
 //!
-//! | family | for | tile |
+//! | algorithm | for | tile |
 //! |---|---|---|
 //! | subgroup8 | CPU drivers with subgroups of 8 (lavapipe) | 16 x 32 or 8 x 32 in registers; 32 x 16, 32 x 8 where `n` is small |
 //! | register | other CPU drivers | 8 x 8 in registers |
@@ -10,15 +10,17 @@
 //! | general | sizes that are no multiples of 4 | 4 x 4 |
 //! | f16, cooperative | `--matmul` says so | 64 x 64 and others; see [`super::arithmetic`] |
 //!
-//! A family with its constants is a [`Form`]. The choice of one depends on static facts only, as [`Op::launch`](crate::ops::Op::launch)
+//! An algorithm with its constants is a [`Form`]. The choice of one depends on static facts only, as [`Op::launch`](crate::ops::Op::launch)
 //! demands: on the largest `m` where rows are counted anew for each run, and on the device's [`Tuning`](super::Tuning), where the product's
 //! class stands in it. Where it does not, a rule decides that suits most devices of a kind.
 //!
 //! All forms in f32 but narrow and matvec, which add up several sums at the end, add along k in order, one `fma` a step; general multiplies,
 //! then adds.
 
-use super::families::*;
+use super::algorithms::*;
+use super::launch::{GeneralParams, Params};
 use super::{Layout, arithmetic};
+use crate::gpu::algorithm::Algorithm;
 use crate::gpu::kernel::Kernel;
 use crate::gpu::{Arithmetic, Facts};
 use crate::graph::DType;
@@ -35,33 +37,32 @@ pub(super) enum Grid {
     Blocks(usize),
 }
 
-/// What can be chosen: a family, specialised.
+/// What can be chosen: an algorithm, specialised.
 #[derive(Debug)]
 pub(super) struct Form {
     /// What a tuning table calls it.
     pub id: &'static str,
-    /// Kernels by the storage of the weights: for all, or for the last of [`DType::WEIGHTS`].
-    family: &'static [Kernel],
+    algorithm: &'static Algorithm,
     constants: &'static [(&'static str, f64)],
     grid: Grid,
     /// The only layout for which it is made.
     layout: Option<Layout>,
-    /// The same kernels with a low-rank term.
-    low_rank: Option<&'static [Kernel]>,
+    /// The same algorithm with a low-rank term.
+    low_rank: Option<&'static Algorithm>,
 }
 
-const fn form(id: &'static str, family: &'static [Kernel], constants: &'static [(&'static str, f64)], grid: Grid) -> Form {
-    Form { id, family, constants, grid, layout: None, low_rank: None }
+const fn form(id: &'static str, algorithm: &'static Algorithm, constants: &'static [(&'static str, f64)], grid: Grid) -> Form {
+    Form { id, algorithm, constants, grid, layout: None, low_rank: None }
 }
 
 pub(super) const fn tiles(
     id: &'static str,
-    family: &'static [Kernel],
+    algorithm: &'static Algorithm,
     constants: &'static [(&'static str, f64)],
     rows: usize,
     columns: usize,
 ) -> Form {
-    form(id, family, constants, Grid::Tiles([rows, columns]))
+    form(id, algorithm, constants, Grid::Tiles([rows, columns]))
 }
 
 static ANY_SIZE: Form = form("general", &GENERAL, &[], Grid::Blocks(4));
@@ -102,19 +103,36 @@ impl Form {
         Self { layout: Some(layout), ..self }
     }
 
-    /// With kernels that add a low-rank term.
-    const fn with_low_rank(self, family: &'static [Kernel]) -> Self {
-        Self { low_rank: Some(family), ..self }
+    /// With an algorithm that adds a low-rank term.
+    const fn with_low_rank(self, algorithm: &'static Algorithm) -> Self {
+        Self { low_rank: Some(algorithm), ..self }
     }
 
-    /// `None` where the form is not made for the problem's layout or storage.
-    fn kernel(&self, problem: &Problem) -> Option<&'static Kernel> {
-        of_family(self.family, problem.dtype).filter(|_| self.layout.is_none_or(|layout| layout == problem.layout))
+    /// The form as a problem takes it; `None` where it is not made for the problem's sizes, layout or storage. There is no other way to a
+    /// [`Variant`], so a kernel that does not suit a problem cannot be dispatched for it.
+    fn variant(&self, problem: &Problem, facts: &Facts) -> Option<Variant> {
+        let takes = Parameters::of(self.algorithm)?;
+        let is_made_for =
+            self.layout.is_none_or(|layout| layout == problem.layout) && (problem.aligned || takes == Parameters::General);
+        let kernel = self.algorithm.with(problem.dtype).filter(|_| is_made_for && self.reaches(problem))?;
+        let layout: &[_] = match (takes, problem.layout) {
+            // The general kernel reads any layout by its parameters.
+            (Parameters::General, _) | (Parameters::Aligned, Layout::NT) => &[],
+            (Parameters::Aligned, Layout::NN) => &[("B_BY_K", 1.0)],
+            (Parameters::Aligned, Layout::TN) => &[("A_BY_K", 1.0), ("B_BY_K", 1.0)],
+        };
+        Some(Variant {
+            kernel,
+            constants: [self.constants, layout, arithmetic::device_constants(problem, facts).as_slice()].concat(),
+            grid: self.grid,
+            parameters: takes,
+            low_rank: self.low_rank.and_then(|algorithm| algorithm.with(problem.dtype)),
+        })
     }
 
     /// It is right for the problem.
     fn suits(&self, problem: &Problem) -> bool {
-        self.kernel(problem).is_some() && self.reaches(problem)
+        self.variant(problem, &Facts::default()).is_some()
     }
 
     /// Tiles lie along two dimensions of the dispatch, each of which is bounded.
@@ -133,13 +151,32 @@ impl Form {
     }
 }
 
-/// A kernel, specialised for a problem.
+/// Which parameter struct a kernel takes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Parameters {
+    /// [`GeneralParams`]: any sizes, layouts by strides.
+    General,
+    /// [`Params`]: multiples of 4.
+    Aligned,
+}
+
+impl Parameters {
+    /// `None` for an algorithm that does not multiply.
+    fn of(algorithm: &Algorithm) -> Option<Self> {
+        match algorithm.kernel.params {
+            fields if fields == GeneralParams::FIELDS => Some(Self::General),
+            fields if fields == Params::FIELDS => Some(Self::Aligned),
+            _ => None,
+        }
+    }
+}
+
+/// A kernel, specialised for a problem; made by [`Form::variant`] alone.
 pub(super) struct Variant {
     pub kernel: &'static Kernel,
     pub constants: Vec<(&'static str, f64)>,
     pub grid: Grid,
-    /// The kernel takes [`GeneralParams`].
-    pub general: bool,
+    pub parameters: Parameters,
     /// The same kernel with a low-rank term, if there is one.
     pub low_rank: Option<&'static Kernel>,
 }
@@ -149,21 +186,9 @@ impl Variant {
     pub(super) fn choose(problem: &Problem, facts: &Facts) -> Self {
         let tuned = facts.tuning.choice(problem).and_then(|id| problem.possible(facts).into_iter().find(|form| form.id == id));
         let form = tuned.unwrap_or_else(|| problem.rule(facts));
-        let general = form.id == ANY_SIZE.id;
-        let layout: &[_] = match problem.layout {
-            // The general kernel reads any layout by its parameters.
-            _ if general => &[],
-            Layout::NT => &[],
-            Layout::NN => &[("B_BY_K", 1.0)],
-            Layout::TN => &[("A_BY_K", 1.0), ("B_BY_K", 1.0)],
-        };
-        Self {
-            kernel: form.kernel(problem).unwrap_or(&GENERAL[of_dtype(problem.dtype)]),
-            constants: [form.constants, layout, arithmetic::device_constants(problem, facts).as_slice()].concat(),
-            grid: form.grid,
-            general,
-            low_rank: form.low_rank.and_then(|family| of_family(family, problem.dtype)),
-        }
+        let variant = form.variant(problem, facts).or_else(|| ANY_SIZE.variant(problem, facts));
+        variant
+            .unwrap_or_else(|| unreachable!("{problem:?}: the general form takes every weight, and `infer` admits nothing else"))
     }
 }
 
@@ -273,17 +298,84 @@ impl Problem {
     }
 }
 
-/// The kernel of a family for weights in this storage type; `None` if the family is for block-quantised ones and these are not.
-fn of_family(family: &'static [Kernel], dtype: DType) -> Option<&'static Kernel> {
-    of_dtype(dtype).checked_sub(DType::WEIGHTS.len() - family.len()).and_then(|at| family.get(at))
-}
-
-/// Place of a storage type in a [`Family`].
-fn of_dtype(dtype: DType) -> usize {
-    DType::WEIGHTS.iter().position(|known| *known == dtype).unwrap_or_default()
-}
-
 /// Constants of a tile in which an invocation computes 4 x 4.
 pub(super) const fn small_tile(threads_x: f64, threads_y: f64) -> [(&'static str, f64); 5] {
     [("THREADS_X", threads_x), ("THREADS_Y", threads_y), ("ACROSS", 1.0), ("DOWN", 1.0), ("K_TILE", 32.0)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gpu::kernel::{Needs, ParamField};
+    use crate::ops::matmul::Tuning;
+    use std::collections::HashMap;
+
+    fn problem(layout: Layout, size: [usize; 3], dtype: DType, aligned: bool) -> Problem {
+        let [m, n, k] = size;
+        Problem { layout, m, n, k, dtype, arithmetic: Arithmetic::F32, aligned }
+    }
+
+    const KINDS: [Facts; 3] = {
+        const PLAIN: Facts = Facts {
+            cpu_driver: false,
+            subgroup: None,
+            int64: true,
+            f16: false,
+            cooperative: None,
+            arithmetic: Arithmetic::F32,
+            tuning: Tuning::NONE,
+        };
+        [PLAIN, Facts { cpu_driver: true, ..PLAIN }, Facts { cpu_driver: true, subgroup: Some((8, 8)), ..PLAIN }]
+    };
+
+    /// A form that is not made for a problem gives no variant for it: planted are the wrong layout, format, alignment, size and parameters.
+    #[test]
+    fn a_form_that_does_not_suit_a_problem_cannot_be_had() {
+        let facts = &KINDS[2];
+        let nt = problem(Layout::NT, [64, 64, 64], DType::Q4_1, true);
+        assert!(BLOCKS_16X32.variant(&nt, facts).is_some());
+        assert!(BLOCKS_16X32.variant(&Problem { layout: Layout::NN, ..nt }, facts).is_none());
+        assert!(BLOCKS_16X32.variant(&Problem { dtype: DType::BF16, ..nt }, facts).is_none());
+        assert!(BLOCKS_16X32.variant(&Problem { aligned: false, ..nt }, facts).is_none());
+        assert!(TILED_64X64.variant(&Problem { n: 65_536 * 64, ..nt }, facts).is_none());
+        static OTHERS: Algorithm = Algorithm {
+            kernel: Kernel {
+                name: "planted",
+                shader: "add",
+                slots: &[],
+                constants: &[],
+                params: &[ParamField { name: "count", scalar: "u32", offset: 0 }],
+                needs: Needs::NONE,
+                unchecked: false,
+            },
+            loads: crate::gpu::algorithm::Loads::Elements,
+        };
+        assert!(tiles("planted", &OTHERS, &[], 8, 8).variant(&nt, facts).is_none(), "parameters of another op");
+    }
+
+    /// Whatever a tuning table asks for, what is chosen takes the parameters that it will be given, in the weight's own format.
+    #[test]
+    fn what_is_chosen_suits_the_problem_whatever_a_table_says() {
+        let forms = [&ANY_SIZE, &SUBGROUP8_16X32, &SUBGROUP8_VECTOR, &BLOCKS_VECTOR, &BLOCKS_16X32, &BLOCKS_8X64, &REGISTER_8X8];
+        for id in forms.into_iter().chain([&TILED_64X64, &NARROW_4X8, &VECTOR]).map(|form| form.id).chain(["no form at all"]) {
+            for (layout, dtype) in [Layout::NT, Layout::NN, Layout::TN].into_iter().flat_map(|l| DType::WEIGHTS.map(|d| (l, d))) {
+                for (size, aligned) in [([64, 64, 64], true), ([1, 64, 64], true), ([3, 5, 7], false), ([64, 1 << 23, 64], true)]
+                {
+                    let problem = problem(layout, size, dtype, aligned);
+                    for facts in &KINDS {
+                        let table = super::super::tuning::Class::of(&problem).map(|class| (class, id.to_owned()));
+                        let facts = Facts { tuning: Tuning::new(table.into_iter().collect::<HashMap<_, _>>()), ..facts.clone() };
+                        let variant = Variant::choose(&problem, &facts);
+                        let expected = match variant.parameters {
+                            Parameters::General => GeneralParams::FIELDS,
+                            Parameters::Aligned => Params::FIELDS,
+                        };
+                        assert_eq!(variant.kernel.params, expected, "{problem:?} {id}");
+                        assert!(variant.kernel.name.ends_with(&format!("_{dtype}")), "{problem:?}: {}", variant.kernel.name);
+                        assert!(aligned || variant.parameters == Parameters::General, "{problem:?}: {}", variant.kernel.name);
+                    }
+                }
+            }
+        }
+    }
 }

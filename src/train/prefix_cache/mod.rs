@@ -7,7 +7,7 @@
 //!
 //! **Key.** States are kept by example and not by batch, so shuffling and packing may put an example beside others in every epoch.
 //! That gives bitwise the losses of the whole model because a row's states depend on nothing but the rows of its own example: embedding,
-//! norm, rope and swiglu work on each row alone; every matmul kernel adds the products of an output along k in an order that does not
+//! norm, rope and glu work on each row alone; every matmul kernel adds the products of an output along k in an order that does not
 //! depend on where the output stands; attention adds over the keys of the row's own segment, in blocks that begin where the segment
 //! does; and which kernel runs follows from the largest number of rows, which all runs have in common. The tests `prefix_cache` compare
 //! rows of different packings bit by bit, with the kernels for each kind of device.
@@ -40,7 +40,7 @@ use crate::model::graph::{Head, Inputs, Model, Part, Purpose, StorageOf};
 use crate::model::hook::Bare;
 use crate::model::weights::DeviceWeights;
 use crate::plan::{Executable, Plan};
-use crate::train::memory::rope_bytes;
+use crate::session::memory::rope_bytes;
 
 /// The layers below the lowest adapted one on a device, and the store of what they gave.
 pub struct PrefixCache {

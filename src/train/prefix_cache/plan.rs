@@ -1,16 +1,16 @@
 //! Whether a run caches its prefix, for which data, and in how many bytes; known before anything is allocated.
 
 use clap::ValueEnum;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::{PrefixCacheType, StorePlan};
+use crate::byte_size::ByteSize;
 use crate::data::Dataset;
-use crate::train::budget::ByteSize;
 use crate::train::memory::Lowest;
 use crate::{Error, Result};
 
 /// Where the hidden states that enter the lowest adapted layer are kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PrefixCacheMode {
     /// In memory, where they are needed more than once.

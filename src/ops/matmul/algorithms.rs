@@ -1,0 +1,117 @@
+//! The algorithms that multiply, each for weights in any [format](crate::gpu::algorithm). Which of them is for what, and how one is
+//! chosen, is in [`super::variants`].
+
+use super::arithmetic;
+use super::launch::{GeneralParams, Params};
+use crate::gpu::algorithm::{Algorithm, Loads};
+use crate::gpu::kernel::{Kernel, Needs};
+
+/// Subgroups of exactly 8, and loads of 8 bytes.
+pub(super) const SUBGROUP8: Needs = Needs { subgroup_size: Some(8), int64: true, ..Needs::NONE };
+
+/// An algorithm that takes [`Params`]: its name, the file of `main`, what fills the slots besides the weights.
+pub(super) const fn algorithm(
+    name: &'static str,
+    shader: &'static str,
+    slots: &'static [(&'static str, &'static str)],
+    loads: Loads,
+    needs: Needs,
+) -> Algorithm {
+    let kernel = Kernel { name, shader, slots, constants: &[], params: Params::FIELDS, needs, unchecked: true };
+    Algorithm { kernel, loads }
+}
+
+/// The only one that takes [`GeneralParams`].
+pub(super) static GENERAL: Algorithm = Algorithm {
+    kernel: Kernel {
+        name: "matmul_general",
+        shader: "matmul_general",
+        slots: &[],
+        constants: &[],
+        params: GeneralParams::FIELDS,
+        needs: Needs::NONE,
+        unchecked: false,
+    },
+    loads: Loads::Elements,
+};
+
+const PLAIN: (&str, &str) = ("activations", "activations_f32");
+const WIDE: (&str, &str) = ("activations", "activations_f32_wide");
+const WIDEST: (&str, &str) = ("activations", "activations_f32_widest");
+const PRODUCT: (&str, &str) = ("low_rank", "no_low_rank");
+const LOW_RANK: (&str, &str) = ("low_rank", "low_rank");
+
+pub(super) static REGISTER: Algorithm = algorithm("matmul_register", "matmul_register", &[PLAIN], Loads::Elements, Needs::NONE);
+pub(super) static TILED: Algorithm = algorithm(
+    "matmul_tiled",
+    "matmul_tiled",
+    &[PLAIN, ("tile", "tile_f32"), ("tile_operands", "tile_operands")],
+    Loads::Elements,
+    Needs::NONE,
+);
+pub(super) static TILED_LOW_RANK: Algorithm = algorithm(
+    "matmul_tiled_low_rank",
+    "matmul_tiled",
+    &[PLAIN, ("tile", "tile_f32"), ("tile_operands", "tile_operands_low_rank")],
+    Loads::Elements,
+    Needs::NONE,
+);
+pub(super) static NARROW: Algorithm = algorithm("matmul_narrow", "matmul_narrow", &[PLAIN], Loads::Elements, Needs::NONE);
+pub(super) static MATVEC: Algorithm =
+    algorithm("matmul_matvec", "matmul_matvec", &[PLAIN, ("lane_sum", "lane_sum_workgroup")], Loads::Elements, Needs::NONE);
+
+pub(super) static SUBGROUP8_TILE: Algorithm =
+    algorithm("matmul_subgroup8", "matmul_subgroup8", &[WIDE, PRODUCT], Loads::WideElements, SUBGROUP8);
+pub(super) static SUBGROUP8_TILE_LOW_RANK: Algorithm =
+    algorithm("matmul_subgroup8_low_rank", "matmul_subgroup8", &[WIDE, LOW_RANK], Loads::WideElements, SUBGROUP8);
+pub(super) static SUBGROUP8_MATVEC: Algorithm = Algorithm {
+    kernel: Kernel {
+        constants: &[("LANES", 8.0)],
+        ..algorithm(
+            "matmul_matvec_subgroup8",
+            "matmul_matvec",
+            &[WIDE, ("lane_sum", "lane_sum_subgroup")],
+            Loads::WideElements,
+            SUBGROUP8,
+        )
+        .kernel
+    },
+    loads: Loads::WideElements,
+};
+
+pub(super) static SUBGROUP8_BLOCKS: Algorithm =
+    algorithm("matmul_subgroup8_blocks", "matmul_subgroup8_blocks", &[WIDEST, PRODUCT], Loads::Blocks, SUBGROUP8);
+pub(super) static SUBGROUP8_BLOCKS_LOW_RANK: Algorithm =
+    algorithm("matmul_subgroup8_blocks_low_rank", "matmul_subgroup8_blocks", &[WIDEST, LOW_RANK], Loads::Blocks, SUBGROUP8);
+pub(super) static SUBGROUP8_BLOCKS_BY_K: Algorithm =
+    algorithm("matmul_subgroup8_blocks_by_k", "matmul_subgroup8_blocks_by_k", &[WIDE, PRODUCT], Loads::Blocks, SUBGROUP8);
+pub(super) static SUBGROUP8_BLOCKS_BY_K_LOW_RANK: Algorithm = algorithm(
+    "matmul_subgroup8_blocks_by_k_low_rank",
+    "matmul_subgroup8_blocks_by_k",
+    &[WIDE, LOW_RANK],
+    Loads::Blocks,
+    SUBGROUP8,
+);
+pub(super) static MATVEC_BLOCKS: Algorithm =
+    algorithm("matmul_matvec_blocks", "matmul_matvec_blocks", &[WIDE, PRODUCT], Loads::WholeBlocks, SUBGROUP8);
+pub(super) static MATVEC_BLOCKS_LOW_RANK: Algorithm =
+    algorithm("matmul_matvec_blocks_low_rank", "matmul_matvec_blocks", &[WIDE, LOW_RANK], Loads::WholeBlocks, SUBGROUP8);
+
+/// Every kernel that may be chosen.
+pub fn kernels() -> Vec<&'static Kernel> {
+    let of_elements = [&GENERAL, &SUBGROUP8_TILE, &SUBGROUP8_MATVEC, &REGISTER, &TILED, &NARROW, &MATVEC];
+    let of_blocks = [&SUBGROUP8_BLOCKS, &SUBGROUP8_BLOCKS_BY_K, &MATVEC_BLOCKS];
+    of_elements.into_iter().chain(of_blocks).chain(arithmetic::algorithms()).flat_map(|algorithm| algorithm.kernels()).collect()
+}
+
+/// Those of them that add a low-rank term as well.
+pub(super) fn low_rank_kernels() -> Vec<&'static Kernel> {
+    let algorithms = [
+        &SUBGROUP8_TILE_LOW_RANK,
+        &TILED_LOW_RANK,
+        &SUBGROUP8_BLOCKS_LOW_RANK,
+        &SUBGROUP8_BLOCKS_BY_K_LOW_RANK,
+        &MATVEC_BLOCKS_LOW_RANK,
+    ];
+    algorithms.into_iter().flat_map(|algorithm| algorithm.kernels()).collect()
+}

@@ -1,0 +1,261 @@
+//! The options of a training run: one table, in which an option is one row (see [`row`](super::row)).
+//!
+//! [`Recipe`] is what the user wrote, on the command line or in a recipe file: every key is optional and has one name
+//! (kebab case as an option, snake case in the file). [`Recipe::resolve`] fills in the defaults, checks the values and gives
+//! [`TrainOptions`], which the rest of the program reads.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use serde::{Deserialize, Serialize};
+
+use super::row::{above_zero, any, at_least_one, option_rows, within};
+use crate::byte_size::ByteSize;
+use crate::gpu::Arithmetic;
+use crate::model::weights::WeightType;
+use crate::train::budget::RecomputeOption;
+use crate::train::prefix_cache::{PrefixCacheMode, PrefixCacheOptions, PrefixCacheType};
+use crate::train::schedule::ScheduleKind;
+use crate::{Error, Result};
+
+option_rows! {
+    /// The options of `graftling train` as the user wrote them; what is `None` takes its default in [`Recipe::resolve`].
+    #[derive(Debug, Clone, Default, Args, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    Recipe;
+    /// A training run, complete and checked. The adapter's shape stays optional here: what is not given comes from `init_adapter` if
+    /// there is one, and from the constants below if not.
+    #[derive(Debug, Clone, PartialEq)]
+    TrainOptions;
+
+    "Input and output" {
+        /// Model to adapt: a folder (config.json, tokenizer.json, *.safetensors), a .gguf file, or a Hugging Face name
+        model: String, "M", required("give a model folder, a .gguf file or a Hugging Face name"), check any, resumed derived;
+        /// Training data, JSONL: one record a line with "messages", "prompt" and "completion", "text", or "input_ids" and "labels"
+        data: PathBuf, "FILE", required("give a JSONL file with the training records"), check any, resumed derived;
+        /// Folder for the adapter, checkpoints, metrics.jsonl and loss.svg
+        out: PathBuf, "DIR", required("give the folder that shall receive the adapter"), check any, resumed free;
+        /// Held-out data in the same format; its loss is reported every --eval-steps and at the end
+        eval_data: PathBuf, "FILE", optional("none"), check any, resumed free;
+        /// Go on from the newest complete checkpoint in --out (from the start, if there is none yet)
+        resume: bool, "BOOL", switch, check any, resumed free;
+    }
+    "Adapter" {
+        /// Rank of the adapters
+        lora_r: usize, "R", optional("16: more capacity than small data sets use, still below 4 % of a small model's weights"),
+            check at_least_one, resumed derived;
+        /// Numerator of the adapter's scale alpha / r
+        lora_alpha: f64, "ALPHA", optional("32, a scale of 2 at rank 16"),
+            check |option, alpha| above_zero(option, alpha, "twice the rank"), resumed derived;
+        /// Probability with which an adapter input is dropped while training
+        lora_dropout: f64, "P", optional("0: short runs do not gain from it"),
+            check |option, p| within(option, p, (0.0..1.0).contains(p), "of 0 or above and below 1"), resumed derived;
+        /// Modules to adapt, comma separated: q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj, or attention, mlp,
+        /// all-linear
+        #[arg(value_delimiter = ',')]
+        #[serde(default, deserialize_with = "super::recipe::one_or_many")]
+        target_modules: Vec<String>, "NAMES", optional("all-linear: adapters on attention alone fall short even with as many parameters"),
+            check names_a_module, resumed derived;
+        /// Layers to adapt, such as 8-15,20 (counted from 0)
+        layers: String, "LAYERS", optional("all"), check any, resumed derived;
+        /// PEFT folder whose adapter is the starting point; rank, alpha, modules and layers are taken from it
+        init_adapter: PathBuf, "DIR", optional("none"), check any, resumed derived;
+    }
+    "Optimizer" {
+        /// Peak learning rate
+        learning_rate: f64, "RATE", default(2e-4, "adapters want about ten times the rate of a full fine-tune"),
+            check |option, rate| above_zero(option, rate, "2e-4"), resumed same;
+        /// Course of the learning rate after warm-up; cosine and linear fall to 0 at the end of the run
+        #[arg(value_enum)]
+        lr_schedule: ScheduleKind, "SCHEDULE", default(ScheduleKind::Cosine, ""), check any, resumed same;
+        /// Steps in which the learning rate rises linearly to its peak
+        warmup_steps: u64, "STEPS", optional("3 % of all steps; 0 with a constant schedule"), check any, resumed derived;
+        /// AdamW's decoupled weight decay on the adapters
+        weight_decay: f64, "DECAY", default(0.0, "a low-rank update needs no further shrinking"),
+            check |option, decay| within(option, decay, decay.is_finite() && *decay >= 0.0, "of 0 or above"), resumed same;
+        /// Gradients are scaled down to this global norm; 0 turns clipping off
+        max_grad_norm: f64, "NORM", default(1.0, ""),
+            check |option, norm| within(option, norm, norm.is_finite() && *norm >= 0.0, "of 0 (no clipping) or above"), resumed same;
+    }
+    "Batches and steps" {
+        /// Rows a batch: packed rows of --max-length tokens, or records with --no-packing
+        batch_size: usize, "ROWS", default(TrainOptions::BATCH_SIZE, ""), check at_least_one, resumed same;
+        /// Batches an optimizer step; the loss is averaged over the supervised tokens of all of them
+        gradient_accumulation_steps: usize, "BATCHES", default(1, ""), check at_least_one, resumed same;
+        /// Longest row in tokens; records that are longer (or longer than the model's context) are cut and reported
+        max_length: usize, "TOKENS", default(TrainOptions::MAX_LENGTH, "most instruction records fit, and so does the memory of a laptop"),
+            check two_tokens, resumed same;
+        /// Optimizer steps to do; takes the place of --epochs
+        max_steps: u64, "STEPS", optional("as many as --epochs needs"), check at_least_one, resumed derived;
+        /// Passes over the data
+        epochs: u64, "EPOCHS", default(3, ""), check at_least_one, resumed derived;
+        /// Seed of the adapter's start, the order of the records and dropout
+        seed: u64, "SEED", default(0, ""), check any, resumed same;
+        /// Keep the records in the order of the file
+        no_shuffle: bool, "BOOL", switch, check any, resumed same;
+        /// One record a row, instead of filling rows with several (which never see each other either way)
+        no_packing: bool, "BOOL", switch, check any, resumed same;
+    }
+    "Evaluation and checkpoints" {
+        /// Steps between two evaluations on --eval-data
+        eval_steps: u64, "STEPS", optional("a tenth of the run"), check at_least_one, resumed free;
+        /// Steps between two checkpoints; the end of the run always makes one
+        save_steps: u64, "STEPS", default(50, ""), check at_least_one, resumed free;
+        /// Checkpoints to keep; older ones are removed
+        save_total_limit: usize, "N", default(2, ""), check at_least_one, resumed free;
+    }
+    "Device" {
+        /// Storage of the frozen weights on the GPU
+        #[arg(value_enum)]
+        weights: WeightStorage, "TYPE", optional("the smallest type that loses nothing against the file"), check any, resumed same;
+        /// Arithmetic of the large matrix products; sums are f32 in all. A resumed run must use the same
+        #[arg(value_enum)]
+        matmul: Arithmetic, "ARITHMETIC", default(Arithmetic::F32, ""), check any, resumed same_if_set;
+        /// Layers whose activations are computed again in the backward pass instead of being kept: none, all, a number (from the lowest
+        /// adapted one up), or auto, the fewest that --memory-budget allows. The numbers of the run stay the same
+        recompute: RecomputeOption, "LAYERS", optional("none; auto with --memory-budget"), check any, resumed free;
+        /// What the run may occupy on the GPU, such as 2GiB or 600MB; if recompute cannot make it fit, it is refused at once
+        memory_budget: ByteSize, "SIZE", optional("no limit"), check any, resumed free;
+        /// Where to keep the hidden states that enter the lowest adapted layer, so that the layers below it (see --layers) run once a
+        /// record and not in every epoch
+        #[arg(value_enum)]
+        prefix_cache: PrefixCacheMode, "WHERE", default(PrefixCacheMode::Auto, ""), check any, resumed free;
+        /// Most that the prefix cache may take, such as 512MiB; for records that do not fit, all layers run in every epoch
+        prefix_cache_size: ByteSize, "SIZE", optional("1GiB in memory, 8GiB on disk"), check any, resumed free;
+        /// Type in which the prefix cache keeps values; bf16 and f16 take half of the room and round, with f32 losses are bitwise those
+        /// without the cache
+        #[arg(value_enum)]
+        prefix_cache_type: PrefixCacheType, "TYPE", default(PrefixCacheType::F32, ""), check any, resumed derived;
+        /// GPU to use: its number or a part of its name as `graftling doctor` lists it
+        device: String, "GPU", optional("the fastest kind"), check any, resumed free;
+        /// Choose the matrix kernels by fixed rules, instead of measuring once on this GPU which are the fastest
+        no_autotune: bool, "BOOL", switch, check any, resumed free;
+    }
+}
+
+impl Recipe {
+    /// Fills in the defaults and checks every value that can be checked without the model.
+    ///
+    /// # Errors
+    /// Bad input, naming the option: a required one is missing, or a value is out of its range.
+    pub fn resolve(self) -> Result<TrainOptions> {
+        let options = self.complete()?;
+        if options.eval_steps.is_some() && options.eval_data.is_none() {
+            let proposal = "give --eval-data FILE as well, or leave --eval-steps out";
+            return Err(Error::bad_input("--eval-steps", "there is nothing to evaluate on", proposal));
+        }
+        Ok(options)
+    }
+}
+
+impl TrainOptions {
+    pub const LORA_R: usize = 16;
+    pub const LORA_ALPHA: f64 = 32.0;
+    pub const TARGET_MODULES: &str = "all-linear";
+    pub const BATCH_SIZE: usize = 4;
+    pub const MAX_LENGTH: usize = 512;
+
+    /// What the user asks of the prefix cache.
+    pub fn prefix_cache(&self) -> PrefixCacheOptions {
+        PrefixCacheOptions { mode: self.prefix_cache, size: self.prefix_cache_size, dtype: self.prefix_cache_type }
+    }
+
+    /// The options that change the numbers of a run, by name, as a checkpoint records them. The model, the data and the
+    /// adapter are added by content where they are known; see [`prepare`](crate::train::prepare).
+    ///
+    /// `total_steps` counts only where the schedule depends on it, so a run at a constant rate may be made longer.
+    pub fn fingerprint(&self, warmup_steps: u64, total_steps: u64) -> BTreeMap<String, String> {
+        let mut print = self.unchanging();
+        print.insert("warmup_steps".to_string(), warmup_steps.to_string());
+        if self.lr_schedule != ScheduleKind::Constant {
+            print.insert("max_steps".to_string(), total_steps.to_string());
+        }
+        print
+    }
+}
+
+fn two_tokens(option: &str, length: &usize) -> Result<()> {
+    match *length >= 2 {
+        true => Ok(()),
+        false => {
+            let problem = "a row needs at least 2 tokens, one to read and one to predict";
+            Err(Error::bad_input(option, problem, "give 2 or more; 512 is usual"))
+        }
+    }
+}
+
+fn names_a_module(option: &str, names: &Vec<String>) -> Result<()> {
+    match names.iter().any(|name| !name.trim().is_empty()) {
+        true => Ok(()),
+        false => {
+            let proposal = "name modules such as q_proj,v_proj, or attention, mlp, all-linear";
+            Err(Error::bad_input(option, "no module is named", proposal))
+        }
+    }
+}
+
+/// The storage type of the frozen weights on the GPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(non_camel_case_types, reason = "the field's own names: Q8_0 is what every tool calls it")]
+pub enum WeightStorage {
+    F32,
+    Bf16,
+    F16,
+    /// Blocks of 8 bits: half of bf16
+    #[value(name = "q8_0")]
+    Q8_0,
+    /// Blocks of 4 bits: a third of bf16, at a loss that shows
+    #[value(name = "q4_1")]
+    Q4_1,
+}
+
+impl WeightStorage {
+    /// The storage for an option that may be left out: then the smallest type that loses nothing against the file.
+    pub fn weight_type(storage: Option<Self>) -> WeightType {
+        match storage {
+            None => WeightType::Lossless,
+            Some(Self::F32) => WeightType::F32,
+            Some(Self::Bf16) => WeightType::Bf16,
+            Some(Self::F16) => WeightType::F16,
+            Some(Self::Q8_0) => WeightType::Q8_0,
+            Some(Self::Q4_1) => WeightType::Q4_1,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn minimal() -> Recipe {
+        let path = || Some(PathBuf::from("x"));
+        Recipe { model: Some("m".to_string()), data: path(), out: path(), ..Recipe::default() }
+    }
+
+    #[test]
+    fn values_out_of_range_are_refused_by_name() {
+        assert_eq!(minimal().resolve().unwrap().lr_schedule, ScheduleKind::Cosine);
+        let refused = |recipe: Recipe| recipe.resolve().unwrap_err().to_string();
+        assert!(refused(Recipe::default()).starts_with("--model: this option is required"));
+        assert!(refused(Recipe { batch_size: Some(0), ..minimal() }).starts_with("--batch-size:"));
+        assert!(refused(Recipe { learning_rate: Some(f64::NAN), ..minimal() }).starts_with("--learning-rate: NaN"));
+        assert!(refused(Recipe { lora_dropout: Some(1.0), ..minimal() }).starts_with("--lora-dropout:"));
+        assert!(refused(Recipe { max_grad_norm: Some(-1.0), ..minimal() }).starts_with("--max-grad-norm:"));
+        assert!(refused(Recipe { eval_steps: Some(5), ..minimal() }).starts_with("--eval-steps:"));
+    }
+
+    #[test]
+    fn the_fingerprint_holds_the_length_only_where_the_schedule_depends_on_it() {
+        let cosine = minimal().resolve().unwrap();
+        assert_ne!(cosine.fingerprint(3, 100), cosine.fingerprint(3, 200));
+        let recomputed = TrainOptions { recompute: Some(RecomputeOption::All), ..cosine.clone() };
+        assert_eq!(cosine.fingerprint(3, 100), recomputed.fingerprint(3, 100), "recompute changes no number");
+        let in_f16 = TrainOptions { matmul: Arithmetic::F16, ..cosine.clone() };
+        assert_ne!(cosine.fingerprint(3, 100), in_f16.fingerprint(3, 100), "other arithmetic, other numbers");
+        let constant = TrainOptions { lr_schedule: ScheduleKind::Constant, ..cosine };
+        assert_eq!(constant.fingerprint(0, 100), constant.fingerprint(0, 200));
+        assert_ne!(constant.fingerprint(0, 100), TrainOptions { seed: 1, ..constant.clone() }.fingerprint(0, 100));
+    }
+}

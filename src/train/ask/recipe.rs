@@ -1,0 +1,154 @@
+//! Recipe files: the options of a run as TOML, `key = value`, one a line.
+
+use std::path::Path;
+
+use clap::{CommandFactory, Parser};
+use serde::Deserialize;
+
+use super::options::Recipe;
+use crate::files;
+use crate::nearest::nearest;
+use crate::{Error, Result};
+
+/// `target_modules` in a recipe: `"all-linear"`, `"q_proj,v_proj"` or `["q_proj", "v_proj"]`.
+pub(super) fn one_or_many<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> std::result::Result<Option<Vec<String>>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "a string or a list of strings")]
+    enum OneOrMany {
+        One(String),
+        Many(Vec<String>),
+    }
+    Ok(Some(match OneOrMany::deserialize(deserializer)? {
+        OneOrMany::One(names) => names.split(',').map(|name| name.trim().to_string()).collect(),
+        OneOrMany::Many(names) => names,
+    }))
+}
+
+/// Gives [`Recipe`] a clap command of its own, from which the names of all keys are read.
+#[derive(Parser)]
+struct RecipeKeys {
+    #[command(flatten)]
+    _recipe: Recipe,
+}
+
+impl Recipe {
+    /// Reads a recipe file (TOML). Paths in it are relative to the current folder, as on the command line.
+    ///
+    /// # Errors
+    /// Bad input, with the line: a file that cannot be read, broken TOML, an unknown key (with the nearest known one), a
+    /// value of the wrong type.
+    pub fn from_file(path: &Path) -> Result<Self> {
+        let text = files::read_to_string(path, files::DESCRIPTION).map_err(|error| {
+            Error::bad_input(path.display(), format!("cannot read the recipe: {error}"), "give --config the path of a TOML file")
+        })?;
+        Self::from_toml(&text, path)
+    }
+
+    /// Reads a recipe from TOML text; `path` only names it in errors.
+    ///
+    /// # Errors
+    /// As [`Recipe::from_file`].
+    pub fn from_toml(text: &str, path: &Path) -> Result<Self> {
+        let place = |span: Option<std::ops::Range<usize>>| match span {
+            Some(span) => format!("{}:{}", path.display(), line_of(text, span.start)),
+            None => path.display().to_string(),
+        };
+        let table = toml::de::DeTable::parse(text).map_err(|error| {
+            Error::bad_input(place(error.span()), error.message().trim(), "write the recipe as TOML: key = value, one a line")
+        })?;
+        let known = Self::keys();
+        for key in table.get_ref().keys() {
+            let name: &str = key.get_ref();
+            if !known.iter().any(|known| known == name) {
+                let proposal = match nearest(name, &known) {
+                    Some(near) => format!("did you mean `{near}`?"),
+                    None => format!("known keys: {}", known.join(", ")),
+                };
+                return Err(Error::bad_input(place(Some(key.span())), format!("unknown key `{name}`"), proposal));
+            }
+        }
+        toml::from_str(text).map_err(|error| {
+            let proposal = "see `graftling train --help` for the values of each option";
+            Error::bad_input(place(error.span()), error.message().trim(), proposal)
+        })
+    }
+
+    /// All keys of a recipe file, in the order of the help text.
+    pub fn keys() -> Vec<String> {
+        RecipeKeys::command().get_arguments().map(|argument| argument.get_id().to_string()).filter(|id| id != "help").collect()
+    }
+}
+
+/// The line, counted from 1, in which byte `offset` of `text` stands.
+fn line_of(text: &str, offset: usize) -> usize {
+    text.as_bytes().iter().take(offset).filter(|&&byte| byte == b'\n').count() + 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::byte_size::ByteSize;
+    use crate::train::ask::options::*;
+    use crate::train::budget::RecomputeOption;
+    use crate::train::prefix_cache::{PrefixCacheMode, PrefixCacheType};
+    use crate::train::schedule::ScheduleKind;
+
+    fn recipe(text: &str) -> Result<Recipe> {
+        Recipe::from_toml(text, Path::new("recipe.toml"))
+    }
+
+    #[test]
+    fn recipe_and_command_line_have_the_same_keys_and_the_command_line_wins() {
+        let memory = recipe("recompute = 5\nmemory_budget = \"2GiB\"").unwrap();
+        assert_eq!((memory.recompute, memory.memory_budget), (Some(RecomputeOption::Layers(5)), Some(ByteSize(2 << 30))));
+        assert_eq!(recipe("recompute = \"all\"").unwrap().recompute, Some(RecomputeOption::All));
+        let cache = recipe("prefix_cache = \"disk\"\nprefix_cache_size = \"2GiB\"\nprefix_cache_type = \"bf16\"").unwrap();
+        assert_eq!((cache.prefix_cache, cache.prefix_cache_size), (Some(PrefixCacheMode::Disk), Some(ByteSize(2 << 30))));
+        assert_eq!(cache.prefix_cache_type, Some(PrefixCacheType::Bf16));
+        let file = recipe("lora_r = 4\nlearning_rate = 1e-3\ntarget_modules = [\"q_proj\", \"v_proj\"]\nno_shuffle = true\nlr_schedule = \"linear\"").unwrap();
+        let line =
+            RecipeKeys::try_parse_from(["train", "--lora-r", "8", "--no-shuffle=false", "--weights", "bf16"]).unwrap()._recipe;
+        let both = line.or(file);
+        assert_eq!(both.lora_r, Some(8));
+        assert_eq!(both.learning_rate, Some(1e-3));
+        assert_eq!(both.no_shuffle, Some(false));
+        assert_eq!(both.weights, Some(WeightStorage::Bf16));
+        assert_eq!(both.lr_schedule, Some(ScheduleKind::Linear));
+        assert_eq!(both.target_modules, Some(vec!["q_proj".to_string(), "v_proj".to_string()]));
+        for key in Recipe::keys() {
+            let one = recipe(&format!("{key} = {{}}")).map(|_| ()).unwrap_err().to_string();
+            assert!(!one.contains("unknown"), "{key} is an option and no key: {one}");
+        }
+    }
+
+    #[test]
+    fn unknown_key_names_its_line_and_the_nearest_key() {
+        let error = recipe("lora_r = 4\n\nlearning-rate = 1e-3\n").unwrap_err();
+        assert_eq!(error.to_string(), "recipe.toml:3: unknown key `learning-rate`\n  did you mean `learning_rate`?");
+        assert_eq!(error.exit_code(), 2);
+        assert!(recipe("completely_different = 1").unwrap_err().to_string().contains("known keys: model, data"));
+        assert!(recipe("a = 1\nb = \n").unwrap_err().to_string().starts_with("recipe.toml:2:"));
+        assert!(recipe("model = \"m\"\nlora_r = \"many\"").unwrap_err().to_string().starts_with("recipe.toml:2:"));
+    }
+
+    #[test]
+    fn help_states_the_defaults_that_the_code_has() {
+        let help = RecipeKeys::command().render_long_help().to_string();
+        let stated = |option: &str, value: &str| {
+            let text = help.split(&format!("--{option} <")).nth(1).unwrap_or_default().split("\n\n").next().unwrap_or_default();
+            let text = text.replace(['\n', ' '], "");
+            assert!(text.contains(&format!("[default:{value}")), "--{option} does not state its default {value}: {text}");
+        };
+        // Those of the adapter's shape stand in words in the table; the others are written from the value itself.
+        stated("lora-r", &TrainOptions::LORA_R.to_string());
+        stated("lora-alpha", &TrainOptions::LORA_ALPHA.to_string());
+        stated("target-modules", TrainOptions::TARGET_MODULES);
+        stated("learning-rate", "2e-4:");
+        stated("lr-schedule", "cosine]");
+        stated("max-grad-norm", "1]");
+        stated("weight-decay", "0:");
+        assert!(help.contains("--no-shuffle[=<BOOL>]"), "a switch needs no value: {help}");
+    }
+}
