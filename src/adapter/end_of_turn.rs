@@ -7,11 +7,15 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::files;
 use crate::formats::atomic;
 use crate::{Error, Result};
 
 /// The file's name in the adapter's folder.
 pub const FILE: &str = "end_of_turn.json";
+
+/// Bytes that the file may have.
+const LARGEST: u64 = 1 << 20;
 
 /// A token that ends a turn.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,7 +55,7 @@ pub fn read(folder: &Path) -> Result<Vec<EndOfTurn>> {
         return Ok(Vec::new());
     };
     let bad = |problem: String| Error::bad_input(path.display(), problem, "correct or remove the file");
-    let text = std::fs::read_to_string(&path).map_err(|error| bad(format!("cannot be read: {error}")))?;
+    let text = files::read_to_string(&path, LARGEST).map_err(|error| bad(format!("cannot be read: {error}")))?;
     let content: Content = serde_json::from_str(&text).map_err(|error| bad(format!("is not a list of end tokens: {error}")))?;
     Ok(content.end_of_turn)
 }

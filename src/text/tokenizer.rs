@@ -11,6 +11,7 @@ use super::gguf_vocabulary::{self, Built};
 use super::literal::Literal;
 use super::marks;
 use crate::confined::{Confinement, Limits, Stopped, confined};
+use crate::files;
 use crate::formats::{AddedTokenSource, TextSource, TokenizerSource, open};
 use crate::{Error, Result};
 
@@ -81,7 +82,7 @@ impl Tokenizer {
             TokenizerSource::Json(path) => {
                 let origin = path.display().to_string();
                 let proposal = "a model folder needs its tokenizer.json (not tokenizer.model); download it from the same place";
-                let bytes = open::read(path, proposal)?;
+                let bytes = open::read(path, files::TOKENIZER, proposal)?;
                 let not_one = |cause: &dyn Display| {
                     Error::bad_input(&origin, format!("this is not a tokenizer: {cause}"), "download the file again")
                 };
