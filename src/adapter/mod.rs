@@ -5,6 +5,6 @@ mod folder;
 mod lora;
 pub mod targets;
 
-pub use device::{AdapterLayout, DeviceAdapter};
+pub use device::{AdapterBuffers, AdapterLayout, DeviceAdapter};
 pub use folder::LoadedAdapter;
 pub use lora::{LoraSpec, LoraTensor, LoraValues, block_linears, linear};
