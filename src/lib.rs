@@ -15,9 +15,12 @@
 //! * [`session`]: a model that is on a device, ready for use. [`byte_size`]: how memory is told.
 //! * [`train`]: the loop, the optimizer, checkpoints, metrics. [`generate`]: the key/value cache and sampling.
 //! * [`mod@bench`]: what the device can do, how near the kernels come to it, what a step and a token cost.
-//! * [`error`]: the one error type that reaches the user. [`allocator`]: the bound on what a template or tokenizer may take.
+//! * [`terminal`]: what is said, to standard error and standard output.
+//! * [`error`]: the one error type that reaches the user. [`files`]: regular files, and no others. [`allocator`]: the bound on what a template or tokenizer may take.
 //!
 //! The command line is in `src/cli/`, one file a subcommand.
+
+#![deny(clippy::print_stdout, clippy::print_stderr)] // they panic where nobody reads; `terminal` does not
 
 pub mod adapter;
 pub mod allocator;
@@ -30,6 +33,7 @@ mod confined;
 pub mod data;
 pub mod demo;
 pub mod error;
+pub mod files;
 pub mod formats;
 pub mod generate;
 pub mod gpu;
@@ -40,6 +44,7 @@ pub mod ops;
 pub mod plan;
 pub mod reference;
 pub mod session;
+pub mod terminal;
 pub mod text;
 pub mod train;
 

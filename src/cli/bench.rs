@@ -15,6 +15,7 @@ use graftling::model::known;
 use graftling::model::opened::OpenModel;
 use graftling::model::weights::WeightType;
 use graftling::plan::timings;
+use graftling::terminal;
 use graftling::train::budget::RecomputeOption;
 use graftling::train::options::WeightStorage;
 use graftling::train::step::{LossGraph, Recompute};
@@ -179,7 +180,10 @@ pub fn run(args: BenchArgs) -> Result<()> {
     if let (Some(path), Some(step)) = (&args.trace, &report.step) {
         write_atomically(path, timings::chrome_trace(&step.timings).to_string().as_bytes())?;
     }
-    super::print(&if args.json { format!("{:#}\n", json!(report)) } else { report.text() })
+    match args.json {
+        true => super::print_json(&json!(report)),
+        false => super::print(&report.text()),
+    }
 }
 
 impl BenchArgs {
@@ -266,7 +270,7 @@ impl Bar {
     }
 
     fn says(&self, what: &str) {
-        self.0.set_message(what.to_owned());
+        self.0.set_message(terminal::shown(what).into_owned());
     }
 
     fn did(&self, what: &str) {

@@ -7,6 +7,7 @@ use clap::Args;
 use graftling::data::{self, Batch, Dataset, Example};
 use graftling::model::opened::OpenModel;
 use graftling::session::Use;
+use graftling::terminal;
 use graftling::text::Tokenizer;
 use graftling::{Error, Result};
 use serde_json::{Value, json};
@@ -55,7 +56,7 @@ pub fn run(args: EvalArgs) -> Result<()> {
     let data = data::load(&args.data, &model.tokenizer, model.template.as_ref(), max_length)?;
     data.check_vocabulary(config.vocab_size)?;
     if !args.json {
-        eprintln!("{}", data.report);
+        terminal::say(&data.report.to_string());
     }
     let batches = batches(&data);
     let most = batches.iter().map(|batch| batch.iter().map(|&at| data.examples[at].input_ids.len()).sum()).max().unwrap_or(1);
@@ -76,11 +77,10 @@ pub fn run(args: EvalArgs) -> Result<()> {
             results.push(result);
         }
     }
-    let report = match args.json {
-        true => format!("{:#}\n", as_json(&data, &results, args.per_token)),
-        false => as_text(&data, &results, args.per_token.then_some(&model.tokenizer)),
-    };
-    super::print(&report)
+    match args.json {
+        true => super::print_json(&as_json(&data, &results, args.per_token)),
+        false => super::print(&as_text(&data, &results, args.per_token.then_some(&model.tokenizer))),
+    }
 }
 
 /// -log p of the supervised tokens of one example, in order.

@@ -88,7 +88,7 @@ pub fn run(args: GenerateArgs) -> Result<()> {
     })?;
     give(stream.finish())?;
     match args.json {
-        true => super::print(&format!("{:#}\n", json!({ "text": text, "prompt_ids": prompt, "token_ids": tokens }))),
+        true => super::print_json(&json!({ "text": text, "prompt_ids": prompt, "token_ids": tokens })),
         false => super::print("\n"),
     }
 }

@@ -4,7 +4,6 @@ mod tables;
 
 use std::{
     collections::BTreeMap,
-    io::{ErrorKind, Write},
     path::{Path, PathBuf},
 };
 
@@ -12,6 +11,7 @@ use clap::Args;
 use graftling::{
     Error, Result,
     adapter::targets::{expand_target_modules_of, parse_layers},
+    files,
     formats::{
         ModelPlace, Storage, TextSource, TokenizerSource, gguf::Gguf, hub::Hub, hugging_face, model_files::check_tensors,
         tensors::TensorSource,
@@ -66,13 +66,9 @@ pub struct InspectArgs {
 pub fn run(args: InspectArgs) -> Result<()> {
     let model = Model::open(&args.model)?;
     let adapter = Adapter::choose(&model.config, &args)?;
-    let report = if args.json { format!("{:#}\n", json_report(&model, &adapter)) } else { text_report(&model, &adapter) };
-    match std::io::stdout().write_all(report.as_bytes()) {
-        // The reader of a pipe, such as `head`, may stop early.
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
-            Err(Error::failed("standard output", format!("cannot be written: {error}"), "Check where the output goes."))
-        }
-        _ => Ok(()),
+    match args.json {
+        true => super::print_json(&json_report(&model, &adapter)),
+        false => super::print(&text_report(&model, &adapter)),
     }
 }
 
@@ -346,7 +342,7 @@ fn tokenizer_facts(tokenizer: &TokenizerSource) -> Option<(String, usize)> {
             Some((format!("GGUF {}{pre}", gguf.model), gguf.tokens.len()))
         }
         TokenizerSource::Json(path) => {
-            let value: Value = serde_json::from_str(&std::fs::read_to_string(path).ok()?).ok()?;
+            let value: Value = serde_json::from_str(&files::read_to_string(path, files::TOKENIZER).ok()?).ok()?;
             let model = value.get("model")?;
             let size = |value: Option<&Value>| match value {
                 Some(Value::Object(map)) => map.len(),

@@ -12,7 +12,7 @@ mod inspect;
 mod train;
 mod tuning;
 
-use std::io::{ErrorKind, IsTerminal, Write};
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -25,8 +25,9 @@ use graftling::model::weights::{DeviceWeights, WeightType};
 use graftling::plan::autotune::{BUDGET, Choice, Sources, tune};
 use graftling::session::{Session, SessionOptions, Use, Watch};
 use graftling::train::options::WeightStorage;
-use graftling::{Error, Result};
+use graftling::{Error, Result, terminal};
 use indicatif::ProgressBar;
+use serde_json::Value;
 
 /// LoRA fine-tuning of Llama-style language models on any GPU that Vulkan, Metal or DX12 drives
 #[derive(Parser)]
@@ -50,7 +51,10 @@ enum Command {
 
 /// Runs the command line and returns the process's exit code.
 pub fn run() -> i32 {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(stop) => return told(&stop),
+    };
     let done = start_logging().and_then(|()| match cli.command {
         Command::Demo(args) => demo::run(args),
         Command::Train(args) => train::run(*args),
@@ -60,11 +64,26 @@ pub fn run() -> i32 {
         Command::Doctor(args) => doctor::run(args).map(|()| 0),
         Command::Bench(args) => bench::run(args).map(|()| 0),
     });
-    done.unwrap_or_else(|error| {
-        // If standard error is closed there is nobody left to tell.
-        let _ = writeln!(std::io::stderr(), "error: {error}");
-        error.exit_code()
-    })
+    done.unwrap_or_else(refused)
+}
+
+/// Tells the error; gives the exit code that goes with it.
+fn refused(error: Error) -> i32 {
+    terminal::say(&format!("error: {error}"));
+    error.exit_code()
+}
+
+/// What clap answers instead of giving options: help and version on standard output, wrong use on standard error.
+fn told(answer: &clap::Error) -> i32 {
+    if answer.use_stderr() {
+        terminal::say(answer.render().to_string().trim_end());
+        return answer.exit_code();
+    }
+    let text = match terminal::has_colour(&std::io::stdout()) {
+        true => answer.render().ansi().to_string(),
+        false => answer.render().to_string(),
+    };
+    printed(terminal::print_coloured(&text)).map_or_else(refused, |()| answer.exit_code())
 }
 
 /// Sends what the library reports to standard error: warnings, or what GRAFTLING_LOG asks for.
@@ -78,8 +97,8 @@ fn start_logging() -> Result<()> {
             "set it to info, debug or graftling::train=debug",
         )
     })?;
-    let format = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    format.with_ansi(std::io::stderr().is_terminal()).without_time().init();
+    let format = tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| terminal::Stderr);
+    format.with_ansi(false).without_time().init();
     Ok(())
 }
 
@@ -88,8 +107,17 @@ fn start_logging() -> Result<()> {
 /// # Errors
 /// Failed: standard output cannot be written, a full disk for example.
 fn print(text: &str) -> Result<()> {
-    let mut out = std::io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+    printed(terminal::print(text))
+}
+
+/// [`print`] for one JSON document.
+fn print_json(document: &Value) -> Result<()> {
+    printed(terminal::print_json(document))
+}
+
+/// What comes of writing the product to standard output, as [`print`] says.
+fn printed(written: std::io::Result<()>) -> Result<()> {
+    match written {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == ErrorKind::BrokenPipe => std::process::exit(0),
         Err(error) => Err(Error::failed("standard output", format!("cannot be written: {error}"), "check where the output goes")),

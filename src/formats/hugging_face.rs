@@ -26,7 +26,7 @@ const INDEX: &str = "model.safetensors.index.json";
 /// [`Error::BadInput`] if there is no `config.json`, or one of the two cannot be used.
 pub fn config(folder: &Path) -> Result<ModelConfig> {
     let path = folder.join("config.json");
-    if !path.is_file() {
+    if !path.exists() {
         let names = file_names(folder)?;
         let (problem, proposal) = if names.contains("adapter_config.json") {
             ("is an adapter, not a model", "Give the base model as the model, and this folder with --adapter or --init-adapter.")
@@ -156,7 +156,7 @@ pub(super) fn pickle_refused(path: &Path) -> Error {
 pub fn text(folder: &Path, config: &ModelConfig) -> Result<TextSource> {
     let tokenizer_config = optional_json(&folder.join("tokenizer_config.json"))?.unwrap_or(Value::Null);
     let template_file = folder.join("chat_template.jinja");
-    let chat_template = if template_file.is_file() {
+    let chat_template = if template_file.exists() {
         Some(read(&template_file)?)
     } else {
         match tokenizer_config.get("chat_template") {
@@ -200,7 +200,7 @@ fn read(path: &Path) -> Result<String> {
 
 /// The JSON in a file that need not be there.
 fn optional_json(path: &Path) -> Result<Option<Value>> {
-    if !path.is_file() {
+    if !path.exists() {
         return Ok(None);
     }
     let value = serde_json::from_str(&read(path)?);

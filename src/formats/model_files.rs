@@ -12,7 +12,7 @@ use super::{
     hugging_face,
 };
 use crate::{
-    Error, Result,
+    Error, Result, files,
     model::{anatomy, config::ModelConfig},
 };
 
@@ -63,6 +63,9 @@ impl ModelPlace {
                 }
                 _ => Err(Error::bad_input(spec, "is no kind of model file that graftling knows", WHAT_A_MODEL_IS)),
             };
+        }
+        if let Some(kind) = path.metadata().ok().and_then(|metadata| files::special(metadata.file_type())) {
+            return Err(Error::bad_input(spec, format!("is {kind}, not a file or folder"), WHAT_A_MODEL_IS));
         }
         if hub::is_name(spec) && !matches!(extension.as_str(), "gguf" | "json" | "safetensors") {
             return Ok(Self::Hub(spec.to_owned()));

@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::adapter::AdapterLayout;
 use crate::data::Position;
+use crate::files;
 use crate::formats::atomic;
 use crate::formats::peft::{self, AdapterConfig, AdapterTensor};
 use crate::plan::autotune::Record;
@@ -153,7 +154,7 @@ impl Checkpoint {
             let proposal = "remove this checkpoint's folder and resume from the one before";
             Error::bad_input(path.display(), format!("cannot read the optimizer's state: {error}"), proposal)
         };
-        let bytes = fs::read(&path).map_err(|error| damaged(&error))?;
+        let bytes = files::read(&path, files::ANY).map_err(|error| damaged(&error))?;
         let file = SafeTensors::deserialize(&bytes).map_err(|error| damaged(&error))?;
         let moment = |name: &str| -> Result<Vec<f32>> {
             let mut tensors = Vec::new();
@@ -229,7 +230,8 @@ fn read_state(folder: &Path) -> Result<RunState> {
     let incomplete =
         |problem: String| Error::bad_input(folder.display(), problem, "remove this folder; an earlier checkpoint will do");
     let path = folder.join(STATE);
-    let text = fs::read_to_string(&path).map_err(|error| incomplete(format!("{STATE} cannot be read: {error}")))?;
+    let text = files::read_to_string(&path, files::DESCRIPTION)
+        .map_err(|error| incomplete(format!("{STATE} cannot be read: {error}")))?;
     let state: RunState = serde_json::from_str(&text).map_err(|error| incomplete(format!("{STATE} is damaged: {error}")))?;
     if state.format_version != FORMAT_VERSION {
         let problem =
