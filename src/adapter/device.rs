@@ -2,10 +2,10 @@
 //! [`SPAN`] of them.
 
 use super::{LoraSpec, LoraTensor};
+use crate::architecture::Architecture;
 use crate::formats::peft::AdapterTensor;
 use crate::gpu::{ALIGNMENT, Device, Slice, padded};
 use crate::graph::ValueId;
-use crate::model::config::ModelConfig;
 use crate::plan::Pinned;
 use crate::{Error, Result};
 use std::collections::HashMap;
@@ -20,36 +20,33 @@ const SPAN: usize = 128 << 20;
 #[derive(Clone, Debug, PartialEq)]
 pub struct AdapterLayout {
     pub tensors: Vec<LoraTensor>,
-    /// First byte of each matrix.
-    offsets: Vec<usize>,
-    /// Bytes that lie in one buffer each, whole matrices; end to end they are the layout.
+    /// Of each matrix the first byte of each of its parts.
+    offsets: Vec<Vec<usize>>,
+    /// Bytes that lie in one buffer each, whole parts; end to end they are the layout.
     spans: Vec<Range<usize>>,
 }
 
 impl AdapterLayout {
-    pub fn new(spec: &LoraSpec, config: &ModelConfig) -> Self {
-        Self::with_span(spec, config, SPAN)
+    pub fn new(spec: &LoraSpec, model: &Architecture) -> Self {
+        Self::with_span(spec, model, SPAN)
     }
 
-    /// [`AdapterLayout::new`] with at most `span` bytes in a buffer, or one matrix if that is larger.
-    pub fn with_span(spec: &LoraSpec, config: &ModelConfig, span: usize) -> Self {
-        let tensors = spec.tensors(config);
-        let mut offsets = Vec::with_capacity(tensors.len());
+    /// [`AdapterLayout::new`] with at most `span` bytes in a buffer, or one part of a matrix if that is larger.
+    pub fn with_span(spec: &LoraSpec, model: &Architecture, span: usize) -> Self {
+        let tensors = spec.tensors(model);
         let mut spans: Vec<Range<usize>> = Vec::new();
-        for tensor in &tensors {
-            let bytes = padded(tensor.shape[0] * tensor.shape[1] * 4);
+        let mut place = |bytes: usize| {
+            let end = spans.last().map_or(0, |last| last.end);
             match spans.last_mut().filter(|last| last.len() + bytes <= span) {
-                Some(last) => {
-                    offsets.push(last.end);
-                    last.end += bytes;
-                }
-                None => {
-                    let end = spans.last().map_or(0, |last| last.end);
-                    offsets.push(end);
-                    spans.push(end..end + bytes);
-                }
+                Some(last) => last.end += bytes,
+                None => spans.push(end..end + bytes),
             }
-        }
+            end
+        };
+        let offsets = tensors
+            .iter()
+            .map(|tensor| tensor.parts.iter().map(|rows| place(padded(rows * tensor.shape[1] * 4))).collect())
+            .collect();
         Self { tensors, offsets, spans }
     }
 
@@ -68,28 +65,32 @@ impl AdapterLayout {
         self.tensors.iter().map(|tensor| tensor.shape[0] * tensor.shape[1]).sum()
     }
 
-    /// The slices of `buffers` that stand for these values, one a matrix.
+    /// Of each part of a matrix its matrix, and the elements where it lies.
+    fn parts(&self) -> impl Iterator<Item = (&LoraTensor, Range<usize>)> {
+        self.tensors.iter().zip(&self.offsets).flat_map(|(tensor, offsets)| {
+            let range = |(rows, offset): (&usize, &usize)| offset / 4..offset / 4 + rows * tensor.shape[1];
+            tensor.parts.iter().zip(offsets).map(move |part| (tensor, range(part)))
+        })
+    }
+
+    /// The slices of `buffers` that stand for these values, one a part of a matrix.
     pub fn pinned(&self, buffers: &AdapterBuffers, values: &[ValueId]) -> HashMap<ValueId, Pinned> {
-        debug_assert_eq!(values.len(), self.tensors.len());
-        values
-            .iter()
-            .zip(&self.tensors)
-            .zip(&self.offsets)
-            .map(|((&id, tensor), &offset)| (id, buffers.part(offset, tensor.shape[0] * tensor.shape[1] * 4).into()))
-            .collect()
+        debug_assert_eq!(values.len(), self.parts().count());
+        let pinned = |(&id, (_, range)): (&ValueId, (&LoraTensor, Range<usize>))| {
+            (id, buffers.part(range.start * 4, range.len() * 4).into())
+        };
+        values.iter().zip(self.parts()).map(pinned).collect()
     }
 
     /// The matrices that the buffers' contents hold, end to end.
     pub fn unpack(&self, contents: &[f32]) -> Vec<AdapterTensor> {
-        self.tensors
-            .iter()
-            .zip(&self.offsets)
-            .map(|(tensor, &offset)| {
-                let count = tensor.shape[0] * tensor.shape[1];
-                let values = contents[offset / 4..offset / 4 + count].to_vec();
-                AdapterTensor { name: tensor.name.clone(), shape: tensor.shape, values }
-            })
-            .collect()
+        let empty = |tensor: &LoraTensor| AdapterTensor { name: tensor.name.clone(), shape: tensor.shape, values: Vec::new() };
+        let mut matrices: Vec<AdapterTensor> = self.tensors.iter().map(empty).collect();
+        let numbers = self.tensors.iter().enumerate().flat_map(|(number, tensor)| tensor.parts.iter().map(move |_| number));
+        for (number, (_, range)) in numbers.zip(self.parts()) {
+            matrices[number].values.extend_from_slice(&contents[range]);
+        }
+        matrices
     }
 
     /// The buffers' contents, end to end, for these matrices, in any order.
@@ -98,7 +99,8 @@ impl AdapterLayout {
     /// If a matrix is missing, of another shape, or not one of this adapter.
     pub fn pack(&self, place: &str, given: &[AdapterTensor]) -> Result<Vec<f32>> {
         let mut contents = vec![0.0; self.elements()];
-        for (tensor, &offset) in self.tensors.iter().zip(&self.offsets) {
+        let mut parts = self.parts();
+        for tensor in &self.tensors {
             let proposal = "use an adapter that was trained on this model with these modules and layers";
             let Some(found) = given.iter().find(|given| given.name == tensor.name) else {
                 return Err(Error::bad_input(place, format!("`{}` is missing", tensor.name), proposal));
@@ -107,7 +109,12 @@ impl AdapterLayout {
                 let problem = format!("`{}` has shape {:?}, the model needs {:?}", tensor.name, found.shape, tensor.shape);
                 return Err(Error::bad_input(place, problem, proposal));
             }
-            contents[offset / 4..offset / 4 + found.values.len()].copy_from_slice(&found.values);
+            let mut left = &found.values[..];
+            for (_, range) in parts.by_ref().take(tensor.parts.len()) {
+                let (part, rest) = left.split_at(range.len());
+                contents[range].copy_from_slice(part);
+                left = rest;
+            }
         }
         if let Some(other) = given.iter().find(|given| self.tensors.iter().all(|tensor| tensor.name != given.name)) {
             return Err(Error::bad_input(
@@ -213,8 +220,8 @@ impl DeviceAdapter {
     ///
     /// # Errors
     /// If the device has not the memory.
-    pub fn fresh(device: Arc<Device>, spec: LoraSpec, config: &ModelConfig, seed: u64) -> Result<Self> {
-        let layout = AdapterLayout::new(&spec, config);
+    pub fn fresh(device: Arc<Device>, spec: LoraSpec, model: &Architecture, seed: u64) -> Result<Self> {
+        let layout = AdapterLayout::new(&spec, model);
         let initial: Vec<AdapterTensor> = layout
             .tensors
             .iter()
