@@ -5,12 +5,12 @@ mod runs;
 
 use common::device;
 use graftling::adapter::{AdapterLayout, DeviceAdapter, LoraSpec};
+use graftling::architecture::Architecture;
 use graftling::data::{Batch, Example};
 use graftling::formats::ModelFiles;
 use graftling::generate::Generator;
 use graftling::gpu::{Arithmetic, Device, Facts, Room};
 use graftling::graph::DType;
-use graftling::model::config::ModelConfig;
 use graftling::model::opened::OpenModel;
 use graftling::model::weights::{DeviceWeights, WeightType};
 use graftling::ops::Random;
@@ -33,10 +33,10 @@ fn lora(layers: std::ops::Range<usize>, modules: &[&str], dropout: f64) -> LoraS
 }
 
 /// SmolLM2-135M: hidden 576, 9 heads and 3 key/value heads of 64, inner 1536, 30 layers.
-fn smollm2() -> ModelConfig {
+fn smollm2() -> Architecture {
     let json = r#"{"architectures":["LlamaForCausalLM"],"vocab_size":49152,"hidden_size":576,"intermediate_size":1536,"num_hidden_layers":30,
         "num_attention_heads":9,"num_key_value_heads":3,"rms_norm_eps":1e-5,"max_position_embeddings":8192,"tie_word_embeddings":true}"#;
-    ModelConfig::from_json_str(json).unwrap()
+    Architecture::from_json_str(json).unwrap()
 }
 
 fn planner(lora: &LoraSpec, max_tokens: usize) -> Planner {
@@ -128,7 +128,7 @@ struct Trace {
     moments: Vec<u32>,
 }
 
-fn train(weights: &Arc<DeviceWeights>, config: &ModelConfig, lora: &LoraSpec, recompute: Recompute) -> Trace {
+fn train(weights: &Arc<DeviceWeights>, config: &Architecture, lora: &LoraSpec, recompute: Recompute) -> Trace {
     let layout = AdapterLayout::new(lora, config);
     // B is not zero, or A would have no gradient.
     let contents: Vec<f32> = Random(4).matrix([1, layout.elements()], 0.3).data.iter().map(|&x| x as f32).collect();
@@ -243,9 +243,9 @@ fn plan_and_device_agree(model: &Path, tokens: usize, recompute: Recompute, driv
     let lora = lora(0..config.num_hidden_layers, &ALL, 0.0);
     let shape = StepShape { max_tokens: tokens, accumulate: true, recompute, held_out_tokens: tokens };
     let storage = |name: &str| files.tensors.find(name).map_or(DType::F32, |info| WeightType::Lossless.of(info));
-    let bytes = graftling::model::tensor_names(config)
+    let bytes = graftling::architecture::parameters(config)
         .iter()
-        .map(|name| WeightType::Lossless.bytes(files.tensors.find(name).unwrap()))
+        .map(|parameter| WeightType::Lossless.bytes(files.tensors.find(&parameter.name).unwrap()))
         .sum();
     let planned = Planner::new(config, &storage, &lora, shape, bytes, &device.facts, Lowest::default()).unwrap().memory();
 

@@ -4,11 +4,11 @@
 use super::prefix_cache::PrefixMemory;
 use super::step::{LossGraph, OptimizerGraph, Recompute, accumulator_graph};
 use crate::Result;
-use crate::adapter::{AdapterLayout, LoraSpec};
+use crate::adapter::{Adapted, AdapterLayout, LoraSpec};
+use crate::architecture::Architecture;
 use crate::gpu::{Facts, padded};
 use crate::graph::{Counts, Graph, ShapeError, ValueId};
-use crate::model::config::ModelConfig;
-use crate::model::llama::{Head, Llama, Part, Purpose, StorageOf};
+use crate::model::graph::{Head, Model, Part, Purpose, StorageOf};
 use crate::plan::{Plan, borrow};
 use crate::session::memory::{planned, rope_bytes};
 
@@ -60,7 +60,7 @@ pub struct Planner {
     graphs: LossGraph,
     shape: StepShape,
     /// The graph that evaluates held-out data, and what can be read from it after a run.
-    held_out: Option<(Llama, [ValueId; 2])>,
+    held_out: Option<(Model, [ValueId; 2])>,
     /// Bytes of the frozen weights.
     weights: usize,
     /// Elements of the adapter.
@@ -77,7 +77,7 @@ impl Planner {
     /// # Errors
     /// If the configuration contradicts itself.
     pub fn new(
-        config: &ModelConfig,
+        config: &Architecture,
         storage: StorageOf,
         lora: &LoraSpec,
         shape: StepShape,
@@ -90,9 +90,9 @@ impl Planner {
             0 => None,
             tokens => {
                 let part = Part::above(lowest.held_out);
-                let model = Llama::build_part(config, storage, Some(lora), Purpose::Evaluate, part, tokens)?;
+                let model = Adapted::build(config, storage, Some(lora), Purpose::Evaluate, part, tokens)?.model;
                 let Head::Loss { loss, nll } = model.head else {
-                    return Err(ShapeError::new("llama", "the head", "logits", "a loss").into());
+                    return Err(ShapeError::new("model", "the head", "logits", "a loss").into());
                 };
                 Some((model, [loss, nll]))
             }
