@@ -8,6 +8,6 @@ mod lora;
 pub mod targets;
 
 pub use adapted::Adapted;
-pub use device::{AdapterLayout, DeviceAdapter};
+pub use device::{AdapterBuffers, AdapterLayout, DeviceAdapter};
 pub use folder::LoadedAdapter;
 pub use lora::{LoraSpec, LoraTensor, LoraValues};
