@@ -9,9 +9,10 @@
 //! * [`ops`]: one file an op, with its formula, gradient rule, f64 reference and kernel launch; the kernels are in `shaders/`.
 //! * [`autograd`]: appends gradient nodes to a graph. [`mod@reference`] runs a graph in f64 on the CPU.
 //! * [`gpu`]: adapters, limits, buffers, compiled kernels. [`plan`]: liveness, the arena, replay, pacing, profiles.
+//! * [`architecture`]: what a model is: one file a family, and the one table of its linear layers.
 //! * [`formats`]: safetensors, GGUF, Hugging Face folders and names, PEFT adapters. [`text`]: tokenizers and chat templates.
 //! * [`data`]: records to tokens, loss masks and packed batches.
-//! * [`model`]: configuration, parameters, the Llama graph, weights on the device. [`adapter`]: what to adapt, and LoRA.
+//! * [`model`]: an architecture as a graph, and its weights on the device. [`adapter`]: what to adapt, and LoRA.
 //! * [`session`]: a model that is on a device, ready for use. [`byte_size`]: how memory is told.
 //! * [`train`]: the loop, the optimizer, checkpoints, metrics. [`generate`]: the key/value cache and sampling.
 //! * [`mod@bench`]: what the device can do, how near the kernels come to it, what a step and a token cost.
@@ -24,6 +25,7 @@
 
 pub mod adapter;
 pub mod allocator;
+pub mod architecture;
 pub mod autograd;
 pub mod bench;
 pub mod byte_size;

@@ -7,10 +7,10 @@ use std::{
 
 use serde_json::Value;
 
-use super::{TextSource, TokenizerSource, open, safetensors::Safetensors};
+use super::{TextSource, TokenizerSource, open, safetensors::Safetensors, special_tokens};
 use crate::{
     Error, Result,
-    model::config::{ModelConfig, token_ids},
+    architecture::{Architecture, json::token_ids},
 };
 
 /// Endings of files that may be pickles: reading one can execute any code that its author put in.
@@ -24,7 +24,7 @@ const INDEX: &str = "model.safetensors.index.json";
 ///
 /// # Errors
 /// [`Error::BadInput`] if there is no `config.json`, or one of the two cannot be used.
-pub fn config(folder: &Path) -> Result<ModelConfig> {
+pub fn config(folder: &Path) -> Result<Architecture> {
     let path = folder.join("config.json");
     if !path.exists() {
         let names = file_names(folder)?;
@@ -40,7 +40,7 @@ pub fn config(folder: &Path) -> Result<ModelConfig> {
         };
         return Err(Error::bad_input(folder.display(), problem, proposal));
     }
-    let mut config = ModelConfig::from_json_file(&path)?;
+    let mut config = config_file(&path)?;
     if let Some(generation) = optional_json(&folder.join("generation_config.json"))? {
         let ids = token_ids(generation.get("eos_token_id")).ok_or_else(|| {
             let place = folder.join("generation_config.json");
@@ -57,6 +57,15 @@ pub fn config(folder: &Path) -> Result<ModelConfig> {
         }
     }
     Ok(config)
+}
+
+/// The model that a `config.json` describes.
+///
+/// # Errors
+/// As [`Architecture::from_json_str`], or if the file cannot be read.
+pub fn config_file(path: &Path) -> Result<Architecture> {
+    let text = open::read_text(path, "Give a model folder that has a readable config.json.")?;
+    Architecture::from_json_at(&path.display().to_string(), &text)
 }
 
 /// The weights in `folder`: `model.safetensors`, or what `model.safetensors.index.json` lists, or the only safetensors file. The order is
@@ -153,7 +162,7 @@ pub(super) fn pickle_refused(path: &Path) -> Error {
 ///
 /// # Errors
 /// [`Error::BadInput`] if one of these files is there but cannot be read.
-pub fn text(folder: &Path, config: &ModelConfig) -> Result<TextSource> {
+pub fn text(folder: &Path, config: &Architecture) -> Result<TextSource> {
     let tokenizer_config = optional_json(&folder.join("tokenizer_config.json"))?.unwrap_or(Value::Null);
     let template_file = folder.join("chat_template.jinja");
     let chat_template = if template_file.exists() {
@@ -168,19 +177,17 @@ pub fn text(folder: &Path, config: &ModelConfig) -> Result<TextSource> {
             _ => None,
         }
     };
-    // A token is its text, or an object that describes an added token.
-    let token = |key: &str| {
-        let value = tokenizer_config.get(key)?;
-        value.as_str().or_else(|| value.get("content")?.as_str()).map(str::to_owned)
-    };
+    let tokens = special_tokens::read(folder, &tokenizer_config)?;
+    // Whether BOS goes first is written in tokenizer.json; transformers 5 passes over `add_bos_token` where there is that file.
     Ok(TextSource {
-        tokenizer: TokenizerSource::Json(folder.join("tokenizer.json")),
         chat_template,
-        bos_token: token("bos_token"),
-        eos_token: token("eos_token"),
+        bos_token: tokens.role("bos_token"),
+        eos_token: tokens.role("eos_token"),
         bos_token_id: config.bos_token_id,
         eos_token_ids: config.eos_token_ids.clone(),
-        add_bos: tokenizer_config.get("add_bos_token").and_then(Value::as_bool),
+        named_tokens: tokens.named,
+        added_tokens: tokens.added,
+        ..TextSource::of(TokenizerSource::Json(folder.join("tokenizer.json")))
     })
 }
 
@@ -199,7 +206,7 @@ fn read(path: &Path) -> Result<String> {
 }
 
 /// The JSON in a file that need not be there.
-fn optional_json(path: &Path) -> Result<Option<Value>> {
+pub(super) fn optional_json(path: &Path) -> Result<Option<Value>> {
     if !path.exists() {
         return Ok(None);
     }

@@ -12,15 +12,16 @@ use super::{
     hugging_face,
 };
 use crate::{
-    Error, Result, files,
-    model::{anatomy, config::ModelConfig},
+    Error, Result,
+    architecture::{Architecture, parameters},
+    files,
 };
 
 /// A model that can be trained: its config is supported, and all its weights are there with the right shapes.
 pub struct ModelFiles {
     /// For people: the folder's or file's name, or the Hugging Face name.
     pub name: String,
-    pub config: ModelConfig,
+    pub config: Architecture,
     pub tensors: Box<dyn TensorSource>,
     pub text: TextSource,
 }
@@ -136,12 +137,12 @@ fn display_name(path: &Path) -> String {
 ///
 /// # Errors
 /// [`Error::BadInput`] naming the first tensor that does not fit, with the expected shape.
-pub fn check_tensors(config: &ModelConfig, tensors: &dyn TensorSource) -> Result<()> {
+pub fn check_tensors(config: &Architecture, tensors: &dyn TensorSource) -> Result<()> {
     let unreadable: HashMap<&str, &str> =
         tensors.unreadable().iter().map(|(name, kind)| (name.as_str(), kind.as_str())).collect();
     let mut left: std::collections::HashSet<&str> = tensors.tensors().iter().map(|info| info.name.as_str()).collect();
     left.extend(unreadable.keys());
-    for parameter in anatomy::parameters(config) {
+    for parameter in parameters(config) {
         let name = parameter.name.as_str();
         let place = || format!("{}: tensor {name}", tensors.place(name));
         left.remove(name);
@@ -183,7 +184,7 @@ pub fn check_tensors(config: &ModelConfig, tensors: &dyn TensorSource) -> Result
             format!("{}: tensor {name}", tensors.place(name)),
             format!(
                 "is not part of a {} with {} layers, and ignoring it would change the model",
-                config.architecture, config.num_hidden_layers
+                config.class, config.num_hidden_layers
             ),
             "Config and weights belong to different models, or the model is a variant that graftling does not know.",
         ));

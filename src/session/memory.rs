@@ -6,7 +6,7 @@ use std::fmt::Write;
 use crate::byte_size::ByteSize;
 use crate::gpu::{Facts, Room, padded};
 use crate::graph::{Graph, Origin, ValueId};
-use crate::model::llama::{Head, Llama};
+use crate::model::graph::{Head, Model};
 use crate::plan::Plan;
 use crate::{Error, Result};
 
@@ -20,9 +20,9 @@ pub fn planned(graph: &Graph, keep: &[ValueId], more_pinned: &[ValueId], facts: 
     (plan, inputs)
 }
 
-/// Bytes of a model's rope table.
-pub fn rope_bytes(model: &Llama) -> usize {
-    padded(model.graph[model.rope_table].tensor.max_bytes())
+/// Bytes of a model's rope tables.
+pub fn rope_bytes(model: &Model) -> usize {
+    model.rope_tables.iter().map(|&table| padded(model.graph[table].tensor.max_bytes())).sum()
 }
 
 /// Bytes on the device, by class, of a model that is not trained.
@@ -42,7 +42,7 @@ pub struct Needs {
 
 impl Needs {
     /// What graphs need that run beside each other; those with a key/value cache share one.
-    pub fn of(models: &[Llama], facts: &Facts) -> Self {
+    pub fn of(models: &[Model], facts: &Facts) -> Self {
         let mut needs = Self::default();
         for model in models {
             let graph = &model.graph;

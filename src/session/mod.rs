@@ -10,11 +10,11 @@ use std::sync::Arc;
 
 use crate::Result;
 use crate::adapter::{DeviceAdapter, LoadedAdapter, LoraSpec};
+use crate::architecture::Architecture;
 use crate::generate::Generator;
 use crate::gpu::{Arithmetic, Device};
 use crate::graph::Graph;
-use crate::model::config::ModelConfig;
-use crate::model::llama::{Llama, StorageOf};
+use crate::model::graph::{Model, StorageOf};
 use crate::model::opened::OpenModel;
 use crate::model::weights::{DeviceWeights, WeightType};
 use crate::plan::autotune::{BUDGET, Sources, tune};
@@ -47,7 +47,7 @@ pub enum Use {
 
 impl Use {
     /// The models that it runs.
-    fn models(self, config: &ModelConfig, storage: StorageOf, lora: Option<&LoraSpec>) -> Result<Vec<Llama>> {
+    fn models(self, config: &Architecture, storage: StorageOf, lora: Option<&LoraSpec>) -> Result<Vec<Model>> {
         match self {
             Self::Evaluate { max_tokens } => Ok(vec![Evaluator::model(config, storage, lora, max_tokens)?]),
             Self::Generate { context } => Generator::models(config, storage, lora, context),
@@ -73,7 +73,7 @@ pub trait Watch: Sync {
 
 /// A model on a device.
 pub struct Session {
-    config: ModelConfig,
+    config: Architecture,
     weights: Arc<DeviceWeights>,
     adapter: Option<DeviceAdapter>,
 }

@@ -4,11 +4,11 @@
 use super::prefix_cache::PrefixMemory;
 use super::step::{LossGraph, OptimizerGraph, Recompute, accumulator_graph};
 use crate::Result;
-use crate::adapter::{AdapterLayout, LoraSpec};
+use crate::adapter::{Adapted, AdapterLayout, LoraSpec};
+use crate::architecture::Architecture;
 use crate::gpu::{Facts, padded};
 use crate::graph::{Counts, Graph, ShapeError, ValueId};
-use crate::model::config::ModelConfig;
-use crate::model::llama::{Head, Llama, Part, Purpose, StorageOf};
+use crate::model::graph::{Head, Model, Part, Purpose, StorageOf};
 use crate::plan::{Plan, borrow};
 use crate::session::memory::{planned, rope_bytes};
 
@@ -60,11 +60,11 @@ pub struct Planner {
     graphs: LossGraph,
     shape: StepShape,
     /// The graph that evaluates held-out data, and what can be read from it after a run.
-    held_out: Option<(Llama, [ValueId; 2])>,
+    held_out: Option<(Model, [ValueId; 2])>,
     /// Bytes of the frozen weights.
     weights: usize,
-    /// Elements of the adapter.
-    elements: usize,
+    /// Elements of each buffer of the adapter.
+    elements: Vec<usize>,
     facts: Facts,
     /// What the layers below a step, and below an evaluation, occupy where they stand apart.
     below: [PrefixMemory; 2],
@@ -77,7 +77,7 @@ impl Planner {
     /// # Errors
     /// If the configuration contradicts itself.
     pub fn new(
-        config: &ModelConfig,
+        config: &Architecture,
         storage: StorageOf,
         lora: &LoraSpec,
         shape: StepShape,
@@ -90,14 +90,14 @@ impl Planner {
             0 => None,
             tokens => {
                 let part = Part::above(lowest.held_out);
-                let model = Llama::build_part(config, storage, Some(lora), Purpose::Evaluate, part, tokens)?;
+                let model = Adapted::build(config, storage, Some(lora), Purpose::Evaluate, part, tokens)?.model;
                 let Head::Loss { loss, nll } = model.head else {
-                    return Err(ShapeError::new("llama", "the head", "logits", "a loss").into());
+                    return Err(ShapeError::new("model", "the head", "logits", "a loss").into());
                 };
                 Some((model, [loss, nll]))
             }
         };
-        let elements = AdapterLayout::new(lora, config).elements();
+        let elements = AdapterLayout::new(lora, config).span_elements();
         let below = |layer: Option<usize>, tokens| match layer {
             Some(layer) => PrefixMemory::plan(config, storage, layer, tokens, facts),
             None => Ok(PrefixMemory::default()),
@@ -145,7 +145,7 @@ impl Planner {
         let graphs = self.graphs.clone().recomputed(recompute);
         let pinned: Vec<ValueId> = graphs.gradients.iter().copied().chain(graphs.model.inputs.hidden).collect();
         let (step, inputs) = self.plan(&graphs.model.graph, &[graphs.loss, graphs.nll], &pinned);
-        let adapter = padded(self.elements * 4);
+        let adapter: usize = self.elements.iter().map(|elements| padded(elements * 4)).sum();
         let mut memory = Memory {
             weights: self.weights,
             adapters: adapter,
@@ -155,11 +155,11 @@ impl Planner {
             evaluation: 0,
         };
         // Neither graph can fail: an adapter that was laid out has elements.
-        if let Ok(optimizer) = OptimizerGraph::build(self.elements) {
+        if let Ok(optimizer) = OptimizerGraph::build(&self.elements) {
             let (plan, inputs) = self.plan(&optimizer.graph, &[optimizer.norm], &[]);
             memory.optimizer += plan.arena_bytes() + inputs;
         }
-        if let (true, Ok((graph, ..))) = (self.shape.accumulate, accumulator_graph(self.elements)) {
+        if let (true, Ok((graph, ..))) = (self.shape.accumulate, accumulator_graph(&self.elements)) {
             memory.optimizer += adapter + self.plan(&graph, &[], &[]).1;
         }
         if let Some((model, keep)) = &self.held_out {

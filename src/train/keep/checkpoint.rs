@@ -291,10 +291,10 @@ pub(in crate::train) fn with_last_good(out: &Path, error: Error) -> Error {
 mod tests {
     use super::*;
     use crate::adapter::LoraSpec;
-    use crate::model::config::ModelConfig;
+    use crate::architecture::Architecture;
 
     fn layout() -> (AdapterConfig, AdapterLayout) {
-        let config = ModelConfig::from_json_str(
+        let config = Architecture::from_json_str(
             r#"{"architectures":["LlamaForCausalLM"],"model_type":"llama","vocab_size":8,"hidden_size":4,"intermediate_size":8,
                 "num_hidden_layers":2,"num_attention_heads":2,"num_key_value_heads":1,"rms_norm_eps":1e-5,
                 "max_position_embeddings":16,"tie_word_embeddings":true}"#,
