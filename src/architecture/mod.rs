@@ -271,21 +271,9 @@ impl Architecture {
     /// [`Error::BadInput`] naming the feature that it has no kernels for.
     pub fn supported(&self) -> Result<()> {
         let missing = [
-            (self.norms != Norms::Before, "norms after attention and MLP"),
-            (self.norm_adds_one, "norms that multiply by 1 + weight"),
-            (self.query_key_norm != QueryKeyNorm::None, "norms of query and key"),
-            (self.fused, "fused projections"),
-            (self.query_key_value_bias || self.attention_output_bias, "attention_bias: biases of the projections"),
-            (self.mlp_bias, "mlp_bias: biases of the MLP"),
-            (self.activation != Activation::Silu, "another activation than silu"),
             (self.attention_softcap.is_some(), "soft-capped attention"),
-            (self.final_softcap.is_some(), "soft-capped logits"),
-            (self.embedding_multiplier != 1.0, "scaled embeddings"),
-            (self.residual_multiplier != 1.0, "scaled residuals"),
-            (self.logits_scaling != 1.0, "scaled logits"),
             (self.layers.iter().any(|layer| layer.window.is_some()), "a sliding window"),
-            (self.layers.iter().any(|layer| layer.rope != Some(0)), "layers of different rotations"),
-            (self.ropes.iter().any(|rope| rope.dim != self.head_dim), "heads that are rotated in part"),
+            (!self.head_dim.is_multiple_of(4) || self.head_dim > 256, "heads of another size than a multiple of 4 up to 256"),
         ];
         if let Some((_, feature)) = missing.into_iter().find(|(missing, _)| *missing) {
             return Err(Error::bad_input(
