@@ -171,12 +171,7 @@ fn product(name: &str, layout: Layout, [m, n, k]: [usize; 3], storage: DType, ad
 
 /// One causal sequence of all rows.
 fn of_attention(config: &ModelConfig, rows: usize) -> Vec<Case> {
-    let heads = Heads {
-        heads: config.num_attention_heads,
-        key_value_heads: config.num_key_value_heads,
-        head_dim: config.head_dim,
-        scale: 1.0 / (config.head_dim as f64).sqrt(),
-    };
+    let heads = Heads::new(config.num_attention_heads, config.num_key_value_heads, config.head_dim);
     let (q, k) = (f32(rows, heads.heads * heads.head_dim), f32(rows, heads.key_value_heads * heads.head_dim));
     let (position, segment_start) = (u32(rows, Fill::Rows), u32(rows, Fill::Zero));
     let shape = format!("{rows} rows, {}/{} heads x {}", heads.heads, heads.key_value_heads, heads.head_dim);

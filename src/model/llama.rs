@@ -259,12 +259,7 @@ impl<'a> Builder<'a> {
                 *rows = self.graph.apply_one(CacheRows, &[state, *rows, position], name)?;
             }
         }
-        let heads = Heads {
-            heads: self.config.num_attention_heads,
-            key_value_heads: self.config.num_key_value_heads,
-            head_dim: self.config.head_dim,
-            scale: 1.0 / (self.config.head_dim as f64).sqrt(),
-        };
+        let heads = Heads::new(self.config.num_attention_heads, self.config.num_key_value_heads, self.config.head_dim);
         self.graph.apply_one(Attention(heads), &[query, key, value, position, segment_start], format!("{path}.self_attn"))
     }
 

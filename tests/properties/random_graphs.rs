@@ -169,7 +169,11 @@ impl Built {
                 let Some(k) = self.pick(second, shares) else { return };
                 let k_type = self.sketch.graph[k].tensor;
                 let v = self.pick(third, |tensor| tensor == k_type).unwrap_or(k);
-                let heads = Heads { heads, key_value_heads: k_type.shape.columns / HEAD_DIM, head_dim: HEAD_DIM, scale: 0.5 };
+                let heads = Heads {
+                    softcap: (third % 5 == 0).then_some(0.75),
+                    window: (second % 3 == 0).then_some(1 + usize::from(second) % 7),
+                    ..Heads::new(heads, k_type.shape.columns / HEAD_DIM, HEAD_DIM)
+                };
                 self.apply(Attention(heads), &[q, k, v, packing.position, packing.segment_start]);
             }
             Kind::GatherRows => {
