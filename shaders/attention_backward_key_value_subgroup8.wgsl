@@ -73,10 +73,10 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
             d_high += products_high(own_value.near, d_output.near);
             d_high += products_high(own_value.far, d_output.far);
         }
-        // Keys first_seen ..= row are seen by a query vector, none by one past the end. Rows are numbers that f32 holds exactly.
-        let first_seen = select(f32(params.rows), f32(first), base + lane < vectors);
-        let sees_low = (vec4f(f32(key)) >= spread_low(first_seen)) & (vec4f(f32(key)) <= spread_low(f32(row)));
-        let sees_high = (vec4f(f32(key)) >= spread_high(first_seen)) & (vec4f(f32(key)) <= spread_high(f32(row)));
+        // Keys earliest ..= row are seen by a query vector, none by one past the end. Rows are numbers that f32 holds exactly.
+        let earliest = select(f32(params.rows), f32(first), base + lane < vectors);
+        let sees_low = (vec4f(f32(key)) >= spread_low(earliest)) & (vec4f(f32(key)) <= spread_low(f32(row)));
+        let sees_high = (vec4f(f32(key)) >= spread_high(earliest)) & (vec4f(f32(key)) <= spread_high(f32(row)));
         let statistic = statistics[q_start / HEAD_VEC4];
         let capped_low = capped(params.scale * scores_low);
         let capped_high = capped(params.scale * scores_high);

@@ -142,10 +142,24 @@ impl DeviceWeights {
     /// Where the weights of a graph are, with its rope table.
     ///
     /// # Errors
-    /// If the device has not the memory for the rope table.
+    /// Names a weight that the graph needs and the device has not, or rests in another type than the graph says; or the device has not the
+    /// memory for the rope table.
     pub fn pinned(&self, model: &Llama, config: &ModelConfig) -> Result<HashMap<ValueId, Pinned>> {
-        let mut pinned: HashMap<ValueId, Pinned> =
-            model.weights.iter().filter_map(|(name, id)| self.tensors.get(name).map(|(_, place)| (*id, place.clone()))).collect();
+        let mut pinned: HashMap<ValueId, Pinned> = HashMap::new();
+        for (name, id) in &model.weights {
+            let found = self.tensors.get(name);
+            let expected = model.graph[*id].tensor;
+            let Some((_, place)) = found.filter(|(dtype, _)| *dtype == expected.dtype) else {
+                let there =
+                    found.map_or("is not on the device".to_owned(), |(dtype, _)| format!("rests on the device as {dtype}"));
+                return Err(Error::bad_input(
+                    "model weights",
+                    format!("tensor `{name}`, which the model needs as {expected}, {there}"),
+                    "the configuration and the tensors do not belong together: download or convert the model again",
+                ));
+            };
+            pinned.insert(*id, place.clone());
+        }
         let positions = model.graph[model.rope_table].tensor.shape.rows.max();
         let table = rope_table(&config.rope_inverse_frequencies()?, 1.0, positions);
         let slice = self.device.allocate("rope_table", table.len() * 4)?;

@@ -49,7 +49,7 @@ impl Case {
 
 fn case() -> impl Strategy<Value = Case> {
     let heads = (1usize..4, 1usize..4, prop_oneof![1usize..8, Just(16), Just(20), Just(24), Just(32), Just(64)]);
-    let (softcap, window) = (prop::option::of(0.3..3.0f64), prop::option::of(1usize..30));
+    let (softcap, window) = (prop_oneof![Just(None), Just(Some(0.5)), Just(Some(2.0))], prop::option::of(1usize..30));
     (heads, softcap, window, prop::collection::vec(1usize..40, 1..4), any::<u64>()).prop_map(
         |((group, key_value_heads, quarter), softcap, window, segments, seed)| {
             let heads = Heads { softcap, window, ..Heads::new(group * key_value_heads, key_value_heads, 4 * quarter) };

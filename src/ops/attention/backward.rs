@@ -30,6 +30,10 @@ impl Op for AttentionBackwardQuery {
         Ok(vec![q, TensorType::f32(q.shape.rows, 2 * self.0.heads)])
     }
 
+    fn derivative(&self) -> Derivative<'_> {
+        Derivative::None("it is a gradient itself, and gradients are not differentiated again")
+    }
+
     fn reference(&self, inputs: &[&Matrix], outputs: &[[usize; 2]]) -> Vec<Matrix> {
         let [q, k, v, out, lse, d_out, segment_start] = inputs else { unreachable!("checked by infer") };
         let (heads, group) = (&self.0, self.0.group());
@@ -56,7 +60,7 @@ impl Op for AttentionBackwardQuery {
         let vectors = call.inputs[0].rows * self.0.heads;
         let statistics = Dispatch {
             kernel: &STATISTICS,
-            constants: self.0.constants(),
+            constants: vec![self.0.size_constant()],
             params: StatisticsParams { vectors: vectors as u32 }.bytes(),
             bindings: vec![Bind::Input(3), Bind::Input(5), Bind::Input(4), Bind::Output(1)],
             workgroups: spread(vectors.div_ceil(64)),
@@ -106,6 +110,10 @@ impl Op for AttentionBackwardKeyValue {
         expect::same(op, "d_out", inputs[4], q)?;
         expect::same(op, "segment_start", inputs[5], TensorType::u32(q.shape.rows, 1))?;
         Ok(vec![inputs[1], inputs[2]])
+    }
+
+    fn derivative(&self) -> Derivative<'_> {
+        Derivative::None("it is a gradient itself, and gradients are not differentiated again")
     }
 
     fn reference(&self, inputs: &[&Matrix], outputs: &[[usize; 2]]) -> Vec<Matrix> {

@@ -39,7 +39,7 @@ pub use backward::{
 };
 pub(super) use examples::{backward_key_value_entry, backward_query_entry, entry};
 
-use super::{Bind, Call, Dispatch, Matrix, Op, Vjp, expect, softcap, spread};
+use super::{Bind, Call, Derivative, Differentiate, Dispatch, Matrix, Op, Vjp, expect, softcap, spread};
 use crate::gpu::Facts;
 use crate::gpu::kernel::{Kernel, Needs};
 use crate::graph::{ShapeError, TensorType};
@@ -104,10 +104,15 @@ impl Heads {
         expect::same(op, "v", v, k)
     }
 
-    /// Override constants of every kernel of this family.
+    /// The override constant of every kernel of this family.
+    fn size_constant(&self) -> (&'static str, f64) {
+        ("HEAD_VEC4", (self.head_dim / 4) as f64)
+    }
+
+    /// The override constants of the kernels that compute scores.
     fn constants(&self) -> Vec<(&'static str, f64)> {
         let softcap = self.softcap.map(|cap| softcap::constant(Some(cap)));
-        [("HEAD_VEC4", (self.head_dim / 4) as f64)].into_iter().chain(softcap).collect()
+        std::iter::once(self.size_constant()).chain(softcap).collect()
     }
 
     /// The window as the kernels know it.
@@ -167,32 +172,8 @@ impl Op for Attention {
         Ok(vec![q, TensorType::f32(q.shape.rows, self.0.heads)])
     }
 
-    fn vjp(&self, vjp: &mut Vjp) -> Result<(), ShapeError> {
-        let Some(d_out) = vjp.d_outputs[0] else { return Ok(()) };
-        if !(0..3).any(|input| vjp.wants(input)) {
-            return Ok(());
-        }
-        let [q, k, v, _, segment_start] = vjp.inputs[..] else { unreachable!("checked by infer") };
-        let [out, lse] = vjp.outputs[..] else { unreachable!("attention has two outputs") };
-        let name = vjp.d_name(0);
-        let query = AttentionBackwardQuery(self.0);
-        let [d_q, statistics] = vjp.graph.apply(query, &[q, k, v, out, lse, d_out, segment_start], name)?[..] else {
-            unreachable!("attention_backward_query has two outputs")
-        };
-        if vjp.wants(0) {
-            vjp.give(0, d_q);
-        }
-        if vjp.wants(1) || vjp.wants(2) {
-            let name = vjp.d_name(1);
-            let key_value = AttentionBackwardKeyValue(self.0);
-            let gradients = vjp.graph.apply(key_value, &[q, k, v, statistics, d_out, segment_start], name)?;
-            for (input, gradient) in [1, 2].into_iter().zip(gradients) {
-                if vjp.wants(input) {
-                    vjp.give(input, gradient);
-                }
-            }
-        }
-        Ok(())
+    fn derivative(&self) -> Derivative<'_> {
+        Derivative::Rule(self)
     }
 
     fn reference(&self, inputs: &[&Matrix], outputs: &[[usize; 2]]) -> Vec<Matrix> {
@@ -245,6 +226,37 @@ impl Op for Attention {
 
     fn flops(&self, inputs: &[[usize; 2]], _: &[[usize; 2]]) -> u64 {
         flops_of(&self.0, inputs[0][0], inputs[1][0], 2)
+    }
+}
+
+impl Differentiate for Attention {
+    fn vjp(&self, vjp: &mut Vjp) -> Result<(), ShapeError> {
+        vjp.only_first_output("attention")?;
+        let Some(d_out) = vjp.d_outputs[0] else { return Ok(()) };
+        if !(0..3).any(|input| vjp.wants(input)) {
+            return Ok(());
+        }
+        let [q, k, v, _, segment_start] = vjp.inputs[..] else { unreachable!("checked by infer") };
+        let [out, lse] = vjp.outputs[..] else { unreachable!("attention has two outputs") };
+        let name = vjp.d_name(0);
+        let query = AttentionBackwardQuery(self.0);
+        let [d_q, statistics] = vjp.graph.apply(query, &[q, k, v, out, lse, d_out, segment_start], name)?[..] else {
+            unreachable!("attention_backward_query has two outputs")
+        };
+        if vjp.wants(0) {
+            vjp.give(0, d_q);
+        }
+        if vjp.wants(1) || vjp.wants(2) {
+            let name = vjp.d_name(1);
+            let key_value = AttentionBackwardKeyValue(self.0);
+            let gradients = vjp.graph.apply(key_value, &[q, k, v, statistics, d_out, segment_start], name)?;
+            for (input, gradient) in [1, 2].into_iter().zip(gradients) {
+                if vjp.wants(input) {
+                    vjp.give(input, gradient);
+                }
+            }
+        }
+        Ok(())
     }
 }
 
