@@ -24,6 +24,7 @@ use sha2::{Digest, Sha256};
 
 use super::conversation;
 use super::record::{self, KINDS, Place, Record};
+use crate::files;
 use crate::text::{ChatTemplate, Encoded, Tokenizer};
 use crate::{Error, Result};
 
@@ -128,7 +129,7 @@ pub fn load(path: &Path, tokenizer: &Tokenizer, template: Option<&ChatTemplate>,
         let problem = format!("{max_length} is too short: a token is predicted from the ones before it");
         return Err(Error::bad_input("--max-length", problem, "use 2 or more; 512 to 2048 is usual"));
     }
-    let bytes = std::fs::read(path)
+    let bytes = files::read(path, files::ANY)
         .map_err(|cause| Error::bad_input(&name, format!("cannot read the data: {cause}"), format!("a data file has {KINDS}")))?;
     let lines: Vec<(usize, &[u8])> = (1..)
         .zip(bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(&bytes).split(|byte| *byte == b'\n'))

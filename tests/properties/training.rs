@@ -1,13 +1,13 @@
 //! Laws of a model that is trained, evaluated and asked, on a tiny one: dropout, the adapter's start, prompts of several chunks.
 
 use crate::common::device;
-use graftling::adapter::{DeviceAdapter, LoraSpec};
+use graftling::adapter::{Adapted, DeviceAdapter, LoraSpec};
 use graftling::bench::step::{lora, random_batch};
 use graftling::data::{Batch, Example};
 use graftling::formats::ModelFiles;
 use graftling::generate::Generator;
 use graftling::graph::{DType, Graph};
-use graftling::model::llama::{Llama, Purpose};
+use graftling::model::graph::{Part, Purpose};
 use graftling::model::weights::{DeviceWeights, WeightType};
 use graftling::ops::Random;
 use graftling::train::evaluate::Evaluator;
@@ -43,9 +43,9 @@ fn every_projection_has_its_own_dropout_and_only_in_training() {
     let distinct: HashSet<&String> = forward.iter().collect();
     assert_eq!(distinct.len(), adapted, "{forward:?}");
     for purpose in [Purpose::Evaluate, Purpose::Generate { cache: 16 }] {
-        let model = Llama::build(&config, &|_| DType::F32, Some(&spec), purpose, 16).unwrap();
-        assert_eq!(dropouts(&model.graph), [""; 0], "{purpose:?}");
-        assert!(model.inputs.dropout_counter.is_none());
+        let adapted = Adapted::build(&config, &|_| DType::F32, Some(&spec), purpose, Part::Whole, 16).unwrap();
+        assert_eq!(dropouts(&adapted.model.graph), [""; 0], "{purpose:?}");
+        assert!(adapted.dropout_counter.is_none());
     }
 }
 
