@@ -106,10 +106,10 @@ impl Builder<'_> {
             }
         }
         let heads = Heads {
-            heads: self.architecture.num_attention_heads,
-            key_value_heads: self.architecture.num_key_value_heads,
-            head_dim: self.architecture.head_dim,
-            scale: self.architecture.attention_scale,
+            scale: model.attention_scale,
+            softcap: model.attention_softcap,
+            window: model.layers[layer].window,
+            ..Heads::new(model.num_attention_heads, model.num_key_value_heads, model.head_dim)
         };
         self.graph.apply_one(Attention(heads), &[query, key, value, position, segment_start], path)
     }
