@@ -79,6 +79,7 @@ pub fn run(args: GenerateArgs) -> Result<()> {
     let mut stream = model.tokenizer.decode_stream();
     let mut text = String::new();
     let mut give = |piece: Option<String>| -> Result<()> {
+        model.tokenizer.stopped()?;
         let piece = piece.unwrap_or_default();
         text.push_str(&piece);
         if args.json { Ok(()) } else { super::print(&piece) }

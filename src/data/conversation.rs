@@ -78,6 +78,7 @@ pub fn encode_with(
     messages: &[Message],
     inputs: &TemplateInputs,
 ) -> Result<Conversation> {
+    not_too_long(messages)?;
     let view = View::new(tokenizer, template, messages, inputs, false)?;
     let encoded = tokenizer.encode_literally(&view.text, &view.literal)?;
     let special = |at: usize| tokenizer.is_special(encoded.ids[at]);
@@ -126,6 +127,26 @@ pub fn encode_with(
     }
     let neutralised_messages = view.marked.count;
     Ok(Conversation { text: view.text, encoded, supervised, rewritten_turns, neutralised_messages, turn_ends, unended_turns })
+}
+
+/// Following the turns renders the conversation about twice for each turn of the assistant, which takes time that grows with the square
+/// of their number: seconds at this bound.
+fn not_too_long(messages: &[Message]) -> Result<()> {
+    const MOST_BYTES: usize = 1 << 30;
+    /// What a message costs besides its text.
+    const A_MESSAGE: usize = 512;
+    let turns = messages.iter().filter(|message| message.role == "assistant").count();
+    let text: usize = messages.iter().map(Message::size).sum();
+    let rendered = messages.len().saturating_mul(A_MESSAGE).saturating_add(text).saturating_mul(turns);
+    if rendered <= MOST_BYTES {
+        return Ok(());
+    }
+    let problem = format!(
+        "a conversation of {} messages ({turns} of them the assistant's) and {} KiB is too long to find what the assistant wrote",
+        messages.len(),
+        text >> 10
+    );
+    Err(Error::bad_input("messages", problem, "split the conversation into several records, of at most a thousand messages each"))
 }
 
 /// Where a turn stands in the text of the whole conversation.

@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 use std::io::{self, Write};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use minijinja::value::merge_maps;
 use minijinja::{Environment, ErrorKind, Value, context};
@@ -29,7 +29,7 @@ const MAX_MEMORY: usize = 256 << 20;
 const MEMORY_A_BYTE: usize = 64;
 /// How long compiling and one rendering may take, besides a second for each [`BYTES_A_SECOND`] of the messages. A conversation takes
 /// a millisecond; the machine may be busy.
-const TIME: Duration = Duration::from_secs(5);
+const SECONDS: u64 = 5;
 const BYTES_A_SECOND: usize = 1 << 20;
 const NAME: &str = "chat_template";
 
@@ -99,9 +99,9 @@ impl ChatTemplate {
 
     /// `tokens`: `bos_token` and the like, by name.
     fn compile_with(origin: &str, template: &str, tokens: Vec<(String, String)>, now: i64) -> Result<Self> {
+        let limits = Limits::new(SECONDS, template.len(), BYTES_A_SECOND, MAX_MEMORY);
         let (place, template) = (origin.to_string(), template.to_string());
         let compile = move || Program::compile(place, &template, tokens, now);
-        let limits = Limits { time: TIME, memory: MAX_MEMORY };
         let program = confined(limits, compile).map_err(|stopped| unsound(origin, &stopped))??;
         Ok(Self { program: Arc::new(program), confinement: Confinement::default() })
     }
@@ -119,10 +119,8 @@ impl ChatTemplate {
     /// As [`Self::render`], with what a record gives the template beside its messages.
     pub fn render_with(&self, messages: &[Message], inputs: &TemplateInputs, add_generation_prompt: bool) -> Result<String> {
         let given = size(messages, inputs);
-        let limits = Limits {
-            time: TIME + Duration::from_secs((given / BYTES_A_SECOND) as u64),
-            memory: MAX_MEMORY.saturating_add(given.saturating_mul(MEMORY_A_BYTE)),
-        };
+        let memory = MAX_MEMORY.saturating_add(given.saturating_mul(MEMORY_A_BYTE));
+        let limits = Limits::new(SECONDS, given, BYTES_A_SECOND, memory);
         let (program, messages, inputs) = (Arc::clone(&self.program), messages.to_vec(), inputs.clone());
         let rendered = self.confinement.run(limits, move || program.render(&messages, &inputs, add_generation_prompt));
         rendered.map_err(|stopped| unsound(self.origin(), &stopped))?

@@ -4,7 +4,6 @@ use std::collections::HashSet;
 use std::fmt::Display;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Duration;
 
 use super::decode_stream::DecodeStream;
 use super::gguf_vocabulary::{self, Built};
@@ -19,9 +18,9 @@ use crate::{Error, Result};
 const LONGEST_TEXT: usize = 8 << 20;
 /// Texts above so many bytes are encoded one at a time.
 const LONG_TEXT: usize = 1 << 20;
-/// How long encoding or decoding may take, besides a second for each [`BYTES_A_SECOND`]: sound tokenizers take a tenth of that, and the
+/// Seconds that encoding or decoding may take, besides a second for each [`BYTES_A_SECOND`]: sound tokenizers take a tenth of that, and the
 /// machine may be busy.
-const WORKING: Duration = Duration::from_secs(5);
+const WORKING: u64 = 5;
 const BYTES_A_SECOND: usize = 64 << 10;
 /// Bytes that encoding or decoding may hold, besides [`MEMORY_A_BYTE`] for each byte of the text.
 const WORKING_MEMORY: usize = 256 << 20;
@@ -29,14 +28,13 @@ const MEMORY_A_BYTE: usize = 512;
 
 /// What reading a tokenizer of `size` bytes may take. The largest known ones have 35 MB, and take seconds.
 fn loading(size: usize) -> Limits {
-    let time = Duration::from_secs(20 + (size >> 20) as u64);
-    Limits { time, memory: (512 << 20) + size.saturating_mul(64) }
+    Limits::new(20, size, 1 << 20, (512 << 20) + size.saturating_mul(64))
 }
 
 /// A tokenizer that exceeds a bound.
 fn excessive(origin: &str, what: &str, stopped: &Stopped) -> Error {
     let proposal = "the tokenizer comes with the model: use a model whose source you trust";
-    Error::bad_input(origin, format!("the tokenizer {stopped} {what}"), proposal)
+    Error::bad_input(origin, format!("the tokenizer {stopped} {what}").trim_end(), proposal)
 }
 
 /// The model's tokenizer. One instance serves any number of threads.
@@ -272,10 +270,15 @@ impl Tokenizer {
         decoded.map_err(|cause| self.fault("decode these tokens", cause))
     }
 
+    /// The error of all further work, once the tokenizer has exceeded a bound. For those who went on without a text that they did not get.
+    pub fn stopped(&self) -> Result<()> {
+        self.confinement.stopped().map_or(Ok(()), |stopped| Err(excessive(&self.origin, "", stopped)))
+    }
+
     /// Lets the tokenizer's rules work on `size` bytes, confined.
     fn run<T: Send + 'static>(&self, what: &str, size: usize, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
-        let time = WORKING + Duration::from_secs((size / BYTES_A_SECOND) as u64);
-        let limits = Limits { time, memory: WORKING_MEMORY + size.saturating_mul(MEMORY_A_BYTE) };
+        let memory = WORKING_MEMORY + size.saturating_mul(MEMORY_A_BYTE);
+        let limits = Limits::new(WORKING, size, BYTES_A_SECOND, memory);
         self.confinement.run(limits, work).map_err(|stopped| match stopped {
             Stopped::Panic(message) => self.fault(what, message),
             _ => excessive(&self.origin, &format!("(to {what})"), &stopped),
