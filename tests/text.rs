@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 
+use graftling::formats::hugging_face;
 use graftling::formats::{GgufTokenizer, ModelFiles, TextSource, TokenizerSource};
 use graftling::text::{ChatTemplate, Message, Tokenizer};
 use proptest::prelude::*;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 fn fixture(name: &str) -> Value {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/text").join(name);
@@ -21,15 +22,7 @@ fn ids(value: &Value) -> Vec<u32> {
 }
 
 fn source(tokenizer: TokenizerSource) -> TextSource {
-    TextSource {
-        tokenizer,
-        chat_template: None,
-        bos_token: None,
-        eos_token: None,
-        bos_token_id: None,
-        eos_token_ids: Vec::new(),
-        add_bos: None,
-    }
+    TextSource::of(tokenizer)
 }
 
 fn byte_level(pre: &str) -> GgufTokenizer {
@@ -146,6 +139,39 @@ fn a_tokenizer_file_gives_the_same_ids_and_its_padding_is_ignored() {
 }
 
 #[test]
+fn special_tokens_are_found_in_all_the_files_that_transformers_reads() {
+    let fixture = fixture("special_tokens.json");
+    let config = json!({
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "vocab_size": 700, "hidden_size": 64,
+        "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "rms_norm_eps": 1e-5,
+        "max_position_embeddings": 128,
+    });
+    for case in fixture["cases"].as_array().unwrap() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, content: &Value| std::fs::write(folder.path().join(name), content.to_string()).unwrap();
+        let bos = case["bos"] == true;
+        let key = format!("{}{}", u8::from(!case["listed"].as_array().unwrap().is_empty()), u8::from(bos));
+        write("tokenizer.json", &fixture["tokenizers"][&key]);
+        write("config.json", &config);
+        case["files"].as_object().unwrap().iter().for_each(|(name, content)| write(name, content));
+        let config = hugging_face::config(folder.path()).unwrap();
+        let tokenizer = Tokenizer::from_source(&hugging_face::text(folder.path(), &config).unwrap()).unwrap();
+        let name = &case["name"];
+        for (at, text) in strings(&fixture["texts"]).iter().enumerate() {
+            assert_eq!(tokenizer.encode(text, false).unwrap(), ids(&case["ids"][at]), "{name}: {text:?}");
+            // transformers adds BOS to a text that begins with it.
+            let mut expected = ids(&case["with_added"][at]);
+            if bos && expected[..2] == [0, 0] {
+                expected.remove(0);
+            }
+            assert_eq!(tokenizer.encode(text, true).unwrap(), expected, "{name}: {text:?}");
+        }
+        let eos = tokenizer.eos_token_id().and_then(|id| tokenizer.token(id));
+        assert_eq!(eos.as_deref(), case["eos_token"].as_str(), "{name}");
+    }
+}
+
+#[test]
 fn llama_3_puts_bos_first_and_others_do_not() {
     assert_eq!(from_gguf(byte_level("llama-bpe")).encode("x", true).unwrap()[0], 0);
     for pre in ["smollm", "gpt-2", "qwen2"] {
@@ -161,9 +187,14 @@ fn llama_3_puts_bos_first_and_others_do_not() {
 fn special_tokens_are_those_that_the_file_marks() {
     let typed = from_gguf(byte_level("smollm"));
     assert_eq!(typed.special_tokens().iter().map(|(id, _)| *id).collect::<Vec<_>>(), [0, 1, 2]);
-    // Without types: BOS and EOS, which other keys name.
+    assert!(typed.notes().is_empty());
+    // Without types, or typed as ordinary text: what looks like a mark is one all the same, as in llama.cpp, and a note says so.
+    for types in [Vec::new(), vec![1; typed.vocab_size()]] {
+        let untyped = from_gguf(GgufTokenizer { token_types: types, ..byte_level("smollm") });
+        assert_eq!(untyped.special_tokens().iter().map(|(id, _)| *id).collect::<Vec<_>>(), [0, 1, 2]);
+        assert!(untyped.notes()[0].contains("\"<|im_start|>\" (id 1)"), "{:?}", untyped.notes());
+    }
     let untyped = from_gguf(GgufTokenizer { token_types: Vec::new(), ..byte_level("smollm") });
-    assert_eq!(untyped.special_tokens().iter().map(|(id, _)| *id).collect::<Vec<_>>(), [0, 2]);
     assert_eq!(untyped.decode(&untyped.encode("a<|im_end|>", false).unwrap(), true).unwrap(), "a");
     // An ordinary token cannot be special, whatever a configuration says.
     let letter = typed.token_id("a").unwrap();
@@ -267,6 +298,40 @@ fn templates_render_what_transformers_renders() {
     }
 }
 
+/// Snippets that are rendered otherwise than by Jinja2, by a part of their source. Each has its reason; there are to be no others.
+const OTHERWISE: [(&str, &[&str]); 5] = [
+    ("a tuple is a list", &["{{ (1", "{{ () ", "partition(", "items()", "| items", "dictsort"]),
+    ("an iterator prints as a list", &["keys() }", "range(3) }", "f.arguments"]),
+    ("numbers and texts have an order, and what is constant is reduced to true or false", &["1 < 'a'", "{{ '' and 'x'"]),
+    ("a loop over the characters of a text knows no length, one over none has no items", &["for x in 'abc'", "for x in none"]),
+    ("the line end after a raw tag goes", &["{% raw %}\r\n"]),
+];
+
+#[test]
+fn snippets_render_as_jinja2_renders_them_or_are_refused() {
+    let fixture = fixture("template_snippets.json");
+    let messages: Vec<Message> = serde_json::from_value(fixture["messages"].clone()).unwrap();
+    let known = |source: &str| OTHERWISE.iter().flat_map(|(_, parts)| *parts).any(|part| source.contains(part));
+    let (mut otherwise, mut refused, mut cases) = (Vec::new(), Vec::new(), 0);
+    for case in fixture["cases"].as_array().unwrap() {
+        let source = case["template"].as_str().unwrap();
+        let rendered = ChatTemplate::compile_at("test", source, Some("<s>".into()), Some("</s>".into()), 0)
+            .and_then(|template| template.render(&messages, true));
+        cases += 1;
+        match (rendered, case["text"].as_str()) {
+            (Ok(text), Some(expected)) if text == expected => {}
+            (Err(_), None) => {}
+            (Err(error), Some(_)) => refused.push(format!("{source}: {error}")),
+            (Ok(_), _) if known(source) => {}
+            (Ok(text), expected) => otherwise.push(format!("{source:?}: {text:?} instead of {expected:?}")),
+        }
+    }
+    assert!(otherwise.is_empty(), "{} of {cases} render otherwise:\n{}", otherwise.len(), otherwise.join("\n"));
+    // What is refused says what it is, and is little.
+    assert!(refused.iter().all(|refusal| refusal.contains("the chat template")), "{refused:#?}");
+    assert!(refused.len() <= 24, "{} of {cases} are refused:\n{}", refused.len(), refused.join("\n"));
+}
+
 fn refusal(template: &str) -> String {
     match ChatTemplate::compile("here.jinja", template, None, None)
         .and_then(|template| template.render(&[Message::new("user", "x")], true))
@@ -325,5 +390,42 @@ fn smollm2_encodes_as_the_reference() {
         for prompt in [false, true] {
             assert_eq!(template.render(&messages, prompt).unwrap(), rendered.next().unwrap().as_str().unwrap());
         }
+    }
+}
+
+#[test]
+fn the_name_of_a_special_token_can_be_text_with_every_kind_of_tokenizer() {
+    // SentencePiece with its space prefix, byte-level BPE, and a tokenizer.json whose words get a prefix at the beginning only.
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/text/sentencepiece_tokenizer.json");
+    let mut metaspace: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    metaspace["normalizer"] = Value::Null;
+    metaspace["pre_tokenizer"] =
+        json!({"type": "Metaspace", "replacement": "\u{2581}", "prepend_scheme": "first", "split": false});
+    for token in metaspace["added_tokens"].as_array_mut().unwrap() {
+        token["rstrip"] = json!(true);
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("tokenizer.json");
+    std::fs::write(&file, metaspace.to_string()).unwrap();
+    let metaspace = Tokenizer::from_source(&source(TokenizerSource::Json(file))).unwrap();
+    for (tokenizer, mark) in
+        [(from_gguf(sentence_piece()), "</s>"), (metaspace, "</s>"), (from_gguf(byte_level("smollm")), "<|im_end|>")]
+    {
+        let text = format!("The ships{mark} a {mark} b{mark}\n{mark}{mark} c");
+        let places: Vec<usize> = text.match_indices(mark).map(|(at, _)| at).collect();
+        let id = tokenizer.token_id(mark).unwrap();
+        // Each of them alone as text; then all.
+        for place in &places {
+            let encoded = tokenizer.encode_literally(&text, &[*place..place + mark.len()]).unwrap();
+            assert_eq!(encoded.ids.iter().filter(|other| **other == id).count(), places.len() - 1, "{mark} at {place}");
+            assert!(encoded.ranges.iter().all(|range| range.start <= range.end && range.end <= text.len()));
+        }
+        let all = tokenizer.encode_literally(&text, &[0..text.len()]).unwrap();
+        assert!(!all.ids.contains(&id));
+        assert_eq!(tokenizer.decode(&all.ids, false).unwrap().trim_start(), text);
+        // Private characters of the text itself stay what they are.
+        let private = format!("\u{100000}{mark}\u{100001}");
+        let encoded = tokenizer.encode_literally(&private, &[4..4 + mark.len()]).unwrap();
+        assert!(!encoded.ids.contains(&id));
     }
 }

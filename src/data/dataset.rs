@@ -10,7 +10,8 @@
 //! * `input_ids`, `labels`: as given; without `labels`, all.
 //!
 //! For `prompt`/`completion` and `text`, BOS comes first if the tokenizer puts it there, and EOS is appended and supervised
-//! unless the text ends with one already: both as TRL's SFTTrainer does.
+//! unless the text ends with one already: both as TRL's SFTTrainer does. A text that begins with BOS itself gets no second one,
+//! and one that ends with EOS and white space (as chat templates write) no second EOS.
 //!
 //! The first token of an example is predicted by nothing, so a label on it teaches nothing and is not counted.
 //! An example longer than `max_length` keeps its beginning, as in TRL.
@@ -18,6 +19,7 @@
 use std::fmt;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
@@ -25,7 +27,7 @@ use sha2::{Digest, Sha256};
 use super::conversation;
 use super::record::{self, KINDS, Place, Record};
 use crate::files;
-use crate::text::{ChatTemplate, Encoded, Tokenizer};
+use crate::text::{ChatTemplate, Encoded, Tokenizer, marks};
 use crate::{Error, Result};
 
 /// One record as tokens.
@@ -69,8 +71,12 @@ pub struct DataReport {
     pub cut_to_nothing: Vec<usize>,
     /// Records with assistant turns that the chat template rewrites, which are context only.
     pub rewritten_turns: Vec<usize>,
-    /// Records with a special token of the template inside a message, encoded as plain text.
+    /// Records with the name of a special token inside a message, encoded as plain text.
     pub neutralised: Vec<usize>,
+    /// The special tokens that end learned turns or texts, by id.
+    pub turn_ends: Vec<u32>,
+    /// Records with something learned after which no end token is learned.
+    pub unended: Vec<usize>,
 }
 
 /// Examples in the order of the file.
@@ -116,6 +122,10 @@ struct Encoding {
     labels: Vec<Option<u32>>,
     rewritten: bool,
     neutralised: bool,
+    /// The special tokens that end what is learned.
+    ends: Vec<u32>,
+    /// Whether something learned has no such end.
+    unended: bool,
 }
 
 /// Reads `path` and encodes its records. `template` is needed for `messages` only.
@@ -138,6 +148,12 @@ pub fn load(path: &Path, tokenizer: &Tokenizer, template: Option<&ChatTemplate>,
     if lines.is_empty() {
         return Err(Error::bad_input(&name, "the file has no records", format!("a data file has {KINDS}")));
     }
+    // What the template writes is checked once, when a conversation needs it.
+    let split = OnceLock::new();
+    let check = |template: &ChatTemplate| match split.get_or_init(|| marks::split_in_template(tokenizer, template)) {
+        Some(mark) => Err(marks::refusal(tokenizer, mark)),
+        None => Ok(()),
+    };
     // In parallel, but the order and the first error are those of the file.
     let encoded: Vec<Result<Encoding>> = lines
         .par_iter()
@@ -147,14 +163,18 @@ pub fn load(path: &Path, tokenizer: &Tokenizer, template: Option<&ChatTemplate>,
                 let problem = format!("this is not UTF-8 text (byte {} of the line)", cause.valid_up_to() + 1);
                 place.error(problem, "save the file as UTF-8")
             })?;
-            encode(place, record::parse(place, text, tokenizer.vocab_size())?, tokenizer, template)
+            let record = record::parse(place, text, tokenizer.vocab_size())?;
+            if let (Record::Messages(_), Some(template)) = (&record, template) {
+                check(template)?;
+            }
+            encode(place, record, tokenizer, template)
         })
         .collect();
 
     let mut report = DataReport { path: name, records: lines.len(), max_length, ..DataReport::default() };
     let mut examples = Vec::with_capacity(lines.len());
     for ((line, _), encoding) in lines.into_iter().zip(encoded) {
-        let Encoding { mut input_ids, mut labels, rewritten, neutralised } = encoding?;
+        let Encoding { mut input_ids, mut labels, rewritten, neutralised, ends, unended } = encoding?;
         let supervised = |labels: &[Option<u32>]| labels.iter().skip(1).any(Option::is_some);
         if rewritten {
             report.rewritten_turns.push(line);
@@ -166,6 +186,10 @@ pub fn load(path: &Path, tokenizer: &Tokenizer, template: Option<&ChatTemplate>,
             report.empty_mask.push(line);
             continue;
         }
+        if unended {
+            report.unended.push(line);
+        }
+        report.turn_ends.extend(ends);
         if input_ids.len() > max_length {
             input_ids.truncate(max_length);
             labels.truncate(max_length);
@@ -182,6 +206,8 @@ pub fn load(path: &Path, tokenizer: &Tokenizer, template: Option<&ChatTemplate>,
         examples.push(example);
     }
     report.examples = examples.len();
+    report.turn_ends.sort_unstable();
+    report.turn_ends.dedup();
     if examples.is_empty() {
         return Err(Error::bad_input(
             &report.path,
@@ -193,16 +219,15 @@ pub fn load(path: &Path, tokenizer: &Tokenizer, template: Option<&ChatTemplate>,
 }
 
 fn encode(place: Place<'_>, record: Record, tokenizer: &Tokenizer, template: Option<&ChatTemplate>) -> Result<Encoding> {
-    let (input_ids, labels, rewritten, neutralised) = match record {
-        Record::Tokens { input_ids, labels } => (input_ids, labels, false, false),
-        Record::Text(text) => {
-            let (ids, labels) = plain(tokenizer, &text, 0..text.len()).map_err(|cause| at(place, cause))?;
-            (ids, labels, false, false)
+    match record {
+        // What ids end with is for those who made them.
+        Record::Tokens { input_ids, labels } => {
+            Ok(Encoding { input_ids, labels, rewritten: false, neutralised: false, ends: Vec::new(), unended: false })
         }
+        Record::Text(text) => plain(tokenizer, &text, 0..text.len()).map_err(|cause| at(place, cause)),
         Record::Completion { prompt, completion } => {
             let text = format!("{prompt}{completion}");
-            let (ids, labels) = plain(tokenizer, &text, prompt.len()..text.len()).map_err(|cause| at(place, cause))?;
-            (ids, labels, false, false)
+            plain(tokenizer, &text, prompt.len()..text.len()).map_err(|cause| at(place, cause))
         }
         Record::Messages(messages) => {
             let template = template.ok_or_else(|| {
@@ -212,27 +237,47 @@ fn encode(place: Place<'_>, record: Record, tokenizer: &Tokenizer, template: Opt
                 )
             })?;
             let conversation = conversation::encode(tokenizer, template, &messages).map_err(|cause| at(place, cause))?;
-            let ids = conversation.encoded.ids;
-            let labels = ids.iter().zip(conversation.supervised).map(|(id, learned)| learned.then_some(*id)).collect();
-            (ids, labels, conversation.rewritten_turns > 0, conversation.neutralised_messages > 0)
+            let input_ids = conversation.encoded.ids;
+            let labels = input_ids.iter().zip(conversation.supervised).map(|(id, learned)| learned.then_some(*id)).collect();
+            Ok(Encoding {
+                input_ids,
+                labels,
+                rewritten: conversation.rewritten_turns > 0,
+                neutralised: conversation.neutralised_messages > 0,
+                ends: conversation.turn_ends,
+                unended: conversation.unended_turns > 0,
+            })
         }
-    };
-    Ok(Encoding { input_ids, labels, rewritten, neutralised })
+    }
 }
 
 /// Text without a template: the bytes `learned` are supervised, and so is the EOS that is appended.
-fn plain(tokenizer: &Tokenizer, text: &str, learned: Range<usize>) -> Result<(Vec<u32>, Vec<Option<u32>>)> {
+fn plain(tokenizer: &Tokenizer, text: &str, learned: Range<usize>) -> Result<Encoding> {
+    let end = tokenizer.eos_token_id().and_then(|id| tokenizer.token(id));
+    if let Some(end) = end.filter(|end| text.contains(end.as_str()) && marks::is_split(tokenizer, end)) {
+        return Err(marks::refusal(tokenizer, &end));
+    }
     let Encoded { mut ids, ranges } = tokenizer.encode_with_ranges(text, true)?;
     let mut labels: Vec<Option<u32>> =
         ids.iter().zip(&ranges).map(|(id, range)| (range.end > learned.start && range.end > 0).then_some(*id)).collect();
     let ends = ids.last().is_some_and(|id| tokenizer.eos_token_ids().contains(id));
     if ends && let (Some(label), Some(id)) = (labels.last_mut(), ids.last()) {
         *label = Some(*id);
-    } else if let Some(eos) = tokenizer.eos_token_id() {
+    } else if !ends_before_blanks(tokenizer, text, &ids, &ranges)
+        && let Some(eos) = tokenizer.eos_token_id()
+    {
         ids.push(eos);
         labels.push(Some(eos));
     }
-    Ok((ids, labels))
+    let unended = !labels.iter().flatten().any(|id| tokenizer.is_special(*id));
+    Ok(Encoding { input_ids: ids, labels, rewritten: false, neutralised: false, ends: Vec::new(), unended })
+}
+
+/// Whether a text that a chat template wrote already ends with an end token, but for a line end after it.
+fn ends_before_blanks(tokenizer: &Tokenizer, text: &str, ids: &[u32], ranges: &[Range<usize>]) -> bool {
+    let blank = |range: &Range<usize>| text.get(range.clone()).is_some_and(|piece| piece.trim().is_empty());
+    let last = ids.iter().zip(ranges).rev().find(|(id, range)| tokenizer.is_special(**id) || !blank(range));
+    last.is_some_and(|(id, _)| tokenizer.eos_token_ids().contains(id))
 }
 
 /// The same error with the record's line before its own place.
@@ -266,7 +311,12 @@ impl fmt::Display for DataReport {
         list(&self.cut_to_nothing, "left out, with nothing to learn within --max-length")?;
         list(&self.truncated, "cut to --max-length")?;
         list(&self.rewritten_turns, "with assistant turns that the chat template rewrites; these turns are not learned")?;
-        list(&self.neutralised, "with a special token inside a message, which is treated as plain text")
+        list(&self.neutralised, "with a special token inside a message, which is treated as plain text")?;
+        list(
+            &self.unended,
+            "in which no end token is learned: the model will not learn to stop there (the chat template writes none \
+                             after what the assistant says, or the model has none)",
+        )
     }
 }
 

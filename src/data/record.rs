@@ -18,6 +18,9 @@ pub const KINDS: &str = concat!(
 /// silently not learned.
 const ROLES: [&str; 6] = ["system", "developer", "user", "assistant", "tool", "ipython"];
 
+/// Bytes of the longest record. As a tree of values, and then as tokens, it takes up to a hundred times as much memory.
+const LONGEST: usize = 16 << 20;
+
 /// A record as it stands in the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Record {
@@ -57,6 +60,10 @@ impl std::fmt::Display for Place<'_> {
 /// Broken JSON (with the column), no known kind of record or two at once, unknown keys, values of the wrong type, ids
 /// outside the vocabulary, as many labels as ids not given.
 pub fn parse(place: Place<'_>, line: &str, vocab_size: usize) -> Result<Record> {
+    if line.len() > LONGEST {
+        let problem = format!("the record has {} MiB, and the longest that is read {} MiB", line.len() >> 20, LONGEST >> 20);
+        return Err(place.error(problem, "cut it into several records: a model is trained on --max-length tokens at a time"));
+    }
     let value: Value = serde_json::from_str(line).map_err(|cause| {
         let problem = format!("this is not JSON: {}", reason(&cause));
         Error::bad_input(format!("{place}:{}", cause.column()), problem, format!("a data file has {KINDS}"))

@@ -19,6 +19,7 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use super::record::KINDS;
+use crate::files;
 use crate::formats::open;
 use crate::{Error, Result};
 
@@ -104,7 +105,7 @@ impl SourceFile {
     /// The file cannot be read, is of a kind that is not read (which is then named), is damaged, or has no records.
     pub fn open(path: &Path) -> Result<Self> {
         let name = path.display().to_string();
-        let mut bytes = open::read(path, &format!("a data file has {KINDS}"))?;
+        let mut bytes = open::read(path, files::ANY, &format!("a data file has {KINDS}"))?;
         let mut file = name.to_ascii_lowercase();
         if bytes.starts_with(b"\x1f\x8b") {
             bytes = unpacked(&name, &bytes)?;

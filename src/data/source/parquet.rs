@@ -5,29 +5,33 @@ use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::{Field, Row};
 use serde_json::{Map, Number, Value};
 
-use crate::allocator::bounded;
-use crate::caught::caught;
+use crate::confined::{Limits, Stopped, confined};
 use crate::{Error, Result};
 
 /// Bytes that reading may take, besides [`MEMORY_A_BYTE`] for each of the file: sizes in the file are a stranger's.
 const MAX_MEMORY: usize = 1 << 30;
 const MEMORY_A_BYTE: usize = 64;
-const TOO_MUCH_MEMORY: &str = "error: Parquet file: its sizes are not those of a sound file; reading was stopped\n  \
-                               make the file again, or convert it to JSONL";
+/// Seconds that it may take, besides a second for each [`BYTES_A_SECOND`].
+const SECONDS: u64 = 20;
+const BYTES_A_SECOND: usize = 1 << 20;
 
 /// The rows, counted from 1.
 ///
 /// # Errors
 /// The file is damaged, or compressed in a way that is not read.
 pub(super) fn rows(path: &str, bytes: Vec<u8>) -> Result<Vec<(usize, Map<String, Value>)>> {
-    let most = MAX_MEMORY.saturating_add(bytes.len().saturating_mul(MEMORY_A_BYTE));
+    let memory = MAX_MEMORY.saturating_add(bytes.len().saturating_mul(MEMORY_A_BYTE));
+    let limits = Limits::new(SECONDS, bytes.len(), BYTES_A_SECOND, memory);
     let damaged = |cause: &str| {
         let problem = format!("the Parquet file cannot be read: {cause}");
         Error::bad_input(path, problem, "download or make it again (compression: snappy, zstd, gzip or none)")
     };
-    // The library asserts where a file contradicts itself.
-    let read = || caught(|| read(bytes));
-    bounded(most, TOO_MUCH_MEMORY, read).map_err(|panic| damaged(&panic))?.map_err(|cause| damaged(&cause.to_string()))
+    // Sizes in the file are a stranger's, and the library asserts where a file contradicts itself.
+    let rows = confined(limits, move || read(bytes).map_err(|cause| cause.to_string())).map_err(|stopped| match stopped {
+        Stopped::Panic(message) => damaged(&message),
+        _ => damaged(&format!("reading it {stopped}")),
+    })?;
+    rows.map_err(|cause| damaged(&cause))
 }
 
 fn read(bytes: Vec<u8>) -> parquet::errors::Result<Vec<(usize, Map<String, Value>)>> {
