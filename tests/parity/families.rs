@@ -7,13 +7,8 @@ use graftling::generate::sampling::{Sampler, Sampling};
 /// The first Adam steps divide noise by noise, and these models' losses are steep.
 const STEP_LOSS: f64 = 5e-4;
 
-fn family(name: &str) {
-    let folder = fixtures().join("families").join(name);
-    check(&folder, &folder);
-    let gguf = folder.join("model.gguf");
-    if gguf.is_file() {
-        check(&folder, &gguf);
-    }
+fn folder_of(name: &str) -> PathBuf {
+    fixtures().join("families").join(name)
 }
 
 /// The figures of `folder` with the weights of `model`.
@@ -59,26 +54,26 @@ fn check(folder: &Path, model: &Path) {
 }
 
 macro_rules! families {
-    ($($name:ident)*) => {
-        $(#[test] fn $name() { family(stringify!($name)); })*
+    (folder: $($folder:ident)*; folder and gguf: $($both:ident)*) => {
+        $(#[test] fn $folder() { check(&folder_of(stringify!($folder)), &folder_of(stringify!($folder))); })*
+        $(#[test] fn $both() {
+            let folder = folder_of(stringify!($both));
+            check(&folder, &folder);
+            check(&folder, &folder.join("model.gguf"));
+        })*
     };
 }
 
 families! {
-    llama_biases llama_yarn llama_linear llama_dynamic
-    mistral
-    qwen2 qwen2_windows qwen3
-    gemma2 gemma3
-    phi3_longrope phi3_window
-    smollm3 olmo2
-    granite granite_biases
+    folder: llama_yarn llama_dynamic mistral qwen2_windows granite_biases;
+    folder and gguf: llama_biases llama_linear qwen2 qwen3 gemma2 gemma3 phi3_longrope phi3_window smollm3 olmo2 granite
 }
 
 /// Packed beside others, an example has the losses that it has alone: windows, and rotations that look at the length, are its own.
 #[test]
 fn packed_examples_are_each_by_themselves() {
     for name in ["mistral", "gemma3", "phi3_longrope"] {
-        let folder = fixtures().join("families").join(name);
+        let folder = folder_of(name);
         let expected = json(&folder.join("expected.json"));
         let setup = Setup::open(&folder);
         let records = expected["adamw"]["records"].as_array().unwrap();
