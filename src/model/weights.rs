@@ -168,14 +168,28 @@ impl DeviceWeights {
     /// Where the weights of a graph are, with its rope tables.
     ///
     /// # Errors
-    /// If the device has not the memory for the rope tables.
+    /// Names a weight that the graph needs and the device has not; or the device has not the memory for the rope tables.
     pub fn pinned(&self, model: &Model, architecture: &Architecture) -> Result<HashMap<ValueId, Pinned>> {
-        let mut pinned: HashMap<ValueId, Pinned> =
-            model.weights.iter().filter_map(|(name, id)| self.tensors.get(name).map(|place| (*id, place.clone()))).collect();
+        let mut pinned: HashMap<ValueId, Pinned> = HashMap::new();
+        for (name, id) in &model.weights {
+            let place = self.tensors.get(name).ok_or_else(|| {
+                let problem = format!("tensor `{name}`, which the model needs, is not on the device");
+                Error::bad_input(
+                    "model weights",
+                    problem,
+                    "configuration and tensors do not belong together: download the model again",
+                )
+            })?;
+            pinned.insert(*id, place.clone());
+        }
         for (rope, &id) in architecture.ropes.iter().zip(&model.rope_tables) {
             rope.supported()?;
-            let table =
-                rope_table(&rope.inverse_frequencies(0), rope.attention_factor(), model.graph[id].tensor.shape.rows.max());
+            let rows = model.graph[id].tensor.shape.rows.max();
+            // For sequences of one token, and for those that are as long as can be; see `RopeRow`.
+            let lengths: &[usize] = if model.inputs.rope_row.is_some() { &[1, usize::MAX] } else { &[1] };
+            let of_length =
+                |&length| rope_table(&rope.inverse_frequencies(length), rope.attention_factor(), rows / lengths.len());
+            let table: Vec<f32> = lengths.iter().flat_map(of_length).collect();
             let slice = self.device.allocate("rope_table", table.len() * 4)?;
             self.device.write(&slice, bytemuck::cast_slice(&table));
             pinned.insert(id, slice.into());
