@@ -416,16 +416,16 @@ fn the_name_of_a_special_token_can_be_text_with_every_kind_of_tokenizer() {
         let id = tokenizer.token_id(mark).unwrap();
         // Each of them alone as text; then all.
         for place in &places {
-            let encoded = tokenizer.encode_literally(&text, &[*place..place + mark.len()]).unwrap();
+            let encoded = tokenizer.encode_literally(&text, std::slice::from_ref(&(*place..place + mark.len()))).unwrap();
             assert_eq!(encoded.ids.iter().filter(|other| **other == id).count(), places.len() - 1, "{mark} at {place}");
             assert!(encoded.ranges.iter().all(|range| range.start <= range.end && range.end <= text.len()));
         }
-        let all = tokenizer.encode_literally(&text, &[0..text.len()]).unwrap();
+        let all = tokenizer.encode_literally(&text, std::slice::from_ref(&(0..text.len()))).unwrap();
         assert!(!all.ids.contains(&id));
         assert_eq!(tokenizer.decode(&all.ids, false).unwrap().trim_start(), text);
         // Private characters of the text itself stay what they are.
         let private = format!("\u{100000}{mark}\u{100001}");
-        let encoded = tokenizer.encode_literally(&private, &[4..4 + mark.len()]).unwrap();
+        let encoded = tokenizer.encode_literally(&private, std::slice::from_ref(&(4..4 + mark.len()))).unwrap();
         assert!(!encoded.ids.contains(&id));
     }
 }

@@ -166,7 +166,7 @@ fn question(text: &str, method: &str) -> Option<bool> {
     let cased = |test: fn(char) -> bool, not: fn(char) -> bool| text.chars().any(test) && !text.chars().any(not);
     Some(match method {
         "isalpha" => all(char::is_alphabetic),
-        "isdigit" | "isdecimal" => all(|character| character.is_ascii_digit() || character.to_digit(10).is_some()),
+        "isdigit" | "isdecimal" => all(|character| character.is_ascii_digit() || character.is_ascii_digit()),
         "isnumeric" => all(char::is_numeric),
         "isalnum" => all(char::is_alphanumeric),
         "isspace" => all(is_space),
