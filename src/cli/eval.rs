@@ -77,7 +77,7 @@ pub fn run(args: EvalArgs) -> Result<()> {
         for example in chosen.iter().map(|&at| &data.examples[at]) {
             let result = ExampleLoss { nll: nll.by_ref().take(example.supervised_tokens()).map(f64::from).collect() };
             if !result.loss().is_finite() {
-                let place = format!("{}:{}", data.report.path, example.line);
+                let place = data.report.place(example.line);
                 let proposal = "try --weights f32; if that does not help, the model file or the adapter is damaged";
                 return Err(Error::failed(place, "the loss of this record is not finite", proposal));
             }

@@ -104,7 +104,13 @@ impl SourceFile {
     /// The file cannot be read, is of a kind that is not read (which is then named), is damaged, or has no records.
     pub fn open(path: &Path) -> Result<Self> {
         let name = path.display().to_string();
-        let mut bytes = open::read(path, &format!("a data file has {KINDS}"))?;
+        let what = format!("a data file has {KINDS}");
+        // A shell's `<(...)` is a pipe, which the user has opened.
+        let piped = std::fs::metadata(path).is_ok_and(|metadata| !metadata.is_file() && !metadata.is_dir());
+        let mut bytes = match piped {
+            true => std::fs::read(path).map_err(|cause| Error::bad_input(&name, format!("cannot be read: {cause}"), &what))?,
+            false => open::read(path, &what)?,
+        };
         let mut file = name.to_ascii_lowercase();
         if bytes.starts_with(b"\x1f\x8b") {
             bytes = unpacked(&name, &bytes)?;
@@ -121,7 +127,9 @@ impl SourceFile {
             }
             let first = bytes.iter().find(|byte| !byte.is_ascii_whitespace());
             let json = matches!(first, Some(b'{' | b'['));
-            if (file.ends_with(".csv") || file.ends_with(".tsv") || table::has_header(&bytes)) && !(json && table::is_json(&bytes)) {
+            if (file.ends_with(".csv") || file.ends_with(".tsv") || table::has_header(&bytes))
+                && !(json && table::is_json(&bytes))
+            {
                 (Unit::Line, Records::Rows(table::rows(&name, &bytes)?))
             } else if first == Some(&b'[') {
                 let spans = json::elements(&name, &bytes)?;
@@ -210,7 +218,10 @@ fn foreign(bytes: &[u8]) -> Option<(&'static str, &'static str)> {
     } else if text.get(..9).is_some_and(|head| head.eq_ignore_ascii_case(b"<!doctype"))
         || text.get(..5).is_some_and(|head| head.eq_ignore_ascii_case(b"<html"))
     {
-        ("a web page (HTML), not data", "download the file itself: on Hugging Face by \"download\" or `resolve` in place of `blob` in its address")
+        (
+            "a web page (HTML), not data",
+            "download the file itself: on Hugging Face by \"download\" or `resolve` in place of `blob` in its address",
+        )
     } else {
         return None;
     })

@@ -1,33 +1,39 @@
 //! Parquet: each row becomes an object, lists of structs among its values.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::{Field, Row};
 use serde_json::{Map, Number, Value};
 
-use crate::allocator::bounded;
-use crate::caught::caught;
+use crate::confined::{Limits, confined};
 use crate::{Error, Result};
 
-/// Bytes that reading may take, besides [`MEMORY_A_BYTE`] for each of the file: sizes in the file are a stranger's.
-const MAX_MEMORY: usize = 1 << 30;
+/// Bytes that reading may hold, besides [`MEMORY_A_BYTE`] for each of the file: the sizes in it are a stranger's.
+const MEMORY: usize = 1 << 30;
 const MEMORY_A_BYTE: usize = 64;
-const TOO_MUCH_MEMORY: &str = "error: Parquet file: its sizes are not those of a sound file; reading was stopped\n  \
-                               make the file again, or convert it to JSONL";
+/// How long reading may take, besides a second for each [`BYTES_A_SECOND`].
+const TIME: Duration = Duration::from_secs(60);
+const BYTES_A_SECOND: u64 = 1 << 20;
 
 /// The rows, counted from 1.
 ///
 /// # Errors
 /// The file is damaged, or compressed in a way that is not read.
 pub(super) fn rows(path: &str, bytes: Vec<u8>) -> Result<Vec<(usize, Map<String, Value>)>> {
-    let most = MAX_MEMORY.saturating_add(bytes.len().saturating_mul(MEMORY_A_BYTE));
-    let damaged = |cause: &str| {
+    let size = bytes.len();
+    let limits = Limits {
+        time: TIME + Duration::from_secs(size as u64 / BYTES_A_SECOND),
+        memory: MEMORY.saturating_add(size.saturating_mul(MEMORY_A_BYTE)),
+    };
+    let damaged = |cause: String| {
         let problem = format!("the Parquet file cannot be read: {cause}");
         Error::bad_input(path, problem, "download or make it again (compression: snappy, zstd, gzip or none)")
     };
-    // The library asserts where a file contradicts itself.
-    let read = || caught(|| read(bytes));
-    bounded(most, TOO_MUCH_MEMORY, read).map_err(|panic| damaged(&panic))?.map_err(|cause| damaged(&cause.to_string()))
+    // The library asserts where a file contradicts itself, and believes its sizes.
+    let read = confined(limits, move || read(bytes)).map_err(|stopped| damaged(format!("reading it {stopped}")))?;
+    read.map_err(|cause| damaged(cause.to_string()))
 }
 
 fn read(bytes: Vec<u8>) -> parquet::errors::Result<Vec<(usize, Map<String, Value>)>> {
@@ -39,7 +45,10 @@ fn read(bytes: Vec<u8>) -> parquet::errors::Result<Vec<(usize, Map<String, Value
 /// `content` stays, which chat templates ask for.
 fn object(row: Row) -> Map<String, Value> {
     let fields = row.into_columns().into_iter();
-    fields.filter(|(name, field)| name == "content" || !matches!(field, Field::Null)).map(|(name, field)| (name, value(field))).collect()
+    fields
+        .filter(|(name, field)| name == "content" || !matches!(field, Field::Null))
+        .map(|(name, field)| (name, value(field)))
+        .collect()
 }
 
 fn value(field: Field) -> Value {
