@@ -8,13 +8,13 @@
 
 use graftling::Result;
 use graftling::adapter::{DeviceAdapter, LoraSpec};
+use graftling::architecture::Architecture;
+use graftling::architecture::known;
+use graftling::architecture::parameters;
 use graftling::bench::step;
 use graftling::data::Batch;
 use graftling::formats::{Storage, TensorInfo, TensorSource};
 use graftling::gpu::Device;
-use graftling::model::anatomy::parameters;
-use graftling::model::config::ModelConfig;
-use graftling::model::known;
 use graftling::model::weights::{DeviceWeights, WeightType};
 use graftling::train::memory::StepShape;
 use graftling::train::step::Recompute;
@@ -57,7 +57,7 @@ static ALLOCATOR: Counting = Counting;
 struct Zeros(Vec<TensorInfo>);
 
 impl Zeros {
-    fn new(config: &ModelConfig) -> Self {
+    fn new(config: &Architecture) -> Self {
         let storage = Storage::BF16;
         let mut tensors: Vec<_> = parameters(config)
             .into_iter()

@@ -1,5 +1,7 @@
-// linear_cross_entropy, the part between the two products: for each row of a chunk of logits, the negative log-likelihood of its target,
-// and, in place of the logits, their gradient weight * (softmax - one_hot). One workgroup a row.
+// uses: soft_cap
+// linear_cross_entropy, the part between the two products: for each row of a chunk of logits, bent by a soft cap if there is one, the
+// negative log-likelihood of its target, and, in place of the logits, their gradient weight * (softmax - one_hot) * slope of the cap.
+// One workgroup a row.
 // Traffic: reads the logits twice and writes them once. The first pass is an online log-sum-exp: each invocation keeps the maximum of
 // its columns so far and the sum of exponentials relative to it, so no pass is spent on the maximum alone. Accumulates in f32, in a
 // fixed order.
@@ -16,6 +18,10 @@ const LANES = 64u;
 var<workgroup> maxima: array<f32, LANES>;
 var<workgroup> sums: array<f32, LANES>;
 
+fn capped_logit(at: u32) -> f32 {
+    return capped(vec4f(logits[at])).x;
+}
+
 @compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) lane: u32) {
     let row = group.y * groups.x + group.x;
@@ -23,7 +29,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
     var largest = -3.4e38; // below every logit; not -inf, which WGSL does not promise
     var sum = 0.0;
     for (var c = lane; c < params.columns; c += LANES) {
-        let logit = logits[start + c];
+        let logit = capped_logit(start + c);
         if logit > largest {
             sum = sum * exp(largest - logit) + 1.0;
             largest = logit;
@@ -50,13 +56,14 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
     let target_column = targets[params.first + row];
     // The lane that will overwrite the target's logit reads it first.
     if lane == target_column % LANES {
-        nll[params.first + row] = log_sum_exp - logits[start + target_column];
+        nll[params.first + row] = log_sum_exp - capped_logit(start + target_column);
     }
     if params.with_gradient == 0u {
         return;
     }
     for (var c = lane; c < params.columns; c += LANES) {
         let one_hot = select(0.0, 1.0, c == target_column);
-        logits[start + c] = weight[0] * (exp(logits[start + c] - log_sum_exp) - one_hot);
+        let logit = capped_logit(start + c);
+        logits[start + c] = weight[0] * (exp(logit - log_sum_exp) - one_hot) * cap_slope(vec4f(logit)).x;
     }
 }

@@ -1,17 +1,25 @@
 // uses: {row_sum}
-// rms_norm_backward: d_x = rstd * (g - x^ * mean(g * x^)) + addend, with g = d_y * w, x^ = x * rstd. One workgroup a row.
+// rms_norm_backward: d_x = rstd * (g - x^ * mean(g * x^)) + addend, with g = d_y * w, x^ = x * rstd, and w as in
+// rms_norm. One workgroup a row of `columns`, which is a head where each is normalised by itself.
 // Traffic: reads x, d_y, w twice (the second time from cache) and addend once, writes d_x. Accumulates in f32, in a fixed order.
 
-struct Params { rows: u32, columns: u32, eps: f32, has_addend: u32 }
+struct Params { rows: u32, columns: u32, eps: f32, has_weight: u32, weight_offset: f32, has_addend: u32 }
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<f32>;        // [rows, columns]
-@group(0) @binding(2) var<storage, read> weight: array<f32>;   // [columns]
+@group(0) @binding(2) var<storage, read> weight: array<f32>;   // [columns], read only if has_weight
 @group(0) @binding(3) var<storage, read> d_y: array<f32>;      // [rows, columns]
 @group(0) @binding(4) var<storage, read> addend: array<f32>;   // [rows, columns], read only if has_addend
 @group(0) @binding(5) var<storage, read_write> d_x: array<f32>; // [rows, columns]
 
 override LANES: u32 = 64u; // invocations a row
+
+fn factor(c: u32) -> f32 {
+    if params.has_weight == 0u {
+        return 1.0;
+    }
+    return params.weight_offset + weight[c];
+}
 
 @compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) lane: u32) {
@@ -22,7 +30,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
     for (var c = lane; c < params.columns; c += LANES) {
         let value = x[start + c];
         squares += value * value;
-        products += d_y[start + c] * weight[c] * value;
+        products += d_y[start + c] * factor(c) * value;
     }
     let columns = f32(params.columns);
     let rstd = inverseSqrt(row_sum(lane, squares) / columns + params.eps);
@@ -31,7 +39,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
         return;
     }
     for (var c = lane; c < params.columns; c += LANES) {
-        var d = rstd * (d_y[start + c] * weight[c] - x[start + c] * rstd * mean);
+        var d = rstd * (d_y[start + c] * factor(c) - x[start + c] * rstd * mean);
         if params.has_addend != 0u {
             d += addend[start + c];
         }

@@ -9,25 +9,33 @@
 //! * [`ops`]: one file an op, with its formula, gradient rule, f64 reference and kernel launch; the kernels are in `shaders/`.
 //! * [`autograd`]: appends gradient nodes to a graph. [`mod@reference`] runs a graph in f64 on the CPU.
 //! * [`gpu`]: adapters, limits, buffers, compiled kernels. [`plan`]: liveness, the arena, replay, pacing, profiles.
+//! * [`architecture`]: what a model is: one file a family, and the one table of its linear layers.
 //! * [`formats`]: safetensors, GGUF, Hugging Face folders and names, PEFT adapters. [`text`]: tokenizers and chat templates.
 //! * [`data`]: records to tokens, loss masks and packed batches.
-//! * [`model`]: configuration, parameters, the Llama graph, weights on the device. [`adapter`]: what to adapt, and LoRA.
+//! * [`model`]: an architecture as a graph, and its weights on the device. [`adapter`]: what to adapt, and LoRA.
+//! * [`session`]: a model that is on a device, ready for use. [`byte_size`]: how memory is told.
 //! * [`train`]: the loop, the optimizer, checkpoints, metrics. [`generate`]: the key/value cache and sampling.
 //! * [`mod@bench`]: what the device can do, how near the kernels come to it, what a step and a token cost.
-//! * [`error`]: the one error type that reaches the user. [`allocator`]: the bound on what a template or tokenizer may take.
+//! * [`terminal`]: what is said, to standard error and standard output.
+//! * [`error`]: the one error type that reaches the user. [`files`]: regular files, and no others. [`allocator`]: the bound on what a template or tokenizer may take.
 //!
 //! The command line is in `src/cli/`, one file a subcommand.
 
+#![deny(clippy::print_stdout, clippy::print_stderr)] // they panic where nobody reads; `terminal` does not
+
 pub mod adapter;
 pub mod allocator;
+pub mod architecture;
 pub mod autograd;
 pub mod bench;
+pub mod byte_size;
 pub mod cache;
 mod caught;
 mod confined;
 pub mod data;
 pub mod demo;
 pub mod error;
+pub mod files;
 pub mod formats;
 pub mod generate;
 pub mod gpu;
@@ -37,6 +45,8 @@ mod nearest;
 pub mod ops;
 pub mod plan;
 pub mod reference;
+pub mod session;
+pub mod terminal;
 pub mod text;
 pub mod train;
 

@@ -1,3 +1,5 @@
+#![deny(clippy::print_stdout, clippy::print_stderr)] // see `graftling::terminal`
+
 mod cli;
 
 #[global_allocator]

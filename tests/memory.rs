@@ -5,14 +5,18 @@ mod runs;
 
 use common::device;
 use graftling::adapter::{AdapterLayout, DeviceAdapter, LoraSpec};
+use graftling::architecture::Architecture;
 use graftling::data::{Batch, Example};
 use graftling::formats::ModelFiles;
-use graftling::gpu::{Device, Facts};
+use graftling::generate::Generator;
+use graftling::gpu::{Arithmetic, Device, Facts, Room};
 use graftling::graph::DType;
-use graftling::model::config::ModelConfig;
+use graftling::model::opened::OpenModel;
 use graftling::model::weights::{DeviceWeights, WeightType};
 use graftling::ops::Random;
 use graftling::ops::adamw::Hyper;
+use graftling::session::memory::Needs;
+use graftling::session::{Session, SessionOptions, Use, Watch};
 use graftling::train::evaluate::Evaluator;
 use graftling::train::memory::{Lowest, Memory, Planner, StepShape};
 use graftling::train::step::Recompute;
@@ -29,10 +33,10 @@ fn lora(layers: std::ops::Range<usize>, modules: &[&str], dropout: f64) -> LoraS
 }
 
 /// SmolLM2-135M: hidden 576, 9 heads and 3 key/value heads of 64, inner 1536, 30 layers.
-fn smollm2() -> ModelConfig {
+fn smollm2() -> Architecture {
     let json = r#"{"architectures":["LlamaForCausalLM"],"vocab_size":49152,"hidden_size":576,"intermediate_size":1536,"num_hidden_layers":30,
         "num_attention_heads":9,"num_key_value_heads":3,"rms_norm_eps":1e-5,"max_position_embeddings":8192,"tie_word_embeddings":true}"#;
-    ModelConfig::from_json_str(json).unwrap()
+    Architecture::from_json_str(json).unwrap()
 }
 
 fn planner(lora: &LoraSpec, max_tokens: usize) -> Planner {
@@ -124,7 +128,7 @@ struct Trace {
     moments: Vec<u32>,
 }
 
-fn train(weights: &Arc<DeviceWeights>, config: &ModelConfig, lora: &LoraSpec, recompute: Recompute) -> Trace {
+fn train(weights: &Arc<DeviceWeights>, config: &Architecture, lora: &LoraSpec, recompute: Recompute) -> Trace {
     let layout = AdapterLayout::new(lora, config);
     // B is not zero, or A would have no gradient.
     let contents: Vec<f32> = Random(4).matrix([1, layout.elements()], 0.3).data.iter().map(|&x| x as f32).collect();
@@ -239,9 +243,9 @@ fn plan_and_device_agree(model: &Path, tokens: usize, recompute: Recompute, driv
     let lora = lora(0..config.num_hidden_layers, &ALL, 0.0);
     let shape = StepShape { max_tokens: tokens, accumulate: true, recompute, held_out_tokens: tokens };
     let storage = |name: &str| files.tensors.find(name).map_or(DType::F32, |info| WeightType::Lossless.of(info));
-    let bytes = graftling::model::tensor_names(config)
+    let bytes = graftling::architecture::parameters(config)
         .iter()
-        .map(|name| WeightType::Lossless.bytes(files.tensors.find(name).unwrap()))
+        .map(|parameter| WeightType::Lossless.bytes(files.tensors.find(&parameter.name).unwrap()))
         .sum();
     let planned = Planner::new(config, &storage, &lora, shape, bytes, &device.facts, Lowest::default()).unwrap().memory();
 
@@ -273,6 +277,61 @@ fn plan_and_device_agree(model: &Path, tokens: usize, recompute: Recompute, driv
     assert_as_planned(device.allocated().peak, planned.total(), "all at the peak");
     if let (true, Some(reserved)) = (driver, device.reserved()) {
         assert_as_planned(reserved, planned.total(), "set aside by the driver");
+    }
+}
+
+struct Nobody;
+
+impl Watch for Nobody {
+    fn tuning(&self, _: usize, _: usize) {}
+    fn loading(&self, _: u64, _: u64) {}
+}
+
+/// Evaluation and generation, with an adapter: what is refused or allowed beforehand is what they will take.
+#[test]
+fn a_session_holds_what_it_says_it_needs() {
+    let shop = Workshop::new();
+    let model = OpenModel::open(shop.path("model").to_str().unwrap()).unwrap();
+    let options = SessionOptions {
+        device: std::env::var("GRAFTLING_TEST_DEVICE").ok(),
+        matmul: Arithmetic::F32,
+        weights: WeightType::Lossless,
+        autotune: false,
+        cache: None,
+    };
+    let config = &model.files.config;
+    for used in [Use::Evaluate { max_tokens: 64 }, Use::Generate { context: 48 }] {
+        let session = Session::open(&model, Some(&fixture().join("adapter")), &options, &[used], &Nobody).unwrap();
+        let device = session.weights().device().clone();
+        let spec = session.adapter().map(|adapter| &adapter.spec);
+        let storage = model.storage(WeightType::Lossless);
+        let (models, _holder): (_, Box<dyn std::any::Any>) = match used {
+            Use::Evaluate { max_tokens } => {
+                let models = vec![Evaluator::model(config, &storage, spec, max_tokens).unwrap()];
+                (models, Box::new(session.evaluator(max_tokens).unwrap()))
+            }
+            Use::Generate { context } => {
+                let models = Generator::models(config, &storage, spec, context).unwrap();
+                (models, Box::new(session.generator(context).unwrap()))
+            }
+        };
+        let needs = Needs {
+            weights: model.weight_bytes(WeightType::Lossless),
+            adapter: session.adapter().unwrap().bytes(),
+            ..Needs::of(&models, &device.facts)
+        };
+        assert_as_planned(device.allocated().now, needs.total(), &format!("{used:?}"));
+        let room = |free: usize| Room { free: Some((free as u64, "as the test says")), largest_binding: usize::MAX };
+        assert_eq!(needs.check_room("GPU `test`", &room(needs.total()), &[]).ok(), Some(()));
+        let refused = needs.check_room("GPU `test`", &room(needs.total() - 1), &["less of it"]).unwrap_err().to_string();
+        assert!(
+            refused.contains("as the test says") && refused.contains("weights") && refused.contains("less of it"),
+            "{refused}"
+        );
+        let (name, bytes) = needs.largest.clone().unwrap();
+        let narrow = Room { free: None, largest_binding: bytes - 1 };
+        let refused = needs.check_room("GPU `test`", &narrow, &[]).unwrap_err().to_string();
+        assert!(refused.contains(&format!("`{name}`")) && refused.contains("in one piece"), "{refused}");
     }
 }
 

@@ -9,12 +9,13 @@ use std::sync::Arc;
 
 use common::{device, device_with};
 use graftling::adapter::{DeviceAdapter, LoraSpec};
+use graftling::architecture::Architecture;
 use graftling::data::{Batch, Example};
 use graftling::formats::{Storage, TensorInfo, TensorSource};
 use graftling::gpu::{Device, Facts};
 use graftling::graph::{Counts, DType, Graph, Origin, ValueId};
-use graftling::model::config::ModelConfig;
-use graftling::model::llama::{Head, Llama, Part, Purpose};
+use graftling::model::graph::{Head, Model, Part, Purpose};
+use graftling::model::hook::Bare;
 use graftling::model::weights::{DeviceWeights, WeightType};
 use graftling::ops::Random;
 use graftling::train::memory::{Lowest, Planner, StepShape};
@@ -24,14 +25,14 @@ use graftling::train::trainer::Trainer;
 use runs::{Workshop, run};
 
 /// Four layers of these sizes.
-fn config([hidden_size, intermediate_size, head_dim]: [usize; 3]) -> ModelConfig {
+fn config([hidden_size, intermediate_size, head_dim]: [usize; 3]) -> Architecture {
     let json = format!(
         r#"{{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "num_hidden_layers": 4,
         "vocab_size": 60, "hidden_size": {hidden_size}, "intermediate_size": {intermediate_size}, "num_attention_heads": 3,
         "num_key_value_heads": 1, "head_dim": {head_dim}, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "max_position_embeddings": 64,
         "tie_word_embeddings": true}}"#
     );
-    ModelConfig::from_json_str(&json).unwrap()
+    Architecture::from_json_str(&json).unwrap()
 }
 
 const SMALL: [usize; 3] = [32, 40, 16];
@@ -44,7 +45,7 @@ fn nodes(graph: &Graph) -> Vec<(String, String)> {
 #[test]
 fn two_parts_that_meet_at_a_layer_are_the_whole_model() {
     let config = config(SMALL);
-    let build = |part| Llama::build_part(&config, &|_| DType::F32, None, Purpose::Evaluate, part, 16).unwrap();
+    let build = |part| Model::build(&config, &|_| DType::F32, &mut Bare, Purpose::Evaluate, part, 16).unwrap();
     let whole = build(Part::Whole);
     for layer in 0..=4 {
         let (below, above) = (build(Part::Below(layer)), build(Part::From(layer)));
@@ -81,8 +82,8 @@ fn a_step_above_the_prefix_has_no_node_below_it() {
 struct RandomWeights(Vec<TensorInfo>);
 
 impl RandomWeights {
-    fn new(config: &ModelConfig, matrices: Storage) -> Self {
-        let model = Llama::build(config, &|_| DType::F32, None, Purpose::Evaluate, 1).unwrap();
+    fn new(config: &Architecture, matrices: Storage) -> Self {
+        let model = Model::build(config, &|_| DType::F32, &mut Bare, Purpose::Evaluate, Part::Whole, 1).unwrap();
         let info = |(name, id): &(String, ValueId)| {
             let [rows, columns] = model.graph[*id].tensor.shape.resolve(&Counts::default());
             let (shape, storage) = match name.contains("norm") {

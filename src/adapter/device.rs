@@ -1,34 +1,38 @@
 //! The adapter on the device: all its matrices in one buffer, so that norm, clipping and AdamW are one dispatch each.
 
 use super::{LoraSpec, LoraTensor};
+use crate::architecture::Architecture;
 use crate::formats::peft::AdapterTensor;
 use crate::gpu::{ALIGNMENT, Device, Slice, padded};
 use crate::graph::ValueId;
-use crate::model::config::ModelConfig;
 use crate::plan::Pinned;
 use crate::{Error, Result};
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Where each matrix of an adapter lies in a buffer that holds them all. Gradients and moments have the same layout.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AdapterLayout {
     pub tensors: Vec<LoraTensor>,
-    /// First byte of each matrix.
-    offsets: Vec<usize>,
+    /// Of each matrix the first byte of each of its parts.
+    offsets: Vec<Vec<usize>>,
     bytes: usize,
 }
 
 impl AdapterLayout {
-    pub fn new(spec: &LoraSpec, config: &ModelConfig) -> Self {
-        let tensors = spec.tensors(config);
+    pub fn new(spec: &LoraSpec, model: &Architecture) -> Self {
+        let tensors = spec.tensors(model);
         let mut bytes = 0;
         let offsets = tensors
             .iter()
             .map(|tensor| {
-                let offset = bytes;
-                bytes += padded(tensor.shape[0] * tensor.shape[1] * 4);
-                offset
+                let mut place = |rows: &usize| {
+                    let offset = bytes;
+                    bytes += padded(rows * tensor.shape[1] * 4);
+                    offset
+                };
+                tensor.parts.iter().map(&mut place).collect()
             })
             .collect();
         Self { tensors, offsets, bytes }
@@ -44,28 +48,32 @@ impl AdapterLayout {
         self.tensors.iter().map(|tensor| tensor.shape[0] * tensor.shape[1]).sum()
     }
 
-    /// The slices of `buffer` that stand for these values, one a matrix.
+    /// Of each part of a matrix its matrix, and the elements of the buffer where it lies.
+    fn parts(&self) -> impl Iterator<Item = (&LoraTensor, Range<usize>)> {
+        self.tensors.iter().zip(&self.offsets).flat_map(|(tensor, offsets)| {
+            let range = |(rows, offset): (&usize, &usize)| offset / 4..offset / 4 + rows * tensor.shape[1];
+            tensor.parts.iter().zip(offsets).map(move |part| (tensor, range(part)))
+        })
+    }
+
+    /// The slices of `buffer` that stand for these values, one a part of a matrix.
     pub fn pinned(&self, buffer: &Slice, values: &[ValueId]) -> HashMap<ValueId, Pinned> {
-        debug_assert_eq!(values.len(), self.tensors.len());
-        values
-            .iter()
-            .zip(&self.tensors)
-            .zip(&self.offsets)
-            .map(|((&id, tensor), &offset)| (id, buffer.part(offset, tensor.shape[0] * tensor.shape[1] * 4).into()))
-            .collect()
+        debug_assert_eq!(values.len(), self.parts().count());
+        let pinned = |(&id, (_, range)): (&ValueId, (&LoraTensor, Range<usize>))| {
+            (id, buffer.part(range.start * 4, range.len() * 4).into())
+        };
+        values.iter().zip(self.parts()).map(pinned).collect()
     }
 
     /// The matrices that a buffer's contents hold.
     pub fn unpack(&self, contents: &[f32]) -> Vec<AdapterTensor> {
-        self.tensors
-            .iter()
-            .zip(&self.offsets)
-            .map(|(tensor, &offset)| {
-                let count = tensor.shape[0] * tensor.shape[1];
-                let values = contents[offset / 4..offset / 4 + count].to_vec();
-                AdapterTensor { name: tensor.name.clone(), shape: tensor.shape, values }
-            })
-            .collect()
+        let empty = |tensor: &LoraTensor| AdapterTensor { name: tensor.name.clone(), shape: tensor.shape, values: Vec::new() };
+        let mut matrices: Vec<AdapterTensor> = self.tensors.iter().map(empty).collect();
+        let numbers = self.tensors.iter().enumerate().flat_map(|(number, tensor)| tensor.parts.iter().map(move |_| number));
+        for (number, (_, range)) in numbers.zip(self.parts()) {
+            matrices[number].values.extend_from_slice(&contents[range]);
+        }
+        matrices
     }
 
     /// The buffer's contents for these matrices, in any order.
@@ -74,7 +82,8 @@ impl AdapterLayout {
     /// If a matrix is missing, of another shape, or not one of this adapter.
     pub fn pack(&self, place: &str, given: &[AdapterTensor]) -> Result<Vec<f32>> {
         let mut contents = vec![0.0; self.elements()];
-        for (tensor, &offset) in self.tensors.iter().zip(&self.offsets) {
+        let mut parts = self.parts();
+        for tensor in &self.tensors {
             let proposal = "use an adapter that was trained on this model with these modules and layers";
             let Some(found) = given.iter().find(|given| given.name == tensor.name) else {
                 return Err(Error::bad_input(place, format!("`{}` is missing", tensor.name), proposal));
@@ -83,7 +92,12 @@ impl AdapterLayout {
                 let problem = format!("`{}` has shape {:?}, the model needs {:?}", tensor.name, found.shape, tensor.shape);
                 return Err(Error::bad_input(place, problem, proposal));
             }
-            contents[offset / 4..offset / 4 + found.values.len()].copy_from_slice(&found.values);
+            let mut left = &found.values[..];
+            for (_, range) in parts.by_ref().take(tensor.parts.len()) {
+                let (part, rest) = left.split_at(range.len());
+                contents[range].copy_from_slice(part);
+                left = rest;
+            }
         }
         if let Some(other) = given.iter().find(|given| self.tensors.iter().all(|tensor| tensor.name != given.name)) {
             return Err(Error::bad_input(
@@ -128,8 +142,8 @@ impl DeviceAdapter {
     ///
     /// # Errors
     /// If the device has not the memory.
-    pub fn fresh(device: Arc<Device>, spec: LoraSpec, config: &ModelConfig, seed: u64) -> Result<Self> {
-        let layout = AdapterLayout::new(&spec, config);
+    pub fn fresh(device: Arc<Device>, spec: LoraSpec, model: &Architecture, seed: u64) -> Result<Self> {
+        let layout = AdapterLayout::new(&spec, model);
         let initial: Vec<AdapterTensor> = layout
             .tensors
             .iter()

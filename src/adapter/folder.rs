@@ -3,11 +3,10 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::lora::block_linears;
 use super::{AdapterLayout, DeviceAdapter, LoraSpec};
+use crate::architecture::{Architecture, linear_modules};
 use crate::formats::peft::{AdapterConfig, load_adapter};
 use crate::gpu::Device;
-use crate::model::config::ModelConfig;
 use crate::{Error, Result};
 
 impl LoraSpec {
@@ -15,14 +14,14 @@ impl LoraSpec {
     ///
     /// # Errors
     /// Bad input, at `place`: it adapts a layer that the model does not have, or lacks tensors of a module that it names.
-    pub fn from_peft(place: &str, adapter: &AdapterConfig, model: &ModelConfig) -> Result<Self> {
+    pub fn from_peft(place: &str, adapter: &AdapterConfig, model: &Architecture) -> Result<Self> {
         let layers = adapter.layers_to_transform.clone().unwrap_or_else(|| (0..model.num_hidden_layers).collect());
         if let Some(layer) = layers.iter().find(|&&layer| layer >= model.num_hidden_layers) {
             let problem = format!("the adapter is for layer {layer}, but the model has {} layers", model.num_hidden_layers);
             return Err(Error::bad_input(place, problem, "use the adapter with the model that it was trained on"));
         }
         for module in &adapter.without_tensors {
-            if block_linears(model).iter().any(|(path, _)| path.rsplit('.').next() == Some(module)) {
+            if linear_modules(model).iter().any(|site| site.module == module) {
                 let problem = format!("has no tensors for module {module}, which adapter_config.json lists in target_modules");
                 let proposal =
                     "Check that adapter_config.json and adapter_model.safetensors belong together, and copy both again.";
@@ -54,13 +53,18 @@ impl LoadedAdapter {
     ///
     /// # Errors
     /// Bad input: no adapter, one that graftling cannot use, or one for another model.
-    pub fn load(folder: &Path, model: &ModelConfig) -> Result<Self> {
+    pub fn load(folder: &Path, model: &Architecture) -> Result<Self> {
         let (config, tensors) = load_adapter(folder)?;
         let place = folder.display().to_string();
         let spec = LoraSpec::from_peft(&place, &config, model)?;
         let layout = AdapterLayout::new(&spec, model);
         let contents = layout.pack(&place, &tensors)?;
         Ok(Self { spec, layout, contents })
+    }
+
+    /// Bytes that it will occupy on a device.
+    pub fn bytes(&self) -> usize {
+        self.layout.elements() * 4
     }
 
     /// Puts it on a device.
@@ -77,7 +81,7 @@ impl DeviceAdapter {
     ///
     /// # Errors
     /// As [`LoadedAdapter::load`] and [`LoadedAdapter::upload`].
-    pub fn load(folder: &Path, device: Arc<Device>, model: &ModelConfig) -> Result<Self> {
+    pub fn load(folder: &Path, device: Arc<Device>, model: &Architecture) -> Result<Self> {
         LoadedAdapter::load(folder, model)?.upload(device)
     }
 }

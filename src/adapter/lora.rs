@@ -3,8 +3,8 @@
 //! `W [out, in]` is frozen; `A [r, in]` and `B [out, r]` are trained. A starts uniform in `+-1/sqrt(in)`, as PEFT does, B at zero, so that
 //! training starts from the base model exactly.
 
+use crate::architecture::{Architecture, Site, sites};
 use crate::graph::{Graph, Origin, Rows, ShapeError, TensorType, ValueId};
-use crate::model::config::ModelConfig;
 use crate::ops::Random;
 use crate::ops::dropout::Dropout;
 use crate::ops::matmul::{Layout, Matmul};
@@ -31,43 +31,24 @@ pub struct LoraTensor {
     pub name: String,
     /// A `[r, in]`, B `[out, r]`.
     pub shape: [usize; 2],
-}
-
-/// The linear layers of a Llama block: path inside the block, and `[out, in]`.
-pub fn block_linears(config: &ModelConfig) -> [(&'static str, [usize; 2]); 7] {
-    let hidden = config.hidden_size;
-    let query = config.num_attention_heads * config.head_dim;
-    let key_value = config.num_key_value_heads * config.head_dim;
-    let inner = config.intermediate_size;
-    [
-        ("self_attn.q_proj", [query, hidden]),
-        ("self_attn.k_proj", [key_value, hidden]),
-        ("self_attn.v_proj", [key_value, hidden]),
-        ("self_attn.o_proj", [hidden, query]),
-        ("mlp.gate_proj", [inner, hidden]),
-        ("mlp.up_proj", [inner, hidden]),
-        ("mlp.down_proj", [hidden, inner]),
-    ]
+    /// Rows of the parts that the graph takes apart, which B has where a layer fuses several; one part otherwise.
+    pub parts: Vec<usize>,
 }
 
 impl LoraSpec {
-    /// Is the linear layer at this path (`self_attn.q_proj`) of this block adapted?
-    pub fn adapts(&self, layer: usize, path: &str) -> bool {
-        let module = path.rsplit('.').next().unwrap_or(path);
-        self.layers.contains(&layer) && self.target_modules.iter().any(|target| target == module)
+    /// Is this linear layer adapted?
+    pub fn adapts(&self, site: &Site) -> bool {
+        self.layers.contains(&site.layer) && self.target_modules.iter().any(|target| target == site.module)
     }
 
-    /// All trained matrices, in the order in which they lie in memory: by layer, then as in [`block_linears`], A before B.
-    pub fn tensors(&self, config: &ModelConfig) -> Vec<LoraTensor> {
+    /// All trained matrices, in the order in which they lie in memory: by layer, then as in [`sites`], A before B.
+    pub fn tensors(&self, model: &Architecture) -> Vec<LoraTensor> {
         let mut tensors = Vec::new();
-        for layer in 0..config.num_hidden_layers {
-            for (path, [out, input]) in block_linears(config) {
-                if self.adapts(layer, path) {
-                    let name = |part: &str| format!("layers.{layer}.{path}.{part}");
-                    tensors.push(LoraTensor { name: name("lora_a"), shape: [self.r, input] });
-                    tensors.push(LoraTensor { name: name("lora_b"), shape: [out, self.r] });
-                }
-            }
+        for site in sites(model).into_iter().filter(|site| self.adapts(site)) {
+            let name = |matrix: &str| format!("{}.{matrix}", site.name());
+            tensors.push(LoraTensor { name: name("lora_a"), shape: [self.r, site.in_features], parts: vec![self.r] });
+            let parts = site.outputs.iter().map(|(_, rows)| *rows).collect();
+            tensors.push(LoraTensor { name: name("lora_b"), shape: [site.out_features, self.r], parts });
         }
         tensors
     }
@@ -91,10 +72,11 @@ impl LoraSpec {
 }
 
 /// The adapter of one linear layer, as values of a graph.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct LoraValues {
     pub a: ValueId,
-    pub b: ValueId,
+    /// One a part of the layer.
+    pub b: Vec<ValueId>,
     pub scale: f64,
     /// Probability, the counter that the host advances, and this layer's salt.
     pub dropout: Option<(f64, ValueId, u32)>,
@@ -102,33 +84,35 @@ pub struct LoraValues {
 
 impl LoraValues {
     /// Adds the leaves of one adapted layer to a graph.
-    pub fn leaves(graph: &mut Graph, spec: &LoraSpec, name: &str, [out, input]: [usize; 2]) -> Self {
-        let mut leaf = |part: &str, rows, columns| {
-            graph.leaf(format!("{name}.{part}"), TensorType::f32(Rows::Fixed(rows), columns), Origin::Adapter)
+    pub fn leaves(graph: &mut Graph, spec: &LoraSpec, site: &Site) -> Self {
+        let name = site.name();
+        let mut leaf =
+            |name: String, rows, columns| graph.leaf(name, TensorType::f32(Rows::Fixed(rows), columns), Origin::Adapter);
+        let a = leaf(format!("{name}.lora_a"), spec.r, site.in_features);
+        let whole = site.outputs.len() == 1;
+        let part = |(index, (_, rows)): (usize, &(_, usize))| {
+            let part = if whole { String::new() } else { format!(".{index}") };
+            leaf(format!("{name}.lora_b{part}"), *rows, spec.r)
         };
-        Self { a: leaf("lora_a", spec.r, input), b: leaf("lora_b", out, spec.r), scale: spec.scale, dropout: None }
+        let b = site.outputs.iter().enumerate().map(part).collect();
+        Self { a, b, scale: spec.scale, dropout: None }
     }
-}
 
-/// A linear layer, adapted or not: `x W^T (+ s (x A^T) B^T) (+ addend)`. The addend is the residual, where the layer ends a block's half.
-///
-/// # Errors
-/// A [`ShapeError`] if the weight does not fit.
-pub fn linear(
-    graph: &mut Graph,
-    x: ValueId,
-    weight: ValueId,
-    adapter: Option<LoraValues>,
-    addend: Option<ValueId>,
-    name: &str,
-) -> Result<ValueId, ShapeError> {
-    let nt = |scale| Matmul { layout: Layout::NT, scale };
-    let base = nt(1.0).append(graph, [x, weight], addend, name)?;
-    let Some(LoraValues { a, b, scale, dropout }) = adapter else { return Ok(base) };
-    let x = match dropout {
-        Some((p, counter, salt)) => graph.apply_one(Dropout { p, salt }, &[x, counter], format!("{name}.dropout"))?,
-        None => x,
-    };
-    let u = nt(1.0).append(graph, [x, a], None, format!("{name}.lora_u"))?;
-    nt(scale).append(graph, [u, b], Some(base), format!("{name}.lora"))
+    /// Adds the low-rank term to what the frozen layer of this name gives, part by part: `base + s (x A^T) B^T`.
+    ///
+    /// # Errors
+    /// A [`ShapeError`] if the matrices do not fit.
+    pub fn onto(&self, graph: &mut Graph, x: ValueId, base: &[ValueId], name: &str) -> Result<Vec<ValueId>, ShapeError> {
+        let nt = |scale| Matmul { layout: Layout::NT, scale };
+        let x = match self.dropout {
+            Some((p, counter, salt)) => graph.apply_one(Dropout { p, salt }, &[x, counter], format!("{name}.dropout"))?,
+            None => x,
+        };
+        let u = nt(1.0).append(graph, [x, self.a], None, format!("{name}.lora_u"))?;
+        let part = |(index, (&b, &base)): (usize, (&ValueId, &ValueId))| {
+            let part = if self.b.len() == 1 { String::new() } else { format!(".{index}") };
+            nt(self.scale).append(graph, [u, b], Some(base), format!("{name}.lora{part}"))
+        };
+        self.b.iter().zip(base).enumerate().map(part).collect()
+    }
 }

@@ -1,10 +1,12 @@
 //! What is trained: which matrices get a low-rank adapter, how it starts, and how it enters the graph.
 
+mod adapted;
 mod device;
 mod folder;
 mod lora;
 pub mod targets;
 
+pub use adapted::Adapted;
 pub use device::{AdapterLayout, DeviceAdapter};
 pub use folder::LoadedAdapter;
-pub use lora::{LoraSpec, LoraTensor, LoraValues, block_linears, linear};
+pub use lora::{LoraSpec, LoraTensor, LoraValues};

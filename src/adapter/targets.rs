@@ -4,35 +4,19 @@ use std::collections::BTreeSet;
 
 use crate::{
     Error, Result,
-    model::anatomy::{LinearModule, Part},
+    architecture::{Architecture, Part, linear_modules},
     nearest::nearest,
 };
 
-/// The projections of attention in a Llama layer.
-pub const ATTENTION: [&str; 4] = ["q_proj", "k_proj", "v_proj", "o_proj"];
-/// The projections of the MLP in a Llama layer.
-pub const MLP: [&str; 3] = ["gate_proj", "up_proj", "down_proj"];
-
-/// The modules of a Llama layer that `names` mean, in the order of a forward pass, each once.
+/// The modules of a model's layers that `names` mean, in the order of a forward pass, each once.
 ///
-/// A name is a module, or `attention`, `mlp`, `all-linear`; one string may hold several, separated by commas.
+/// A name is a module (`q_proj`; `qkv_proj` and `gate_up_proj` in Phi-3), or `attention`, `mlp`, `all-linear`; one string may hold several,
+/// separated by commas.
 ///
 /// # Errors
 /// [`Error::BadInput`] for an unknown name, listing the known ones and the one that is spelled most alike; also for no name.
-pub fn expand_target_modules(names: &[String]) -> Result<Vec<String>> {
-    let modules = ATTENTION.map(|name| (name, Part::Attention)).into_iter().chain(MLP.map(|name| (name, Part::Mlp)));
-    expand(names, &modules.collect::<Vec<_>>())
-}
-
-/// As [`expand_target_modules`], for the modules of any architecture (Phi-3 has `qkv_proj` and `gate_up_proj`).
-///
-/// # Errors
-/// As [`expand_target_modules`].
-pub fn expand_target_modules_of(names: &[String], modules: &[LinearModule]) -> Result<Vec<String>> {
-    expand(names, &modules.iter().map(|module| (module.name, module.part)).collect::<Vec<_>>())
-}
-
-fn expand(names: &[String], modules: &[(&'static str, Part)]) -> Result<Vec<String>> {
+pub fn expand_target_modules(names: &[String], model: &Architecture) -> Result<Vec<String>> {
+    let modules: Vec<(&'static str, Part)> = linear_modules(model).iter().map(|site| (site.module, site.part)).collect();
     let mut chosen = BTreeSet::new();
     for name in names.iter().flat_map(|names| names.split(',')).map(str::trim).filter(|name| !name.is_empty()) {
         let meant = modules.iter().enumerate().filter(|(_, (module, part))| match name {
@@ -43,12 +27,12 @@ fn expand(names: &[String], modules: &[(&'static str, Part)]) -> Result<Vec<Stri
         });
         let indices: Vec<usize> = meant.map(|(index, _)| index).collect();
         if indices.is_empty() {
-            return Err(unknown_module(name, modules));
+            return Err(unknown_module(name, &modules));
         }
         chosen.extend(indices);
     }
     if chosen.is_empty() {
-        let proposal = format!("Give one or more of: {}.", known_names(modules).join(", "));
+        let proposal = format!("Give one or more of: {}.", known_names(&modules).join(", "));
         return Err(Error::bad_input("--target-modules", "names no module", proposal));
     }
     Ok(chosen.into_iter().map(|index| modules[index].0.to_owned()).collect())

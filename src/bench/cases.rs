@@ -1,10 +1,10 @@
 //! The kernels of a training step at the shapes of a model's layer.
 
 use crate::Result;
-use crate::adapter::block_linears;
+use crate::architecture::Architecture;
+use crate::architecture::{Role, layer_sites};
 use crate::gpu::{Device, Slice, encode};
 use crate::graph::{DType, Rows, TensorType};
-use crate::model::config::ModelConfig;
 use crate::ops::accumulate::Accumulate;
 use crate::ops::adamw::AdamW;
 use crate::ops::add::Add;
@@ -13,11 +13,11 @@ use crate::ops::dropout::Dropout;
 use crate::ops::embedding::Embedding;
 use crate::ops::gather_rows::{GatherRows, ScatterRows};
 use crate::ops::global_norm::GlobalNorm;
+use crate::ops::glu::{Activation, Glu, GluBackward};
 use crate::ops::linear_cross_entropy::{CHUNK_ROWS, LinearCrossEntropy};
 use crate::ops::matmul::{Layout, Matmul, MatmulLowRank};
 use crate::ops::rms_norm::{RmsNorm, RmsNormBackward};
 use crate::ops::rope::Rope;
-use crate::ops::swiglu::{Swiglu, SwigluBackward};
 use crate::ops::{Op, Random};
 use std::sync::Arc;
 
@@ -99,16 +99,16 @@ pub struct Sizes {
 
 /// All cases of a model, always the same number in the same order. Rows that a case has no use for (the loss takes chunks, a generated
 /// token is one row) do not change it.
-pub fn cases(config: &ModelConfig, sizes: &Sizes) -> Vec<Case> {
+pub fn cases(config: &Architecture, sizes: &Sizes) -> Vec<Case> {
     let mut cases = Vec::new();
-    let linears = block_linears(config);
+    let sites = layer_sites(config, 0);
     // Layers of one shape are measured once, under all their names.
     let mut shapes: Vec<([usize; 2], Vec<&str>)> = Vec::new();
-    for (path, shape) in linears {
-        let module = path.rsplit('.').next().unwrap_or(path);
+    for site in &sites {
+        let shape = [site.out_features, site.in_features];
         match shapes.iter_mut().find(|(known, _)| *known == shape) {
-            Some((_, modules)) => modules.push(module),
-            None => shapes.push((shape, vec![module])),
+            Some((_, modules)) => modules.push(site.module),
+            None => shapes.push((shape, vec![site.module])),
         }
     }
     let Sizes { rows, storage, r, .. } = *sizes;
@@ -118,7 +118,8 @@ pub fn cases(config: &ModelConfig, sizes: &Sizes) -> Vec<Case> {
         cases.push(product(&format!("d {modules}"), Layout::NN, [rows, *input, *out], storage, false));
     }
     // Of the LoRA products those of the largest layer, the MLP's.
-    let [out, input] = linears[4].1;
+    let gate = sites.iter().find(|site| site.has(Role::Gate)).map_or([1, 1], |site| [site.out_features, site.in_features]);
+    let [out, input] = gate;
     cases.push(product("LoRA u = x A^T", Layout::NT, [rows, r, input], DType::F32, false));
     cases.push(product("LoRA y + u B^T", Layout::NT, [rows, out, r], DType::F32, true));
     cases.push(product("LoRA d_u = d_y B", Layout::NN, [rows, r, out], DType::F32, false));
@@ -170,12 +171,12 @@ fn product(name: &str, layout: Layout, [m, n, k]: [usize; 3], storage: DType, ad
 }
 
 /// One causal sequence of all rows.
-fn of_attention(config: &ModelConfig, rows: usize) -> Vec<Case> {
+fn of_attention(config: &Architecture, rows: usize) -> Vec<Case> {
     let heads = Heads {
         heads: config.num_attention_heads,
         key_value_heads: config.num_key_value_heads,
         head_dim: config.head_dim,
-        scale: 1.0 / (config.head_dim as f64).sqrt(),
+        scale: config.attention_scale,
     };
     let (q, k) = (f32(rows, heads.heads * heads.head_dim), f32(rows, heads.key_value_heads * heads.head_dim));
     let (position, segment_start) = (u32(rows, Fill::Rows), u32(rows, Fill::Zero));
@@ -191,19 +192,20 @@ fn of_attention(config: &ModelConfig, rows: usize) -> Vec<Case> {
 }
 
 /// What works row by row and is bound by memory.
-fn of_rows(config: &ModelConfig, rows: usize) -> Vec<Case> {
+fn of_rows(config: &Architecture, rows: usize) -> Vec<Case> {
     let (hidden, inner, eps) = (config.hidden_size, config.intermediate_size, config.rms_norm_eps);
     let (x, weight, wide) = (f32(rows, hidden), f32(1, hidden), f32(rows, inner));
     let query = config.num_attention_heads * config.head_dim;
     let rope = vec![f32(rows, query), u32(rows, Fill::Rows), f32(rows, config.head_dim)];
     let counter = (TensorType::u32(Rows::Fixed(1), 2), Fill::Zero);
     let shape = |columns: usize| format!("{rows} x {columns}");
+    let activation = Activation::Silu;
     vec![
-        case("rms_norm", shape(hidden), RmsNorm { eps }, vec![x, weight]),
-        case("rms_norm backward + addend", shape(hidden), RmsNormBackward { eps }, vec![x, weight, x, x]),
-        case("rope", shape(query), Rope { head_dim: config.head_dim, inverse: false }, rope),
-        case("swiglu", shape(inner), Swiglu, vec![wide, wide]),
-        case("swiglu backward", shape(inner), SwigluBackward, vec![wide, wide, wide]),
+        case("rms_norm", shape(hidden), RmsNorm::new(eps), vec![x, weight]),
+        case("rms_norm backward + addend", shape(hidden), RmsNormBackward(RmsNorm::new(eps)), vec![x, weight, x, x]),
+        case("rope", shape(query), Rope::new(config.head_dim), rope),
+        case("glu", shape(inner), Glu { activation }, vec![wide, wide]),
+        case("glu backward", shape(inner), GluBackward { activation }, vec![wide, wide, wide]),
         case("add", shape(hidden), Add, vec![x, x]),
         case("dropout", shape(hidden), Dropout { p: 0.1, salt: 0 }, vec![x, counter]),
         case("gather_rows", shape(hidden), GatherRows, vec![x, u32(rows, Fill::Rows)]),
@@ -211,14 +213,14 @@ fn of_rows(config: &ModelConfig, rows: usize) -> Vec<Case> {
     ]
 }
 
-fn of_the_vocabulary(config: &ModelConfig, sizes: &Sizes) -> Vec<Case> {
+fn of_the_vocabulary(config: &Architecture, sizes: &Sizes) -> Vec<Case> {
     let Sizes { rows, storage, largest, .. } = *sizes;
     let hidden = config.hidden_size;
     let storage = fitting(storage, hidden);
     let vocabulary = config.vocab_size.min((largest / storage.bytes(hidden)).max(128) / 128 * 128);
     let matrix = (TensorType::new(Rows::Fixed(vocabulary), hidden, storage), Fill::Signed);
     let chunk = rows.min(CHUNK_ROWS);
-    let loss = LinearCrossEntropy { with_gradient: true };
+    let loss = LinearCrossEntropy::new(true);
     let of_loss = vec![f32(chunk, hidden), matrix, u32(chunk, Fill::Below(vocabulary)), f32(1, 1)];
     let shape = |rows: usize| format!("{rows} x {vocabulary} x {hidden} {storage}");
     vec![
@@ -231,8 +233,8 @@ fn of_the_vocabulary(config: &ModelConfig, sizes: &Sizes) -> Vec<Case> {
 }
 
 /// The optimizer over the adapters of all layers.
-fn of_the_optimizer(config: &ModelConfig, r: usize) -> Vec<Case> {
-    let a_layer: usize = block_linears(config).iter().map(|(_, [out, input])| r * (out + input)).sum();
+fn of_the_optimizer(config: &Architecture, r: usize) -> Vec<Case> {
+    let a_layer: usize = layer_sites(config, 0).iter().map(|site| site.lora_parameters(r) as usize).sum();
     let elements = config.num_hidden_layers * a_layer;
     let (row, moment) = (f32(1, elements), (f32(1, elements).0, Fill::Positive));
     let hyper = (TensorType::f32(Rows::Fixed(1), 8), Fill::Positive);
@@ -248,7 +250,7 @@ fn of_the_optimizer(config: &ModelConfig, r: usize) -> Vec<Case> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::known;
+    use crate::architecture::known;
 
     /// Inputs fit their ops for every model and any number of rows, and the list does not change with the rows.
     #[test]

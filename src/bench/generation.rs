@@ -1,9 +1,9 @@
 //! Speed of greedy decoding, one token after the other.
 
 use crate::Result;
+use crate::architecture::Architecture;
 use crate::generate::Generator;
 use crate::generate::sampling::greedy;
-use crate::model::config::ModelConfig;
 use crate::model::weights::DeviceWeights;
 use crate::ops::Random;
 use std::time::{Duration, Instant};
@@ -27,7 +27,7 @@ const ANSWER: usize = 128;
 ///
 /// # Errors
 /// If the device has not the memory, or is lost.
-pub fn measure(weights: &DeviceWeights, config: &ModelConfig, budget: Duration) -> Result<GenerationReport> {
+pub fn measure(weights: &DeviceWeights, config: &Architecture, budget: Duration) -> Result<GenerationReport> {
     let context = (PROMPT + ANSWER + 1).min(config.max_position_embeddings);
     let prompt_tokens = PROMPT.min(context / 2).max(1);
     let mut generator = Generator::new(weights, config, None, context)?;

@@ -2,9 +2,9 @@
 
 use super::cases::{Case, Sizes, cases};
 use super::timer::{average_seconds_of_run, seconds_of_run};
+use crate::architecture::Architecture;
 use crate::gpu::Device;
 use crate::graph::{Counts, DType, Graph, Origin, ValueId};
-use crate::model::config::ModelConfig;
 use crate::ops::{Call, Operand};
 use crate::plan::timings::{Bound, Roofline};
 use crate::plan::{Executable, Pinned};
@@ -73,7 +73,7 @@ impl Tables {
     }
 
     /// How many lines a model has.
-    pub fn lines(&self, config: &ModelConfig) -> usize {
+    pub fn lines(&self, config: &Architecture) -> usize {
         cases(config, &self.sizes(self.options.rows)).len()
     }
 
@@ -83,7 +83,7 @@ impl Tables {
     /// If the device is lost.
     pub fn measure(
         &mut self,
-        config: &ModelConfig,
+        config: &Architecture,
         wanted: impl Fn(&str) -> bool,
         mut each: impl FnMut(&KernelRow),
     ) -> Result<Vec<KernelRow>> {
@@ -104,7 +104,7 @@ impl Tables {
     }
 
     /// Chooses the rows of a line by what a short version of it takes, and measures it.
-    fn line(&mut self, config: &ModelConfig, index: usize, mut case: Case) -> Result<KernelRow> {
+    fn line(&mut self, config: &Architecture, index: usize, mut case: Case) -> Result<KernelRow> {
         let budget = self.options.budget.as_secs_f64();
         let mut rows = self.options.rows;
         let mut line = self.describe(&case)?;
@@ -148,7 +148,7 @@ impl Tables {
     }
 
     /// The share of the roofline that a line has with few rows.
-    fn probe(&self, config: &ModelConfig, index: usize) -> Result<f64> {
+    fn probe(&self, config: &Architecture, index: usize) -> Result<f64> {
         let rows = self.options.rows.min(LEAST_ROWS);
         let case = cases(config, &self.sizes(rows)).swap_remove(index);
         let line = self.describe(&case)?;
@@ -200,7 +200,7 @@ impl Tables {
     ///
     /// # Errors
     /// If the device has not the memory, or is lost.
-    pub fn best_product(&self, config: &ModelConfig, lines: &[KernelRow]) -> Result<Option<Product>> {
+    pub fn best_product(&self, config: &Architecture, lines: &[KernelRow]) -> Result<Option<Product>> {
         let rate = |line: &KernelRow| line.measured.map(|measured| measured.flops_per_second);
         let products = lines.iter().filter(|line| line.name.starts_with("matmul") && line.measured.is_some());
         let Some(best) = products.max_by(|a, b| rate(a).partial_cmp(&rate(b)).unwrap_or(Ordering::Equal)) else {

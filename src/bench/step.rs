@@ -2,11 +2,11 @@
 
 use super::kernels::Product;
 use crate::Result;
-use crate::adapter::targets::{ATTENTION, MLP};
 use crate::adapter::{DeviceAdapter, LoraSpec};
+use crate::architecture::Architecture;
+use crate::architecture::linear_modules;
 use crate::data::{Batch, Example};
 use crate::graph::{Counts, Graph};
-use crate::model::config::ModelConfig;
 use crate::model::weights::DeviceWeights;
 use crate::ops::Random;
 use crate::ops::adamw::Hyper;
@@ -58,12 +58,12 @@ pub struct StepReport {
 }
 
 /// A rank for all linear modules in all layers.
-pub fn lora(r: usize, config: &ModelConfig) -> LoraSpec {
+pub fn lora(r: usize, config: &Architecture) -> LoraSpec {
     LoraSpec {
         r,
         scale: 2.0,
         dropout: 0.0,
-        target_modules: ATTENTION.into_iter().chain(MLP).map(str::to_owned).collect(),
+        target_modules: linear_modules(config).iter().map(|site| site.module.to_owned()).collect(),
         layers: (0..config.num_hidden_layers).collect(),
     }
 }
@@ -91,7 +91,7 @@ pub fn random_batch(batch_size: usize, max_length: usize, vocabulary: usize) -> 
 /// If the device has not the memory, or is lost.
 pub fn measure(
     weights: Arc<DeviceWeights>,
-    config: &ModelConfig,
+    config: &Architecture,
     options: &Options,
     mut product: Option<Product>,
     mut each: impl FnMut(),

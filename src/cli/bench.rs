@@ -4,17 +4,18 @@ use super::DeviceArgs;
 use clap::{Args, ValueEnum};
 use graftling::adapter::LoraSpec;
 use graftling::adapter::targets::{expand_target_modules, parse_layers};
+use graftling::architecture::Architecture;
+use graftling::architecture::known;
 use graftling::bench::report::{Report, Table};
 use graftling::bench::speed::Speed;
 use graftling::bench::{generation, kernels, step};
 use graftling::formats::atomic::write_atomically;
 use graftling::formats::{Storage, TensorInfo};
 use graftling::graph::{DType, Graph};
-use graftling::model::config::ModelConfig;
-use graftling::model::known;
 use graftling::model::opened::OpenModel;
 use graftling::model::weights::WeightType;
 use graftling::plan::timings;
+use graftling::terminal;
 use graftling::train::budget::RecomputeOption;
 use graftling::train::options::WeightStorage;
 use graftling::train::step::{LossGraph, Recompute};
@@ -115,7 +116,7 @@ pub fn run(args: BenchArgs) -> Result<()> {
     let options = kernels::Options { rows: args.batch_size * args.max_length, storage, r: args.lora_r, budget };
     let mut measured = kernels::Tables::new(device.clone(), speed.roofline, options);
     let mut tables = Vec::new();
-    let mut table = |name: &str, config: &ModelConfig, wanted: fn(&str) -> bool| -> Result<Table> {
+    let mut table = |name: &str, config: &Architecture, wanted: fn(&str) -> bool| -> Result<Table> {
         bar.lengthen(measured.lines(config));
         let lines = measured.measure(config, wanted, |line| bar.did(&format!("{name}: {}", line.name)))?;
         Ok(Table { model: name.to_owned(), lines })
@@ -179,7 +180,10 @@ pub fn run(args: BenchArgs) -> Result<()> {
     if let (Some(path), Some(step)) = (&args.trace, &report.step) {
         write_atomically(path, timings::chrome_trace(&step.timings).to_string().as_bytes())?;
     }
-    super::print(&if args.json { format!("{:#}\n", json!(report)) } else { report.text() })
+    match args.json {
+        true => super::print_json(&json!(report)),
+        false => super::print(&report.text()),
+    }
 }
 
 impl BenchArgs {
@@ -231,9 +235,9 @@ impl BenchArgs {
             .ok_or_else(|| Error::bad_input("--recompute auto", problem, "give none, all or a number of layers"))
     }
 
-    fn lora(&self, config: &ModelConfig) -> Result<LoraSpec> {
+    fn lora(&self, config: &Architecture) -> Result<LoraSpec> {
         let mut lora = step::lora(self.lora_r, config);
-        lora.target_modules = expand_target_modules(&self.target_modules)?;
+        lora.target_modules = expand_target_modules(&self.target_modules, config)?;
         if let Some(layers) = &self.layers {
             lora.layers = parse_layers(layers, config.num_hidden_layers)?;
         }
@@ -242,8 +246,8 @@ impl BenchArgs {
 }
 
 /// Do these models have kernels of the same shapes?
-fn same_layer(a: &ModelConfig, b: &ModelConfig) -> bool {
-    let sizes = |config: &ModelConfig| {
+fn same_layer(a: &Architecture, b: &Architecture) -> bool {
+    let sizes = |config: &Architecture| {
         let heads = [config.num_attention_heads, config.num_key_value_heads, config.head_dim];
         (config.vocab_size, config.hidden_size, config.intermediate_size, heads)
     };
@@ -266,7 +270,7 @@ impl Bar {
     }
 
     fn says(&self, what: &str) {
-        self.0.set_message(what.to_owned());
+        self.0.set_message(terminal::shown(what).into_owned());
     }
 
     fn did(&self, what: &str) {

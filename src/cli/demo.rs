@@ -14,6 +14,7 @@ use graftling::gpu::Device;
 use graftling::graph::Graph;
 use graftling::model::opened::OpenModel;
 use graftling::model::weights::DeviceWeights;
+use graftling::terminal::{self, report};
 use graftling::text::{ChatTemplate, Message};
 use graftling::train::Outcome;
 use graftling::train::interrupt::Interrupt;
@@ -95,31 +96,31 @@ pub fn run(args: DemoArgs) -> Result<i32> {
     super::with_tuning_bar(|progress| prepared.tune(&mut device, &mut output, asking, progress));
     let weights = super::upload(&model, prepared.weight_type(), Arc::new(device))?;
 
-    super::print(&format!("{} on {}\n\nBefore training\n", model.files.name, weights.device().info.name))?;
+    report(&format!("{} on {}\n\nBefore training\n", model.files.name, weights.device().info.name));
     let before = ask(&model, template, &weights, None, &questions)?;
-    super::print(&shown(&questions, &before))?;
+    report(&shown(&questions, &before));
 
-    super::print(&format!("\nTraining\n{}", prepared.summary()))?;
+    report(&format!("\nTraining\n{}", prepared.summary()));
     let progress = Progress::on_stderr(prepared.total_steps, output.steps_done());
     let interrupt = Interrupt::install()?;
     let (outcome, run) = prepared.start(weights, output, interrupt, progress)?.train_to_the_end()?;
     if let Outcome::Interrupted { steps, .. } = outcome {
-        eprintln!("stopped after step {steps}; start the same command again to go on");
+        terminal::say(&format!("stopped after step {steps}; start the same command again to go on"));
         return Ok(1);
     }
 
-    super::print("\nAfter training\n")?;
+    report("\nAfter training\n");
     let weights = run.trainer().weights();
     let adapter = DeviceAdapter::load(&args.out, weights.device().clone(), &model.files.config)?;
     let after = ask(&model, template, weights, Some(&adapter), &questions)?;
-    super::print(&shown(&questions, &after))?;
-    super::print(&closing(&args.out, &spec, right(&questions, &before), right(&questions, &after), &questions))?;
+    report(&shown(&questions, &after));
+    report(&closing(&args.out, &spec, right(&questions, &before), right(&questions, &after), &questions));
     Ok(0)
 }
 
 /// The path of the small model, which is fetched where it is not in the cache.
 fn fetch() -> Result<String> {
-    let path = small_model::fetch(|what| eprintln!("{what}"))?;
+    let path = small_model::fetch(terminal::say)?;
     Ok(path.to_string_lossy().into_owned())
 }
 
@@ -138,9 +139,9 @@ fn write_lesson(out: &Path) -> Result<PathBuf> {
 /// What asking runs, before and after the training.
 fn generator_graphs(model: &OpenModel, prepared: &Prepared) -> Result<Vec<Graph>> {
     let (config, storage) = (&model.files.config, model.storage(prepared.weight_type()));
-    let mut graphs = Generator::graphs(config, &storage, None, CONTEXT)?;
-    graphs.extend(Generator::graphs(config, &storage, Some(prepared.spec()), CONTEXT)?);
-    Ok(graphs)
+    let mut models = Generator::models(config, &storage, None, CONTEXT)?;
+    models.extend(Generator::models(config, &storage, Some(prepared.spec()), CONTEXT)?);
+    Ok(models.into_iter().map(|model| model.graph).collect())
 }
 
 /// The model's greedy answers, each on one line.
@@ -193,7 +194,7 @@ fn shown(questions: &[Question], answers: &[String]) -> String {
 fn closing(out: &Path, model: &str, before: usize, after: usize, questions: &[Question]) -> String {
     let share = |count: usize| format!("{count} of {} ({:.0} %)", questions.len(), 100.0 * count as f64 / questions.len() as f64);
     let out = out.display().to_string();
-    let program = std::env::args().next().unwrap_or_else(|| "graftling".to_string());
+    let program = std::env::args_os().next().map_or("graftling".into(), |word| word.to_string_lossy().into_owned());
     format!(
         "\nRecall of held-out questions: {} before, {} after.\n\
          Adapter, data, metrics.jsonl and loss curve (loss.svg) are in {out}\n\

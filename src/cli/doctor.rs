@@ -5,10 +5,10 @@ use std::fmt::Write;
 use clap::Args;
 use graftling::adapter::LoraSpec;
 use graftling::adapter::targets::expand_target_modules;
+use graftling::architecture::{Architecture, Part, known, parameters};
 use graftling::gpu::{Arithmetic, Device, Facts, Matrices, WANTED_FEATURES, adapters};
 use graftling::graph::DType;
-use graftling::model::config::ModelConfig;
-use graftling::model::{known, tensor_names};
+
 use graftling::train::memory::{Lowest, Memory, Planner, StepShape};
 use graftling::train::options::TrainOptions;
 use graftling::train::step::Recompute;
@@ -128,19 +128,19 @@ fn needs() -> Result<String> {
     Ok(text)
 }
 
-fn memory(config: &ModelConfig, storage: DType) -> Result<Memory> {
+fn memory(config: &Architecture, storage: DType) -> Result<Memory> {
     let lora = LoraSpec {
         r: TrainOptions::LORA_R,
         scale: 1.0,
         dropout: 0.0,
-        target_modules: expand_target_modules(&[TrainOptions::TARGET_MODULES.to_string()])?,
+        target_modules: expand_target_modules(&[TrainOptions::TARGET_MODULES.to_string()], config)?,
         layers: (0..config.num_hidden_layers).collect(),
     };
     let (hidden, inner, vocabulary) = (config.hidden_size, config.intermediate_size, config.vocab_size);
     let heads = (2 * config.num_attention_heads + 2 * config.num_key_value_heads) * config.head_dim;
     let matrices = config.num_hidden_layers * hidden * (heads + 3 * inner);
     let outputs = vocabulary * hidden * if config.tie_word_embeddings { 1 } else { 2 };
-    let norms = tensor_names(config).iter().filter(|name| name.contains("norm")).count() * hidden;
+    let norms = parameters(config).iter().filter(|parameter| parameter.part == Part::Norm).count() * hidden;
     let bytes = storage.bytes(matrices + outputs) + norms * 4;
     let storage = |name: &str| if name.contains("norm") { DType::F32 } else { storage };
     let max_tokens = TrainOptions::BATCH_SIZE * TrainOptions::MAX_LENGTH;

@@ -4,12 +4,11 @@ use std::fmt::Write;
 use std::path::PathBuf;
 
 use clap::Args;
-use graftling::adapter::LoadedAdapter;
 use graftling::data::{self, Batch, Dataset, Example};
 use graftling::model::opened::OpenModel;
+use graftling::session::Use;
+use graftling::terminal;
 use graftling::text::Tokenizer;
-use graftling::train::evaluate::Evaluator;
-use graftling::train::options::WeightStorage;
 use graftling::{Error, Result};
 use serde_json::{Value, json};
 
@@ -57,18 +56,12 @@ pub fn run(args: EvalArgs) -> Result<()> {
     let data = data::load(&args.data, &model.tokenizer, model.template.as_ref(), max_length)?;
     data.check_vocabulary(config.vocab_size)?;
     if !args.json {
-        eprintln!("{}", data.report);
+        terminal::say(&data.report.to_string());
     }
-    let adapter = args.adapter.as_deref().map(|folder| LoadedAdapter::load(folder, config)).transpose()?;
     let batches = batches(&data);
     let most = batches.iter().map(|batch| batch.iter().map(|&at| data.examples[at].input_ids.len()).sum()).max().unwrap_or(1);
-    let weight_type = WeightStorage::weight_type(args.device.weights);
-    let spec = adapter.as_ref().map(|adapter| &adapter.spec);
-    let graph = Evaluator::model(config, &model.storage(weight_type), spec, most)?.graph;
-    let (device, _) = args.device.open(&[graph])?;
-    let weights = super::upload(&model, weight_type, device.clone())?;
-    let adapter = adapter.map(|adapter| adapter.upload(device)).transpose()?;
-    let mut evaluator = Evaluator::new(weights, config, adapter.as_ref(), most)?;
+    let session = args.device.session(&model, args.adapter.as_deref(), &[Use::Evaluate { max_tokens: most }])?;
+    let mut evaluator = session.evaluator(most)?;
 
     let mut results = Vec::new();
     for chosen in &batches {
@@ -84,11 +77,10 @@ pub fn run(args: EvalArgs) -> Result<()> {
             results.push(result);
         }
     }
-    let report = match args.json {
-        true => format!("{:#}\n", as_json(&data, &results, args.per_token)),
-        false => as_text(&data, &results, args.per_token.then_some(&model.tokenizer)),
-    };
-    super::print(&report)
+    match args.json {
+        true => super::print_json(&as_json(&data, &results, args.per_token)),
+        false => super::print(&as_text(&data, &results, args.per_token.then_some(&model.tokenizer))),
+    }
 }
 
 /// -log p of the supervised tokens of one example, in order.

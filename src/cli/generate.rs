@@ -3,12 +3,11 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use graftling::adapter::LoadedAdapter;
 use graftling::data::conversation::encode_prompt;
-use graftling::generate::{Generator, Sampler, Sampling};
+use graftling::generate::{Sampler, Sampling};
 use graftling::model::opened::OpenModel;
+use graftling::session::Use;
 use graftling::text::Message;
-use graftling::train::options::WeightStorage;
 use graftling::{Error, Result};
 use serde_json::json;
 
@@ -72,14 +71,8 @@ pub fn run(args: GenerateArgs) -> Result<()> {
     }
     let context = prompt.len().saturating_add(args.max_new_tokens).min(config.max_position_embeddings);
 
-    let adapter = args.adapter.as_deref().map(|folder| LoadedAdapter::load(folder, config)).transpose()?;
-    let weight_type = WeightStorage::weight_type(args.device.weights);
-    let spec = adapter.as_ref().map(|adapter| &adapter.spec);
-    let graphs = Generator::graphs(config, &model.storage(weight_type), spec, context)?;
-    let (device, _) = args.device.open(&graphs)?;
-    let weights = super::upload(&model, weight_type, device.clone())?;
-    let adapter = adapter.map(|adapter| adapter.upload(device)).transpose()?;
-    let mut generator = Generator::new(&weights, config, adapter.as_ref(), context)?;
+    let session = args.device.session(&model, args.adapter.as_deref(), &[Use::Generate { context }])?;
+    let mut generator = session.generator(context)?;
 
     let ends = model.tokenizer.eos_token_ids();
     let mut stream = model.tokenizer.decode_stream();
@@ -95,7 +88,7 @@ pub fn run(args: GenerateArgs) -> Result<()> {
     })?;
     give(stream.finish())?;
     match args.json {
-        true => super::print(&format!("{:#}\n", json!({ "text": text, "prompt_ids": prompt, "token_ids": tokens }))),
+        true => super::print_json(&json!({ "text": text, "prompt_ids": prompt, "token_ids": tokens })),
         false => super::print("\n"),
     }
 }

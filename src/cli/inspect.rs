@@ -4,21 +4,18 @@ mod tables;
 
 use std::{
     collections::BTreeMap,
-    io::{ErrorKind, Write},
     path::{Path, PathBuf},
 };
 
 use clap::Args;
 use graftling::{
     Error, Result,
-    adapter::targets::{expand_target_modules_of, parse_layers},
+    adapter::targets::{expand_target_modules, parse_layers},
+    architecture::{Architecture, Parameter, Part, RopeScaling, Site, linear_modules, parameters},
+    files,
     formats::{
         ModelPlace, Storage, TextSource, TokenizerSource, gguf::Gguf, hub::Hub, hugging_face, model_files::check_tensors,
         tensors::TensorSource,
-    },
-    model::{
-        anatomy::{self, LinearModule, Part},
-        config::{ModelConfig, RopeScaling},
     },
 };
 use serde_json::{Value, json};
@@ -66,20 +63,16 @@ pub struct InspectArgs {
 pub fn run(args: InspectArgs) -> Result<()> {
     let model = Model::open(&args.model)?;
     let adapter = Adapter::choose(&model.config, &args)?;
-    let report = if args.json { format!("{:#}\n", json_report(&model, &adapter)) } else { text_report(&model, &adapter) };
-    match std::io::stdout().write_all(report.as_bytes()) {
-        // The reader of a pipe, such as `head`, may stop early.
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
-            Err(Error::failed("standard output", format!("cannot be written: {error}"), "Check where the output goes."))
-        }
-        _ => Ok(()),
+    match args.json {
+        true => super::print_json(&json_report(&model, &adapter)),
+        false => super::print(&text_report(&model, &adapter)),
     }
 }
 
 /// What the files say, as far as there are files.
 struct Model {
     name: String,
-    config: ModelConfig,
+    config: Architecture,
     weights: Option<Weights>,
     text: Option<TextSource>,
 }
@@ -95,14 +88,14 @@ struct Weights {
 impl Model {
     fn open(spec: &str) -> Result<Self> {
         match ModelPlace::of(spec)? {
-            ModelPlace::Config(path) => Ok(Self::of_config(spec, ModelConfig::from_json_file(&path)?)),
+            ModelPlace::Config(path) => Ok(Self::of_config(spec, hugging_face::config_file(&path)?)),
             ModelPlace::Folder(folder) => Self::of_folder(spec, &folder),
             ModelPlace::Hub(name) => Self::of_folder(spec, &Hub::from_environment()?.fetch_descriptions(&name)?),
             ModelPlace::Gguf(path) => Self::of_gguf(spec, &path),
         }
     }
 
-    fn of_config(spec: &str, config: ModelConfig) -> Self {
+    fn of_config(spec: &str, config: Architecture) -> Self {
         Self { name: spec.to_owned(), config, weights: None, text: None }
     }
 
@@ -149,19 +142,19 @@ fn count(by_type: &mut BTreeMap<String, (usize, u64, u64)>, name: &str, values: 
     *entry = (entry.0 + 1, entry.1.saturating_add(values), entry.2 + bytes);
 }
 
-fn problem_of(config: &ModelConfig, source: &dyn TensorSource) -> Option<String> {
+fn problem_of(config: &Architecture, source: &dyn TensorSource) -> Option<String> {
     check_tensors(config, source).err().map(|error| error.to_string())
 }
 
 /// The adapter that the options describe.
 struct Adapter {
-    modules: Vec<LinearModule>,
+    modules: Vec<Site>,
     layers: Vec<usize>,
     r: usize,
 }
 
 impl Adapter {
-    fn choose(config: &ModelConfig, args: &InspectArgs) -> Result<Self> {
+    fn choose(config: &Architecture, args: &InspectArgs) -> Result<Self> {
         if args.lora_r == 0 || args.lora_r > LARGEST_RANK {
             let problem = format!("{} is no possible rank", args.lora_r);
             return Err(Error::bad_input(
@@ -170,13 +163,13 @@ impl Adapter {
                 format!("Give a number from 1 to {LARGEST_RANK}; 8 to 64 are usual."),
             ));
         }
-        let linear = anatomy::linear_modules(config);
-        let names = expand_target_modules_of(&args.target_modules, &linear)?;
+        let linear = linear_modules(config);
+        let names = expand_target_modules(&args.target_modules, config)?;
         let layers = match &args.layers {
             Some(text) => parse_layers(text, config.num_hidden_layers)?,
             None => (0..config.num_hidden_layers).collect(),
         };
-        let modules = linear.into_iter().filter(|module| names.iter().any(|name| name == module.name)).collect();
+        let modules = linear.into_iter().filter(|module| names.iter().any(|name| name == module.module)).collect();
         Ok(Self { modules, layers, r: args.lora_r })
     }
 
@@ -194,9 +187,9 @@ struct Counts {
 }
 
 impl Counts {
-    fn of(config: &ModelConfig) -> Self {
+    fn of(config: &Architecture) -> Self {
         let mut counts = Self { total: 0, by_part: BTreeMap::new(), layers: vec![[0; 3]; config.num_hidden_layers] };
-        for parameter in anatomy::parameters(config) {
+        for parameter in parameters(config) {
             counts.total += parameter.count();
             *counts.by_part.entry(parameter.part).or_default() += parameter.count();
             let column = match parameter.part {
@@ -214,12 +207,12 @@ impl Counts {
 
 /// Bytes of the model with all matrices in `storage` and all vectors (norms, biases) in f32; `None` where rows are no whole
 /// number of blocks.
-fn bytes_in(config: &ModelConfig, storage: Storage) -> Option<u64> {
-    let bytes = |parameter: anatomy::Parameter| match parameter.shape.as_slice() {
+fn bytes_in(config: &Architecture, storage: Storage) -> Option<u64> {
+    let bytes = |parameter: Parameter| match parameter.shape.as_slice() {
         [rows, columns] => Some(*rows as u64 * storage.bytes(*columns as u64)?),
         _ => Storage::F32.bytes(parameter.count()),
     };
-    anatomy::parameters(config).into_iter().map(bytes).sum()
+    parameters(config).into_iter().map(bytes).sum()
 }
 
 fn json_report(model: &Model, adapter: &Adapter) -> Value {
@@ -243,7 +236,7 @@ fn json_report(model: &Model, adapter: &Adapter) -> Value {
     let part = |part: Part| counts.by_part.get(&part).copied().unwrap_or(0);
     json!({
         "model": model.name,
-        "architecture": config.architecture,
+        "architecture": config.class,
         "trainable": config.supported().is_ok(),
         "not_trainable_because": config.supported().err().map(|error| error.to_string()),
         "config": {
@@ -256,8 +249,8 @@ fn json_report(model: &Model, adapter: &Adapter) -> Value {
             "head_dim": config.head_dim,
             "max_position_embeddings": config.max_position_embeddings,
             "rms_norm_eps": config.rms_norm_eps,
-            "rope_theta": config.rope_theta,
-            "rope_scaling": json_rope_scaling(&config.rope_scaling),
+            "rope_theta": config.ropes[0].theta,
+            "rope_scaling": json_rope_scaling(&config.ropes[0].scaling),
             "tie_word_embeddings": config.tie_word_embeddings,
         },
         "parameters": counts.total,
@@ -274,7 +267,7 @@ fn json_report(model: &Model, adapter: &Adapter) -> Value {
         })),
         "text": model.text.as_ref().map(json_text),
         "adapter": {
-            "target_modules": adapter.modules.iter().map(|module| module.name).collect::<Vec<_>>(),
+            "target_modules": adapter.modules.iter().map(|module| module.module).collect::<Vec<_>>(),
             "layers": adapter.layers,
             "lora_r": adapter.r,
             "trainable_parameters": adapter.parameters(),
@@ -296,6 +289,25 @@ fn json_rope_scaling(scaling: &RopeScaling) -> Value {
             "high_freq_factor": high_freq_factor,
             "original_max_position_embeddings": original_max_position_embeddings,
         }),
+        RopeScaling::Dynamic { factor, .. } => json!({"rope_type": "dynamic", "factor": factor}),
+        RopeScaling::Yarn { factor, attention_factor, beta_fast, beta_slow, truncate, original_max_position_embeddings } => {
+            json!({
+                "rope_type": "yarn",
+                "factor": factor,
+                "attention_factor": attention_factor,
+                "beta_fast": beta_fast,
+                "beta_slow": beta_slow,
+                "truncate": truncate,
+                "original_max_position_embeddings": original_max_position_embeddings,
+            })
+        }
+        RopeScaling::LongRope { short, long, attention_factor, original_max_position_embeddings } => json!({
+            "rope_type": "longrope",
+            "short_factor": short,
+            "long_factor": long,
+            "attention_factor": attention_factor,
+            "original_max_position_embeddings": original_max_position_embeddings,
+        }),
         RopeScaling::Factors(factors) => json!({"rope_type": "factors", "factors": factors}),
         RopeScaling::Unsupported(kind) => json!({"rope_type": kind}),
     }
@@ -313,9 +325,9 @@ struct ModuleRow {
     each: u64,
 }
 
-fn module_rows(config: &ModelConfig) -> Vec<ModuleRow> {
+fn module_rows(config: &Architecture) -> Vec<ModuleRow> {
     let mut rows: Vec<ModuleRow> = Vec::new();
-    for parameter in anatomy::parameters(config) {
+    for parameter in parameters(config) {
         let bias = parameter.name.ends_with(".bias");
         match rows.iter_mut().find(|row| row.module == parameter.module) {
             // Every layer is alike: the first one's counts stand for all.
@@ -346,7 +358,7 @@ fn tokenizer_facts(tokenizer: &TokenizerSource) -> Option<(String, usize)> {
             Some((format!("GGUF {}{pre}", gguf.model), gguf.tokens.len()))
         }
         TokenizerSource::Json(path) => {
-            let value: Value = serde_json::from_str(&std::fs::read_to_string(path).ok()?).ok()?;
+            let value: Value = serde_json::from_str(&files::read_to_string(path, files::TOKENIZER).ok()?).ok()?;
             let model = value.get("model")?;
             let size = |value: Option<&Value>| match value {
                 Some(Value::Object(map)) => map.len(),
@@ -385,7 +397,7 @@ fn text_report(model: &Model, adapter: &Adapter) -> String {
         "{}\n  {}: {} layers, hidden size {}, MLP {}, {} heads of {} ({} for keys and values)\n  vocabulary {} ({tied} output), \
          context {}, RoPE theta {}, scaling {}\n",
         model.name,
-        config.architecture,
+        config.class,
         config.num_hidden_layers,
         config.hidden_size,
         config.intermediate_size,
@@ -394,8 +406,8 @@ fn text_report(model: &Model, adapter: &Adapter) -> String {
         config.num_key_value_heads,
         grouped(config.vocab_size as u64),
         grouped(config.max_position_embeddings as u64),
-        config.rope_theta,
-        config.rope_scaling,
+        config.ropes[0].theta,
+        config.ropes[0].scaling,
     );
     if let Err(error) = config.supported() {
         out += &format!("  Cannot be trained here: {error}\n");
@@ -463,7 +475,7 @@ fn text_report(model: &Model, adapter: &Adapter) -> String {
     } else {
         format!("layers {:?}", adapter.layers)
     };
-    let modules: Vec<&str> = adapter.modules.iter().map(|module| module.name).collect();
+    let modules: Vec<&str> = adapter.modules.iter().map(|module| module.module).collect();
     out += &format!(
         "\nLoRA r {} on {} of {layers} would train {} parameters, {} of the model ({} in f32)\n",
         adapter.r,

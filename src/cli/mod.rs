@@ -12,7 +12,8 @@ mod inspect;
 mod train;
 mod tuning;
 
-use std::io::{ErrorKind, IsTerminal, Write};
+use std::io::ErrorKind;
+use std::path::Path;
 use std::sync::Arc;
 
 use clap::{Args, Parser, Subcommand};
@@ -22,8 +23,11 @@ use graftling::graph::Graph;
 use graftling::model::opened::OpenModel;
 use graftling::model::weights::{DeviceWeights, WeightType};
 use graftling::plan::autotune::{BUDGET, Choice, Sources, tune};
+use graftling::session::{Session, SessionOptions, Use, Watch};
 use graftling::train::options::WeightStorage;
-use graftling::{Error, Result};
+use graftling::{Error, Result, terminal};
+use indicatif::ProgressBar;
+use serde_json::Value;
 
 /// LoRA fine-tuning of Llama-style language models on any GPU that Vulkan, Metal or DX12 drives
 #[derive(Parser)]
@@ -47,7 +51,10 @@ enum Command {
 
 /// Runs the command line and returns the process's exit code.
 pub fn run() -> i32 {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(stop) => return told(&stop),
+    };
     let done = start_logging().and_then(|()| match cli.command {
         Command::Demo(args) => demo::run(args),
         Command::Train(args) => train::run(*args),
@@ -57,11 +64,26 @@ pub fn run() -> i32 {
         Command::Doctor(args) => doctor::run(args).map(|()| 0),
         Command::Bench(args) => bench::run(args).map(|()| 0),
     });
-    done.unwrap_or_else(|error| {
-        // If standard error is closed there is nobody left to tell.
-        let _ = writeln!(std::io::stderr(), "error: {error}");
-        error.exit_code()
-    })
+    done.unwrap_or_else(refused)
+}
+
+/// Tells the error; gives the exit code that goes with it.
+fn refused(error: Error) -> i32 {
+    terminal::say(&format!("error: {error}"));
+    error.exit_code()
+}
+
+/// What clap answers instead of giving options: help and version on standard output, wrong use on standard error.
+fn told(answer: &clap::Error) -> i32 {
+    if answer.use_stderr() {
+        terminal::say(answer.render().to_string().trim_end());
+        return answer.exit_code();
+    }
+    let text = match terminal::has_colour(&std::io::stdout()) {
+        true => answer.render().ansi().to_string(),
+        false => answer.render().to_string(),
+    };
+    printed(terminal::print_coloured(&text)).map_or_else(refused, |()| answer.exit_code())
 }
 
 /// Sends what the library reports to standard error: warnings, or what GRAFTLING_LOG asks for.
@@ -75,8 +97,8 @@ fn start_logging() -> Result<()> {
             "set it to info, debug or graftling::train=debug",
         )
     })?;
-    let format = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    format.with_ansi(std::io::stderr().is_terminal()).without_time().init();
+    let format = tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| terminal::Stderr);
+    format.with_ansi(false).without_time().init();
     Ok(())
 }
 
@@ -85,8 +107,17 @@ fn start_logging() -> Result<()> {
 /// # Errors
 /// Failed: standard output cannot be written, a full disk for example.
 fn print(text: &str) -> Result<()> {
-    let mut out = std::io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+    printed(terminal::print(text))
+}
+
+/// [`print`] for one JSON document.
+fn print_json(document: &Value) -> Result<()> {
+    printed(terminal::print_json(document))
+}
+
+/// What comes of writing the product to standard output, as [`print`] says.
+fn printed(written: std::io::Result<()>) -> Result<()> {
+    match written {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == ErrorKind::BrokenPipe => std::process::exit(0),
         Err(error) => Err(Error::failed("standard output", format!("cannot be written: {error}"), "check where the output goes")),
@@ -120,6 +151,22 @@ struct DeviceArgs {
 }
 
 impl DeviceArgs {
+    /// Puts a model on the GPU, with the adapter in this folder if there is one, for these uses.
+    fn session(&self, model: &OpenModel, adapter: Option<&Path>, uses: &[Use]) -> Result<Session> {
+        let options = SessionOptions {
+            device: self.device.clone(),
+            matmul: self.matmul,
+            weights: WeightStorage::weight_type(self.weights),
+            autotune: !self.no_autotune,
+            cache: cache_folder(),
+        };
+        let bars = Bars { tuning: tuning_bar(), loading: loading_bar() };
+        let session = Session::open(model, adapter, &options, uses, &bars);
+        bars.tuning.finish_and_clear();
+        bars.loading.finish_and_clear();
+        session
+    }
+
     /// Opens the GPU and decides with which kernels it computes these graphs.
     fn open(&self, graphs: &[Graph]) -> Result<(Arc<Device>, Vec<Choice>)> {
         let mut device = Device::open_for(self.device.as_deref(), self.matmul)?;
@@ -132,11 +179,40 @@ impl DeviceArgs {
     }
 }
 
+/// How far opening a session is.
+struct Bars {
+    tuning: ProgressBar,
+    loading: ProgressBar,
+}
+
+impl Watch for Bars {
+    fn tuning(&self, done: usize, total: usize) {
+        self.tuning.set_length(total as u64);
+        self.tuning.set_position(done as u64);
+    }
+
+    fn loading(&self, done: u64, total: u64) {
+        self.loading.set_length(total);
+        self.loading.set_position(done);
+    }
+}
+
+fn bar(template: &str) -> ProgressBar {
+    let style = indicatif::ProgressStyle::with_template(template);
+    ProgressBar::new(0).with_style(style.unwrap_or_else(|_| indicatif::ProgressStyle::default_bar()))
+}
+
+fn tuning_bar() -> ProgressBar {
+    bar("choosing kernels for this GPU, once {bar:28} {pos}/{len}")
+}
+
+fn loading_bar() -> ProgressBar {
+    bar("loading {bar:28} {bytes}/{total_bytes}")
+}
+
 /// Calls `tune` with what shows how far it is, once it has to measure.
 fn with_tuning_bar<T>(tune: impl FnOnce(&(dyn Fn(usize, usize) + Sync)) -> T) -> T {
-    let bar = indicatif::ProgressBar::new(0);
-    let style = indicatif::ProgressStyle::with_template("choosing kernels for this GPU, once {bar:28} {pos}/{len}");
-    bar.set_style(style.unwrap_or_else(|_| indicatif::ProgressStyle::default_bar()));
+    let bar = tuning_bar();
     let result = tune(&|done, total| {
         bar.set_length(total as u64);
         bar.set_position(done as u64);
@@ -147,9 +223,7 @@ fn with_tuning_bar<T>(tune: impl FnOnce(&(dyn Fn(usize, usize) + Sync)) -> T) ->
 
 /// Sends the model's weights to the GPU, with a word on standard error when it takes long enough to be noticed.
 fn upload(model: &OpenModel, weight_type: WeightType, device: Arc<Device>) -> Result<Arc<DeviceWeights>> {
-    let bar = indicatif::ProgressBar::new(0);
-    let style = indicatif::ProgressStyle::with_template("loading {bar:28} {bytes}/{total_bytes}");
-    bar.set_style(style.unwrap_or_else(|_| indicatif::ProgressStyle::default_bar()));
+    let bar = loading_bar();
     let weights = model.upload(device, weight_type, |done, total| {
         bar.set_length(total);
         bar.set_position(done);

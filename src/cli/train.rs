@@ -1,6 +1,5 @@
 //! `graftling train`: from options to an adapter, and what is said on the way.
 
-use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -8,6 +7,7 @@ use clap::Args;
 use graftling::Result;
 use graftling::gpu::Device;
 use graftling::model::opened::OpenModel;
+use graftling::terminal::{self, say};
 use graftling::train::Outcome;
 use graftling::train::interrupt::Interrupt;
 use graftling::train::options::{Recipe, TrainOptions};
@@ -68,21 +68,22 @@ pub fn run(args: TrainArgs) -> Result<i32> {
     let model = OpenModel::open(&options.model)?;
     let prepared = Prepared::new(options, &model)?;
     if args.dry_run {
-        super::print(&prepared.preview(PREVIEWED_RECORDS, std::io::stdout().is_terminal()))?;
+        let colour = terminal::has_colour(&std::io::stdout());
+        super::printed(terminal::print_coloured(&prepared.preview(PREVIEWED_RECORDS, colour)))?;
         return Ok(0);
     }
-    say(&format!("{}\n{}", prepared.data.report, prepared.summary()));
+    say(&format!("{}\n{}", prepared.data.report, prepared.summary().trim_end()));
     // The device comes before the output: where there is none, nothing is written.
     let mut device = Device::open_for(prepared.options.device.as_deref(), prepared.options.matmul)?;
     prepared.check_fits(&device)?;
     let mut output = prepared.open_output()?;
     if output.steps_done() > 0 {
-        say(&format!("going on after step {} of {}\n", output.steps_done(), prepared.total_steps));
+        say(&format!("going on after step {} of {}", output.steps_done(), prepared.total_steps));
     }
     let interrupt = Interrupt::install()?;
     super::with_tuning_bar(|progress| prepared.tune(&mut device, &mut output, Vec::new(), progress));
     let weights = super::upload(&model, prepared.weight_type(), Arc::new(device)).map_err(|error| prepared.explained(error))?;
-    say(&format!("training on {}\n", weights.device().info.name));
+    say(&format!("training on {}", weights.device().info.name));
     let progress = Progress::on_stderr(prepared.total_steps, output.steps_done());
     let options = prepared.options.clone();
     let mut run = prepared.start(weights, output, interrupt, progress)?;
@@ -92,7 +93,7 @@ pub fn run(args: TrainArgs) -> Result<i32> {
     let (outcome, run) = run.train_to_the_end()?;
     let ask = if model.template.is_some() { "--chat" } else { "--prompt" };
     if let Some(RowsUsed { stored, computed }) = run.trainer().prefix().map(|prefix| prefix.rows_used()) {
-        say(&format!("prefix cache: {stored} of {} token rows came from it\n", stored + computed));
+        say(&format!("prefix cache: {stored} of {} token rows came from it", stored + computed));
     }
     Ok(tell(&outcome, run.steps().1, &options, ask))
 }
@@ -104,7 +105,7 @@ fn tell(outcome: &Outcome, total_steps: u64, options: &TrainOptions, ask: &str) 
         Outcome::Finished { steps, last_loss, eval_loss } => {
             let number = |name: &str, loss: &Option<f64>| loss.map_or(String::new(), |loss| format!(", {name} {loss:.4}"));
             say(&format!(
-                "done: {steps} steps{}{}\nadapter in {out}, loss curve in {out}/loss.svg\ntry it: graftling generate --model {} --adapter {} {ask} \"...\"\n",
+                "done: {steps} steps{}{}\nadapter in {out}, loss curve in {out}/loss.svg\ntry it: graftling generate --model {} --adapter {} {ask} \"...\"",
                 number("last loss", last_loss),
                 number("held-out loss", eval_loss),
                 quoted(&options.model),
@@ -119,7 +120,7 @@ fn tell(outcome: &Outcome, total_steps: u64, options: &TrainOptions, ask: &str) 
                 }
                 None => "stopped before the first step was done; there was nothing to save".to_string(),
             };
-            say(&format!("{kept}\ngo on with: {}\n", resuming_command()));
+            say(&format!("{kept}\ngo on with: {}", resuming_command()));
             1
         }
     }
@@ -127,14 +128,9 @@ fn tell(outcome: &Outcome, total_steps: u64, options: &TrainOptions, ask: &str) 
 
 /// The command line of this process, with `--resume`.
 fn resuming_command() -> String {
-    let mut words: Vec<String> = std::env::args().map(|word| quoted(&word)).collect();
+    let mut words: Vec<String> = std::env::args_os().map(|word| quoted(&word.to_string_lossy())).collect();
     if !words.iter().any(|word| word == "--resume") {
         words.push("--resume".to_string());
     }
     words.join(" ")
-}
-
-/// Writes to standard error; if nobody reads it, training goes on all the same.
-fn say(text: &str) {
-    let _ = std::io::stderr().write_all(text.as_bytes());
 }

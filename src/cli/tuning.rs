@@ -11,7 +11,10 @@ use serde_json::{Value, json};
 /// # Errors
 /// Failed: standard output cannot be written.
 pub fn print(choices: &[Choice], as_json: bool) -> Result<()> {
-    super::print(&if as_json { format!("{:#}\n", json(choices)) } else { text(choices) })
+    match as_json {
+        true => super::print_json(&json(choices)),
+        false => super::print(&text(choices)),
+    }
 }
 
 fn json(choices: &[Choice]) -> Value {

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::{TextSource, TokenizerSource, open, safetensors::Safetensors};
 use crate::{
     Error, Result,
-    model::config::{ModelConfig, token_ids},
+    architecture::{Architecture, json::token_ids},
 };
 
 /// Endings of files that may be pickles: reading one can execute any code that its author put in.
@@ -24,9 +24,9 @@ const INDEX: &str = "model.safetensors.index.json";
 ///
 /// # Errors
 /// [`Error::BadInput`] if there is no `config.json`, or one of the two cannot be used.
-pub fn config(folder: &Path) -> Result<ModelConfig> {
+pub fn config(folder: &Path) -> Result<Architecture> {
     let path = folder.join("config.json");
-    if !path.is_file() {
+    if !path.exists() {
         let names = file_names(folder)?;
         let (problem, proposal) = if names.contains("adapter_config.json") {
             ("is an adapter, not a model", "Give the base model as the model, and this folder with --adapter or --init-adapter.")
@@ -40,7 +40,7 @@ pub fn config(folder: &Path) -> Result<ModelConfig> {
         };
         return Err(Error::bad_input(folder.display(), problem, proposal));
     }
-    let mut config = ModelConfig::from_json_file(&path)?;
+    let mut config = config_file(&path)?;
     if let Some(generation) = optional_json(&folder.join("generation_config.json"))? {
         let ids = token_ids(generation.get("eos_token_id")).ok_or_else(|| {
             let place = folder.join("generation_config.json");
@@ -57,6 +57,15 @@ pub fn config(folder: &Path) -> Result<ModelConfig> {
         }
     }
     Ok(config)
+}
+
+/// The model that a `config.json` describes.
+///
+/// # Errors
+/// As [`Architecture::from_json_str`], or if the file cannot be read.
+pub fn config_file(path: &Path) -> Result<Architecture> {
+    let text = open::read_text(path, "Give a model folder that has a readable config.json.")?;
+    Architecture::from_json_at(&path.display().to_string(), &text)
 }
 
 /// The weights in `folder`: `model.safetensors`, or what `model.safetensors.index.json` lists, or the only safetensors file. The order is
@@ -153,10 +162,10 @@ pub(super) fn pickle_refused(path: &Path) -> Error {
 ///
 /// # Errors
 /// [`Error::BadInput`] if one of these files is there but cannot be read.
-pub fn text(folder: &Path, config: &ModelConfig) -> Result<TextSource> {
+pub fn text(folder: &Path, config: &Architecture) -> Result<TextSource> {
     let tokenizer_config = optional_json(&folder.join("tokenizer_config.json"))?.unwrap_or(Value::Null);
     let template_file = folder.join("chat_template.jinja");
-    let chat_template = if template_file.is_file() {
+    let chat_template = if template_file.exists() {
         Some(read(&template_file)?)
     } else {
         match tokenizer_config.get("chat_template") {
@@ -200,7 +209,7 @@ fn read(path: &Path) -> Result<String> {
 
 /// The JSON in a file that need not be there.
 fn optional_json(path: &Path) -> Result<Option<Value>> {
-    if !path.is_file() {
+    if !path.exists() {
         return Ok(None);
     }
     let value = serde_json::from_str(&read(path)?);

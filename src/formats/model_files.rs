@@ -13,14 +13,15 @@ use super::{
 };
 use crate::{
     Error, Result,
-    model::{anatomy, config::ModelConfig},
+    architecture::{Architecture, parameters},
+    files,
 };
 
 /// A model that can be trained: its config is supported, and all its weights are there with the right shapes.
 pub struct ModelFiles {
     /// For people: the folder's or file's name, or the Hugging Face name.
     pub name: String,
-    pub config: ModelConfig,
+    pub config: Architecture,
     pub tensors: Box<dyn TensorSource>,
     pub text: TextSource,
 }
@@ -63,6 +64,9 @@ impl ModelPlace {
                 }
                 _ => Err(Error::bad_input(spec, "is no kind of model file that graftling knows", WHAT_A_MODEL_IS)),
             };
+        }
+        if let Some(kind) = path.metadata().ok().and_then(|metadata| files::special(metadata.file_type())) {
+            return Err(Error::bad_input(spec, format!("is {kind}, not a file or folder"), WHAT_A_MODEL_IS));
         }
         if hub::is_name(spec) && !matches!(extension.as_str(), "gguf" | "json" | "safetensors") {
             return Ok(Self::Hub(spec.to_owned()));
@@ -133,12 +137,12 @@ fn display_name(path: &Path) -> String {
 ///
 /// # Errors
 /// [`Error::BadInput`] naming the first tensor that does not fit, with the expected shape.
-pub fn check_tensors(config: &ModelConfig, tensors: &dyn TensorSource) -> Result<()> {
+pub fn check_tensors(config: &Architecture, tensors: &dyn TensorSource) -> Result<()> {
     let unreadable: HashMap<&str, &str> =
         tensors.unreadable().iter().map(|(name, kind)| (name.as_str(), kind.as_str())).collect();
     let mut left: std::collections::HashSet<&str> = tensors.tensors().iter().map(|info| info.name.as_str()).collect();
     left.extend(unreadable.keys());
-    for parameter in anatomy::parameters(config) {
+    for parameter in parameters(config) {
         let name = parameter.name.as_str();
         let place = || format!("{}: tensor {name}", tensors.place(name));
         left.remove(name);
@@ -180,7 +184,7 @@ pub fn check_tensors(config: &ModelConfig, tensors: &dyn TensorSource) -> Result
             format!("{}: tensor {name}", tensors.place(name)),
             format!(
                 "is not part of a {} with {} layers, and ignoring it would change the model",
-                config.architecture, config.num_hidden_layers
+                config.class, config.num_hidden_layers
             ),
             "Config and weights belong to different models, or the model is a variant that graftling does not know.",
         ));

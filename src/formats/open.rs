@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 /// How a pointer of Git Large File Storage begins (its specification, version 1).
 const LFS_POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
@@ -17,14 +17,7 @@ const LFS_POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
 /// It is not there, may not be read, is no regular file (opening a pipe would wait for ever), or is a Git LFS pointer.
 pub(crate) fn file(path: &Path, proposal: &str) -> Result<File> {
     let unreadable = |cause: io::Error| Error::bad_input(path.display(), format!("cannot be read: {cause}"), proposal);
-    let metadata = std::fs::metadata(path).map_err(unreadable)?;
-    if metadata.is_dir() {
-        return Err(Error::bad_input(path.display(), "is a folder, not a file", "Give the path of the file."));
-    }
-    if !metadata.is_file() {
-        return Err(Error::bad_input(path.display(), "is not a regular file", "Give a file on a disk, not a pipe or a device."));
-    }
-    let mut file = File::open(path).map_err(unreadable)?;
+    let mut file = files::open(path).map_err(unreadable)?;
     let mut head = Vec::new();
     (&mut file).take(LFS_POINTER.len() as u64).read_to_end(&mut head).map_err(unreadable)?;
     if head == LFS_POINTER {
@@ -34,24 +27,22 @@ pub(crate) fn file(path: &Path, proposal: &str) -> Result<File> {
     Ok(file)
 }
 
-/// The whole content of a regular file.
+/// The whole content of a regular file of at most `most` bytes.
 ///
 /// # Errors
-/// As [`file`].
-pub(crate) fn read(path: &Path, proposal: &str) -> Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    let unreadable = |cause: io::Error| Error::bad_input(path.display(), format!("cannot be read: {cause}"), proposal);
-    file(path, proposal)?.read_to_end(&mut bytes).map_err(unreadable)?;
-    Ok(bytes)
+/// As [`file`], and if it is longer.
+pub(crate) fn read(path: &Path, most: u64, proposal: &str) -> Result<Vec<u8>> {
+    files::read_all(file(path, proposal)?, most)
+        .map_err(|cause| Error::bad_input(path.display(), format!("cannot be read: {cause}"), proposal))
 }
 
-/// The whole content of a regular file with text.
+/// The whole content of a file with text, a description.
 ///
 /// # Errors
-/// As [`file`]; it is not UTF-8.
+/// As [`read`]; it is not UTF-8.
 pub(crate) fn read_text(path: &Path, proposal: &str) -> Result<String> {
     let not_text = |_| Error::bad_input(path.display(), "cannot be read: it is not UTF-8 text", proposal);
-    String::from_utf8(read(path, proposal)?).map_err(not_text)
+    String::from_utf8(read(path, files::DESCRIPTION, proposal)?).map_err(not_text)
 }
 
 fn pointer(path: &Path) -> Error {

@@ -86,13 +86,13 @@ pub struct AdapterTensor {
 /// graftling does not have, a tensor that is missing, of a wrong shape, or not finite.
 pub fn load_adapter(dir: &Path) -> Result<(AdapterConfig, Vec<AdapterTensor>)> {
     let path = dir.join(CONFIG);
-    if !path.is_file() {
+    if !path.exists() {
         let proposal = "Give the folder that PEFT or `graftling train` has written, with adapter_config.json in it.";
         return Err(Error::bad_input(dir.display(), "is no PEFT adapter: it has no adapter_config.json", proposal));
     }
     let mut config = ConfigFile::read(&path)?.into_config()?;
     let weights = dir.join(WEIGHTS);
-    if !weights.is_file() {
+    if !weights.exists() {
         if dir.join("adapter_model.bin").is_file() {
             return Err(Error::bad_input(
                 dir.join("adapter_model.bin").display(),

@@ -8,11 +8,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::sampling::Sampler;
-use crate::adapter::{DeviceAdapter, LoraSpec};
+use crate::adapter::{Adapted, DeviceAdapter, LoraSpec};
+use crate::architecture::Architecture;
 use crate::gpu::Slice;
-use crate::graph::{Counts, Graph, ShapeError, ValueId};
-use crate::model::config::ModelConfig;
-use crate::model::llama::{Head, Inputs, Llama, Purpose, StorageOf};
+use crate::graph::{Counts, ShapeError, ValueId};
+use crate::model::graph::{Head, Inputs, Model, Part, Purpose, StorageOf};
 use crate::model::weights::DeviceWeights;
 use crate::plan::{Executable, fuse_adapters};
 use crate::{Error, Result};
@@ -37,7 +37,7 @@ impl Generator {
     ///
     /// # Errors
     /// Failed: the device has not the memory.
-    pub fn new(weights: &DeviceWeights, config: &ModelConfig, adapter: Option<&DeviceAdapter>, context: usize) -> Result<Self> {
+    pub fn new(weights: &DeviceWeights, config: &Architecture, adapter: Option<&DeviceAdapter>, context: usize) -> Result<Self> {
         let context = clamped(context, config);
         let mut caches = Vec::new();
         let prefill = Pass::new(weights, config, adapter, PREFILL_ROWS.min(context), context, &mut caches)?;
@@ -45,14 +45,14 @@ impl Generator {
         Ok(Self { prefill, decode, vocab_size: config.vocab_size, context, read: 0 })
     }
 
-    /// The graphs that a generator for such texts runs, which are known before there is a device.
+    /// The models that a generator for such texts runs, which are known before there is a device.
     ///
     /// # Errors
     /// If the configuration contradicts itself.
-    pub fn graphs(config: &ModelConfig, storage: StorageOf, lora: Option<&LoraSpec>, context: usize) -> Result<Vec<Graph>> {
+    pub fn models(config: &Architecture, storage: StorageOf, lora: Option<&LoraSpec>, context: usize) -> Result<Vec<Model>> {
         let context = clamped(context, config);
-        let graph = |rows| Ok(fused(config, storage, lora, context, rows)?.0.graph);
-        [PREFILL_ROWS.min(context), 1].into_iter().map(graph).collect()
+        let model = |rows| Ok(fused(config, storage, lora, context, rows)?.0.model);
+        [PREFILL_ROWS.min(context), 1].into_iter().map(model).collect()
     }
 
     /// Forgets the text.
@@ -117,24 +117,24 @@ impl Generator {
 }
 
 /// The cache holds at least one row, and no more than the model can tell apart.
-fn clamped(context: usize, config: &ModelConfig) -> usize {
+fn clamped(context: usize, config: &Architecture) -> usize {
     context.clamp(1, config.max_position_embeddings.max(1))
 }
 
 /// The model that gives logits for a fixed maximum of rows, and these.
 fn fused(
-    config: &ModelConfig,
+    config: &Architecture,
     storage: StorageOf,
     lora: Option<&LoraSpec>,
     context: usize,
     rows: usize,
-) -> Result<(Llama, ValueId)> {
-    let mut model = Llama::build(config, storage, lora, Purpose::Generate { cache: context }, rows)?;
-    let Head::Logits(logits) = model.head else {
-        return Err(ShapeError::new("llama", "the head", "a loss", "logits").into());
+) -> Result<(Adapted, ValueId)> {
+    let mut adapted = Adapted::build(config, storage, lora, Purpose::Generate { cache: context }, Part::Whole, rows)?;
+    let Head::Logits(logits) = adapted.model.head else {
+        return Err(ShapeError::new("model", "the head", "a loss", "logits").into());
     };
-    model.graph = fuse_adapters(&model.graph, &[logits]);
-    Ok((model, logits))
+    adapted.model.graph = fuse_adapters(&adapted.model.graph, &[logits]);
+    Ok((adapted, logits))
 }
 
 /// The model's graph for a fixed maximum of rows, ready to run.
@@ -149,14 +149,15 @@ impl Pass {
     /// `caches`: made by the first pass, shared by the next.
     fn new(
         weights: &DeviceWeights,
-        config: &ModelConfig,
+        config: &Architecture,
         adapter: Option<&DeviceAdapter>,
         rows: usize,
         context: usize,
         caches: &mut Vec<Slice>,
     ) -> Result<Self> {
         let lora = adapter.map(|adapter| &adapter.spec);
-        let (model, logits) = fused(config, &|name| weights.dtype(name), lora, context, rows)?;
+        let (adapted, logits) = fused(config, &|name| weights.dtype(name), lora, context, rows)?;
+        let Adapted { model, adapters, .. } = adapted;
         let device = weights.device().clone();
         if caches.is_empty() {
             for &cache in &model.caches {
@@ -167,7 +168,7 @@ impl Pass {
         let mut pinned: HashMap<_, _> = weights.pinned(&model, config)?;
         pinned.extend(model.caches.iter().zip(caches.iter()).map(|(&id, slice)| (id, slice.clone().into())));
         if let Some(adapter) = adapter {
-            pinned.extend(adapter.layout.pinned(&adapter.parameters, &model.adapters));
+            pinned.extend(adapter.layout.pinned(&adapter.parameters, &adapters));
         }
         let executable = Executable::new(Arc::clone(&device), model.graph, &[logits], pinned)?;
         Ok(Self { inputs: model.inputs, logits, executable, rows })

@@ -6,6 +6,7 @@ pub mod blocks;
 mod buffer;
 mod created;
 mod device;
+mod instance;
 pub mod kernel;
 mod loss;
 mod pipeline;

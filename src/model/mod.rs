@@ -1,25 +1,13 @@
-//! Models: the numbers that define one, its parameters, and its graph.
+//! Models on the way to the device: the graph of an architecture, and the frozen weights.
+//!
+//! * [`graph`]: the model as a graph; `block` builds a block of any family;
+//! * [`hook`]: where adapters join it, from above;
+//! * [`weights`]: the frozen weights on the device;
+//! * [`opened`]: a model as the commands use it.
 
-pub mod anatomy;
-pub mod config;
-pub mod known;
-pub mod llama;
+mod block;
+pub mod graph;
+pub mod hook;
 pub mod opened;
 mod packing;
 pub mod weights;
-
-use config::ModelConfig;
-
-/// Hugging Face names of all tensors that a Llama model of this configuration has.
-pub fn tensor_names(config: &ModelConfig) -> Vec<String> {
-    let mut names = vec!["model.embed_tokens.weight".to_owned()];
-    for layer in 0..config.num_hidden_layers {
-        names.extend(["input_layernorm", "post_attention_layernorm"].map(|norm| format!("model.layers.{layer}.{norm}.weight")));
-        names.extend(crate::adapter::block_linears(config).map(|(path, _)| format!("model.layers.{layer}.{path}.weight")));
-    }
-    names.push("model.norm.weight".to_owned());
-    if !config.tie_word_embeddings {
-        names.push("lm_head.weight".to_owned());
-    }
-    names
-}

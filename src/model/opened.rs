@@ -6,6 +6,7 @@ use sha2::{Digest, Sha256};
 
 use super::weights::{DeviceWeights, WeightType};
 use crate::Result;
+use crate::architecture::parameters;
 use crate::formats::ModelFiles;
 use crate::gpu::Device;
 use crate::graph::DType;
@@ -51,8 +52,8 @@ impl OpenModel {
 
     /// Bytes that the weights will occupy on the device.
     pub fn weight_bytes(&self, weight_type: WeightType) -> usize {
-        let used = super::tensor_names(&self.files.config);
-        let used = used.iter().filter_map(|name| self.files.tensors.find(name));
+        let used = parameters(&self.files.config);
+        let used = used.iter().filter_map(|parameter| self.files.tensors.find(&parameter.name));
         used.map(|info| weight_type.bytes(info)).sum()
     }
 
@@ -64,7 +65,8 @@ impl OpenModel {
     pub fn fingerprint(&self) -> Result<String> {
         let mut hash = Sha256::new();
         hash.update(format!("{:?}", self.files.config));
-        for name in super::tensor_names(&self.files.config) {
+        for parameter in parameters(&self.files.config) {
+            let name = parameter.name;
             let Some(info) = self.files.tensors.find(&name) else { continue };
             hash.update(format!("{name} {:?} {}", info.shape, info.storage.name()));
             if info.shape.len() < 2 {

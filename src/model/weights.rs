@@ -1,8 +1,8 @@
 //! The frozen weights on the device: in which type they rest, how they are split, how they get there.
 
-use super::config::ModelConfig;
-use super::llama::Llama;
+use super::graph::Model;
 use super::packing::{lossless, pack};
+use crate::architecture::{Architecture, parameters};
 use crate::formats::{TensorInfo, TensorSource};
 use crate::gpu::blocks::BLOCK;
 use crate::gpu::{Device, split_rows};
@@ -11,6 +11,7 @@ use crate::ops::rope::rope_table;
 use crate::plan::Pinned;
 use crate::{Error, Result};
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// In which type the matrices rest on the device.
@@ -53,7 +54,10 @@ impl WeightType {
 /// All frozen weights of a model on a device; shared by the graphs that train, evaluate and generate.
 pub struct DeviceWeights {
     device: Arc<Device>,
-    tensors: HashMap<String, (DType, Pinned)>,
+    /// By the name of [`crate::architecture::Parameter::taken`].
+    tensors: HashMap<String, Pinned>,
+    /// Of each tensor of the file the type in which it rests.
+    dtypes: HashMap<String, DType>,
     bytes: usize,
 }
 
@@ -67,49 +71,58 @@ impl DeviceWeights {
     /// If a tensor is missing or cannot be read, or the device has not the memory.
     pub fn upload(
         device: Arc<Device>,
-        config: &ModelConfig,
+        architecture: &Architecture,
         source: &dyn TensorSource,
         weight_type: WeightType,
         mut progress: impl FnMut(u64, u64),
     ) -> Result<Self> {
-        let infos: Vec<&TensorInfo> = super::tensor_names(config)
-            .iter()
-            .map(|name| {
-                source.find(name).ok_or_else(|| {
-                    Error::bad_input(
-                        source.place(name),
-                        format!("tensor `{name}` is missing"),
-                        "download or convert the model again",
-                    )
-                })
-            })
-            .collect::<Result<_>>()?;
+        let parameters = parameters(architecture);
+        let mut infos = Vec::with_capacity(parameters.len());
+        for parameter in &parameters {
+            infos.push(source.find(&parameter.name).ok_or_else(|| {
+                let problem = format!("tensor `{}` is missing", parameter.name);
+                Error::bad_input(source.place(&parameter.name), problem, "download or convert the model again")
+            })?);
+        }
         let total: u64 = infos.iter().map(|info| weight_type.bytes(info) as u64).sum();
-        let mut weights = Self { device, tensors: HashMap::new(), bytes: 0 };
-        for info in infos {
-            weights.upload_one(source, info, weight_type.of(info))?;
-            progress(weights.bytes as u64, total);
+        let mut weights = Self { device, tensors: HashMap::new(), dtypes: HashMap::new(), bytes: 0 };
+        for (parameter, info) in parameters.iter().zip(infos) {
+            let dtype = weight_type.of(info);
+            weights.dtypes.insert(info.name.clone(), dtype);
+            for (name, rows) in parameter.taken() {
+                weights.upload_one(source, info, dtype, name, rows)?;
+                progress(weights.bytes as u64, total);
+            }
         }
         weights.device.wait()?;
         Ok(weights)
     }
 
-    fn upload_one(&mut self, source: &dyn TensorSource, info: &TensorInfo, dtype: DType) -> Result<()> {
+    /// Sends `taken` of a tensor, under a name of their own.
+    fn upload_one(
+        &mut self,
+        source: &dyn TensorSource,
+        info: &TensorInfo,
+        dtype: DType,
+        name: String,
+        taken: Range<usize>,
+    ) -> Result<()> {
         let device = self.device.clone();
         // A vector is one row.
-        let (rows, columns) = if info.shape.len() < 2 { (1, info.rows()) } else { (info.rows(), info.row_values()) };
+        let vector = info.shape.len() < 2;
+        let (rows, columns) = if vector { (1, taken.len()) } else { (taken.len(), info.row_values()) };
         let row_bytes = dtype.bytes(columns);
         let bytes_of = |rows: usize| dtype.bytes(rows * columns);
         let part_starts = split_rows(rows, row_bytes, device.max_binding());
         let mut slices = Vec::new();
         for (index, &start) in part_starts.iter().enumerate() {
             let end = part_starts.get(index + 1).copied().unwrap_or(rows);
-            let slice = device.allocate(&info.name, bytes_of(end - start))?;
+            let slice = device.allocate(&name, bytes_of(end - start))?;
             // A multiple of 4 rows is whole groups of blocks, and whole words.
             let step = (CHUNK_BYTES / row_bytes.max(1)).max(1).next_multiple_of(4);
             for first in (start..end).step_by(step) {
                 let last = (first + step).min(end);
-                let source_rows = if info.shape.len() < 2 { 0..columns } else { first..last };
+                let source_rows = if vector { taken.clone() } else { taken.start + first..taken.start + last };
                 let stored = source.read_rows(&info.name, source_rows)?;
                 let mut bytes = pack(&stored, info.storage, dtype);
                 bytes.resize(bytes.len().next_multiple_of(4), 0);
@@ -120,7 +133,7 @@ impl DeviceWeights {
             self.bytes += slice.bytes;
             slices.push(slice);
         }
-        self.tensors.insert(info.name.clone(), (dtype, Pinned { slices, part_starts }));
+        self.tensors.insert(name, Pinned { slices, part_starts });
         Ok(())
     }
 
@@ -134,23 +147,26 @@ impl DeviceWeights {
         self.bytes
     }
 
-    /// In which type a weight rests; f32 for one that is not there.
+    /// In which type a tensor of the file rests; f32 for one that is not there.
     pub fn dtype(&self, name: &str) -> DType {
-        self.tensors.get(name).map_or(DType::F32, |(dtype, _)| *dtype)
+        self.dtypes.get(name).copied().unwrap_or(DType::F32)
     }
 
-    /// Where the weights of a graph are, with its rope table.
+    /// Where the weights of a graph are, with its rope tables.
     ///
     /// # Errors
-    /// If the device has not the memory for the rope table.
-    pub fn pinned(&self, model: &Llama, config: &ModelConfig) -> Result<HashMap<ValueId, Pinned>> {
+    /// If the device has not the memory for the rope tables.
+    pub fn pinned(&self, model: &Model, architecture: &Architecture) -> Result<HashMap<ValueId, Pinned>> {
         let mut pinned: HashMap<ValueId, Pinned> =
-            model.weights.iter().filter_map(|(name, id)| self.tensors.get(name).map(|(_, place)| (*id, place.clone()))).collect();
-        let positions = model.graph[model.rope_table].tensor.shape.rows.max();
-        let table = rope_table(&config.rope_inverse_frequencies()?, positions);
-        let slice = self.device.allocate("rope_table", table.len() * 4)?;
-        self.device.write(&slice, bytemuck::cast_slice(&table));
-        pinned.insert(model.rope_table, slice.into());
+            model.weights.iter().filter_map(|(name, id)| self.tensors.get(name).map(|place| (*id, place.clone()))).collect();
+        for (rope, &id) in architecture.ropes.iter().zip(&model.rope_tables) {
+            rope.supported()?;
+            let table =
+                rope_table(&rope.inverse_frequencies(0), rope.attention_factor(), model.graph[id].tensor.shape.rows.max());
+            let slice = self.device.allocate("rope_table", table.len() * 4)?;
+            self.device.write(&slice, bytemuck::cast_slice(&table));
+            pinned.insert(id, slice.into());
+        }
         Ok(pinned)
     }
 }

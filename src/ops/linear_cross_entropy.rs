@@ -1,6 +1,8 @@
 //! `linear_cross_entropy`: the output layer and the loss in one, without logits for the whole sequence.
 //!
-//! `logits = h W^T`; `nll[t] = logsumexp(logits[t]) - logits[t, target[t]]` in nats; `loss = weight * sum_t nll[t]`
+//! `logits = cap(scale h W^T)`; `nll[t] = logsumexp(logits[t]) - logits[t, target[t]]` in nats; `loss = weight * sum_t nll[t]`
+//!
+//! `cap(x)` is `x`, or with a soft cap `c` (Gemma 2) `c tanh(x / c)`; `scale` is 1, or 1 / `logits_scaling` in Granite.
 //!
 //! | input | shape | |
 //! |---|---|---|
@@ -15,15 +17,15 @@
 //! | nll | `[supervised, 1]` |
 //! | d_h | `[supervised, hidden]`, only `with_gradient` |
 //!
-//! **Gradient.** `d_logits[t, v] = weight * (softmax(logits[t])[v] - [v = target[t]])` and `d_h = d_logits W`. It is made in the same pass,
-//! while a chunk of logits is at hand: the op's own gradient rule only passes `d_h` on. So the op has to be the root of
-//! [`crate::autograd::backward`], where the gradient of the loss is 1.
+//! **Gradient.** `d_logits[t, v] = weight * (softmax(logits[t])[v] - [v = target[t]])` and `d_h = scale (d_logits * cap') W`, with
+//! `cap' = 1 - (logits / c)^2`, or 1 without a cap. It is made in the same pass, while a chunk of logits is at hand: the op's own gradient
+//! rule only passes `d_h` on. So the op has to be the root of [`crate::autograd::backward`], where the gradient of the loss is 1.
 //!
 //! Rows are taken in chunks of [`CHUNK_ROWS`], which bounds the logits that exist at one time. A W that is split over several bindings
 //! gives ranges of the vocabulary, joined in the chunk's logits.
 
 use super::matmul::{Layout, Matmul};
-use super::{Bind, Call, Dispatch, Example, Matrix, Op, OpEntry, Operand, Random, Vjp, expect, spread};
+use super::{Bind, Call, Dispatch, Example, Matrix, Op, OpEntry, Operand, Random, Vjp, expect, softcap, spread};
 use crate::gpu::kernel::{Kernel, Needs};
 use crate::graph::{DType, Rows, ShapeError, TensorType};
 use crate::kernel_params;
@@ -32,10 +34,21 @@ use crate::kernel_params;
 pub const CHUNK_ROWS: usize = 128;
 
 /// See the [module](self).
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Debug)]
 pub struct LinearCrossEntropy {
     /// Also make `d_h`: training; evaluation does without.
     pub with_gradient: bool,
+    /// What the products are multiplied by.
+    pub scale: f64,
+    /// The bound that logits are bent towards, above 0.
+    pub softcap: Option<f64>,
+}
+
+impl LinearCrossEntropy {
+    /// Of the products as they are.
+    pub fn new(with_gradient: bool) -> Self {
+        Self { with_gradient, scale: 1.0, softcap: None }
+    }
 }
 
 impl Op for LinearCrossEntropy {
@@ -46,6 +59,7 @@ impl Op for LinearCrossEntropy {
     fn infer(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, ShapeError> {
         const OP: &str = "linear_cross_entropy";
         expect::count(OP, inputs, 4)?;
+        softcap::check(OP, self.softcap)?;
         let [hidden, weights, target, weight] = [inputs[0], inputs[1], inputs[2], inputs[3]];
         expect::dtype(OP, "hidden", hidden, DType::F32)?;
         expect::weight(OP, "output matrix", weights)?;
@@ -74,16 +88,17 @@ impl Op for LinearCrossEntropy {
         let mut nll = Matrix::zeros(outputs[1]);
         let mut d_hidden = Matrix::zeros([hidden.rows, hidden.columns]);
         for t in 0..hidden.rows {
-            let logits: Vec<f64> =
-                (0..weights.rows).map(|v| hidden.row(t).iter().zip(weights.row(v)).map(|(h, w)| h * w).sum()).collect();
+            let product = |v: usize| -> f64 { hidden.row(t).iter().zip(weights.row(v)).map(|(h, w)| h * w).sum() };
+            let logits: Vec<f64> = (0..weights.rows).map(|v| softcap::capped(self.scale * product(v), self.softcap)).collect();
             let max = logits.iter().copied().fold(f64::MIN, f64::max);
             let sum: f64 = logits.iter().map(|logit| (logit - max).exp()).sum();
             nll.data[t] = max + sum.ln() - logits[target.index(t, 0)];
             for v in 0..weights.rows {
                 let is_target = f64::from(v == target.index(t, 0));
                 let d_logit = weight.data[0] * ((logits[v] - max).exp() / sum - is_target);
+                let d_product = self.scale * d_logit * softcap::slope(logits[v], self.softcap);
                 for c in 0..hidden.columns {
-                    d_hidden.row_mut(t)[c] += d_logit * weights.row(v)[c];
+                    d_hidden.row_mut(t)[c] += d_product * weights.row(v)[c];
                 }
             }
         }
@@ -109,8 +124,8 @@ impl Op for LinearCrossEntropy {
             let rows = hidden.rows.saturating_sub(first).min(CHUNK_ROWS.min(most));
             let logits =
                 Operand { tensor: TensorType::f32(Rows::Fixed(CHUNK_ROWS.min(most)), vocabulary), rows, part_starts: vec![0] };
-            // logits = h[first..] W^T
-            let product = Matmul { layout: Layout::NT, scale: 1.0 };
+            // scale h[first..] W^T: the logits before the cap
+            let product = Matmul { layout: Layout::NT, scale: self.scale };
             let chunk = TensorType::f32(Rows::Fixed(CHUNK_ROWS.min(most)), columns);
             let operands = [Operand { tensor: chunk, rows, ..hidden.clone() }, weights.clone()];
             let outputs = [logits.clone()];
@@ -121,7 +136,7 @@ impl Op for LinearCrossEntropy {
                     other => other,
                 })
             }));
-            // nll and d_logits, in place of the logits
+            // nll and d_logits cap', in place of the logits
             let params = RowParams {
                 rows: rows as u32,
                 columns: vocabulary as u32,
@@ -130,15 +145,15 @@ impl Op for LinearCrossEntropy {
             };
             dispatches.push(Dispatch {
                 kernel: &ROWS,
-                constants: vec![],
+                constants: self.softcap.map(|cap| softcap::constant(Some(cap))).into_iter().collect(),
                 params: params.bytes(),
                 bindings: vec![Bind::Input(2), Bind::Input(3), Bind::Scratch(0), Bind::Output(1)],
                 workgroups: spread(rows),
                 work: 0.0,
             });
-            // d_h[first..] = d_logits W
+            // d_h[first..] = scale (d_logits cap') W
             if self.with_gradient {
-                let product = Matmul { layout: Layout::NN, scale: 1.0 };
+                let product = Matmul { layout: Layout::NN, scale: self.scale };
                 let operands = [logits, weights.clone()];
                 let outputs = [Operand { rows, ..call.outputs[2].clone() }];
                 debug_assert_eq!(outputs[0].columns(), columns);
@@ -207,15 +222,18 @@ pub(super) fn entry() -> OpEntry {
         name: "linear_cross_entropy",
         kernels: vec![&ROWS, &SUM],
         examples: |random| {
-            [(1, 4, 2), (3, 8, 37), (5, 36, 130), (131, 16, 67), (300, 8, 5)]
-                .map(|(rows, columns, vocabulary)| example(random, rows, columns, vocabulary))
-                .into()
+            let plain = |with_gradient| LinearCrossEntropy::new(with_gradient);
+            let bent = |with_gradient| LinearCrossEntropy { scale: 0.75, softcap: Some(2.0), ..plain(with_gradient) };
+            let sizes = [(1, 4, 2), (3, 8, 37), (5, 36, 130), (131, 16, 67), (300, 8, 5)];
+            let mut examples = sizes.map(|size| example(random, size, plain(size.0 % 2 == 1))).to_vec();
+            examples.extend([(7, 12, 67), (130, 8, 9), (129, 4, 33)].map(|size| example(random, size, bent(size.0 % 2 == 1))));
+            examples
         },
         tolerance: |_| 1e-5,
     }
 }
 
-fn example(random: &mut Random, rows: usize, columns: usize, vocabulary: usize) -> Example {
+fn example(random: &mut Random, (rows, columns, vocabulary): (usize, usize, usize), op: LinearCrossEntropy) -> Example {
     let targets = Matrix::new([rows, 1], (0..rows).map(|_| random.below(vocabulary) as f64).collect());
     let inputs = vec![
         (TensorType::f32(Rows::Fixed(rows), columns), random.matrix([rows, columns], 2.0)),
@@ -223,5 +241,5 @@ fn example(random: &mut Random, rows: usize, columns: usize, vocabulary: usize) 
         (TensorType::u32(Rows::Fixed(rows), 1), targets),
         (TensorType::f32(Rows::Fixed(1), 1), Matrix::new([1, 1], vec![0.125])),
     ];
-    Example::new(LinearCrossEntropy { with_gradient: rows % 2 == 1 }, inputs)
+    Example::new(op, inputs)
 }

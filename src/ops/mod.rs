@@ -7,6 +7,7 @@
 pub mod accumulate;
 pub mod adamw;
 pub mod add;
+pub mod add_bias;
 pub mod attention;
 pub mod cache_rows;
 pub mod copy;
@@ -14,6 +15,7 @@ pub mod dropout;
 pub mod embedding;
 pub mod gather_rows;
 pub mod global_norm;
+pub mod glu;
 pub mod linear_cross_entropy;
 pub mod matmul;
 pub mod multiply_add;
@@ -21,7 +23,7 @@ mod registry;
 pub mod rms_norm;
 pub mod rope;
 pub mod scale;
-pub mod swiglu;
+pub mod softcap;
 
 pub use registry::{Example, OpEntry, Random, registry};
 

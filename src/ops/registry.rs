@@ -40,6 +40,7 @@ pub fn registry() -> Vec<OpEntry> {
         accumulate::entry(),
         adamw::entry(),
         add::entry(),
+        add_bias::entry(),
         attention::entry(),
         attention::backward_query_entry(),
         attention::backward_key_value_entry(),
@@ -50,6 +51,8 @@ pub fn registry() -> Vec<OpEntry> {
         gather_rows::entry(),
         gather_rows::scatter_entry(),
         global_norm::entry(),
+        glu::entry(),
+        glu::backward_entry(),
         linear_cross_entropy::entry(),
         matmul::entry(),
         matmul::low_rank_entry(),
@@ -58,8 +61,8 @@ pub fn registry() -> Vec<OpEntry> {
         rms_norm::backward_entry(),
         rope::entry(),
         scale::entry(),
-        swiglu::entry(),
-        swiglu::backward_entry(),
+        softcap::entry(),
+        softcap::backward_entry(),
     ]
 }
 

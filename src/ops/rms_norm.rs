@@ -1,15 +1,18 @@
-//! `rms_norm`: root-mean-square normalisation of each row (Zhang & Sennrich 2019, arXiv 1910.07467, without re-centring).
+//! `rms_norm`: root-mean-square normalisation (Zhang & Sennrich 2019, arXiv 1910.07467, without re-centring) of each row, or of each
+//! of several groups of columns of a row, as of each head.
 //!
-//! `y[t, c] = x[t, c] * rstd[t] * w[c]` with `rstd[t] = (mean_c x[t, c]^2 + eps)^(-1/2)`
+//! A row of x is `groups` vectors of `D = columns / groups` elements, each normalised by itself:
+//!
+//! `y[c] = x[c] rstd w[c]` with `rstd = (mean_c x[c]^2 + eps)^(-1/2)`, `c < D`
 //!
 //! | input | shape | |
 //! |---|---|---|
-//! | x | `[rows, columns]` f32 | |
-//! | weight | `[1, columns]` f32 | frozen |
+//! | x | `[rows, groups * D]` f32 | |
+//! | weight | `[1, D]` f32 | frozen; `w` is this, or 1 + this, or, without this input, 1: [`NormWeight`] |
 //!
-//! **Gradient.** With `g = d_y * w` and `x^ = x * rstd`, the derivative of `rstd` by `x[c]` is `-rstd^3 x[c] / columns`, so
+//! **Gradient.** With `g = d_y * w` and `x^ = x * rstd`, the derivative of `rstd` by `x[c]` is `-rstd^3 x[c] / D`, so
 //! `d_x[c] = rstd * (g[c] - x^[c] * mean_j(g[j] x^[j]))`. `rstd` is computed again from x, which costs less than storing it.
-//! [`RmsNormBackward`] takes an optional third gradient to add on the way out: the one that bypasses the norm on the residual path.
+//! [`RmsNormBackward`] takes an optional further gradient to add on the way out: the one that bypasses the norm on the residual path.
 
 use super::{Bind, Call, Dispatch, Example, Matrix, Op, OpEntry, Random, Vjp, expect, spread};
 use crate::gpu::Facts;
@@ -17,16 +20,91 @@ use crate::gpu::kernel::{Kernel, Needs};
 use crate::graph::{DType, Rows, ShapeError, TensorType};
 use crate::kernel_params;
 
-/// Forward.
-#[derive(Clone, Copy, Debug)]
+/// Forward. Inputs `x`, and `weight` where there is one.
+#[derive(Clone, Copy, PartialEq, Debug)]
 pub struct RmsNorm {
     pub eps: f64,
+    /// Vectors in a row that are normalised each by itself: 1, or the number of heads.
+    pub groups: usize,
+    pub weight: NormWeight,
 }
 
-/// Inputs `x, weight, d_y` and optionally `addend`; output `d_x (+ addend)`.
-#[derive(Clone, Copy, Debug)]
-pub struct RmsNormBackward {
-    pub eps: f64,
+/// What a normalised element is multiplied by.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NormWeight {
+    /// 1: the op has no weight.
+    None,
+    /// The weight, as in Llama.
+    Plain,
+    /// 1 + the weight, added in f32, as in Gemma.
+    OnePlus,
+}
+
+/// Inputs `x, weight, d_y` (without `weight` where there is none) and optionally `addend`; output `d_x (+ addend)`.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct RmsNormBackward(pub RmsNorm);
+
+impl RmsNorm {
+    /// Of whole rows, with a plain weight: Llama's.
+    pub fn new(eps: f64) -> Self {
+        Self { eps, groups: 1, weight: NormWeight::Plain }
+    }
+
+    /// Inputs before `d_y`.
+    fn own_inputs(&self) -> usize {
+        if self.weight == NormWeight::None { 1 } else { 2 }
+    }
+
+    /// Checks itself, x and the weight.
+    fn check(&self, op: &'static str, inputs: &[TensorType]) -> Result<(), ShapeError> {
+        let x = inputs[0];
+        expect::dtype(op, "x", x, DType::F32)?;
+        if self.groups == 0 || !x.shape.columns.is_multiple_of(self.groups) {
+            return Err(ShapeError::new(op, "x", x, format!("columns in {} groups of one length", self.groups)));
+        }
+        match self.weight {
+            NormWeight::None => Ok(()),
+            _ => expect::same(op, "weight", inputs[1], TensorType::f32(Rows::Fixed(1), x.shape.columns / self.groups)),
+        }
+    }
+
+    /// What element `c` of a vector is multiplied by.
+    fn factor(&self, inputs: &[&Matrix], c: usize) -> f64 {
+        match self.weight {
+            NormWeight::None => 1.0,
+            NormWeight::Plain => inputs[1].data[c],
+            NormWeight::OnePlus => 1.0 + inputs[1].data[c],
+        }
+    }
+
+    fn rstd(&self, vector: &[f64]) -> f64 {
+        (vector.iter().map(|x| x * x).sum::<f64>() / vector.len() as f64 + self.eps).sqrt().recip()
+    }
+
+    /// One dispatch, of one workgroup a vector, on the inputs in `tail` after x and weight.
+    fn dispatch(&self, kernels: &'static [Kernel; 2], call: &Call, tail: &[usize], has_addend: bool) -> Vec<Dispatch> {
+        let out = &call.outputs[0];
+        let vectors = out.rows * self.groups;
+        let params = Params {
+            rows: vectors as u32,
+            columns: (out.columns() / self.groups) as u32,
+            eps: self.eps as f32,
+            has_weight: (self.weight != NormWeight::None) as u32,
+            weight_offset: if self.weight == NormWeight::OnePlus { 1.0 } else { 0.0 },
+            has_addend: has_addend as u32,
+        };
+        // A binding that the kernel does not read has x in its place.
+        let weight = self.own_inputs() - 1;
+        let inputs = [0, weight].into_iter().chain(tail.iter().copied()).map(Bind::Input);
+        vec![Dispatch {
+            kernel: chosen(kernels, call.device),
+            constants: vec![],
+            params: params.bytes(),
+            bindings: inputs.chain([Bind::Output(0)]).collect(),
+            workgroups: spread(vectors),
+            work: 1.0,
+        }]
+    }
 }
 
 impl Op for RmsNorm {
@@ -35,44 +113,37 @@ impl Op for RmsNorm {
     }
 
     fn infer(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, ShapeError> {
-        expect::count("rms_norm", inputs, 2)?;
-        check_x_and_weight("rms_norm", inputs)?;
+        expect::count("rms_norm", inputs, self.own_inputs())?;
+        self.check("rms_norm", inputs)?;
         Ok(vec![inputs[0]])
     }
 
     fn vjp(&self, vjp: &mut Vjp) -> Result<(), ShapeError> {
         let (Some(d_y), true) = (vjp.d_outputs[0], vjp.wants(0)) else { return Ok(()) };
-        let mut inputs = vec![vjp.inputs[0], vjp.inputs[1], d_y];
+        let mut inputs = vjp.inputs.clone();
+        inputs.push(d_y);
         inputs.extend(vjp.take_partial(0));
         let name = vjp.d_name(0);
-        let d_x = vjp.graph.apply_one(RmsNormBackward { eps: self.eps }, &inputs, name)?;
+        let d_x = vjp.graph.apply_one(RmsNormBackward(*self), &inputs, name)?;
         vjp.give(0, d_x);
         Ok(())
     }
 
     fn reference(&self, inputs: &[&Matrix], _: &[[usize; 2]]) -> Vec<Matrix> {
-        let [x, weight] = inputs else { unreachable!("checked by infer") };
+        let x = inputs[0];
         let mut y = Matrix::zeros([x.rows, x.columns]);
-        for t in 0..x.rows {
-            let rstd = rstd(x.row(t), self.eps);
-            for c in 0..x.columns {
-                y.row_mut(t)[c] = x.row(t)[c] * rstd * weight.data[c];
+        let length = x.columns / self.groups;
+        for (x, y) in x.data.chunks(length).zip(y.data.chunks_mut(length)) {
+            let rstd = self.rstd(x);
+            for c in 0..length {
+                y[c] = x[c] * rstd * self.factor(inputs, c);
             }
         }
         vec![y]
     }
 
     fn launch(&self, call: &Call) -> Vec<Dispatch> {
-        let rows = call.outputs[0].rows;
-        let params = Params { rows: rows as u32, columns: call.outputs[0].columns() as u32, eps: self.eps as f32, has_addend: 0 };
-        vec![Dispatch {
-            kernel: chosen(&FORWARD, call.device),
-            constants: vec![],
-            params: params.bytes(),
-            bindings: vec![Bind::Input(0), Bind::Input(1), Bind::Output(0)],
-            workgroups: spread(rows),
-            work: 1.0,
-        }]
+        self.dispatch(&FORWARD, call, &[], false)
     }
 }
 
@@ -82,63 +153,44 @@ impl Op for RmsNormBackward {
     }
 
     fn infer(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, ShapeError> {
-        if inputs.len() != 4 {
-            expect::count("rms_norm_backward", inputs, 3)?;
+        let own = self.0.own_inputs();
+        if inputs.len() != own + 2 {
+            expect::count("rms_norm_backward", inputs, own + 1)?;
         }
-        check_x_and_weight("rms_norm_backward", inputs)?;
-        expect::same("rms_norm_backward", "d_y", inputs[2], inputs[0])?;
-        if let Some(&addend) = inputs.get(3) {
+        self.0.check("rms_norm_backward", inputs)?;
+        expect::same("rms_norm_backward", "d_y", inputs[own], inputs[0])?;
+        if let Some(&addend) = inputs.get(own + 1) {
             expect::same("rms_norm_backward", "addend", addend, inputs[0])?;
         }
         Ok(vec![inputs[0]])
     }
 
     fn reference(&self, inputs: &[&Matrix], _: &[[usize; 2]]) -> Vec<Matrix> {
-        let (x, weight, d_y) = (inputs[0], inputs[1], inputs[2]);
+        let norm = &self.0;
+        let (x, d_y, addend) = (inputs[0], inputs[norm.own_inputs()], inputs.get(norm.own_inputs() + 1));
         let mut d_x = Matrix::zeros([x.rows, x.columns]);
-        for t in 0..x.rows {
-            let rstd = rstd(x.row(t), self.eps);
-            let g: Vec<f64> = (0..x.columns).map(|c| d_y.row(t)[c] * weight.data[c]).collect();
-            let mean = (0..x.columns).map(|c| g[c] * x.row(t)[c] * rstd).sum::<f64>() / x.columns as f64;
-            for c in 0..x.columns {
-                let bypass = inputs.get(3).map_or(0.0, |addend| addend.row(t)[c]);
-                d_x.row_mut(t)[c] = rstd * (g[c] - x.row(t)[c] * rstd * mean) + bypass;
+        let length = x.columns / norm.groups;
+        for start in (0..x.data.len()).step_by(length) {
+            let (x, d_y) = (&x.data[start..start + length], &d_y.data[start..start + length]);
+            let rstd = norm.rstd(x);
+            let g: Vec<f64> = (0..length).map(|c| d_y[c] * norm.factor(inputs, c)).collect();
+            let mean = (0..length).map(|c| g[c] * x[c] * rstd).sum::<f64>() / length as f64;
+            for c in 0..length {
+                let bypass = addend.map_or(0.0, |addend| addend.data[start + c]);
+                d_x.data[start + c] = rstd * (g[c] - x[c] * rstd * mean) + bypass;
             }
         }
         vec![d_x]
     }
 
     fn launch(&self, call: &Call) -> Vec<Dispatch> {
-        let rows = call.outputs[0].rows;
-        let has_addend = call.inputs.len() == 4;
-        let params = Params {
-            rows: rows as u32,
-            columns: call.outputs[0].columns() as u32,
-            eps: self.eps as f32,
-            has_addend: has_addend as u32,
-        };
-        let addend = Bind::Input(if has_addend { 3 } else { 2 });
-        vec![Dispatch {
-            kernel: chosen(&BACKWARD, call.device),
-            constants: vec![],
-            params: params.bytes(),
-            bindings: vec![Bind::Input(0), Bind::Input(1), Bind::Input(2), addend, Bind::Output(0)],
-            workgroups: spread(rows),
-            work: 1.0,
-        }]
+        let own = self.0.own_inputs();
+        let has_addend = call.inputs.len() == own + 2;
+        self.0.dispatch(&BACKWARD, call, &[own, own + has_addend as usize], has_addend)
     }
 }
 
-fn check_x_and_weight(op: &'static str, inputs: &[TensorType]) -> Result<(), ShapeError> {
-    expect::dtype(op, "x", inputs[0], DType::F32)?;
-    expect::same(op, "weight", inputs[1], TensorType::f32(Rows::Fixed(1), inputs[0].shape.columns))
-}
-
-fn rstd(row: &[f64], eps: f64) -> f64 {
-    (row.iter().map(|x| x * x).sum::<f64>() / row.len() as f64 + eps).sqrt().recip()
-}
-
-kernel_params!(Params { rows: u32, columns: u32, eps: f32, has_addend: u32 });
+kernel_params!(Params { rows: u32, columns: u32, eps: f32, has_weight: u32, weight_offset: f32, has_addend: u32 });
 
 /// A kernel with one workgroup a row: with barriers, or with one subgroup of 8.
 macro_rules! kernels {
@@ -180,22 +232,28 @@ fn example_eps(columns: usize) -> f64 {
     if columns == 1 { 0.5 } else { 1e-5 }
 }
 
-fn examples_of(random: &mut Random, make: impl Fn(&mut Random, usize, usize) -> Example) -> Vec<Example> {
-    [(1, 1), (3, 7), (5, 64), (17, 65), (9, 576), (131, 130)].map(|(rows, columns)| make(random, rows, columns)).into()
+/// The norm, and its x and, where there is one, its weight.
+fn examples_of(random: &mut Random, finish: impl Fn(&mut Random, RmsNorm, Vec<(TensorType, Matrix)>) -> Example) -> Vec<Example> {
+    use NormWeight::{None, OnePlus, Plain};
+    let whole = [(1, 1), (3, 7), (5, 64), (17, 65), (9, 576), (131, 130)].map(|(rows, columns)| (rows, columns, 1, Plain));
+    let heads = [(5, 64, 4, Plain), (6, 21, 7, OnePlus), (7, 40, 1, OnePlus), (130, 512, 2, None), (4, 9, 1, None)];
+    let example = |(rows, columns, groups, weight)| {
+        let norm = RmsNorm { eps: example_eps(columns / groups), groups, weight };
+        let mut inputs = vec![(TensorType::f32(Rows::Fixed(rows), columns), random.matrix([rows, columns], 2.0))];
+        if weight != None {
+            let shape = [1, columns / groups];
+            inputs.push((TensorType::f32(Rows::Fixed(1), shape[1]), random.matrix(shape, 1.0)));
+        }
+        finish(random, norm, inputs)
+    };
+    whole.into_iter().chain(heads).map(example).collect()
 }
 
 pub(super) fn entry() -> OpEntry {
     OpEntry {
         name: "rms_norm",
         kernels: FORWARD.iter().collect(),
-        examples: |random| {
-            examples_of(random, |random, rows, columns| {
-                let x = TensorType::f32(Rows::Fixed(rows), columns);
-                let weight = TensorType::f32(Rows::Fixed(1), columns);
-                let inputs = vec![(x, random.matrix([rows, columns], 2.0)), (weight, random.matrix([1, columns], 1.0))];
-                Example::new(RmsNorm { eps: example_eps(columns) }, inputs)
-            })
-        },
+        examples: |random| examples_of(random, |_, norm, inputs| Example::new(norm, inputs)),
         tolerance: |_| 1e-6,
     }
 }
@@ -205,15 +263,13 @@ pub(super) fn backward_entry() -> OpEntry {
         name: "rms_norm_backward",
         kernels: BACKWARD.iter().collect(),
         examples: |random| {
-            examples_of(random, |random, rows, columns| {
-                let x = TensorType::f32(Rows::Fixed(rows), columns);
-                let weight = TensorType::f32(Rows::Fixed(1), columns);
-                let mut inputs = vec![(x, random.matrix([rows, columns], 2.0)), (weight, random.matrix([1, columns], 1.0))];
-                inputs.push((x, random.matrix([rows, columns], 1.0)));
-                if rows % 2 == 1 {
-                    inputs.push((x, random.matrix([rows, columns], 1.0)));
+            examples_of(random, |random, norm, mut inputs| {
+                let (x, rows) = (inputs[0].0, inputs[0].1.rows);
+                // With the gradient that bypasses the norm, and without.
+                for _ in 0..1 + rows % 2 {
+                    inputs.push((x, random.matrix([rows, x.shape.columns], 1.0)));
                 }
-                Example::new(RmsNormBackward { eps: example_eps(columns) }, inputs)
+                Example::new(RmsNormBackward(norm), inputs)
             })
         },
         tolerance: |_| 1e-5,

@@ -1,18 +1,22 @@
 //! `rope`: rotary position embedding (Su et al. 2021, arXiv 2104.09864) in the half-split form of Hugging Face's Llama.
 //!
-//! In every head of `D` columns the pair `(x[c], x[c + D/2])`, `c < D/2`, is rotated by the angle `position * f[c]`:
+//! In the first `R` of every head's `D` columns the pair `(x[c], x[c + R/2])`, `c < R/2`, is rotated by the angle `position * f[c]`, and
+//! multiplied by the attention factor `m` (1, but for YaRN and LongRoPE), which the table contains:
 //!
-//! `y[c] = x[c] cos - x[c + D/2] sin`, `y[c + D/2] = x[c + D/2] cos + x[c] sin`
+//! `y[c] = m (x[c] cos - x[c + R/2] sin)`, `y[c + R/2] = m (x[c + R/2] cos + x[c] sin)`
+//!
+//! The other columns, of a partial rotation (`R < D`), stay as they are.
 //!
 //! | input | shape | |
 //! |---|---|---|
 //! | x | `[rows, heads * D]` f32 | |
 //! | position | `[rows, 1]` u32 | within the sequence |
-//! | table | `[positions, D]` f32 | cosines in the first `D/2` columns, sines in the rest: [`rope_table`] |
+//! | table | `[positions, R]` f32 | cosines in the first `R/2` columns, sines in the rest: [`rope_table`] |
 //!
 //! The table is made on the host in f64, since WGSL promises only 2^-11 absolute error for `sin` and `cos`.
 //!
-//! **Gradient.** A rotation is orthogonal: its transpose is its inverse, so `d_x` is `d_y` rotated by the negative angle.
+//! **Gradient.** The transpose of a rotation is that by the negative angle; the factor stays. So `d_x` is `d_y` through the same table
+//! with negative sines.
 
 use super::{Bind, Call, Dispatch, Example, Matrix, Op, OpEntry, Random, Vjp, expect, spread};
 use crate::gpu::kernel::{Kernel, Needs};
@@ -20,22 +24,31 @@ use crate::graph::{DType, Rows, ShapeError, TensorType};
 use crate::kernel_params;
 
 /// Rotates by the position's angle, or by its negative.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Rope {
-    /// `D`, columns of a head; even.
+    /// `D`, columns of a head.
     pub head_dim: usize,
-    /// Rotate back.
+    /// `R`, the columns of a head that are rotated: even, at most `D`.
+    pub rotary_dim: usize,
+    /// Rotate by the negative angle.
     pub inverse: bool,
 }
 
-/// The table of [`Rope`], `[positions, 2 * inverse_frequencies.len()]` row-major: row `p` holds `cos(p f[c])`, then `sin(p f[c])`.
-/// Angles are in radians, computed in f64.
-pub fn rope_table(inverse_frequencies: &[f64], positions: usize) -> Vec<f32> {
+impl Rope {
+    /// Forward, of all columns of a head.
+    pub fn new(head_dim: usize) -> Self {
+        Self { head_dim, rotary_dim: head_dim, inverse: false }
+    }
+}
+
+/// The table of [`Rope`], `[positions, 2 * inverse_frequencies.len()]` row-major: row `p` holds `m cos(p f[c])`, then `m sin(p f[c])`,
+/// with `m` the attention factor. Angles are in radians, computed in f64.
+pub fn rope_table(inverse_frequencies: &[f64], attention_factor: f64, positions: usize) -> Vec<f32> {
     let mut table = Vec::with_capacity(positions * inverse_frequencies.len() * 2);
     for position in 0..positions {
         let angles = inverse_frequencies.iter().map(|frequency| position as f64 * frequency);
-        table.extend(angles.clone().map(|angle| angle.cos() as f32));
-        table.extend(angles.map(|angle| angle.sin() as f32));
+        table.extend(angles.clone().map(|angle| (attention_factor * angle.cos()) as f32));
+        table.extend(angles.map(|angle| (attention_factor * angle.sin()) as f32));
     }
     table
 }
@@ -48,15 +61,16 @@ impl Op for Rope {
     fn infer(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, ShapeError> {
         expect::count("rope", inputs, 3)?;
         let [x, position, table] = [inputs[0], inputs[1], inputs[2]];
-        if self.head_dim == 0 || !self.head_dim.is_multiple_of(2) {
-            return Err(ShapeError::new("rope", "head_dim", self.head_dim, "even and at least 2"));
+        if self.rotary_dim == 0 || !self.rotary_dim.is_multiple_of(2) || self.rotary_dim > self.head_dim {
+            let expected = format!("even, at least 2, and at most head_dim {}", self.head_dim);
+            return Err(ShapeError::new("rope", "rotary_dim", self.rotary_dim, expected));
         }
         expect::dtype("rope", "x", x, DType::F32)?;
         if !x.shape.columns.is_multiple_of(self.head_dim) {
             return Err(ShapeError::new("rope", "x", x, format!("a multiple of head_dim {} columns", self.head_dim)));
         }
         expect::same("rope", "position", position, TensorType::u32(x.shape.rows, 1))?;
-        expect::same("rope", "table", table, TensorType::f32(table.shape.rows, self.head_dim))?;
+        expect::same("rope", "table", table, TensorType::f32(table.shape.rows, self.rotary_dim))?;
         Ok(vec![x])
     }
 
@@ -71,8 +85,8 @@ impl Op for Rope {
 
     fn reference(&self, inputs: &[&Matrix], _: &[[usize; 2]]) -> Vec<Matrix> {
         let [x, position, table] = inputs else { unreachable!("checked by infer") };
-        let half = self.head_dim / 2;
-        let mut y = Matrix::zeros([x.rows, x.columns]);
+        let half = self.rotary_dim / 2;
+        let mut y = (*x).clone();
         for t in 0..x.rows {
             let angle = table.row(position.index(t, 0));
             for start in (0..x.columns).step_by(self.head_dim) {
@@ -97,7 +111,7 @@ impl Op for Rope {
         };
         vec![Dispatch {
             kernel: &KERNEL,
-            constants: vec![("HALF", (self.head_dim / 2) as f64)],
+            constants: vec![("HALF", (self.rotary_dim / 2) as f64), ("HEAD_DIM", self.head_dim as f64)],
             params: params.bytes(),
             bindings: vec![Bind::Input(0), Bind::Input(1), Bind::Input(2), Bind::Output(0)],
             workgroups: spread(x.rows),
@@ -128,23 +142,28 @@ pub(super) fn entry() -> OpEntry {
         name: "rope",
         kernels: vec![&KERNEL],
         examples: |random| {
-            [(1, 1, 2), (3, 1, 4), (7, 3, 20), (33, 9, 64), (5, 2, 128)]
-                .map(|(rows, heads, head_dim)| example(random, rows, heads, head_dim))
+            [(1, 1, 2, 2), (3, 1, 4, 4), (7, 3, 20, 20), (33, 9, 64, 64), (5, 2, 128, 96), (4, 3, 7, 2), (6, 4, 256, 256)]
+                .map(|(rows, heads, head_dim, rotary_dim)| {
+                    let rope = Rope { rotary_dim, inverse: rows % 2 == 0, ..Rope::new(head_dim) };
+                    example(random, rows, heads, rope)
+                })
                 .into()
         },
         tolerance: |_| 1e-6,
     }
 }
 
-fn example(random: &mut Random, rows: usize, heads: usize, head_dim: usize) -> Example {
+fn example(random: &mut Random, rows: usize, heads: usize, rope: Rope) -> Example {
+    let Rope { head_dim, rotary_dim, .. } = rope;
     let positions = 50;
-    let frequencies: Vec<f64> = (0..head_dim / 2).map(|c| 100f64.powf(-2.0 * c as f64 / head_dim as f64)).collect();
-    let table = rope_table(&frequencies, positions).into_iter().map(f64::from).collect();
+    let frequencies: Vec<f64> = (0..rotary_dim / 2).map(|c| 100f64.powf(-2.0 * c as f64 / rotary_dim as f64)).collect();
+    let attention_factor = if rotary_dim < head_dim { 1.25 } else { 1.0 };
+    let table = rope_table(&frequencies, attention_factor, positions).into_iter().map(f64::from).collect();
     let position = (0..rows).map(|_| random.below(positions) as f64).collect();
     let inputs = vec![
         (TensorType::f32(Rows::Fixed(rows), heads * head_dim), random.matrix([rows, heads * head_dim], 2.0)),
         (TensorType::u32(Rows::Fixed(rows), 1), Matrix::new([rows, 1], position)),
-        (TensorType::f32(Rows::Fixed(positions), head_dim), Matrix::new([positions, head_dim], table)),
+        (TensorType::f32(Rows::Fixed(positions), rotary_dim), Matrix::new([positions, rotary_dim], table)),
     ];
-    Example::new(Rope { head_dim, inverse: rows.is_multiple_of(2) }, inputs)
+    Example::new(rope, inputs)
 }

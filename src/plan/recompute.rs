@@ -160,9 +160,10 @@ mod tests {
     use crate::graph::{Origin, Rows, TensorType};
     use crate::ops::accumulate::Accumulate;
     use crate::ops::add::Add;
+    use crate::ops::glu::{Activation, Glu};
     use crate::ops::matmul::{Layout, Matmul};
-    use crate::ops::swiglu::Swiglu;
 
+    const SWIGLU: Glu = Glu { activation: Activation::Silu };
     const TENSOR: TensorType =
         TensorType { shape: Shape { rows: Rows::Fixed(16), columns: 16 }, dtype: crate::graph::DType::F32 };
 
@@ -170,14 +171,14 @@ mod tests {
         graph.nodes().iter().map(|node| node.name.as_str()).collect()
     }
 
-    /// `y = (x w) w + swiglu(x w, x w)`, with its gradient by x.
+    /// `y = (x w) w + glu(x w, x w)`, with its gradient by x.
     fn example() -> (Graph, usize, ValueId) {
         let mut graph = Graph::new();
         let [x, w, seed] = ["x", "w", "seed"].map(|name| graph.leaf(name, TENSOR, Origin::Adapter));
         let product = Matmul { layout: Layout::NN, scale: 1.0 };
         let u = graph.apply_one(product, &[x, w], "u").unwrap();
         let v = graph.apply_one(product, &[u, w], "v").unwrap();
-        let s = graph.apply_one(Swiglu, &[u, u], "s").unwrap();
+        let s = graph.apply_one(SWIGLU, &[u, u], "s").unwrap();
         let y = graph.apply_one(Add, &[v, s], "y").unwrap();
         let forward = graph.nodes().len();
         let gradient = backward(&mut graph, Root::Seed(y, seed), &[x]).unwrap()[0].unwrap();
@@ -189,7 +190,7 @@ mod tests {
         let (graph, forward, gradient) = example();
         let again = recompute(&graph, forward, &[Segment { nodes: 0..forward, extent: Extent::Whole }]);
         let found = names(&again);
-        let at = found.iter().position(|name| *name == "u.again").expect("u is read by swiglu's gradient");
+        let at = found.iter().position(|name| *name == "u.again").expect("u is read by glu's gradient");
         // Nothing else is: v, s and y are read by no backward node.
         assert_eq!(found.len(), graph.nodes().len() + 1);
         let copy = again.nodes()[at].outputs[0];
@@ -215,16 +216,16 @@ mod tests {
         assert_eq!(names(&again), names(&graph), "u is read by the rest of the forward pass");
     }
 
-    /// `s = swiglu(state, state)` is read by a backward node, but the state has changed by then.
+    /// `s = glu(state, state)` is read by a backward node, but the state has changed by then.
     #[test]
     fn what_reads_or_updates_state_never_runs_again() {
         let mut graph = Graph::new();
         let state = graph.leaf("state", TENSOR, Origin::State);
         let x = graph.leaf("x", TENSOR, Origin::Adapter);
         let s = graph.apply_one(Add, &[state, state], "s").unwrap();
-        let y = graph.apply_one(Swiglu, &[s, x], "y").unwrap();
+        let y = graph.apply_one(SWIGLU, &[s, x], "y").unwrap();
         let after = graph.apply_one(Accumulate, &[state, y], "update").unwrap();
-        graph.apply_one(Swiglu, &[after, x], "z").unwrap();
+        graph.apply_one(SWIGLU, &[after, x], "z").unwrap();
         let forward = graph.nodes().len();
         let seed = graph.leaf("seed", TENSOR, Origin::Input);
         graph.apply_one(Add, &[s, seed], "reads_s").unwrap();

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::decode_stream::DecodeStream;
 use super::gguf_vocabulary;
 use crate::confined::{Confinement, Limits, Stopped, confined};
+use crate::files;
 use crate::formats::{TextSource, TokenizerSource, open};
 use crate::{Error, Result};
 
@@ -75,7 +76,7 @@ impl Tokenizer {
             TokenizerSource::Json(path) => {
                 let origin = path.display().to_string();
                 let proposal = "a model folder needs its tokenizer.json (not tokenizer.model); download it from the same place";
-                let bytes = open::read(path, proposal)?;
+                let bytes = open::read(path, files::TOKENIZER, proposal)?;
                 let not_one = |cause: &dyn Display| {
                     Error::bad_input(&origin, format!("this is not a tokenizer: {cause}"), "download the file again")
                 };

@@ -4,11 +4,11 @@ use super::prefix_cache::PrefixCache;
 use super::step::write_batch;
 use super::trainer::Trainer;
 use crate::Result;
-use crate::adapter::{DeviceAdapter, LoraSpec};
+use crate::adapter::{Adapted, DeviceAdapter, LoraSpec};
+use crate::architecture::Architecture;
 use crate::data::Batch;
 use crate::graph::{ShapeError, ValueId};
-use crate::model::config::ModelConfig;
-use crate::model::llama::{Head, Inputs, Llama, Part, Purpose, StorageOf};
+use crate::model::graph::{Head, Inputs, Model, Part, Purpose, StorageOf};
 use crate::model::weights::DeviceWeights;
 use crate::plan::Executable;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ impl Evaluator {
     /// If the device cannot hold it.
     pub fn new(
         weights: Arc<DeviceWeights>,
-        config: &ModelConfig,
+        config: &Architecture,
         adapter: Option<&DeviceAdapter>,
         max_tokens: usize,
     ) -> Result<Self> {
@@ -44,7 +44,7 @@ impl Evaluator {
     pub fn between_steps(
         trainer: &Trainer,
         weights: Arc<DeviceWeights>,
-        config: &ModelConfig,
+        config: &Architecture,
         max_tokens: usize,
         prefix: Option<PrefixCache>,
     ) -> Result<Self> {
@@ -54,20 +54,21 @@ impl Evaluator {
     fn beside(
         other: Option<&Executable>,
         weights: Arc<DeviceWeights>,
-        config: &ModelConfig,
+        config: &Architecture,
         adapter: Option<&DeviceAdapter>,
         max_tokens: usize,
         prefix: Option<PrefixCache>,
     ) -> Result<Self> {
         let lora = adapter.map(|adapter| &adapter.spec);
         let part = Part::above(prefix.as_ref().map(PrefixCache::first_layer));
-        let model = Llama::build_part(config, &|name| weights.dtype(name), lora, Purpose::Evaluate, part, max_tokens)?;
+        let adapted = Adapted::build(config, &|name| weights.dtype(name), lora, Purpose::Evaluate, part, max_tokens)?;
+        let Adapted { model, adapters, .. } = adapted;
         let Head::Loss { nll, loss } = model.head else {
-            return Err(ShapeError::new("llama", "the head", "logits", "a loss").into());
+            return Err(ShapeError::new("model", "the head", "logits", "a loss").into());
         };
         let mut pinned = weights.pinned(&model, config)?;
         if let Some(adapter) = adapter {
-            pinned.extend(adapter.layout.pinned(&adapter.parameters, &model.adapters));
+            pinned.extend(adapter.layout.pinned(&adapter.parameters, &adapters));
         }
         let hidden = model.inputs.hidden.zip(prefix.as_ref());
         pinned.extend(hidden.map(|(id, prefix)| (id, prefix.hidden().clone().into())));
@@ -79,8 +80,8 @@ impl Evaluator {
     ///
     /// # Errors
     /// If the configuration contradicts itself.
-    pub fn model(config: &ModelConfig, storage: StorageOf, lora: Option<&LoraSpec>, max_tokens: usize) -> Result<Llama> {
-        Ok(Llama::build(config, storage, lora, Purpose::Evaluate, max_tokens)?)
+    pub fn model(config: &Architecture, storage: StorageOf, lora: Option<&LoraSpec>, max_tokens: usize) -> Result<Model> {
+        Ok(Adapted::build(config, storage, lora, Purpose::Evaluate, Part::Whole, max_tokens)?.model)
     }
 
     /// -log p of each supervised token, natural logarithm, in the order of `batch.targets`.

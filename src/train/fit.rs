@@ -1,12 +1,13 @@
 //! Does the run fit the device? Asked before a weight is sent, and answered with the plan's figures and with what would help.
 
-use super::budget::ByteSize;
 use super::memory::{Memory, StepShape};
 use super::options::WeightStorage;
 use super::prepare::Prepared;
 use super::step::Recompute;
+use crate::byte_size::ByteSize;
 use crate::gpu::{Device, Room};
 use crate::model::weights::WeightType;
+use crate::session::memory::table;
 use crate::{Error, Result};
 use std::fmt::Write;
 
@@ -48,7 +49,6 @@ impl Prepared<'_> {
 
     fn short(&self, place: &str, problem: &str, free: Option<usize>) -> Error {
         let Memory { weights, adapters, optimizer, activations, inputs, evaluation } = self.memory();
-        let mut table = format!("{problem}\n  what it needs:");
         let classes = [
             ("weights", weights),
             ("adapter", adapters),
@@ -57,16 +57,13 @@ impl Prepared<'_> {
             ("inputs", inputs),
             ("evaluation", evaluation),
         ];
-        for (class, bytes) in classes.into_iter().filter(|(_, bytes)| *bytes > 0) {
-            let _ = write!(table, "\n    {class:<24}{:>12}", ByteSize(bytes).to_string());
-        }
         let mut proposal = "what would help:".to_string();
         for (change, needed) in self.smaller(free) {
             let fits = if free.is_some_and(|free| needed <= free) { ", which fits" } else { "" };
             let _ = write!(proposal, "\n    {change:<24}{:>12} in all{fits}", ByteSize(needed).to_string());
         }
         proposal += "\n    fewer --layers, a smaller --lora-r; --memory-budget if the device has more than it tells";
-        Error::OutOfMemory { place: place.to_string(), problem: table, proposal }
+        Error::OutOfMemory { place: place.to_string(), problem: format!("{problem}{}", table(&classes)), proposal }
     }
 
     /// Changes of options with what the run would then need, the last being all of them; those that save less than a hundredth are

@@ -4,13 +4,13 @@
 use super::prefix_cache::PrefixMemory;
 use super::step::{LossGraph, OptimizerGraph, Recompute, accumulator_graph};
 use crate::Result;
-use crate::adapter::{AdapterLayout, LoraSpec};
+use crate::adapter::{Adapted, AdapterLayout, LoraSpec};
+use crate::architecture::Architecture;
 use crate::gpu::{Facts, padded};
-use crate::graph::{Counts, Graph, Origin, ShapeError, ValueId};
-use crate::model::config::ModelConfig;
-use crate::model::llama::{Head, Llama, Part, Purpose, StorageOf};
+use crate::graph::{Counts, Graph, ShapeError, ValueId};
+use crate::model::graph::{Head, Model, Part, Purpose, StorageOf};
 use crate::plan::{Plan, borrow};
-use std::collections::HashSet;
+use crate::session::memory::{planned, rope_bytes};
 
 /// Bytes on the device, by class.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
@@ -60,7 +60,7 @@ pub struct Planner {
     graphs: LossGraph,
     shape: StepShape,
     /// The graph that evaluates held-out data, and what can be read from it after a run.
-    held_out: Option<(Llama, [ValueId; 2])>,
+    held_out: Option<(Model, [ValueId; 2])>,
     /// Bytes of the frozen weights.
     weights: usize,
     /// Elements of the adapter.
@@ -77,7 +77,7 @@ impl Planner {
     /// # Errors
     /// If the configuration contradicts itself.
     pub fn new(
-        config: &ModelConfig,
+        config: &Architecture,
         storage: StorageOf,
         lora: &LoraSpec,
         shape: StepShape,
@@ -90,9 +90,9 @@ impl Planner {
             0 => None,
             tokens => {
                 let part = Part::above(lowest.held_out);
-                let model = Llama::build_part(config, storage, Some(lora), Purpose::Evaluate, part, tokens)?;
+                let model = Adapted::build(config, storage, Some(lora), Purpose::Evaluate, part, tokens)?.model;
                 let Head::Loss { loss, nll } = model.head else {
-                    return Err(ShapeError::new("llama", "the head", "logits", "a loss").into());
+                    return Err(ShapeError::new("model", "the head", "logits", "a loss").into());
                 };
                 Some((model, [loss, nll]))
             }
@@ -173,11 +173,7 @@ impl Planner {
 
     /// The plan of a graph, and the bytes of its inputs and parameters.
     fn plan(&self, graph: &Graph, keep: &[ValueId], more_pinned: &[ValueId]) -> (Plan, usize) {
-        let leaves = graph.value_ids().filter(|id| matches!(graph[*id].origin, Origin::Weight | Origin::Adapter | Origin::State));
-        let pinned: HashSet<ValueId> = leaves.chain(more_pinned.iter().copied()).collect();
-        let plan = Plan::new(graph, keep, &pinned);
-        let inputs = plan.input_bytes(graph) + plan.parameter_bytes(graph, &self.facts);
-        (plan, inputs)
+        planned(graph, keep, more_pinned, &self.facts)
     }
 
     /// Floating-point operations of a batch, without those that recompute adds.
@@ -214,9 +210,4 @@ impl Planner {
         }
         Some(Recompute::Layers(most))
     }
-}
-
-/// Bytes of a model's rope table.
-pub(super) fn rope_bytes(model: &Llama) -> usize {
-    padded(model.graph[model.rope_table].tensor.max_bytes())
 }

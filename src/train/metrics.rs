@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::files;
 use crate::formats::atomic;
 use crate::{Error, Result};
 
@@ -51,7 +52,7 @@ impl MetricsLog {
     /// Failed, when the file cannot be read or written.
     pub fn open(folder: &Path, step: u64) -> Result<Self> {
         let path = folder.join(METRICS_FILE);
-        let written = match std::fs::read(&path) {
+        let written = match files::read(&path, files::ANY) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
             Err(error) => return Err(failed(&path, &error)),

@@ -4,28 +4,27 @@
 //! * [`ask`], [`prepare`]: what the user asks for, checked against model and data before the GPU is touched;
 //! * [`step`], [`trainer`], [`evaluate`]: a step and an evaluation on the GPU; [`memory`], [`budget`], [`fit`]: what they occupy there;
 //!   [`prefix_cache`]: what of a step need not be done again in every epoch;
-//! * [`schedule`]: the learning rate; [`checkpoint`], [`lock`], [`interrupt`], [`recovery`]: what makes a run survive;
+//! * [`schedule`]: the learning rate; [`keep`], [`interrupt`]: what makes a run survive;
 //! * [`metrics`], [`curve`], [`progress`]: what it tells.
 
 pub mod ask;
 pub mod budget;
-pub mod checkpoint;
 pub mod curve;
 pub mod evaluate;
 pub mod fit;
 pub mod interrupt;
-pub mod lock;
+pub mod keep;
 pub mod memory;
 pub mod metrics;
 pub mod prefix_cache;
 pub mod prepare;
 pub mod progress;
-pub mod recovery;
 pub mod schedule;
 pub mod step;
 pub mod trainer;
 
 pub use ask::options;
+pub use keep::{checkpoint, lock, recovery};
 
 use std::path::PathBuf;
 use std::time::Instant;

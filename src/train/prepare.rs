@@ -420,7 +420,7 @@ const LARGEST_RANK: usize = 1 << 16;
 /// What the adapter is and, with `--init-adapter`, how it starts.
 fn adapter_of(options: &TrainOptions, model: &OpenModel) -> Result<(AdapterConfig, Option<Vec<AdapterTensor>>)> {
     let config = &model.files.config;
-    let modules = options.target_modules.as_ref().map(|names| expand_target_modules(names)).transpose()?;
+    let modules = options.target_modules.as_ref().map(|names| expand_target_modules(names, config)).transpose()?;
     let layers = options.layers.as_ref().map(|text| parse_layers(text, config.num_hidden_layers)).transpose()?;
     let all: Vec<usize> = (0..config.num_hidden_layers).collect();
     let Some(folder) = &options.init_adapter else {
@@ -435,7 +435,7 @@ fn adapter_of(options: &TrainOptions, model: &OpenModel) -> Result<(AdapterConfi
             lora_dropout: options.lora_dropout.unwrap_or(0.0),
             target_modules: match modules {
                 Some(modules) => modules,
-                None => expand_target_modules(&[TrainOptions::TARGET_MODULES.to_string()])?,
+                None => expand_target_modules(&[TrainOptions::TARGET_MODULES.to_string()], config)?,
             },
             layers_to_transform: layers.filter(|layers| *layers != all),
             base_model: Some(options.model.clone()),

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 
 use super::metrics::StepMetrics;
+use crate::terminal::say;
 
 /// Time between two plain lines; a log file needs no more.
 const BETWEEN_LINES: Duration = Duration::from_secs(5);
@@ -62,11 +63,11 @@ impl Progress {
                     *last = Some(Instant::now());
                     let a_step = self.started.elapsed().as_secs_f64() / step.saturating_sub(self.first_step).max(1) as f64;
                     let left = Duration::from_secs((a_step * self.total_steps.saturating_sub(step) as f64) as u64);
-                    eprintln!(
+                    say(&format!(
                         "step {step}/{}  loss {loss:.4}  {tokens_per_second:.0} tokens/s  {} left",
                         self.total_steps,
                         HumanDuration(left)
-                    );
+                    ));
                 }
             }
             View::Hidden => {}
@@ -79,8 +80,8 @@ impl Progress {
     /// Says something between the steps.
     pub fn note(&self, text: &str) {
         match &self.view {
-            View::Bar(bar) => bar.suspend(|| eprintln!("{text}")),
-            View::Lines { .. } => eprintln!("{text}"),
+            View::Bar(bar) => bar.suspend(|| say(text)),
+            View::Lines { .. } => say(text),
             View::Hidden => {}
         }
     }

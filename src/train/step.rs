@@ -1,11 +1,11 @@
 //! The two graphs of a training step, loss with adapter gradients and the optimizer, and how a batch gets to the device.
 
-use crate::adapter::LoraSpec;
+use crate::adapter::{Adapted, LoraSpec};
+use crate::architecture::Architecture;
 use crate::autograd::{Root, backward};
 use crate::data::Batch;
 use crate::graph::{Counts, Graph, Origin, Rows, ShapeError, TensorType, ValueId};
-use crate::model::config::ModelConfig;
-use crate::model::llama::{Head, Inputs, Llama, Part, Purpose, StorageOf};
+use crate::model::graph::{Head, Inputs, Model, Part, Purpose, StorageOf};
 use crate::ops::accumulate::Accumulate;
 use crate::ops::adamw::AdamW;
 use crate::ops::global_norm::GlobalNorm;
@@ -26,10 +26,14 @@ pub enum Recompute {
 /// Loss and adapter gradients of a batch of at most `max_tokens` tokens.
 #[derive(Clone, Debug)]
 pub struct LossGraph {
-    pub model: Llama,
+    pub model: Model,
+    /// Adapter matrices, as [`Adapted::adapters`].
+    pub adapters: Vec<ValueId>,
+    /// As [`Adapted::dropout_counter`].
+    pub dropout_counter: Option<ValueId>,
     pub loss: ValueId,
     pub nll: ValueId,
-    /// Gradients in the order of the model's adapters.
+    /// Gradients in the order of `adapters`.
     pub gradients: Vec<ValueId>,
     /// Nodes of the forward pass, which come first.
     forward: usize,
@@ -42,7 +46,7 @@ impl LossGraph {
     ///
     /// # Errors
     /// A [`ShapeError`] if the configuration contradicts itself.
-    pub fn build(config: &ModelConfig, storage: StorageOf, lora: &LoraSpec, max_tokens: usize) -> Result<Self, ShapeError> {
+    pub fn build(config: &Architecture, storage: StorageOf, lora: &LoraSpec, max_tokens: usize) -> Result<Self, ShapeError> {
         Self::build_part(config, storage, lora, Part::Whole, max_tokens)
     }
 
@@ -51,24 +55,25 @@ impl LossGraph {
     /// # Errors
     /// As [`LossGraph::build`].
     pub fn build_part(
-        config: &ModelConfig,
+        config: &Architecture,
         storage: StorageOf,
         lora: &LoraSpec,
         part: Part,
         max_tokens: usize,
     ) -> Result<Self, ShapeError> {
-        let mut model = Llama::build_part(config, storage, Some(lora), Purpose::Train, part, max_tokens)?;
+        let adapted = Adapted::build(config, storage, Some(lora), Purpose::Train, part, max_tokens)?;
+        let Adapted { mut model, adapters, dropout_counter } = adapted;
         let Head::Loss { loss, nll } = model.head else {
-            return Err(ShapeError::new("llama", "the head", "logits", "a loss"));
+            return Err(ShapeError::new("model", "the head", "logits", "a loss"));
         };
         let forward = model.graph.nodes().len();
-        let gradients = backward(&mut model.graph, Root::Loss(loss), &model.adapters)?
+        let gradients = backward(&mut model.graph, Root::Loss(loss), &adapters)?
             .into_iter()
-            .zip(&model.adapters)
+            .zip(&adapters)
             .map(|(gradient, adapter)| {
                 let name = &model.graph[*adapter].name;
                 gradient.ok_or_else(|| {
-                    ShapeError::new("llama", format!("the gradient of {name}"), "missing", "a path from it to the loss")
+                    ShapeError::new("model", format!("the gradient of {name}"), "missing", "a path from it to the loss")
                 })
             })
             .collect::<Result<Vec<_>, _>>()?;
@@ -78,7 +83,7 @@ impl LossGraph {
         model.blocks = model.blocks.into_iter().map(place).collect();
         let forward = place(0..forward).end;
         let layers = lora.layers.first().copied().unwrap_or(0)..config.num_hidden_layers;
-        Ok(Self { model, loss, nll, gradients, forward, layers })
+        Ok(Self { model, adapters, dropout_counter, loss, nll, gradients, forward, layers })
     }
 
     /// Layers that have a backward pass, and so something that can be computed again.

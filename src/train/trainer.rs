@@ -1,17 +1,18 @@
 //! A model, its adapter and the optimizer on a device: what a training step calls.
 
-use super::memory::{Memory, StepShape, rope_bytes};
+use super::memory::{Memory, StepShape};
 use super::prefix_cache::{PrefixCache, PrefixMemory};
 use super::step::{LossGraph, OptimizerGraph, accumulator_graph, write_batch};
 use crate::adapter::DeviceAdapter;
+use crate::architecture::Architecture;
 use crate::data::Batch;
 use crate::gpu::{Device, Readback, Slice};
 use crate::graph::{Counts, Graph, ValueId};
-use crate::model::config::ModelConfig;
-use crate::model::llama::{Inputs, Part};
+use crate::model::graph::{Inputs, Part};
 use crate::model::weights::DeviceWeights;
 use crate::ops::adamw::Hyper;
 use crate::plan::{Executable, Timing};
+use crate::session::memory::rope_bytes;
 use crate::{Error, Result};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -22,6 +23,7 @@ pub struct Trainer {
     adapter: DeviceAdapter,
     weights: Arc<DeviceWeights>,
     inputs: Inputs,
+    dropout_counter: Option<ValueId>,
     loss: ValueId,
     rope_bytes: usize,
     step: Executable,
@@ -48,7 +50,7 @@ impl Trainer {
     /// If the device cannot hold it.
     pub fn new(
         weights: Arc<DeviceWeights>,
-        config: &ModelConfig,
+        config: &Architecture,
         adapter: DeviceAdapter,
         shape: StepShape,
         seed: u64,
@@ -61,9 +63,10 @@ impl Trainer {
         let graphs = graphs.recomputed(shape.recompute);
         let gradients = device.allocate("gradients", bytes)?;
         let mut pinned = weights.pinned(&graphs.model, config)?;
-        pinned.extend(adapter.layout.pinned(&adapter.parameters, &graphs.model.adapters));
+        pinned.extend(adapter.layout.pinned(&adapter.parameters, &graphs.adapters));
         pinned.extend(adapter.layout.pinned(&gradients, &graphs.gradients));
         let (inputs, loss, rope_bytes) = (graphs.model.inputs, graphs.loss, rope_bytes(&graphs.model));
+        let dropout_counter = graphs.dropout_counter;
         pinned.extend(inputs.hidden.zip(prefix.as_ref()).map(|(id, prefix)| (id, prefix.hidden().clone().into())));
         let step = Executable::new(device.clone(), graphs.model.graph, &[loss, graphs.nll], pinned)?;
 
@@ -86,6 +89,7 @@ impl Trainer {
             adapter,
             weights,
             inputs,
+            dropout_counter,
             loss,
             rope_bytes,
             step,
@@ -177,7 +181,7 @@ impl Trainer {
         if let Some(prefix) = &mut self.prefix {
             prefix.provide(batch)?;
         }
-        if let Some(counter) = self.inputs.dropout_counter {
+        if let Some(counter) = self.dropout_counter {
             self.step.write(counter, &[self.seed, self.batches]);
         }
         Ok(write_batch(&self.step, &self.inputs, batch, loss_weight))

@@ -1,14 +1,17 @@
-//! What happens to a run when the world does not behave: kill -9 at any moment, Ctrl-C, a full disk, a second process, a lost device, too little memory.
+//! What happens to a run when the world does not behave: kill -9 at any moment, Ctrl-C, a full disk, nobody who reads what it says, a
+//! second process, a lost device, too little memory.
 //!
 //! `GRAFTLING_KILLS` sets the number of kill moments (default 8), `GRAFTLING_KILL_SEED` their seed, which is printed.
 #![cfg(unix)]
 
 mod device_lost;
+mod reports;
 #[path = "../runs/mod.rs"]
 mod runs;
 mod short_memory;
 
 use std::io::Read;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -31,7 +34,15 @@ fn scrambled(seed: u64) -> u64 {
     bits ^ (bits >> 27)
 }
 
+/// Listens to Ctrl-C even where the tests themselves run in the background of a script, and so without it.
 fn start(mut command: Command) -> Child {
+    // SAFETY: `signal` may be called between fork and exec.
+    unsafe {
+        command.pre_exec(|| {
+            libc::signal(libc::SIGINT, libc::SIG_DFL);
+            Ok(())
+        });
+    }
     command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
 }
 

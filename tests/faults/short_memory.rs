@@ -1,9 +1,9 @@
 //! Too little memory on the device: refused beforehand, with what the run needs by class and what would make it need less.
 
 use graftling::Error;
+use graftling::byte_size::ByteSize;
 use graftling::gpu::{Device, Room};
 use graftling::model::opened::OpenModel;
-use graftling::train::budget::ByteSize;
 use graftling::train::options::{Recipe, TrainOptions, WeightStorage};
 use graftling::train::prepare::Prepared;
 use serde_json::json;
@@ -124,13 +124,22 @@ fn a_process_with_little_memory_is_refused_before_anything_is_written() {
     let mut config: serde_json::Value = serde_json::from_slice(&std::fs::read(shop.path("model/config.json")).unwrap()).unwrap();
     config["max_position_embeddings"] = json!(2_000_000);
     std::fs::write(shop.path("model/config.json"), config.to_string()).unwrap();
-    let plain = shop.command(&["train", "--model", "model", "--data", "huge.jsonl", "--out", "out", "--max-length", "2000000"]);
-    let mut limited = std::process::Command::new("sh");
-    limited.current_dir(shop.path("")).env_remove("GRAFTLING_LOG").stdin(std::process::Stdio::null());
     // 8 GiB are enough to start, on a machine with many cores as well.
-    limited.args(["-c", "ulimit -v 8388608; exec \"$0\" \"$@\""]).arg(plain.get_program()).args(plain.get_args());
-    let (_, err) = run(limited, 1);
+    let limited = |arguments: &[&str]| {
+        let plain = shop.command(arguments);
+        let mut limited = std::process::Command::new("sh");
+        limited.current_dir(shop.path("")).env_remove("GRAFTLING_LOG").stdin(std::process::Stdio::null());
+        limited.args(["-c", "ulimit -v 8388608; exec \"$0\" \"$@\""]).arg(plain.get_program()).args(plain.get_args());
+        run(limited, 1).1
+    };
+    let err = limited(&["train", "--model", "model", "--data", "huge.jsonl", "--out", "out", "--max-length", "2000000"]);
     assert!(err.contains("the run needs") && err.contains("what it needs:") && err.contains("--max-length"), "{err}");
     assert!(err.contains("ulimit -v") || err.contains("free memory") || err.contains("control group"), "{err}");
+    let err = limited(&["eval", "--model", "model", "--data", "huge.jsonl"]);
+    assert!(err.contains("what it needs:") && err.contains("activations") && err.contains("--max-length"), "{err}");
+    config["max_position_embeddings"] = json!(50_000_000);
+    std::fs::write(shop.path("model/config.json"), config.to_string()).unwrap();
+    let err = limited(&["generate", "--model", "model", "--prompt", "w5 w6", "--max-new-tokens", "40000000"]);
+    assert!(err.contains("what it needs:") && err.contains("keys and values") && err.contains("--max-new-tokens"), "{err}");
     assert!(!shop.path("out").exists());
 }

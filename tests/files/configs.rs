@@ -2,26 +2,23 @@
 
 use graftling::{
     adapter::targets::{expand_target_modules, parse_layers},
-    model::{
-        anatomy::{self, Part},
-        config::{ModelConfig, RopeScaling},
-    },
+    architecture::{self, Architecture, Part, RopeScaling},
 };
 use serde_json::{Value, json};
 
 use super::{message, tiny};
 
-fn fixture(name: &str) -> ModelConfig {
+fn fixture(name: &str) -> Architecture {
     let path = format!("{}/tests/fixtures/configs/{name}.json", env!("CARGO_MANIFEST_DIR"));
-    ModelConfig::from_json_file(path.as_ref()).unwrap()
+    graftling::formats::hugging_face::config_file(path.as_ref()).unwrap()
 }
 
-fn changed(changes: Value) -> graftling::Result<ModelConfig> {
+fn changed(changes: Value) -> graftling::Result<Architecture> {
     let mut config = tiny::config_json();
     for (key, value) in changes.as_object().unwrap() {
         config[key] = value.clone();
     }
-    ModelConfig::from_json_str(&config.to_string())
+    Architecture::from_json_str(&config.to_string())
 }
 
 /// The numbers of parameters that the models' own safetensors files declare (`model.safetensors.index.json`, model cards).
@@ -35,7 +32,7 @@ fn published_parameter_counts() {
         ("phi-3-mini-4k", 3_821_079_552),
         ("qwen2.5-72b", 72_706_203_648),
     ] {
-        let count: u64 = anatomy::parameters(&fixture(name)).iter().map(anatomy::Parameter::count).sum();
+        let count: u64 = architecture::parameters(&fixture(name)).iter().map(architecture::Parameter::count).sum();
         assert_eq!(count, published, "{name}");
     }
 }
@@ -44,7 +41,7 @@ fn published_parameter_counts() {
 fn tied_output_is_counted_once() {
     let count = |tied: bool| -> u64 {
         let config = changed(json!({"tie_word_embeddings": tied})).unwrap();
-        anatomy::parameters(&config).iter().map(anatomy::Parameter::count).sum()
+        architecture::parameters(&config).iter().map(architecture::Parameter::count).sum()
     };
     assert_eq!(count(false) - count(true), 40 * 64);
 }
@@ -52,13 +49,14 @@ fn tied_output_is_counted_once() {
 /// Phi-3 fuses q, k, v and gate, up; Qwen 2 has biases on q, k, v alone.
 #[test]
 fn families_differ_in_their_modules() {
-    let names = |config: &ModelConfig| anatomy::linear_modules(config).iter().map(|m| (m.name, m.bias)).collect::<Vec<_>>();
+    let names =
+        |config: &Architecture| architecture::linear_modules(config).iter().map(|m| (m.module, m.bias)).collect::<Vec<_>>();
     assert_eq!(
         names(&fixture("phi-3-mini-4k")),
         [("qkv_proj", false), ("o_proj", false), ("gate_up_proj", false), ("down_proj", false)]
     );
     assert_eq!(names(&fixture("qwen2.5-72b"))[..4], [("q_proj", true), ("k_proj", true), ("v_proj", true), ("o_proj", false)]);
-    let qkv = anatomy::linear_modules(&fixture("phi-3-mini-4k"))[0];
+    let qkv = &architecture::linear_modules(&fixture("phi-3-mini-4k"))[0];
     assert_eq!((qkv.out_features, qkv.in_features, qkv.part), (3 * 3072, 3072, Part::Attention));
 }
 
@@ -74,9 +72,47 @@ fn both_layouts_of_rope_mean_the_same() {
     assert_eq!(old, new);
     assert_eq!(changed(json!({"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}})).unwrap(), tiny::config());
     let linear = changed(json!({"rope_scaling": {"type": "linear", "factor": 2}})).unwrap();
-    assert_eq!(linear.rope_scaling, RopeScaling::Linear { factor: 2.0 });
-    assert_eq!(linear.rope_inverse_frequencies().unwrap()[0], 0.5);
-    assert!(message(changed(json!({"rope_scaling": {"rope_type": "yarn"}})).unwrap().supported()).contains("`yarn`"));
+    assert_eq!(linear.ropes[0].scaling, RopeScaling::Linear { factor: 2.0 });
+    assert_eq!(linear.ropes[0].inverse_frequencies(1)[0], 0.5);
+    assert!(message(changed(json!({"rope_scaling": {"rope_type": "spiral"}})).unwrap().supported()).contains("`spiral`"));
+}
+
+/// As transformers 5 does: `rope_scaling` stands for all of `rope_parameters`, and what is within comes before what stands beside it.
+#[test]
+fn layouts_of_rope_that_disagree() {
+    let rope = |changes: Value| changed(changes).unwrap().ropes.remove(0);
+    let plain = json!({"rope_type": "default", "rope_theta": 3e4});
+    let both = rope(json!({"rope_theta": 2e4, "rope_parameters": plain, "rope_scaling": {"rope_type": "linear", "factor": 4}}));
+    assert_eq!((both.theta, both.scaling), (2e4, RopeScaling::Linear { factor: 4.0 }));
+    assert_eq!(rope(json!({"rope_theta": 2e4, "rope_parameters": plain})).theta, 3e4);
+    assert_eq!(rope(json!({"rope_theta": 2e4, "rope_parameters": plain, "rope_scaling": {}})).theta, 3e4);
+    let yarn = json!({"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 64});
+    let of_model = rope(json!({"rope_scaling": yarn, "original_max_position_embeddings": 32}));
+    let within = rope(json!({"rope_scaling": yarn}));
+    for (rope, expected) in [(of_model, 32), (within, 64)] {
+        let RopeScaling::Yarn { original_max_position_embeddings, .. } = rope.scaling else { panic!("{rope:?}") };
+        assert_eq!(original_max_position_embeddings, expected);
+    }
+}
+
+/// A key that no list has may change the numbers; one that is off, or harmless in every model, does not.
+#[test]
+fn keys_that_are_not_known_are_refused_by_name() {
+    for (changes, key) in [
+        (json!({"attention_multiplier": 0.5}), "attention_multiplier"),
+        (json!({"use_sandwich_norm": true}), "use_sandwich_norm"),
+        (json!({"sliding_window": 4096}), "sliding_window"),
+        (json!({"attn_type": "alibi"}), "attn_type"),
+    ] {
+        let text = message(changed(changes));
+        assert!(text.contains(&format!("key `{key}`")) && text.contains("delete it"), "{text}");
+    }
+    for changes in [
+        json!({"use_sandwich_norm": false, "sliding_window": null, "layer_kinds": [], "_remark": 5}),
+        json!({"torch_dtype": "float16", "temperature": 0.6, "id2label": {"0": "A"}, "attention_dropout": 0.1}),
+    ] {
+        assert_eq!(changed(changes).unwrap(), tiny::config());
+    }
 }
 
 /// Against transformers 5.23, `ROPE_INIT_FUNCTIONS["llama3"]` with the config of Llama 3.1 8B; it computes in f32.
@@ -84,15 +120,15 @@ fn both_layouts_of_rope_mean_the_same() {
 fn llama3_frequencies_are_those_of_transformers() {
     let mut config = fixture("llama-3.1-405b");
     assert_eq!(config.head_dim, 128);
-    let frequencies = config.rope_inverse_frequencies().unwrap();
+    let frequencies = config.ropes[0].inverse_frequencies(1);
     for (i, expected) in LLAMA3_FREQUENCIES {
         assert!((frequencies[i] / expected - 1.0).abs() < 2e-6, "frequency {i}: {} for {expected}", frequencies[i]);
     }
     // GGUF files keep the divisors in f32; from them the rule is found again.
-    config.rope_scaling = RopeScaling::None;
-    let plain = config.rope_inverse_frequencies().unwrap();
+    config.ropes[0].scaling = RopeScaling::None;
+    let plain = config.ropes[0].inverse_frequencies(1);
     let factors: Vec<f32> = plain.iter().zip(&frequencies).map(|(plain, scaled)| (plain / scaled) as f32).collect();
-    assert_eq!(RopeScaling::from_factors(&factors, 5e5), fixture("llama-3.1-405b").rope_scaling);
+    assert_eq!(RopeScaling::from_factors(&factors, 5e5), fixture("llama-3.1-405b").ropes[0].scaling);
     let mut other = factors.clone();
     other[10] *= 1.5;
     assert!(matches!(RopeScaling::from_factors(&other, 5e5), RopeScaling::Factors(found) if found.len() == 64));
@@ -148,7 +184,7 @@ fn wrong_values_are_named() {
         assert!(text.contains(key) && text.starts_with("config.json"), "{changes}: {text}");
     }
     for text in ["", "[]", "{", "\u{0}"] {
-        message(ModelConfig::from_json_str(text));
+        message(Architecture::from_json_str(text));
     }
 }
 
@@ -161,7 +197,8 @@ fn end_tokens_are_one_id_or_several() {
 
 #[test]
 fn target_modules_and_layers_as_users_write_them() {
-    let expand = |names: &[&str]| expand_target_modules(&names.iter().map(|name| name.to_string()).collect::<Vec<_>>());
+    let config = tiny::config();
+    let expand = |names: &[&str]| expand_target_modules(&names.iter().map(|name| name.to_string()).collect::<Vec<_>>(), &config);
     assert_eq!(expand(&["attention"]).unwrap(), ["q_proj", "k_proj", "v_proj", "o_proj"]);
     assert_eq!(expand(&["mlp", "v_proj", "up_proj"]).unwrap(), ["v_proj", "gate_proj", "up_proj", "down_proj"]);
     assert_eq!(expand(&["all-linear"]).unwrap().len(), 7);

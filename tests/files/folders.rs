@@ -253,5 +253,5 @@ fn a_named_pipe_is_refused_and_not_waited_for() {
     let mut text = open(folder.path()).unwrap().text;
     text.tokenizer = TokenizerSource::Json(path);
     let refused = message(graftling::text::Tokenizer::from_source(&text));
-    assert!(refused.contains("tokenizer.json: is not a regular file"), "{refused}");
+    assert!(refused.contains("tokenizer.json: cannot be read: it is a pipe, not a regular file"), "{refused}");
 }

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use graftling::{
+    architecture::RopeScaling,
     formats::{ModelFiles, Storage, TensorSource, TokenizerSource, gguf::Gguf},
-    model::config::RopeScaling,
 };
 use half::f16;
 
@@ -139,7 +139,7 @@ fn rope_factors_become_the_scaling() {
     let mut file = GgufFile::tiny();
     let factors = [1.0_f32, 1.0, 1.0, 1.0, 2.0, 2.0, 2.0, 2.0];
     file.tensors.push(("rope_freqs.weight".to_owned(), vec![8], 0, tiny::f32_bytes(&factors)));
-    assert_eq!(open(&file).unwrap().config.rope_scaling, RopeScaling::Factors(factors.map(f64::from).to_vec()));
+    assert_eq!(open(&file).unwrap().config.ropes[0].scaling, RopeScaling::Factors(factors.map(f64::from).to_vec()));
     file.remove("rope_freqs.weight");
     file.tensors.push(("rope_freqs.weight".to_owned(), vec![4], 0, tiny::f32_bytes(&factors[..4])));
     assert!(message(open(&file)).contains("has 4 factors"));
@@ -171,7 +171,10 @@ fn what_cannot_be_read_is_named() {
         (|f| f.set("general.architecture", U32, vec![0; 4]), ["general.architecture", "string"]),
         (|f| f.set("llama.expert_count", U32, 8_u32.to_le_bytes().to_vec()), ["experts", "LlamaForCausalLM"]),
         (|f| f.set("llama.embedding_length", F32, vec![0; 4]), ["llama.embedding_length", "whole number"]),
-        (|f| f.set("llama.rope.dimension_count", U32, 8_u32.to_le_bytes().to_vec()), ["rope.dimension_count", "8 of 16"]),
+        (
+            |f| f.set("llama.rope.dimension_count", U32, 8_u32.to_le_bytes().to_vec()),
+            ["architecture LlamaForCausalLM", "rotated in part"],
+        ),
         (|f| f.set("llama.rope.scaling.type", STRING, string("yarn")), ["yarn", "linear"]),
         (|f| f.tensors.push(("blk.0.attn_q.bias".into(), vec![64], 0, vec![0; 256])), ["attention_bias", "LlamaForCausalLM"]),
         (

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use graftling::model::{anatomy, config::ModelConfig};
+use graftling::architecture::{self, Architecture};
 use serde_json::{Value, json};
 
 /// `config.json` of the tiny model: 2 layers, 4 heads of 16 features, 2 of them for keys and values.
@@ -15,8 +15,8 @@ pub fn config_json() -> Value {
     })
 }
 
-pub fn config() -> ModelConfig {
-    ModelConfig::from_json_str(&config_json().to_string()).unwrap()
+pub fn config() -> Architecture {
+    Architecture::from_json_str(&config_json().to_string()).unwrap()
 }
 
 /// Numbers that f16 and bf16 hold exactly: sixteenths from -4 to 4.
@@ -33,11 +33,11 @@ pub fn values(seed: u64, count: usize) -> Vec<f32> {
 
 /// All tensors of the tiny model: name, shape, values.
 pub fn tensors() -> Vec<(String, Vec<usize>, Vec<f32>)> {
-    let with_values = |(index, parameter): (usize, anatomy::Parameter)| {
+    let with_values = |(index, parameter): (usize, architecture::Parameter)| {
         let values = values(index as u64 + 1, parameter.count() as usize);
         (parameter.name, parameter.shape, values)
     };
-    anatomy::parameters(&config()).into_iter().enumerate().map(with_values).collect()
+    architecture::parameters(&config()).into_iter().enumerate().map(with_values).collect()
 }
 
 pub fn f32_bytes(values: &[f32]) -> Vec<u8> {

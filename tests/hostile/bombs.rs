@@ -39,7 +39,8 @@ impl Place {
     /// Exit code and standard error of `graftling train --dry-run` with further arguments.
     pub fn train(&self, arguments: &[&str]) -> (Option<i32>, String) {
         let mut command = Command::new(env!("CARGO_BIN_EXE_graftling"));
-        command.args(["train", "--dry-run", "--model", "."]).args(arguments).current_dir(self.path());
+        let model: &[&str] = if arguments.contains(&"--model") { &[] } else { &["--model", "."] };
+        command.args(["train", "--dry-run"]).args(model).args(arguments).current_dir(self.path());
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let mut pipe = child.stderr.take().unwrap();
         let reader = std::thread::spawn(move || {
@@ -256,4 +257,45 @@ fn rules_of_a_tokenizer_end() {
         let (code, message) = place.train(&DATA);
         assert!(matches!(code, Some(0 | 2)), "{pattern}: {code:?} {message}");
     }
+}
+
+/// Opening a pipe waits for one who writes to it; a device has no end.
+#[cfg(unix)]
+#[test]
+fn pipes_devices_and_sockets_are_no_files() {
+    let _alone = alone();
+    let names = [
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "model.safetensors.index.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "chat_template.jinja",
+        "data.jsonl",
+        "recipe.toml",
+    ];
+    for (name, kind) in names.into_iter().flat_map(|name| [(name, "a pipe"), (name, "a device"), (name, "a socket")]) {
+        let place = Place::new();
+        place.put("recipe.toml", "");
+        let path = place.path().join(name);
+        let _ = fs::remove_file(&path);
+        if name == "model.safetensors.index.json" {
+            fs::remove_file(place.path().join("model.safetensors")).unwrap();
+        }
+        let _open;
+        match kind {
+            "a pipe" => assert!(Command::new("mkfifo").arg(&path).status().unwrap().success()),
+            "a device" => std::os::unix::fs::symlink("/dev/zero", &path).unwrap(),
+            _ => _open = std::os::unix::net::UnixListener::bind(&path).unwrap(),
+        }
+        place.refused(name, &["--data", "data.jsonl", "--config", "recipe.toml"], &[name, kind]);
+    }
+    let place = Place::new();
+    let gguf = place.path().join("model.gguf");
+    assert!(Command::new("mkfifo").arg(&gguf).status().unwrap().success());
+    place.refused("model.gguf", &["--data", "data.jsonl", "--model", "model.gguf"], &["model.gguf", "a pipe"]);
+    place.refused("/dev/zero", &["--data", "/dev/zero"], &["/dev/zero", "a device"]);
+    place.refused("/dev/zero", &["--data", "data.jsonl", "--model", "/dev/zero"], &["/dev/zero", "a device"]);
+    place.refused("/dev/stdin", &["--data", "/dev/stdin"], &["/dev/stdin", "a device"]);
 }

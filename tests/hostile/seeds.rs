@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use graftling::model::{anatomy, config::ModelConfig};
+use graftling::architecture::{self, Architecture};
 use serde_json::{Value, json};
 
 use super::gguf_file::{ARRAY, BOOL, F32, GgufFile, STRING, U32, ggml_name, string, strings};
@@ -36,13 +36,13 @@ pub fn config_json() -> Value {
     })
 }
 
-pub fn model_config() -> ModelConfig {
-    ModelConfig::from_json_str(&config_json().to_string()).unwrap()
+pub fn model_config() -> Architecture {
+    Architecture::from_json_str(&config_json().to_string()).unwrap()
 }
 
 /// Name, shape and values of every tensor of that model.
 fn tensors() -> Vec<(String, Vec<usize>, Vec<f32>)> {
-    let parameters = anatomy::parameters(&model_config());
+    let parameters = architecture::parameters(&model_config());
     parameters.into_iter().map(|p| (p.name.clone(), p.shape.clone(), tiny::values(7, p.count() as usize))).collect()
 }
 

@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use graftling::adapter::{AdapterLayout, LoraSpec};
+use graftling::architecture::{self, Architecture, Parameter};
+use graftling::data;
 use graftling::formats::{ModelFiles, TextSource, TokenizerSource, peft};
-use graftling::model::{anatomy, config::ModelConfig};
 use graftling::text::{ChatTemplate, Message, Tokenizer};
 use graftling::train::checkpoint::{Checkpoint, latest};
 use graftling::train::metrics::{METRICS_FILE, MetricsLog};
 use graftling::train::options::Recipe;
-use graftling::{data, model::anatomy::Parameter};
 
 use super::mutate::Structure;
 use super::seeds;
@@ -384,9 +384,10 @@ fn gguf(scratch: &Path, input: &[u8]) {
 }
 
 fn config(_: &Path, input: &[u8]) {
-    let Ok(config) = ModelConfig::from_json_str(&String::from_utf8_lossy(input)) else { return };
-    assert!(anatomy::parameters(&config).iter().map(Parameter::count).sum::<u64>() > 0);
-    let _ = (config.supported(), config.rope_inverse_frequencies());
+    let Ok(config) = Architecture::from_json_str(&String::from_utf8_lossy(input)) else { return };
+    assert!(architecture::parameters(&config).iter().map(Parameter::count).sum::<u64>() > 0);
+    let _ = config.supported();
+    config.ropes.iter().for_each(|rope| drop(rope.inverse_frequencies(1 << 20)));
 }
 
 fn adapter(folder: &Path) {

@@ -2,12 +2,12 @@
 //! models, on every kind of device.
 
 use super::translate::Resolved;
-use graftling::adapter::LoraSpec;
+use graftling::adapter::{Adapted, LoraSpec};
+use graftling::architecture::Architecture;
 use graftling::gpu::kernel::{Kernel, Needs};
 use graftling::gpu::{Arithmetic, Facts, Matrices};
 use graftling::graph::{Counts, DType, Graph};
-use graftling::model::config::ModelConfig;
-use graftling::model::llama::{Llama, Purpose};
+use graftling::model::graph::{Part, Purpose};
 use graftling::ops::matmul::Tuning;
 use graftling::ops::{Call, Dispatch, Operand, Random, registry};
 use graftling::train::step::{LossGraph, OptimizerGraph};
@@ -164,10 +164,10 @@ fn calls_of(graph: &Graph, facts: &Facts, tokens: usize) -> Vec<(&'static str, V
 }
 
 /// Training, optimizer, evaluation, reading a prompt and generating one token.
-fn model_graphs(config: &ModelConfig, storage: DType, tokens: usize) -> Vec<Graph> {
+fn model_graphs(config: &Architecture, storage: DType, tokens: usize) -> Vec<Graph> {
     let (lora, storage_of) = (lora(config), |_: &str| storage);
     let model = |lora, purpose, tokens| {
-        Llama::build(config, &storage_of, lora, purpose, tokens).expect("the configuration is sound").graph
+        Adapted::build(config, &storage_of, lora, purpose, Part::Whole, tokens).expect("the configuration is sound").model.graph
     };
     vec![
         LossGraph::build(config, &storage_of, &lora, tokens).expect("the configuration is sound").model.graph,
@@ -178,7 +178,7 @@ fn model_graphs(config: &ModelConfig, storage: DType, tokens: usize) -> Vec<Grap
     ]
 }
 
-fn lora(config: &ModelConfig) -> LoraSpec {
+fn lora(config: &Architecture) -> LoraSpec {
     let modules = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
     LoraSpec {
         r: 8,
@@ -189,7 +189,7 @@ fn lora(config: &ModelConfig) -> LoraSpec {
     }
 }
 
-fn small_llama() -> ModelConfig {
+fn small_llama() -> Architecture {
     llama(&[
         ("vocab_size", 67),
         ("hidden_size", 32),
@@ -200,7 +200,7 @@ fn small_llama() -> ModelConfig {
 }
 
 /// The sizes of SmolLM2-135M, two of its layers.
-fn smollm2() -> ModelConfig {
+fn smollm2() -> Architecture {
     llama(&[
         ("vocab_size", 49_152),
         ("hidden_size", 576),
@@ -210,11 +210,11 @@ fn smollm2() -> ModelConfig {
     ])
 }
 
-fn llama(sizes: &[(&str, usize)]) -> ModelConfig {
+fn llama(sizes: &[(&str, usize)]) -> Architecture {
     let mut config = serde_json::json!({
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "num_hidden_layers": 2, "rms_norm_eps": 1e-5,
         "rope_theta": 10_000.0, "max_position_embeddings": 8192, "tie_word_embeddings": true, "hidden_act": "silu"
     });
     sizes.iter().for_each(|(key, size)| config[*key] = (*size).into());
-    ModelConfig::from_json_str(&config.to_string()).expect("a sound configuration")
+    Architecture::from_json_str(&config.to_string()).expect("a sound configuration")
 }

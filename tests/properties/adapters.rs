@@ -3,10 +3,11 @@
 use crate::cases;
 use crate::common::{relative_distance, run_on_device};
 use crate::sketch::*;
-use graftling::adapter::{LoraSpec, LoraValues, linear};
+use graftling::adapter::{LoraSpec, LoraValues};
+use graftling::architecture::Architecture;
 use graftling::autograd::{Root, backward};
 use graftling::graph::{Counts, DType, Graph, Origin, Rows, TensorType, ValueId};
-use graftling::model::config::ModelConfig;
+use graftling::ops::matmul::{Layout, Matmul};
 use graftling::ops::rope::rope_table;
 use graftling::ops::{Matrix, Random};
 use graftling::plan::fuse_adapters;
@@ -17,12 +18,25 @@ use std::collections::{HashMap, HashSet};
 
 const SCALE: f64 = 2.0;
 
+/// A linear layer, adapted or not: `x W^T (+ s (x A^T) B^T) (+ addend)`.
+fn linear(
+    graph: &mut Graph,
+    x: ValueId,
+    w: ValueId,
+    adapter: Option<LoraValues>,
+    addend: Option<ValueId>,
+    name: &str,
+) -> ValueId {
+    let base = Matmul { layout: Layout::NT, scale: 1.0 }.append(graph, [x, w], addend, name).unwrap();
+    adapter.map_or(base, |values| values.onto(graph, x, &[base], name).unwrap()[0])
+}
+
 /// `x W^T + s (x A^T) B^T (+ addend)`: handles of the sketch's x, A, B and the layer's output.
 fn adapted(s: &mut Sketch, x: Matrix, w: Matrix, a: Matrix, b: Matrix, addend: Option<Matrix>) -> [ValueId; 4] {
     let [x, w, a, b] = [x, w, a, b].map(|matrix| s.matrix(matrix));
     let addend = addend.map(|matrix| s.matrix(matrix));
-    let values = LoraValues { a, b, scale: SCALE, dropout: None };
-    let y = linear(&mut s.graph, x, w, Some(values), addend, "layer").unwrap();
+    let values = LoraValues { a, b: vec![b], scale: SCALE, dropout: None };
+    let y = linear(&mut s.graph, x, w, Some(values), addend, "layer");
     [x, a, b, y]
 }
 
@@ -30,7 +44,7 @@ fn adapted(s: &mut Sketch, x: Matrix, w: Matrix, a: Matrix, b: Matrix, addend: O
 fn base(s: &mut Sketch, x: ValueId, w: Matrix, addend: Option<Matrix>) -> ValueId {
     let w = s.matrix(w);
     let addend = addend.map(|matrix| s.matrix(matrix));
-    linear(&mut s.graph, x, w, None, addend, "base").unwrap()
+    linear(&mut s.graph, x, w, None, addend, "base")
 }
 
 proptest! {
@@ -99,11 +113,11 @@ proptest! {
     }
 }
 
-fn config() -> ModelConfig {
+fn config() -> Architecture {
     let json = r#"{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "num_hidden_layers": 4,
         "vocab_size": 31, "hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 4, "num_key_value_heads": 2,
         "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "max_position_embeddings": 64, "tie_word_embeddings": true}"#;
-    ModelConfig::from_json_str(json).unwrap()
+    Architecture::from_json_str(json).unwrap()
 }
 
 fn loss_graph(layers: &[usize], modules: &[&str], max_tokens: usize) -> LossGraph {
@@ -129,7 +143,7 @@ fn frozen_weights_have_no_gradient() {
         assert_eq!(loss.gradients.len(), 2 * layers.len() * modules.len());
         let distinct: HashSet<ValueId> = loss.gradients.iter().copied().collect();
         assert_eq!(distinct.len(), loss.gradients.len());
-        for (adapter, gradient) in loss.model.adapters.iter().zip(&loss.gradients) {
+        for (adapter, gradient) in loss.adapters.iter().zip(&loss.gradients) {
             assert_eq!(graph[*adapter].tensor, graph[*gradient].tensor, "{}", graph[*adapter].name);
         }
         // What no adapter's gradient is made of would be work for nothing: there is no such node after the loss.
@@ -165,7 +179,7 @@ fn fused_adapters_compute_the_same() {
         let a = leaf(graph, "a", tensor(r), Origin::Adapter);
         let b = leaf(graph, "b", TensorType::f32(Rows::Fixed(width), r), Origin::Adapter);
         adapters.extend([a, b]);
-        linear(graph, input, weight, Some(LoraValues { a, b, scale: SCALE, dropout: None }), addend, name).unwrap()
+        linear(graph, input, weight, Some(LoraValues { a, b: vec![b], scale: SCALE, dropout: None }), addend, name)
     };
     let query = layer(&mut graph, x, None, "q");
     let key = layer(&mut graph, x, Some(query), "k");
@@ -217,16 +231,16 @@ fn nothing_below_the_lowest_adapted_layer_has_a_backward() {
 fn batch(loss: &LossGraph, segments: &[&[usize]], supervised_in_all: usize) -> (HashMap<ValueId, Matrix>, Counts) {
     let model = &loss.model;
     let mut leaves = HashMap::new();
-    for (index, id) in model.weights.iter().map(|(_, id)| id).chain(&model.adapters).enumerate() {
+    for (index, id) in model.weights.iter().map(|(_, id)| id).chain(&loss.adapters).enumerate() {
         let shape = model.graph[*id].tensor.shape;
         leaves.insert(
             *id,
             map(&random(index as u64, [shape.rows.max(), shape.columns]), |x| 0.5 * x + f64::from(shape.rows.max() == 1)),
         );
     }
-    let positions = model.graph[model.rope_table].tensor.shape.rows.max();
-    let table = rope_table(&config().rope_inverse_frequencies().unwrap(), positions).into_iter().map(f64::from).collect();
-    leaves.insert(model.rope_table, Matrix::new([positions, config().head_dim], table));
+    let positions = model.graph[model.rope_tables[0]].tensor.shape.rows.max();
+    let table = rope_table(&config().ropes[0].inverse_frequencies(0), 1.0, positions).into_iter().map(f64::from).collect();
+    leaves.insert(model.rope_tables[0], Matrix::new([positions, config().head_dim], table));
     let (mut ids, mut position, mut start, mut rows, mut targets) = (vec![], vec![], vec![], vec![], vec![]);
     for segment in segments {
         let first = ids.len();

@@ -9,11 +9,11 @@ use graftling::graph::{Counts, Graph, Origin, Rows, TensorType, ValueId};
 use graftling::ops::add::Add;
 use graftling::ops::attention::{Attention, Heads};
 use graftling::ops::gather_rows::GatherRows;
+use graftling::ops::glu::{Activation, Glu};
 use graftling::ops::matmul::{Layout, Matmul};
 use graftling::ops::rms_norm::RmsNorm;
 use graftling::ops::rope::{Rope, rope_table};
 use graftling::ops::scale::Scale;
-use graftling::ops::swiglu::Swiglu;
 use graftling::ops::{Matrix, Op};
 use graftling::plan::{Extent, Plan, Segment, recompute};
 use graftling::reference;
@@ -31,7 +31,7 @@ enum Kind {
     Add,
     Scale,
     RmsNorm,
-    Swiglu,
+    Glu,
     Rope,
     Attention,
     GatherRows,
@@ -44,7 +44,7 @@ const KINDS: [Kind; 10] = [
     Kind::Add,
     Kind::Scale,
     Kind::RmsNorm,
-    Kind::Swiglu,
+    Kind::Glu,
     Kind::Rope,
     Kind::Attention,
     Kind::GatherRows,
@@ -145,18 +145,18 @@ impl Built {
             Kind::RmsNorm => {
                 let weight = self.pick(second, |tensor| tensor == TensorType::f32(Rows::Fixed(1), columns));
                 let weight = weight.unwrap_or_else(|| self.leaf(Rows::Fixed(1), columns, 1.0));
-                self.apply(RmsNorm { eps: 1e-2 }, &[x, weight]);
+                self.apply(RmsNorm::new(1e-2), &[x, weight]);
             }
-            Kind::Swiglu => {
+            Kind::Glu => {
                 let up = self.pick(second, |tensor| tensor == x_type).unwrap_or(x);
-                self.apply(Swiglu, &[x, up]);
+                self.apply(Glu { activation: [Activation::Silu, Activation::GeluTanh][usize::from(third) % 2] }, &[x, up]);
             }
             Kind::Rope => {
                 let fits = |tensor: TensorType| {
                     matches!(tensor.shape.rows, Rows::Tokens(_)) && tensor.shape.columns.is_multiple_of(HEAD_DIM)
                 };
                 if let Some(x) = self.pick(first, fits) {
-                    self.apply(Rope { head_dim: HEAD_DIM, inverse: third % 4 == 0 }, &[x, packing.position, packing.table]);
+                    self.apply(Rope { inverse: third % 4 == 0, ..Rope::new(HEAD_DIM) }, &[x, packing.position, packing.table]);
                 }
             }
             Kind::Attention => {
@@ -204,7 +204,7 @@ impl Recipe {
         let position = column(Rows::Tokens(most), starts.iter().enumerate().map(|(row, start)| row - start).collect());
         let segment_start = column(Rows::Tokens(most), starts);
         let rows = column(Rows::Supervised(most), picked);
-        let table = rope_table(&[1.0, 0.1], most).into_iter().map(f64::from).collect();
+        let table = rope_table(&[1.0, 0.1], 1.0, most).into_iter().map(f64::from).collect();
         let table = sketch.matrix(Matrix::new([most, HEAD_DIM], table));
         let packing = Packing { position, segment_start, rows, table };
         let mut built = Built { sketch, values: Vec::new(), seed: self.seed * 1000 };
@@ -390,8 +390,8 @@ fn the_generator_reaches_everything() {
         "Scale",
         "RmsNorm",
         "RmsNormBackward",
-        "Swiglu",
-        "SwigluBackward",
+        "Glu",
+        "GluBackward",
         "Rope",
         "Attention",
         "GatherRows",

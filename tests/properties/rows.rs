@@ -8,12 +8,12 @@ use graftling::ops::add::Add;
 use graftling::ops::dropout::Dropout;
 use graftling::ops::embedding::Embedding;
 use graftling::ops::gather_rows::GatherRows;
+use graftling::ops::glu::{Activation, Glu};
 use graftling::ops::linear_cross_entropy::LinearCrossEntropy;
 use graftling::ops::matmul::{Layout, Matmul};
 use graftling::ops::rms_norm::RmsNorm;
 use graftling::ops::rope::{Rope, rope_table};
 use graftling::ops::scale::Scale;
-use graftling::ops::swiglu::Swiglu;
 use graftling::ops::{Matrix, Random};
 use proptest::prelude::*;
 
@@ -114,7 +114,7 @@ proptest! {
         let (w, weight) = (s.matrix(w), s.matrix(Matrix::new([1, 1], vec![1.0 / rows as f64]).clone()));
         let targets: Vec<usize> = (0..rows).map(|row| (seed as usize % 97 + 13 * row) % vocabulary).collect();
         let targets = s.ids(&targets);
-        let loss = LinearCrossEntropy { with_gradient: true };
+        let loss = LinearCrossEntropy::new(true);
         let outputs: Vec<_> = [0.0, shift]
             .iter()
             .map(|&shift| {
@@ -159,7 +159,7 @@ proptest! {
         let mut s = Sketch::default();
         let weight = s.matrix(random(seed ^ 1, [1, columns]));
         let (x, scaled) = (s.matrix(x.clone()), s.matrix(map(&x, |x| x * factor)));
-        let norm = RmsNorm { eps: 1e-12 };
+        let norm = RmsNorm::new(1e-12);
         let wanted = [s.one(norm, &[x, weight]), s.one(norm, &[scaled, weight])];
         let values = s.gpu(&wanted);
         prop_assert!(distance(&values[1], &values[0], 0.0) <= 4.0 * ROUNDING);
@@ -172,7 +172,7 @@ proptest! {
         let mut s = Sketch::default();
         let weight = s.matrix(map(&Matrix::zeros([1, columns]), |_| 1.0));
         let id = s.matrix(x.clone());
-        let y = s.one(RmsNorm { eps: 1e-12 }, &[id, weight]);
+        let y = s.one(RmsNorm::new(1e-12), &[id, weight]);
         let d_y = random(seed ^ 1, [rows, columns]);
         let d_x = s.gradients(y, d_y.clone(), &[id]);
         let d_x = &s.gpu(&d_x)[0];
@@ -189,15 +189,15 @@ proptest! {
     fn rope_rotates(rows in 1usize..40, heads in 1usize..4, half in 1usize..40, seed: u64) {
         let head_dim = 2 * half;
         let frequencies: Vec<f64> = (0..half).map(|c| 100f64.powf(-(c as f64) / half as f64)).collect();
-        let table = rope_table(&frequencies, 64).into_iter().map(f64::from).collect();
+        let table = rope_table(&frequencies, 1.0, 64).into_iter().map(f64::from).collect();
         let mut s = Sketch::default();
         let values = random(seed, [rows, heads * head_dim]);
         let x = s.matrix(values.clone());
         let table = s.matrix(Matrix::new([64, head_dim], table));
         let positions: Vec<usize> = (0..rows).map(|row| (row * 7 + seed as usize % 64) % 64).collect();
         let (position, zero) = (s.ids(&positions), s.ids(&vec![0; rows]));
-        let rope = Rope { head_dim, inverse: false };
-        let inverse = Rope { head_dim, inverse: true };
+        let rope = Rope::new(head_dim);
+        let inverse = Rope { inverse: true, ..Rope::new(head_dim) };
         let turned = s.one(rope, &[x, position, table]);
         let back = s.one(inverse, &[turned, position, table]);
         let at_zero = s.one(rope, &[x, zero, table]);
@@ -223,12 +223,12 @@ proptest! {
     fn rope_sees_relative_positions(distance in 0usize..30, offset in 0usize..30, seed: u64) {
         let head_dim = 32;
         let frequencies: Vec<f64> = (0..16).map(|c| 100f64.powf(-(c as f64) / 16.0)).collect();
-        let table = rope_table(&frequencies, 64).into_iter().map(f64::from).collect();
+        let table = rope_table(&frequencies, 1.0, 64).into_iter().map(f64::from).collect();
         let mut s = Sketch::default();
         let (q, k) = (s.matrix(random(seed, [1, head_dim])), s.matrix(random(seed ^ 1, [1, head_dim])));
         let table = s.matrix(Matrix::new([64, head_dim], table));
         let mut product = |m: usize, n: usize| {
-            let rope = Rope { head_dim, inverse: false };
+            let rope = Rope::new(head_dim);
             let (m, n) = (s.ids(&[m]), s.ids(&[n]));
             let (q, k) = (s.one(rope, &[q, m, table]), s.one(rope, &[k, n, table]));
             s.one(matmul(Layout::NT), &[q, k])
@@ -239,15 +239,16 @@ proptest! {
     }
 
     #[test]
-    fn swiglu_laws(rows in 1usize..20, columns in 1usize..80, seed: u64) {
+    fn glu_laws(rows in 1usize..20, columns in 1usize..80, seed: u64) {
         let shape = [rows, columns];
         let mut s = Sketch::default();
         let (gate, zero) = (s.matrix(map(&random(seed, shape), |x| 8.0 * x)), s.matrix(Matrix::zeros(shape)));
         let (u, v) = (s.matrix(random(seed ^ 1, shape)), s.matrix(random(seed ^ 2, shape)));
-        let shut = s.one(Swiglu, &[zero, u]);
+        let glu = Glu { activation: if seed % 2 == 0 { Activation::Silu } else { Activation::GeluTanh } };
+        let shut = s.one(glu, &[zero, u]);
         let d_up = s.gradients(shut, random(seed ^ 3, shape), &[u])[0];
         let (sum, twice) = (s.one(Add, &[u, v]), s.one(Scale { factor: 2.0 }, &[u]));
-        let [of_u, of_v, of_sum, of_twice] = [u, v, sum, twice].map(|up| s.one(Swiglu, &[gate, up]));
+        let [of_u, of_v, of_sum, of_twice] = [u, v, sum, twice].map(|up| s.one(glu, &[gate, up]));
         let sum_of = s.one(Add, &[of_u, of_v]);
         let twice_of = s.one(Scale { factor: 2.0 }, &[of_u]);
         let found = s.gpu(&[shut, d_up, of_sum, sum_of, of_twice, twice_of]);

@@ -4,29 +4,32 @@ use crate::common::{graph_of, relative_distance, run_on_device};
 use crate::sketch::*;
 use graftling::graph::{DType, Origin, Rows, TensorType};
 use graftling::ops::gather_rows::ScatterRows;
+use graftling::ops::glu::{Activation, Glu};
 use graftling::ops::matmul::{Layout, Matmul};
 use graftling::ops::rms_norm::{RmsNorm, RmsNormBackward};
 use graftling::ops::scale::Scale;
-use graftling::ops::swiglu::Swiglu;
 use graftling::ops::{Example, Matrix, Random, registry};
 use graftling::reference;
 
 /// Ops of which each output element depends on few inputs, so that large and small numbers side by side are a fair demand.
 /// (In a long sum, 1e4 drowns 1e-3 in any f32 arithmetic.)
-const ELEMENTWISE: [&str; 13] = [
+const ELEMENTWISE: [&str; 16] = [
     "accumulate",
     "add",
+    "add_bias",
     "cache_rows",
     "dropout",
     "gather_rows",
     "global_norm",
+    "glu",
+    "glu_backward",
     "rms_norm",
     "rms_norm_backward",
     "rope",
     "scale",
     "scatter_rows",
-    "swiglu",
-    "swiglu_backward",
+    "softcap",
+    "softcap_backward",
 ];
 
 const EDGES: [f64; 10] = [0.0, -0.0, 1e4, -1e4, 1e-40, -1e-40, 1.0, -1.0, 88.5, -88.5];
@@ -93,9 +96,9 @@ fn more_rows_than_one_dispatch_dimension_has() {
     let ids = (TensorType::u32(Rows::Fixed(picked), 1), Matrix::new([picked, 1], every_third));
     let examples = [
         Example::new(Scale { factor: 3.0 }, vec![f32s(elements, 1, 1)]),
-        Example::new(Swiglu, vec![f32s(1, elements, 1), f32s(1, elements, 2)]),
-        Example::new(RmsNorm { eps: 1e-5 }, vec![f32s(rows, 4, 1), f32s(1, 4, 2)]),
-        Example::new(RmsNormBackward { eps: 1e-2 }, vec![f32s(rows, 4, 1), f32s(1, 4, 2), f32s(rows, 4, 3)]),
+        Example::new(Glu { activation: Activation::Silu }, vec![f32s(1, elements, 1), f32s(1, elements, 2)]),
+        Example::new(RmsNorm::new(1e-5), vec![f32s(rows, 4, 1), f32s(1, 4, 2)]),
+        Example::new(RmsNormBackward(RmsNorm::new(1e-2)), vec![f32s(rows, 4, 1), f32s(1, 4, 2), f32s(rows, 4, 3)]),
         Example::new(ScatterRows { rows: Rows::Fixed(rows) }, vec![f32s(picked, 3, 1), ids]),
         // Tiles have at least 4 rows; some have 16.
         Example::new(Matmul { layout: Layout::NT, scale: 1.0 }, vec![f32s(16 * WORKGROUPS + 5, 4, 1), f32s(4, 4, 2)]),

@@ -65,7 +65,7 @@ fn a_wrong_type_is_refused() {
 fn the_error_names_the_node() {
     let mut graph = Graph::new();
     let x = graph.leaf("x", TensorType::u32(Rows::Fixed(2), 2), Origin::Input);
-    let error = graph.apply(Rope { head_dim: 2, inverse: false }, &[x, x, x], "layers.3.self_attn.q_rope").unwrap_err();
+    let error = graph.apply(Rope::new(2), &[x, x, x], "layers.3.self_attn.q_rope").unwrap_err();
     assert_eq!((error.op, error.node.as_str()), ("rope", "layers.3.self_attn.q_rope"));
     assert_eq!(error.to_string(), "rope `layers.3.self_attn.q_rope`: x is [2, 2] u32, expected f32");
 }
@@ -177,7 +177,7 @@ proptest! {
         let counter = TensorType::u32(Rows::Fixed(1), 2);
         prop_assert_eq!(infer(&Dropout { p, salt: 0 }, &[keys, counter]).is_ok(), (0.0..1.0).contains(&p));
         let table = TensorType::f32(Rows::Fixed(9), head_dim);
-        let rope = infer(&Rope { head_dim, inverse: false }, &[f32s, ids, table]);
+        let rope = infer(&Rope::new(head_dim), &[f32s, ids, table]);
         prop_assert_eq!(rope.is_ok(), head_dim > 0 && head_dim % 2 == 0);
     }
 }

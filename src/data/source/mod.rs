@@ -20,7 +20,7 @@ use serde_json::{Map, Value};
 
 use super::record::KINDS;
 use crate::formats::open;
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 /// Most bytes that a gzipped file may unpack to.
 const MOST_UNPACKED: u64 = 8 << 30;
@@ -105,12 +105,7 @@ impl SourceFile {
     pub fn open(path: &Path) -> Result<Self> {
         let name = path.display().to_string();
         let what = format!("a data file has {KINDS}");
-        // A shell's `<(...)` is a pipe, which the user has opened.
-        let piped = std::fs::metadata(path).is_ok_and(|metadata| !metadata.is_file() && !metadata.is_dir());
-        let mut bytes = match piped {
-            true => std::fs::read(path).map_err(|cause| Error::bad_input(&name, format!("cannot be read: {cause}"), &what))?,
-            false => open::read(path, &what)?,
-        };
+        let mut bytes = open::read(path, files::ANY, &what)?;
         let mut file = name.to_ascii_lowercase();
         if bytes.starts_with(b"\x1f\x8b") {
             bytes = unpacked(&name, &bytes)?;

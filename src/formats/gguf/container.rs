@@ -325,7 +325,7 @@ impl MetaValue {
         match *self {
             Self::Unsigned(value) => Some(value as f64),
             Self::Signed(value) => Some(value as f64),
-            Self::F32(value) => Some(crate::model::config::shortest_decimal(value)),
+            Self::F32(value) => Some(crate::architecture::shortest_decimal(value)),
             Self::F64(value) => Some(value),
             _ => None,
         }

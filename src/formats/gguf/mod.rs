@@ -1,12 +1,12 @@
 //! GGUF files: one file with weights, tokenizer and chat template, as llama.cpp and its relatives use it.
 //!
-//! Tensors are read row by row. Names and shapes are handed out as Hugging Face's. In files of architecture `llama` the rows of the query and key projections are permuted, because llama.cpp rotates
-//! neighbouring pairs where Hugging Face rotates the halves of a head: file row `h d + 2 j + t` of head h with d features is
-//! Hugging Face's row `h d + t d/2 + j` (`permute` in `convert_hf_to_gguf.py`). Reading undoes it.
+//! Tensors are read row by row. Names, shapes and values are handed out as Hugging Face's, by [`parameters`]: in files of some
+//! architectures the rows of the query and key projections are permuted, because llama.cpp rotates neighbouring pairs where Hugging Face
+//! rotates the halves of a head ([`Order::Interleaved`]; `permute` in `convert_hf_to_gguf.py`), and norms that multiply by 1 + weight are
+//! kept as what they multiply by ([`Order::PlusOne`]). Reading undoes both.
 
 mod container;
 mod metadata;
-mod names;
 mod types;
 
 use std::{ops::Range, path::Path};
@@ -19,14 +19,18 @@ use super::{
     tensors::{byte_range, missing},
     weight_file::WeightFile,
 };
-use crate::{Error, Result, model::config::ModelConfig};
+use crate::{
+    Error, Result,
+    architecture::{Architecture, Order, Parameter, parameters},
+};
 use metadata::Metadata;
+use std::collections::HashMap;
 
 /// An open GGUF file.
 pub struct Gguf {
     file: WeightFile,
     container: Container,
-    config: ModelConfig,
+    config: Architecture,
     /// Sorted by name; `located` has the same order.
     tensors: Vec<TensorInfo>,
     located: Vec<Located>,
@@ -36,8 +40,7 @@ pub struct Gguf {
 /// Where a readable tensor lies.
 struct Located {
     bytes: Range<usize>,
-    /// Features of a head, if the rows are permuted.
-    permuted_head_dim: Option<usize>,
+    order: Order,
 }
 
 impl Gguf {
@@ -50,15 +53,15 @@ impl Gguf {
         let file = WeightFile::open(path)?;
         let bytes = file.mapped();
         let container = Container::parse(&place, bytes)?;
-        let rope_factors = rope_factors(&place, &container, bytes)?;
-        let metadata = Metadata { place: &place, container: &container, file: bytes };
-        let config = metadata.config(rope_factors.as_deref())?;
-        let permuted = metadata.architecture()? == "llama";
+        let config = Architecture::from_gguf(&Metadata { place: &place, container: &container, file: bytes })?;
+        let known = parameters(&config);
+        let known: HashMap<&str, &Parameter> = known.iter().map(|parameter| (parameter.ggml.as_str(), parameter)).collect();
 
         let mut readable = Vec::new();
         let mut unreadable = Vec::new();
         for tensor in &container.tensors {
-            let name = names::to_hugging_face(&tensor.name).unwrap_or_else(|| tensor.name.clone());
+            let parameter = known.get(tensor.name.as_str());
+            let name = parameter.map_or(&tensor.name, |parameter| &parameter.name).clone();
             let storage = match tensor.kind {
                 Ok(kind) => kind.storage().ok_or_else(|| kind.name().to_owned()),
                 Err(id) => Err(format!("of the unknown type {id}")),
@@ -69,18 +72,20 @@ impl Gguf {
                     unreadable.push((name, format!("a vector in {}", storage.name())));
                 }
                 Ok(storage) => {
-                    let rotated = tensor.name.starts_with("blk.")
-                        && [".attn_q.weight", ".attn_k.weight", ".attn_q.bias", ".attn_k.bias"]
-                            .iter()
-                            .any(|end| tensor.name.ends_with(end));
-                    let permuted_head_dim = (permuted && rotated).then_some(config.head_dim);
-                    if permuted_head_dim.is_some_and(|head_dim| !tensor.shape[0].is_multiple_of(head_dim)) {
-                        let problem = format!("has {} rows, no whole number of heads of {}", tensor.shape[0], config.head_dim);
-                        return Err(Error::bad_input(format!("{place}: tensor {name}"), problem, container::DAMAGED));
+                    let order = parameter.map_or(Order::Plain, |parameter| parameter.order);
+                    let bad = |problem| Err(Error::bad_input(format!("{place}: tensor {name}"), problem, container::DAMAGED));
+                    match order {
+                        Order::Interleaved(head_dim) if !tensor.shape[0].is_multiple_of(head_dim) => {
+                            return bad(format!("has {} rows, no whole number of heads of {head_dim}", tensor.shape[0]));
+                        }
+                        Order::PlusOne if storage != Storage::F32 => {
+                            return bad(format!("is {}, but norms are F32", storage.name()));
+                        }
+                        _ => {}
                     }
                     let bytes = tensor.bytes.len() as u64;
                     let info = TensorInfo { name, shape: tensor.shape.clone(), storage, bytes };
-                    readable.push((info, Located { bytes: tensor.bytes.clone(), permuted_head_dim }));
+                    readable.push((info, Located { bytes: tensor.bytes.clone(), order }));
                 }
                 Err(kind) => unreadable.push((name, kind)),
             }
@@ -95,7 +100,7 @@ impl Gguf {
     }
 
     /// The model's shape.
-    pub fn config(&self) -> &ModelConfig {
+    pub fn config(&self) -> &Architecture {
         &self.config
     }
 
@@ -139,8 +144,14 @@ impl TensorSource for Gguf {
         let (info, located) = (&self.tensors[index], &self.located[index]);
         let bytes = byte_range(&self.place(name), info, &rows)?;
         let start = located.bytes.start;
-        let Some(head_dim) = located.permuted_head_dim else {
-            return self.file.read(start + bytes.start..start + bytes.end);
+        let head_dim = match located.order {
+            Order::Interleaved(head_dim) => head_dim,
+            Order::Plain => return self.file.read(start + bytes.start..start + bytes.end),
+            Order::PlusOne => {
+                let stored = self.file.read(start + bytes.start..start + bytes.end)?;
+                let value = |b: &[u8]| (f32::from_le_bytes([b[0], b[1], b[2], b[3]]) - 1.0).to_le_bytes();
+                return Ok(stored.chunks_exact(4).flat_map(value).collect());
+            }
         };
         // Rows are permuted within their head, so whole heads are read.
         let row_bytes = bytes.len() / rows.len().max(1);
@@ -161,17 +172,4 @@ fn stored_row(row: usize, head_dim: usize) -> usize {
     let (head, within) = (row / head_dim, row % head_dim);
     let (half, pair) = (within / (head_dim / 2), within % (head_dim / 2));
     head * head_dim + 2 * pair + half
-}
-
-/// The divisors of RoPE's frequencies, which converters write for models with `rope_scaling` of type `llama3`.
-fn rope_factors(place: &str, container: &Container, file: &[u8]) -> Result<Option<Vec<f32>>> {
-    let Some(tensor) = container.tensors.iter().find(|tensor| tensor.name == "rope_freqs.weight") else { return Ok(None) };
-    let storage = tensor.kind.ok().and_then(GgmlType::storage);
-    if tensor.shape.len() != 1 || storage != Some(Storage::F32) {
-        let problem = format!("has shape {:?} and is not a vector in F32", tensor.shape);
-        return Err(Error::bad_input(format!("{place}: tensor {}", tensor.name), problem, container::DAMAGED));
-    }
-    let mut factors = vec![0.0; tensor.shape[0]];
-    Storage::F32.dequantise(&file[tensor.bytes.clone()], &mut factors);
-    Ok(Some(factors))
 }

@@ -4,6 +4,7 @@
 //! the last bit. Delete the file to measure again. A file that is damaged, of another device, driver or version, or that cannot be written
 //! costs a new measurement and nothing else. Two processes may measure at once: the one that writes first decides.
 
+use crate::files;
 use crate::gpu::Device;
 use crate::ops::matmul::{Class, fingerprint};
 use serde::{Deserialize, Serialize};
@@ -132,7 +133,7 @@ fn file_name(subject: &Subject) -> String {
 
 /// The decisions in a file; none if there is no file, or not one of this subject.
 fn read(path: &Path, subject: &Subject) -> BTreeMap<String, Entry> {
-    let Ok(file) = std::fs::File::open(path) else { return BTreeMap::new() };
+    let Ok(file) = files::open(path) else { return BTreeMap::new() };
     let mut text = String::new();
     let problem = match file.take(MOST_BYTES).read_to_string(&mut text) {
         Err(error) => error.to_string(),

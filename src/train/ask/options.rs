@@ -11,9 +11,10 @@ use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 
 use super::row::{above_zero, any, at_least_one, option_rows, within};
+use crate::byte_size::ByteSize;
 use crate::gpu::Arithmetic;
 use crate::model::weights::WeightType;
-use crate::train::budget::{ByteSize, RecomputeOption};
+use crate::train::budget::RecomputeOption;
 use crate::train::prefix_cache::{PrefixCacheMode, PrefixCacheOptions, PrefixCacheType};
 use crate::train::schedule::ScheduleKind;
 use crate::{Error, Result};

@@ -6,6 +6,7 @@ use clap::{CommandFactory, Parser};
 use serde::Deserialize;
 
 use super::options::Recipe;
+use crate::files;
 use crate::nearest::nearest;
 use crate::{Error, Result};
 
@@ -39,7 +40,7 @@ impl Recipe {
     /// Bad input, with the line: a file that cannot be read, broken TOML, an unknown key (with the nearest known one), a
     /// value of the wrong type.
     pub fn from_file(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(|error| {
+        let text = files::read_to_string(path, files::DESCRIPTION).map_err(|error| {
             Error::bad_input(path.display(), format!("cannot read the recipe: {error}"), "give --config the path of a TOML file")
         })?;
         Self::from_toml(&text, path)
@@ -88,8 +89,9 @@ fn line_of(text: &str, offset: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::byte_size::ByteSize;
     use crate::train::ask::options::*;
-    use crate::train::budget::{ByteSize, RecomputeOption};
+    use crate::train::budget::RecomputeOption;
     use crate::train::prefix_cache::{PrefixCacheMode, PrefixCacheType};
     use crate::train::schedule::ScheduleKind;
 

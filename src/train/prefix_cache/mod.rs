@@ -1,13 +1,13 @@
 //! The frozen prefix: the layers below the lowest adapted one are run once for each example, and what they give is kept.
 //!
 //! No adapter and no dropout lies below that layer, so the hidden states `[tokens, hidden_size]` that enter it are the same in every
-//! epoch. The model is therefore built in two [parts](crate::model::llama::Part) that share one buffer, the hidden states. The part
+//! epoch. The model is therefore built in two [parts](crate::model::graph::Part) that share one buffer, the hidden states. The part
 //! below runs for the examples that are not stored yet; the part above, which has the whole backward pass, runs for every batch, and a
 //! batch whose examples are all stored needs nothing else.
 //!
 //! **Key.** States are kept by example and not by batch, so shuffling and packing may put an example beside others in every epoch.
 //! That gives bitwise the losses of the whole model because a row's states depend on nothing but the rows of its own example: embedding,
-//! norm, rope and swiglu work on each row alone; every matmul kernel adds the products of an output along k in an order that does not
+//! norm, rope and glu work on each row alone; every matmul kernel adds the products of an output along k in an order that does not
 //! depend on where the output stands; attention adds over the keys of the row's own segment, in blocks that begin where the segment
 //! does; and which kernel runs follows from the largest number of rows, which all runs have in common. The tests `prefix_cache` compare
 //! rows of different packings bit by bit, with the kernels for each kind of device.
@@ -32,14 +32,15 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::Result;
+use crate::architecture::Architecture;
 use crate::data::Batch;
 use crate::gpu::{Device, Facts, Slice, padded};
 use crate::graph::{Counts, Origin, ShapeError, ValueId};
-use crate::model::config::ModelConfig;
-use crate::model::llama::{Head, Inputs, Llama, Part, Purpose, StorageOf};
+use crate::model::graph::{Head, Inputs, Model, Part, Purpose, StorageOf};
+use crate::model::hook::Bare;
 use crate::model::weights::DeviceWeights;
 use crate::plan::{Executable, Plan};
-use crate::train::memory::rope_bytes;
+use crate::session::memory::rope_bytes;
 
 /// The layers below the lowest adapted one on a device, and the store of what they gave.
 pub struct PrefixCache {
@@ -70,7 +71,7 @@ impl PrefixCache {
     /// If the device cannot hold it.
     pub fn new(
         weights: &DeviceWeights,
-        config: &ModelConfig,
+        config: &Architecture,
         first_layer: usize,
         max_tokens: usize,
         store: Store,
@@ -166,7 +167,7 @@ impl PrefixCachePlan {
         &self,
         store: &Option<StorePlan>,
         weights: &DeviceWeights,
-        config: &ModelConfig,
+        config: &Architecture,
         out: &Path,
         max_tokens: usize,
     ) -> Result<Option<PrefixCache>> {
@@ -190,7 +191,7 @@ impl PrefixMemory {
     ///
     /// # Errors
     /// If the configuration contradicts itself.
-    pub fn plan(config: &ModelConfig, storage: StorageOf, first_layer: usize, max_tokens: usize, facts: &Facts) -> Result<Self> {
+    pub fn plan(config: &Architecture, storage: StorageOf, first_layer: usize, max_tokens: usize, facts: &Facts) -> Result<Self> {
         let (model, output) = prefix(config, storage, first_layer, max_tokens)?;
         let graph = &model.graph;
         let weights = graph.value_ids().filter(|id| graph[*id].origin == Origin::Weight);
@@ -208,10 +209,10 @@ impl PrefixMemory {
 }
 
 /// The layers below `first_layer`, and the hidden states that they give.
-fn prefix(config: &ModelConfig, storage: StorageOf, first_layer: usize, max_tokens: usize) -> Result<(Llama, ValueId)> {
-    let model = Llama::build_part(config, storage, None, Purpose::Evaluate, Part::Below(first_layer), max_tokens)?;
+fn prefix(config: &Architecture, storage: StorageOf, first_layer: usize, max_tokens: usize) -> Result<(Model, ValueId)> {
+    let model = Model::build(config, storage, &mut Bare, Purpose::Evaluate, Part::Below(first_layer), max_tokens)?;
     match model.head {
         Head::Hidden(output) => Ok((model, output)),
-        _ => Err(ShapeError::new("llama", "the head", "another", "hidden states").into()),
+        _ => Err(ShapeError::new("model", "the head", "another", "hidden states").into()),
     }
 }

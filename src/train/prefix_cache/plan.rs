@@ -4,8 +4,8 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use super::{PrefixCacheType, StorePlan};
+use crate::byte_size::ByteSize;
 use crate::data::Dataset;
-use crate::train::budget::ByteSize;
 use crate::train::memory::Lowest;
 use crate::{Error, Result};
 

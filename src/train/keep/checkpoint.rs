@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::adapter::AdapterLayout;
 use crate::data::Position;
+use crate::files;
 use crate::formats::atomic;
 use crate::formats::peft::{self, AdapterConfig, AdapterTensor};
 use crate::plan::autotune::Record;
@@ -153,7 +154,7 @@ impl Checkpoint {
             let proposal = "remove this checkpoint's folder and resume from the one before";
             Error::bad_input(path.display(), format!("cannot read the optimizer's state: {error}"), proposal)
         };
-        let bytes = fs::read(&path).map_err(|error| damaged(&error))?;
+        let bytes = files::read(&path, files::ANY).map_err(|error| damaged(&error))?;
         let file = SafeTensors::deserialize(&bytes).map_err(|error| damaged(&error))?;
         let moment = |name: &str| -> Result<Vec<f32>> {
             let mut tensors = Vec::new();
@@ -229,7 +230,8 @@ fn read_state(folder: &Path) -> Result<RunState> {
     let incomplete =
         |problem: String| Error::bad_input(folder.display(), problem, "remove this folder; an earlier checkpoint will do");
     let path = folder.join(STATE);
-    let text = fs::read_to_string(&path).map_err(|error| incomplete(format!("{STATE} cannot be read: {error}")))?;
+    let text = files::read_to_string(&path, files::DESCRIPTION)
+        .map_err(|error| incomplete(format!("{STATE} cannot be read: {error}")))?;
     let state: RunState = serde_json::from_str(&text).map_err(|error| incomplete(format!("{STATE} is damaged: {error}")))?;
     if state.format_version != FORMAT_VERSION {
         let problem =
@@ -275,7 +277,7 @@ fn sync_folder(folder: &Path) -> io::Result<()> {
 }
 
 /// Adds to an error what the user can go on from.
-pub(super) fn with_last_good(out: &Path, error: Error) -> Error {
+pub(in crate::train) fn with_last_good(out: &Path, error: Error) -> Error {
     match (error, latest(out)) {
         (Error::Failed { place, problem, proposal }, Ok(Some((folder, _)))) => {
             let proposal = format!("{proposal} The last good checkpoint is {}; go on from it with --resume.", folder.display());
@@ -289,10 +291,10 @@ pub(super) fn with_last_good(out: &Path, error: Error) -> Error {
 mod tests {
     use super::*;
     use crate::adapter::LoraSpec;
-    use crate::model::config::ModelConfig;
+    use crate::architecture::Architecture;
 
     fn layout() -> (AdapterConfig, AdapterLayout) {
-        let config = ModelConfig::from_json_str(
+        let config = Architecture::from_json_str(
             r#"{"architectures":["LlamaForCausalLM"],"model_type":"llama","vocab_size":8,"hidden_size":4,"intermediate_size":8,
                 "num_hidden_layers":2,"num_attention_heads":2,"num_key_value_heads":1,"rms_norm_eps":1e-5,
                 "max_position_embeddings":16,"tie_word_embeddings":true}"#,

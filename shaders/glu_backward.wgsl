@@ -1,6 +1,6 @@
-// uses: sigmoid
-// swiglu_backward: d_up = d_y silu(gate), d_gate = d_y up silu'(gate), silu'(g) = s (1 + g (1 - s)), s = sigmoid(g).
-// One workgroup for 1,024 elements, 4 an invocation at a time, as in swiglu.
+// uses: activation
+// glu_backward: d_up = d_y activation(gate), d_gate = d_y up activation'(gate): see activation.
+// One workgroup for 1,024 elements, 4 an invocation at a time, as in glu.
 // Traffic: reads gate, up and d_y, writes d_gate and d_up. No accumulation.
 
 struct Params { elements: u32 }
@@ -18,9 +18,9 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
     let end = min(start + 256u, (params.elements + 3u) / 4u);
     for (var i = start + lane; i < end; i += 64u) {
         let g = gate[i];
-        let s = sigmoid(g);
+        let s = gate_share(g);
         let d = d_y[i];
-        let of_gate = d * up[i] * (s + g * s * (1.0 - s));
+        let of_gate = d * up[i] * gate_slope(g, s);
         let of_up = d * g * s;
         let left = params.elements - 4u * i;
         if left >= 4u {

@@ -1,14 +1,14 @@
 //! Well-known models, for tables that need no model file: the smallest first.
 
-use super::config::ModelConfig;
+use super::Architecture;
 use crate::Result;
 
 /// Names and configurations.
 ///
 /// # Errors
 /// None: the texts below are sound.
-pub fn configs() -> Result<Vec<(&'static str, ModelConfig)>> {
-    MODELS.into_iter().map(|(name, text)| Ok((name, ModelConfig::from_json_str(text)?))).collect()
+pub fn configs() -> Result<Vec<(&'static str, Architecture)>> {
+    MODELS.into_iter().map(|(name, text)| Ok((name, Architecture::from_json_str(text)?))).collect()
 }
 
 /// What their config.json says, as far as shapes depend on it.

@@ -1,5 +1,6 @@
-// uses: sigmoid
-// swiglu: y = silu(gate) * up, silu(g) = g / (1 + exp(-g)). One workgroup for 1,024 elements, 4 an invocation at a time: starting a
+// uses: activation
+// glu: y = activation(gate) * up, an activation being g s(g): see activation. One workgroup for 1,024 elements, 4 an invocation at a
+// time: starting a
 // workgroup costs a CPU driver about as much as a hundred elements, and a load of four little more than one of one.
 // Traffic: reads gate and up, writes y. No accumulation. The last four are read whole, since buffers are padded, and stored one by one.
 
@@ -16,7 +17,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
     let end = min(start + 256u, (params.elements + 3u) / 4u);
     for (var i = start + lane; i < end; i += 64u) {
         let g = gate[i];
-        let value = g * sigmoid(g) * up[i];
+        let value = g * gate_share(g) * up[i];
         let left = params.elements - 4u * i;
         if left >= 4u {
             y[i] = value;

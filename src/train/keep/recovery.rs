@@ -4,9 +4,9 @@
 //! checkpoint, or the beginning of the run. All randomness is counter-based and two runs on one device are bitwise equal, so the steps
 //! since then come out as they did before. They are done again: metrics.jsonl is cut back to the checkpoint and grows again.
 
-use super::prepare::{Engine, Prepared};
-use super::{Outcome, Run};
 use crate::gpu::Identity;
+use crate::train::prepare::{Engine, Prepared};
+use crate::train::{Outcome, Run};
 use crate::{Error, Result};
 use std::sync::Arc;
 

@@ -1,0 +1,219 @@
+//! The metadata of a GGUF file as an [`Architecture`].
+//!
+//! Keys are those of `gguf-py/gguf/constants.py`, and what they leave unsaid is what llama.cpp takes.
+
+use super::rope::{longrope_attention_factor, yarn_attention_factor};
+use super::{Architecture, FAMILIES, Family, Layer, Rope, RopeScaling, unsupported_architecture};
+use crate::{Error, Result};
+
+/// What a GGUF file says about its model, read with errors that name key or tensor.
+pub trait Metadata {
+    /// For messages: the file's path.
+    fn place(&self) -> &str;
+    /// An error about the value of a key.
+    fn bad(&self, key: &str, problem: &str) -> Error;
+    /// A string.
+    ///
+    /// # Errors
+    /// If the value is of another kind.
+    fn string(&self, key: &str) -> Result<Option<String>>;
+    /// A whole number; several equal ones are one.
+    ///
+    /// # Errors
+    /// If the value is of another kind.
+    fn size(&self, key: &str) -> Result<Option<usize>>;
+    /// A number.
+    ///
+    /// # Errors
+    /// If the value is of another kind.
+    fn number(&self, key: &str) -> Result<Option<f64>>;
+    /// One or several numbers (or flags, as 0 and 1).
+    ///
+    /// # Errors
+    /// If the value is of another kind.
+    fn numbers(&self, key: &str) -> Result<Vec<f64>>;
+    /// The shape of a tensor, first dimension first.
+    fn shape(&self, tensor: &str) -> Option<&[usize]>;
+    /// The values of a vector in F32.
+    ///
+    /// # Errors
+    /// If the tensor is no such vector.
+    fn vector(&self, tensor: &str) -> Result<Option<Vec<f32>>>;
+    /// Number of tokens of the tokenizer, if it has one.
+    fn tokens(&self) -> Option<usize>;
+    /// `tokenizer.ggml.bos_token_id`.
+    ///
+    /// # Errors
+    /// If the value is of another kind.
+    fn bos_token_id(&self) -> Result<Option<u32>>;
+    /// The end token, then the tokens that end a turn or a message.
+    ///
+    /// # Errors
+    /// If a value is of another kind.
+    fn end_tokens(&self) -> Result<Vec<u32>>;
+}
+
+/// The keys that begin with the architecture's name.
+pub struct Keys<'a> {
+    pub metadata: &'a dyn Metadata,
+    ggml: &'a str,
+}
+
+impl Architecture {
+    /// Reads the metadata of a GGUF file.
+    ///
+    /// # Errors
+    /// [`Error::BadInput`] naming the key, if the architecture is not one of [`FAMILIES`], or a value is missing, of the wrong kind, or
+    /// impossible.
+    pub fn from_gguf(metadata: &dyn Metadata) -> Result<Self> {
+        let name = "general.architecture";
+        let ggml = metadata.string(name)?.ok_or_else(|| metadata.bad(name, "is missing"))?;
+        let Some(family) = FAMILIES.iter().find(|family| !family.ggml.is_empty() && family.ggml == ggml) else {
+            return Err(unsupported_architecture(&ggml));
+        };
+        Keys { metadata, ggml: &ggml }.architecture(family)
+    }
+}
+
+impl Keys<'_> {
+    fn architecture(&self, family: &'static Family) -> Result<Architecture> {
+        if self.size("expert_count")?.is_some_and(|experts| experts > 0) {
+            return Err(unsupported_architecture(&format!("{} with a mixture of experts", self.ggml)));
+        }
+        let hidden_size = self.required("embedding_length")?;
+        let num_attention_heads = self.required("attention.head_count")?;
+        let head_dim = match self.size("attention.key_length")? {
+            Some(head_dim) => head_dim,
+            None => hidden_size.checked_div(num_attention_heads).unwrap_or(0),
+        };
+        if let Some(value_length) = self.size("attention.value_length")?.filter(|&length| length != head_dim) {
+            let problem = format!("is {value_length}, but keys have {head_dim} features, and graftling has one size for both");
+            return Err(self.bad("attention.value_length", &problem));
+        }
+        let epsilon = "attention.layer_norm_rms_epsilon";
+        let mut architecture = Architecture {
+            vocab_size: self.vocab_size()?,
+            hidden_size,
+            intermediate_size: self.required("feed_forward_length")?,
+            num_hidden_layers: self.required("block_count")?,
+            num_attention_heads,
+            num_key_value_heads: self.size("attention.head_count_kv")?.unwrap_or(num_attention_heads),
+            head_dim,
+            rms_norm_eps: self.number(epsilon)?.ok_or_else(|| self.bad(epsilon, "is missing"))?,
+            max_position_embeddings: self.required("context_length")?,
+            tie_word_embeddings: !self.has("output.weight"),
+            bos_token_id: self.metadata.bos_token_id()?,
+            eos_token_ids: self.metadata.end_tokens()?,
+            query_key_value_bias: self.has("blk.0.attn_q.bias") || self.has("blk.0.attn_qkv.bias"),
+            attention_output_bias: self.has("blk.0.attn_output.bias"),
+            mlp_bias: self.has("blk.0.ffn_down.bias"),
+            attention_scale: 1.0 / (head_dim as f64).sqrt(),
+            ..Architecture::plain(family)
+        };
+        architecture.check_sizes(self.metadata.place())?;
+        architecture.layers = vec![Layer { window: None, rope: Some(0) }; architecture.num_hidden_layers];
+        architecture.ropes = vec![self.rope(&architecture)?];
+        (family.from_gguf)(self, &mut architecture)?;
+        architecture.check(self.metadata.place())?;
+        Ok(architecture)
+    }
+
+    /// The embedding has the last word: metadata may count padding differently.
+    fn vocab_size(&self) -> Result<usize> {
+        if let Some(&[rows, _]) = self.metadata.shape("token_embd.weight") {
+            return Ok(rows);
+        }
+        self.size("vocab_size")?.or(self.metadata.tokens()).ok_or_else(|| self.bad("vocab_size", "is missing"))
+    }
+
+    fn rope(&self, sizes: &Architecture) -> Result<Rope> {
+        let theta = self.number("rope.freq_base")?.unwrap_or(10_000.0);
+        let dim = self.size("rope.dimension_count")?.unwrap_or(sizes.head_dim);
+        if dim > sizes.head_dim {
+            let problem = format!("is {dim}, more than the {} features of a head", sizes.head_dim);
+            return Err(self.bad("rope.dimension_count", &problem));
+        }
+        Ok(Rope { theta, dim, scaling: self.scaling(theta, dim, sizes)? })
+    }
+
+    fn scaling(&self, theta: f64, dim: usize, sizes: &Architecture) -> Result<RopeScaling> {
+        let factors = |tensor: &str| -> Result<Option<Vec<f32>>> {
+            let Some(factors) = self.metadata.vector(tensor)? else { return Ok(None) };
+            if factors.len() != dim / 2 {
+                let problem = format!("has {} factors, but heads of {dim} have {} frequencies", factors.len(), dim / 2);
+                let place = format!("{}: tensor {tensor}", self.metadata.place());
+                return Err(Error::bad_input(place, problem, "The file is damaged: download or convert it again."));
+            }
+            Ok(Some(factors))
+        };
+        if let Some(factors) = factors("rope_freqs.weight")? {
+            return Ok(RopeScaling::from_factors(&factors, theta));
+        }
+        let original = self.size("rope.scaling.original_context_length")?.unwrap_or(sizes.max_position_embeddings);
+        if let (Some(long), Some(short)) = (factors("rope_factors_long.weight")?, factors("rope_factors_short.weight")?) {
+            let stretch = sizes.max_position_embeddings as f64 / original.max(1) as f64;
+            let exact = |factors: Vec<f32>| factors.into_iter().map(super::shortest_decimal).collect();
+            return Ok(RopeScaling::LongRope {
+                short: exact(short),
+                long: exact(long),
+                attention_factor: match self.number("rope.scaling.attn_factor")? {
+                    Some(given) => given,
+                    None => longrope_attention_factor(stretch, original),
+                },
+                original_max_position_embeddings: original,
+            });
+        }
+        let kind = self.metadata.string(&self.key("rope.scaling.type"))?;
+        let factor = match self.number("rope.scaling.factor")? {
+            Some(factor) => Some(factor),
+            None => self.number("rope.scale_linear")?,
+        };
+        Ok(match (kind.as_deref(), factor) {
+            (None | Some("none"), None) | (Some("none"), Some(_)) | (None, Some(1.0)) => RopeScaling::None,
+            (None | Some("linear"), Some(factor)) => RopeScaling::Linear { factor },
+            (Some("linear" | "yarn"), None) => return Err(self.bad("rope.scaling.factor", "is missing")),
+            (Some("yarn"), Some(factor)) => RopeScaling::Yarn {
+                factor,
+                attention_factor: self.number("rope.scaling.attn_factor")?.unwrap_or(1.0) * yarn_attention_factor(factor, 1.0),
+                beta_fast: self.number("rope.scaling.yarn_beta_fast")?.unwrap_or(32.0),
+                beta_slow: self.number("rope.scaling.yarn_beta_slow")?.unwrap_or(1.0),
+                truncate: true,
+                original_max_position_embeddings: original,
+            },
+            (Some(other), _) => RopeScaling::Unsupported(other.to_owned()),
+        })
+    }
+
+    fn key(&self, name: &str) -> String {
+        format!("{}.{name}", self.ggml)
+    }
+
+    /// An error about the value of a key.
+    pub fn bad(&self, name: &str, problem: &str) -> Error {
+        self.metadata.bad(&self.key(name), problem)
+    }
+
+    fn required(&self, name: &str) -> Result<usize> {
+        self.size(name)?.ok_or_else(|| self.bad(name, "is missing"))
+    }
+
+    /// A whole number.
+    pub fn size(&self, name: &str) -> Result<Option<usize>> {
+        self.metadata.size(&self.key(name))
+    }
+
+    /// A number; GGUF keeps the nearest f32 of a short decimal, which was meant.
+    pub fn number(&self, name: &str) -> Result<Option<f64>> {
+        self.metadata.number(&self.key(name))
+    }
+
+    /// One or several numbers.
+    pub fn numbers(&self, name: &str) -> Result<Vec<f64>> {
+        self.metadata.numbers(&self.key(name))
+    }
+
+    /// Whether the file has a tensor.
+    pub fn has(&self, tensor: &str) -> bool {
+        self.metadata.shape(tensor).is_some()
+    }
+}

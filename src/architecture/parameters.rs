@@ -1,0 +1,171 @@
+//! All parameter tensors of a model: names in each file format, shapes, counts, and which rows the graph takes apart.
+//!
+//! This is the list that a loader checks a file against and reads the weights by.
+
+use std::ops::Range;
+
+use super::{Architecture, Norms, Part, QueryKeyNorm, Role, layer_sites};
+
+/// One parameter tensor.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Parameter {
+    /// Hugging Face's name: `model.layers.3.self_attn.q_proj.weight`.
+    pub name: String,
+    /// ggml's: `blk.3.attn_q.weight`.
+    pub ggml: String,
+    /// The module's own name: `q_proj`, `input_layernorm`, `embed_tokens`.
+    pub module: &'static str,
+    pub part: Part,
+    /// The layer, counted from 0, for parameters of a layer.
+    pub layer: Option<usize>,
+    /// `[out_features, in_features]`, or `[features]` for norms and biases.
+    pub shape: Vec<usize>,
+    /// How a GGUF file keeps the rows.
+    pub order: Order,
+    /// Rows (of a vector: elements) that the graph takes apart, where it does not take them together.
+    pub slices: Vec<Range<usize>>,
+}
+
+/// How a GGUF file keeps the rows of a tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// As Hugging Face does.
+    Plain,
+    /// Pairs that are rotated together stand side by side in each head of so many rows: file row `h d + 2 j + t` is Hugging Face's
+    /// `h d + t d/2 + j`.
+    Interleaved(usize),
+    /// In order, but each value more by 1: a norm's weight is kept as what it multiplies by.
+    PlusOne,
+}
+
+impl Parameter {
+    /// Number of values.
+    pub fn count(&self) -> u64 {
+        self.shape.iter().map(|&dimension| dimension as u64).product()
+    }
+
+    /// What the graph takes: names and rows. A tensor that is taken whole has one, of its own name.
+    pub fn taken(&self) -> Vec<(String, Range<usize>)> {
+        if self.slices.is_empty() {
+            return vec![(self.name.clone(), 0..self.shape[0])];
+        }
+        self.slices.iter().map(|rows| (slice_name(&self.name, rows), rows.clone())).collect()
+    }
+}
+
+/// The name of some rows of a tensor: `model.layers.3.self_attn.qkv_proj.weight[0..96]`.
+pub fn slice_name(tensor: &str, rows: &Range<usize>) -> String {
+    format!("{tensor}[{}..{}]", rows.start, rows.end)
+}
+
+/// The names of a layer's norms: before and after attention, before and after the MLP.
+pub fn norm_modules(norms: Norms) -> [Option<&'static str>; 4] {
+    match norms {
+        Norms::Before => [Some("input_layernorm"), None, Some("post_attention_layernorm"), None],
+        Norms::After => [None, Some("post_attention_layernorm"), None, Some("post_feedforward_layernorm")],
+        Norms::Both => [
+            Some("input_layernorm"),
+            Some("post_attention_layernorm"),
+            Some("pre_feedforward_layernorm"),
+            Some("post_feedforward_layernorm"),
+        ],
+    }
+}
+
+/// ggml's names for the same places.
+const GGML_NORMS: [&str; 4] = ["attn_norm", "post_attention_norm", "ffn_norm", "post_ffw_norm"];
+
+/// All parameters of the model, in the order of a forward pass. With tied embeddings there is no `lm_head`.
+pub fn parameters(model: &Architecture) -> Vec<Parameter> {
+    let hidden = model.hidden_size;
+    let mut parameters = vec![vocabulary(model, "model.embed_tokens.weight", "token_embd.weight", Part::Embedding)];
+    for layer in 0..model.num_hidden_layers {
+        let sites = layer_sites(model, layer);
+        let norms = norm_modules(model.norms);
+        let block_norm = |place: usize| norms[place].map(|module| norm(model, layer, module, module, GGML_NORMS[place], hidden));
+        for (part, before, after) in [(Part::Attention, 0, 1), (Part::Mlp, 2, 3)] {
+            parameters.extend(block_norm(before));
+            for site in sites.iter().filter(|site| site.part == part) {
+                let mut first = 0;
+                let mut slices = Vec::new();
+                for (_, rows) in site.outputs.iter().filter(|_| site.outputs.len() > 1) {
+                    slices.push(first..first + rows);
+                    first += rows;
+                }
+                let rotated = site.has(Role::Query) || site.has(Role::Key);
+                let order = if rotated && model.gguf_interleaved { Order::Interleaved(model.head_dim) } else { Order::Plain };
+                let tensor = |kind: &str, shape| Parameter {
+                    name: format!("model.{}.{kind}", site.name()),
+                    ggml: format!("blk.{layer}.{}.{kind}", site.ggml),
+                    module: site.module,
+                    part,
+                    layer: Some(layer),
+                    shape,
+                    order,
+                    slices: slices.clone(),
+                };
+                parameters.push(tensor("weight", vec![site.out_features, site.in_features]));
+                if site.bias {
+                    parameters.push(tensor("bias", vec![site.out_features]));
+                }
+                let normed = match model.query_key_norm {
+                    QueryKeyNorm::None => None,
+                    QueryKeyNorm::Head => Some([model.head_dim; 2]),
+                    QueryKeyNorm::Width => Some([model.query_size(), model.key_value_size()]),
+                };
+                for (role, module, path, ggml, at) in [
+                    (Role::Query, "q_norm", "self_attn.q_norm", "attn_q_norm", 0),
+                    (Role::Key, "k_norm", "self_attn.k_norm", "attn_k_norm", 1),
+                ] {
+                    let size = normed.filter(|_| site.has(role)).map(|sizes| sizes[at]);
+                    parameters.extend(size.map(|size| norm(model, layer, module, path, ggml, size)));
+                }
+            }
+            parameters.extend(block_norm(after));
+        }
+    }
+    parameters.push(Parameter {
+        name: "model.norm.weight".to_owned(),
+        ggml: "output_norm.weight".to_owned(),
+        module: "norm",
+        part: Part::Norm,
+        layer: None,
+        shape: vec![hidden],
+        order: norm_order(model),
+        slices: Vec::new(),
+    });
+    if !model.tie_word_embeddings {
+        parameters.push(vocabulary(model, "lm_head.weight", "output.weight", Part::Output));
+    }
+    parameters
+}
+
+fn vocabulary(model: &Architecture, name: &str, ggml: &str, part: Part) -> Parameter {
+    Parameter {
+        name: name.to_owned(),
+        ggml: ggml.to_owned(),
+        module: if part == Part::Embedding { "embed_tokens" } else { "lm_head" },
+        part,
+        layer: None,
+        shape: vec![model.vocab_size, model.hidden_size],
+        order: Order::Plain,
+        slices: Vec::new(),
+    }
+}
+
+fn norm(model: &Architecture, layer: usize, module: &'static str, path: &str, ggml: &str, size: usize) -> Parameter {
+    Parameter {
+        name: format!("model.layers.{layer}.{path}.weight"),
+        ggml: format!("blk.{layer}.{ggml}.weight"),
+        module,
+        part: Part::Norm,
+        layer: Some(layer),
+        shape: vec![size],
+        order: norm_order(model),
+        slices: Vec::new(),
+    }
+}
+
+fn norm_order(model: &Architecture) -> Order {
+    if model.norm_adds_one { Order::PlusOne } else { Order::Plain }
+}

@@ -1,0 +1,230 @@
+//! A model as a graph: embedding, blocks (`block`), final norm, output layer.
+//!
+//! The same code builds the graph for training, for evaluation and for generation; they differ in what stands at the end, and in where
+//! attention finds its keys. It also builds a [`Part`] of the model: the layers below one, or those from one on.
+
+use super::hook::Hook;
+use crate::architecture::{Architecture, slice_name};
+use crate::graph::{DType, Graph, Origin, Rows, ShapeError, TensorType, ValueId};
+use crate::ops::embedding::Embedding;
+use crate::ops::gather_rows::GatherRows;
+use crate::ops::linear_cross_entropy::LinearCrossEntropy;
+use crate::ops::matmul::{Layout, Matmul};
+use crate::ops::rms_norm::RmsNorm;
+use std::ops::Range;
+
+/// What the graph is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Purpose {
+    /// Loss, with what the gradient of the last hidden rows needs.
+    Train,
+    /// Loss of each supervised token.
+    Evaluate,
+    /// Logits of one row, with keys and values of earlier tokens in a cache of this many rows.
+    Generate { cache: usize },
+}
+
+/// Which part of the model a graph holds. The two parts that meet at a layer are together the whole: the same nodes with the same names.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Part {
+    Whole,
+    /// The embedding and the layers before this one, up to the hidden states that enter it: [`Head::Hidden`].
+    Below(usize),
+    /// This layer and all after it, with the head; the hidden states that enter it are an input, [`Inputs::hidden`].
+    From(usize),
+}
+
+impl Part {
+    /// What is left of the model where something else gives the hidden states that enter `first_layer`.
+    pub fn above(first_layer: Option<usize>) -> Self {
+        first_layer.map_or(Self::Whole, Self::From)
+    }
+}
+
+/// Inputs that the host writes before each run. Those that a [`Part`] has no node for are leaves that nothing uses.
+#[derive(Clone, Copy, Debug)]
+pub struct Inputs {
+    /// `[tokens, 1]` u32.
+    pub input_ids: ValueId,
+    /// `[tokens, hidden_size]` f32: what enters the lowest layer of [`Part::From`], in place of the embedding of `input_ids`.
+    pub hidden: Option<ValueId>,
+    /// `[tokens, 1]` u32: index of each token in its sequence.
+    pub position: ValueId,
+    /// `[tokens, 1]` u32: row (or cache row) at which each token's sequence begins.
+    pub segment_start: ValueId,
+    /// `[supervised, 1]` u32, ascending: rows whose next token is supervised. In generation `[1, 1]`: the row whose logits are wanted.
+    pub rows: ValueId,
+    /// `[supervised, 1]` u32: the next token of each of these rows; not in generation.
+    pub targets: Option<ValueId>,
+    /// `[1, 1]` f32: 1 / supervised tokens of the optimizer step; not in generation.
+    pub loss_weight: Option<ValueId>,
+}
+
+/// Values at the end of the graph.
+#[derive(Clone, Copy, Debug)]
+pub enum Head {
+    /// `loss [1, 1]` and `nll [supervised, 1]`, in nats.
+    Loss { loss: ValueId, nll: ValueId },
+    /// `logits [1, vocabulary]`.
+    Logits(ValueId),
+    /// `[tokens, hidden_size]`: what enters the layer above [`Part::Below`].
+    Hidden(ValueId),
+}
+
+/// A model as a graph, with handles of what comes in and goes out.
+#[derive(Clone, Debug)]
+pub struct Model {
+    pub graph: Graph,
+    pub inputs: Inputs,
+    /// Frozen weights by their Hugging Face name; rows that are taken apart by that of [`crate::architecture::slice_name`].
+    pub weights: Vec<(String, ValueId)>,
+    /// The tables of [`Architecture::ropes`], `[positions, dim]` f32.
+    pub rope_tables: Vec<ValueId>,
+    /// Key and value caches; only in generation.
+    pub caches: Vec<ValueId>,
+    /// Indices of each block's nodes, from the first block to the last; empty for those outside the [`Part`].
+    pub blocks: Vec<Range<usize>>,
+    pub head: Head,
+}
+
+/// Storage types of the frozen weights, by Hugging Face name.
+pub type StorageOf<'a> = &'a dyn Fn(&str) -> DType;
+
+impl Model {
+    /// Builds the graph of a part of the model for at most `max_tokens` rows in a run. `hook` is told of every linear layer.
+    ///
+    /// # Errors
+    /// A [`ShapeError`] if the architecture contradicts itself, or the hook's.
+    pub fn build(
+        architecture: &Architecture,
+        storage: StorageOf,
+        hook: &mut dyn Hook,
+        purpose: Purpose,
+        part: Part,
+        max_tokens: usize,
+    ) -> Result<Self, ShapeError> {
+        Builder::new(architecture, storage, hook, purpose, part, max_tokens).build()
+    }
+}
+
+pub(super) struct Builder<'a> {
+    pub(super) architecture: &'a Architecture,
+    storage: StorageOf<'a>,
+    pub(super) hook: &'a mut dyn Hook,
+    pub(super) purpose: Purpose,
+    part: Part,
+    pub(super) graph: Graph,
+    pub(super) inputs: Inputs,
+    pub(super) rope_tables: Vec<ValueId>,
+    weights: Vec<(String, ValueId)>,
+    pub(super) caches: Vec<ValueId>,
+}
+
+impl<'a> Builder<'a> {
+    fn new(
+        architecture: &'a Architecture,
+        storage: StorageOf<'a>,
+        hook: &'a mut dyn Hook,
+        purpose: Purpose,
+        part: Part,
+        max_tokens: usize,
+    ) -> Self {
+        let mut graph = Graph::new();
+        let (tokens, supervised, positions) = match purpose {
+            Purpose::Generate { cache } => (Rows::Tokens(max_tokens), Rows::Fixed(1), cache),
+            Purpose::Train | Purpose::Evaluate => (Rows::Tokens(max_tokens), Rows::Supervised(max_tokens), max_tokens),
+        };
+        let mut input = |name: &str, tensor| graph.leaf(name, tensor, Origin::Input);
+        let with_loss = !matches!(purpose, Purpose::Generate { .. });
+        let inputs = Inputs {
+            input_ids: input("input_ids", TensorType::u32(tokens, 1)),
+            hidden: matches!(part, Part::From(_)).then(|| input("hidden", TensorType::f32(tokens, architecture.hidden_size))),
+            position: input("position", TensorType::u32(tokens, 1)),
+            segment_start: input("segment_start", TensorType::u32(tokens, 1)),
+            rows: input("rows", TensorType::u32(supervised, 1)),
+            targets: with_loss.then(|| input("targets", TensorType::u32(supervised, 1))),
+            loss_weight: with_loss.then(|| input("loss_weight", TensorType::f32(Rows::Fixed(1), 1))),
+        };
+        hook.begin(&mut graph, purpose);
+        let mut table = |(index, rope): (usize, &crate::architecture::Rope)| {
+            let name = if index == 0 { "rope_table".to_owned() } else { format!("rope_table.{index}") };
+            graph.leaf(name, TensorType::f32(Rows::Fixed(positions), rope.dim), Origin::Weight)
+        };
+        let rope_tables = architecture.ropes.iter().enumerate().map(&mut table).collect();
+        let (weights, caches) = (Vec::new(), Vec::new());
+        Self { architecture, storage, hook, purpose, part, graph, inputs, rope_tables, weights, caches }
+    }
+
+    fn build(mut self) -> Result<Model, ShapeError> {
+        let depth = self.architecture.num_hidden_layers;
+        let layers = match self.part {
+            Part::Whole => 0..depth,
+            Part::Below(layer) => 0..layer,
+            Part::From(layer) => layer..depth,
+        };
+        let mut x = match self.inputs.hidden {
+            Some(hidden) => hidden,
+            None => self.embedding()?,
+        };
+        let mut blocks = vec![0..0; depth];
+        for layer in layers {
+            let first = self.graph.nodes().len();
+            x = self.block(layer, x)?;
+            blocks[layer] = first..self.graph.nodes().len();
+        }
+        let head = if matches!(self.part, Part::Below(_)) { Head::Hidden(x) } else { self.head(x)? };
+        let Self { graph, inputs, weights, rope_tables, caches, .. } = self;
+        Ok(Model { graph, inputs, weights, rope_tables, caches, blocks, head })
+    }
+
+    fn embedding(&mut self) -> Result<ValueId, ShapeError> {
+        let matrix = self.vocabulary_weight("model.embed_tokens.weight");
+        self.graph.apply_one(Embedding, &[self.inputs.input_ids, matrix], "embed_tokens")
+    }
+
+    /// Norm and output layer of the rows that are wanted.
+    fn head(&mut self, x: ValueId) -> Result<Head, ShapeError> {
+        let x = self.graph.apply_one(GatherRows, &[x, self.inputs.rows], "supervised_rows")?;
+        let x = self.norm(x, "model.norm.weight", "norm", self.architecture.hidden_size)?;
+        let tied = self.architecture.tie_word_embeddings;
+        let output = self.vocabulary_weight(if tied { "model.embed_tokens.weight" } else { "lm_head.weight" });
+        Ok(match (self.inputs.targets, self.inputs.loss_weight) {
+            (Some(targets), Some(weight)) => {
+                let op = LinearCrossEntropy::new(self.purpose == Purpose::Train);
+                let outputs = self.graph.apply(op, &[x, output, targets, weight], "loss")?;
+                Head::Loss { loss: outputs[0], nll: outputs[1] }
+            }
+            _ => Head::Logits(Matmul { layout: Layout::NT, scale: 1.0 }.append(&mut self.graph, [x, output], None, "lm_head")?),
+        })
+    }
+
+    /// RMS norm with the weight of this name, over `size` columns.
+    pub(super) fn norm(&mut self, x: ValueId, weight: &str, name: &str, size: usize) -> Result<ValueId, ShapeError> {
+        let weight = self.vector(weight, size);
+        self.graph.apply_one(RmsNorm::new(self.architecture.rms_norm_eps), &[x, weight], name)
+    }
+
+    /// Embedding or output layer, `[vocab_size, hidden_size]`; one leaf where both are the same weight.
+    fn vocabulary_weight(&mut self, name: &str) -> ValueId {
+        let known = self.weights.iter().find(|(known, _)| known == name).map(|(_, value)| *value);
+        let [rows, columns] = [self.architecture.vocab_size, self.architecture.hidden_size];
+        known.unwrap_or_else(|| self.weight(name.to_owned(), (self.storage)(name), [rows, columns]))
+    }
+
+    /// A norm's weight or a bias: `[1, size]`, which rests in f32.
+    pub(super) fn vector(&mut self, name: &str, size: usize) -> ValueId {
+        self.weight(name.to_owned(), DType::F32, [1, size])
+    }
+
+    /// `rows` of the matrix `tensor`, of which `whole` says whether there are others.
+    pub(super) fn matrix(&mut self, tensor: &str, rows: &Range<usize>, whole: bool, columns: usize) -> ValueId {
+        let name = if whole { tensor.to_owned() } else { slice_name(tensor, rows) };
+        self.weight(name, (self.storage)(tensor), [rows.len(), columns])
+    }
+
+    fn weight(&mut self, name: String, dtype: DType, [rows, columns]: [usize; 2]) -> ValueId {
+        let value = self.graph.leaf(&name, TensorType::new(Rows::Fixed(rows), columns, dtype), Origin::Weight);
+        self.weights.push((name, value));
+        value
+    }
+}

@@ -1,0 +1,222 @@
+//! `glu`: the gated activations of MLPs (Shazeer 2020, arXiv 2002.05202): SwiGLU, and GeGLU with the tanh form of GELU (Hendrycks &
+//! Gimpel 2016, arXiv 1606.08415).
+//!
+//! `y = activation(gate) * up`, element by element, with `activation(g) = g s(g)` and `sigmoid(z) = 1 / (1 + e^-z)`:
+//!
+//! | [`Activation`] | `s(g)` | |
+//! |---|---|---|
+//! | `Silu` | `sigmoid(g)` | Llama's |
+//! | `GeluTanh` | `sigmoid(z)`, `z = 2 sqrt(2/pi) (g + 0.044715 g^3)` | `gelu_pytorch_tanh`: `(1 + tanh(z/2)) / 2 = sigmoid(z)` |
+//!
+//! | input | shape |
+//! |---|---|
+//! | gate | `[rows, columns]` f32 |
+//! | up | `[rows, columns]` f32 |
+//!
+//! **Gradient.** `sigmoid' = s (1 - s)`, so `activation'(g) = s + g s (1 - s) z'`, with `z' = 1` for silu and
+//! `2 sqrt(2/pi) (1 + 3 * 0.044715 g^2)` for gelu; hence `d_gate = d_y up activation'(gate)` and `d_up = d_y activation(gate)`.
+
+use super::{Bind, Call, Dispatch, Example, Matrix, Op, OpEntry, Random, Vjp, expect, spread};
+use crate::gpu::kernel::{Kernel, Needs};
+use crate::graph::{DType, Rows, ShapeError, TensorType};
+use crate::kernel_params;
+
+/// Forward.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Glu {
+    pub activation: Activation,
+}
+
+/// Inputs `gate, up, d_y`; outputs `d_gate, d_up`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct GluBackward {
+    pub activation: Activation,
+}
+
+/// What the gate goes through; the formulas are in the [module](self).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Activation {
+    Silu,
+    GeluTanh,
+}
+
+impl Activation {
+    const TWICE_SQRT_2_PI: f64 = 2.0 * std::f64::consts::FRAC_2_SQRT_PI * std::f64::consts::FRAC_1_SQRT_2;
+    const CUBE: f64 = 0.044715;
+
+    /// `s(g)`
+    fn share(self, g: f64) -> f64 {
+        sigmoid(match self {
+            Self::Silu => g,
+            Self::GeluTanh => Self::TWICE_SQRT_2_PI * (g + Self::CUBE * g.powi(3)),
+        })
+    }
+
+    /// `z'(g)`
+    fn inner_slope(self, g: f64) -> f64 {
+        match self {
+            Self::Silu => 1.0,
+            Self::GeluTanh => Self::TWICE_SQRT_2_PI * (1.0 + 3.0 * Self::CUBE * g * g),
+        }
+    }
+
+    /// Its number in the kernels.
+    fn constants(self) -> Vec<(&'static str, f64)> {
+        vec![("ACTIVATION", self as u32 as f64)]
+    }
+}
+
+impl Op for Glu {
+    fn name(&self) -> &'static str {
+        "glu"
+    }
+
+    fn infer(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, ShapeError> {
+        expect::count("glu", inputs, 2)?;
+        expect::dtype("glu", "gate", inputs[0], DType::F32)?;
+        expect::same("glu", "up", inputs[1], inputs[0])?;
+        Ok(vec![inputs[0]])
+    }
+
+    fn vjp(&self, vjp: &mut Vjp) -> Result<(), ShapeError> {
+        let Some(d_y) = vjp.d_outputs[0] else { return Ok(()) };
+        if !vjp.wants(0) && !vjp.wants(1) {
+            return Ok(());
+        }
+        let name = vjp.d_name(0);
+        let gradients =
+            vjp.graph.apply(GluBackward { activation: self.activation }, &[vjp.inputs[0], vjp.inputs[1], d_y], name)?;
+        for (input, gradient) in gradients.into_iter().enumerate() {
+            if vjp.wants(input) {
+                vjp.give(input, gradient);
+            }
+        }
+        Ok(())
+    }
+
+    fn reference(&self, inputs: &[&Matrix], _: &[[usize; 2]]) -> Vec<Matrix> {
+        let [gate, up] = inputs else { unreachable!("checked by infer") };
+        let y = gate.data.iter().zip(&up.data).map(|(g, u)| g * self.activation.share(*g) * u).collect();
+        vec![Matrix::new([gate.rows, gate.columns], y)]
+    }
+
+    fn launch(&self, call: &Call) -> Vec<Dispatch> {
+        launch(&FORWARD, self.activation, call, vec![Bind::Input(0), Bind::Input(1), Bind::Output(0)])
+    }
+
+    fn flops(&self, inputs: &[[usize; 2]], _: &[[usize; 2]]) -> u64 {
+        5 * (inputs[0][0] * inputs[0][1]) as u64
+    }
+}
+
+impl Op for GluBackward {
+    fn name(&self) -> &'static str {
+        "glu_backward"
+    }
+
+    fn infer(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, ShapeError> {
+        expect::count("glu_backward", inputs, 3)?;
+        expect::dtype("glu_backward", "gate", inputs[0], DType::F32)?;
+        expect::same("glu_backward", "up", inputs[1], inputs[0])?;
+        expect::same("glu_backward", "d_y", inputs[2], inputs[0])?;
+        Ok(vec![inputs[0], inputs[0]])
+    }
+
+    fn reference(&self, inputs: &[&Matrix], _: &[[usize; 2]]) -> Vec<Matrix> {
+        let [gate, up, d_y] = inputs else { unreachable!("checked by infer") };
+        let shape = [gate.rows, gate.columns];
+        let (mut d_gate, mut d_up) = (Matrix::zeros(shape), Matrix::zeros(shape));
+        for i in 0..gate.data.len() {
+            let (g, s) = (gate.data[i], self.activation.share(gate.data[i]));
+            d_gate.data[i] = d_y.data[i] * up.data[i] * (s + g * s * (1.0 - s) * self.activation.inner_slope(g));
+            d_up.data[i] = d_y.data[i] * g * s;
+        }
+        vec![d_gate, d_up]
+    }
+
+    fn launch(&self, call: &Call) -> Vec<Dispatch> {
+        launch(
+            &BACKWARD,
+            self.activation,
+            call,
+            vec![Bind::Input(0), Bind::Input(1), Bind::Input(2), Bind::Output(0), Bind::Output(1)],
+        )
+    }
+
+    fn flops(&self, inputs: &[[usize; 2]], _: &[[usize; 2]]) -> u64 {
+        10 * (inputs[0][0] * inputs[0][1]) as u64
+    }
+}
+
+fn sigmoid(x: f64) -> f64 {
+    1.0 / (1.0 + (-x).exp())
+}
+
+fn launch(kernel: &'static Kernel, activation: Activation, call: &Call, bindings: Vec<Bind>) -> Vec<Dispatch> {
+    let elements = call.outputs[0].elements();
+    let params = Params { elements: elements as u32 };
+    vec![Dispatch {
+        kernel,
+        constants: activation.constants(),
+        params: params.bytes(),
+        bindings,
+        workgroups: spread(elements.div_ceil(1024)),
+        work: 1.0,
+    }]
+}
+
+kernel_params!(Params { elements: u32 });
+
+/// One workgroup for 1,024 elements.
+pub static FORWARD: Kernel = Kernel {
+    name: "glu",
+    shader: "glu",
+    slots: &[],
+    constants: &[],
+    params: Params::FIELDS,
+    needs: Needs::NONE,
+    unchecked: true,
+};
+
+/// One workgroup for 1,024 elements.
+pub static BACKWARD: Kernel = Kernel {
+    name: "glu_backward",
+    shader: "glu_backward",
+    slots: &[],
+    constants: &[],
+    params: Params::FIELDS,
+    needs: Needs::NONE,
+    unchecked: true,
+};
+
+/// Examples of both activations with `matrices` inputs of one shape; the last holds large magnitudes, at which exp(-gate) overflows f32.
+fn examples_of<T: Op + 'static>(random: &mut Random, op: impl Fn(Activation) -> T, matrices: usize) -> Vec<Example> {
+    let sizes = [(1, 1, 2.0), (3, 7, 4.0), (17, 65, 8.0), (9, 1536, 2.0), (5, 13, 1e4)];
+    let mut examples = Vec::new();
+    for activation in [Activation::Silu, Activation::GeluTanh] {
+        for (rows, columns, scale) in sizes {
+            let x = TensorType::f32(Rows::Fixed(rows), columns);
+            let inputs = (0..matrices).map(|_| (x, random.matrix([rows, columns], scale))).collect();
+            examples.push(Example::new(op(activation), inputs));
+        }
+    }
+    examples
+}
+
+pub(super) fn entry() -> OpEntry {
+    OpEntry {
+        name: "glu",
+        kernels: vec![&FORWARD],
+        examples: |random| examples_of(random, |activation| Glu { activation }, 2),
+        tolerance: |_| 1e-6,
+    }
+}
+
+pub(super) fn backward_entry() -> OpEntry {
+    OpEntry {
+        name: "glu_backward",
+        kernels: vec![&BACKWARD],
+        examples: |random| examples_of(random, |activation| GluBackward { activation }, 3),
+        tolerance: |_| 1e-5,
+    }
+}
