@@ -10,6 +10,9 @@ use graftling::text::{ChatTemplate, Message, Tokenizer};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
+#[path = "data/sources.rs"]
+mod sources;
+
 fn fixture(name: &str) -> Value {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/text").join(name);
     serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()

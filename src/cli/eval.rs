@@ -4,7 +4,8 @@ use std::fmt::Write;
 use std::path::PathBuf;
 
 use clap::Args;
-use graftling::data::{self, Batch, Dataset, Example};
+use graftling::data::source::folder::{self, Side};
+use graftling::data::{self, Batch, Dataset, Example, LoadOptions, LongRecords};
 use graftling::model::opened::OpenModel;
 use graftling::session::Use;
 use graftling::terminal;
@@ -29,12 +30,15 @@ pub struct EvalArgs {
     /// PEFT folder of an adapter for this model
     #[arg(long, value_name = "A")]
     adapter: Option<PathBuf>,
-    /// Data, JSONL, as for training
-    #[arg(long, value_name = "FILE")]
-    data: PathBuf,
+    /// Data as for training, a file or a folder with valid.jsonl; give --data again for more files
+    #[arg(long, value_name = "FILE", required = true)]
+    data: Vec<PathBuf>,
     /// Longest record in tokens; longer ones are cut and reported [default: as long as the model allows]
     #[arg(long, value_name = "TOKENS")]
     max_length: Option<usize>,
+    /// What to do with records that are longer
+    #[arg(long, value_enum, value_name = "WHAT", default_value = "cut")]
+    long_records: LongRecords,
     /// Print one JSON document
     #[arg(long)]
     json: bool,
@@ -53,7 +57,9 @@ pub fn run(args: EvalArgs) -> Result<()> {
     let model = OpenModel::open(&args.model)?;
     let config = &model.files.config;
     let max_length = args.max_length.unwrap_or(config.max_position_embeddings).min(config.max_position_embeddings);
-    let data = data::load(&args.data, &model.tokenizer, model.template.as_ref(), max_length)?;
+    let files = folder::files(&args.data, Side::HeldOut)?;
+    let options = LoadOptions { max_length, long_records: args.long_records, eval_split: None };
+    let (data, _) = data::load_files(&files, &model.tokenizer, model.template.as_ref(), options)?;
     data.check_vocabulary(config.vocab_size)?;
     if !args.json {
         terminal::say(&data.report.to_string());
@@ -147,7 +153,8 @@ fn as_text(data: &Dataset, results: &[ExampleLoss], tokenizer: Option<&Tokenizer
     // Writing to a String cannot fail; the results are dropped for that reason.
     if let Some(tokenizer) = tokenizer {
         for (example, result) in data.examples.iter().zip(results) {
-            let _ = writeln!(text, "line {}: loss {:.4}, {} tokens", example.line, result.loss(), result.nll.len());
+            let _ =
+                writeln!(text, "{}: loss {:.4}, {} tokens", data.report.named(&[example.line]), result.loss(), result.nll.len());
             for (&id, nll) in example.input_ids[1..].iter().zip(result.by_position(example)) {
                 let token = tokenizer.decode(&[id], false).unwrap_or_default();
                 let nll = nll.map_or("      -".to_string(), |nll| format!("{nll:7.3}"));
