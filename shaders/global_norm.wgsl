@@ -3,11 +3,11 @@
 // Each invocation adds up every (64 * workgroups)-th element, then the workgroup adds its 64 sums in a tree.
 // Traffic: reads the gradients once. Accumulates in f32, in a fixed order.
 
-struct Params { elements: u32, partials: u32 }
+struct Params { elements: u32, partials: u32, first: u32 }
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> gradients: array<f32>;      // [elements]
-@group(0) @binding(2) var<storage, read_write> partial: array<f32>;  // [partials], one a workgroup
+@group(0) @binding(2) var<storage, read_write> partial: array<f32>;  // [partials of all bindings], one a workgroup, these from `first` on
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
@@ -17,6 +17,6 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
     }
     let total = row_sum(lane, squares);
     if lane == 0u {
-        partial[group.x] = total;
+        partial[params.first + group.x] = total;
     }
 }

@@ -2,7 +2,7 @@
 // global_norm, second of two passes: the root of the sum of the first pass's sums, by one workgroup.
 // Traffic: reads the partial sums. Accumulates in f32, in a fixed order.
 
-struct Params { elements: u32, partials: u32 }
+struct Params { elements: u32, partials: u32, first: u32 }
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> partial: array<f32>;    // [partials]

@@ -17,7 +17,7 @@
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicU8, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicIsize, AtomicU8, AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::{self, RecvTimeoutError, SyncSender};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -36,8 +36,19 @@ const SLICE: Duration = Duration::from_millis(20);
 #[derive(Clone, Copy)]
 pub(crate) struct Limits {
     pub time: Duration,
+    /// What sound work of this size takes at most; many pieces that each take longer are too long together.
+    pub usual: Duration,
     /// Bytes held at a time.
     pub memory: usize,
+}
+
+impl Limits {
+    /// So many seconds for any work, and for work on `size` bytes a second more for each `bytes_a_second`.
+    pub(crate) fn new(seconds: u64, size: usize, bytes_a_second: usize, memory: usize) -> Self {
+        let for_size = Duration::from_millis((size as u64).saturating_mul(1000) / bytes_a_second as u64);
+        let (any, usual) = (Duration::from_secs(seconds), Duration::from_millis(50));
+        Self { time: any + for_size, usual: usual + for_size, memory }
+    }
 }
 
 /// Why a piece of work did not come to its end.
@@ -62,13 +73,27 @@ impl fmt::Display for Stopped {
     }
 }
 
-/// A stranger's program: once stopped, it is not run again, so that a caller which tries another way does not wait again.
-#[derive(Default)]
+/// A stranger's program: once stopped, it is not run again, so that a caller which tries another way does not wait again. Nor may it
+/// take nearly its whole time for each of thousands of records.
 pub(crate) struct Confinement {
     stopped: OnceLock<Stopped>,
+    /// How much longer than usual all pieces of work may take together.
+    patience: Duration,
+    /// What is left of it, in microseconds. Work that is faster than usual restores it.
+    left: AtomicI64,
+}
+
+impl Default for Confinement {
+    fn default() -> Self {
+        Self::with_patience(Duration::from_secs(30))
+    }
 }
 
 impl Confinement {
+    fn with_patience(patience: Duration) -> Self {
+        Self { stopped: OnceLock::new(), patience, left: AtomicI64::new(patience.as_micros() as i64) }
+    }
+
     /// As [`confined`].
     ///
     /// # Errors
@@ -77,7 +102,16 @@ impl Confinement {
         if let Some(stopped) = self.stopped.get() {
             return Err(stopped.clone());
         }
-        let done = confined(limits, work);
+        let since = Instant::now();
+        let mut done = confined(limits, work);
+        // Not longer than the deadline: the process may have been suspended.
+        let took = since.elapsed().min(limits.time).as_micros() as i64;
+        let most = self.patience.as_micros() as i64;
+        let rest = |left: i64| (left + limits.usual.as_micros() as i64 - took).min(most);
+        let before = self.left.fetch_update(Relaxed, Relaxed, |left| Some(rest(left))).unwrap_or(most);
+        if done.is_ok() && rest(before) < 0 {
+            done = Err(Stopped::Time(self.patience));
+        }
         if let Err(stopped) = &done
             && !matches!(stopped, Stopped::Panic(_))
         {
@@ -284,7 +318,7 @@ mod tests {
 
     use super::*;
 
-    const LIMITS: Limits = Limits { time: Duration::from_secs(2), memory: 1 << 20 };
+    const LIMITS: Limits = Limits { time: Duration::from_secs(2), usual: Duration::from_millis(20), memory: 1 << 20 };
 
     /// Allocates nothing.
     fn depth(level: usize) -> usize {
@@ -315,5 +349,16 @@ mod tests {
         assert_eq!(program.stopped(), None);
         assert!(program.run(limits, || thread::sleep(Duration::from_secs(1000))).is_err());
         assert_eq!(program.run(limits, || 1), Err(Stopped::Time(limits.time)));
+    }
+
+    #[test]
+    fn slow_work_is_too_long_together() {
+        let patience = Duration::from_secs(1);
+        let program = Confinement::with_patience(patience);
+        assert!((0..1000).all(|_| program.run(LIMITS, || ()).is_ok()));
+        let slow = || thread::sleep(Duration::from_millis(300));
+        let stopped: Vec<_> = (0..20).filter_map(|_| program.run(LIMITS, slow).err()).collect();
+        assert_eq!(stopped, vec![Stopped::Time(patience); stopped.len()]);
+        assert!(stopped.len() >= 16, "1 s is less than four times 0.28 s: {}", stopped.len());
     }
 }

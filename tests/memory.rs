@@ -129,7 +129,16 @@ struct Trace {
 }
 
 fn train(weights: &Arc<DeviceWeights>, config: &Architecture, lora: &LoraSpec, recompute: Recompute) -> Trace {
-    let layout = AdapterLayout::new(lora, config);
+    train_laid_out(weights, config, lora, recompute, AdapterLayout::new(lora, config))
+}
+
+fn train_laid_out(
+    weights: &Arc<DeviceWeights>,
+    config: &Architecture,
+    lora: &LoraSpec,
+    recompute: Recompute,
+    layout: AdapterLayout,
+) -> Trace {
     // B is not zero, or A would have no gradient.
     let contents: Vec<f32> = Random(4).matrix([1, layout.elements()], 0.3).data.iter().map(|&x| x as f32).collect();
     let adapter = DeviceAdapter::new(weights.device().clone(), lora.clone(), layout, &contents).unwrap();
@@ -186,6 +195,34 @@ fn recompute_changes_no_bit() {
                 assert!(kept == again, "{model}, {:?} with dropout {}: {count} layers again", lora.target_modules, lora.dropout);
             }
             seen.push(kept.adapter);
+        }
+    }
+}
+
+/// An adapter that is too large for one binding lies in several buffers. Loss and gradients do not depend on that; the norm is added up in
+/// another order, which clipping carries into the update: 1e-5 of the largest element, a hundred times its rounding.
+#[test]
+fn an_adapter_in_several_buffers_trains_as_one_in_one() {
+    let files = ModelFiles::open(fixture().to_str().unwrap()).unwrap();
+    let config = &files.config;
+    let weights = DeviceWeights::upload(device(), config, &*files.tensors, WeightType::Lossless, |_, _| {}).unwrap();
+    let weights = Arc::new(weights);
+    let lora = lora(0..config.num_hidden_layers, &ALL, 0.0);
+    let one = train(&weights, config, &lora, Recompute::None);
+    for span in [1, 5000] {
+        let layout = AdapterLayout::with_span(&lora, config, span);
+        let (buffers, matrices) = (layout.span_elements().len(), layout.tensors.len());
+        assert!(if span == 1 { buffers == matrices } else { buffers > 2 && buffers < matrices }, "{buffers} buffers");
+        let several = train_laid_out(&weights, config, &lora, Recompute::None, layout);
+        assert_eq!(several.losses[..2], one.losses[..2]);
+        assert_eq!(several.gradients[..one.gradients.len() / 6], one.gradients[..one.gradients.len() / 6]);
+        let values = |bits: &[u32]| bits.iter().map(|&bits| f32::from_bits(bits)).collect::<Vec<f32>>();
+        for (found, expected) in [(&several.adapter, &one.adapter), (&several.moments, &one.moments)] {
+            let (found, expected) = (values(found), values(expected));
+            assert_eq!(found.len(), expected.len());
+            let largest = expected.iter().fold(0f32, |most, value| most.max(value.abs()));
+            let worst = found.iter().zip(&expected).fold(0f32, |most, (a, b)| most.max((a - b).abs()));
+            assert!(worst <= 1e-5 * largest, "span {span}: {worst} of {largest}");
         }
     }
 }

@@ -1,4 +1,5 @@
-//! The adapter on the device: all its matrices in one buffer, so that norm, clipping and AdamW are one dispatch each.
+//! The adapter on the device: all its matrices one behind the other, so that norm, clipping and AdamW are one dispatch each for every
+//! [`SPAN`] of them.
 
 use super::{LoraSpec, LoraTensor};
 use crate::architecture::Architecture;
@@ -11,36 +12,52 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Where each matrix of an adapter lies in a buffer that holds them all. Gradients and moments have the same layout.
+/// Bytes of an adapter that one binding holds at most: as much as WebGPU promises on every device, so that the layout, and with it the
+/// order in which the norm is added up, does not depend on the device.
+const SPAN: usize = 128 << 20;
+
+/// Where each matrix of an adapter lies among them all. Gradients and moments have the same layout.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AdapterLayout {
     pub tensors: Vec<LoraTensor>,
     /// Of each matrix the first byte of each of its parts.
     offsets: Vec<Vec<usize>>,
-    bytes: usize,
+    /// Bytes that lie in one buffer each, whole parts; end to end they are the layout.
+    spans: Vec<Range<usize>>,
 }
 
 impl AdapterLayout {
     pub fn new(spec: &LoraSpec, model: &Architecture) -> Self {
-        let tensors = spec.tensors(model);
-        let mut bytes = 0;
-        let offsets = tensors
-            .iter()
-            .map(|tensor| {
-                let mut place = |rows: &usize| {
-                    let offset = bytes;
-                    bytes += padded(rows * tensor.shape[1] * 4);
-                    offset
-                };
-                tensor.parts.iter().map(&mut place).collect()
-            })
-            .collect();
-        Self { tensors, offsets, bytes }
+        Self::with_span(spec, model, SPAN)
     }
 
-    /// f32 elements of the buffer, gaps between matrices included.
+    /// [`AdapterLayout::new`] with at most `span` bytes in a buffer, or one part of a matrix if that is larger.
+    pub fn with_span(spec: &LoraSpec, model: &Architecture, span: usize) -> Self {
+        let tensors = spec.tensors(model);
+        let mut spans: Vec<Range<usize>> = Vec::new();
+        let mut place = |bytes: usize| {
+            let end = spans.last().map_or(0, |last| last.end);
+            match spans.last_mut().filter(|last| last.len() + bytes <= span) {
+                Some(last) => last.end += bytes,
+                None => spans.push(end..end + bytes),
+            }
+            end
+        };
+        let offsets = tensors
+            .iter()
+            .map(|tensor| tensor.parts.iter().map(|rows| place(padded(rows * tensor.shape[1] * 4))).collect())
+            .collect();
+        Self { tensors, offsets, spans }
+    }
+
+    /// Elements of each buffer, gaps between matrices included.
+    pub fn span_elements(&self) -> Vec<usize> {
+        self.spans.iter().map(|span| span.len() / 4).collect()
+    }
+
+    /// f32 elements of all buffers, gaps between matrices included.
     pub fn elements(&self) -> usize {
-        self.bytes / 4
+        self.spans.last().map_or(0, |last| last.end) / 4
     }
 
     /// Trained parameters, without gaps.
@@ -48,7 +65,7 @@ impl AdapterLayout {
         self.tensors.iter().map(|tensor| tensor.shape[0] * tensor.shape[1]).sum()
     }
 
-    /// Of each part of a matrix its matrix, and the elements of the buffer where it lies.
+    /// Of each part of a matrix its matrix, and the elements where it lies.
     fn parts(&self) -> impl Iterator<Item = (&LoraTensor, Range<usize>)> {
         self.tensors.iter().zip(&self.offsets).flat_map(|(tensor, offsets)| {
             let range = |(rows, offset): (&usize, &usize)| offset / 4..offset / 4 + rows * tensor.shape[1];
@@ -56,16 +73,16 @@ impl AdapterLayout {
         })
     }
 
-    /// The slices of `buffer` that stand for these values, one a part of a matrix.
-    pub fn pinned(&self, buffer: &Slice, values: &[ValueId]) -> HashMap<ValueId, Pinned> {
+    /// The slices of `buffers` that stand for these values, one a part of a matrix.
+    pub fn pinned(&self, buffers: &AdapterBuffers, values: &[ValueId]) -> HashMap<ValueId, Pinned> {
         debug_assert_eq!(values.len(), self.parts().count());
         let pinned = |(&id, (_, range)): (&ValueId, (&LoraTensor, Range<usize>))| {
-            (id, buffer.part(range.start * 4, range.len() * 4).into())
+            (id, buffers.part(range.start * 4, range.len() * 4).into())
         };
         values.iter().zip(self.parts()).map(pinned).collect()
     }
 
-    /// The matrices that a buffer's contents hold.
+    /// The matrices that the buffers' contents hold, end to end.
     pub fn unpack(&self, contents: &[f32]) -> Vec<AdapterTensor> {
         let empty = |tensor: &LoraTensor| AdapterTensor { name: tensor.name.clone(), shape: tensor.shape, values: Vec::new() };
         let mut matrices: Vec<AdapterTensor> = self.tensors.iter().map(empty).collect();
@@ -76,7 +93,7 @@ impl AdapterLayout {
         matrices
     }
 
-    /// The buffer's contents for these matrices, in any order.
+    /// The buffers' contents, end to end, for these matrices, in any order.
     ///
     /// # Errors
     /// If a matrix is missing, of another shape, or not one of this adapter.
@@ -110,32 +127,93 @@ impl AdapterLayout {
     }
 }
 
+/// Something that is laid out as an adapter, on a device: its parameters, gradients, or a moment.
+#[derive(Clone)]
+pub struct AdapterBuffers {
+    /// One a span: first byte in the layout, and where it lies.
+    pieces: Vec<(usize, Slice)>,
+    device: Arc<Device>,
+}
+
+impl AdapterBuffers {
+    /// Room for it; what is in there is zero.
+    ///
+    /// # Errors
+    /// If the device has not the memory.
+    pub fn allocate(device: Arc<Device>, name: &str, layout: &AdapterLayout) -> Result<Self> {
+        let piece = |span: &Range<usize>| Ok((span.start, device.allocate(name, span.len().max(ALIGNMENT))?));
+        let pieces = layout.spans.iter().map(piece).collect::<Result<_>>()?;
+        Ok(Self { pieces, device })
+    }
+
+    /// The buffers, one a span.
+    pub fn slices(&self) -> impl Iterator<Item = &Slice> {
+        self.pieces.iter().map(|(_, slice)| slice)
+    }
+
+    /// Bytes on the device.
+    pub fn bytes(&self) -> usize {
+        self.slices().map(|slice| slice.bytes).sum()
+    }
+
+    /// Sets all of it to zero.
+    pub fn clear(&self) {
+        self.slices().for_each(|slice| self.device.clear(slice));
+    }
+
+    /// Overwrites all of it; `contents` lie end to end.
+    pub fn write(&self, contents: &[f32]) {
+        for (first, slice) in &self.pieces {
+            let end = contents.len().min((first + slice.bytes) / 4);
+            self.device.write(slice, bytemuck::cast_slice(&contents[first / 4..end]));
+        }
+    }
+
+    /// Reads all of it back, end to end.
+    ///
+    /// # Errors
+    /// If the device is lost.
+    pub fn read(&self) -> Result<Vec<f32>> {
+        let mut contents = Vec::with_capacity(self.bytes() / 4);
+        for slice in self.slices() {
+            contents.extend(self.device.read::<f32>(slice, slice.bytes / 4)?);
+        }
+        Ok(contents)
+    }
+
+    /// `bytes` from byte `offset` of the layout on, which lie in one span.
+    fn part(&self, offset: usize, bytes: usize) -> Slice {
+        let at = self.pieces.partition_point(|(first, _)| *first <= offset) - 1;
+        let (first, slice) = &self.pieces[at];
+        slice.part(offset - first, bytes)
+    }
+}
+
 /// An adapter's matrices on a device.
 #[derive(Clone)]
 pub struct DeviceAdapter {
     pub spec: LoraSpec,
     pub layout: AdapterLayout,
-    pub(crate) parameters: Slice,
-    device: Arc<Device>,
+    pub(crate) parameters: AdapterBuffers,
 }
 
 impl DeviceAdapter {
     /// Puts an adapter on the device, `contents` laid out as [`AdapterLayout`] says.
     ///
     /// # Errors
-    /// If the device has not the memory.
+    /// If the device has not the memory, or one matrix alone is more than it binds.
     pub fn new(device: Arc<Device>, spec: LoraSpec, layout: AdapterLayout, contents: &[f32]) -> Result<Self> {
         debug_assert_eq!(contents.len(), layout.elements());
-        if layout.bytes > device.max_binding() {
+        if let Some(span) = layout.spans.iter().map(Range::len).find(|&bytes| bytes > device.max_binding()) {
             return Err(Error::bad_input(
                 "adapter",
-                format!("{} bytes exceed the device's largest binding, {} bytes", layout.bytes, device.max_binding()),
-                "choose a smaller --lora-r, fewer --target-modules or fewer --layers",
+                format!("a part of {span} bytes exceeds the device's largest binding, {} bytes", device.max_binding()),
+                "choose a smaller --lora-r, or other --target-modules",
             ));
         }
-        let parameters = device.allocate("adapter", layout.bytes.max(ALIGNMENT))?;
-        device.write(&parameters, bytemuck::cast_slice(contents));
-        Ok(Self { spec, layout, parameters, device })
+        let parameters = AdapterBuffers::allocate(device, "adapter", &layout)?;
+        parameters.write(contents);
+        Ok(Self { spec, layout, parameters })
     }
 
     /// A fresh adapter: A random by `seed`, B zero.
@@ -158,24 +236,24 @@ impl DeviceAdapter {
     /// # Errors
     /// If the device is lost.
     pub fn tensors(&self) -> Result<Vec<AdapterTensor>> {
-        Ok(self.layout.unpack(&self.device.read(&self.parameters, self.layout.elements())?))
+        Ok(self.layout.unpack(&self.parameters.read()?))
     }
 
     /// Overwrites the matrices.
     pub fn set(&self, contents: &[f32]) {
-        self.device.write(&self.parameters, bytemuck::cast_slice(contents));
+        self.parameters.write(contents);
     }
 
-    /// Reads the buffer back as it lies in memory.
+    /// Reads the buffers back as they lie in memory, end to end.
     ///
     /// # Errors
     /// If the device is lost.
     pub fn contents(&self) -> Result<Vec<f32>> {
-        self.device.read(&self.parameters, self.layout.elements())
+        self.parameters.read()
     }
 
     /// Bytes on the device.
     pub fn bytes(&self) -> usize {
-        self.parameters.bytes
+        self.parameters.bytes()
     }
 }

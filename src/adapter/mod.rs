@@ -2,11 +2,12 @@
 
 mod adapted;
 mod device;
+pub mod end_of_turn;
 mod folder;
 mod lora;
 pub mod targets;
 
 pub use adapted::Adapted;
-pub use device::{AdapterLayout, DeviceAdapter};
+pub use device::{AdapterBuffers, AdapterLayout, DeviceAdapter};
 pub use folder::LoadedAdapter;
 pub use lora::{LoraSpec, LoraTensor, LoraValues};

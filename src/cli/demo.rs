@@ -1,6 +1,5 @@
 //! `graftling demo`: fetch a small model, teach it facts that nobody can know, and ask for them before and after.
 
-use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -9,7 +8,7 @@ use graftling::adapter::DeviceAdapter;
 use graftling::data::conversation::encode_prompt;
 use graftling::demo::lesson::{self, Question};
 use graftling::demo::small_model;
-use graftling::generate::{Generator, Sampler, Sampling};
+use graftling::generate::{Generator, Sampler, Sampling, end_tokens};
 use graftling::gpu::Device;
 use graftling::graph::Graph;
 use graftling::model::opened::OpenModel;
@@ -22,6 +21,8 @@ use graftling::train::options::Recipe;
 use graftling::train::prepare::Prepared;
 use graftling::train::progress::Progress;
 use graftling::{Error, Result};
+
+use super::counter::Counter;
 
 /// Questions whose answers are shown; all of them are asked and counted.
 const SHOWN: usize = 6;
@@ -42,8 +43,14 @@ pub struct DemoArgs {
     /// Folder for the adapter, the data, metrics.jsonl and the loss curve
     #[arg(long, value_name = "DIR", default_value = "demo-output")]
     out: PathBuf,
+    /// Train for so many steps instead of two passes over the data; to try the demo, as fewer teach less
+    #[arg(long, value_name = "STEPS")]
+    max_steps: Option<u64>,
+    /// Ask so many of the 40 questions
+    #[arg(long, value_name = "N", default_value_t = 40, value_parser = clap::value_parser!(u64).range(1..=40))]
+    questions: u64,
     /// Only fetch the model into the cache, and print its path
-    #[arg(long, conflicts_with_all = ["model", "out", "weights", "device"])]
+    #[arg(long, conflicts_with_all = ["model", "out", "max_steps", "questions", "weights", "device"])]
     fetch_only: bool,
     #[command(flatten)]
     device: super::DeviceArgs,
@@ -59,6 +66,7 @@ impl DemoArgs {
             out: Some(self.out.clone()),
             learning_rate: Some(2e-3),
             epochs: Some(2),
+            max_steps: self.max_steps,
             batch_size: Some(1),
             max_length: Some(320),
             resume: Some(true),
@@ -86,7 +94,7 @@ pub fn run(args: DemoArgs) -> Result<i32> {
         let proposal = "give --model an instruction-tuned model, such as SmolLM2-135M-Instruct";
         return Err(Error::bad_input(&spec, "the model has no chat template, so no question can be put to it", proposal));
     };
-    let questions = lesson::held_out_questions()?;
+    let questions = some_of(lesson::held_out_questions()?, args.questions as usize);
     let data = write_lesson(&args.out)?;
     let prepared = Prepared::new(args.recipe(&spec, data).resolve()?, &model)?;
     let mut device = Device::open_for(args.device.device.as_deref(), args.device.matmul)?;
@@ -124,6 +132,13 @@ fn fetch() -> Result<String> {
     Ok(path.to_string_lossy().into_owned())
 }
 
+/// So many of the questions, evenly from the first to the last.
+fn some_of(questions: Vec<Question>, count: usize) -> Vec<Question> {
+    let all = questions.len();
+    let chosen = |index: usize| (0..count).any(|taken| taken * all / count == index);
+    questions.into_iter().enumerate().filter(|&(index, _)| chosen(index)).map(|(_, question)| question).collect()
+}
+
 /// Writes the data of the lesson into the output folder, where a reader can look at it; returns the path of the training data.
 fn write_lesson(out: &Path) -> Result<PathBuf> {
     let failed = |error: std::io::Error| {
@@ -154,24 +169,18 @@ fn ask(
 ) -> Result<Vec<String>> {
     let mut generator = Generator::new(weights, &model.files.config, adapter, CONTEXT)?;
     let mut sampler = Sampler::new(Sampling { temperature: 0.0, top_k: None, top_p: None, seed: 0 })?;
-    let ends = model.tokenizer.eos_token_ids();
-    let bar = if std::io::stderr().is_terminal() {
-        indicatif::ProgressBar::new(questions.len() as u64).with_prefix("asking")
-    } else {
-        indicatif::ProgressBar::hidden()
-    };
-    let style = indicatif::ProgressStyle::with_template("{prefix} {bar:28} {pos}/{len}");
-    bar.set_style(style.unwrap_or_else(|_| indicatif::ProgressStyle::default_bar()));
+    let ends = end_tokens(&model.tokenizer, Some(template), None, true)?;
+    let bar = Counter::of("questions asked");
     let mut answers = Vec::with_capacity(questions.len());
     for question in questions {
         let prompt = encode_prompt(&model.tokenizer, template, &[Message::new("user", &question.text)])?;
-        let tokens = generator.generate(&prompt, &mut sampler, MAX_NEW_TOKENS, ends, |_| Ok(()))?;
+        let tokens = generator.generate(&prompt, &mut sampler, MAX_NEW_TOKENS, &ends, |_| Ok(()))?;
         let text = model.tokenizer.decode(&tokens, true)?;
         let more = if tokens.last().is_some_and(|last| ends.contains(last)) { "" } else { " ..." };
         answers.push(text.split_whitespace().collect::<Vec<_>>().join(" ") + more);
-        bar.inc(1);
+        bar.at(answers.len() as u64, questions.len() as u64);
     }
-    bar.finish_and_clear();
+    bar.finish();
     Ok(answers)
 }
 
@@ -182,8 +191,9 @@ fn right(questions: &[Question], answers: &[String]) -> usize {
 /// Some of the questions with their answers, and how many of all are right.
 fn shown(questions: &[Question], answers: &[String]) -> String {
     let mut text = String::new();
-    for shown in 0..SHOWN {
-        let index = shown * questions.len() / SHOWN;
+    let count = SHOWN.min(questions.len());
+    for shown in 0..count {
+        let index = shown * questions.len() / count;
         let mark = if questions[index].is_answered_by(&answers[index]) { '+' } else { '-' };
         text += &format!("  {mark} {}\n      {}\n", questions[index].text, answers[index]);
     }

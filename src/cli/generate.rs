@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use graftling::data::conversation::encode_prompt;
-use graftling::generate::{Sampler, Sampling};
+use graftling::generate::{Sampler, Sampling, end_tokens};
 use graftling::model::opened::OpenModel;
 use graftling::session::Use;
 use graftling::text::Message;
@@ -74,15 +74,17 @@ pub fn run(args: GenerateArgs) -> Result<()> {
     let session = args.device.session(&model, args.adapter.as_deref(), &[Use::Generate { context }])?;
     let mut generator = session.generator(context)?;
 
-    let ends = model.tokenizer.eos_token_ids();
+    let (template, folder) = (model.template.as_ref(), args.adapter.as_deref());
+    let ends = end_tokens(&model.tokenizer, template, folder, args.chat.is_some())?;
     let mut stream = model.tokenizer.decode_stream();
     let mut text = String::new();
     let mut give = |piece: Option<String>| -> Result<()> {
+        model.tokenizer.stopped()?;
         let piece = piece.unwrap_or_default();
         text.push_str(&piece);
         if args.json { Ok(()) } else { super::print(&piece) }
     };
-    let tokens = generator.generate(&prompt, &mut sampler, args.max_new_tokens, ends, |id| match ends.contains(&id) {
+    let tokens = generator.generate(&prompt, &mut sampler, args.max_new_tokens, &ends, |id| match ends.contains(&id) {
         true => Ok(()),
         false => give(stream.push(id)),
     })?;

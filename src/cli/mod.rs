@@ -4,6 +4,7 @@
 //! to standard error.
 
 mod bench;
+mod counter;
 mod demo;
 mod doctor;
 mod eval;
@@ -17,6 +18,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use clap::{Args, Parser, Subcommand};
+use counter::Counter;
 use graftling::cache::cache_folder;
 use graftling::gpu::{Arithmetic, Device};
 use graftling::graph::Graph;
@@ -26,7 +28,6 @@ use graftling::plan::autotune::{BUDGET, Choice, Sources, tune};
 use graftling::session::{Session, SessionOptions, Use, Watch};
 use graftling::train::options::WeightStorage;
 use graftling::{Error, Result, terminal};
-use indicatif::ProgressBar;
 use serde_json::Value;
 
 /// LoRA fine-tuning of Llama-style language models on any GPU that Vulkan, Metal or DX12 drives
@@ -162,8 +163,8 @@ impl DeviceArgs {
         };
         let bars = Bars { tuning: tuning_bar(), loading: loading_bar() };
         let session = Session::open(model, adapter, &options, uses, &bars);
-        bars.tuning.finish_and_clear();
-        bars.loading.finish_and_clear();
+        bars.tuning.finish();
+        bars.loading.finish();
         session
     }
 
@@ -181,53 +182,41 @@ impl DeviceArgs {
 
 /// How far opening a session is.
 struct Bars {
-    tuning: ProgressBar,
-    loading: ProgressBar,
+    tuning: Counter,
+    loading: Counter,
 }
 
 impl Watch for Bars {
     fn tuning(&self, done: usize, total: usize) {
-        self.tuning.set_length(total as u64);
-        self.tuning.set_position(done as u64);
+        self.tuning.at(done as u64, total as u64);
     }
 
     fn loading(&self, done: u64, total: u64) {
-        self.loading.set_length(total);
-        self.loading.set_position(done);
+        self.loading.at(done, total);
     }
 }
 
-fn bar(template: &str) -> ProgressBar {
-    let style = indicatif::ProgressStyle::with_template(template);
-    ProgressBar::new(0).with_style(style.unwrap_or_else(|_| indicatif::ProgressStyle::default_bar()))
+/// Shows the choice of kernels, which is silent where it need not measure.
+fn tuning_bar() -> Counter {
+    Counter::of("choosing kernels for this GPU, once")
 }
 
-fn tuning_bar() -> ProgressBar {
-    bar("choosing kernels for this GPU, once {bar:28} {pos}/{len}")
-}
-
-fn loading_bar() -> ProgressBar {
-    bar("loading {bar:28} {bytes}/{total_bytes}")
+fn loading_bar() -> Counter {
+    Counter::of_bytes("loading")
 }
 
 /// Calls `tune` with what shows how far it is, once it has to measure.
 fn with_tuning_bar<T>(tune: impl FnOnce(&(dyn Fn(usize, usize) + Sync)) -> T) -> T {
     let bar = tuning_bar();
-    let result = tune(&|done, total| {
-        bar.set_length(total as u64);
-        bar.set_position(done as u64);
-    });
-    bar.finish_and_clear();
+    let result = tune(&|done, total| bar.at(done as u64, total as u64));
+    bar.finish();
     result
 }
 
 /// Sends the model's weights to the GPU, with a word on standard error when it takes long enough to be noticed.
 fn upload(model: &OpenModel, weight_type: WeightType, device: Arc<Device>) -> Result<Arc<DeviceWeights>> {
     let bar = loading_bar();
-    let weights = model.upload(device, weight_type, |done, total| {
-        bar.set_length(total);
-        bar.set_position(done);
-    });
-    bar.finish_and_clear();
+    let weights = model.upload(device, weight_type, |done, total| bar.at(done, total));
+    bar.finish();
     weights
 }

@@ -70,6 +70,7 @@ pub fn run(args: TrainArgs) -> Result<i32> {
     if args.dry_run {
         let colour = terminal::has_colour(&std::io::stdout());
         super::printed(terminal::print_coloured(&prepared.preview(PREVIEWED_RECORDS, colour)))?;
+        model.tokenizer.stopped()?;
         return Ok(0);
     }
     say(&format!("{}\n{}", prepared.data_reports(), prepared.summary().trim_end()));

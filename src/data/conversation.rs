@@ -13,12 +13,15 @@
 //! A turn that neither way finds is an error. The whole text is then encoded *once*, and tokens are supervised by the
 //! characters they stand for: pieces that were tokenised apart and joined would have other ids.
 //!
-//! What a user's text cannot do is to begin or end a turn: special tokens that the template (or the tokenizer, as BOS or
-//! EOS) uses for structure are encoded as plain characters where they occur inside a message. Other special tokens in a
-//! message, say a marker that the model was trained on, are left as they are.
+//! A turn ends with the special token that the template writes after it, be it with the turn or only when the next one begins.
+//! That token is supervised; a turn without one is counted, as the model cannot learn from it to stop.
+//!
+//! What a message cannot do is to begin or end a turn: what looks like a special token in it is encoded as plain characters
+//! ([`super::marked`]).
 
 use std::ops::Range;
 
+use super::marked::{Marked, Unmarked};
 use crate::text::{ChatTemplate, Encoded, Message, TemplateInputs, Tokenizer};
 use crate::{Error, Result};
 
@@ -32,17 +35,32 @@ pub struct Conversation {
     pub supervised: Vec<bool>,
     /// How many assistant turns are context only since the template does not write them as the record has them.
     pub rewritten_turns: usize,
-    /// How many messages hold a special token of the template, which became plain text.
+    /// How many messages hold the name of a special token, which became plain text.
     pub neutralised_messages: usize,
+    /// The special tokens that end learned turns, each once.
+    pub turn_ends: Vec<u32>,
+    /// How many learned turns end with none.
+    pub unended_turns: usize,
 }
 
 /// The token ids of `messages` with the prompt that asks the assistant to speak, for generation. Special tokens inside
 /// messages are treated as in training.
 pub fn encode_prompt(tokenizer: &Tokenizer, template: &ChatTemplate, messages: &[Message]) -> Result<Vec<u32>> {
-    let inputs = &TemplateInputs::default();
-    let view = View { template, messages, inputs, text: template.render(messages, true)?, generation: true };
-    let (literal, _) = view.structure_in_messages(tokenizer)?;
-    Ok(tokenizer.encode_literally(&view.text, &literal)?.ids)
+    let inputs = TemplateInputs::default();
+    let view = View::new(tokenizer, template, messages, &inputs, true)?;
+    Ok(tokenizer.encode_literally(&view.text, &view.literal)?.ids)
+}
+
+/// The special token that the template writes after what the assistant says, if it writes one.
+pub fn turn_end(tokenizer: &Tokenizer, template: &ChatTemplate) -> Option<u32> {
+    let messages = [Message::new("user", "graftling"), Message::new("assistant", "graftlingq")];
+    let inputs = TemplateInputs::default();
+    let view = View::new(tokenizer, template, &messages, &inputs, false).ok()?;
+    let encoded = tokenizer.encode_with_ranges(&view.text, false).ok()?;
+    let end = view.text.rfind("graftlingq")? + "graftlingq".len();
+    let after = overlapping(&encoded, &(end..view.text.len()));
+    let next = after.into_iter().find(|&at| !blank(&view.text, &encoded, at))?;
+    tokenizer.is_special(encoded.ids[next]).then(|| encoded.ids[next])
 }
 
 /// Renders and encodes `messages`, and marks what the assistant wrote.
@@ -60,35 +78,75 @@ pub fn encode_with(
     messages: &[Message],
     inputs: &TemplateInputs,
 ) -> Result<Conversation> {
-    let text = template.render_with(messages, inputs, false)?;
-    let view = View { template, messages, inputs, text, generation: false };
-    let (literal, neutralised_messages) = view.structure_in_messages(tokenizer)?;
-    let encoded = tokenizer.encode_literally(&view.text, &literal)?;
-    let mut supervised = vec![false; encoded.ids.len()];
-    let mut rewritten_turns = 0;
+    not_too_long(messages)?;
+    let view = View::new(tokenizer, template, messages, inputs, false)?;
+    let encoded = tokenizer.encode_literally(&view.text, &view.literal)?;
+    let special = |at: usize| tokenizer.is_special(encoded.ids[at]);
+    let next_mark = |from: usize| {
+        let next = (from..encoded.ids.len()).find(|&at| !blank(&view.text, &encoded, at));
+        next.filter(|&at| special(at))
+    };
+    // The tokens of each learned turn. Those found exactly end as the template ends them at this place.
+    let (mut exact, mut placed, mut rewritten_turns) = (Vec::new(), Vec::new(), 0);
     for (index, _) in messages.iter().enumerate().filter(|(_, message)| message.role == "assistant" && message.learned) {
         match view.turn(index)? {
             Turn::Exact(span) => {
                 let tokens = without_tail(tokenizer, &view.text, &encoded, overlapping(&encoded, &span));
-                let shows_nothing =
-                    tokens.clone().all(|at| tokenizer.is_special(encoded.ids[at]) || blank(&view.text, &encoded, at));
+                let shows_nothing = tokens.clone().all(|at| special(at) || blank(&view.text, &encoded, at));
                 if shows_nothing && !messages[index].content.trim().is_empty() {
                     return Err(view.lost(index));
                 }
-                supervised[tokens].fill(true);
+                exact.push(tokens);
             }
             Turn::Placed(span) => {
                 let mut tokens = overlapping(&encoded, &span);
-                let end = (tokens.end..encoded.ids.len()).find(|&at| !blank(&view.text, &encoded, at));
-                if let Some(end) = end.filter(|&at| tokenizer.is_special(encoded.ids[at])) {
-                    tokens.end = end + 1;
-                }
-                supervised[tokens].fill(true);
+                tokens.end = next_mark(tokens.end).map_or(tokens.end, |end| end + 1);
+                placed.push(tokens);
             }
             Turn::Rewritten => rewritten_turns += 1,
         }
     }
-    Ok(Conversation { text: view.text, encoded, supervised, rewritten_turns, neutralised_messages })
+    let end_of = |tokens: &Range<usize>| tokens.clone().next_back().filter(|&at| special(at)).map(|at| encoded.ids[at]);
+    // Where the template ends a turn only when the next one begins, the next mark is the end if it is known as one.
+    let mut ends: Vec<u32> = exact.iter().filter_map(end_of).collect();
+    ends.extend(tokenizer.eos_token_ids().iter().chain(tokenizer.end_marks()));
+    for tokens in exact.iter_mut().filter(|tokens| end_of(tokens).is_none()) {
+        if let Some(end) = next_mark(tokens.end).filter(|&at| ends.contains(&encoded.ids[at])) {
+            tokens.end = end + 1;
+        }
+    }
+    let mut supervised = vec![false; encoded.ids.len()];
+    let (mut turn_ends, mut unended_turns) = (Vec::new(), 0);
+    for tokens in exact.into_iter().chain(placed) {
+        match end_of(&tokens) {
+            Some(end) if turn_ends.contains(&end) => {}
+            Some(end) => turn_ends.push(end),
+            None => unended_turns += 1,
+        }
+        supervised[tokens].fill(true);
+    }
+    let neutralised_messages = view.marked.count;
+    Ok(Conversation { text: view.text, encoded, supervised, rewritten_turns, neutralised_messages, turn_ends, unended_turns })
+}
+
+/// Following the turns renders the conversation about twice for each turn of the assistant, which takes time that grows with the square
+/// of their number: seconds at this bound.
+fn not_too_long(messages: &[Message]) -> Result<()> {
+    const MOST_BYTES: usize = 1 << 30;
+    /// What a message costs besides its text.
+    const A_MESSAGE: usize = 512;
+    let turns = messages.iter().filter(|message| message.role == "assistant").count();
+    let text: usize = messages.iter().map(Message::size).sum();
+    let rendered = messages.len().saturating_mul(A_MESSAGE).saturating_add(text).saturating_mul(turns);
+    if rendered <= MOST_BYTES {
+        return Ok(());
+    }
+    let problem = format!(
+        "a conversation of {} messages ({turns} of them the assistant's) and {} KiB is too long to find what the assistant wrote",
+        messages.len(),
+        text >> 10
+    );
+    Err(Error::bad_input("messages", problem, "split the conversation into several records, of at most a thousand messages each"))
 }
 
 /// Where a turn stands in the text of the whole conversation.
@@ -104,14 +162,33 @@ enum Turn {
 struct View<'a> {
     template: &'a ChatTemplate,
     messages: &'a [Message],
-    inputs: &'a TemplateInputs,
+    marked: Marked,
     /// All messages, rendered.
     text: String,
+    /// Where the text is not what it looks like: the names of special tokens inside messages.
+    literal: Vec<Range<usize>>,
     /// Whether `text` ends with the generation prompt.
     generation: bool,
 }
 
-impl View<'_> {
+impl<'a> View<'a> {
+    fn new(
+        tokenizer: &Tokenizer,
+        template: &'a ChatTemplate,
+        messages: &'a [Message],
+        inputs: &TemplateInputs,
+        generation: bool,
+    ) -> Result<Self> {
+        let marked = Marked::of(messages, inputs, tokenizer);
+        let Unmarked { text, literal } = marked.unmark(template.render_with(&marked.messages, &marked.inputs, generation)?);
+        Ok(Self { template, messages, marked, text, literal, generation })
+    }
+
+    /// What the template makes of `messages`, which are some of those with marks.
+    fn render(&self, messages: &[Message], generation: bool) -> Result<String> {
+        Ok(self.marked.unmark(self.template.render_with(messages, &self.marked.inputs, generation)?).text)
+    }
+
     fn turn(&self, index: usize) -> Result<Turn> {
         if let Some(span) = self.between_prefixes(index) {
             return Ok(Turn::Exact(span));
@@ -123,11 +200,11 @@ impl View<'_> {
 
     fn between_prefixes(&self, index: usize) -> Option<Range<usize>> {
         // A template may refuse the shorter conversation; then this way is closed, which is no error.
-        let before = self.template.render_with(&self.messages[..index], self.inputs, true).ok()?;
+        let before = self.render(&self.marked.messages[..index], true).ok()?;
         let end = if index + 1 == self.messages.len() {
             self.text.len()
         } else {
-            let through = self.template.render_with(&self.messages[..=index], self.inputs, false).ok()?;
+            let through = self.render(&self.marked.messages[..=index], false).ok()?;
             self.text.starts_with(&through).then_some(through.len())?
         };
         (self.text.starts_with(&before) && before.len() <= end).then_some(before.len()..end)
@@ -139,53 +216,15 @@ impl View<'_> {
         while self.messages.iter().any(|message| message.content.contains(&stand_in)) {
             stand_in += "q";
         }
-        let mut messages = self.messages.to_vec();
+        let mut messages = self.marked.messages.clone();
         messages[index].content.clone_from(&stand_in);
-        let replaced = self.template.render_with(&messages, self.inputs, self.generation).ok()?;
+        let replaced = self.render(&messages, self.generation).ok()?;
         let (before, after) = replaced.split_once(&stand_in)?;
         let fits = !after.contains(&stand_in)
             && before.len() + after.len() <= self.text.len()
             && self.text.starts_with(before)
             && self.text.ends_with(after);
         fits.then(|| before.len()..self.text.len() - after.len())
-    }
-
-    /// Where the template's own special tokens stand inside messages, and in how many messages.
-    fn structure_in_messages(&self, tokenizer: &Tokenizer) -> Result<(Vec<Range<usize>>, usize)> {
-        let special = tokenizer.special_tokens();
-        let holds_special = |message: &Message| special.iter().any(|(_, text)| message.content.contains(text.as_str()));
-        if !self.messages.iter().any(holds_special) {
-            return Ok((Vec::new(), 0));
-        }
-        // What the template writes around empty messages is its structure.
-        let mut empty = self.messages.to_vec();
-        for message in &mut empty {
-            if holds_special(message) {
-                message.content = "graftling".to_string();
-            }
-        }
-        let bare = self.template.render_with(&empty, self.inputs, self.generation)?;
-        let mut structure = tokenizer.encode(&bare, false)?;
-        structure.retain(|&id| tokenizer.is_special(id));
-        structure.extend(tokenizer.bos_token_id().iter().chain(tokenizer.eos_token_ids()));
-        let mut literal = Vec::new();
-        for (index, message) in self.messages.iter().enumerate().filter(|(_, message)| holds_special(message)) {
-            let forged = special.iter().find(|(id, text)| structure.contains(id) && message.content.contains(text.as_str()));
-            if let Some((_, token)) = forged {
-                literal.push(self.content(index).ok_or_else(|| {
-                    Error::bad_input(
-                        format!("messages[{index}]"),
-                        format!(
-                            "the content holds `{token}`, which the chat template uses to mark turns, and the template does \
-                                 not show where the content ends"
-                        ),
-                        "remove or rewrite this token in the message",
-                    )
-                })?);
-            }
-        }
-        let count = literal.len();
-        Ok((literal, count))
     }
 
     fn lost(&self, index: usize) -> Error {

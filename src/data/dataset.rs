@@ -13,13 +13,15 @@
 //! * `input_ids`, `labels`: as given; without `labels`, all.
 //!
 //! For `prompt`/`completion` and `text`, BOS comes first if the tokenizer puts it there, and EOS is appended and supervised
-//! unless the text ends with one already: both as TRL's SFTTrainer does.
+//! unless the text ends with one already: both as TRL's SFTTrainer does. A text that begins with BOS itself gets no second one,
+//! and one that ends with EOS and white space (as chat templates write) no second EOS.
 //!
 //! The first token of an example is predicted by nothing, so a label on it teaches nothing and is not counted.
 //! An example longer than `max_length` keeps its beginning, as in TRL, unless [`LongRecords`] says something else.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
@@ -30,7 +32,7 @@ use super::record::{self, Parsed, Place, Record};
 use super::report::DataReport;
 use super::source::SourceFile;
 use super::{conversation, tool_calls};
-use crate::text::{ChatTemplate, Encoded, Message, TemplateInputs, Tokenizer};
+use crate::text::{ChatTemplate, Encoded, Message, TemplateInputs, Tokenizer, marks};
 use crate::{Error, Result};
 
 /// One record as tokens.
@@ -117,6 +119,10 @@ struct Encoding {
     unseen: Vec<&'static str>,
     passed_over: Vec<String>,
     held_out: bool,
+    /// The special tokens that end what is learned.
+    ends: Vec<u32>,
+    /// Whether something learned has no such end.
+    unended: bool,
 }
 
 /// Reads one file and encodes its records. `template` is needed for `messages` only.
@@ -145,6 +151,12 @@ pub fn load_files(
     let files = paths.iter().map(|path| SourceFile::open(path)).collect::<Result<Vec<_>>>()?;
     let all: Vec<(usize, usize)> =
         files.iter().enumerate().flat_map(|(file, records)| (0..records.len()).map(move |record| (file, record))).collect();
+    // What the template writes is checked once, when a conversation needs it.
+    let split = OnceLock::new();
+    let check = |template: &ChatTemplate| match split.get_or_init(|| marks::split_in_template(tokenizer, template)) {
+        Some(mark) => Err(marks::refusal(tokenizer, mark)),
+        None => Ok(()),
+    };
     // In parallel, but the order and the first error are those of the files.
     let encoded: Vec<Result<Encoding>> = all
         .par_iter()
@@ -152,6 +164,9 @@ pub fn load_files(
             let (place, raw) = files[file].record(record);
             let Parsed { record, passed_over } = record::parse(place, raw, tokenizer.vocab_size())?;
             let held_out = options.eval_split.is_some_and(|share| is_held_out(&record, share));
+            if let (Record::Messages { .. } | Record::Instruction { .. }, Some(template)) = (&record, template) {
+                check(template)?;
+            }
             Ok(Encoding { passed_over, held_out, ..encode(place, record, tokenizer, template)? })
         })
         .collect();
@@ -185,7 +200,9 @@ struct Builder {
 
 impl Builder {
     fn push(&mut self, line: usize, encoding: Encoding) {
-        let Encoding { mut input_ids, mut labels, can_be_split, rewritten, neutralised, unseen, passed_over, .. } = encoding;
+        let Encoding {
+            mut input_ids, mut labels, can_be_split, rewritten, neutralised, unseen, passed_over, ends, unended, ..
+        } = encoding;
         let LoadOptions { max_length, long_records, .. } = self.options;
         let report = &mut self.report;
         let supervised = |labels: &[Option<u32>]| labels.iter().skip(1).flatten().count();
@@ -205,6 +222,10 @@ impl Builder {
             report.empty_mask.push(line);
             return;
         }
+        if unended {
+            report.unended.push(line);
+        }
+        report.turn_ends.extend(ends);
         if input_ids.len() > max_length {
             match long_records {
                 LongRecords::Split if can_be_split => {
@@ -254,6 +275,8 @@ impl Builder {
 
     fn finish(mut self) -> Result<Dataset> {
         self.report.examples = self.examples.len();
+        self.report.turn_ends.sort_unstable();
+        self.report.turn_ends.dedup();
         let Self { report, examples, .. } = self;
         if examples.is_empty() {
             return Err(Error::bad_input(
@@ -268,8 +291,8 @@ impl Builder {
 
 fn encode(place: Place<'_>, record: Record, tokenizer: &Tokenizer, template: Option<&ChatTemplate>) -> Result<Encoding> {
     let of_text = |text: &str, learned: Range<usize>, can_be_split: bool| {
-        let (input_ids, labels) = plain(tokenizer, text, learned).map_err(|cause| at(place, cause))?;
-        Ok(Encoding::new(input_ids, labels, can_be_split))
+        let encoding = plain(tokenizer, text, learned).map_err(|cause| at(place, cause))?;
+        Ok(Encoding { can_be_split, ..encoding })
     };
     match record {
         Record::Tokens { input_ids, labels } => {
@@ -319,13 +342,24 @@ fn of_messages(
     let ids = conversation.encoded.ids;
     let labels = ids.iter().zip(conversation.supervised).map(|(id, learned)| learned.then_some(*id)).collect();
     let (rewritten, neutralised) = (conversation.rewritten_turns > 0, conversation.neutralised_messages > 0);
-    Ok(Encoding { rewritten, neutralised, unseen, ..Encoding::new(ids, labels, false) })
+    let (ends, unended) = (conversation.turn_ends, conversation.unended_turns > 0);
+    Ok(Encoding { rewritten, neutralised, unseen, ends, unended, ..Encoding::new(ids, labels, false) })
 }
 
 impl Encoding {
     fn new(input_ids: Vec<u32>, labels: Vec<Option<u32>>, can_be_split: bool) -> Self {
-        let (unseen, passed_over) = (Vec::new(), Vec::new());
-        Self { input_ids, labels, can_be_split, rewritten: false, neutralised: false, unseen, passed_over, held_out: false }
+        Self {
+            input_ids,
+            labels,
+            can_be_split,
+            rewritten: false,
+            neutralised: false,
+            unseen: Vec::new(),
+            passed_over: Vec::new(),
+            held_out: false,
+            ends: Vec::new(),
+            unended: false,
+        }
     }
 }
 
@@ -342,18 +376,32 @@ fn alpaca_prompt(instruction: &str, input: &str) -> String {
 }
 
 /// Text without a template: the bytes `learned` are supervised, and so is the EOS that is appended.
-fn plain(tokenizer: &Tokenizer, text: &str, learned: Range<usize>) -> Result<(Vec<u32>, Vec<Option<u32>>)> {
+fn plain(tokenizer: &Tokenizer, text: &str, learned: Range<usize>) -> Result<Encoding> {
+    let end = tokenizer.eos_token_id().and_then(|id| tokenizer.token(id));
+    if let Some(end) = end.filter(|end| text.contains(end.as_str()) && marks::is_split(tokenizer, end)) {
+        return Err(marks::refusal(tokenizer, &end));
+    }
     let Encoded { mut ids, ranges } = tokenizer.encode_with_ranges(text, true)?;
     let mut labels: Vec<Option<u32>> =
         ids.iter().zip(&ranges).map(|(id, range)| (range.end > learned.start && range.end > 0).then_some(*id)).collect();
     let ends = ids.last().is_some_and(|id| tokenizer.eos_token_ids().contains(id));
     if ends && let (Some(label), Some(id)) = (labels.last_mut(), ids.last()) {
         *label = Some(*id);
-    } else if let Some(eos) = tokenizer.eos_token_id() {
+    } else if !ends_before_blanks(tokenizer, text, &ids, &ranges)
+        && let Some(eos) = tokenizer.eos_token_id()
+    {
         ids.push(eos);
         labels.push(Some(eos));
     }
-    Ok((ids, labels))
+    let unended = !labels.iter().flatten().any(|id| tokenizer.is_special(*id));
+    Ok(Encoding { unended, ..Encoding::new(ids, labels, false) })
+}
+
+/// Whether a text that a chat template wrote already ends with an end token, but for a line end after it.
+fn ends_before_blanks(tokenizer: &Tokenizer, text: &str, ids: &[u32], ranges: &[Range<usize>]) -> bool {
+    let blank = |range: &Range<usize>| text.get(range.clone()).is_some_and(|piece| piece.trim().is_empty());
+    let last = ids.iter().zip(ranges).rev().find(|(id, range)| tokenizer.is_special(**id) || !blank(range));
+    last.is_some_and(|(id, _)| tokenizer.eos_token_ids().contains(id))
 }
 
 /// The same error with the record's line before its own place.

@@ -4,6 +4,7 @@
 //! * [`record`]: what one record says, read strictly, with errors that name file, line and column; `turns`: its messages;
 //!   `tool_calls`: calls in the form that the template reads;
 //! * [`conversation`]: which characters of a rendered conversation the assistant wrote;
+//! * `marked`: what in a message looks like a special token, kept apart from the template's own;
 //! * [`dataset`]: [`load_files`] makes [`Example`]s with a loss mask, and a [`DataReport`] of what could not be used; `held_out`: which
 //!   records are not trained on; [`long`]: what becomes of those that are longer than a row;
 //! * [`sampler`]: [`Sampler`] decides which examples go into which step, from a seed alone, and can continue anywhere;
@@ -15,6 +16,7 @@ pub mod conversation;
 pub mod dataset;
 mod held_out;
 pub mod long;
+mod marked;
 pub mod preview;
 pub mod record;
 pub mod report;

@@ -18,16 +18,20 @@ struct Marks {
 
 const COLOR: Marks =
     Marks { supervised: ("\x1b[1;32m", "\x1b[0m"), context: ("\x1b[2m", "\x1b[0m"), special: ("\x1b[7m", "\x1b[27m") };
-const PLAIN: Marks = Marks { supervised: ("⟦", "⟧"), context: ("", ""), special: ("", "") };
+const PLAIN: Marks = Marks { supervised: ("⟦", "⟧"), context: ("", ""), special: ("⟨", "⟩") };
+/// Brackets that stand for something, and are escaped where the data has them.
+const BRACKETS: [char; 4] = ['⟦', '⟧', '⟨', '⟩'];
 
 /// The first `n` examples, then the report. Supervised tokens are green on a terminal (`color`) and in ⟦brackets⟧ without
-/// colour; special tokens are written out, on a terminal in reverse. `⏎` is a line end. Control characters of the data are
-/// shown as escapes, so that a record cannot drive the terminal.
+/// colour; special tokens are written out, on a terminal in reverse and otherwise in ⟨brackets⟩, so that one that was cut into
+/// text can be seen. `⏎` is a line end. Control characters of the data, and these brackets, are shown as escapes, so that a
+/// record cannot drive the terminal or look like what it is not.
 pub fn preview(dataset: &Dataset, tokenizer: &Tokenizer, n: usize, color: bool) -> String {
     let marks = if color { &COLOR } else { &PLAIN };
     let mut out = String::new();
     let legend = if color { "\x1b[1;32mgreen\x1b[0m" } else { "⟦in these brackets⟧" };
-    out += "What the model will read, all of it, special tokens included.\n";
+    let special = format!("{}special tokens{}", marks.special.0, marks.special.1);
+    out += &format!("What the model will read, all of it; {special} are one token each, all else is text.\n");
     out += &format!("What it learns to write is {legend}; all else is only read. ⏎ marks a line end.\n\n");
     for (number, example) in dataset.examples.iter().take(n).enumerate() {
         let (tokens, supervised) = (example.input_ids.len(), example.supervised_tokens());
@@ -38,7 +42,10 @@ pub fn preview(dataset: &Dataset, tokenizer: &Tokenizer, n: usize, color: bool) 
             out += &format!("   (cut here: the record is longer than --max-length {})\n", dataset.report.max_length);
         }
         if dataset.report.neutralised.contains(&line) {
-            out += "   (a message contains a special token of the template: it is read as plain characters and ends no turn)\n";
+            out += "   (a message contains the name of a special token: it is read as plain characters)\n";
+        }
+        if dataset.report.unended.contains(&line) {
+            out += "   (no end token is learned here: the model will not learn to stop)\n";
         }
         if dataset.report.rewritten_turns.contains(&line) {
             out += "   (the chat template rewrites an earlier assistant turn: that turn is read, not learned)\n";
@@ -109,6 +116,7 @@ impl Canvas<'_> {
                 }
                 '\t' => self.out.push('⇥'),
                 // Also the characters that reverse the direction of the text around them.
+                bracket if BRACKETS.contains(&bracket) => self.out.extend(bracket.escape_unicode()),
                 control if control.is_control() || matches!(control, '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}') => {
                     self.out.extend(control.escape_unicode());
                 }

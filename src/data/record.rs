@@ -61,6 +61,9 @@ const MEDIA: &str = "images, audio and video cannot be used: remove the records 
 /// Keys of preference data.
 const PREFERENCE: [&str; 2] = ["chosen", "rejected"];
 
+/// Bytes of the longest record. As a tree of values, and then as tokens, it takes up to a hundred times as much memory.
+const LONGEST: usize = 16 << 20;
+
 /// A record as it stands in the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Record {
@@ -115,6 +118,10 @@ pub fn parse(place: Place<'_>, raw: Raw<'_>, vocab_size: usize) -> Result<Parsed
 
 /// The JSON object of a line, or of an element of a list.
 fn object(place: Place<'_>, bytes: &[u8]) -> Result<Map<String, Value>> {
+    if bytes.len() > LONGEST {
+        let problem = format!("the record has {} MiB, and the longest that is read {} MiB", bytes.len() >> 20, LONGEST >> 20);
+        return Err(place.error(problem, "cut it into several records: a model is trained on --max-length tokens at a time"));
+    }
     let text = std::str::from_utf8(bytes).map_err(|cause| {
         let problem = format!("this is not UTF-8 text (byte {} of the record)", cause.valid_up_to() + 1);
         place.error(problem, "save the file as UTF-8")

@@ -45,6 +45,10 @@ pub struct DataReport {
     pub rewritten_turns: Vec<usize>,
     /// Records with a special token of the template inside a message, encoded as plain text.
     pub neutralised: Vec<usize>,
+    /// The special tokens that end learned turns or texts, by id.
+    pub turn_ends: Vec<u32>,
+    /// Records with something learned after which no end token is learned.
+    pub unended: Vec<usize>,
     /// Records with something that the chat template does not show, by its name.
     pub unseen: BTreeMap<&'static str, Vec<usize>>,
     /// Columns, and keys of messages, that are no part of the record's kind.
@@ -150,6 +154,11 @@ impl fmt::Display for DataReport {
         list(&self.dropped, "left out, longer than --max-length")?;
         list(&self.rewritten_turns, "with assistant turns that the chat template rewrites; these turns are not learned")?;
         list(&self.neutralised, "with a special token inside a message, which is treated as plain text")?;
+        list(
+            &self.unended,
+            "in which no end token is learned: the model will not learn to stop there (the chat template writes none \
+             after what the assistant says, or the model has none)",
+        )?;
         for (what, numbers) in &self.unseen {
             list(numbers, &format!("with {what} that the chat template does not show"))?;
         }

@@ -7,7 +7,7 @@ use std::{
 
 use serde_json::Value;
 
-use super::{TextSource, TokenizerSource, open, safetensors::Safetensors};
+use super::{TextSource, TokenizerSource, open, safetensors::Safetensors, special_tokens};
 use crate::{
     Error, Result,
     architecture::{Architecture, json::token_ids},
@@ -177,19 +177,17 @@ pub fn text(folder: &Path, config: &Architecture) -> Result<TextSource> {
             _ => None,
         }
     };
-    // A token is its text, or an object that describes an added token.
-    let token = |key: &str| {
-        let value = tokenizer_config.get(key)?;
-        value.as_str().or_else(|| value.get("content")?.as_str()).map(str::to_owned)
-    };
+    let tokens = special_tokens::read(folder, &tokenizer_config)?;
+    // Whether BOS goes first is written in tokenizer.json; transformers 5 passes over `add_bos_token` where there is that file.
     Ok(TextSource {
-        tokenizer: TokenizerSource::Json(folder.join("tokenizer.json")),
         chat_template,
-        bos_token: token("bos_token"),
-        eos_token: token("eos_token"),
+        bos_token: tokens.role("bos_token"),
+        eos_token: tokens.role("eos_token"),
         bos_token_id: config.bos_token_id,
         eos_token_ids: config.eos_token_ids.clone(),
-        add_bos: tokenizer_config.get("add_bos_token").and_then(Value::as_bool),
+        named_tokens: tokens.named,
+        added_tokens: tokens.added,
+        ..TextSource::of(TokenizerSource::Json(folder.join("tokenizer.json")))
     })
 }
 
@@ -208,7 +206,7 @@ fn read(path: &Path) -> Result<String> {
 }
 
 /// The JSON in a file that need not be there.
-fn optional_json(path: &Path) -> Result<Option<Value>> {
+pub(super) fn optional_json(path: &Path) -> Result<Option<Value>> {
     if !path.exists() {
         return Ok(None);
     }

@@ -18,6 +18,46 @@ pub struct TextSource {
     pub eos_token_ids: Vec<u32>,
     /// Whether encoding puts the BOS token first, if the files say so in a place other than `tokenizer.json`.
     pub add_bos: Option<bool>,
+    /// All tokens that the files give a role (`bos_token`, `pad_token`, ...), as a chat template sees them.
+    pub named_tokens: Vec<(String, String)>,
+    /// Tokens that stand in other files than `tokenizer.json`, in the order in which they are added to its own.
+    pub added_tokens: Vec<AddedTokenSource>,
+}
+
+impl TextSource {
+    /// A tokenizer about which no other file says anything.
+    pub fn of(tokenizer: TokenizerSource) -> Self {
+        Self {
+            tokenizer,
+            chat_template: None,
+            bos_token: None,
+            eos_token: None,
+            bos_token_id: None,
+            eos_token_ids: Vec::new(),
+            add_bos: None,
+            named_tokens: Vec::new(),
+            added_tokens: Vec::new(),
+        }
+    }
+}
+
+/// A token that is found in the text before anything else happens to it, and how it is found there. The flags are those of
+/// `added_tokens` in `tokenizer.json`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AddedTokenSource {
+    pub content: String,
+    /// Not a part of a longer word.
+    pub single_word: bool,
+    /// Takes the white space before it.
+    pub lstrip: bool,
+    /// Takes the white space after it.
+    pub rstrip: bool,
+    /// Is looked for in the normalised text.
+    pub normalized: bool,
+    /// Is a mark and no text.
+    pub special: bool,
+    /// Counts only where `tokenizer.json` does not list a token of this text itself.
+    pub fallback: bool,
 }
 
 /// Where the tokenizer comes from.

@@ -1,7 +1,10 @@
-//! Talking to the model: [`generator`] runs it token by token with a key/value cache, [`sampling`] chooses the next token.
+//! Talking to the model: [`generator`] runs it token by token with a key/value cache, [`sampling`] chooses the next token,
+//! [`ends`] says when to stop.
 
+pub mod ends;
 pub mod generator;
 pub mod sampling;
 
+pub use ends::end_tokens;
 pub use generator::Generator;
 pub use sampling::{Sampler, Sampling};

@@ -28,6 +28,9 @@ impl OpenModel {
     pub fn open(spec: &str) -> Result<Self> {
         let files = ModelFiles::open(spec)?;
         let tokenizer = Tokenizer::from_source(&files.text)?;
+        for note in tokenizer.notes() {
+            tracing::warn!("{spec}: {note}");
+        }
         let template = ChatTemplate::from_source(&files.text)?;
         Ok(Self { files, tokenizer, template })
     }

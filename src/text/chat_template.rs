@@ -7,13 +7,15 @@
 use std::borrow::Cow;
 use std::io::{self, Write};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
+use minijinja::value::merge_maps;
 use minijinja::{Environment, ErrorKind, Value, context};
 
 use super::message::{Message, TemplateInputs};
 use super::template_check;
 use super::template_functions::{self, RAISED};
+use super::template_rewrite;
 use crate::confined::{Confinement, Limits, Stopped, confined};
 use crate::formats::{TextSource, TokenizerSource};
 use crate::{Error, Result};
@@ -27,7 +29,7 @@ const MAX_MEMORY: usize = 256 << 20;
 const MEMORY_A_BYTE: usize = 64;
 /// How long compiling and one rendering may take, besides a second for each [`BYTES_A_SECOND`] of the messages. A conversation takes
 /// a millisecond; the machine may be busy.
-const TIME: Duration = Duration::from_secs(5);
+const SECONDS: u64 = 5;
 const BYTES_A_SECOND: usize = 1 << 20;
 const NAME: &str = "chat_template";
 
@@ -41,8 +43,9 @@ pub struct ChatTemplate {
 struct Program {
     environment: Environment<'static>,
     origin: String,
-    bos_token: Option<String>,
-    eos_token: Option<String>,
+    source: String,
+    /// `bos_token` and the like, by name.
+    tokens: Vec<(String, String)>,
 }
 
 impl ChatTemplate {
@@ -70,7 +73,9 @@ impl ChatTemplate {
         };
         let bos_token = token(&source.bos_token, source.bos_token_id);
         let eos_token = token(&source.eos_token, source.eos_token_ids.first().copied());
-        Self::compile(&origin, template, bos_token, eos_token).map(Some)
+        let others = source.named_tokens.iter().filter(|(name, _)| !matches!(name.as_str(), "bos_token" | "eos_token"));
+        let tokens = bos_and_eos(bos_token, eos_token).chain(others.cloned()).collect();
+        Self::compile_with(&origin, template, tokens, now()).map(Some)
     }
 
     /// Compiles `template`. `origin` is what messages call it.
@@ -78,9 +83,7 @@ impl ChatTemplate {
     /// `strftime_now` gives the moment of this call in UTC, or the one of the variable `SOURCE_DATE_EPOCH` (seconds since
     /// 1970), so that a template which prints the date can be rendered the same tomorrow.
     pub fn compile(origin: &str, template: &str, bos_token: Option<String>, eos_token: Option<String>) -> Result<Self> {
-        let fixed = std::env::var("SOURCE_DATE_EPOCH").ok().and_then(|seconds| seconds.trim().parse().ok());
-        let clock = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
-        Self::compile_at(origin, template, bos_token, eos_token, fixed.unwrap_or_else(clock))
+        Self::compile_at(origin, template, bos_token, eos_token, now())
     }
 
     /// As [`Self::compile`], with the time that `strftime_now` gives, in seconds since 1970.
@@ -91,9 +94,14 @@ impl ChatTemplate {
         eos_token: Option<String>,
         now: i64,
     ) -> Result<Self> {
+        Self::compile_with(origin, template, bos_and_eos(bos_token, eos_token).collect(), now)
+    }
+
+    /// `tokens`: `bos_token` and the like, by name.
+    fn compile_with(origin: &str, template: &str, tokens: Vec<(String, String)>, now: i64) -> Result<Self> {
+        let limits = Limits::new(SECONDS, template.len(), BYTES_A_SECOND, MAX_MEMORY);
         let (place, template) = (origin.to_string(), template.to_string());
-        let compile = move || Program::compile(place, &template, bos_token, eos_token, now);
-        let limits = Limits { time: TIME, memory: MAX_MEMORY };
+        let compile = move || Program::compile(place, &template, tokens, now);
         let program = confined(limits, compile).map_err(|stopped| unsound(origin, &stopped))??;
         Ok(Self { program: Arc::new(program), confinement: Confinement::default() })
     }
@@ -111,10 +119,8 @@ impl ChatTemplate {
     /// As [`Self::render`], with what a record gives the template beside its messages.
     pub fn render_with(&self, messages: &[Message], inputs: &TemplateInputs, add_generation_prompt: bool) -> Result<String> {
         let given = size(messages, inputs);
-        let limits = Limits {
-            time: TIME + Duration::from_secs((given / BYTES_A_SECOND) as u64),
-            memory: MAX_MEMORY.saturating_add(given.saturating_mul(MEMORY_A_BYTE)),
-        };
+        let memory = MAX_MEMORY.saturating_add(given.saturating_mul(MEMORY_A_BYTE));
+        let limits = Limits::new(SECONDS, given, BYTES_A_SECOND, memory);
         let (program, messages, inputs) = (Arc::clone(&self.program), messages.to_vec(), inputs.clone());
         let rendered = self.confinement.run(limits, move || program.render(&messages, &inputs, add_generation_prompt));
         rendered.map_err(|stopped| unsound(self.origin(), &stopped))?
@@ -125,6 +131,11 @@ impl ChatTemplate {
         self.confinement.stopped().map(|stopped| unsound(self.origin(), stopped))
     }
 
+    /// The template as the file has it.
+    pub fn source(&self) -> &str {
+        &self.program.source
+    }
+
     /// Where the template comes from, as messages name it.
     pub fn origin(&self) -> &str {
         &self.program.origin
@@ -132,7 +143,7 @@ impl ChatTemplate {
 }
 
 impl Program {
-    fn compile(origin: String, template: &str, bos_token: Option<String>, eos_token: Option<String>, now: i64) -> Result<Self> {
+    fn compile(origin: String, template: &str, tokens: Vec<(String, String)>, now: i64) -> Result<Self> {
         if let Some(problem) = template_check::namespace_as_value(template) {
             return Err(unsound(&origin, &Stopped::Panic(problem)));
         }
@@ -144,18 +155,19 @@ impl Program {
         // A template that could import itself would get at its own namespaces as values, past the check above.
         environment.set_path_join_callback(|_, _| Cow::Borrowed("other templates cannot be used"));
         template_functions::install(&mut environment, now);
-        let added = environment.add_template_owned(NAME, template_functions::without_generation_tags(template));
+        let rewritten = template_rewrite::rewritten(template).map_err(|problem| unsound(&origin, &Stopped::Panic(problem)))?;
+        let added = environment.add_template_owned(NAME, rewritten);
         added.map_err(|cause| refused(&origin, &cause))?;
-        Ok(Self { environment, origin, bos_token, eos_token })
+        Ok(Self { environment, origin, source: template.to_string(), tokens })
     }
 
     fn render(&self, messages: &[Message], inputs: &TemplateInputs, add_generation_prompt: bool) -> Result<String> {
         // Python passes the optional parts as None, and leaves tokens that the model lacks undefined.
-        let defined = |token: &Option<String>| token.as_ref().map_or(Value::UNDEFINED, Value::from);
+        let tokens: Value = self.tokens.iter().map(|(name, token)| (name.as_str(), Value::from(token))).collect();
         let context = context! {
             messages => Value::from_serialize(messages), add_generation_prompt,
-            bos_token => defined(&self.bos_token), eos_token => defined(&self.eos_token),
-            tools => Value::from_serialize(&inputs.tools), documents => (), ..Value::from_serialize(&inputs.more),
+            tools => Value::from_serialize(&inputs.tools), documents => (),
+            ..merge_maps([Value::from_serialize(&inputs.more), tokens])
         };
         let mut output =
             Bounded { most: MAX_OUTPUT.saturating_add(size(messages, inputs).saturating_mul(4)), ..Bounded::default() };
@@ -171,6 +183,18 @@ impl Program {
         String::from_utf8(output.bytes)
             .map_err(|_| Error::bad_input(&self.origin, "the chat template does not give UTF-8", PROPOSAL))
     }
+}
+
+/// Those of the two tokens that the model has, by name.
+fn bos_and_eos(bos_token: Option<String>, eos_token: Option<String>) -> impl Iterator<Item = (String, String)> {
+    let tokens = [("bos_token", bos_token), ("eos_token", eos_token)];
+    tokens.into_iter().filter_map(|(name, token)| Some((name.to_string(), token?)))
+}
+
+/// The time that `SOURCE_DATE_EPOCH` fixes, or that it is, in seconds since 1970.
+fn now() -> i64 {
+    let fixed = std::env::var("SOURCE_DATE_EPOCH").ok().and_then(|seconds| seconds.trim().parse().ok());
+    fixed.unwrap_or_else(|| SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64))
 }
 
 /// Bytes of what a template is given, about.

@@ -3,7 +3,8 @@
 //! Two families: `gpt2` is byte-level BPE with explicit merges; `llama` is SentencePiece BPE, whose merges follow from
 //! the scores of the pieces (the piece with the highest score is built first) and whose unknown characters fall back to
 //! byte tokens `<0x00>` .. `<0xFF>`. Token types say which tokens are never made from text by merging: control tokens
-//! (special: `<|im_end|>`) and user-defined ones.
+//! (special: `<|im_end|>`) and user-defined ones. Some converters give marks the type of ordinary tokens; those are known by
+//! their looks ([`super::marks`]), as in llama.cpp.
 
 use tokenizers::decoders::DecoderWrapper;
 use tokenizers::decoders::byte_fallback::ByteFallback;
@@ -17,6 +18,7 @@ use tokenizers::normalizers::unicode::NFC;
 use tokenizers::normalizers::{NormalizerWrapper, Prepend, Sequence as NormalizerSequence};
 use tokenizers::{AddedToken, Tokenizer};
 
+use super::marks;
 use super::pre_tokenizer::PreTokenizer;
 use crate::formats::GgufTokenizer;
 use crate::{Error, Result};
@@ -36,12 +38,21 @@ const LONGEST_TOKEN: usize = 1024;
 
 const CONVERT_AGAIN: &str = "the GGUF file is damaged or was written by a faulty converter: convert or download it again";
 
-/// Builds the tokenizer, and says whether encoding puts BOS first when neither the file nor the user decides.
+/// A tokenizer as a GGUF file describes it.
+pub struct Built {
+    pub tokenizer: Tokenizer,
+    /// Whether encoding puts BOS first when neither the file nor the user decides.
+    pub add_bos: bool,
+    /// Marks that the file types as ordinary tokens; they are control tokens here.
+    pub retyped: Vec<(u32, String)>,
+}
+
+/// Builds the tokenizer.
 ///
 /// # Errors
 /// Another tokenizer model than `gpt2` and `llama`, an unsupported pre-tokenizer, lists of unequal length, a merge that
 /// is not a pair of tokens of the vocabulary.
-pub fn build(source: &GgufTokenizer) -> Result<(Tokenizer, bool)> {
+pub fn build(source: &GgufTokenizer) -> Result<Built> {
     let count = source.tokens.len();
     if count == 0 || count > u32::MAX as usize {
         return Err(Error::bad_input("tokenizer.ggml.tokens", format!("there are {count} tokens"), CONVERT_AGAIN));
@@ -68,7 +79,7 @@ pub fn build(source: &GgufTokenizer) -> Result<(Tokenizer, bool)> {
         }
     };
     // Control tokens are found in the text as it stands, before any normalisation.
-    let mut all_added = Vec::new();
+    let (mut all_added, mut retyped) = (Vec::new(), Vec::new());
     for (id, token) in (0u32..).zip(&source.tokens) {
         let added = |special| AddedToken::from(token.clone(), special).normalized(false);
         let named = [source.bos_token_id, source.eos_token_id, source.unknown_token_id].contains(&Some(id));
@@ -77,13 +88,27 @@ pub fn build(source: &GgufTokenizer) -> Result<(Tokenizer, bool)> {
         match source.token_types.get(id as usize).copied().unwrap_or(untyped) {
             _ if token.is_empty() => {}
             CONTROL | UNKNOWN => all_added.push(added(true)),
+            // User-defined tokens are found whole in any case; only those that end a text must be more.
+            NORMAL | USER_DEFINED if marks::ends_generation(token) => {
+                retyped.push((id, token.clone()));
+                all_added.push(added(true));
+            }
+            NORMAL if marks::looks_special(token) && !written_as_text(&tokenizer, id, token) => {
+                retyped.push((id, token.clone()));
+                all_added.push(added(true));
+            }
             USER_DEFINED => all_added.push(added(false)),
             _ => {}
         }
     }
     // All at once: each call looks at all that were added before.
     tokenizer.add_tokens(&all_added);
-    Ok((tokenizer, add_bos))
+    Ok(Built { tokenizer, add_bos, retyped })
+}
+
+/// Whether merging alone makes this token of its text.
+fn written_as_text(tokenizer: &Tokenizer, id: u32, token: &str) -> bool {
+    tokenizer.encode(token, false).is_ok_and(|encoding| encoding.get_ids() == [id])
 }
 
 fn byte_level_bpe(source: &GgufTokenizer) -> Result<(Tokenizer, bool)> {

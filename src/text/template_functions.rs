@@ -1,147 +1,54 @@
-//! What Hugging Face chat templates may call beside plain Jinja: `raise_exception`, `strftime_now`, `tojson`, methods of
-//! Python's strings and dictionaries, Python's spelling of `None`, `True` and `False`, and the `generation` tag.
+//! What Hugging Face chat templates may call beside plain Jinja: `raise_exception`, `strftime_now`, the filters of
+//! [`super::template_filters`], the methods of [`super::string_methods`], and values printed as Python prints them.
 //!
 //! Behaviour matched: `transformers.utils.chat_template_utils`.
 
-use minijinja::value::{Kwargs, ViaDeserialize};
+use std::collections::BTreeMap;
+
+use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Output, State, Value};
+
+use super::{python_values, string_methods, template_filters};
 
 /// Begins the message of an error that the template itself raised.
 pub(super) const RAISED: &str = "raise_exception: ";
 
 /// Adds everything to `environment`. `now`: seconds since 1970, UTC.
 pub(super) fn install(environment: &mut Environment<'static>, now: i64) {
-    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    environment.set_unknown_method_callback(string_methods::call);
     environment.set_formatter(python_output);
-    environment.add_filter("tojson", tojson);
+    template_filters::install(environment);
+    environment.add_function("namespace", namespace);
     environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
         Err(Error::new(ErrorKind::InvalidOperation, format!("{RAISED}{message}")))
     });
     environment.add_function("strftime_now", move |format: String| strftime(&format, now));
 }
 
+/// `str(value)`, as Jinja2 prints.
 fn python_output(output: &mut Output, state: &State, value: &Value) -> Result<(), Error> {
-    let written = match (value.is_none(), value.kind(), value.is_true()) {
-        (true, _, _) => output.write_str("None"),
-        (_, minijinja::value::ValueKind::Bool, true) => output.write_str("True"),
-        (_, minijinja::value::ValueKind::Bool, false) => output.write_str("False"),
-        _ => return minijinja::escape_formatter(output, state, value),
-    };
-    written.map_err(Error::from)
-}
-
-/// `json.dumps(value, ensure_ascii=False, indent=None)`: a space after `:` and `,`, and no escaping for HTML.
-fn tojson(value: ViaDeserialize<serde_json::Value>, options: Kwargs) -> Result<Value, Error> {
-    let indent: Option<usize> = options.get("indent")?;
-    let ensure_ascii: Option<bool> = options.get("ensure_ascii")?;
-    let sort_keys: Option<bool> = options.get("sort_keys")?;
-    options.assert_all_used()?;
-    let writer = JsonWriter {
-        indent: indent.map(|width| width.min(64)),
-        ascii: ensure_ascii.unwrap_or(false),
-        sorted: sort_keys.unwrap_or(false),
-    };
-    let mut out = String::new();
-    writer.write(&value, 0, &mut out);
-    Ok(Value::from_safe_string(out))
-}
-
-struct JsonWriter {
-    indent: Option<usize>,
-    ascii: bool,
-    sorted: bool,
-}
-
-impl JsonWriter {
-    fn write(&self, value: &serde_json::Value, depth: usize, out: &mut String) {
-        match value {
-            serde_json::Value::Array(items) => self.block('[', ']', items.len(), depth, out, |index, out| {
-                self.write(&items[index], depth + 1, out);
-            }),
-            serde_json::Value::Object(map) => {
-                let mut entries: Vec<_> = map.iter().collect();
-                if self.sorted {
-                    entries.sort_by_key(|(key, _)| *key);
-                }
-                self.block('{', '}', entries.len(), depth, out, |index, out| {
-                    self.string(entries[index].0, out);
-                    out.push_str(": ");
-                    self.write(entries[index].1, depth + 1, out);
-                });
-            }
-            serde_json::Value::String(text) => self.string(text, out),
-            other => out.push_str(&other.to_string()),
+    match value.kind() {
+        ValueKind::None | ValueKind::Bool | ValueKind::Number | ValueKind::Seq | ValueKind::Iterable | ValueKind::Map => {
+            output.write_str(&python_values::str(value)?).map_err(Error::from)
         }
-    }
-
-    fn block(&self, open: char, close: char, count: usize, depth: usize, out: &mut String, item: impl Fn(usize, &mut String)) {
-        let line = |depth: usize, out: &mut String| {
-            if let Some(width) = self.indent {
-                out.push('\n');
-                out.extend(std::iter::repeat_n(' ', width * depth));
-            }
-        };
-        out.push(open);
-        for index in 0..count {
-            if index > 0 {
-                out.push_str(if self.indent.is_some() { "," } else { ", " });
-            }
-            line(depth + 1, out);
-            item(index, out);
-        }
-        if count > 0 {
-            line(depth, out);
-        }
-        out.push(close);
-    }
-
-    fn string(&self, text: &str, out: &mut String) {
-        out.push('"');
-        for character in text.chars() {
-            match character {
-                '"' => out.push_str("\\\""),
-                '\\' => out.push_str("\\\\"),
-                '\n' => out.push_str("\\n"),
-                '\r' => out.push_str("\\r"),
-                '\t' => out.push_str("\\t"),
-                '\u{8}' => out.push_str("\\b"),
-                '\u{c}' => out.push_str("\\f"),
-                control if control < ' ' => out.push_str(&format!("\\u{:04x}", control as u32)),
-                wide if self.ascii && !wide.is_ascii() => {
-                    for unit in wide.encode_utf16(&mut [0; 2]) {
-                        out.push_str(&format!("\\u{unit:04x}"));
-                    }
-                }
-                plain => out.push(plain),
-            }
-        }
-        out.push('"');
+        _ => minijinja::escape_formatter(output, state, value),
     }
 }
 
-/// Hugging Face's `{% generation %}` ... `{% endgeneration %}` marks what the assistant wrote. It prints nothing itself;
-/// written as a condition that always holds, it is plain Jinja on the same line.
-pub(super) fn without_generation_tags(source: &str) -> String {
-    let mut out = String::with_capacity(source.len());
-    let mut rest = source;
-    while let Some(start) = rest.find("{%") {
-        let Some(length) = rest[start + 2..].find("%}") else { break };
-        let end = start + 2 + length;
-        let inside = &rest[start + 2..end];
-        let name = inside.trim_matches(|c: char| c.is_whitespace() || c == '-' || c == '+');
-        out.push_str(&rest[..start + 2]);
-        match name {
-            "generation" | "endgeneration" => {
-                let plain = if name == "generation" { " if true " } else { " endif " };
-                out.extend(inside.chars().next().filter(|c| matches!(c, '-' | '+')));
-                out.push_str(plain);
-                out.extend(inside.chars().last().filter(|c| matches!(c, '-' | '+')));
-            }
-            _ => out.push_str(inside),
+/// A namespace with the values of a dictionary, of keywords, or both.
+fn namespace(options: &[Value]) -> Result<Value, Error> {
+    let (given, named): (&[Value], Kwargs) = minijinja::value::from_args(options)?;
+    let mut values: Vec<(Value, Value)> = Vec::new();
+    for map in given {
+        for key in map.try_iter()? {
+            values.push((key.clone(), map.get_item(&key)?));
         }
-        rest = &rest[end..];
     }
-    out + rest
+    for name in named.args() {
+        values.push((Value::from(name), named.get(name)?));
+    }
+    named.assert_all_used()?;
+    minijinja::functions::namespace(Some(values.into_iter().collect::<BTreeMap<_, _>>().into()))
 }
 
 const MONTHS: [&str; 12] =
@@ -240,13 +147,6 @@ mod tests {
             let (year, month, day) = civil_date(days);
             assert_eq!(days_from_civil(year, month, day), days);
         }
-    }
-
-    #[test]
-    fn generation_tags_keep_their_white_space_control() {
-        let source = "a\n{%- generation -%}\n b {% endgeneration %} {% if x %}c{% endif %} {%";
-        let plain = "a\n{%- if true -%}\n b {% endif %} {% if x %}c{% endif %} {%";
-        assert_eq!(without_generation_tags(source), plain);
     }
 
     #[test]

@@ -4,22 +4,23 @@ use std::collections::HashSet;
 use std::fmt::Display;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Duration;
 
 use super::decode_stream::DecodeStream;
-use super::gguf_vocabulary;
+use super::gguf_vocabulary::{self, Built};
+use super::literal::Literal;
+use super::marks;
 use crate::confined::{Confinement, Limits, Stopped, confined};
 use crate::files;
-use crate::formats::{TextSource, TokenizerSource, open};
+use crate::formats::{AddedTokenSource, TextSource, TokenizerSource, open};
 use crate::{Error, Result};
 
 /// Bytes of the longest text that is encoded. Encoding takes about a hundred times the memory.
 const LONGEST_TEXT: usize = 8 << 20;
 /// Texts above so many bytes are encoded one at a time.
 const LONG_TEXT: usize = 1 << 20;
-/// How long encoding or decoding may take, besides a second for each [`BYTES_A_SECOND`]: sound tokenizers take a tenth of that, and the
+/// Seconds that encoding or decoding may take, besides a second for each [`BYTES_A_SECOND`]: sound tokenizers take a tenth of that, and the
 /// machine may be busy.
-const WORKING: Duration = Duration::from_secs(5);
+const WORKING: u64 = 5;
 const BYTES_A_SECOND: usize = 64 << 10;
 /// Bytes that encoding or decoding may hold, besides [`MEMORY_A_BYTE`] for each byte of the text.
 const WORKING_MEMORY: usize = 256 << 20;
@@ -27,21 +28,20 @@ const MEMORY_A_BYTE: usize = 512;
 
 /// What reading a tokenizer of `size` bytes may take. The largest known ones have 35 MB, and take seconds.
 fn loading(size: usize) -> Limits {
-    let time = Duration::from_secs(20 + (size >> 20) as u64);
-    Limits { time, memory: (512 << 20) + size.saturating_mul(64) }
+    Limits::new(20, size, 1 << 20, (512 << 20) + size.saturating_mul(64))
 }
 
 /// A tokenizer that exceeds a bound.
 fn excessive(origin: &str, what: &str, stopped: &Stopped) -> Error {
     let proposal = "the tokenizer comes with the model: use a model whose source you trust";
-    Error::bad_input(origin, format!("the tokenizer {stopped} {what}"), proposal)
+    Error::bad_input(origin, format!("the tokenizer {stopped} {what}").trim_end(), proposal)
 }
 
 /// The model's tokenizer. One instance serves any number of threads.
 pub struct Tokenizer {
     inner: Arc<tokenizers::Tokenizer>,
     /// The same tokenizer, but the text of a special token is plain text to it. Made when first needed.
-    literal: OnceLock<Arc<tokenizers::Tokenizer>>,
+    literal: OnceLock<Arc<Literal>>,
     /// Its rules are a stranger's program.
     confinement: Confinement,
     /// Where it comes from, for messages.
@@ -54,6 +54,9 @@ pub struct Tokenizer {
     /// Whether BOS goes first; `None`: as the rules in tokenizer.json have it.
     add_bos: Option<bool>,
     vocab_size: usize,
+    /// Ids that end a generation besides `eos_token_ids`: end marks by their names.
+    end_marks: Vec<u32>,
+    notes: Vec<String>,
 }
 
 /// Token ids, and for each the range of bytes of the text that it stands for.
@@ -72,6 +75,7 @@ impl Tokenizer {
     /// # Errors
     /// The file is missing or not a tokenizer; the GGUF tokenizer is damaged or of an unsupported kind.
     pub fn from_source(source: &TextSource) -> Result<Self> {
+        let mut notes = Vec::new();
         let (mut inner, add_bos, origin) = match &source.tokenizer {
             TokenizerSource::Json(path) => {
                 let origin = path.display().to_string();
@@ -81,11 +85,17 @@ impl Tokenizer {
                     Error::bad_input(&origin, format!("this is not a tokenizer: {cause}"), "download the file again")
                 };
                 let limits = loading(bytes.len());
-                let read =
-                    confined(limits, move || tokenizers::Tokenizer::from_bytes(&bytes)).map_err(|stopped| match stopped {
-                        Stopped::Panic(message) => not_one(&message),
-                        _ => excessive(&origin, "while it was read", &stopped),
-                    })?;
+                let added = source.added_tokens.clone();
+                let read = confined(limits, move || {
+                    tokenizers::Tokenizer::from_bytes(&bytes).map(|mut tokenizer| {
+                        add_tokens(&mut tokenizer, &added);
+                        tokenizer
+                    })
+                });
+                let read = read.map_err(|stopped| match stopped {
+                    Stopped::Panic(message) => not_one(&message),
+                    _ => excessive(&origin, "while it was read", &stopped),
+                })?;
                 let inner = read.map_err(|cause| not_one(&cause))?;
                 (inner, source.add_bos, origin)
             }
@@ -99,9 +109,12 @@ impl Tokenizer {
                     }
                     _ => excessive("tokenizer.ggml", "while it was read", &stopped),
                 })?;
-                let (inner, by_default) = built?;
-                let add_bos = gguf.add_bos_token.or(source.add_bos).unwrap_or(by_default);
-                (inner, Some(add_bos), "the tokenizer in the GGUF file".to_string())
+                let Built { tokenizer, add_bos, retyped } = built?;
+                let add_bos = gguf.add_bos_token.or(source.add_bos).unwrap_or(add_bos);
+                if !retyped.is_empty() {
+                    notes.push(retyped_note(&retyped));
+                }
+                (tokenizer, Some(add_bos), "the tokenizer in the GGUF file".to_string())
             }
         };
         // Some files carry the truncation and padding of the run that wrote them. Lengths are decided here.
@@ -109,7 +122,8 @@ impl Tokenizer {
         inner.with_truncation(None).map_err(|cause| Error::bad_input(&origin, cause, "download the file again"))?;
 
         let id_of = |token: &Option<String>| token.as_deref().and_then(|token| inner.token_to_id(token));
-        let bos_token_id = source.bos_token_id.or_else(|| id_of(&source.bos_token));
+        // The tokenizer's own files know its tokens better than the model's configuration.
+        let bos_token_id = id_of(&source.bos_token).or(source.bos_token_id);
         let mut eos_token_ids = source.eos_token_ids.clone();
         let own_eos = id_of(&source.eos_token).or(match &source.tokenizer {
             TokenizerSource::Gguf(gguf) => gguf.eos_token_id,
@@ -135,6 +149,9 @@ impl Tokenizer {
         }
         let mut special_tokens: Vec<_> = special.iter().filter_map(|&id| Some((id, inner.id_to_token(id)?))).collect();
         special_tokens.sort();
+        let mut end_marks: Vec<u32> =
+            special_tokens.iter().filter(|(_, token)| marks::ends_generation(token)).map(|(id, _)| *id).collect();
+        end_marks.retain(|id| !eos_token_ids.contains(id));
         Ok(Self {
             inner: Arc::new(inner),
             literal: OnceLock::new(),
@@ -147,6 +164,8 @@ impl Tokenizer {
             eos_token_ids,
             add_bos,
             vocab_size,
+            end_marks,
+            notes,
         })
     }
 
@@ -157,17 +176,32 @@ impl Tokenizer {
     }
 
     /// As [`Self::encode`], with the bytes that each token stands for.
+    ///
+    /// A text that begins with BOS itself gets no second one.
     pub fn encode_with_ranges(&self, text: &str, add_special: bool) -> Result<Encoded> {
         let mut encoded = self.encode_by(&self.inner, text, add_special)?;
-        if add_special && let (Some(wanted), Some(bos)) = (self.add_bos, self.bos_token_id) {
-            let present = encoded.ids.first() == Some(&bos) && encoded.ranges.first() == Some(&(0..0));
-            if wanted && !present && encoded.ids.first() != Some(&bos) {
+        if !add_special {
+            return Ok(encoded);
+        }
+        let added = |encoded: &Encoded, at: usize| encoded.ranges.get(at).is_some_and(|range| *range == (0..0));
+        if let (Some(wanted), Some(bos)) = (self.add_bos, self.bos_token_id) {
+            let first = encoded.ids.first() == Some(&bos);
+            if wanted && !first {
                 encoded.ids.insert(0, bos);
                 encoded.ranges.insert(0, 0..0);
-            } else if !wanted && present {
+            } else if !wanted && first && added(&encoded, 0) {
                 encoded.ids.remove(0);
                 encoded.ranges.remove(0);
             }
+        }
+        if let [first, second, ..] = encoded.ids[..]
+            && first == second
+            && self.is_special(first)
+            && added(&encoded, 0)
+            && !added(&encoded, 1)
+        {
+            encoded.ids.remove(0);
+            encoded.ranges.remove(0);
         }
         Ok(encoded)
     }
@@ -175,61 +209,39 @@ impl Tokenizer {
     /// As [`Self::encode_with_ranges`] without added tokens, but special tokens that stand inside one of the `literal`
     /// ranges of `text` are encoded as the plain characters they are written with.
     ///
-    /// Special tokens cut the text before anything else happens, so the stretches between the others can be encoded one
-    /// by one. That this changes nothing else is not taken for granted: the same stretches, encoded in the ordinary way,
-    /// must give the ids of the whole.
-    ///
     /// # Errors
-    /// This tokenizer treats a stretch by itself differently.
+    /// As [`Self::encode`]; the text has characters of both private planes of Unicode.
     pub fn encode_literally(&self, text: &str, literal: &[Range<usize>]) -> Result<Encoded> {
         let whole = self.encode_with_ranges(text, false)?;
-        let marks: Vec<usize> = (0..whole.ids.len()).filter(|&at| self.is_special(whole.ids[at])).collect();
         let inside = |range: &Range<usize>| literal.iter().any(|other| range.start < other.end && other.start < range.end);
-        if !marks.iter().any(|&at| inside(&whole.ranges[at])) {
+        let special = || whole.ids.iter().zip(&whole.ranges).filter(|(id, _)| self.is_special(**id));
+        if !special().any(|(_, range)| inside(range)) {
             return Ok(whole);
         }
-        let impossible = || {
-            let problem = "the text contains the name of a special token, which this tokenizer cannot encode as plain text";
-            Err(Error::bad_input(&self.origin, problem, "remove or rewrite the special token in the text"))
-        };
-        // Marks that overlap (each may take the white space around it) leave no stretches between them.
-        let in_order = marks.windows(2).all(|pair| whole.ranges[pair[0]].end <= whole.ranges[pair[1]].start);
-        if !in_order || self.encode_between(&self.inner, text, &whole, &marks)?.ids != whole.ids {
-            return impossible();
+        // A mark may take the white space around it; what is rewritten is its own text.
+        let mut marks = Vec::new();
+        for (&id, range) in special().filter(|(_, range)| !inside(range)) {
+            let content = self.token(id).unwrap_or_default();
+            if let Some(at) = text[range.clone()].find(&content) {
+                marks.push((id, range.start + at..range.start + at + content.len()));
+            }
         }
-        let kept: Vec<usize> = marks.into_iter().filter(|&at| !inside(&whole.ranges[at])).collect();
-        let plain = self.literal.get_or_init(|| {
-            let mut plain = tokenizers::Tokenizer::clone(&self.inner);
-            plain.set_encode_special_tokens(true);
-            Arc::new(plain)
-        });
-        let encoded = self.encode_between(plain, text, &whole, &kept)?;
-        let left = encoded.ids.iter().zip(&encoded.ranges).any(|(id, range)| self.is_special(*id) && inside(range));
-        if left { impossible() } else { Ok(encoded) }
+        let twin = self.twin_for(text)?;
+        twin.encode(text, &marks, |tokenizer, text| self.encode_by(tokenizer, text, false))
     }
 
-    /// Keeps the tokens `marks` of `whole` and encodes the stretches between them with `tokenizer`.
-    fn encode_between(
-        &self,
-        tokenizer: &Arc<tokenizers::Tokenizer>,
-        text: &str,
-        whole: &Encoded,
-        marks: &[usize],
-    ) -> Result<Encoded> {
-        let mut joined = Encoded::default();
-        let mut from = 0;
-        let ends = marks.iter().map(|&at| (whole.ranges[at].clone(), Some(whole.ids[at])));
-        for (mark, id) in ends.chain([(text.len()..text.len(), None)]) {
-            let stretch = self.encode_by(tokenizer, &text[from..mark.start], false)?;
-            joined.ids.extend(stretch.ids);
-            joined.ranges.extend(stretch.ranges.into_iter().map(|range| range.start + from..range.end + from));
-            if let Some(id) = id {
-                joined.ids.push(id);
-                joined.ranges.push(mark.clone());
-            }
-            from = mark.end;
+    /// The tokenizer to which the names of special tokens are text, with private characters that `text` does not use.
+    fn twin_for(&self, text: &str) -> Result<Arc<Literal>> {
+        if let Some(twin) = self.literal.get().filter(|twin| twin.suits(text)) {
+            return Ok(Arc::clone(twin));
         }
-        Ok(joined)
+        let (inner, special, plane) = (Arc::clone(&self.inner), self.special.clone(), Literal::plane_for(text));
+        let made = self.run("tell special tokens from text", 0, move || Literal::of(&inner, &special, plane?))?;
+        let Some(twin) = made.map(Arc::new) else {
+            let problem = "the text has the name of a special token, and characters of both private planes of Unicode";
+            return Err(Error::bad_input(&self.origin, problem, "remove the private characters from the text"));
+        };
+        Ok(if self.literal.get().is_some() { twin } else { Arc::clone(self.literal.get_or_init(|| twin)) })
     }
 
     fn encode_by(&self, tokenizer: &Arc<tokenizers::Tokenizer>, text: &str, add_special: bool) -> Result<Encoded> {
@@ -258,10 +270,15 @@ impl Tokenizer {
         decoded.map_err(|cause| self.fault("decode these tokens", cause))
     }
 
+    /// The error of all further work, once the tokenizer has exceeded a bound. For those who went on without a text that they did not get.
+    pub fn stopped(&self) -> Result<()> {
+        self.confinement.stopped().map_or(Ok(()), |stopped| Err(excessive(&self.origin, "", stopped)))
+    }
+
     /// Lets the tokenizer's rules work on `size` bytes, confined.
     fn run<T: Send + 'static>(&self, what: &str, size: usize, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
-        let time = WORKING + Duration::from_secs((size / BYTES_A_SECOND) as u64);
-        let limits = Limits { time, memory: WORKING_MEMORY + size.saturating_mul(MEMORY_A_BYTE) };
+        let memory = WORKING_MEMORY + size.saturating_mul(MEMORY_A_BYTE);
+        let limits = Limits::new(WORKING, size, BYTES_A_SECOND, memory);
         self.confinement.run(limits, work).map_err(|stopped| match stopped {
             Stopped::Panic(message) => self.fault(what, message),
             _ => excessive(&self.origin, &format!("(to {what})"), &stopped),
@@ -307,6 +324,22 @@ impl Tokenizer {
         &self.eos_token_ids
     }
 
+    /// Ids of tokens that end a generation by their names (`<|im_end|>`, `<|eot_id|>`, ...) though the model's files do not
+    /// say so, as in llama.cpp.
+    pub fn end_marks(&self) -> &[u32] {
+        &self.end_marks
+    }
+
+    /// What a user should know about the files, each a sentence or two.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// Where the tokenizer comes from, as messages name it.
+    pub fn origin(&self) -> &str {
+        &self.origin
+    }
+
     /// The token that ends a text for training: the tokenizer's own `eos_token`, else the first of [`Self::eos_token_ids`].
     pub fn eos_token_id(&self) -> Option<u32> {
         self.eos_token_id
@@ -320,4 +353,31 @@ impl Tokenizer {
     pub fn vocab_size(&self) -> usize {
         self.vocab_size
     }
+}
+
+/// Adds the tokens that other files than `tokenizer.json` tell of, in the order and by the rules of transformers.
+fn add_tokens(tokenizer: &mut tokenizers::Tokenizer, tokens: &[AddedTokenSource]) {
+    let known: HashSet<String> = tokenizer.get_added_tokens_decoder().into_values().map(|token| token.content).collect();
+    let new: Vec<tokenizers::AddedToken> = tokens
+        .iter()
+        .filter(|token| !(token.fallback && known.contains(&token.content)))
+        .map(|token| tokenizers::AddedToken {
+            content: token.content.clone(),
+            single_word: token.single_word,
+            lstrip: token.lstrip,
+            rstrip: token.rstrip,
+            normalized: token.normalized,
+            special: token.special,
+        })
+        .collect();
+    tokenizer.add_tokens(&new);
+}
+
+fn retyped_note(retyped: &[(u32, String)]) -> String {
+    const SHOWN: usize = 6;
+    let mut names = retyped.iter().take(SHOWN).map(|(id, token)| format!("{token:?} (id {id})")).collect::<Vec<_>>().join(", ");
+    if retyped.len() > SHOWN {
+        names += &format!(" and {} more", retyped.len() - SHOWN);
+    }
+    format!("the GGUF file types {names} as ordinary text; it is read as a control token, as llama.cpp does")
 }

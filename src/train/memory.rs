@@ -63,8 +63,8 @@ pub struct Planner {
     held_out: Option<(Model, [ValueId; 2])>,
     /// Bytes of the frozen weights.
     weights: usize,
-    /// Elements of the adapter.
-    elements: usize,
+    /// Elements of each buffer of the adapter.
+    elements: Vec<usize>,
     facts: Facts,
     /// What the layers below a step, and below an evaluation, occupy where they stand apart.
     below: [PrefixMemory; 2],
@@ -97,7 +97,7 @@ impl Planner {
                 Some((model, [loss, nll]))
             }
         };
-        let elements = AdapterLayout::new(lora, config).elements();
+        let elements = AdapterLayout::new(lora, config).span_elements();
         let below = |layer: Option<usize>, tokens| match layer {
             Some(layer) => PrefixMemory::plan(config, storage, layer, tokens, facts),
             None => Ok(PrefixMemory::default()),
@@ -145,7 +145,7 @@ impl Planner {
         let graphs = self.graphs.clone().recomputed(recompute);
         let pinned: Vec<ValueId> = graphs.gradients.iter().copied().chain(graphs.model.inputs.hidden).collect();
         let (step, inputs) = self.plan(&graphs.model.graph, &[graphs.loss, graphs.nll], &pinned);
-        let adapter = padded(self.elements * 4);
+        let adapter: usize = self.elements.iter().map(|elements| padded(elements * 4)).sum();
         let mut memory = Memory {
             weights: self.weights,
             adapters: adapter,
@@ -155,11 +155,11 @@ impl Planner {
             evaluation: 0,
         };
         // Neither graph can fail: an adapter that was laid out has elements.
-        if let Ok(optimizer) = OptimizerGraph::build(self.elements) {
+        if let Ok(optimizer) = OptimizerGraph::build(&self.elements) {
             let (plan, inputs) = self.plan(&optimizer.graph, &[optimizer.norm], &[]);
             memory.optimizer += plan.arena_bytes() + inputs;
         }
-        if let (true, Ok((graph, ..))) = (self.shape.accumulate, accumulator_graph(self.elements)) {
+        if let (true, Ok((graph, ..))) = (self.shape.accumulate, accumulator_graph(&self.elements)) {
             memory.optimizer += adapter + self.plan(&graph, &[], &[]).1;
         }
         if let Some((model, keep)) = &self.held_out {

@@ -20,6 +20,7 @@ use super::schedule::Schedule;
 use super::step::Recompute;
 use super::trainer::Trainer;
 use super::{HeldOut, Run};
+use crate::adapter::end_of_turn::{self, EndOfTurn};
 use crate::adapter::targets::{expand_target_modules, parse_layers};
 use crate::adapter::{AdapterLayout, DeviceAdapter, LoraSpec};
 use crate::cache::cache_folder;
@@ -165,6 +166,28 @@ impl<'m> Prepared<'m> {
         all.collect::<Vec<_>>().join("\n")
     }
 
+    /// The tokens that end the turns of the data.
+    pub fn turn_ends(&self) -> Vec<EndOfTurn> {
+        let token = |&id: &u32| Some(EndOfTurn { id, token: self.model.tokenizer.token(id)? });
+        self.data.report.turn_ends.iter().filter_map(token).collect()
+    }
+
+    /// Says where other programs may not stop: at ends of turns that the model's files do not name as such.
+    fn note_on_ends(&self) -> String {
+        let known = self.model.tokenizer.eos_token_ids();
+        let unknown: Vec<String> =
+            self.turn_ends().into_iter().filter(|end| !known.contains(&end.id)).map(|end| end.token).collect();
+        if unknown.is_empty() {
+            return String::new();
+        }
+        format!(
+            "turns end with {}, which the model's files do not name as an end token: {} beside the adapter lets `generate` stop \
+             there; tell other programs to\n",
+            unknown.join(", "),
+            end_of_turn::FILE
+        )
+    }
+
     /// What will be trained, for how many steps, and what it will occupy.
     pub fn summary(&self) -> String {
         let Memory { weights, adapters, optimizer, activations, inputs, evaluation } = self.memory();
@@ -189,7 +212,7 @@ impl<'m> Prepared<'m> {
             mib(weights),
             mib(adapters + optimizer),
             mib(activations + inputs + evaluation),
-            self.recompute_summary() + &self.prefix_summary(),
+            self.recompute_summary() + &self.prefix_summary() + &self.note_on_ends(),
         )
     }
 
@@ -378,7 +401,7 @@ impl Output {
 
 /// The training data and, if there is any, the held-out data: as `--eval-data` or `--eval-split` say, or as a folder brings it.
 fn load_data(options: &TrainOptions, model: &OpenModel, max_length: usize) -> Result<(Dataset, Option<Dataset>)> {
-    let load = |paths: &[PathBuf], eval_split: Option<f64>| {
+    let load = |paths: &[PathBuf], eval_split: Option<f64>| -> Result<(Dataset, Option<Dataset>)> {
         let load_options = LoadOptions { max_length, long_records: options.long_records, eval_split };
         let (data, held_out) = data::load_files(paths, &model.tokenizer, model.template.as_ref(), load_options)?;
         for data in std::iter::once(&data).chain(&held_out) {

@@ -124,48 +124,68 @@ pub(super) fn write_batch(executable: &Executable, inputs: &Inputs, batch: &Batc
     Counts { tokens: batch.rows(), supervised: batch.supervised_rows.len() }
 }
 
-/// The optimizer: global norm, clipping and AdamW over the whole adapter at once.
+/// The optimizer: global norm, clipping and AdamW over the whole adapter, which lies in one or more buffers.
 #[derive(Clone, Debug)]
 pub struct OptimizerGraph {
     pub graph: Graph,
-    pub parameters: ValueId,
-    pub gradients: ValueId,
-    pub first_moment: ValueId,
-    pub second_moment: ValueId,
+    /// One a buffer.
+    pub states: Vec<OptimizerState>,
     /// `[1, 8]`: see [`crate::ops::adamw::Hyper`].
     pub hyper: ValueId,
     /// `[1, 1]`, before clipping.
     pub norm: ValueId,
 }
 
+/// What AdamW reads and changes of one buffer, each `[1, elements]`.
+#[derive(Clone, Copy, Debug)]
+pub struct OptimizerState {
+    pub parameters: ValueId,
+    pub gradients: ValueId,
+    pub first_moment: ValueId,
+    pub second_moment: ValueId,
+}
+
 impl OptimizerGraph {
-    /// Builds the update of `elements` parameters.
+    /// Builds the update of so many parameters in each buffer.
     ///
     /// # Errors
-    /// None for a positive number of elements.
-    pub fn build(elements: usize) -> Result<Self, ShapeError> {
+    /// None for positive numbers of elements.
+    pub fn build(elements: &[usize]) -> Result<Self, ShapeError> {
         let mut graph = Graph::new();
-        let tensor = TensorType::f32(Rows::Fixed(1), elements);
-        let parameters = graph.leaf("parameters", tensor, Origin::State);
-        let gradients = graph.leaf("gradients", tensor, Origin::State);
-        let first_moment = graph.leaf("first_moment", tensor, Origin::State);
-        let second_moment = graph.leaf("second_moment", tensor, Origin::State);
+        let mut states = Vec::with_capacity(elements.len());
+        for &elements in elements {
+            let mut leaf = |name: &str| graph.leaf(name, TensorType::f32(Rows::Fixed(1), elements), Origin::State);
+            states.push(OptimizerState {
+                parameters: leaf("parameters"),
+                gradients: leaf("gradients"),
+                first_moment: leaf("first_moment"),
+                second_moment: leaf("second_moment"),
+            });
+        }
         let hyper = graph.leaf("hyper", TensorType::f32(Rows::Fixed(1), 8), Origin::Input);
-        let norm = graph.apply_one(GlobalNorm, &[gradients], "gradient_norm")?;
-        graph.apply(AdamW, &[parameters, gradients, first_moment, second_moment, norm, hyper], "adamw")?;
-        Ok(Self { graph, parameters, gradients, first_moment, second_moment, hyper, norm })
+        let gradients: Vec<ValueId> = states.iter().map(|state| state.gradients).collect();
+        let norm = graph.apply_one(GlobalNorm, &gradients, "gradient_norm")?;
+        for OptimizerState { parameters, gradients, first_moment, second_moment } in &states {
+            graph.apply(AdamW, &[*parameters, *gradients, *first_moment, *second_moment, norm, hyper], "adamw")?;
+        }
+        Ok(Self { graph, states, hyper, norm })
     }
 }
 
-/// The graph that adds the gradients of a batch to those of the step so far: itself, the sum, and the batch's gradients.
+/// The graph that adds the gradients of a batch to those of the step so far: itself, and the sum and the batch's gradients of each
+/// buffer.
 ///
 /// # Errors
-/// None for a positive number of elements.
-pub(super) fn accumulator_graph(elements: usize) -> Result<(Graph, ValueId, ValueId), ShapeError> {
+/// None for positive numbers of elements.
+pub(super) fn accumulator_graph(elements: &[usize]) -> Result<(Graph, Vec<[ValueId; 2]>), ShapeError> {
     let mut graph = Graph::new();
-    let tensor = TensorType::f32(Rows::Fixed(1), elements);
-    let sum = graph.leaf("summed_gradients", tensor, Origin::State);
-    let one = graph.leaf("gradients", tensor, Origin::State);
-    graph.apply(Accumulate, &[sum, one], "accumulate")?;
-    Ok((graph, sum, one))
+    let mut values = Vec::with_capacity(elements.len());
+    for &elements in elements {
+        let tensor = TensorType::f32(Rows::Fixed(1), elements);
+        let sum = graph.leaf("summed_gradients", tensor, Origin::State);
+        let one = graph.leaf("gradients", tensor, Origin::State);
+        graph.apply(Accumulate, &[sum, one], "accumulate")?;
+        values.push([sum, one]);
+    }
+    Ok((graph, values))
 }

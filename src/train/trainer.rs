@@ -3,10 +3,10 @@
 use super::memory::{Memory, StepShape};
 use super::prefix_cache::{PrefixCache, PrefixMemory};
 use super::step::{LossGraph, OptimizerGraph, accumulator_graph, write_batch};
-use crate::adapter::DeviceAdapter;
+use crate::adapter::{AdapterBuffers, AdapterLayout, DeviceAdapter};
 use crate::architecture::Architecture;
 use crate::data::Batch;
-use crate::gpu::{Device, Readback, Slice};
+use crate::gpu::{Device, Readback};
 use crate::graph::{Counts, Graph, ValueId};
 use crate::model::graph::{Inputs, Part};
 use crate::model::weights::DeviceWeights;
@@ -29,10 +29,10 @@ pub struct Trainer {
     step: Executable,
     /// Runs, or remembers, the layers below `step`.
     prefix: Option<PrefixCache>,
-    gradients: Slice,
+    gradients: AdapterBuffers,
     /// Sum over the batches of a step, where a step has more than one.
-    accumulator: Option<(Slice, Executable)>,
-    moments: [Slice; 2],
+    accumulator: Option<(AdapterBuffers, Executable)>,
+    moments: [AdapterBuffers; 2],
     optimizer: Executable,
     optimizer_graph: OptimizerGraph,
     seed: u32,
@@ -57,11 +57,11 @@ impl Trainer {
         prefix: Option<PrefixCache>,
     ) -> Result<Self> {
         let device = weights.device().clone();
-        let bytes = adapter.bytes();
         let part = Part::above(prefix.as_ref().map(PrefixCache::first_layer));
         let graphs = LossGraph::build_part(config, &|name| weights.dtype(name), &adapter.spec, part, shape.max_tokens)?;
         let graphs = graphs.recomputed(shape.recompute);
-        let gradients = device.allocate("gradients", bytes)?;
+        let buffers = |name| AdapterBuffers::allocate(device.clone(), name, &adapter.layout);
+        let gradients = buffers("gradients")?;
         let mut pinned = weights.pinned(&graphs.model, config)?;
         pinned.extend(adapter.layout.pinned(&adapter.parameters, &graphs.adapters));
         pinned.extend(adapter.layout.pinned(&gradients, &graphs.gradients));
@@ -70,18 +70,18 @@ impl Trainer {
         pinned.extend(inputs.hidden.zip(prefix.as_ref()).map(|(id, prefix)| (id, prefix.hidden().clone().into())));
         let step = Executable::new(device.clone(), graphs.model.graph, &[loss, graphs.nll], pinned)?;
 
-        let elements = adapter.layout.elements();
-        let accumulator = shape.accumulate.then(|| accumulator(&device, &gradients, elements)).transpose()?;
-        let moments = [device.allocate("first moment", bytes)?, device.allocate("second moment", bytes)?];
-        let optimizer_graph = OptimizerGraph::build(elements)?;
-        let summed = accumulator.as_ref().map_or(&gradients, |(total, _)| total).clone();
-        let states = [
-            (optimizer_graph.parameters, adapter.parameters.clone()),
-            (optimizer_graph.gradients, summed),
-            (optimizer_graph.first_moment, moments[0].clone()),
-            (optimizer_graph.second_moment, moments[1].clone()),
-        ];
-        let pinned = states.into_iter().map(|(id, slice)| (id, slice.into())).collect();
+        let accumulator = shape.accumulate.then(|| accumulator(&device, &adapter.layout, &gradients)).transpose()?;
+        let moments = [buffers("first moment")?, buffers("second moment")?];
+        let optimizer_graph = OptimizerGraph::build(&adapter.layout.span_elements())?;
+        let summed = accumulator.as_ref().map_or(&gradients, |(total, _)| total);
+        let mut pinned = HashMap::new();
+        let slices = adapter.parameters.slices().zip(summed.slices()).zip(moments[0].slices().zip(moments[1].slices()));
+        for (state, ((parameters, gradients), (first_moment, second_moment))) in optimizer_graph.states.iter().zip(slices) {
+            pinned.insert(state.parameters, parameters.clone().into());
+            pinned.insert(state.gradients, gradients.clone().into());
+            pinned.insert(state.first_moment, first_moment.clone().into());
+            pinned.insert(state.second_moment, second_moment.clone().into());
+        }
         let optimizer = Executable::new(device.clone(), optimizer_graph.graph.clone(), &[optimizer_graph.norm], pinned)?;
         let seed = (seed ^ (seed >> 32)) as u32;
         Ok(Self {
@@ -145,7 +145,7 @@ impl Trainer {
         match &mut self.accumulator {
             Some((total, executable)) => {
                 if first {
-                    self.device.clear(total);
+                    total.clear();
                 }
                 run(executable, &mut self.profile)?;
             }
@@ -225,7 +225,7 @@ impl Trainer {
     /// # Errors
     /// If the device is lost.
     pub fn gradients(&self) -> Result<Vec<f32>> {
-        self.device.read(&self.gradients, self.adapter.layout.elements())
+        self.gradients.read()
     }
 
     /// First and second moments, laid out as the adapter, and the number of batches so far.
@@ -233,28 +233,27 @@ impl Trainer {
     /// # Errors
     /// If the device is lost.
     pub fn optimizer_state(&self) -> Result<([Vec<f32>; 2], u32)> {
-        let read = |slice: &Slice| self.device.read(slice, self.adapter.layout.elements());
-        Ok(([read(&self.moments[0])?, read(&self.moments[1])?], self.batches))
+        Ok(([self.moments[0].read()?, self.moments[1].read()?], self.batches))
     }
 
     /// Puts adapter and optimizer back to a saved state.
     pub fn restore(&mut self, adapter: &[f32], moments: [&[f32]; 2], batches: u32) {
         self.adapter.set(adapter);
-        self.moments.iter().zip(moments).for_each(|(slice, values)| self.device.write(slice, bytemuck::cast_slice(values)));
+        self.moments.iter().zip(moments).for_each(|(moment, values)| moment.write(values));
         self.batches = batches;
     }
 
     /// Bytes on the device by class.
     pub fn memory(&self) -> Memory {
-        let accumulator = self.accumulator.as_ref().map_or(0, |(total, executable)| total.bytes + executable.own_bytes());
+        let accumulator = self.accumulator.as_ref().map_or(0, |(total, executable)| total.bytes() + executable.own_bytes());
         let arena = self.step.arena_bytes();
         let below = self.prefix.as_ref().map_or_else(PrefixMemory::default, PrefixCache::memory);
         Memory {
             weights: self.weights.bytes(),
             adapters: self.adapter.bytes(),
-            optimizer: self.gradients.bytes
-                + self.moments[0].bytes
-                + self.moments[1].bytes
+            optimizer: self.gradients.bytes()
+                + self.moments[0].bytes()
+                + self.moments[1].bytes()
                 + accumulator
                 + self.optimizer.own_bytes(),
             activations: arena + below.activations,
@@ -303,10 +302,14 @@ fn count_visible_pairs(timings: &mut [Timing], batch: &Batch) {
     timings.iter_mut().filter(|timing| timing.op.starts_with("attention")).for_each(|timing| timing.flops *= share);
 }
 
-fn accumulator(device: &Arc<Device>, gradients: &Slice, elements: usize) -> Result<(Slice, Executable)> {
-    let total = device.allocate("summed gradients", gradients.bytes)?;
-    let (graph, sum, one) = accumulator_graph(elements)?;
-    let pinned = HashMap::from([(sum, total.clone().into()), (one, gradients.clone().into())]);
-    let executable = Executable::new(device.clone(), graph, &[], pinned)?;
+fn accumulator(device: &Arc<Device>, layout: &AdapterLayout, gradients: &AdapterBuffers) -> Result<(AdapterBuffers, Executable)> {
+    let total = AdapterBuffers::allocate(device.clone(), "summed gradients", layout)?;
+    let (graph, values) = accumulator_graph(&layout.span_elements())?;
+    let slices = total.slices().zip(gradients.slices());
+    let pinned = values
+        .iter()
+        .zip(slices)
+        .flat_map(|([sum, one], (total, gradients))| [(*sum, total.clone().into()), (*one, gradients.clone().into())]);
+    let executable = Executable::new(device.clone(), graph, &[], pinned.collect())?;
     Ok((total, executable))
 }

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
-use super::{said, start, wait_until};
+use super::{said, send, start, wait_until};
 use crate::runs::{Workshop, run};
 
 /// Where output can be lost: the name, and a new stream of that kind.
@@ -75,7 +75,6 @@ fn where_the_output_is_the_product_a_reader_may_leave_and_a_full_disk_is_an_erro
 fn nohup_keeps_a_run_alive_and_a_plain_hangup_saves_it() {
     let shop = Workshop::new();
     let options = ["--lr-schedule", "constant", "--save-steps", "1000", "--max-steps", "100000"];
-    let hang_up = |id: u32| assert!(Command::new("kill").args(["-HUP", &id.to_string()]).status().unwrap().success());
 
     let train = shop.train("deaf", &options);
     let mut command = Command::new("sh");
@@ -83,7 +82,7 @@ fn nohup_keeps_a_run_alive_and_a_plain_hangup_saves_it() {
     command.current_dir(train.get_current_dir().unwrap());
     let mut child = start(command);
     wait_until(&mut child, || shop.metrics_lines("deaf") >= 2);
-    hang_up(child.id());
+    send(child.id(), libc::SIGHUP);
     let heard = shop.metrics_lines("deaf");
     wait_until(&mut child, || shop.metrics_lines("deaf") >= heard + 20);
     child.kill().unwrap();
@@ -92,7 +91,7 @@ fn nohup_keeps_a_run_alive_and_a_plain_hangup_saves_it() {
 
     let mut child = start(shop.train("hearing", &options));
     wait_until(&mut child, || shop.metrics_lines("hearing") >= 2);
-    hang_up(child.id());
+    send(child.id(), libc::SIGHUP);
     let status = child.wait().unwrap();
     let text = said(&mut child);
     assert!(status.code() == Some(1) && text.contains("interrupted") && text.contains("everything is saved in"), "{text}");

@@ -414,13 +414,10 @@ fn tokenizer(scratch: &Path, input: &[u8]) {
     let path = scratch.join("tokenizer.json");
     fs::write(&path, input).unwrap();
     let source = TextSource {
-        tokenizer: TokenizerSource::Json(path),
-        chat_template: None,
         bos_token: Some("<s>".to_string()),
         eos_token: Some("</s>".to_string()),
-        bos_token_id: None,
-        eos_token_ids: Vec::new(),
         add_bos: Some(true),
+        ..TextSource::of(TokenizerSource::Json(path))
     };
     if let Ok(tokenizer) = Tokenizer::from_source(&source) {
         encode(&tokenizer);

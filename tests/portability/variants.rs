@@ -171,7 +171,7 @@ fn model_graphs(config: &Architecture, storage: DType, tokens: usize) -> Vec<Gra
     };
     vec![
         LossGraph::build(config, &storage_of, &lora, tokens).expect("the configuration is sound").model.graph,
-        OptimizerGraph::build(100_000).expect("a positive number of parameters").graph,
+        OptimizerGraph::build(&[100_000]).expect("a positive number of parameters").graph,
         model(Some(&lora), Purpose::Evaluate, tokens),
         model(Some(&lora), Purpose::Generate { cache: tokens }, tokens),
         model(Some(&lora), Purpose::Generate { cache: tokens }, 1),

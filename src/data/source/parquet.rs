@@ -1,39 +1,37 @@
 //! Parquet: each row becomes an object, lists of structs among its values.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::{Field, Row};
 use serde_json::{Map, Number, Value};
 
-use crate::confined::{Limits, confined};
+use crate::confined::{Limits, Stopped, confined};
 use crate::{Error, Result};
 
-/// Bytes that reading may hold, besides [`MEMORY_A_BYTE`] for each of the file: the sizes in it are a stranger's.
-const MEMORY: usize = 1 << 30;
+/// Bytes that reading may take, besides [`MEMORY_A_BYTE`] for each of the file: sizes in the file are a stranger's.
+const MAX_MEMORY: usize = 1 << 30;
 const MEMORY_A_BYTE: usize = 64;
-/// How long reading may take, besides a second for each [`BYTES_A_SECOND`].
-const TIME: Duration = Duration::from_secs(60);
-const BYTES_A_SECOND: u64 = 1 << 20;
+/// Seconds that it may take, besides a second for each [`BYTES_A_SECOND`].
+const SECONDS: u64 = 20;
+const BYTES_A_SECOND: usize = 1 << 20;
 
 /// The rows, counted from 1.
 ///
 /// # Errors
 /// The file is damaged, or compressed in a way that is not read.
 pub(super) fn rows(path: &str, bytes: Vec<u8>) -> Result<Vec<(usize, Map<String, Value>)>> {
-    let size = bytes.len();
-    let limits = Limits {
-        time: TIME + Duration::from_secs(size as u64 / BYTES_A_SECOND),
-        memory: MEMORY.saturating_add(size.saturating_mul(MEMORY_A_BYTE)),
-    };
-    let damaged = |cause: String| {
+    let memory = MAX_MEMORY.saturating_add(bytes.len().saturating_mul(MEMORY_A_BYTE));
+    let limits = Limits::new(SECONDS, bytes.len(), BYTES_A_SECOND, memory);
+    let damaged = |cause: &str| {
         let problem = format!("the Parquet file cannot be read: {cause}");
         Error::bad_input(path, problem, "download or make it again (compression: snappy, zstd, gzip or none)")
     };
-    // The library asserts where a file contradicts itself, and believes its sizes.
-    let read = confined(limits, move || read(bytes)).map_err(|stopped| damaged(format!("reading it {stopped}")))?;
-    read.map_err(|cause| damaged(cause.to_string()))
+    // Sizes in the file are a stranger's, and the library asserts where a file contradicts itself.
+    let rows = confined(limits, move || read(bytes).map_err(|cause| cause.to_string())).map_err(|stopped| match stopped {
+        Stopped::Panic(message) => damaged(&message),
+        _ => damaged(&format!("reading it {stopped}")),
+    })?;
+    rows.map_err(|cause| damaged(&cause))
 }
 
 fn read(bytes: Vec<u8>) -> parquet::errors::Result<Vec<(usize, Map<String, Value>)>> {

@@ -99,6 +99,10 @@ impl Metadata<'_> {
             add_space_prefix: self.flag("tokenizer.ggml.add_space_prefix")?,
         };
         let text_of = |id: Option<u32>| id.and_then(|id| tokenizer.tokens.get(id as usize).cloned());
+        let mut named_tokens = Vec::new();
+        for (role, key) in [("bos_token", "bos"), ("eos_token", "eos"), ("unk_token", "unknown"), ("pad_token", "padding")] {
+            named_tokens.extend(text_of(self.token_id(&format!("{key}_token_id"))?).map(|token| (role.to_owned(), token)));
+        }
         Ok(TextSource {
             chat_template: self.string("tokenizer.chat_template")?,
             bos_token: text_of(tokenizer.bos_token_id),
@@ -106,7 +110,8 @@ impl Metadata<'_> {
             bos_token_id: tokenizer.bos_token_id,
             eos_token_ids: self.end_tokens()?,
             add_bos: tokenizer.add_bos_token,
-            tokenizer: TokenizerSource::Gguf(tokenizer),
+            named_tokens,
+            ..TextSource::of(TokenizerSource::Gguf(tokenizer))
         })
     }
 
