@@ -1,4 +1,5 @@
-// attention: out = softmax(scale q k^T) v over the keys that a row sees, and the log-sum-exp of its scaled scores.
+// uses: {head}, soft_cap, window
+// attention: out = softmax(cap(scale q k^T)) v over the keys that a row sees, and the log-sum-exp of these scores.
 // Algorithm: one invocation a (row, query head). It holds its query and the unnormalised output in registers, walks over its
 // keys once, and rescales the output whenever a larger score appears (online softmax, Milakov & Gimelshein 2018; this is
 // flash attention with a block of one row). Only keys in the row's range are visited, so there is no mask and no infinity.
@@ -6,10 +7,9 @@
 // invocations (rows of one head) read the same ones at about the same time, so they come from cache.
 // Accumulates in f32, in the order of the keys; no barriers, no workgroup memory.
 
-struct Params { rows: u32, keys: u32, heads: u32, group: u32, scale: f32 }
+struct Params { rows: u32, keys: u32, heads: u32, group: u32, scale: f32, window: u32 }
 
 override HEAD_VEC4: u32 = 16; // columns of a head / 4
-const MAX_HEAD_VEC4 = 32u;
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> q: array<vec4f>;               // [rows, heads * HEAD_VEC4]
@@ -40,15 +40,16 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
 
     var largest = -1e30;
     var total = 0.0; // of exp(score - largest)
-    let first = segment_start[row];
-    let last = min(first + position[row], params.keys - 1u);
+    let own = segment_start[row] + position[row];
+    let first = first_seen(segment_start[row], own);
+    let last = min(own, params.keys - 1u);
     for (var key = first; key <= last; key++) {
         let at = key * key_stride + key_head;
         var products = vec4f();
         for (var c = 0u; c < HEAD_VEC4; c++) {
             products += query[c] * k[at + c];
         }
-        let score = products.x + products.y + products.z + products.w;
+        let score = capped(vec4f(products.x + products.y + products.z + products.w)).x;
         if score > largest {
             let shrink = exp(largest - score);
             for (var c = 0u; c < HEAD_VEC4; c++) {

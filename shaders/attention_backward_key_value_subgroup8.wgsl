@@ -1,4 +1,4 @@
-// uses: spread_lanes, wide_loads, subgroup8_blocks
+// uses: spread_lanes, wide_loads, subgroup8_blocks, {head}, soft_cap, window
 // attention_backward_key_value for drivers with subgroups of exactly 8: the algorithm of attention_backward_key_value.wgsl on blocks of
 // 8 keys and 8 query vectors. One workgroup is one subgroup and owns 8 keys of a key/value head; it walks over the query vectors
 // (row, query head of the group) that see any of them, 8 at a time. The lanes hold keys where attention_subgroup8.wgsl, which says
@@ -8,10 +8,9 @@
 // Traffic: reads k and v once, writes d_k and d_v once; q, d_out and the statistics are read once for every 8 keys.
 // Accumulates in f32, in the order of the rows and, within a row, of the query heads; no barriers, no workgroup memory, no atomics.
 
-struct Params { rows: u32, heads: u32, group: u32, scale: f32 }
+struct Params { rows: u32, heads: u32, group: u32, scale: f32, window: u32 }
 
 override HEAD_VEC4: u32 = 16; // columns of a head / 4
-const SLOTS = 4u;             // vec4s of a head that a lane can hold, in pairs: columns of a head <= 8 lanes * 4 * SLOTS
 const UNSEEN = -1e30;         // score of a key that a query vector does not see
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -49,12 +48,12 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
     var sum_k: array<EightVectors, SLOTS>; // of d_score q
     var sum_v: array<EightVectors, SLOTS>; // of weight d_out
     for (var base = first_key * params.group; base < vectors; base += 8u) {
-        if segment_start[base / params.group] > first_key + 7u {
-            break; // this and all later rows belong to later segments
+        if first_seen(segment_start[base / params.group], base / params.group) > first_key + 7u {
+            break; // this and all later rows belong to later segments, or their windows begin later
         }
         let vector = min(base + lane, vectors - 1u);
         let row = vector / params.group;
-        let segment = segment_start[row];
+        let first = first_seen(segment_start[row], row);
         let q_start = start_of(vector, key_head);
         var scores_low = vec4f();  // query vectors base .. base + 4
         var scores_high = vec4f(); // query vectors base + 4 .. base + 8
@@ -74,15 +73,17 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
             d_high += products_high(own_value.near, d_output.near);
             d_high += products_high(own_value.far, d_output.far);
         }
-        // Keys first_seen ..= row are seen by a query vector, none by one past the end. Rows are numbers that f32 holds exactly.
-        let first_seen = select(f32(params.rows), f32(segment), base + lane < vectors);
-        let sees_low = (vec4f(f32(key)) >= spread_low(first_seen)) & (vec4f(f32(key)) <= spread_low(f32(row)));
-        let sees_high = (vec4f(f32(key)) >= spread_high(first_seen)) & (vec4f(f32(key)) <= spread_high(f32(row)));
+        // Keys earliest ..= row are seen by a query vector, none by one past the end. Rows are numbers that f32 holds exactly.
+        let earliest = select(f32(params.rows), f32(first), base + lane < vectors);
+        let sees_low = (vec4f(f32(key)) >= spread_low(earliest)) & (vec4f(f32(key)) <= spread_low(f32(row)));
+        let sees_high = (vec4f(f32(key)) >= spread_high(earliest)) & (vec4f(f32(key)) <= spread_high(f32(row)));
         let statistic = statistics[q_start / HEAD_VEC4];
-        let weights_low = exp(select(vec4f(UNSEEN), params.scale * scores_low - spread_low(statistic.x), sees_low));
-        let weights_high = exp(select(vec4f(UNSEEN), params.scale * scores_high - spread_high(statistic.x), sees_high));
-        let d_scores_low = weights_low * (d_low - spread_low(statistic.y));
-        let d_scores_high = weights_high * (d_high - spread_high(statistic.y));
+        let capped_low = capped(params.scale * scores_low);
+        let capped_high = capped(params.scale * scores_high);
+        let weights_low = exp(select(vec4f(UNSEEN), capped_low - spread_low(statistic.x), sees_low));
+        let weights_high = exp(select(vec4f(UNSEEN), capped_high - spread_high(statistic.x), sees_high));
+        let d_scores_low = weights_low * (d_low - spread_low(statistic.y)) * cap_slope(capped_low);
+        let d_scores_high = weights_high * (d_high - spread_high(statistic.y)) * cap_slope(capped_high);
 
         for (var i = 0u; i < 8u; i++) {
             let weight = select(weights_low, weights_high, i >= 4u)[i % 4u];

@@ -1,12 +1,12 @@
-// attention_backward_query: d_q[i] = scale sum_j p_ij (d_out_i . v_j - delta_i) k_j with p_ij = exp(scale q_i . k_j - lse_i),
-// over the keys j = segment_start[i] ..= i. One invocation a (row, query head), walking over its keys once, as in attention.
+// uses: {head}, soft_cap, window
+// attention_backward_query: d_q[i] = scale sum_j p_ij (d_out_i . v_j - delta_i) cap'_ij k_j with p_ij = exp(s_ij - lse_i) and
+// s_ij = cap(scale q_i . k_j), over the keys j <= i that row i sees. One invocation a (row, query head), walking over its keys once, as in attention.
 // Traffic: reads q, d_out and the statistics once, writes d_q once; keys and values come from cache.
 // Accumulates in f32, in the order of the keys; no barriers, no workgroup memory.
 
-struct Params { rows: u32, heads: u32, group: u32, scale: f32 }
+struct Params { rows: u32, heads: u32, group: u32, scale: f32, window: u32 }
 
 override HEAD_VEC4: u32 = 16; // columns of a head / 4
-const MAX_HEAD_VEC4 = 32u;
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> q: array<vec4f>;            // [rows, heads * HEAD_VEC4]
@@ -38,7 +38,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
     }
     let statistic = statistics[row * params.heads + head];
 
-    for (var key = segment_start[row]; key <= row; key++) {
+    for (var key = first_seen(segment_start[row], row); key <= row; key++) {
         let at = key * key_stride + key_head;
         var scores = vec4f();
         var d_weights = vec4f();
@@ -46,8 +46,9 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
             scores += query[c] * k[at + c];
             d_weights += d_output[c] * v[at + c];
         }
-        let weight = exp(scores.x + scores.y + scores.z + scores.w - statistic.x);
-        let d_score = weight * (d_weights.x + d_weights.y + d_weights.z + d_weights.w - statistic.y);
+        let score = capped(vec4f(scores.x + scores.y + scores.z + scores.w));
+        let weight = exp(score.x - statistic.x);
+        let d_score = weight * (d_weights.x + d_weights.y + d_weights.z + d_weights.w - statistic.y) * cap_slope(score).x;
         for (var c = 0u; c < HEAD_VEC4; c++) {
             sum[c] += d_score * k[at + c];
         }

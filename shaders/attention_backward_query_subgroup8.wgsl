@@ -1,13 +1,12 @@
-// uses: wide_loads, subgroup8_blocks
+// uses: wide_loads, subgroup8_blocks, {head}, soft_cap, window
 // attention_backward_query for drivers with subgroups of exactly 8: the algorithm of attention_backward_query.wgsl on blocks of 8 query
 // vectors and 8 keys, laid out over the lanes as in attention_subgroup8.wgsl, which also says why that is fast there.
 // Traffic: reads q, d_out and the statistics once, writes d_q once; k and v are read once for every 8 query vectors.
 // Accumulates in f32, in the order of the keys; no barriers, no workgroup memory.
 
-struct Params { rows: u32, heads: u32, group: u32, scale: f32 }
+struct Params { rows: u32, heads: u32, group: u32, scale: f32, window: u32 }
 
 override HEAD_VEC4: u32 = 16; // columns of a head / 4
-const SLOTS = 4u;             // vec4s of a head that a lane can hold, in pairs: columns of a head <= 8 lanes * 4 * SLOTS
 const UNSEEN = -1e30;         // score of a key that a query vector does not see
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -42,9 +41,11 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
     let vector = min(first_vector + lane, vectors - 1u);
     let row = vector / params.group;
     let q_start = start_of(vector, key_head);
-    let first = segment_start[row];
+    let first = first_seen(segment_start[row], row);
     // Rows are in order, so the first one of the block sees the first key, and the last one the last.
-    let begin = segment_start[first_vector / params.group];
+    let first_segment = segment_start[first_vector / params.group];
+    let skipped = first_seen(first_segment, first_vector / params.group) - first_segment; // keys before the first one's window
+    let begin = first_segment + skipped / 8u * 8u;
     let end = min(first_vector + 7u, vectors - 1u) / params.group;
     let statistic = statistics[q_start / HEAD_VEC4];
 
@@ -73,10 +74,12 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
         let keys_high = keys_low + 4u;
         let sees_low = (keys_low >= vec4u(first)) & (keys_low <= vec4u(row));
         let sees_high = (keys_high >= vec4u(first)) & (keys_high <= vec4u(row));
-        let weights_low = exp(select(vec4f(UNSEEN), params.scale * scores_low - statistic.x, sees_low));
-        let weights_high = exp(select(vec4f(UNSEEN), params.scale * scores_high - statistic.x, sees_high));
-        let d_scores_low = weights_low * (d_low - statistic.y);
-        let d_scores_high = weights_high * (d_high - statistic.y);
+        let capped_low = capped(params.scale * scores_low);
+        let capped_high = capped(params.scale * scores_high);
+        let weights_low = exp(select(vec4f(UNSEEN), capped_low - statistic.x, sees_low));
+        let weights_high = exp(select(vec4f(UNSEEN), capped_high - statistic.x, sees_high));
+        let d_scores_low = weights_low * (d_low - statistic.y) * cap_slope(capped_low);
+        let d_scores_high = weights_high * (d_high - statistic.y) * cap_slope(capped_high);
 
         for (var j = 0u; j < 8u; j++) {
             let d_score = select(d_scores_low, d_scores_high, j >= 4u)[j % 4u];

@@ -1,4 +1,4 @@
-// uses: wide_loads, subgroup8_blocks
+// uses: wide_loads, subgroup8_blocks, {head}, soft_cap, window
 // attention for drivers with subgroups of exactly 8 (CPU drivers such as lavapipe): the algorithm of attention.wgsl on blocks of 8
 // query vectors and 8 keys. One workgroup is one subgroup and owns 8 query vectors, a query vector being one (row, query head) of
 // those that share a key/value head. It walks over the keys that any of them sees, 8 at a time from where each segment begins (so
@@ -11,10 +11,9 @@
 // Traffic: reads q once and writes out and lse once; k and v are read once for every 8 query vectors.
 // Accumulates in f32, in the order of the keys; no barriers, no workgroup memory.
 
-struct Params { rows: u32, keys: u32, heads: u32, group: u32, scale: f32 }
+struct Params { rows: u32, keys: u32, heads: u32, group: u32, scale: f32, window: u32 }
 
 override HEAD_VEC4: u32 = 16; // columns of a head / 4
-const SLOTS = 4u;             // vec4s of a head that a lane can hold, in pairs: columns of a head <= 8 lanes * 4 * SLOTS
 const UNSEEN = -1e30;         // score of a key that a query vector does not see
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -49,12 +48,15 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
     let vector = min(first_vector + lane, vectors - 1u);
     let row = vector / params.group;
     let q_start = start_of(vector, key_head);
-    let first = segment_start[row];
-    let last = min(first + position[row], params.keys - 1u);
+    let own = segment_start[row] + position[row];
+    let first = first_seen(segment_start[row], own);
+    let last = min(own, params.keys - 1u);
     // Rows are in order, so the first one of the block sees the first key, and the last one the last.
     let first_row = first_vector / params.group;
     let last_row = min(first_vector + 7u, vectors - 1u) / params.group;
-    let begin = segment_start[first_row];
+    let first_segment = segment_start[first_row];
+    let skipped = first_seen(first_segment, first_segment + position[first_row]) - first_segment; // keys before the first one's window
+    let begin = first_segment + skipped / 8u * 8u;
     let last_segment = segment_start[last_row];
     let end = min(last_segment + position[last_row], params.keys - 1u);
 
@@ -87,8 +89,8 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
         let until = min(last + 1u, after);
         let sees_low = (keys_low >= vec4u(first)) & (keys_low < vec4u(until));
         let sees_high = (keys_high >= vec4u(first)) & (keys_high < vec4u(until));
-        low = select(vec4f(UNSEEN), params.scale * low, sees_low);
-        high = select(vec4f(UNSEEN), params.scale * high, sees_high);
+        low = select(vec4f(UNSEEN), capped(params.scale * low), sees_low);
+        high = select(vec4f(UNSEEN), capped(params.scale * high), sees_high);
 
         let of_block = max(low, high);
         let larger = max(largest, max(max(of_block.x, of_block.y), max(of_block.z, of_block.w)));

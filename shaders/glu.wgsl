@@ -1,7 +1,6 @@
 // uses: activation
 // glu: y = activation(gate) * up, an activation being g s(g): see activation. One workgroup for 1,024 elements, 4 an invocation at a
-// time: starting a
-// workgroup costs a CPU driver about as much as a hundred elements, and a load of four little more than one of one.
+// time: starting a workgroup costs a CPU driver about as much as a hundred elements, and a load of four little more than one of one.
 // Traffic: reads gate and up, writes y. No accumulation. The last four are read whole, since buffers are padded, and stored one by one.
 
 struct Params { elements: u32 }

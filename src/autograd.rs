@@ -1,11 +1,11 @@
 //! Reverse-mode differentiation: appends gradient nodes to a graph.
 //!
 //! [`backward`] first finds which values depend on the adapters, then walks the nodes from the loss back and asks each node's op for its
-//! gradient rule ([`crate::ops::Op::vjp`]), but only for inputs that depend on an adapter. So a frozen weight never has a gradient node,
+//! gradient rule ([`crate::ops::Op::derivative`]), but only for inputs that depend on an adapter. So a frozen weight never has a gradient node,
 //! and everything below the lowest adapted layer has no backward at all and keeps no activation.
 
 use crate::graph::{Graph, Origin, ShapeError, ValueId};
-use crate::ops::{Vjp, add::Add};
+use crate::ops::{Derivative, Vjp, add::Add};
 use std::collections::HashMap;
 
 /// Where differentiation starts.
@@ -21,7 +21,8 @@ pub enum Root {
 /// `None` where the root does not depend on it.
 ///
 /// # Errors
-/// The [`ShapeError`] of a gradient node; a correct rule never gives one.
+/// Names the op that has no gradient, or none by an input that depends on `wrt`: a gradient is never left out in silence. Or the
+/// [`ShapeError`] of a gradient node; a correct rule never gives one.
 pub fn backward(graph: &mut Graph, root: Root, wrt: &[ValueId]) -> Result<Vec<Option<ValueId>>, ShapeError> {
     let depends = depends_on(graph, wrt);
     let mut gradients: HashMap<ValueId, ValueId> = HashMap::new();
@@ -40,6 +41,13 @@ pub fn backward(graph: &mut Graph, root: Root, wrt: &[ValueId]) -> Result<Vec<Op
         if !wanted.contains(&true) || !(is_loss || d_outputs.iter().any(Option::is_some)) {
             continue;
         }
+        let rule = match node.op.derivative() {
+            Derivative::Rule(rule) => rule,
+            Derivative::None(why) => {
+                return Err(ShapeError::new(node.op.name(), "gradient", format!("none: {why}"), "an op with a gradient rule")
+                    .at(&node.name));
+            }
+        };
         // A value that feeds two inputs of the node shows its partial gradient at the first only, so that it is added once.
         let first_use = |slot: usize| !node.inputs[..slot].contains(&node.inputs[slot]);
         let partial: Vec<Option<ValueId>> =
@@ -47,7 +55,7 @@ pub fn backward(graph: &mut Graph, root: Root, wrt: &[ValueId]) -> Result<Vec<Op
         let given = vec![None; node.inputs.len()];
         let mut vjp = Vjp {
             graph: &mut *graph,
-            name: node.name,
+            name: node.name.clone(),
             inputs: node.inputs.clone(),
             outputs: node.outputs,
             d_outputs,
@@ -56,10 +64,17 @@ pub fn backward(graph: &mut Graph, root: Root, wrt: &[ValueId]) -> Result<Vec<Op
             partial: partial.clone(),
             given,
         };
-        node.op.vjp(&mut vjp)?;
+        rule.vjp(&mut vjp)?;
         let Vjp { given, partial: left, .. } = vjp;
         for (slot, &input) in node.inputs.iter().enumerate() {
-            let Some(new) = given[slot] else { continue };
+            let Some(new) = given[slot] else {
+                if depends[input.0] {
+                    let what = format!("gradient by input {slot}, `{}`", graph[input].name);
+                    return Err(ShapeError::new(node.op.name(), what, "none: it is frozen", "an input with a gradient rule")
+                        .at(&node.name));
+                }
+                continue;
+            };
             // A partial gradient that the rule took is part of what it gave; one that it left is added here.
             let taken = partial[slot].is_some() && left[slot].is_none();
             let total = match gradients.get(&input).copied().filter(|_| !taken) {

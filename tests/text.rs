@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 
+use graftling::formats::hugging_face;
 use graftling::formats::{GgufTokenizer, ModelFiles, TextSource, TokenizerSource};
 use graftling::text::{ChatTemplate, Message, Tokenizer};
 use proptest::prelude::*;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 fn fixture(name: &str) -> Value {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/text").join(name);
@@ -134,6 +135,39 @@ fn a_tokenizer_file_gives_the_same_ids_and_its_padding_is_ignored() {
         assert_eq!(tokenizer.encode(text, false).unwrap(), expected, "{text:?}");
         assert_eq!(without.encode(text, true).unwrap(), expected, "{text:?}");
         assert_eq!(tokenizer.encode(text, true).unwrap(), [vec![1], expected].concat(), "{text:?}");
+    }
+}
+
+#[test]
+fn special_tokens_are_found_in_all_the_files_that_transformers_reads() {
+    let fixture = fixture("special_tokens.json");
+    let config = json!({
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "vocab_size": 700, "hidden_size": 64,
+        "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "rms_norm_eps": 1e-5,
+        "max_position_embeddings": 128,
+    });
+    for case in fixture["cases"].as_array().unwrap() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, content: &Value| std::fs::write(folder.path().join(name), content.to_string()).unwrap();
+        let bos = case["bos"] == true;
+        let key = format!("{}{}", u8::from(!case["listed"].as_array().unwrap().is_empty()), u8::from(bos));
+        write("tokenizer.json", &fixture["tokenizers"][&key]);
+        write("config.json", &config);
+        case["files"].as_object().unwrap().iter().for_each(|(name, content)| write(name, content));
+        let config = hugging_face::config(folder.path()).unwrap();
+        let tokenizer = Tokenizer::from_source(&hugging_face::text(folder.path(), &config).unwrap()).unwrap();
+        let name = &case["name"];
+        for (at, text) in strings(&fixture["texts"]).iter().enumerate() {
+            assert_eq!(tokenizer.encode(text, false).unwrap(), ids(&case["ids"][at]), "{name}: {text:?}");
+            // transformers adds BOS to a text that begins with it.
+            let mut expected = ids(&case["with_added"][at]);
+            if bos && expected[..2] == [0, 0] {
+                expected.remove(0);
+            }
+            assert_eq!(tokenizer.encode(text, true).unwrap(), expected, "{name}: {text:?}");
+        }
+        let eos = tokenizer.eos_token_id().and_then(|id| tokenizer.token(id));
+        assert_eq!(eos.as_deref(), case["eos_token"].as_str(), "{name}");
     }
 }
 
@@ -356,5 +390,42 @@ fn smollm2_encodes_as_the_reference() {
         for prompt in [false, true] {
             assert_eq!(template.render(&messages, prompt).unwrap(), rendered.next().unwrap().as_str().unwrap());
         }
+    }
+}
+
+#[test]
+fn the_name_of_a_special_token_can_be_text_with_every_kind_of_tokenizer() {
+    // SentencePiece with its space prefix, byte-level BPE, and a tokenizer.json whose words get a prefix at the beginning only.
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/text/sentencepiece_tokenizer.json");
+    let mut metaspace: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    metaspace["normalizer"] = Value::Null;
+    metaspace["pre_tokenizer"] =
+        json!({"type": "Metaspace", "replacement": "\u{2581}", "prepend_scheme": "first", "split": false});
+    for token in metaspace["added_tokens"].as_array_mut().unwrap() {
+        token["rstrip"] = json!(true);
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("tokenizer.json");
+    std::fs::write(&file, metaspace.to_string()).unwrap();
+    let metaspace = Tokenizer::from_source(&source(TokenizerSource::Json(file))).unwrap();
+    for (tokenizer, mark) in
+        [(from_gguf(sentence_piece()), "</s>"), (metaspace, "</s>"), (from_gguf(byte_level("smollm")), "<|im_end|>")]
+    {
+        let text = format!("The ships{mark} a {mark} b{mark}\n{mark}{mark} c");
+        let places: Vec<usize> = text.match_indices(mark).map(|(at, _)| at).collect();
+        let id = tokenizer.token_id(mark).unwrap();
+        // Each of them alone as text; then all.
+        for place in &places {
+            let encoded = tokenizer.encode_literally(&text, &[*place..place + mark.len()]).unwrap();
+            assert_eq!(encoded.ids.iter().filter(|other| **other == id).count(), places.len() - 1, "{mark} at {place}");
+            assert!(encoded.ranges.iter().all(|range| range.start <= range.end && range.end <= text.len()));
+        }
+        let all = tokenizer.encode_literally(&text, &[0..text.len()]).unwrap();
+        assert!(!all.ids.contains(&id));
+        assert_eq!(tokenizer.decode(&all.ids, false).unwrap().trim_start(), text);
+        // Private characters of the text itself stay what they are.
+        let private = format!("\u{100000}{mark}\u{100001}");
+        let encoded = tokenizer.encode_literally(&private, &[4..4 + mark.len()]).unwrap();
+        assert!(!encoded.ids.contains(&id));
     }
 }

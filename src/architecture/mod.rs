@@ -102,6 +102,8 @@ impl Defaults {
 /// Largest value of a dimension (vocabulary, features) that is believed. A model of [`LARGEST_DEPTH`] layers with seven
 /// matrices of such dimensions has less than 2^59 parameters, so that counts and bytes fit a `u64`.
 const LARGEST_DIMENSION: usize = 1 << 22;
+/// Most features of a head that attention has kernels for.
+const LARGEST_HEAD: usize = 256;
 /// Largest number of layers that is believed.
 const LARGEST_DEPTH: usize = 4096;
 
@@ -270,28 +272,11 @@ impl Architecture {
     /// # Errors
     /// [`Error::BadInput`] naming the feature that it has no kernels for.
     pub fn supported(&self) -> Result<()> {
-        let missing = [
-            (self.norms != Norms::Before, "norms after attention and MLP"),
-            (self.norm_adds_one, "norms that multiply by 1 + weight"),
-            (self.query_key_norm != QueryKeyNorm::None, "norms of query and key"),
-            (self.fused, "fused projections"),
-            (self.query_key_value_bias || self.attention_output_bias, "attention_bias: biases of the projections"),
-            (self.mlp_bias, "mlp_bias: biases of the MLP"),
-            (self.activation != Activation::Silu, "another activation than silu"),
-            (self.attention_softcap.is_some(), "soft-capped attention"),
-            (self.final_softcap.is_some(), "soft-capped logits"),
-            (self.embedding_multiplier != 1.0, "scaled embeddings"),
-            (self.residual_multiplier != 1.0, "scaled residuals"),
-            (self.logits_scaling != 1.0, "scaled logits"),
-            (self.layers.iter().any(|layer| layer.window.is_some()), "a sliding window"),
-            (self.layers.iter().any(|layer| layer.rope != Some(0)), "layers of different rotations"),
-            (self.ropes.iter().any(|rope| rope.dim != self.head_dim), "heads that are rotated in part"),
-        ];
-        if let Some((_, feature)) = missing.into_iter().find(|(missing, _)| *missing) {
+        if !self.head_dim.is_multiple_of(4) || self.head_dim > LARGEST_HEAD {
             return Err(Error::bad_input(
                 format!("architecture {}", self.class),
-                format!("has {feature}, which graftling does not compute yet"),
-                "Use a model of the Llama family without it (SmolLM2, TinyLlama, Llama 2, 3, 3.1, 3.2: LlamaForCausalLM).",
+                format!("has heads of {} features, which graftling has no kernels for", self.head_dim),
+                format!("Use a model whose head_dim is a multiple of 4, at most {LARGEST_HEAD}."),
             ));
         }
         self.ropes.iter().try_for_each(Rope::supported)

@@ -112,6 +112,14 @@ impl Rope {
         if first == last { (first, last + 0.001) } else { (first, last) }
     }
 
+    /// The length of sequences beyond which the frequencies are others, but the same for all lengths.
+    pub fn changes_beyond(&self) -> Option<usize> {
+        match self.scaling {
+            RopeScaling::LongRope { original_max_position_embeddings, .. } => Some(original_max_position_embeddings),
+            _ => None,
+        }
+    }
+
     /// By what cosines and sines are multiplied.
     pub fn attention_factor(&self) -> f64 {
         match self.scaling {
@@ -127,11 +135,10 @@ impl Rope {
     pub fn supported(&self) -> Result<()> {
         let kind = match &self.scaling {
             RopeScaling::Unsupported(kind) => kind.as_str(),
-            RopeScaling::LongRope { .. } => "longrope",
             _ => return Ok(()),
         };
         let problem = format!("the rotary embedding is scaled by `{kind}`, which graftling does not compute");
-        Err(Error::bad_input("rope_scaling", problem, "Use a model whose scaling is linear, dynamic, llama3 or yarn."))
+        Err(Error::bad_input("rope_scaling", problem, "Use a model whose scaling is linear, dynamic, llama3, yarn or longrope."))
     }
 
     pub(super) fn check(&self, place: &str) -> Result<()> {

@@ -173,10 +173,9 @@ fn product(name: &str, layout: Layout, [m, n, k]: [usize; 3], storage: DType, ad
 /// One causal sequence of all rows.
 fn of_attention(config: &Architecture, rows: usize) -> Vec<Case> {
     let heads = Heads {
-        heads: config.num_attention_heads,
-        key_value_heads: config.num_key_value_heads,
-        head_dim: config.head_dim,
         scale: config.attention_scale,
+        softcap: config.attention_softcap,
+        ..Heads::new(config.num_attention_heads, config.num_key_value_heads, config.head_dim)
     };
     let (q, k) = (f32(rows, heads.heads * heads.head_dim), f32(rows, heads.key_value_heads * heads.head_dim));
     let (position, segment_start) = (u32(rows, Fill::Rows), u32(rows, Fill::Zero));

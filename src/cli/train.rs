@@ -10,6 +10,7 @@ use graftling::model::opened::OpenModel;
 use graftling::terminal::{self, say};
 use graftling::train::Outcome;
 use graftling::train::interrupt::Interrupt;
+use graftling::train::keep::beginning;
 use graftling::train::options::{Recipe, TrainOptions};
 use graftling::train::prefix_cache::RowsUsed;
 use graftling::train::prepare::Prepared;
@@ -65,7 +66,7 @@ pub fn run(args: TrainArgs) -> Result<i32> {
         recipe.out.get_or_insert_with(PathBuf::new);
     }
     let options = recipe.resolve()?;
-    let model = OpenModel::open(&options.model)?;
+    let model = OpenModel::open_at(&options.model, beginning::template_time(&options))?;
     let prepared = Prepared::new(options, &model)?;
     if args.dry_run {
         let colour = terminal::has_colour(&std::io::stdout());

@@ -56,6 +56,13 @@ impl Batch {
         self.segment_start.chunk_by(|a, b| a == b).map(|starts| starts[0] as usize..starts[0] as usize + starts.len())
     }
 
+    /// For each row its position, and the length of its example.
+    pub fn positions_and_lengths(&self) -> impl Iterator<Item = (u32, usize)> {
+        self.rows_by_example()
+            .flat_map(|rows| rows.clone().map(move |row| (row, rows.len())))
+            .map(|(row, length)| (self.position[row], length))
+    }
+
     /// Tokens.
     pub fn rows(&self) -> usize {
         self.input_ids.len()

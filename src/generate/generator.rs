@@ -77,9 +77,10 @@ impl Generator {
             return Err(Error::bad_input("prompt", problem, "give a shorter prompt, or a model with a longer context"));
         }
         let mut logits = Vec::new();
+        let length = self.read + ids.len();
         for chunk in ids.chunks(self.prefill.rows) {
             let pass = if chunk.len() == 1 { &mut self.decode } else { &mut self.prefill };
-            logits = pass.run(chunk, self.read, self.vocab_size)?;
+            logits = pass.run(chunk, self.read, length, self.vocab_size)?;
             self.read += chunk.len();
         }
         Ok(logits)
@@ -174,12 +175,16 @@ impl Pass {
         Ok(Self { inputs: model.inputs, logits, executable, rows })
     }
 
-    /// Runs `ids` at the positions from `first` on; gives the logits of the last one.
-    fn run(&mut self, ids: &[u32], first: usize, vocab_size: usize) -> Result<Vec<f32>> {
+    /// Runs `ids` at the positions from `first` on; gives the logits of the last one. `length`: tokens of the text when all are read that
+    /// are read at one time, as transformers counts it.
+    fn run(&mut self, ids: &[u32], first: usize, length: usize, vocab_size: usize) -> Result<Vec<f32>> {
         let positions: Vec<u32> = (first as u32..).take(ids.len()).collect();
         self.executable.write(self.inputs.input_ids, ids);
         self.executable.write(self.inputs.position, &positions);
         self.executable.write(self.inputs.segment_start, &vec![0u32; ids.len()]);
+        if let Some(rope) = self.inputs.rope_row {
+            self.executable.write(rope.row, &rope.values(positions.iter().map(|&position| (position, length))));
+        }
         self.executable.write(self.inputs.rows, &[ids.len() as u32 - 1]);
         self.executable.run(&Counts { tokens: ids.len(), supervised: 1 })?;
         self.executable.read(self.logits, vocab_size)

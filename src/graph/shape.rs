@@ -177,7 +177,7 @@ impl ShapeError {
         Self { op, node: String::new(), what: what.to_string(), found: found.to_string(), expected: expected.to_string() }
     }
 
-    pub(super) fn at(mut self, node: &str) -> Self {
+    pub(crate) fn at(mut self, node: &str) -> Self {
         self.node = node.to_owned();
         self
     }

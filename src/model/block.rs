@@ -2,66 +2,100 @@
 
 use super::graph::{Builder, Inputs, Purpose};
 use super::hook::Linear;
-use crate::architecture::{Part, Role, Site, layer_sites, norm_modules};
+use crate::architecture::{self, Part, QueryKeyNorm, Role, Site, layer_sites, norm_modules};
 use crate::graph::{Origin, Rows, ShapeError, TensorType, ValueId};
+use crate::ops::add::Add;
+use crate::ops::add_bias::AddBias;
 use crate::ops::attention::{Attention, Heads};
 use crate::ops::cache_rows::CacheRows;
 use crate::ops::glu::{Activation, Glu};
 use crate::ops::matmul::{Layout, Matmul};
 use crate::ops::rope::Rope;
+use crate::ops::scale::Scale;
 
 impl Builder<'_> {
     /// `x + attention(norm(x))`, then that plus `mlp(norm(...))`, with the norms where the family has them.
     pub(super) fn block(&mut self, layer: usize, x: ValueId) -> Result<ValueId, ShapeError> {
         let sites = layer_sites(self.architecture, layer);
-        let [before_attention, _, before_mlp, _] = norm_modules(self.architecture.norms);
+        let [before_attention, after_attention, before_mlp, after_mlp] = norm_modules(self.architecture.norms);
 
         let normed = self.block_norm(layer, before_attention, x)?;
         let heads = self.inner(&sites, Part::Attention, normed)?;
         let attended = self.attention(layer, [heads[0], heads[1], heads[2]])?;
-        let x = self.onto_residual(&sites, Role::AttentionOutput, attended, x)?;
+        let x = self.half(&sites, Role::AttentionOutput, attended, after_attention, x)?;
 
         let normed = self.block_norm(layer, before_mlp, x)?;
         let gated = self.inner(&sites, Part::Mlp, normed)?;
-        let inner = self.graph.apply_one(
-            Glu { activation: Activation::Silu },
-            &[gated[0], gated[1]],
-            format!("layers.{layer}.mlp.glu"),
-        )?;
-        self.onto_residual(&sites, Role::Down, inner, x)
+        let activation = match self.architecture.activation {
+            architecture::Activation::Silu => Activation::Silu,
+            architecture::Activation::GeluTanh => Activation::GeluTanh,
+        };
+        let inner = self.graph.apply_one(Glu { activation }, &[gated[0], gated[1]], format!("layers.{layer}.mlp.glu"))?;
+        self.half(&sites, Role::Down, inner, after_mlp, x)
     }
 
     fn block_norm(&mut self, layer: usize, module: Option<&str>, x: ValueId) -> Result<ValueId, ShapeError> {
         let Some(module) = module else { return Ok(x) };
         let name = format!("layers.{layer}.{module}");
-        self.norm(x, &format!("model.{name}.weight"), &name, self.architecture.hidden_size)
+        self.norm(x, &format!("model.{name}.weight"), &name, 1)
     }
 
     /// The layers that begin a half of the block: query, key and value, or gate and up.
     fn inner(&mut self, sites: &[Site], part: Part, x: ValueId) -> Result<Vec<ValueId>, ShapeError> {
         let mut outputs = Vec::new();
         for site in sites.iter().filter(|site| site.part == part && !ends_a_half(site)) {
-            outputs.extend(self.linear(site, x, None)?);
+            outputs.extend(self.linear(site, x, 1.0, None)?);
         }
         Ok(outputs)
     }
 
-    /// The layer that ends a half of the block, added to the residual.
-    fn onto_residual(&mut self, sites: &[Site], role: Role, y: ValueId, residual: ValueId) -> Result<ValueId, ShapeError> {
-        let mut outputs = Vec::new();
+    /// The layer that ends a half of the block, its norm, and the residual. Where there is nothing between the product and the residual,
+    /// the product adds it on the way out.
+    fn half(
+        &mut self,
+        sites: &[Site],
+        role: Role,
+        y: ValueId,
+        norm: Option<&str>,
+        residual: ValueId,
+    ) -> Result<ValueId, ShapeError> {
+        let factor = self.architecture.residual_multiplier;
+        let mut sum = residual;
         for site in sites.iter().filter(|site| site.has(role)) {
-            outputs.extend(self.linear(site, y, Some(residual))?);
+            sum = if norm.is_none() && (factor == 1.0 || !site.bias) {
+                self.linear(site, y, factor, Some(sum))?[0]
+            } else {
+                let mut y = self.linear(site, y, 1.0, None)?[0];
+                y = self.block_norm(site.layer, norm, y)?;
+                let name = format!("{}.residual", site.name());
+                if factor != 1.0 {
+                    y = self.graph.apply_one(Scale { factor }, &[y], format!("{name}_multiplier"))?;
+                }
+                self.graph.apply_one(Add, &[sum, y], name)?
+            };
         }
-        Ok(outputs[0])
+        Ok(sum)
     }
 
-    fn attention(&mut self, layer: usize, [query, mut key, mut value]: [ValueId; 3]) -> Result<ValueId, ShapeError> {
+    fn attention(&mut self, layer: usize, [mut query, mut key, mut value]: [ValueId; 3]) -> Result<ValueId, ShapeError> {
         let Inputs { position, segment_start, .. } = self.inputs;
+        let model = self.architecture;
         let path = format!("layers.{layer}.self_attn");
-        let table = self.rope_tables[0];
-        let rope = Rope::new(self.architecture.head_dim);
-        let query = self.graph.apply_one(rope, &[query, position, table], format!("{path}.q_rope"))?;
-        key = self.graph.apply_one(rope, &[key, position, table], format!("{path}.k_rope"))?;
+        for (rows, heads, part) in [(&mut query, model.num_attention_heads, "q"), (&mut key, model.num_key_value_heads, "k")] {
+            let groups = match model.query_key_norm {
+                QueryKeyNorm::None => None,
+                QueryKeyNorm::Head => Some(heads),
+                QueryKeyNorm::Width => Some(1),
+            };
+            if let Some(groups) = groups {
+                *rows = self.norm(*rows, &format!("model.{path}.{part}_norm.weight"), &format!("{path}.{part}_norm"), groups)?;
+            }
+            if let Some(rope) = model.layers[layer].rope {
+                let op = Rope { rotary_dim: model.ropes[rope].dim, ..Rope::new(model.head_dim) };
+                let row = self.inputs.rope_row.map_or(position, |input| input.row);
+                *rows = self.graph.apply_one(op, &[*rows, row, self.rope_tables[rope]], format!("{path}.{part}_rope"))?;
+            }
+        }
         if let Purpose::Generate { cache } = self.purpose {
             for (rows, part) in [(&mut key, "k_cache"), (&mut value, "v_cache")] {
                 let name = format!("{path}.{part}");
@@ -72,29 +106,37 @@ impl Builder<'_> {
             }
         }
         let heads = Heads {
-            heads: self.architecture.num_attention_heads,
-            key_value_heads: self.architecture.num_key_value_heads,
-            head_dim: self.architecture.head_dim,
-            scale: self.architecture.attention_scale,
+            scale: model.attention_scale,
+            softcap: model.attention_softcap,
+            window: model.layers[layer].window,
+            ..Heads::new(model.num_attention_heads, model.num_key_value_heads, model.head_dim)
         };
         self.graph.apply_one(Attention(heads), &[query, key, value, position, segment_start], path)
     }
 
-    /// `x W^T (+ residual)`, one output for each part of the site, and what the hook adds.
-    fn linear(&mut self, site: &Site, x: ValueId, residual: Option<ValueId>) -> Result<Vec<ValueId>, ShapeError> {
+    /// `factor x W^T (+ residual) (+ bias)`, one output for each part of the site, and what the hook adds. With a factor there is no bias.
+    fn linear(&mut self, site: &Site, x: ValueId, factor: f64, residual: Option<ValueId>) -> Result<Vec<ValueId>, ShapeError> {
         let name = site.name();
-        let tensor = format!("model.{name}.weight");
         let whole = site.outputs.len() == 1;
-        let mut outputs = Vec::with_capacity(site.outputs.len());
+        let mut parts = Vec::with_capacity(site.outputs.len());
         let mut first = 0;
         for (role, rows) in &site.outputs {
-            let rows = first..first + rows;
-            first = rows.end;
-            let weight = self.matrix(&tensor, &rows, whole, site.in_features);
-            let name = if whole { name.clone() } else { format!("{name}.{role:?}").to_lowercase() };
-            outputs.push(Matmul { layout: Layout::NT, scale: 1.0 }.append(&mut self.graph, [x, weight], residual, name)?);
+            let name = if whole { name.clone() } else { format!("{name}.{}", format!("{role:?}").to_lowercase()) };
+            parts.push((first..first + rows, name));
+            first += rows;
         }
-        self.hook.after(&mut self.graph, Linear { site, x, factor: 1.0, outputs })
+        let mut outputs = Vec::with_capacity(parts.len());
+        for (rows, name) in &parts {
+            let weight = self.matrix(&format!("model.{}.weight", site.name()), rows, whole, site.in_features);
+            let product = Matmul { layout: Layout::NT, scale: factor };
+            outputs.push(product.append(&mut self.graph, [x, weight], residual, name)?);
+        }
+        let mut outputs = self.hook.after(&mut self.graph, Linear { site, x, factor, outputs })?;
+        for (output, (rows, name)) in outputs.iter_mut().zip(&parts).filter(|_| site.bias) {
+            let bias = self.bias(&format!("model.{}.bias", site.name()), rows, whole);
+            *output = self.graph.apply_one(AddBias, &[*output, bias], format!("{name}.bias"))?;
+        }
+        Ok(outputs)
     }
 }
 

@@ -10,7 +10,9 @@ use crate::ops::embedding::Embedding;
 use crate::ops::gather_rows::GatherRows;
 use crate::ops::linear_cross_entropy::LinearCrossEntropy;
 use crate::ops::matmul::{Layout, Matmul};
-use crate::ops::rms_norm::RmsNorm;
+use crate::ops::rms_norm::{NormWeight, RmsNorm};
+use crate::ops::scale::Scale;
+use crate::ops::softcap::Softcap;
 use std::ops::Range;
 
 /// What the graph is for.
@@ -52,12 +54,32 @@ pub struct Inputs {
     pub position: ValueId,
     /// `[tokens, 1]` u32: row (or cache row) at which each token's sequence begins.
     pub segment_start: ValueId,
+    /// Rows of the rope tables, where they are not the positions.
+    pub rope_row: Option<RopeRow>,
     /// `[supervised, 1]` u32, ascending: rows whose next token is supervised. In generation `[1, 1]`: the row whose logits are wanted.
     pub rows: ValueId,
     /// `[supervised, 1]` u32: the next token of each of these rows; not in generation.
     pub targets: Option<ValueId>,
     /// `[1, 1]` f32: 1 / supervised tokens of the optimizer step; not in generation.
     pub loss_weight: Option<ValueId>,
+}
+
+/// The input that chooses between two rope tables, one below the other: that for short sequences and that for long ones.
+#[derive(Clone, Copy, Debug)]
+pub struct RopeRow {
+    /// `[tokens, 1]` u32.
+    pub row: ValueId,
+    /// Tokens of the longest short sequence.
+    original: u32,
+    /// Row at which the table for long sequences begins.
+    long: u32,
+}
+
+impl RopeRow {
+    /// The input's values: of each row its position, and the length of its sequence.
+    pub fn values(&self, rows: impl Iterator<Item = (u32, usize)>) -> Vec<u32> {
+        rows.map(|(position, length)| position + if length > self.original as usize { self.long } else { 0 }).collect()
+    }
 }
 
 /// Values at the end of the graph.
@@ -134,6 +156,9 @@ impl<'a> Builder<'a> {
             Purpose::Generate { cache } => (Rows::Tokens(max_tokens), Rows::Fixed(1), cache),
             Purpose::Train | Purpose::Evaluate => (Rows::Tokens(max_tokens), Rows::Supervised(max_tokens), max_tokens),
         };
+        // A rotation that looks at the length of a sequence has a second table for long ones, if there can be any.
+        let by_length = architecture.ropes.iter().find_map(|rope| rope.changes_beyond()).filter(|&original| positions > original);
+        let table_rows = if by_length.is_some() { 2 * positions } else { positions };
         let mut input = |name: &str, tensor| graph.leaf(name, tensor, Origin::Input);
         let with_loss = !matches!(purpose, Purpose::Generate { .. });
         let inputs = Inputs {
@@ -141,6 +166,11 @@ impl<'a> Builder<'a> {
             hidden: matches!(part, Part::From(_)).then(|| input("hidden", TensorType::f32(tokens, architecture.hidden_size))),
             position: input("position", TensorType::u32(tokens, 1)),
             segment_start: input("segment_start", TensorType::u32(tokens, 1)),
+            rope_row: by_length.map(|original| RopeRow {
+                row: input("rope_row", TensorType::u32(tokens, 1)),
+                original: original as u32,
+                long: positions as u32,
+            }),
             rows: input("rows", TensorType::u32(supervised, 1)),
             targets: with_loss.then(|| input("targets", TensorType::u32(supervised, 1))),
             loss_weight: with_loss.then(|| input("loss_weight", TensorType::f32(Rows::Fixed(1), 1))),
@@ -148,7 +178,7 @@ impl<'a> Builder<'a> {
         hook.begin(&mut graph, purpose);
         let mut table = |(index, rope): (usize, &crate::architecture::Rope)| {
             let name = if index == 0 { "rope_table".to_owned() } else { format!("rope_table.{index}") };
-            graph.leaf(name, TensorType::f32(Rows::Fixed(positions), rope.dim), Origin::Weight)
+            graph.leaf(name, TensorType::f32(Rows::Fixed(table_rows), rope.dim), Origin::Weight)
         };
         let rope_tables = architecture.ropes.iter().enumerate().map(&mut table).collect();
         let (weights, caches) = (Vec::new(), Vec::new());
@@ -179,29 +209,45 @@ impl<'a> Builder<'a> {
 
     fn embedding(&mut self) -> Result<ValueId, ShapeError> {
         let matrix = self.vocabulary_weight("model.embed_tokens.weight");
-        self.graph.apply_one(Embedding, &[self.inputs.input_ids, matrix], "embed_tokens")
+        let x = self.graph.apply_one(Embedding, &[self.inputs.input_ids, matrix], "embed_tokens")?;
+        match self.architecture.embedding_multiplier {
+            1.0 => Ok(x),
+            factor => self.graph.apply_one(Scale { factor }, &[x], "embedding_multiplier"),
+        }
     }
 
     /// Norm and output layer of the rows that are wanted.
     fn head(&mut self, x: ValueId) -> Result<Head, ShapeError> {
         let x = self.graph.apply_one(GatherRows, &[x, self.inputs.rows], "supervised_rows")?;
-        let x = self.norm(x, "model.norm.weight", "norm", self.architecture.hidden_size)?;
+        let x = self.norm(x, "model.norm.weight", "norm", 1)?;
         let tied = self.architecture.tie_word_embeddings;
         let output = self.vocabulary_weight(if tied { "model.embed_tokens.weight" } else { "lm_head.weight" });
+        let scale = 1.0 / self.architecture.logits_scaling;
         Ok(match (self.inputs.targets, self.inputs.loss_weight) {
             (Some(targets), Some(weight)) => {
-                let op = LinearCrossEntropy::new(self.purpose == Purpose::Train);
+                let with_gradient = self.purpose == Purpose::Train;
+                let op = LinearCrossEntropy { with_gradient, scale, softcap: self.architecture.final_softcap };
                 let outputs = self.graph.apply(op, &[x, output, targets, weight], "loss")?;
                 Head::Loss { loss: outputs[0], nll: outputs[1] }
             }
-            _ => Head::Logits(Matmul { layout: Layout::NT, scale: 1.0 }.append(&mut self.graph, [x, output], None, "lm_head")?),
+            _ => {
+                let product = Matmul { layout: Layout::NT, scale };
+                let logits = product.append(&mut self.graph, [x, output], None, "lm_head")?;
+                Head::Logits(match self.architecture.final_softcap {
+                    Some(cap) => self.graph.apply_one(Softcap { cap }, &[logits], "final_softcap")?,
+                    None => logits,
+                })
+            }
         })
     }
 
-    /// RMS norm with the weight of this name, over `size` columns.
-    pub(super) fn norm(&mut self, x: ValueId, weight: &str, name: &str, size: usize) -> Result<ValueId, ShapeError> {
-        let weight = self.vector(weight, size);
-        self.graph.apply_one(RmsNorm::new(self.architecture.rms_norm_eps), &[x, weight], name)
+    /// RMS norm with the weight of this name, of each of `groups` parts of a row by itself.
+    pub(super) fn norm(&mut self, x: ValueId, weight: &str, name: &str, groups: usize) -> Result<ValueId, ShapeError> {
+        let size = self.graph[x].tensor.shape.columns / groups;
+        let vector = self.weight(weight.to_owned(), DType::F32, [1, size]);
+        let kind = if self.architecture.norm_adds_one { NormWeight::OnePlus } else { NormWeight::Plain };
+        let op = RmsNorm { eps: self.architecture.rms_norm_eps, groups, weight: kind };
+        self.graph.apply_one(op, &[x, vector], name)
     }
 
     /// Embedding or output layer, `[vocab_size, hidden_size]`; one leaf where both are the same weight.
@@ -211,9 +257,10 @@ impl<'a> Builder<'a> {
         known.unwrap_or_else(|| self.weight(name.to_owned(), (self.storage)(name), [rows, columns]))
     }
 
-    /// A norm's weight or a bias: `[1, size]`, which rests in f32.
-    pub(super) fn vector(&mut self, name: &str, size: usize) -> ValueId {
-        self.weight(name.to_owned(), DType::F32, [1, size])
+    /// Elements `rows` of the bias `tensor`, as a row, which rests in f32.
+    pub(super) fn bias(&mut self, tensor: &str, rows: &Range<usize>, whole: bool) -> ValueId {
+        let name = if whole { tensor.to_owned() } else { slice_name(tensor, rows) };
+        self.weight(name, DType::F32, [1, rows.len()])
     }
 
     /// `rows` of the matrix `tensor`, of which `whole` says whether there are others.

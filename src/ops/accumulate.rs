@@ -2,7 +2,7 @@
 //!
 //! It is applied to gradients, so it has no gradient rule of its own.
 
-use super::{Bind, Call, Dispatch, Example, Matrix, Op, OpEntry, expect, spread};
+use super::{Bind, Call, Derivative, Dispatch, Example, Matrix, Op, OpEntry, expect, spread};
 use crate::gpu::kernel::{Kernel, Needs};
 use crate::graph::{DType, Rows, ShapeError, TensorType};
 use crate::kernel_params;
@@ -21,6 +21,10 @@ impl Op for Accumulate {
         expect::dtype("accumulate", "total", inputs[0], DType::F32)?;
         expect::same("accumulate", "x", inputs[1], inputs[0])?;
         Ok(vec![inputs[0]])
+    }
+
+    fn derivative(&self) -> Derivative<'_> {
+        Derivative::None("it updates gradients, after differentiation")
     }
 
     fn reference(&self, inputs: &[&Matrix], outputs: &[[usize; 2]]) -> Vec<Matrix> {

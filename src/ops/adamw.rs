@@ -18,7 +18,7 @@
 //!
 //! **Gradient.** None.
 
-use super::{Bind, Call, Dispatch, Example, Matrix, Op, OpEntry, Random, expect, spread};
+use super::{Bind, Call, Derivative, Dispatch, Example, Matrix, Op, OpEntry, Random, expect, spread};
 use crate::gpu::kernel::{Kernel, Needs};
 use crate::graph::{Rows, ShapeError, TensorType};
 use crate::kernel_params;
@@ -73,6 +73,10 @@ impl Op for AdamW {
         expect::same("adamw", "global_norm", inputs[4], TensorType::f32(Rows::Fixed(1), 1))?;
         expect::same("adamw", "hyper", inputs[5], TensorType::f32(Rows::Fixed(1), 8))?;
         Ok(vec![parameters; 3])
+    }
+
+    fn derivative(&self) -> Derivative<'_> {
+        Derivative::None("it is a step of the optimizer, after differentiation")
     }
 
     fn reference(&self, inputs: &[&Matrix], _: &[[usize; 2]]) -> Vec<Matrix> {

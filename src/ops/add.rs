@@ -2,7 +2,7 @@
 //!
 //! **Gradient.** `d_a = d_b = d_out`: the same value, no node.
 
-use super::{Bind, Call, Dispatch, Example, Matrix, Op, OpEntry, Vjp, expect, spread};
+use super::{Bind, Call, Derivative, Differentiate, Dispatch, Example, Matrix, Op, OpEntry, Vjp, expect, spread};
 use crate::gpu::kernel::{Kernel, Needs};
 use crate::graph::{DType, Rows, ShapeError, TensorType};
 use crate::kernel_params;
@@ -23,14 +23,8 @@ impl Op for Add {
         Ok(vec![inputs[0]])
     }
 
-    fn vjp(&self, vjp: &mut Vjp) -> Result<(), ShapeError> {
-        let Some(d_out) = vjp.d_outputs[0] else { return Ok(()) };
-        for input in 0..2 {
-            if vjp.wants(input) {
-                vjp.give(input, d_out);
-            }
-        }
-        Ok(())
+    fn derivative(&self) -> Derivative<'_> {
+        Derivative::Rule(self)
     }
 
     fn reference(&self, inputs: &[&Matrix], outputs: &[[usize; 2]]) -> Vec<Matrix> {
@@ -48,6 +42,18 @@ impl Op for Add {
             workgroups: spread(count.div_ceil(256)),
             work: 1.0,
         }]
+    }
+}
+
+impl Differentiate for Add {
+    fn vjp(&self, vjp: &mut Vjp) -> Result<(), ShapeError> {
+        let Some(d_out) = vjp.d_outputs[0] else { return Ok(()) };
+        for input in 0..2 {
+            if vjp.wants(input) {
+                vjp.give(input, d_out);
+            }
+        }
+        Ok(())
     }
 }
 

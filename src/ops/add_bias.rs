@@ -7,7 +7,7 @@
 //!
 //! **Gradient.** `d_x = d_out`: the same value, no node.
 
-use super::{Bind, Call, Dispatch, Example, Matrix, Op, OpEntry, Vjp, expect, spread};
+use super::{Bind, Call, Derivative, Differentiate, Dispatch, Example, Matrix, Op, OpEntry, Vjp, expect, spread};
 use crate::gpu::kernel::{Kernel, Needs};
 use crate::graph::{DType, Rows, ShapeError, TensorType};
 use crate::kernel_params;
@@ -28,11 +28,8 @@ impl Op for AddBias {
         Ok(vec![inputs[0]])
     }
 
-    fn vjp(&self, vjp: &mut Vjp) -> Result<(), ShapeError> {
-        if let (Some(d_out), true) = (vjp.d_outputs[0], vjp.wants(0)) {
-            vjp.give(0, d_out);
-        }
-        Ok(())
+    fn derivative(&self) -> Derivative<'_> {
+        Derivative::Rule(self)
     }
 
     fn reference(&self, inputs: &[&Matrix], _: &[[usize; 2]]) -> Vec<Matrix> {
@@ -53,6 +50,15 @@ impl Op for AddBias {
             workgroups: spread(out.rows),
             work: 1.0,
         }]
+    }
+}
+
+impl Differentiate for AddBias {
+    fn vjp(&self, vjp: &mut Vjp) -> Result<(), ShapeError> {
+        if let (Some(d_out), true) = (vjp.d_outputs[0], vjp.wants(0)) {
+            vjp.give(0, d_out);
+        }
+        Ok(())
     }
 }
 

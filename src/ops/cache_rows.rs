@@ -10,7 +10,7 @@
 //!
 //! Generation is not differentiated, so there is no gradient rule.
 
-use super::{Bind, Call, Dispatch, Example, Matrix, Op, OpEntry, Operand, expect, spread};
+use super::{Bind, Call, Derivative, Dispatch, Example, Matrix, Op, OpEntry, Operand, expect, spread};
 use crate::gpu::kernel::{Kernel, Needs};
 use crate::graph::{Counts, DType, Rows, ShapeError, TensorType};
 use crate::kernel_params;
@@ -32,6 +32,10 @@ impl Op for CacheRows {
         expect::same("cache_rows", "x", x, TensorType::f32(x.shape.rows, cache.shape.columns))?;
         expect::same("cache_rows", "position", position, TensorType::u32(x.shape.rows, 1))?;
         Ok(vec![cache])
+    }
+
+    fn derivative(&self) -> Derivative<'_> {
+        Derivative::None("generation is not differentiated")
     }
 
     fn reference(&self, inputs: &[&Matrix], _: &[[usize; 2]]) -> Vec<Matrix> {

@@ -3,7 +3,7 @@
 //!
 //! **Gradient.** None: no model has this op.
 
-use super::{Bind, Call, Dispatch, Example, Matrix, Op, OpEntry, expect, spread};
+use super::{Bind, Call, Derivative, Dispatch, Example, Matrix, Op, OpEntry, expect, spread};
 use crate::gpu::kernel::{Kernel, Needs};
 use crate::graph::{DType, Rows, ShapeError, TensorType};
 use crate::kernel_params;
@@ -23,6 +23,10 @@ impl Op for Copy {
             return Err(ShapeError::new("copy", "x", inputs[0], "a multiple of 4 columns"));
         }
         Ok(vec![inputs[0]])
+    }
+
+    fn derivative(&self) -> Derivative<'_> {
+        Derivative::None("it only moves values between buffers")
     }
 
     fn reference(&self, inputs: &[&Matrix], _: &[[usize; 2]]) -> Vec<Matrix> {

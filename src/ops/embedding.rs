@@ -9,7 +9,7 @@
 //!
 //! **Gradient.** None: ids are integers, and the matrix is frozen.
 
-use super::{Bind, Call, Dispatch, Example, Matrix, Op, OpEntry, Operand, Random, expect, spread};
+use super::{Bind, Call, Derivative, Dispatch, Example, Matrix, Op, OpEntry, Operand, Random, expect, spread};
 use crate::gpu::kernel::{Kernel, Needs};
 use crate::graph::{DType, Rows, ShapeError, TensorType};
 use crate::kernel_params;
@@ -28,6 +28,10 @@ impl Op for Embedding {
         expect::same("embedding", "ids", ids, TensorType::u32(ids.shape.rows, 1))?;
         expect::weight("embedding", "weight", weight)?;
         Ok(vec![TensorType::f32(ids.shape.rows, weight.shape.columns)])
+    }
+
+    fn derivative(&self) -> Derivative<'_> {
+        Derivative::None("ids have no gradient, and its matrix is frozen")
     }
 
     fn reference(&self, inputs: &[&Matrix], _: &[[usize; 2]]) -> Vec<Matrix> {

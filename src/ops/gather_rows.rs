@@ -9,7 +9,9 @@
 //!
 //! **Gradient.** Each row is picked at most once, so `d_x[rows[s]] = d_y[s]` and `d_x` is zero elsewhere: [`ScatterRows`].
 
-use super::{Bind, Call, Dispatch, Example, Matrix, Op, OpEntry, Operand, Random, Vjp, expect, spread};
+use super::{
+    Bind, Call, Derivative, Differentiate, Dispatch, Example, Matrix, Op, OpEntry, Operand, Random, Vjp, expect, spread,
+};
 use crate::gpu::kernel::{Kernel, Needs};
 use crate::graph::{Counts, DType, Rows, ShapeError, TensorType};
 use crate::kernel_params;
@@ -38,13 +40,8 @@ impl Op for GatherRows {
         Ok(vec![TensorType::f32(rows.shape.rows, x.shape.columns)])
     }
 
-    fn vjp(&self, vjp: &mut Vjp) -> Result<(), ShapeError> {
-        let (Some(d_y), true) = (vjp.d_outputs[0], vjp.wants(0)) else { return Ok(()) };
-        let scatter = ScatterRows { rows: vjp.graph[vjp.inputs[0]].tensor.shape.rows };
-        let name = vjp.d_name(0);
-        let d_x = vjp.graph.apply_one(scatter, &[d_y, vjp.inputs[1]], name)?;
-        vjp.give(0, d_x);
-        Ok(())
+    fn derivative(&self) -> Derivative<'_> {
+        Derivative::Rule(self)
     }
 
     fn reference(&self, inputs: &[&Matrix], outputs: &[[usize; 2]]) -> Vec<Matrix> {
@@ -79,6 +76,17 @@ impl Op for GatherRows {
     }
 }
 
+impl Differentiate for GatherRows {
+    fn vjp(&self, vjp: &mut Vjp) -> Result<(), ShapeError> {
+        let (Some(d_y), true) = (vjp.d_outputs[0], vjp.wants(0)) else { return Ok(()) };
+        let scatter = ScatterRows { rows: vjp.graph[vjp.inputs[0]].tensor.shape.rows };
+        let name = vjp.d_name(0);
+        let d_x = vjp.graph.apply_one(scatter, &[d_y, vjp.inputs[1]], name)?;
+        vjp.give(0, d_x);
+        Ok(())
+    }
+}
+
 impl Op for ScatterRows {
     fn name(&self) -> &'static str {
         "scatter_rows"
@@ -92,12 +100,8 @@ impl Op for ScatterRows {
         Ok(vec![TensorType::f32(self.rows, d_y.shape.columns)])
     }
 
-    fn vjp(&self, vjp: &mut Vjp) -> Result<(), ShapeError> {
-        let (Some(d_x), true) = (vjp.d_outputs[0], vjp.wants(0)) else { return Ok(()) };
-        let name = vjp.d_name(0);
-        let d_y = vjp.graph.apply_one(GatherRows, &[d_x, vjp.inputs[1]], name)?;
-        vjp.give(0, d_y);
-        Ok(())
+    fn derivative(&self) -> Derivative<'_> {
+        Derivative::Rule(self)
     }
 
     fn reference(&self, inputs: &[&Matrix], outputs: &[[usize; 2]]) -> Vec<Matrix> {
@@ -124,6 +128,16 @@ impl Op for ScatterRows {
 
     fn flops(&self, _: &[[usize; 2]], _: &[[usize; 2]]) -> u64 {
         0
+    }
+}
+
+impl Differentiate for ScatterRows {
+    fn vjp(&self, vjp: &mut Vjp) -> Result<(), ShapeError> {
+        let (Some(d_x), true) = (vjp.d_outputs[0], vjp.wants(0)) else { return Ok(()) };
+        let name = vjp.d_name(0);
+        let d_y = vjp.graph.apply_one(GatherRows, &[d_x, vjp.inputs[1]], name)?;
+        vjp.give(0, d_y);
+        Ok(())
     }
 }
 

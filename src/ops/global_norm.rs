@@ -10,7 +10,7 @@
 //!
 //! **Gradient.** None.
 
-use super::{Bind, Call, Dispatch, Example, Matrix, Op, OpEntry, expect};
+use super::{Bind, Call, Derivative, Dispatch, Example, Matrix, Op, OpEntry, expect};
 use crate::gpu::kernel::{Kernel, Needs};
 use crate::graph::{Rows, ShapeError, TensorType};
 use crate::kernel_params;
@@ -37,6 +37,10 @@ impl Op for GlobalNorm {
             expect::same("global_norm", "gradients", *gradients, TensorType::f32(Rows::Fixed(1), gradients.shape.columns))?;
         }
         Ok(vec![TensorType::f32(Rows::Fixed(1), 1)])
+    }
+
+    fn derivative(&self) -> Derivative<'_> {
+        Derivative::None("it measures gradients, after differentiation")
     }
 
     fn reference(&self, inputs: &[&Matrix], _: &[[usize; 2]]) -> Vec<Matrix> {

@@ -16,7 +16,7 @@
 //! **Gradient.** `sigmoid' = s (1 - s)`, so `activation'(g) = s + g s (1 - s) z'`, with `z' = 1` for silu and
 //! `2 sqrt(2/pi) (1 + 3 * 0.044715 g^2)` for gelu; hence `d_gate = d_y up activation'(gate)` and `d_up = d_y activation(gate)`.
 
-use super::{Bind, Call, Dispatch, Example, Matrix, Op, OpEntry, Random, Vjp, expect, spread};
+use super::{Bind, Call, Derivative, Differentiate, Dispatch, Example, Matrix, Op, OpEntry, Random, Vjp, expect, spread};
 use crate::gpu::kernel::{Kernel, Needs};
 use crate::graph::{DType, Rows, ShapeError, TensorType};
 use crate::kernel_params;
@@ -78,20 +78,8 @@ impl Op for Glu {
         Ok(vec![inputs[0]])
     }
 
-    fn vjp(&self, vjp: &mut Vjp) -> Result<(), ShapeError> {
-        let Some(d_y) = vjp.d_outputs[0] else { return Ok(()) };
-        if !vjp.wants(0) && !vjp.wants(1) {
-            return Ok(());
-        }
-        let name = vjp.d_name(0);
-        let gradients =
-            vjp.graph.apply(GluBackward { activation: self.activation }, &[vjp.inputs[0], vjp.inputs[1], d_y], name)?;
-        for (input, gradient) in gradients.into_iter().enumerate() {
-            if vjp.wants(input) {
-                vjp.give(input, gradient);
-            }
-        }
-        Ok(())
+    fn derivative(&self) -> Derivative<'_> {
+        Derivative::Rule(self)
     }
 
     fn reference(&self, inputs: &[&Matrix], _: &[[usize; 2]]) -> Vec<Matrix> {
@@ -109,6 +97,24 @@ impl Op for Glu {
     }
 }
 
+impl Differentiate for Glu {
+    fn vjp(&self, vjp: &mut Vjp) -> Result<(), ShapeError> {
+        let Some(d_y) = vjp.d_outputs[0] else { return Ok(()) };
+        if !vjp.wants(0) && !vjp.wants(1) {
+            return Ok(());
+        }
+        let name = vjp.d_name(0);
+        let gradients =
+            vjp.graph.apply(GluBackward { activation: self.activation }, &[vjp.inputs[0], vjp.inputs[1], d_y], name)?;
+        for (input, gradient) in gradients.into_iter().enumerate() {
+            if vjp.wants(input) {
+                vjp.give(input, gradient);
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Op for GluBackward {
     fn name(&self) -> &'static str {
         "glu_backward"
@@ -120,6 +126,10 @@ impl Op for GluBackward {
         expect::same("glu_backward", "up", inputs[1], inputs[0])?;
         expect::same("glu_backward", "d_y", inputs[2], inputs[0])?;
         Ok(vec![inputs[0], inputs[0]])
+    }
+
+    fn derivative(&self) -> Derivative<'_> {
+        Derivative::None("it is a gradient itself, and gradients are not differentiated again")
     }
 
     fn reference(&self, inputs: &[&Matrix], _: &[[usize; 2]]) -> Vec<Matrix> {

@@ -25,7 +25,9 @@
 //! gives ranges of the vocabulary, joined in the chunk's logits.
 
 use super::matmul::{Layout, Matmul};
-use super::{Bind, Call, Dispatch, Example, Matrix, Op, OpEntry, Operand, Random, Vjp, expect, softcap, spread};
+use super::{
+    Bind, Call, Derivative, Differentiate, Dispatch, Example, Matrix, Op, OpEntry, Operand, Random, Vjp, expect, softcap, spread,
+};
 use crate::gpu::kernel::{Kernel, Needs};
 use crate::graph::{DType, Rows, ShapeError, TensorType};
 use crate::kernel_params;
@@ -73,14 +75,8 @@ impl Op for LinearCrossEntropy {
         Ok(outputs)
     }
 
-    fn vjp(&self, vjp: &mut Vjp) -> Result<(), ShapeError> {
-        if !vjp.is_loss || !self.with_gradient {
-            let found = if self.with_gradient { "somewhere inside the graph" } else { "without gradient" };
-            return Err(ShapeError::new("linear_cross_entropy", "the loss", found, "the root of backward, with_gradient"));
-        }
-        let d_hidden = vjp.outputs[2];
-        vjp.give(0, d_hidden);
-        Ok(())
+    fn derivative(&self) -> Derivative<'_> {
+        Derivative::Rule(self)
     }
 
     fn reference(&self, inputs: &[&Matrix], outputs: &[[usize; 2]]) -> Vec<Matrix> {
@@ -191,6 +187,26 @@ impl Op for LinearCrossEntropy {
         let chunks = hidden.rows.div_ceil(CHUNK_ROWS) as u64;
         let logits = (hidden.rows * weights.rows * size_of::<f32>()) as u64;
         chunks * products * weights.bytes() + passes * logits + hidden.bytes() + outputs.iter().map(Operand::bytes).sum::<u64>()
+    }
+}
+
+impl Differentiate for LinearCrossEntropy {
+    fn vjp(&self, vjp: &mut Vjp) -> Result<(), ShapeError> {
+        if !vjp.is_loss || !self.with_gradient {
+            let found = if self.with_gradient { "somewhere inside the graph" } else { "without gradient" };
+            return Err(ShapeError::new("linear_cross_entropy", "the loss", found, "the root of backward, with_gradient"));
+        }
+        if vjp.d_outputs.iter().any(Option::is_some) {
+            return Err(ShapeError::new(
+                "linear_cross_entropy",
+                "an output of the loss",
+                "used by another node",
+                "the root of backward alone",
+            ));
+        }
+        let d_hidden = vjp.outputs[2];
+        vjp.give(0, d_hidden);
+        Ok(())
     }
 }
 

@@ -41,15 +41,8 @@ pub trait Op: std::any::Any + std::fmt::Debug + Send + Sync {
     /// A [`ShapeError`] that names the input, what it is and what was expected.
     fn infer(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, ShapeError>;
 
-    /// The gradient rule: appends nodes to `vjp.graph` that turn the gradients of the outputs into gradients of the inputs,
-    /// and hands them over with [`Vjp::give`]. The default suits ops that are not differentiated.
-    ///
-    /// # Errors
-    /// The [`ShapeError`] of a node that it appends.
-    fn vjp(&self, vjp: &mut Vjp) -> Result<(), ShapeError> {
-        let _ = vjp;
-        Ok(())
-    }
+    /// Its gradient rule, or that it has none, and why. There is no default: an op cannot be without a gradient by oversight.
+    fn derivative(&self) -> Derivative<'_>;
 
     /// The same computation in plain f64 loops. Integers (ids, positions) are held as f64 too, exactly.
     fn reference(&self, inputs: &[&Matrix], outputs: &[[usize; 2]]) -> Vec<Matrix>;
@@ -80,6 +73,24 @@ pub trait Op: std::any::Any + std::fmt::Debug + Send + Sync {
     fn traffic(&self, inputs: &[Operand], outputs: &[Operand]) -> u64 {
         inputs.iter().chain(outputs).map(Operand::bytes).sum()
     }
+}
+
+/// What an op is to [`crate::autograd`].
+pub enum Derivative<'a> {
+    /// An op with this gradient rule.
+    Rule(&'a dyn Differentiate),
+    /// An op without one, for this reason. To differentiate through it is an error that names it.
+    None(&'static str),
+}
+
+/// An op with a gradient rule.
+pub trait Differentiate {
+    /// Appends nodes to `vjp.graph` that turn the gradients of the outputs into gradients of the inputs, and hands them over with
+    /// [`Vjp::give`]: of every input that [`Vjp::wants`] names, since one that is not given is an error, as of a frozen operand.
+    ///
+    /// # Errors
+    /// The [`ShapeError`] of a node that it appends, or of a gradient that it has no rule for.
+    fn vjp(&self, vjp: &mut Vjp) -> Result<(), ShapeError>;
 }
 
 /// A matrix in f64, row-major: what the reference computes with.
@@ -147,6 +158,17 @@ impl Vjp<'_> {
     /// Hands over the gradient of an input.
     pub fn give(&mut self, input: usize, gradient: ValueId) {
         self.given[input] = Some(gradient);
+    }
+
+    /// Refuses gradients of all outputs but the first, for rules that have none.
+    ///
+    /// # Errors
+    /// Names the output.
+    pub fn only_first_output(&self, op: &'static str) -> Result<(), ShapeError> {
+        match self.d_outputs.iter().skip(1).position(Option::is_some) {
+            Some(index) => Err(ShapeError::new(op, "gradient", format!("one of output {}", index + 1), "one of output 0 only")),
+            None => Ok(()),
+        }
     }
 
     /// Name for a gradient node of this input.

@@ -5,7 +5,7 @@
 //!
 //! **Gradient.** None: no model has this op.
 
-use super::{Bind, Call, Dispatch, Example, Matrix, Op, OpEntry, expect, spread};
+use super::{Bind, Call, Derivative, Dispatch, Example, Matrix, Op, OpEntry, expect, spread};
 use crate::gpu::kernel::{Kernel, Needs};
 use crate::graph::{Rows, ShapeError, TensorType};
 use crate::kernel_params;
@@ -46,6 +46,10 @@ impl Op for MultiplyAdd {
             return Err(ShapeError::new("multiply_add", "chains", self.chains, format!("one of {:?}", Self::CHAINS)));
         }
         Ok(vec![inputs[0]])
+    }
+
+    fn derivative(&self) -> Derivative<'_> {
+        Derivative::None("no model has it")
     }
 
     fn reference(&self, inputs: &[&Matrix], _: &[[usize; 2]]) -> Vec<Matrix> {

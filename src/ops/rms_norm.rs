@@ -14,7 +14,7 @@
 //! `d_x[c] = rstd * (g[c] - x^[c] * mean_j(g[j] x^[j]))`. `rstd` is computed again from x, which costs less than storing it.
 //! [`RmsNormBackward`] takes an optional further gradient to add on the way out: the one that bypasses the norm on the residual path.
 
-use super::{Bind, Call, Dispatch, Example, Matrix, Op, OpEntry, Random, Vjp, expect, spread};
+use super::{Bind, Call, Derivative, Differentiate, Dispatch, Example, Matrix, Op, OpEntry, Random, Vjp, expect, spread};
 use crate::gpu::Facts;
 use crate::gpu::kernel::{Kernel, Needs};
 use crate::graph::{DType, Rows, ShapeError, TensorType};
@@ -118,15 +118,8 @@ impl Op for RmsNorm {
         Ok(vec![inputs[0]])
     }
 
-    fn vjp(&self, vjp: &mut Vjp) -> Result<(), ShapeError> {
-        let (Some(d_y), true) = (vjp.d_outputs[0], vjp.wants(0)) else { return Ok(()) };
-        let mut inputs = vjp.inputs.clone();
-        inputs.push(d_y);
-        inputs.extend(vjp.take_partial(0));
-        let name = vjp.d_name(0);
-        let d_x = vjp.graph.apply_one(RmsNormBackward(*self), &inputs, name)?;
-        vjp.give(0, d_x);
-        Ok(())
+    fn derivative(&self) -> Derivative<'_> {
+        Derivative::Rule(self)
     }
 
     fn reference(&self, inputs: &[&Matrix], _: &[[usize; 2]]) -> Vec<Matrix> {
@@ -147,6 +140,19 @@ impl Op for RmsNorm {
     }
 }
 
+impl Differentiate for RmsNorm {
+    fn vjp(&self, vjp: &mut Vjp) -> Result<(), ShapeError> {
+        let (Some(d_y), true) = (vjp.d_outputs[0], vjp.wants(0)) else { return Ok(()) };
+        let mut inputs = vjp.inputs.clone();
+        inputs.push(d_y);
+        inputs.extend(vjp.take_partial(0));
+        let name = vjp.d_name(0);
+        let d_x = vjp.graph.apply_one(RmsNormBackward(*self), &inputs, name)?;
+        vjp.give(0, d_x);
+        Ok(())
+    }
+}
+
 impl Op for RmsNormBackward {
     fn name(&self) -> &'static str {
         "rms_norm_backward"
@@ -163,6 +169,10 @@ impl Op for RmsNormBackward {
             expect::same("rms_norm_backward", "addend", addend, inputs[0])?;
         }
         Ok(vec![inputs[0]])
+    }
+
+    fn derivative(&self) -> Derivative<'_> {
+        Derivative::None("it is a gradient itself, and gradients are not differentiated again")
     }
 
     fn reference(&self, inputs: &[&Matrix], _: &[[usize; 2]]) -> Vec<Matrix> {

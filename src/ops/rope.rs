@@ -18,7 +18,7 @@
 //! **Gradient.** The transpose of a rotation is that by the negative angle; the factor stays. So `d_x` is `d_y` through the same table
 //! with negative sines.
 
-use super::{Bind, Call, Dispatch, Example, Matrix, Op, OpEntry, Random, Vjp, expect, spread};
+use super::{Bind, Call, Derivative, Differentiate, Dispatch, Example, Matrix, Op, OpEntry, Random, Vjp, expect, spread};
 use crate::gpu::kernel::{Kernel, Needs};
 use crate::graph::{DType, Rows, ShapeError, TensorType};
 use crate::kernel_params;
@@ -74,13 +74,8 @@ impl Op for Rope {
         Ok(vec![x])
     }
 
-    fn vjp(&self, vjp: &mut Vjp) -> Result<(), ShapeError> {
-        let (Some(d_y), true) = (vjp.d_outputs[0], vjp.wants(0)) else { return Ok(()) };
-        let name = vjp.d_name(0);
-        let inverse = Rope { inverse: !self.inverse, ..*self };
-        let d_x = vjp.graph.apply_one(inverse, &[d_y, vjp.inputs[1], vjp.inputs[2]], name)?;
-        vjp.give(0, d_x);
-        Ok(())
+    fn derivative(&self) -> Derivative<'_> {
+        Derivative::Rule(self)
     }
 
     fn reference(&self, inputs: &[&Matrix], _: &[[usize; 2]]) -> Vec<Matrix> {
@@ -121,6 +116,17 @@ impl Op for Rope {
 
     fn flops(&self, inputs: &[[usize; 2]], _: &[[usize; 2]]) -> u64 {
         3 * (inputs[0][0] * inputs[0][1]) as u64
+    }
+}
+
+impl Differentiate for Rope {
+    fn vjp(&self, vjp: &mut Vjp) -> Result<(), ShapeError> {
+        let (Some(d_y), true) = (vjp.d_outputs[0], vjp.wants(0)) else { return Ok(()) };
+        let name = vjp.d_name(0);
+        let inverse = Rope { inverse: !self.inverse, ..*self };
+        let d_x = vjp.graph.apply_one(inverse, &[d_y, vjp.inputs[1], vjp.inputs[2]], name)?;
+        vjp.give(0, d_x);
+        Ok(())
     }
 }
 

@@ -4,7 +4,7 @@
 //!
 //! **Gradient.** `d_x = factor d_y`: the op itself.
 
-use super::{Bind, Call, Dispatch, Example, Matrix, Op, OpEntry, Vjp, expect, spread};
+use super::{Bind, Call, Derivative, Differentiate, Dispatch, Example, Matrix, Op, OpEntry, Vjp, expect, spread};
 use crate::gpu::kernel::{Kernel, Needs};
 use crate::graph::{DType, Rows, ShapeError, TensorType};
 use crate::kernel_params;
@@ -25,12 +25,8 @@ impl Op for Scale {
         Ok(vec![inputs[0]])
     }
 
-    fn vjp(&self, vjp: &mut Vjp) -> Result<(), ShapeError> {
-        let (Some(d_y), true) = (vjp.d_outputs[0], vjp.wants(0)) else { return Ok(()) };
-        let name = vjp.d_name(0);
-        let d_x = vjp.graph.apply_one(*self, &[d_y], name)?;
-        vjp.give(0, d_x);
-        Ok(())
+    fn derivative(&self) -> Derivative<'_> {
+        Derivative::Rule(self)
     }
 
     fn reference(&self, inputs: &[&Matrix], _: &[[usize; 2]]) -> Vec<Matrix> {
@@ -48,6 +44,16 @@ impl Op for Scale {
             workgroups: spread(elements.div_ceil(1024)),
             work: 1.0,
         }]
+    }
+}
+
+impl Differentiate for Scale {
+    fn vjp(&self, vjp: &mut Vjp) -> Result<(), ShapeError> {
+        let (Some(d_y), true) = (vjp.d_outputs[0], vjp.wants(0)) else { return Ok(()) };
+        let name = vjp.d_name(0);
+        let d_x = vjp.graph.apply_one(*self, &[d_y], name)?;
+        vjp.give(0, d_x);
+        Ok(())
     }
 }
 

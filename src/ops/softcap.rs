@@ -5,7 +5,7 @@
 //!
 //! **Gradient.** `tanh' = 1 - tanh^2`, so `d_x = d_y (1 - (y / c)^2)`.
 
-use super::{Bind, Call, Dispatch, Example, Matrix, Op, OpEntry, Random, Vjp, expect, spread};
+use super::{Bind, Call, Derivative, Differentiate, Dispatch, Example, Matrix, Op, OpEntry, Random, Vjp, expect, spread};
 use crate::gpu::kernel::{Kernel, Needs};
 use crate::graph::{DType, Rows, ShapeError, TensorType};
 use crate::kernel_params;
@@ -59,12 +59,8 @@ impl Op for Softcap {
         Ok(vec![inputs[0]])
     }
 
-    fn vjp(&self, vjp: &mut Vjp) -> Result<(), ShapeError> {
-        let (Some(d_y), true) = (vjp.d_outputs[0], vjp.wants(0)) else { return Ok(()) };
-        let name = vjp.d_name(0);
-        let d_x = vjp.graph.apply_one(SoftcapBackward { cap: self.cap }, &[vjp.outputs[0], d_y], name)?;
-        vjp.give(0, d_x);
-        Ok(())
+    fn derivative(&self) -> Derivative<'_> {
+        Derivative::Rule(self)
     }
 
     fn reference(&self, inputs: &[&Matrix], outputs: &[[usize; 2]]) -> Vec<Matrix> {
@@ -73,6 +69,16 @@ impl Op for Softcap {
 
     fn launch(&self, call: &Call) -> Vec<Dispatch> {
         launch(&FORWARD, self.cap, call, vec![Bind::Input(0), Bind::Output(0)])
+    }
+}
+
+impl Differentiate for Softcap {
+    fn vjp(&self, vjp: &mut Vjp) -> Result<(), ShapeError> {
+        let (Some(d_y), true) = (vjp.d_outputs[0], vjp.wants(0)) else { return Ok(()) };
+        let name = vjp.d_name(0);
+        let d_x = vjp.graph.apply_one(SoftcapBackward { cap: self.cap }, &[vjp.outputs[0], d_y], name)?;
+        vjp.give(0, d_x);
+        Ok(())
     }
 }
 
@@ -87,6 +93,10 @@ impl Op for SoftcapBackward {
         expect::dtype("softcap_backward", "y", inputs[0], DType::F32)?;
         expect::same("softcap_backward", "d_y", inputs[1], inputs[0])?;
         Ok(vec![inputs[0]])
+    }
+
+    fn derivative(&self) -> Derivative<'_> {
+        Derivative::None("it is a gradient itself, and gradients are not differentiated again")
     }
 
     fn reference(&self, inputs: &[&Matrix], outputs: &[[usize; 2]]) -> Vec<Matrix> {

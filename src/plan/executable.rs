@@ -1,12 +1,12 @@
 //! A plan on a device: buffers allocated, kernels compiled, bind groups made; ready to be replayed.
 
 use super::{Pacer, Place, Plan, borrow};
-use crate::gpu::{ALIGNMENT, Device, Facts, Pipeline, Readback, Slice, compile_all};
-use crate::graph::{Counts, Graph, ValueId};
+use crate::gpu::{ALIGNMENT, Device, Facts, Pipeline, Readback, Slice, compile_all, lock};
+use crate::graph::{Counts, Graph, Origin, Value, ValueId};
 use crate::ops::{Bind, Call, Dispatch, Op, Operand};
 use crate::{Error, Result};
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 /// A weight, adapter, state or gradient in buffers of the caller; more than one slice where it is split by rows.
 #[derive(Clone, Debug)]
@@ -66,6 +66,8 @@ pub struct Executable {
     arena_bytes: usize,
     params: Slice,
     pub(super) steps: Vec<Step>,
+    /// Inputs that nobody has written yet.
+    unwritten: Mutex<HashSet<ValueId>>,
     /// The row counts for which parameters are on the device.
     counts: Option<Counts>,
     pacer: Pacer,
@@ -78,7 +80,7 @@ impl Executable {
     /// weights, adapters and states, and of gradients that are wanted in a certain place.
     ///
     /// # Errors
-    /// If the device cannot hold it, or a kernel does not compile.
+    /// If the device cannot hold it, a kernel does not compile, or a weight, adapter or state that a node needs is not in `pinned`.
     pub fn new(device: Arc<Device>, graph: Graph, keep: &[ValueId], pinned: HashMap<ValueId, Pinned>) -> Result<Self> {
         Self::beside(None, device, graph, keep, pinned)
     }
@@ -96,6 +98,11 @@ impl Executable {
         pinned: HashMap<ValueId, Pinned>,
     ) -> Result<Self> {
         let plan = Plan::new(&graph, keep, &pinned.keys().copied().collect::<HashSet<_>>());
+        let inputs: HashSet<ValueId> = graph.value_ids().filter(|id| plan.places[id.0] == Place::Input).collect();
+        if let Some(id) = graph.value_ids().find(|id| inputs.contains(id) && graph[*id].origin != Origin::Input) {
+            let Value { name, origin, .. } = &graph[id];
+            return Err(hole(format!("the {origin:?} `{name}`, which a node needs, has no place on the device")));
+        }
         if let Some((name, bytes)) = plan.largest(&graph).filter(|(_, bytes)| *bytes > device.max_binding()) {
             return Err(Error::failed(
                 format!("GPU `{}`", device.info.name),
@@ -173,7 +180,8 @@ impl Executable {
         }
         device.check()?;
         let (counts, pacer) = (None, Pacer::default());
-        Ok(Self { graph, plan, device, memory, arena: slots, arena_bytes, params, steps, counts, pacer, left: 0 })
+        let unwritten = Mutex::new(inputs);
+        Ok(Self { graph, plan, device, memory, arena: slots, arena_bytes, params, steps, unwritten, counts, pacer, left: 0 })
     }
 
     /// The graph that runs.
@@ -207,6 +215,7 @@ impl Executable {
             && let Some(place) = self.memory.get(&input)
         {
             self.device.write(&place.slices[0], bytemuck::cast_slice(values));
+            lock(&self.unwritten).remove(&input);
         }
     }
 
@@ -229,7 +238,7 @@ impl Executable {
     /// Runs the graph with these row counts. Returns when everything is submitted; reading waits for the results.
     ///
     /// # Errors
-    /// If the device is lost or reports an error.
+    /// If an input was never written, or the device is lost or reports an error.
     pub fn run(&mut self, counts: &Counts) -> Result<()> {
         self.repeat(counts, 1)
     }
@@ -239,7 +248,7 @@ impl Executable {
     /// # Errors
     /// If the device is lost or reports an error.
     pub fn repeat(&mut self, counts: &Counts, times: usize) -> Result<()> {
-        self.prepare(counts);
+        self.prepare(counts)?;
         self.left = self.steps.len() * times;
         self.complete()
     }
@@ -250,7 +259,7 @@ impl Executable {
     /// # Errors
     /// If the device is lost or reports an error.
     pub fn begin(&mut self, counts: &Counts) -> Result<()> {
-        self.prepare(counts);
+        self.prepare(counts)?;
         self.left = self.steps.len();
         self.submit_slice()
     }
@@ -287,10 +296,18 @@ impl Executable {
     }
 
     /// Sends the parameters for these row counts, if those on the device are for others.
-    pub(super) fn prepare(&mut self, counts: &Counts) {
+    ///
+    /// # Errors
+    /// Names an input that has rows in this run and was never written: what it holds is no one's.
+    pub(super) fn prepare(&mut self, counts: &Counts) -> Result<()> {
+        let has_rows = |id: &&ValueId| self.graph[**id].tensor.shape.rows.resolve(counts) > 0;
+        if let Some(id) = lock(&self.unwritten).iter().find(has_rows) {
+            return Err(hole(format!("the input `{}` was not written before the run", self.graph[*id].name)));
+        }
         if self.counts != Some(*counts) {
             self.resize(counts);
         }
+        Ok(())
     }
 
     /// Computes parameters and workgroup counts for new row counts, and sends the parameters.
@@ -312,6 +329,11 @@ impl Executable {
         self.device.write(&self.params, &bytes);
         self.counts = Some(*counts);
     }
+}
+
+/// A graph that would compute with what no one gave it.
+fn hole(problem: String) -> Error {
+    Error::failed("plan", problem, "this is a mistake of graftling, not yours: please report it with the command and the model")
 }
 
 /// Inputs and outputs of a node for these row counts; a count above a value's maximum stands for the maximum. `part_starts`: first row of

@@ -25,7 +25,7 @@ impl Executable {
             let proposal = "use another adapter or driver; `graftling doctor` says which of them have timestamps";
             return Err(Error::bad_input(&device.info.name, "it has no timestamp queries, so it cannot be profiled", proposal));
         }
-        self.prepare(counts);
+        self.prepare(counts)?;
         let seconds_a_tick = f64::from(device.queue.get_timestamp_period()) * 1e-9;
         let mut timings = Vec::new();
         for steps in self.steps.chunks(SET) {

@@ -116,6 +116,9 @@ pub(super) fn write_batch(executable: &Executable, inputs: &Inputs, batch: &Batc
     executable.write(inputs.input_ids, &batch.input_ids);
     executable.write(inputs.position, &batch.position);
     executable.write(inputs.segment_start, &batch.segment_start);
+    if let Some(rope) = inputs.rope_row {
+        executable.write(rope.row, &rope.values(batch.positions_and_lengths()));
+    }
     executable.write(inputs.rows, &batch.supervised_rows);
     if let (Some(targets), Some(weight)) = (inputs.targets, inputs.loss_weight) {
         executable.write(targets, &batch.targets);

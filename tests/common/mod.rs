@@ -2,7 +2,7 @@
 #![allow(dead_code)] // each test file uses its own part
 
 use graftling::gpu::{Device, Facts, Slice, encode, padded};
-use graftling::graph::{Counts, Graph, Origin, TensorType, ValueId};
+use graftling::graph::{Counts, Graph, Origin, Rows, TensorType, ValueId};
 use graftling::ops::{Example, Matrix};
 use graftling::plan::{Executable, Pinned};
 use std::collections::HashMap;
@@ -66,14 +66,34 @@ pub fn run_on(
     wanted: &[ValueId],
     counts: &Counts,
 ) -> Vec<Vec<f32>> {
+    run_split(device, graph, leaves, wanted, counts, None)
+}
+
+/// [`run_on`] with the frozen weights in several buffers, none of which holds more than so many rows, as where a weight exceeds a binding.
+pub fn run_split(
+    device: &Arc<Device>,
+    graph: &Graph,
+    leaves: &[(ValueId, Matrix)],
+    wanted: &[ValueId],
+    counts: &Counts,
+    part_rows: Option<usize>,
+) -> Vec<Vec<f32>> {
     let mut pinned: HashMap<ValueId, Pinned> = HashMap::new();
     for (id, matrix) in leaves {
         let tensor: TensorType = graph[*id].tensor;
-        let slice = device.allocate(&graph[*id].name, tensor.max_bytes().next_multiple_of(16)).unwrap();
-        let mut bytes = encode(&as_f32(matrix), tensor.dtype);
-        bytes.resize(bytes.len().next_multiple_of(4), 0);
-        device.write(&slice, &bytes);
-        pinned.insert(*id, slice.into());
+        let rows = tensor.shape.rows.max();
+        let step = part_rows.filter(|_| graph[*id].origin == Origin::Weight).unwrap_or(rows).max(1);
+        let part_starts: Vec<usize> = (0..rows.max(1)).step_by(step).collect();
+        let slices = part_starts.iter().map(|&start| {
+            let most = TensorType::new(Rows::Fixed(step.min(rows - start)), tensor.shape.columns, tensor.dtype);
+            let slice = device.allocate(&graph[*id].name, most.max_bytes().next_multiple_of(16)).unwrap();
+            let values = matrix.data.iter().skip(start * matrix.columns).take(step * matrix.columns);
+            let mut bytes = encode(&values.map(|&value| value as f32).collect::<Vec<_>>(), tensor.dtype);
+            bytes.resize(bytes.len().next_multiple_of(4), 0);
+            device.write(&slice, &bytes);
+            slice
+        });
+        pinned.insert(*id, Pinned { slices: slices.collect(), part_starts });
     }
     let mut guarded: Vec<(ValueId, Slice)> = Vec::new();
     for &id in wanted {
@@ -127,8 +147,8 @@ impl graftling::ops::Op for SharedOp {
     fn infer(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, graftling::graph::ShapeError> {
         self.0.infer(inputs)
     }
-    fn vjp(&self, vjp: &mut graftling::ops::Vjp) -> Result<(), graftling::graph::ShapeError> {
-        self.0.vjp(vjp)
+    fn derivative(&self) -> graftling::ops::Derivative<'_> {
+        self.0.derivative()
     }
     fn reference(&self, inputs: &[&Matrix], outputs: &[[usize; 2]]) -> Vec<Matrix> {
         self.0.reference(inputs, outputs)

@@ -171,12 +171,12 @@ fn what_cannot_be_read_is_named() {
         (|f| f.set("general.architecture", U32, vec![0; 4]), ["general.architecture", "string"]),
         (|f| f.set("llama.expert_count", U32, 8_u32.to_le_bytes().to_vec()), ["experts", "LlamaForCausalLM"]),
         (|f| f.set("llama.embedding_length", F32, vec![0; 4]), ["llama.embedding_length", "whole number"]),
+        (|f| f.set("llama.rope.dimension_count", U32, 18_u32.to_le_bytes().to_vec()), ["rope.dimension_count", "is 18"]),
+        (|f| f.set("llama.rope.scaling.type", STRING, string("yarn")), ["llama.rope.scaling.factor", "missing"]),
         (
-            |f| f.set("llama.rope.dimension_count", U32, 8_u32.to_le_bytes().to_vec()),
-            ["architecture LlamaForCausalLM", "rotated in part"],
+            |f| f.tensors.push(("blk.0.attn_q.bias".into(), vec![64], 0, vec![0; 256])),
+            ["model.layers.0.self_attn.k_proj.bias", "missing"],
         ),
-        (|f| f.set("llama.rope.scaling.type", STRING, string("yarn")), ["yarn", "linear"]),
-        (|f| f.tensors.push(("blk.0.attn_q.bias".into(), vec![64], 0, vec![0; 256])), ["attention_bias", "LlamaForCausalLM"]),
         (
             |f| f.tensors.push(("blk.0.attn_q_norm.weight".into(), vec![64], 0, vec![0; 256])),
             ["blk.0.attn_q_norm.weight", "not part of"],

@@ -48,12 +48,12 @@ impl Case {
 }
 
 fn case() -> impl Strategy<Value = Case> {
-    let heads = (1usize..4, 1usize..4, prop_oneof![1usize..8, Just(16), Just(20), Just(24), Just(32)]);
-    (heads, prop::collection::vec(1usize..40, 1..4), any::<u64>()).prop_map(
-        |((group, key_value_heads, quarter), segments, seed)| {
-            let head_dim = 4 * quarter;
-            let scale = (head_dim as f64).sqrt().recip();
-            Case { heads: Heads { heads: group * key_value_heads, key_value_heads, head_dim, scale }, segments, seed }
+    let heads = (1usize..4, 1usize..4, prop_oneof![1usize..8, Just(16), Just(20), Just(24), Just(32), Just(64)]);
+    let (softcap, window) = (prop_oneof![Just(None), Just(Some(0.5)), Just(Some(2.0))], prop::option::of(1usize..30));
+    (heads, softcap, window, prop::collection::vec(1usize..40, 1..4), any::<u64>()).prop_map(
+        |((group, key_value_heads, quarter), softcap, window, segments, seed)| {
+            let heads = Heads { softcap, window, ..Heads::new(group * key_value_heads, key_value_heads, 4 * quarter) };
+            Case { heads, segments, seed }
         },
     )
 }
@@ -178,5 +178,79 @@ proptest! {
         prop_assert!(distance(&grouped[1], &repeated[1], 1.0) <= BACKWARD);
         prop_assert!(distance(&grouped[2], &fold(&repeated[2]), 1.0) <= BACKWARD);
         prop_assert!(distance(&grouped[3], &fold(&repeated[3]), 1.0) <= BACKWARD);
+    }
+
+    /// A window as long as the longest segment shows every row all that it would see without one: no bit differs.
+    #[test]
+    fn a_window_as_long_as_the_row_changes_no_bit(case in case(), more in 0usize..3) {
+        let longest = case.segments.iter().copied().max().unwrap_or(0);
+        let runs = [None, Some(longest + more)].map(|window| {
+            run(Heads { window, ..case.heads }, &case.q(), &case.kv(), &case.starts(), Some(&case.d_out()))
+        });
+        for (without, within) in runs[0].iter().zip(&runs[1]) {
+            assert_same(within, without);
+        }
+    }
+
+    /// What a key is has no influence on rows whose windows begin after it, and an output's gradient does not reach the keys before its
+    /// row's window: down to the last bit, and exactly zero.
+    #[test]
+    fn a_window_hides_what_lies_before_it(case in case(), window in 1usize..12, at in any::<prop::sample::Index>()) {
+        let (rows, t) = (case.rows(), at.index(case.rows()));
+        let heads = Heads { window: Some(window), ..case.heads };
+        let changed = |matrix: Matrix| {
+            let mut matrix = matrix;
+            matrix.row_mut(t).iter_mut().for_each(|x| *x = f64::from((5.0 - 3.0 * *x) as f32));
+            matrix
+        };
+        let before = run(heads, &case.q(), &case.kv(), &case.starts(), None);
+        let after = run(heads, &case.q(), &case.kv().map(changed), &case.starts(), None);
+        let hidden = (t + window).min(rows)..rows;
+        assert_same(&rows_of(&after[0], hidden.clone()), &rows_of(&before[0], hidden));
+        prop_assert!(after[0].row(t) != before[0].row(t));
+        let mut d_out = case.d_out();
+        (0..rows).filter(|&row| row != t).for_each(|row| d_out.row_mut(row).fill(0.0));
+        let found = run(heads, &case.q(), &case.kv(), &case.starts(), Some(&d_out));
+        for row in 0..(t + 1).saturating_sub(window) {
+            for gradient in &found[2..] {
+                prop_assert!(gradient.row(row).iter().all(|&d| d == 0.0), "row {row}: {:?}", gradient.row(row));
+            }
+        }
+    }
+
+    /// A constant added to all scores of a row changes nothing, however large: a softmax that does not subtract its largest score
+    /// overflows, or divides by zero. The constant enters as four more columns of a head, the same for all keys.
+    #[test]
+    fn the_softmax_does_not_see_a_shift(case in case(), shift in prop_oneof![Just(-200.0), Just(200.0), -30.0..30.0f64]) {
+        let heads = Heads { softcap: None, ..case.heads };
+        prop_assume!(heads.head_dim < Heads::MAX_DIM);
+        let wide = Heads { head_dim: heads.head_dim + 4, ..heads };
+        let widened = |matrix: &Matrix, value: f64| {
+            let count = matrix.columns / heads.head_dim;
+            let mut out = Matrix::zeros([matrix.rows, count * wide.head_dim]);
+            for row in 0..matrix.rows {
+                for head in 0..count {
+                    let part = &mut out.row_mut(row)[head * wide.head_dim..][..wide.head_dim];
+                    part[..heads.head_dim].copy_from_slice(&matrix.row(row)[head * heads.head_dim..][..heads.head_dim]);
+                    part[heads.head_dim] = value;
+                }
+            }
+            out
+        };
+        let (q, [k, v], d_out) = (case.q(), case.kv(), case.d_out());
+        let [plain, shifted] = [0.0, shift / heads.scale].map(|shift| {
+            let kv = [widened(&k, 1.0), widened(&v, 0.0)];
+            run(wide, &widened(&q, f64::from(shift as f32)), &kv, &case.starts(), Some(&widened(&d_out, 0.0)))
+        });
+        // Scores of magnitude |shift| + 2 are rounded at 6e-8 of that a few times, and so are the weights.
+        let bound = 1e-6 * (shift.abs() + 10.0);
+        for (index, (plain, shifted)) in plain.iter().zip(&shifted).enumerate() {
+            // The gradient by k in the added columns is that of the shift itself, times q's.
+            let columns = |matrix: &Matrix| {
+                let data = matrix.data.chunks(wide.head_dim).flat_map(|part| part[..heads.head_dim].to_vec()).collect();
+                Matrix::new([matrix.rows, matrix.columns / wide.head_dim * heads.head_dim], data)
+            };
+            prop_assert!(distance(&columns(shifted), &columns(plain), 1.0) <= bound, "output {index}");
+        }
     }
 }

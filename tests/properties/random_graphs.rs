@@ -18,7 +18,7 @@ use graftling::ops::{Matrix, Op};
 use graftling::plan::{Extent, Plan, Segment, recompute};
 use graftling::reference;
 use proptest::prelude::*;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt::{self, Write};
 
 const HEAD_DIM: usize = 4;
@@ -143,8 +143,9 @@ impl Built {
             }
             Kind::Scale => self.apply(Scale { factor: scale }, &[x]),
             Kind::RmsNorm => {
-                let weight = self.pick(second, |tensor| tensor == TensorType::f32(Rows::Fixed(1), columns));
-                let weight = weight.unwrap_or_else(|| self.leaf(Rows::Fixed(1), columns, 1.0));
+                self.seed += 1;
+                let weight = random(self.seed, [1, columns]);
+                let weight = self.sketch.frozen(weight);
                 self.apply(RmsNorm::new(1e-2), &[x, weight]);
             }
             Kind::Glu => {
@@ -169,7 +170,11 @@ impl Built {
                 let Some(k) = self.pick(second, shares) else { return };
                 let k_type = self.sketch.graph[k].tensor;
                 let v = self.pick(third, |tensor| tensor == k_type).unwrap_or(k);
-                let heads = Heads { heads, key_value_heads: k_type.shape.columns / HEAD_DIM, head_dim: HEAD_DIM, scale: 0.5 };
+                let heads = Heads {
+                    softcap: (third % 5 == 0).then_some(0.75),
+                    window: (second % 3 == 0).then_some(1 + usize::from(second) % 7),
+                    ..Heads::new(heads, k_type.shape.columns / HEAD_DIM, HEAD_DIM)
+                };
                 self.apply(Attention(heads), &[q, k, v, packing.position, packing.segment_start]);
             }
             Kind::GatherRows => {
@@ -205,7 +210,7 @@ impl Recipe {
         let segment_start = column(Rows::Tokens(most), starts);
         let rows = column(Rows::Supervised(most), picked);
         let table = rope_table(&[1.0, 0.1], 1.0, most).into_iter().map(f64::from).collect();
-        let table = sketch.matrix(Matrix::new([most, HEAD_DIM], table));
+        let table = sketch.frozen(Matrix::new([most, HEAD_DIM], table));
         let packing = Packing { position, segment_start, rows, table };
         let mut built = Built { sketch, values: Vec::new(), seed: self.seed * 1000 };
         for columns in [8, 4] {
@@ -236,6 +241,11 @@ fn print(graph: &Graph) -> String {
 /// The built graph with gradients of its last value by every leaf.
 struct Case {
     sketch: Sketch,
+    last: ValueId,
+    /// The gradient of the last value.
+    seed: ValueId,
+    /// Each leaf that can have a gradient, with it where the last value depends on the leaf.
+    gradients: Vec<(ValueId, Option<ValueId>)>,
     /// The last value, then the gradients.
     ends: Vec<ValueId>,
     /// Every output of every node.
@@ -256,11 +266,15 @@ fn differentiate(recipe: &Recipe) -> Option<Case> {
     let gradients = backward(&mut sketch.graph, Root::Seed(last, seed_id), &leaves).unwrap_or_else(|error| panic!("{error}"));
     let is_node = |id: &ValueId| matches!(sketch.graph[*id].origin, Origin::Node(..));
     let mut seen = HashSet::new();
-    let ends: Vec<ValueId> =
-        std::iter::once(last).chain(gradients.into_iter().flatten()).filter(is_node).filter(|id| seen.insert(*id)).collect();
+    let gradients: Vec<(ValueId, Option<ValueId>)> = leaves.into_iter().zip(gradients).collect();
+    let ends: Vec<ValueId> = std::iter::once(last)
+        .chain(gradients.iter().filter_map(|(_, gradient)| *gradient))
+        .filter(is_node)
+        .filter(|id| seen.insert(*id))
+        .collect();
     let all = sketch.graph.value_ids().filter(is_node).collect();
     let recomputed = recompute(&sketch.graph, forward, &segments(recipe.seed, forward));
-    Some(Case { sketch, ends, all, recomputed })
+    Some(Case { sketch, last, seed: seed_id, gradients, ends, all, recomputed })
 }
 
 /// The forward pass as one segment, or cut in up to three, as the seed chooses.
@@ -277,12 +291,55 @@ fn segments(seed: u64, forward: usize) -> Vec<Segment> {
 /// Bound for a graph of at most ten nodes: 100 times that of one node's gradient.
 const BOUND: f64 = 1e-3;
 
+/// Of a directional derivative in f64, relative to the sum of its terms' magnitudes.
+const DIRECTIONAL: f64 = 1e-4;
+
+proptest! {
+    #![proptest_config(cases(400))]
+
+    /// The gradients of the whole graph, in f64, along a random direction of all leaves together, are the central difference of the graph
+    /// itself. So is how the rules of single nodes are put together: where a value is used twice, its gradients are added, once each.
+    #[test]
+    fn gradients_of_whole_graphs_are_their_central_differences(recipe in recipe()) {
+        let Some(Case { sketch, last, seed, gradients, .. }) = differentiate(&recipe) else { return Ok(()) };
+        let Sketch { graph, leaves, counts } = &sketch;
+        let values = reference::run(graph, leaves.iter().cloned().collect(), counts);
+        let weights = &values[&seed].data;
+        let largest = graph.value_ids().filter_map(|id| values.get(&id)).flat_map(|value| &value.data).fold(0.0f64, |most, x| most.max(x.abs()));
+        prop_assume!(largest < 1e6);
+        let trained: Vec<ValueId> = gradients.iter().map(|(leaf, _)| *leaf).collect();
+        let directions: HashMap<ValueId, Matrix> =
+            trained.iter().enumerate().map(|(salt, id)| (*id, random(recipe.seed ^ (salt as u64) << 20, [values[id].rows, values[id].columns]))).collect();
+        let forward = recipe.build().sketch.graph;
+        let objective = |step: f64| -> f64 {
+            let moved = leaves.iter().filter(|(id, _)| *id != seed).map(|(id, matrix)| match directions.get(id) {
+                Some(direction) => {
+                    let data = matrix.data.iter().zip(&direction.data).map(|(x, d)| x + step * d).collect();
+                    (*id, Matrix::new([matrix.rows, matrix.columns], data))
+                }
+                None => (*id, matrix.clone()),
+            });
+            let out = &reference::run(&forward, moved.collect(), counts)[&last];
+            out.data.iter().zip(weights).map(|(value, weight)| value * weight).sum()
+        };
+        let terms = gradients.iter().filter_map(|(leaf, gradient)| gradient.map(|gradient| (leaf, gradient)));
+        let terms: Vec<f64> =
+            terms.flat_map(|(leaf, gradient)| values[&gradient].data.iter().zip(&directions[leaf].data).map(|(g, d)| g * d)).collect();
+        let central = |step: f64| (objective(step) - objective(-step)) / (2.0 * step);
+        let (wide, narrow, by_rule) = (central(1e-5), central(5e-6), terms.iter().sum::<f64>());
+        let scale = terms.iter().map(|term| term.abs()).sum::<f64>().max(1.0);
+        // Where two steps disagree, the graph bends within them, and the difference is no derivative.
+        prop_assume!((wide - narrow).abs() <= 0.2 * DIRECTIONAL * scale);
+        prop_assert!((narrow - by_rule).abs() <= DIRECTIONAL * scale, "{by_rule} by rule, {narrow} by differences\n{}", print(graph));
+    }
+}
+
 proptest! {
     #![proptest_config(cases(40))]
 
     #[test]
     fn the_plan_agrees_with_the_interpreter(recipe in recipe()) {
-        let Some(Case { sketch, ends, all, recomputed }) = differentiate(&recipe) else { return Ok(()) };
+        let Some(Case { sketch, ends, all, recomputed, .. }) = differentiate(&recipe) else { return Ok(()) };
         let Sketch { graph, leaves, counts } = &sketch;
         let expected = reference::run(graph, leaves.iter().cloned().collect(), counts);
         // A nudge of the leaves, ten times what f32 rounds away: where it moves a value by much, the graph is at fault and not the GPU.

@@ -19,6 +19,14 @@ impl Sketch {
         self.leaf(TensorType::f32(Rows::Fixed(matrix.rows), matrix.columns), matrix)
     }
 
+    /// A leaf that has no gradient, as a frozen weight or a table.
+    pub fn frozen(&mut self, matrix: Matrix) -> ValueId {
+        let tensor = TensorType::f32(Rows::Fixed(matrix.rows), matrix.columns);
+        let id = self.graph.leaf(format!("leaf{}", self.leaves.len()), tensor, Origin::Weight);
+        self.leaves.push((id, matrix));
+        id
+    }
+
     /// A leaf of this type, which must fit the values.
     pub fn leaf(&mut self, tensor: TensorType, matrix: Matrix) -> ValueId {
         let origin = if tensor.dtype == graftling::graph::DType::F32 { Origin::Adapter } else { Origin::Input };

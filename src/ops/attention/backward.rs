@@ -1,5 +1,5 @@
 //! `attention_backward_query` and `attention_backward_key_value`: the gradients of [`super::Attention`] where key `i` is row `i`,
-//! so that row `i` sees the keys `segment_start[i] ..= i`. Formulas: the module documentation of [`super`].
+//! so that the last key that row `i` sees is `i`. Formulas: the module documentation of [`super`].
 
 use super::*;
 
@@ -30,6 +30,10 @@ impl Op for AttentionBackwardQuery {
         Ok(vec![q, TensorType::f32(q.shape.rows, 2 * self.0.heads)])
     }
 
+    fn derivative(&self) -> Derivative<'_> {
+        Derivative::None("it is a gradient itself, and gradients are not differentiated again")
+    }
+
     fn reference(&self, inputs: &[&Matrix], outputs: &[[usize; 2]]) -> Vec<Matrix> {
         let [q, k, v, out, lse, d_out, segment_start] = inputs else { unreachable!("checked by infer") };
         let (heads, group) = (&self.0, self.0.group());
@@ -39,9 +43,10 @@ impl Op for AttentionBackwardQuery {
                 let (q_i, d_out_i) = (heads.of_head(q, i, h, 1), heads.of_head(d_out, i, h, 1));
                 let (lse, delta) = (lse.row(i)[h], dot(d_out_i, heads.of_head(out, i, h, 1)));
                 statistics.row_mut(i)[2 * h..2 * h + 2].copy_from_slice(&[lse, delta]);
-                for j in segment_start.index(i, 0)..=i {
+                for j in heads.keys(segment_start.index(i, 0), i) {
                     let (k_j, v_j) = (heads.of_head(k, j, h, group), heads.of_head(v, j, h, group));
-                    let d_score = (heads.scale * dot(q_i, k_j) - lse).exp() * (dot(d_out_i, v_j) - delta);
+                    let score = heads.score(q_i, k_j);
+                    let d_score = (score - lse).exp() * (dot(d_out_i, v_j) - delta) * softcap::slope(score, heads.softcap);
                     for c in 0..heads.head_dim {
                         d_q.row_mut(i)[h * heads.head_dim + c] += heads.scale * d_score * k_j[c];
                     }
@@ -55,16 +60,16 @@ impl Op for AttentionBackwardQuery {
         let vectors = call.inputs[0].rows * self.0.heads;
         let statistics = Dispatch {
             kernel: &STATISTICS,
-            constants: self.0.constants(),
+            constants: vec![self.0.size_constant()],
             params: StatisticsParams { vectors: vectors as u32 }.bytes(),
             bindings: vec![Bind::Input(3), Bind::Input(5), Bind::Input(4), Bind::Output(1)],
             workgroups: spread(vectors.div_ceil(64)),
             work: 0.0,
         };
         let (kernel, workgroups) = if self.0.fits_subgroup8(call.device) {
-            (&QUERY_SUBGROUP8, self.0.key_value_heads * (call.inputs[0].rows * self.0.group()).div_ceil(8))
+            (self.0.sized(&QUERY_SUBGROUP8), self.0.key_value_heads * (call.inputs[0].rows * self.0.group()).div_ceil(8))
         } else {
-            (&QUERY, vectors.div_ceil(64))
+            (self.0.sized(&QUERY), vectors.div_ceil(64))
         };
         let query = Dispatch {
             kernel,
@@ -107,6 +112,10 @@ impl Op for AttentionBackwardKeyValue {
         Ok(vec![inputs[1], inputs[2]])
     }
 
+    fn derivative(&self) -> Derivative<'_> {
+        Derivative::None("it is a gradient itself, and gradients are not differentiated again")
+    }
+
     fn reference(&self, inputs: &[&Matrix], outputs: &[[usize; 2]]) -> Vec<Matrix> {
         let [q, k, v, statistics, d_out, segment_start] = inputs else { unreachable!("checked by infer") };
         let (heads, group) = (&self.0, self.0.group());
@@ -115,9 +124,11 @@ impl Op for AttentionBackwardKeyValue {
             for h in 0..heads.heads {
                 let (q_i, d_out_i) = (heads.of_head(q, i, h, 1), heads.of_head(d_out, i, h, 1));
                 let (lse, delta) = (statistics.row(i)[2 * h], statistics.row(i)[2 * h + 1]);
-                for j in segment_start.index(i, 0)..=i {
-                    let weight = (heads.scale * dot(q_i, heads.of_head(k, j, h, group)) - lse).exp();
-                    let d_score = weight * (dot(d_out_i, heads.of_head(v, j, h, group)) - delta);
+                for j in heads.keys(segment_start.index(i, 0), i) {
+                    let score = heads.score(q_i, heads.of_head(k, j, h, group));
+                    let weight = (score - lse).exp();
+                    let d_weight = dot(d_out_i, heads.of_head(v, j, h, group));
+                    let d_score = weight * (d_weight - delta) * softcap::slope(score, heads.softcap);
                     for c in 0..heads.head_dim {
                         let column = h / group * heads.head_dim + c;
                         d_k.row_mut(j)[column] += heads.scale * d_score * q_i[c];
@@ -132,9 +143,9 @@ impl Op for AttentionBackwardKeyValue {
     fn launch(&self, call: &Call) -> Vec<Dispatch> {
         let keys = call.inputs[1].rows;
         let (kernel, workgroups) = if self.0.fits_subgroup8(call.device) {
-            (&KEY_VALUE_SUBGROUP8, self.0.key_value_heads * keys.div_ceil(8))
+            (self.0.sized(&KEY_VALUE_SUBGROUP8), self.0.key_value_heads * keys.div_ceil(8))
         } else {
-            (&KEY_VALUE, (keys * self.0.key_value_heads).div_ceil(64))
+            (self.0.sized(&KEY_VALUE), (keys * self.0.key_value_heads).div_ceil(64))
         };
         vec![Dispatch {
             kernel,
@@ -157,11 +168,12 @@ fn params(heads: &Heads, call: &Call) -> BackwardParams {
         heads: heads.heads as u32,
         group: heads.group() as u32,
         scale: heads.scale as f32,
+        window: heads.window_parameter(),
     }
 }
 
 kernel_params!(StatisticsParams { vectors: u32 });
-kernel_params!(BackwardParams { rows: u32, heads: u32, group: u32, scale: f32 });
+kernel_params!(BackwardParams { rows: u32, heads: u32, group: u32, scale: f32, window: u32 });
 
 /// One invocation a (row, query head).
 pub static STATISTICS: Kernel = Kernel {
@@ -175,45 +187,14 @@ pub static STATISTICS: Kernel = Kernel {
 };
 
 /// One invocation a (row, query head).
-pub static QUERY: Kernel = Kernel {
-    name: "attention_backward_query",
-    shader: "attention_backward_query",
-    slots: &[],
-    constants: &[],
-    params: BackwardParams::FIELDS,
-    needs: Needs::NONE,
-    unchecked: false,
-};
+pub static QUERY: [Kernel; 2] = head_sizes!("attention_backward_query", BackwardParams::FIELDS, Needs::NONE);
 
 /// One invocation a (key, key/value head).
-pub static KEY_VALUE: Kernel = Kernel {
-    name: "attention_backward_key_value",
-    shader: "attention_backward_key_value",
-    slots: &[],
-    constants: &[],
-    params: BackwardParams::FIELDS,
-    needs: Needs::NONE,
-    unchecked: false,
-};
+pub static KEY_VALUE: [Kernel; 2] = head_sizes!("attention_backward_key_value", BackwardParams::FIELDS, Needs::NONE);
 
 /// One workgroup, of one subgroup of 8, for 8 (row, query head) of a key/value head.
-pub static QUERY_SUBGROUP8: Kernel = Kernel {
-    name: "attention_backward_query_subgroup8",
-    shader: "attention_backward_query_subgroup8",
-    slots: &[],
-    constants: &[],
-    params: BackwardParams::FIELDS,
-    needs: SUBGROUP8,
-    unchecked: true,
-};
+pub static QUERY_SUBGROUP8: [Kernel; 2] = head_sizes!("attention_backward_query_subgroup8", BackwardParams::FIELDS, SUBGROUP8);
 
 /// One workgroup, of one subgroup of 8, for 8 keys of a key/value head.
-pub static KEY_VALUE_SUBGROUP8: Kernel = Kernel {
-    name: "attention_backward_key_value_subgroup8",
-    shader: "attention_backward_key_value_subgroup8",
-    slots: &[],
-    constants: &[],
-    params: BackwardParams::FIELDS,
-    needs: SUBGROUP8,
-    unchecked: true,
-};
+pub static KEY_VALUE_SUBGROUP8: [Kernel; 2] =
+    head_sizes!("attention_backward_key_value_subgroup8", BackwardParams::FIELDS, SUBGROUP8);

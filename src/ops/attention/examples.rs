@@ -7,14 +7,14 @@ use crate::ops::{Example, OpEntry, Random};
 pub(in crate::ops) fn entry() -> OpEntry {
     OpEntry {
         name: "attention",
-        kernels: vec![&FORWARD, &FORWARD_SUBGROUP8],
+        kernels: FORWARD.iter().chain(&FORWARD_SUBGROUP8).collect(),
         examples: |random| {
-            let packed = shapes(random).map(|(rows, heads)| {
+            let example = |(rows, heads)| {
                 let inputs = packed(random, rows, &heads);
                 dynamic(Attention(heads), rows, inputs)
-            });
-            let mut examples: Vec<Example> = packed.into();
-            examples.push(generation(random));
+            };
+            let mut examples: Vec<Example> = shapes().into_iter().map(example).collect();
+            examples.extend([None, Some(9)].map(|window| generation(random, window)));
             examples
         },
         tolerance: |_| 1e-5,
@@ -24,13 +24,13 @@ pub(in crate::ops) fn entry() -> OpEntry {
 pub(in crate::ops) fn backward_query_entry() -> OpEntry {
     OpEntry {
         name: "attention_backward_query",
-        kernels: vec![&STATISTICS, &QUERY, &QUERY_SUBGROUP8],
+        kernels: std::iter::once(&STATISTICS).chain(&QUERY).chain(&QUERY_SUBGROUP8).collect(),
         examples: |random| {
             let example = |(rows, heads)| {
                 let [q, k, v, out, lse, d_out, segment_start, _] = with_outputs(random, rows, &heads);
                 dynamic(AttentionBackwardQuery(heads), rows, vec![q, k, v, out, lse, d_out, segment_start])
             };
-            shapes(&mut Random(1)).map(example).into()
+            shapes().into_iter().map(example).collect()
         },
         tolerance: |_| 1e-4,
     }
@@ -39,13 +39,13 @@ pub(in crate::ops) fn backward_query_entry() -> OpEntry {
 pub(in crate::ops) fn backward_key_value_entry() -> OpEntry {
     OpEntry {
         name: "attention_backward_key_value",
-        kernels: vec![&KEY_VALUE, &KEY_VALUE_SUBGROUP8],
+        kernels: KEY_VALUE.iter().chain(&KEY_VALUE_SUBGROUP8).collect(),
         examples: |random| {
             let example = |(rows, heads)| {
                 let [q, k, v, _, _, d_out, segment_start, statistics] = with_outputs(random, rows, &heads);
                 dynamic(AttentionBackwardKeyValue(heads), rows, vec![q, k, v, statistics, d_out, segment_start])
             };
-            shapes(&mut Random(1)).map(example).into()
+            shapes().into_iter().map(example).collect()
         },
         tolerance: |_| 1e-4,
     }
@@ -53,18 +53,30 @@ pub(in crate::ops) fn backward_key_value_entry() -> OpEntry {
 
 type Typed = (TensorType, Matrix);
 
-/// Rows and heads of the examples: one head, every kind of grouping, several workgroups, all head sizes in use.
-fn shapes(random: &mut Random) -> [(usize, Heads); 8] {
-    let sizes = [(3, 1, 1, 4), (5, 3, 1, 8), (17, 6, 3, 20), (70, 9, 3, 64), (33, 2, 2, 80), (9, 4, 2, 96), (20, 2, 1, 128)];
-    let heads = |heads, key_value_heads, head_dim: usize| Heads {
-        heads,
-        key_value_heads,
-        head_dim,
-        scale: (head_dim as f64).sqrt().recip(),
-    };
-    let many = (150 + random.below(50), heads(2, 1, 16));
-    let [a, b, c, d, e, f, g] = sizes.map(|(rows, h, kv, dim)| (rows, heads(h, kv, dim)));
-    [a, b, c, d, e, f, g, many]
+/// Rows and heads of the examples: one head, every kind of grouping, several workgroups, all head sizes in use, windows shorter than the
+/// segments, soft caps in their bent range.
+fn shapes() -> Vec<(usize, Heads)> {
+    let plain = Heads::new;
+    let window = |window, heads| Heads { window: Some(window), ..heads };
+    let bent = |softcap, heads| Heads { softcap: Some(softcap), scale: 0.5, ..heads };
+    vec![
+        (3, plain(1, 1, 4)),
+        (5, plain(3, 1, 8)),
+        (17, plain(6, 3, 20)),
+        (70, plain(9, 3, 64)),
+        (33, plain(2, 2, 80)),
+        (9, plain(4, 2, 96)),
+        (12, plain(3, 1, 112)),
+        (20, plain(2, 1, 128)),
+        (21, plain(4, 1, 256)),
+        (177, plain(2, 1, 16)),
+        (90, window(7, plain(3, 1, 8))),
+        (75, window(20, plain(4, 4, 12))),
+        (40, window(3, plain(2, 1, 160))),
+        (61, bent(1.5, plain(4, 2, 16))),
+        (50, window(11, bent(2.0, plain(3, 1, 24)))),
+        (30, window(6, bent(1.0, plain(2, 1, 20)))),
+    ]
 }
 
 /// An example with room for more rows than it has, as in training.
@@ -101,9 +113,9 @@ fn packed(random: &mut Random, rows: usize, heads: &Heads) -> Vec<Typed> {
 }
 
 /// Three new tokens, 40 old ones, a cache with room for 64.
-fn generation(random: &mut Random) -> Example {
+fn generation(random: &mut Random, window: Option<usize>) -> Example {
     let (rows, keys, head_dim) = (3, 64, 8);
-    let heads = Heads { heads: 6, key_value_heads: 2, head_dim, scale: 0.3 };
+    let heads = Heads { scale: 0.3, window, ..Heads::new(6, 2, head_dim) };
     let mut cache = || (TensorType::f32(Rows::Fixed(keys), 2 * head_dim), random.matrix([keys, 2 * head_dim], 2.0));
     let (k, v) = (cache(), cache());
     let q = (TensorType::f32(Rows::Fixed(rows), 6 * head_dim), random.matrix([rows, 6 * head_dim], 2.0));

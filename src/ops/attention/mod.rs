@@ -1,10 +1,14 @@
 //! `attention`: causal grouped-query attention over packed rows, blockwise: no matrix of all scores exists, forward or backward
 //! (Dao et al. 2022, arXiv 2205.14135; grouped queries: Ainslie et al. 2023, arXiv 2305.13245).
 //!
-//! Row `i` sees the keys `j = segment_start[i] ..= segment_start[i] + position[i]`. For each query head `h`, whose keys and values
-//! are those of head `h / (heads / key_value_heads)`:
+//! The last key that row `i` sees, its own, is `segment_start[i] + position[i]`; the first one is `segment_start[i]`, or, where a sliding
+//! window is shorter, the first of the last `window` keys. For each query head `h`, whose keys and values are those of head
+//! `h / (heads / key_value_heads)`:
 //!
-//! `s_ij = scale q_i . k_j`, `lse_i = log sum_j exp(s_ij)`, `p_ij = exp(s_ij - lse_i)`, `out_i = sum_j p_ij v_j`
+//! `s_ij = cap(scale q_i . k_j)`, `lse_i = log sum_j exp(s_ij)`, `p_ij = exp(s_ij - lse_i)`, `out_i = sum_j p_ij v_j`
+//!
+//! `cap(x)` is `x`, or with a soft cap `c` (Gemma 2) `c tanh(x / c)`. Keys before a window, and rows whose windows begin after a key, are
+//! not visited, in no pass: the work is `rows * window`.
 //!
 //! | input | shape | |
 //! |---|---|---|
@@ -24,8 +28,8 @@
 //! tokens.
 //!
 //! **Gradient** (rows = keys). `d_v_j = sum_i p_ij d_out_i`. With `d_p_ij = d_out_i . v_j`, the softmax gives
-//! `d_s_ij = p_ij (d_p_ij - delta_i)`, where `delta_i = sum_j p_ij d_p_ij = d_out_i . out_i`. Then `d_q_i = scale sum_j d_s_ij k_j`
-//! and `d_k_j = scale sum_i d_s_ij q_i`. Sums over `i` run over the rows that see `j` and over the query heads that share it.
+//! `d_s_ij = p_ij (d_p_ij - delta_i)`, where `delta_i = sum_j p_ij d_p_ij = d_out_i . out_i`. With the slope of the cap,
+//! `cap'_ij = 1 - (s_ij / c)^2` (or 1), `d_q_i = scale sum_j d_s_ij cap'_ij k_j` and `d_k_j = scale sum_i d_s_ij cap'_ij q_i`. Sums over `i` run over the rows that see `j` and over the query heads that share it.
 
 mod backward;
 mod examples;
@@ -35,13 +39,13 @@ pub use backward::{
 };
 pub(super) use examples::{backward_key_value_entry, backward_query_entry, entry};
 
-use super::{Bind, Call, Dispatch, Matrix, Op, Vjp, expect, spread};
+use super::{Bind, Call, Derivative, Differentiate, Dispatch, Matrix, Op, Vjp, expect, softcap, spread};
 use crate::gpu::Facts;
 use crate::gpu::kernel::{Kernel, Needs};
 use crate::graph::{ShapeError, TensorType};
 use crate::kernel_params;
 
-/// Shape and scale of the heads, the same in all three ops.
+/// Shape of the heads, and which keys count how much; the same in all three ops.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Heads {
     /// Query heads.
@@ -52,6 +56,10 @@ pub struct Heads {
     pub head_dim: usize,
     /// What scores are multiplied by, `head_dim^(-1/2)` in Llama.
     pub scale: f64,
+    /// The bound that scores are bent towards, above 0.
+    pub softcap: Option<f64>,
+    /// Keys that a row sees at the most, with its own, which is the last: at least 1.
+    pub window: Option<usize>,
 }
 
 /// Forward.
@@ -60,7 +68,12 @@ pub struct Attention(pub Heads);
 
 impl Heads {
     /// Largest `head_dim` that the kernels have registers for.
-    pub const MAX_DIM: usize = 128;
+    pub const MAX_DIM: usize = 256;
+
+    /// Heads that see all of the past, with `head_dim^(-1/2)` as scale and no soft cap.
+    pub fn new(heads: usize, key_value_heads: usize, head_dim: usize) -> Self {
+        Self { heads, key_value_heads, head_dim, scale: (head_dim as f64).sqrt().recip(), softcap: None, window: None }
+    }
 
     /// Query heads that share a key/value head.
     pub fn group(&self) -> usize {
@@ -81,15 +94,44 @@ impl Heads {
             let expected = format!("a multiple of 4, at most {}", Self::MAX_DIM);
             return Err(ShapeError::new(op, "head_dim", self.head_dim, expected));
         }
+        if self.window == Some(0) {
+            return Err(ShapeError::new(op, "window", 0, "at least 1"));
+        }
+        softcap::check(op, self.softcap)?;
         let [q, k, v] = [inputs[0], inputs[1], inputs[2]];
         expect::same(op, "q", q, TensorType::f32(q.shape.rows, self.q_columns()))?;
         expect::same(op, "k", k, TensorType::f32(k.shape.rows, self.key_value_heads * self.head_dim))?;
         expect::same(op, "v", v, k)
     }
 
-    /// Override constants of every kernel of this family.
+    /// The override constant of every kernel of this family.
+    fn size_constant(&self) -> (&'static str, f64) {
+        ("HEAD_VEC4", (self.head_dim / 4) as f64)
+    }
+
+    /// The override constants of the kernels that compute scores.
     fn constants(&self) -> Vec<(&'static str, f64)> {
-        vec![("HEAD_VEC4", (self.head_dim / 4) as f64)]
+        let softcap = self.softcap.map(|cap| softcap::constant(Some(cap)));
+        std::iter::once(self.size_constant()).chain(softcap).collect()
+    }
+
+    /// The window as the kernels know it.
+    fn window_parameter(&self) -> u32 {
+        self.window.map_or(u32::MAX, |window| window.try_into().unwrap_or(u32::MAX))
+    }
+
+    /// The kernel with room for these heads.
+    fn sized(&self, kernels: &'static [Kernel; 2]) -> &'static Kernel {
+        &kernels[usize::from(self.head_dim > 128)]
+    }
+
+    /// The keys that a row sees whose own key is `own`.
+    fn keys(&self, segment_start: usize, own: usize) -> std::ops::RangeInclusive<usize> {
+        segment_start.max((own + 1).saturating_sub(self.window.unwrap_or(usize::MAX)))..=own
+    }
+
+    fn score(&self, q: &[f64], k: &[f64]) -> f64 {
+        softcap::capped(self.scale * dot(q, k), self.softcap)
     }
 
     /// Do the kernels for subgroups of 8 suit? They load 8 columns at a time.
@@ -108,9 +150,11 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
-/// Multiply-adds over head columns count two each; `products` of them are done a (row, key, head). Half of the square is visible.
+/// Multiply-adds over head columns count two each; `products` of them are done a (row, key, head). Half of the square is visible, or what
+/// the window shows of it.
 fn flops_of(heads: &Heads, rows: usize, keys: usize, products: usize) -> u64 {
-    let pairs = if rows == keys { rows * (rows + 1) / 2 } else { rows * keys };
+    let window = heads.window.unwrap_or(keys).min(keys);
+    let pairs = if rows == keys { window * (window + 1) / 2 + (rows - window) * window } else { rows * window };
     2 * (pairs * heads.q_columns() * products) as u64
 }
 
@@ -128,7 +172,66 @@ impl Op for Attention {
         Ok(vec![q, TensorType::f32(q.shape.rows, self.0.heads)])
     }
 
+    fn derivative(&self) -> Derivative<'_> {
+        Derivative::Rule(self)
+    }
+
+    fn reference(&self, inputs: &[&Matrix], outputs: &[[usize; 2]]) -> Vec<Matrix> {
+        let [q, k, v, position, segment_start] = inputs else { unreachable!("checked by infer") };
+        let (heads, group) = (&self.0, self.0.group());
+        let (mut out, mut lse) = (Matrix::zeros(outputs[0]), Matrix::zeros(outputs[1]));
+        for i in 0..q.rows {
+            let first = segment_start.index(i, 0);
+            let keys = heads.keys(first, first + position.index(i, 0));
+            for h in 0..heads.heads {
+                let q_i = heads.of_head(q, i, h, 1);
+                let scores: Vec<f64> = keys.clone().map(|j| heads.score(q_i, heads.of_head(k, j, h, group))).collect();
+                let largest = scores.iter().copied().fold(f64::MIN, f64::max);
+                lse.row_mut(i)[h] = largest + scores.iter().map(|s| (s - largest).exp()).sum::<f64>().ln();
+                for (j, score) in keys.clone().zip(scores) {
+                    let weight = (score - lse.row(i)[h]).exp();
+                    for (c, v) in heads.of_head(v, j, h, group).iter().enumerate() {
+                        out.row_mut(i)[h * heads.head_dim + c] += weight * v;
+                    }
+                }
+            }
+        }
+        vec![out, lse]
+    }
+
+    fn launch(&self, call: &Call) -> Vec<Dispatch> {
+        let rows = call.inputs[0].rows;
+        let params = Params {
+            rows: rows as u32,
+            keys: call.inputs[1].rows as u32,
+            heads: self.0.heads as u32,
+            group: self.0.group() as u32,
+            scale: self.0.scale as f32,
+            window: self.0.window_parameter(),
+        };
+        let (kernel, workgroups) = if self.0.fits_subgroup8(call.device) {
+            (self.0.sized(&FORWARD_SUBGROUP8), self.0.key_value_heads * (rows * self.0.group()).div_ceil(8))
+        } else {
+            (self.0.sized(&FORWARD), (rows * self.0.heads).div_ceil(64))
+        };
+        vec![Dispatch {
+            kernel,
+            constants: self.0.constants(),
+            params: params.bytes(),
+            bindings: (0..5).map(Bind::Input).chain([Bind::Output(0), Bind::Output(1)]).collect(),
+            workgroups: spread(workgroups),
+            work: 1.0,
+        }]
+    }
+
+    fn flops(&self, inputs: &[[usize; 2]], _: &[[usize; 2]]) -> u64 {
+        flops_of(&self.0, inputs[0][0], inputs[1][0], 2)
+    }
+}
+
+impl Differentiate for Attention {
     fn vjp(&self, vjp: &mut Vjp) -> Result<(), ShapeError> {
+        vjp.only_first_output("attention")?;
         let Some(d_out) = vjp.d_outputs[0] else { return Ok(()) };
         if !(0..3).any(|input| vjp.wants(input)) {
             return Ok(());
@@ -155,82 +258,42 @@ impl Op for Attention {
         }
         Ok(())
     }
-
-    fn reference(&self, inputs: &[&Matrix], outputs: &[[usize; 2]]) -> Vec<Matrix> {
-        let [q, k, v, position, segment_start] = inputs else { unreachable!("checked by infer") };
-        let (heads, group) = (&self.0, self.0.group());
-        let (mut out, mut lse) = (Matrix::zeros(outputs[0]), Matrix::zeros(outputs[1]));
-        for i in 0..q.rows {
-            let first = segment_start.index(i, 0);
-            let keys = first..=first + position.index(i, 0);
-            for h in 0..heads.heads {
-                let q_i = heads.of_head(q, i, h, 1);
-                let scores: Vec<f64> = keys.clone().map(|j| heads.scale * dot(q_i, heads.of_head(k, j, h, group))).collect();
-                let largest = scores.iter().copied().fold(f64::MIN, f64::max);
-                lse.row_mut(i)[h] = largest + scores.iter().map(|s| (s - largest).exp()).sum::<f64>().ln();
-                for (j, score) in keys.clone().zip(scores) {
-                    let weight = (score - lse.row(i)[h]).exp();
-                    for (c, v) in heads.of_head(v, j, h, group).iter().enumerate() {
-                        out.row_mut(i)[h * heads.head_dim + c] += weight * v;
-                    }
-                }
-            }
-        }
-        vec![out, lse]
-    }
-
-    fn launch(&self, call: &Call) -> Vec<Dispatch> {
-        let rows = call.inputs[0].rows;
-        let params = Params {
-            rows: rows as u32,
-            keys: call.inputs[1].rows as u32,
-            heads: self.0.heads as u32,
-            group: self.0.group() as u32,
-            scale: self.0.scale as f32,
-        };
-        let (kernel, workgroups) = if self.0.fits_subgroup8(call.device) {
-            (&FORWARD_SUBGROUP8, self.0.key_value_heads * (rows * self.0.group()).div_ceil(8))
-        } else {
-            (&FORWARD, (rows * self.0.heads).div_ceil(64))
-        };
-        vec![Dispatch {
-            kernel,
-            constants: self.0.constants(),
-            params: params.bytes(),
-            bindings: (0..5).map(Bind::Input).chain([Bind::Output(0), Bind::Output(1)]).collect(),
-            workgroups: spread(workgroups),
-            work: 1.0,
-        }]
-    }
-
-    fn flops(&self, inputs: &[[usize; 2]], _: &[[usize; 2]]) -> u64 {
-        flops_of(&self.0, inputs[0][0], inputs[1][0], 2)
-    }
 }
 
-kernel_params!(Params { rows: u32, keys: u32, heads: u32, group: u32, scale: f32 });
+kernel_params!(Params { rows: u32, keys: u32, heads: u32, group: u32, scale: f32, window: u32 });
+
+/// A kernel for heads of up to 128 columns, and one for up to 256.
+macro_rules! head_sizes {
+    ($name:literal, $params:expr, $needs:expr) => {
+        [
+            Kernel {
+                name: $name,
+                shader: $name,
+                slots: &[("head", "head_128")],
+                constants: &[],
+                params: $params,
+                needs: $needs,
+                unchecked: $needs.subgroup_size.is_some(),
+            },
+            Kernel {
+                name: concat!($name, "_head_256"),
+                shader: $name,
+                slots: &[("head", "head_256")],
+                constants: &[],
+                params: $params,
+                needs: $needs,
+                unchecked: $needs.subgroup_size.is_some(),
+            },
+        ]
+    };
+}
+use head_sizes;
 
 /// One invocation a (row, query head).
-pub static FORWARD: Kernel = Kernel {
-    name: "attention",
-    shader: "attention",
-    slots: &[],
-    constants: &[],
-    params: Params::FIELDS,
-    needs: Needs::NONE,
-    unchecked: false,
-};
+pub static FORWARD: [Kernel; 2] = head_sizes!("attention", Params::FIELDS, Needs::NONE);
 
 /// Subgroups of exactly 8, and loads of 8 bytes a component.
 const SUBGROUP8: Needs = Needs { subgroup_size: Some(8), int64: true, ..Needs::NONE };
 
 /// One workgroup, of one subgroup of 8, for 8 (row, query head) of a key/value head.
-pub static FORWARD_SUBGROUP8: Kernel = Kernel {
-    name: "attention_subgroup8",
-    shader: "attention_subgroup8",
-    slots: &[],
-    constants: &[],
-    params: Params::FIELDS,
-    needs: SUBGROUP8,
-    unchecked: true,
-};
+pub static FORWARD_SUBGROUP8: [Kernel; 2] = head_sizes!("attention_subgroup8", Params::FIELDS, SUBGROUP8);

@@ -13,7 +13,7 @@
 
 use super::{Layout, Matmul, launch, sizes};
 use crate::graph::{DType, Rows, ShapeError, TensorType};
-use crate::ops::{Call, Dispatch, Example, Matrix, Op, OpEntry, Random, Vjp, expect};
+use crate::ops::{Call, Derivative, Differentiate, Dispatch, Example, Matrix, Op, OpEntry, Random, Vjp, expect};
 
 /// `op(a, b) + scale * op(u, v) (+ c)`; inputs `a, b, u, v` and optionally `c`.
 #[derive(Clone, Copy, Debug)]
@@ -52,16 +52,8 @@ impl Op for MatmulLowRank {
         Ok(out)
     }
 
-    fn vjp(&self, vjp: &mut Vjp) -> Result<(), ShapeError> {
-        let [product, term] = self.products();
-        product.vjp_of(vjp, [0, 1])?;
-        term.vjp_of(vjp, [2, 3])?;
-        if let (Some(d), 5) = (vjp.d_outputs[0], vjp.inputs.len())
-            && vjp.wants(4)
-        {
-            vjp.give(4, d);
-        }
-        Ok(())
+    fn derivative(&self) -> Derivative<'_> {
+        Derivative::Rule(self)
     }
 
     fn reference(&self, inputs: &[&Matrix], outputs: &[[usize; 2]]) -> Vec<Matrix> {
@@ -77,6 +69,20 @@ impl Op for MatmulLowRank {
     fn flops(&self, inputs: &[[usize; 2]], _: &[[usize; 2]]) -> u64 {
         let of = |a, b| sizes(self.layout, a, b).iter().map(|&n| n as u64).product::<u64>() * 2;
         of(inputs[0], inputs[1]) + of(inputs[2], inputs[3])
+    }
+}
+
+impl Differentiate for MatmulLowRank {
+    fn vjp(&self, vjp: &mut Vjp) -> Result<(), ShapeError> {
+        let [product, term] = self.products();
+        product.vjp_of(vjp, [0, 1])?;
+        term.vjp_of(vjp, [2, 3])?;
+        if let (Some(d), 5) = (vjp.d_outputs[0], vjp.inputs.len())
+            && vjp.wants(4)
+        {
+            vjp.give(4, d);
+        }
+        Ok(())
     }
 }
 

@@ -29,7 +29,7 @@ pub use low_rank::MatmulLowRank;
 pub(super) use low_rank::entry as low_rank_entry;
 pub use tuning::{Class, Tuning, fingerprint};
 
-use super::{Call, Dispatch, Matrix, Op, Vjp, expect};
+use super::{Call, Derivative, Differentiate, Dispatch, Matrix, Op, Vjp, expect};
 use crate::graph::{DType, Graph, Rows, ShapeError, TensorType, ValueId};
 use rayon::prelude::*;
 
@@ -143,14 +143,8 @@ impl Op for Matmul {
         Ok(vec![out])
     }
 
-    fn vjp(&self, vjp: &mut Vjp) -> Result<(), ShapeError> {
-        self.vjp_of(vjp, [0, 1])?;
-        if let (Some(d), 3) = (vjp.d_outputs[0], vjp.inputs.len())
-            && vjp.wants(2)
-        {
-            vjp.give(2, d);
-        }
-        Ok(())
+    fn derivative(&self) -> Derivative<'_> {
+        Derivative::Rule(self)
     }
 
     fn reference(&self, inputs: &[&Matrix], outputs: &[[usize; 2]]) -> Vec<Matrix> {
@@ -179,5 +173,17 @@ impl Op for Matmul {
 
     fn flops(&self, inputs: &[[usize; 2]], _: &[[usize; 2]]) -> u64 {
         sizes(self.layout, inputs[0], inputs[1]).iter().map(|&n| n as u64).product::<u64>() * 2
+    }
+}
+
+impl Differentiate for Matmul {
+    fn vjp(&self, vjp: &mut Vjp) -> Result<(), ShapeError> {
+        self.vjp_of(vjp, [0, 1])?;
+        if let (Some(d), 3) = (vjp.d_outputs[0], vjp.inputs.len())
+            && vjp.wants(2)
+        {
+            vjp.give(2, d);
+        }
+        Ok(())
     }
 }

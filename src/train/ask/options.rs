@@ -20,6 +20,9 @@ use crate::train::prefix_cache::{PrefixCacheMode, PrefixCacheOptions, PrefixCach
 use crate::train::schedule::ScheduleKind;
 use crate::{Error, Result};
 
+/// More steps than any run has; it keeps counts far from overflow.
+pub const MOST_STEPS: u64 = 1_000_000_000;
+
 option_rows! {
     /// The options of `graftling train` as the user wrote them; what is `None` takes its default in [`Recipe::resolve`].
     #[derive(Debug, Clone, Default, Args, Deserialize)]
@@ -48,6 +51,8 @@ option_rows! {
         eval_split: f64, "SHARE", optional("none"), check a_share, resumed derived;
         /// Go on from the newest complete checkpoint in --out (from the start, if there is none yet)
         resume: bool, "BOOL", switch, check any, resumed free;
+        /// Replace the adapter, and put aside the run, that --out holds
+        overwrite: bool, "BOOL", switch, check any, resumed free;
     }
     "Adapter" {
         /// Rank of the adapters
@@ -98,7 +103,8 @@ option_rows! {
         #[arg(value_enum)]
         long_records: LongRecords, "WHAT", default(LongRecords::Cut, ""), check any, resumed derived;
         /// Optimizer steps to do; takes the place of --epochs
-        max_steps: u64, "STEPS", optional("as many as --epochs needs"), check at_least_one, resumed derived;
+        max_steps: u64, "STEPS", optional("as many as --epochs needs"), check |option, steps| within(option, steps, (1..=MOST_STEPS).contains(steps), "of 1 to 1000000000"),
+            resumed derived;
         /// Passes over the data
         epochs: u64, "EPOCHS", default(3, ""), check at_least_one, resumed derived;
         /// Seed of the adapter's start, the order of the records and dropout

@@ -130,7 +130,9 @@ impl PrefixCache {
     /// Runs the prefix for some examples of a batch, given by their rows; gives the hidden states one after the other.
     fn compute(&mut self, batch: &Batch, examples: impl Iterator<Item = Range<usize>>) -> Result<Vec<f32>> {
         let (mut input_ids, mut position, mut segment_start) = (Vec::new(), Vec::new(), Vec::new());
+        let mut lengths = Vec::new();
         for rows in examples {
+            lengths.extend(repeat_n(rows.len(), rows.len()));
             segment_start.extend(repeat_n(input_ids.len() as u32, rows.len()));
             input_ids.extend_from_slice(&batch.input_ids[rows.clone()]);
             position.extend_from_slice(&batch.position[rows]);
@@ -141,6 +143,9 @@ impl PrefixCache {
         self.executable.write(self.inputs.input_ids, &input_ids);
         self.executable.write(self.inputs.position, &position);
         self.executable.write(self.inputs.segment_start, &segment_start);
+        if let Some(rope) = self.inputs.rope_row {
+            self.executable.write(rope.row, &rope.values(position.iter().copied().zip(lengths)));
+        }
         self.executable.run(&Counts { tokens: input_ids.len(), supervised: 0 })?;
         self.device.read(&self.hidden, input_ids.len() * self.store.columns())
     }

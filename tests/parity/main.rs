@@ -1,6 +1,8 @@
 //! Whole models against PyTorch, transformers and PEFT: the figures in `tests/fixtures/reference/` (its README says how they were made).
 
+#[path = "../common/mod.rs"]
 mod common;
+mod families;
 
 use common::device;
 use graftling::adapter::{DeviceAdapter, LoraSpec};

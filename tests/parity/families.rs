@@ -1,0 +1,88 @@
+//! Every family: token losses, gradients, AdamW steps and greedy text, from a Hugging Face folder and from the same weights as GGUF.
+
+use super::*;
+use graftling::generate::Generator;
+use graftling::generate::sampling::{Sampler, Sampling};
+
+/// The first Adam steps divide noise by noise, and these models' losses are steep.
+const STEP_LOSS: f64 = 5e-4;
+
+fn folder_of(name: &str) -> PathBuf {
+    fixtures().join("families").join(name)
+}
+
+/// The figures of `folder` with the weights of `model`.
+fn check(folder: &Path, model: &Path) {
+    let (expected, file) = (json(&folder.join("expected.json")), folder.join("expected.safetensors"));
+    let setup = Setup::open(model);
+    let layers: Vec<usize> = (0..setup.files.config.num_hidden_layers).collect();
+    let modules: Vec<&str> = expected["lora"]["modules"].as_array().unwrap().iter().map(|name| name.as_str().unwrap()).collect();
+    let spec = spec_of(&expected, layers, &modules);
+    let (_, start) = load_adapter(&folder.join("adapter")).unwrap();
+    let what = |of: &str| format!("{} {of}", model.display());
+
+    let sequence = batch(&[&expected]);
+    for (group, adapter) in [("base", None), ("adapted", Some(setup.adapter(&spec, &start)))] {
+        let found = setup.token_nll(adapter.as_ref(), &sequence);
+        for (t, (found, expected)) in found.iter().zip(numbers(&expected[group]["token_nll"])).enumerate() {
+            assert_close(f64::from(*found), expected, TOKEN_LOSS, &what(&format!("{group} token {t}")));
+        }
+        let (prompt, text) = (ids(&expected["prompt"]), ids(&expected[group]["greedy"]));
+        let mut generator = Generator::new(&setup.weights, &setup.files.config, adapter.as_ref(), 64).unwrap();
+        let mut sampler = Sampler::new(Sampling::default()).unwrap();
+        let found = generator.generate(&prompt, &mut sampler, text.len(), &[], |_| Ok(())).unwrap();
+        assert_eq!(found, text, "{}", what(group));
+    }
+
+    let mut trainer = setup.trainer(&spec, &start, sequence.rows(), false);
+    let (loss, found) = gradients(&mut trainer, &sequence);
+    assert_close(loss, expected["gradients"]["loss"].as_f64().unwrap(), LORA_LOSS, &what("loss"));
+    assert_tensors(&found, &tensors(&file, "gradients."), 1e-3);
+
+    let adamw = &expected["adamw"];
+    let records: Vec<Batch> = adamw["records"].as_array().unwrap().iter().map(|record| batch(&[record])).collect();
+    let mut trainer = setup.trainer(&spec, &start, records.iter().map(Batch::rows).max().unwrap(), false);
+    let number = |key: &str| adamw[key].as_f64().unwrap();
+    let hyper = Hyper { eps: number("eps"), ..hyper(number("learning_rate"), number("weight_decay"), number("max_grad_norm")) };
+    for (index, batch) in records.iter().enumerate() {
+        let loss = trainer.accumulate(batch, 1.0 / batch.supervised_rows.len() as f64, true).unwrap();
+        let norm = trainer.apply(&Hyper { step: index as u64 + 1, ..hyper }).unwrap();
+        assert_close(loss, numbers(&adamw["losses"])[index], STEP_LOSS, &what(&format!("AdamW step {index} loss")));
+        assert_close(norm / numbers(&adamw["grad_norms"])[index], 1.0, 1e-3, &what(&format!("AdamW step {index} norm")));
+    }
+    assert_tensors(&trainer.adapter().tensors().unwrap(), &tensors(&file, "adamw."), ADAPTER_L2);
+}
+
+macro_rules! families {
+    (folder: $($folder:ident)*; folder and gguf: $($both:ident)*) => {
+        $(#[test] fn $folder() { check(&folder_of(stringify!($folder)), &folder_of(stringify!($folder))); })*
+        $(#[test] fn $both() {
+            let folder = folder_of(stringify!($both));
+            check(&folder, &folder);
+            check(&folder, &folder.join("model.gguf"));
+        })*
+    };
+}
+
+families! {
+    folder: llama_yarn llama_dynamic mistral qwen2_windows granite_biases;
+    folder and gguf: llama_biases llama_linear qwen2 qwen3 gemma2 gemma3 phi3_longrope phi3_window smollm3 olmo2 granite
+}
+
+/// Packed beside others, an example has the losses that it has alone: windows, and rotations that look at the length, are its own.
+#[test]
+fn packed_examples_are_each_by_themselves() {
+    for name in ["mistral", "gemma3", "phi3_longrope"] {
+        let folder = folder_of(name);
+        let expected = json(&folder.join("expected.json"));
+        let setup = Setup::open(&folder);
+        let records = expected["adamw"]["records"].as_array().unwrap();
+        let all: Vec<&Value> = [&expected].into_iter().chain(records).collect();
+        let packed = setup.token_nll(None, &batch(&all));
+        let alone: Vec<f32> = all.iter().flat_map(|record| setup.token_nll(None, &batch(&[record]))).collect();
+        assert_eq!(packed.len(), alone.len());
+        for (row, (packed, alone)) in packed.iter().zip(&alone).enumerate() {
+            assert_close(f64::from(*packed), f64::from(*alone), 2e-5, &format!("{name} prediction {row}"));
+        }
+    }
+}

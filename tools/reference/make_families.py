@@ -1,0 +1,282 @@
+#!/usr/bin/env python3
+"""A tiny random model of every family, with what transformers and PEFT compute on it, and the same weights as a GGUF file.
+
+    python tools/reference/make_families.py [--out tests/fixtures/reference/families] [NAME ...]
+
+Each folder is a Hugging Face model folder as transformers saves it, `model.gguf` where the format can say all that the config says
+(folder_to_gguf.py), a PEFT adapter folder `adapter/` (all linear modules, B not zero) and the expected figures, in f64. Features are
+where they show: norms away from 1, biases away from 0, windows shorter than the sequence, soft caps in their bent range, rotations
+scaled within the sequence. tests/fixtures/reference/README.md says what the files hold.
+"""
+
+import argparse
+import json
+import pathlib
+import shutil
+import types
+
+import numpy as np
+import torch
+import transformers as hf
+from safetensors.torch import save_file
+
+import folder_to_gguf
+import lora_run as run
+
+RANK, ALPHA, B_BOUND, LENGTH, STEPS, NEW_TOKENS = 2, 4, 0.25, 24, 5, 8
+ADAMW = {"learning_rate": 5e-3, "weight_decay": 0.1, "max_grad_norm": 5.0}
+
+SIZES = dict(
+    vocab_size=96,
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    max_position_embeddings=256,
+    bos_token_id=1,
+    eos_token_id=2,
+    pad_token_id=0,
+)
+SEPARATE = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+FUSED = ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]
+YARN = dict(rope_type="yarn", rope_theta=10000.0, factor=4.0, original_max_position_embeddings=16, beta_fast=4.0, beta_slow=0.5)
+LONG = dict(
+    rope_type="longrope",
+    rope_theta=10000.0,
+    short_factor=[1.0, 1.25, 1.5],
+    long_factor=[1.0, 2.0, 5.0],
+    partial_rotary_factor=0.75,
+)
+
+# config class and what differs from SIZES; `gguf`: whether a GGUF file can say it
+FAMILIES = {
+    "llama_biases": (hf.LlamaConfig, dict(attention_bias=True, mlp_bias=True, tie_word_embeddings=False), True),
+    "llama_yarn": (hf.LlamaConfig, dict(rope_parameters=YARN, tie_word_embeddings=True), False),
+    "llama_linear": (hf.LlamaConfig, dict(rope_parameters=dict(rope_type="linear", factor=4.0, rope_theta=1e4)), True),
+    "llama_dynamic": (hf.LlamaConfig, dict(rope_parameters=dict(rope_type="dynamic", factor=4.0, rope_theta=1e4)), False),
+    "mistral": (hf.MistralConfig, dict(sliding_window=5, head_dim=16), False),
+    "qwen2": (hf.Qwen2Config, dict(tie_word_embeddings=True), True),
+    "qwen2_windows": (
+        hf.Qwen2Config,
+        dict(use_sliding_window=True, sliding_window=6, max_window_layers=1, tie_word_embeddings=True),
+        False,
+    ),
+    "qwen3": (hf.Qwen3Config, dict(head_dim=16, tie_word_embeddings=True), True),
+    "gemma2": (
+        hf.Gemma2Config,
+        dict(
+            head_dim=16,
+            query_pre_attn_scalar=16,
+            sliding_window=5,
+            attn_logit_softcapping=2.0,
+            final_logit_softcapping=3.0,
+        ),
+        True,
+    ),
+    "gemma3": (
+        hf.Gemma3TextConfig,
+        dict(
+            num_hidden_layers=6,
+            intermediate_size=32,
+            head_dim=16,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            query_pre_attn_scalar=16,
+            sliding_window=5,
+            rope_parameters={
+                "full_attention": dict(rope_type="linear", factor=8.0, rope_theta=1e6),
+                "sliding_attention": dict(rope_type="default", rope_theta=1e4),
+            },
+        ),
+        True,
+    ),
+    # 24 tokens are more than 16: the long factors; of the records some have fewer: the short ones.
+    "phi3_longrope": (
+        hf.Phi3Config,
+        dict(rope_parameters=LONG, original_max_position_embeddings=16, max_position_embeddings=64, tie_word_embeddings=True),
+        True,
+    ),
+    "phi3_window": (hf.Phi3Config, dict(sliding_window=7), True),
+    "smollm3": (hf.SmolLM3Config, dict(num_hidden_layers=4, rope_parameters=dict(rope_type="default", rope_theta=2e6)), True),
+    "olmo2": (hf.Olmo2Config, dict(tie_word_embeddings=False), True),
+    "granite": (
+        hf.GraniteConfig,
+        dict(
+            attention_multiplier=0.4,
+            embedding_multiplier=3.0,
+            residual_multiplier=0.6,
+            logits_scaling=2.5,
+            tie_word_embeddings=True,
+        ),
+        True,
+    ),
+    "granite_biases": (
+        hf.GraniteConfig,
+        dict(residual_multiplier=0.6, attention_bias=True, mlp_bias=True, attention_multiplier=0.3),
+        False,
+    ),
+}
+
+
+def random_model(config, generator):
+    """Weights of scale 1.5 / sqrt(in), so that softmax and gates are far from linear; bf16, so that every format holds them exactly."""
+    model = hf.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    adds_one = config.model_type.startswith("gemma")
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            shape = tuple(parameter.shape)
+            if name.endswith("norm.weight"):
+                values = (0.0 if adds_one else 1.0) + 0.3 * generator.normal(size=shape)
+            elif name.endswith(".bias"):
+                values = 0.4 * generator.normal(size=shape)
+            elif "embed_tokens" in name:
+                values = generator.normal(0.0, 0.12 if adds_one else 0.5, shape)
+            else:
+                values = generator.normal(0.0, 1.5 / np.sqrt(shape[1]), shape)
+            parameter.copy_(torch.from_numpy(values).to(torch.bfloat16))
+    return model.to(torch.bfloat16)
+
+
+def exact_model(folder):
+    """The model in f64, with the places that transformers forces to f32 replaced (frequencies stay transformers' own, in f32)."""
+    model = hf.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").double().eval()
+    adds_one = model.config.model_type.startswith("gemma")
+
+    def rms_norm(module, x):
+        eps = getattr(module, "variance_epsilon", None) or module.eps
+        weight = 1.0 + module.weight if adds_one else module.weight
+        return weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps))
+
+    def rotary_tables(module, x, position_ids, layer_type=None):
+        prefix = "" if layer_type is None else f"{layer_type}_"
+        kind = module.rope_type if layer_type is None else module.rope_type[layer_type]
+        frequencies = getattr(module, prefix + "original_inv_freq").double()
+        if kind == "longrope" and int(position_ids.max()) + 1 > model.config.rope_parameters["original_max_position_embeddings"]:
+            init = hf.modeling_rope_utils.ROPE_INIT_FUNCTIONS[kind]
+            frequencies = init(model.config, x.device, seq_len=int(position_ids.max()) + 1)[0].double()
+        angles = position_ids[..., None].double() * frequencies
+        angles = torch.cat((angles, angles), dim=-1)
+        scale = getattr(module, prefix + "attention_scaling")
+        return angles.cos() * scale, angles.sin() * scale
+
+    for module in model.modules():
+        if type(module).__name__.endswith("RMSNorm"):
+            module.forward = types.MethodType(rms_norm, module)
+        if type(module).__name__.endswith("RotaryEmbedding"):
+            module.forward = types.MethodType(rotary_tables, module)
+    return model
+
+
+def tokens(generator, vocab, length):
+    return generator.integers(3, vocab, length).tolist()
+
+
+def work_of(generator, vocab):
+    return {
+        "sequence": tokens(generator, vocab, LENGTH),
+        "prompt": tokens(generator, vocab, 9),
+        "adamw": [[[{"input_ids": tokens(generator, vocab, length)}]] for length in (17, 13, 21, 11, 17)][:STEPS],
+    }
+
+
+def greedy(model, prompt):
+    """The continuation, and the smallest distance of the two best logits on the way."""
+    ids, margin = list(prompt), float("inf")
+    # with a cache, as generation has it: a rotation that looks at the length leaves earlier keys as they are
+    cache, step = None, torch.tensor([ids])
+    for _ in range(NEW_TOKENS):
+        out = model(step, use_cache=True, past_key_values=cache)
+        cache = out.past_key_values
+        best = out.logits[0, -1].topk(2)
+        margin = min(margin, float(best.values[0] - best.values[1]))
+        ids.append(int(best.indices[0]))
+        step = torch.tensor([ids[-1:]])
+    return ids[len(prompt):], margin
+
+
+def figures(folder, load, work, modules, save=False):
+    model = load(folder)
+    out, tensors = {}, {}
+    with torch.no_grad():
+        out["base"] = {"token_nll": run.token_nll(model, work["sequence"])[0].tolist()}
+        out["base"]["greedy"], out["base"]["margin"] = greedy(model, work["prompt"])
+    model = run.add_lora(model, modules, RANK, ALPHA, b_bound=B_BOUND)
+    if save:
+        model.save_pretrained(folder / "adapter")
+    with torch.no_grad():
+        out["adapted"] = {"token_nll": run.token_nll(model, work["sequence"])[0].tolist()}
+        out["adapted"]["greedy"], out["adapted"]["margin"] = greedy(model, work["prompt"])
+    loss, _ = run.backward_step(model, [[{"input_ids": work["sequence"]}]])
+    out["gradients"] = {"loss": loss, "grad_norm": run.gradient_norm(model)}
+    tensors.update({f"gradients.{n}": g for n, g in run.gradients(model).items()})
+    losses, norms = run.train(model, work["adamw"], **ADAMW)
+    out["adamw"] = {"losses": losses, "grad_norms": norms}
+    tensors.update({f"adamw.{n}": v for n, v in run.values(model).items()})
+    return out, tensors
+
+
+def as_shipped(folder):
+    return hf.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+
+
+def distance(a, b):
+    return max(abs(x - y) for x, y in zip(a, b))
+
+
+def make(name, folder):
+    config_class, changes, gguf = FAMILIES[name]
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    torch.manual_seed(0)
+    generator = np.random.default_rng(list(name.encode()))
+    config = config_class(**(SIZES | changes))
+    random_model(config, generator).save_pretrained(folder)
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    if gguf:
+        folder_to_gguf.convert(folder, folder / "model.gguf")
+    work = work_of(generator, SIZES["vocab_size"])
+    modules = FUSED if config.model_type == "phi3" else SEPARATE
+    single, _ = figures(folder, as_shipped, work, modules, save=True)
+    expected, tensors = figures(folder, exact_model, work, modules)
+    expected["adamw"] |= {"records": [step[0][0] for step in work["adamw"]], "betas": [0.9, 0.999], "eps": 1e-8} | ADAMW
+    floor = {
+        "token_nll": max(distance(single[k]["token_nll"], expected[k]["token_nll"]) for k in ("base", "adapted")),
+        "adamw_losses": distance(single["adamw"]["losses"], expected["adamw"]["losses"]),
+    }
+    document = {
+        "lora": {"r": RANK, "alpha": ALPHA, "modules": modules},
+        "input_ids": work["sequence"],
+        "prompt": work["prompt"],
+    }
+    document |= expected | {"f32_floor": floor}
+    (folder / "expected.json").write_text(json.dumps(document) + "\n")
+    save_file(run.as_f32(tensors), folder / "expected.safetensors")
+    (folder / "adapter/README.md").unlink(missing_ok=True)
+    adapter_config = json.loads((folder / "adapter/adapter_config.json").read_text())
+    adapter_config["base_model_name_or_path"] = f"families/{name}"
+    adapter_config["target_modules"].sort()
+    (folder / "adapter/adapter_config.json").write_text(json.dumps(adapter_config, indent=1) + "\n")
+    size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
+    print(
+        f"{name}: {size / 1000:.0f} KB; base {np.mean(expected['base']['token_nll']):.3f}, "
+        f"adamw {expected['adamw']['losses'][0]:.3f} -> {expected['adamw']['losses'][-1]:.3f}, "
+        f"greedy margin {min(expected[k]['margin'] for k in ('base', 'adapted')):.3f}, "
+        + ", ".join(f"{key} floor {value:.1e}" for key, value in floor.items())
+        + ("" if single["base"]["greedy"] == expected["base"]["greedy"] else "  GREEDY DIFFERS IN f32")
+    )
+
+
+def main():
+    here = pathlib.Path(__file__).resolve().parent
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--out", type=pathlib.Path, default=here.parents[1] / "tests/fixtures/reference/families")
+    arguments.add_argument("names", nargs="*", choices=[[], *FAMILIES], default=[])
+    options = arguments.parse_args()
+    torch.set_num_threads(1)
+    for name in options.names or FAMILIES:
+        make(name, options.out / name)
+
+
+if __name__ == "__main__":
+    main()
