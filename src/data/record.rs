@@ -225,7 +225,7 @@ impl Fields<'_> {
         let kind = self.used.first().copied().unwrap_or_default();
         for (key, value) in self.record.iter().filter(|(key, _)| !self.used.contains(&key.as_str())) {
             let refused = |problem: String, proposal: &str| Err(self.place.error(problem, proposal));
-            if turns::is_empty(value) || key == "expect" {
+            if (turns::is_empty(value) && key != "label") || key == "expect" {
                 continue; // `expect` is what `eval --generate` compares with
             }
             if COLUMNS.contains(&key.as_str()) && !restates(record, key, value) {

@@ -27,7 +27,7 @@ use crate::adapter::end_of_turn::{self, EndOfTurn};
 use crate::adapter::targets::{expand_target_modules, parse_layers};
 use crate::adapter::{AdapterLayout, DeviceAdapter, LoraSpec};
 use crate::cache::cache_folder;
-use crate::data::source::folder::{self, Side};
+use crate::data::source::folder::{self as data_folder, Side};
 use crate::data::{self, Batch, Dataset, LoadOptions, Sampler, SamplerOptions};
 use crate::formats::peft::{self, AdapterConfig, AdapterTensor};
 use crate::gpu::{Device, Facts};
@@ -431,14 +431,14 @@ fn load_data(options: &TrainOptions, model: &OpenModel, max_length: usize) -> Re
         }
         Ok((data, held_out))
     };
-    let brought = folder::brought(&options.data)?;
+    let brought = data_folder::brought(&options.data)?;
     if let (Some(_), Some(first)) = (options.eval_split, brought.first()) {
         let problem = format!("the folder of --data brings held-out data with it: {}", first.display());
         return Err(Error::bad_input("--eval-split", problem, "leave this option out, or give the training file itself"));
     }
-    let (data, held_out) = load(&folder::files(&options.data, Side::Train)?, options.eval_split)?;
+    let (data, held_out) = load(&data_folder::files(&options.data, Side::Train)?, options.eval_split)?;
     let given = match &options.eval_data {
-        Some(given) => folder::files(given, Side::HeldOut)?,
+        Some(given) => data_folder::files(given, Side::HeldOut)?,
         None => brought,
     };
     let held_out = if given.is_empty() { held_out } else { Some(load(&given, None)?.0) };
