@@ -61,7 +61,7 @@ option_rows! {
         #[arg(value_delimiter = ',')]
         #[serde(default, deserialize_with = "super::recipe::one_or_many")]
         target_modules: Vec<String>, "NAMES", optional("all-linear: adapters on attention alone fall short even with as many parameters"),
-            check names_a_module, resumed derived;
+            check |option, names| names_a_module(option, names), resumed derived;
         /// Layers to adapt, such as 8-15,20 (counted from 0)
         layers: String, "LAYERS", optional("all"), check any, resumed derived;
         /// PEFT folder whose adapter is the starting point; rank, alpha, modules and layers are taken from it
@@ -191,7 +191,7 @@ fn two_tokens(option: &str, length: &usize) -> Result<()> {
     }
 }
 
-fn names_a_module(option: &str, names: &Vec<String>) -> Result<()> {
+fn names_a_module(option: &str, names: &[String]) -> Result<()> {
     match names.iter().any(|name| !name.trim().is_empty()) {
         true => Ok(()),
         false => {
