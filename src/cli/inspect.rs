@@ -100,9 +100,9 @@ impl Model {
     }
 
     fn of_folder(spec: &str, folder: &Path) -> Result<Self> {
-        let config = hugging_face::config(folder)?;
+        let mut config = hugging_face::config(folder)?;
         let weights = if hugging_face::has_weights(folder) && spec_is_local(spec) {
-            let source = hugging_face::weights(folder)?;
+            let source = hugging_face::weights(folder, &mut config)?;
             let mut by_type = BTreeMap::new();
             for info in source.tensors() {
                 count(&mut by_type, info.storage.name(), info.values(), info.bytes);

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use clap::Args;
 use graftling::Result;
 use graftling::gpu::Device;
-use graftling::model::opened::OpenModel;
 use graftling::terminal::{self, say};
 use graftling::train::Outcome;
 use graftling::train::interrupt::Interrupt;
@@ -64,8 +63,8 @@ pub fn run(args: TrainArgs) -> Result<i32> {
         // Nothing is written, so no place for it is needed.
         recipe.out.get_or_insert_with(PathBuf::new);
     }
-    let options = recipe.resolve()?;
-    let model = OpenModel::open(&options.model)?;
+    let mut options = recipe.resolve()?;
+    let model = super::open_model(&options.model, &mut options.rope_scaling, options.init_adapter.as_deref())?;
     let prepared = Prepared::new(options, &model)?;
     if args.dry_run {
         let colour = terminal::has_colour(&std::io::stdout());

@@ -39,7 +39,7 @@ use prepare::Prepared;
 use progress::Progress;
 use trainer::Trainer;
 
-use crate::adapter::end_of_turn;
+use crate::adapter::{end_of_turn, rope_scaling};
 use crate::data::{Batch, Sampler};
 use crate::formats::atomic;
 use crate::formats::peft;
@@ -259,6 +259,8 @@ impl Run<'_> {
         let layout = &self.trainer.adapter().layout;
         let Prepared { options, adapter, .. } = &self.prepared;
         end_of_turn::write(&options.out, &self.prepared.turn_ends())
+            .map_err(|error| checkpoint::with_last_good(&options.out, error))?;
+        rope_scaling::write(&options.out, options.rope_scaling)
             .map_err(|error| checkpoint::with_last_good(&options.out, error))?;
         checkpoint.save(&options.out, adapter, layout, options.save_total_limit)
     }
