@@ -223,7 +223,8 @@ fn json_report(model: &Model, adapter: &Adapter) -> Value {
         .iter()
         .enumerate()
         .map(|(layer, [attention, mlp, norm])| {
-            json!({"layer": layer, "parameters": attention + mlp + norm, "attention": attention, "mlp": mlp, "norm": norm})
+            json!({"layer": layer, "parameters": attention + mlp + norm, "attention": attention, "mlp": mlp, "norm": norm,
+                   "sliding_window": config.layers[layer].window, "rotated": config.layers[layer].rope.is_some()})
         })
         .collect();
     let modules: Vec<Value> = module_rows(config)
@@ -409,6 +410,11 @@ fn text_report(model: &Model, adapter: &Adapter) -> String {
         config.ropes[0].theta,
         config.ropes[0].scaling,
     );
+    for window in config.windows() {
+        let count = config.layers.iter().filter(|layer| layer.window == Some(window)).count();
+        let layers = config.num_hidden_layers;
+        out += &format!("  sliding window of {} tokens in {count} of {layers} layers\n", grouped(window as u64));
+    }
     if let Err(error) = config.supported() {
         out += &format!("  Cannot be trained here: {error}\n");
     }
