@@ -8,6 +8,8 @@ use graftling::adapter::DeviceAdapter;
 use graftling::data::conversation::encode_prompt;
 use graftling::demo::lesson::{self, Question};
 use graftling::demo::small_model;
+use graftling::files;
+use graftling::formats::atomic::write_atomically;
 use graftling::generate::{Generator, Sampler, Sampling, end_tokens};
 use graftling::gpu::Device;
 use graftling::graph::Graph;
@@ -17,6 +19,7 @@ use graftling::terminal::{self, report};
 use graftling::text::{ChatTemplate, Message};
 use graftling::train::Outcome;
 use graftling::train::interrupt::Interrupt;
+use graftling::train::keep::beginning;
 use graftling::train::options::Recipe;
 use graftling::train::prepare::Prepared;
 use graftling::train::progress::Progress;
@@ -43,6 +46,9 @@ pub struct DemoArgs {
     /// Folder for the adapter, the data, metrics.jsonl and the loss curve
     #[arg(long, value_name = "DIR", default_value = "demo-output")]
     out: PathBuf,
+    /// Replace the adapter that --out holds, or start again where nothing in it can be gone on from
+    #[arg(long)]
+    overwrite: bool,
     /// Train for so many steps instead of two passes over the data; to try the demo, as fewer teach less
     #[arg(long, value_name = "STEPS")]
     max_steps: Option<u64>,
@@ -50,7 +56,7 @@ pub struct DemoArgs {
     #[arg(long, value_name = "N", default_value_t = 40, value_parser = clap::value_parser!(u64).range(1..=40))]
     questions: u64,
     /// Only fetch the model into the cache, and print its path
-    #[arg(long, conflicts_with_all = ["model", "out", "max_steps", "questions", "weights", "device"])]
+    #[arg(long, conflicts_with_all = ["model", "out", "overwrite", "max_steps", "questions", "weights", "device"])]
     fetch_only: bool,
     #[command(flatten)]
     device: super::DeviceArgs,
@@ -70,6 +76,7 @@ impl DemoArgs {
             batch_size: Some(1),
             max_length: Some(320),
             resume: Some(true),
+            overwrite: Some(self.overwrite),
             weights: self.device.weights,
             matmul: Some(self.device.matmul),
             device: self.device.device.clone(),
@@ -89,7 +96,8 @@ pub fn run(args: DemoArgs) -> Result<i32> {
         return Ok(0);
     }
     let spec = args.model.clone().map_or_else(fetch, Ok)?;
-    let model = OpenModel::open(&spec)?;
+    let resumed = args.recipe(&spec, args.out.join("train.jsonl")).resolve()?;
+    let model = OpenModel::open_at(&spec, beginning::template_time(&resumed))?;
     let Some(template) = &model.template else {
         let proposal = "give --model an instruction-tuned model, such as SmolLM2-135M-Instruct";
         return Err(Error::bad_input(&spec, "the model has no chat template, so no question can be put to it", proposal));
@@ -145,10 +153,18 @@ fn write_lesson(out: &Path) -> Result<PathBuf> {
         Error::failed(out.display(), format!("cannot write there: {error}"), "give --out a folder that you may write to")
     };
     std::fs::create_dir_all(out).map_err(failed)?;
-    let train = out.join("train.jsonl");
-    std::fs::write(&train, lesson::TRAIN).map_err(failed)?;
-    std::fs::write(out.join("held-out.jsonl"), lesson::HELD_OUT).map_err(failed)?;
-    Ok(train)
+    for (name, text) in [("train.jsonl", lesson::TRAIN), ("held-out.jsonl", lesson::HELD_OUT)] {
+        let path = out.join(name);
+        match std::fs::symlink_metadata(&path) {
+            Err(_) => write_atomically(&path, text.as_bytes())?,
+            Ok(_) if files::read(&path, text.len() as u64).is_ok_and(|found| found == text.as_bytes()) => {}
+            Ok(_) => {
+                let proposal = "give the demo an --out of its own";
+                return Err(Error::bad_input(path.display(), "is another file than the demo's lesson", proposal));
+            }
+        }
+    }
+    Ok(out.join("train.jsonl"))
 }
 
 /// What asking runs, before and after the training.

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 use graftling::architecture::RopeOverride;
 use graftling::data::{self, Batch, Dataset, Example};
+use graftling::model::opened::OpenModel;
 use graftling::session::Use;
 use graftling::terminal;
 use graftling::text::Tokenizer;
@@ -53,7 +54,7 @@ pub struct EvalArgs {
 /// # Errors
 /// Bad input in model, adapter or data; the GPU failed; a loss is not finite.
 pub fn run(mut args: EvalArgs) -> Result<()> {
-    let model = super::open_model(&args.model, &mut args.rope_scaling, args.adapter.as_deref())?;
+    let model = super::rotated(OpenModel::open(&args.model)?, &mut args.rope_scaling, args.adapter.as_deref())?;
     let config = &model.files.config;
     let max_length = args.max_length.unwrap_or(config.max_position_embeddings).min(config.max_position_embeddings);
     let data = data::load(&args.data, &model.tokenizer, model.template.as_ref(), max_length)?;

@@ -66,7 +66,7 @@ pub fn run(mut args: GenerateArgs) -> Result<()> {
     let temperature = args.temperature.unwrap_or(if by_chance { 1.0 } else { 0.0 });
     let sampling = Sampling { temperature, top_k: args.top_k, top_p: args.top_p, seed: args.seed };
     let mut sampler = Sampler::new(sampling)?;
-    let model = super::open_model(&args.model, &mut args.rope_scaling, args.adapter.as_deref())?;
+    let model = super::rotated(OpenModel::open(&args.model)?, &mut args.rope_scaling, args.adapter.as_deref())?;
     let config = &model.files.config;
     let prompt = prompt_ids(&model, &args)?;
     if prompt.len() >= config.max_position_embeddings {

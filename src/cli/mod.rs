@@ -153,9 +153,8 @@ struct DeviceArgs {
     no_autotune: bool,
 }
 
-/// Opens a model with the rotation that is asked for, or that the adapter was trained with, which is put in `scaling`.
-fn open_model(spec: &str, scaling: &mut Option<RopeOverride>, adapter: Option<&Path>) -> Result<OpenModel> {
-    let mut model = OpenModel::open(spec)?;
+/// The model with the rotation that is asked for, or that the adapter was trained with, which is put in `scaling`.
+fn rotated(mut model: OpenModel, scaling: &mut Option<RopeOverride>, adapter: Option<&Path>) -> Result<OpenModel> {
     *scaling = rope_scaling::chosen(*scaling, adapter)?;
     if let Some(scaling) = *scaling {
         model.files.config.override_rope(scaling);

@@ -6,9 +6,11 @@ use std::sync::Arc;
 use clap::Args;
 use graftling::Result;
 use graftling::gpu::Device;
+use graftling::model::opened::OpenModel;
 use graftling::terminal::{self, say};
 use graftling::train::Outcome;
 use graftling::train::interrupt::Interrupt;
+use graftling::train::keep::beginning;
 use graftling::train::options::{Recipe, TrainOptions};
 use graftling::train::prefix_cache::RowsUsed;
 use graftling::train::prepare::Prepared;
@@ -64,7 +66,8 @@ pub fn run(args: TrainArgs) -> Result<i32> {
         recipe.out.get_or_insert_with(PathBuf::new);
     }
     let mut options = recipe.resolve()?;
-    let model = super::open_model(&options.model, &mut options.rope_scaling, options.init_adapter.as_deref())?;
+    let model = OpenModel::open_at(&options.model, beginning::template_time(&options))?;
+    let model = super::rotated(model, &mut options.rope_scaling, options.init_adapter.as_deref())?;
     let prepared = Prepared::new(options, &model)?;
     if args.dry_run {
         let colour = terminal::has_colour(&std::io::stdout());

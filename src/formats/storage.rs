@@ -70,6 +70,32 @@ impl Storage {
         (values / block).checked_mul(self.block_bytes() as u64)
     }
 
+    /// Whether every value of these whole blocks is finite.
+    pub(crate) fn is_finite(self, bytes: &[u8]) -> bool {
+        // An exponent of nothing but ones is infinity or NaN. Without a branch, so that it is as fast as reading.
+        let halves =
+            |mask: u16| bytes.chunks_exact(2).fold(true, |all, b| all & (u16::from_le_bytes([b[0], b[1]]) & mask != mask));
+        match self {
+            Self::F32 => (bytes.chunks_exact(4))
+                .fold(true, |all, b| all & (u32::from_le_bytes([b[0], b[1], b[2], b[3]]) & 0x7f80_0000 != 0x7f80_0000)),
+            Self::F16 => halves(0x7c00),
+            Self::BF16 => halves(0x7f80),
+            Self::Q8_0 | Self::Q4_0 => bytes.chunks_exact(self.block_bytes()).all(|block| f16_at(block, 0).is_finite()),
+            Self::Q4_1 => {
+                (bytes.chunks_exact(self.block_bytes())).all(|block| f16_at(block, 0).is_finite() && f16_at(block, 2).is_finite())
+            }
+        }
+    }
+
+    /// Whether every value of these whole blocks is 0.
+    pub(crate) fn is_zero(self, bytes: &[u8]) -> bool {
+        let mut values = vec![0.0; self.block_values()];
+        bytes.chunks_exact(self.block_bytes()).all(|block| {
+            self.dequantise(block, &mut values);
+            values.iter().all(|value| *value == 0.0)
+        })
+    }
+
     /// Reads `out.len()` values from `bytes`.
     ///
     /// `bytes` must hold exactly those values, which are whole blocks; callers have checked both against the tensor's

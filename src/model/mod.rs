@@ -8,6 +8,7 @@
 mod block;
 pub mod graph;
 pub mod hook;
+mod inspection;
 pub mod opened;
 mod packing;
 pub mod weights;

@@ -18,6 +18,8 @@ pub struct OpenModel {
     pub tokenizer: Tokenizer,
     /// `None` for a base model that has none.
     pub template: Option<ChatTemplate>,
+    /// The moment that dates in the template are taken from, in seconds since 1970; `None` without a template.
+    pub template_time: Option<i64>,
 }
 
 impl OpenModel {
@@ -26,13 +28,23 @@ impl OpenModel {
     /// # Errors
     /// Bad input: no model there, an architecture that is not supported, a damaged file, tokenizer or template.
     pub fn open(spec: &str) -> Result<Self> {
+        Self::open_at(spec, None)
+    }
+
+    /// [`OpenModel::open`], with the moment that dates in the template are taken from; `None` for now.
+    ///
+    /// # Errors
+    /// As [`OpenModel::open`].
+    pub fn open_at(spec: &str, template_time: Option<i64>) -> Result<Self> {
+        let template_time = template_time.unwrap_or_else(crate::text::chat_template::now);
         let files = ModelFiles::open(spec)?;
         let tokenizer = Tokenizer::from_source(&files.text)?;
         for note in tokenizer.notes() {
             tracing::warn!("{spec}: {note}");
         }
-        let template = ChatTemplate::from_source(&files.text)?;
-        Ok(Self { files, tokenizer, template })
+        let template = ChatTemplate::from_source_at(&files.text, template_time)?;
+        let template_time = template.as_ref().map(|_| template_time);
+        Ok(Self { files, tokenizer, template, template_time })
     }
 
     /// Sends the weights to the device; `progress` is told the bytes done and the bytes in all.

@@ -1,6 +1,7 @@
 //! The frozen weights on the device: in which type they rest, how they are split, how they get there.
 
 use super::graph::Model;
+use super::inspection::Inspection;
 use super::packing::{lossless, pack};
 use crate::architecture::{Architecture, parameters};
 use crate::formats::{TensorInfo, TensorSource};
@@ -59,6 +60,7 @@ pub struct DeviceWeights {
     /// Of each tensor of the file the type in which it rests.
     dtypes: HashMap<String, DType>,
     bytes: usize,
+    digest: String,
 }
 
 /// Bytes that are read, converted and sent at one time. They exist three times meanwhile: as read, as packed, and on their way.
@@ -85,16 +87,20 @@ impl DeviceWeights {
             })?);
         }
         let total: u64 = infos.iter().map(|info| weight_type.bytes(info) as u64).sum();
-        let mut weights = Self { device, tensors: HashMap::new(), dtypes: HashMap::new(), bytes: 0 };
+        let mut weights = Self { device, tensors: HashMap::new(), dtypes: HashMap::new(), bytes: 0, digest: String::new() };
+        let mut inspection = Inspection::default();
         for (parameter, info) in parameters.iter().zip(infos) {
             let dtype = weight_type.of(info);
             weights.dtypes.insert(info.name.clone(), dtype);
+            inspection.begin(source, info);
             for (name, rows) in parameter.taken() {
-                weights.upload_one(source, info, dtype, name, rows)?;
+                weights.upload_one(source, info, dtype, (name, rows), &mut inspection)?;
                 progress(weights.bytes as u64, total);
             }
+            inspection.end();
         }
         weights.device.wait()?;
+        weights.digest = inspection.digest();
         Ok(weights)
     }
 
@@ -104,8 +110,8 @@ impl DeviceWeights {
         source: &dyn TensorSource,
         info: &TensorInfo,
         dtype: DType,
-        name: String,
-        taken: Range<usize>,
+        (name, taken): (String, Range<usize>),
+        inspection: &mut Inspection,
     ) -> Result<()> {
         let device = self.device.clone();
         // A vector is one row.
@@ -124,7 +130,9 @@ impl DeviceWeights {
                 let last = (first + step).min(end);
                 let source_rows = if vector { taken.clone() } else { taken.start + first..taken.start + last };
                 let stored = source.read_rows(&info.name, source_rows)?;
+                inspection.see(&stored, info.storage)?;
                 let mut bytes = pack(&stored, info.storage, dtype);
+                inspection.check_packed(&bytes, dtype)?;
                 bytes.resize(bytes.len().next_multiple_of(4), 0);
                 device.write_at(&slice, bytes_of(first - start), &bytes);
                 // Without a submission, what was written waits in staging memory.
@@ -145,6 +153,11 @@ impl DeviceWeights {
     /// Bytes on the device.
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// A short name for the values of all weights as they rest in the file.
+    pub fn digest(&self) -> &str {
+        &self.digest
     }
 
     /// In which type a tensor of the file rests; f32 for one that is not there.

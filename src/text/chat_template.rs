@@ -54,6 +54,14 @@ impl ChatTemplate {
     /// # Errors
     /// A syntax error, with origin and line.
     pub fn from_source(source: &TextSource) -> Result<Option<Self>> {
+        Self::from_source_at(source, now())
+    }
+
+    /// As [`Self::from_source`], with the time that `strftime_now` gives, in seconds since 1970.
+    ///
+    /// # Errors
+    /// As [`Self::from_source`].
+    pub fn from_source_at(source: &TextSource, now: i64) -> Result<Option<Self>> {
         let Some(template) = &source.chat_template else {
             return Ok(None);
         };
@@ -75,7 +83,7 @@ impl ChatTemplate {
         let eos_token = token(&source.eos_token, source.eos_token_ids.first().copied());
         let others = source.named_tokens.iter().filter(|(name, _)| !matches!(name.as_str(), "bos_token" | "eos_token"));
         let tokens = bos_and_eos(bos_token, eos_token).chain(others.cloned()).collect();
-        Self::compile_with(&origin, template, tokens, now()).map(Some)
+        Self::compile_with(&origin, template, tokens, now).map(Some)
     }
 
     /// Compiles `template`. `origin` is what messages call it.
@@ -192,7 +200,7 @@ fn bos_and_eos(bos_token: Option<String>, eos_token: Option<String>) -> impl Ite
 }
 
 /// The time that `SOURCE_DATE_EPOCH` fixes, or that it is, in seconds since 1970.
-fn now() -> i64 {
+pub(crate) fn now() -> i64 {
     let fixed = std::env::var("SOURCE_DATE_EPOCH").ok().and_then(|seconds| seconds.trim().parse().ok());
     fixed.unwrap_or_else(|| SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64))
 }

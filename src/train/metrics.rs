@@ -1,12 +1,12 @@
 //! `metrics.jsonl`: one object a step, and never a step twice.
 
 use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::files;
+use super::keep::plain;
 use crate::formats::atomic;
 use crate::{Error, Result};
 
@@ -45,23 +45,29 @@ pub struct MetricsLog {
 }
 
 impl MetricsLog {
-    /// Opens `folder/metrics.jsonl` for a run that has done `step` steps (0 for a new one). What the file says about later steps,
-    /// and a last line that a kill has torn, is cut off.
+    /// Opens `folder/metrics.jsonl` for a run that has done `step` steps (0 for a new one). What graftling has written about later steps,
+    /// and a last line that a kill has torn, is cut out, since these steps are done again; every other line stays.
     ///
     /// # Errors
-    /// Failed, when the file cannot be read or written.
+    /// Failed, when the file cannot be read or written, or is no ordinary file.
     pub fn open(folder: &Path, step: u64) -> Result<Self> {
         let path = folder.join(METRICS_FILE);
-        let written = match files::read(&path, files::ANY) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
-            Err(error) => return Err(failed(&path, &error)),
-        };
-        let (history, kept) = read_until(&written, step);
-        if kept < written.len() {
-            atomic::write_atomically(&path, &written[..kept])?;
+        let failed = |error: io::Error| failed(&path, &error);
+        match plain::read(&path, u64::MAX) {
+            Ok(written) if !written.is_empty() => {
+                let (history, kept) = read_until(&written, step);
+                // A new file, so that one which has another name as well is not written to under that.
+                atomic::write_atomically(&path, &kept)?;
+                Self::append_to(path.clone(), history).map_err(failed)
+            }
+            Ok(_) => Self::append_to(path.clone(), Vec::new()).map_err(failed),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Self::append_to(path.clone(), Vec::new()).map_err(failed),
+            Err(error) => Err(failed(error)),
         }
-        let file = OpenOptions::new().create(true).append(true).open(&path).map_err(|error| failed(&path, &error))?;
+    }
+
+    fn append_to(path: PathBuf, history: Vec<StepMetrics>) -> io::Result<Self> {
+        let file = plain::open_with(&path, OpenOptions::new().create(true).append(true))?;
         Ok(Self { path, file, history })
     }
 
@@ -91,21 +97,43 @@ impl MetricsLog {
     }
 }
 
-/// The whole lines of `bytes` up to and including `step`, and how many bytes they take. Reading ends at the first line that is
-/// torn or that does not go on from the one before.
-fn read_until(bytes: &[u8], step: u64) -> (Vec<StepMetrics>, usize) {
-    let (mut history, mut kept) = (Vec::<StepMetrics>::new(), 0);
-    for line in bytes.split_inclusive(|&byte| byte == b'\n') {
-        let Ok(metrics) = serde_json::from_slice::<StepMetrics>(line) else { break };
-        let follows = history.last().is_none_or(|last| metrics.step > last.step);
-        if !line.ends_with(b"\n") || metrics.step > step || !follows {
-            break;
+/// That the metrics of a run can be gone on with.
+///
+/// # Errors
+/// Bad input: something else than a file has their name.
+pub(super) fn check(folder: &Path) -> Result<()> {
+    let path = folder.join(METRICS_FILE);
+    match std::fs::symlink_metadata(&path) {
+        Ok(found) if !found.is_file() => {
+            let problem = "is no ordinary file (a link, a folder or a pipe), and graftling writes the run's metrics there";
+            Err(Error::bad_input(path.display(), problem, "put a copy of the metrics in its place, or move it away"))
         }
-        kept += line.len();
-        history.push(metrics);
+        _ => Ok(()),
+    }
+}
+
+/// The steps in `bytes` up to and including `step`, each later than the one before it, and `bytes` without the lines of later steps and
+/// without a torn end. Other lines, such as notes, belong to whoever wrote them.
+fn read_until(bytes: &[u8], step: u64) -> (Vec<StepMetrics>, Vec<u8>) {
+    let (mut history, mut kept) = (Vec::<StepMetrics>::new(), Vec::with_capacity(bytes.len()));
+    for line in bytes.split_inclusive(|&byte| byte == b'\n') {
+        let torn = !line.ends_with(b"\n") && (line.starts_with(BEGINNING) || BEGINNING.starts_with(line));
+        match serde_json::from_slice::<StepMetrics>(line) {
+            Ok(metrics) if metrics.step > step => continue,
+            Ok(metrics) if history.last().is_none_or(|last| metrics.step > last.step) => history.push(metrics),
+            Err(_) if torn && serde_json::from_slice::<serde_json::Value>(line).is_err() => continue,
+            _ => {}
+        }
+        kept.extend_from_slice(line);
+    }
+    if !kept.is_empty() && !kept.ends_with(b"\n") {
+        kept.push(b'\n');
     }
     (history, kept)
 }
+
+/// How each line begins that graftling writes.
+const BEGINNING: &[u8] = b"{\"step\":";
 
 fn failed(path: &Path, error: &dyn std::fmt::Display) -> Error {
     Error::failed(path.display(), format!("cannot write the metrics: {error}"), "free some disk space, then go on with --resume")
@@ -157,10 +185,41 @@ mod tests {
         for length in 0..=whole.len() {
             std::fs::write(&path, &whole[..length]).unwrap();
             let log = MetricsLog::open(folder.path(), 3).unwrap();
-            let complete = lines.iter().take(3).filter(|&&end| end <= length).count();
+            // An object that is closed is whole, also without its line end (which an editor may have taken).
+            let complete = lines.iter().take(3).filter(|&&end| end - 1 <= length).count();
             assert_eq!(log.history().iter().map(|metrics| metrics.loss).collect::<Vec<_>>(), losses[..complete]);
             let kept = if complete == 0 { 0 } else { lines[complete - 1] };
             assert_eq!(std::fs::read(&path).unwrap(), whole[..kept]);
         }
+    }
+
+    #[test]
+    fn lines_of_others_stay_wherever_they_are() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(METRICS_FILE);
+        let line = |at: u64| format!("{}\n", serde_json::to_string(&step(at, at as f64)).unwrap());
+        let notes = ["# a note\n", "\n", "{\"step\": 9, \"note\": \"mine\"}\n", "\u{e4}\r\n"];
+        let of_others = [line(1), notes[0].into(), line(2), notes[1].into(), notes[2].into(), line(2), line(3)].concat();
+        let text = [of_others.clone(), line(4), notes[3].into(), line(5), "# no line end".into()].concat();
+        std::fs::write(&path, [text.as_bytes(), b"\xff"].concat()).unwrap();
+        let log = MetricsLog::open(folder.path(), 3).unwrap();
+        assert_eq!(log.history().iter().map(|metrics| metrics.step).collect::<Vec<_>>(), [1, 2, 3]);
+        let kept = [of_others, notes[3].into(), "# no line end".into()].concat();
+        assert_eq!(std::fs::read(&path).unwrap(), [kept.as_bytes(), b"\xff\n"].concat());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn another_name_of_the_file_is_not_written_to() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, user) = (folder.path().join(METRICS_FILE), folder.path().join("user"));
+        std::fs::write(&user, "mine\n").unwrap();
+        std::fs::hard_link(&user, &path).unwrap();
+        MetricsLog::open(folder.path(), 1).unwrap().append(step(2, 0.5)).unwrap();
+        assert_eq!(std::fs::read_to_string(&user).unwrap(), "mine\n");
+        std::fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink(&user, &path).unwrap();
+        assert!(check(folder.path()).is_err() && MetricsLog::open(folder.path(), 1).is_err());
+        assert_eq!(std::fs::read_to_string(&user).unwrap(), "mine\n");
     }
 }

@@ -33,6 +33,7 @@ use checkpoint::{Checkpoint, RunState};
 use curve::{CURVE_FILE, loss_curve};
 use evaluate::Evaluator;
 use interrupt::Interrupt;
+use keep::sums;
 use metrics::{MetricsLog, StepMetrics};
 use options::TrainOptions;
 use prepare::Prepared;
@@ -63,6 +64,8 @@ pub struct Run<'m> {
     /// When the numbers of the step before that arrived.
     since: Instant,
     profile: Option<Profile>,
+    /// The step of the newest checkpoint, and its folder.
+    saved: Option<(u64, PathBuf)>,
     lock: lock::FolderLock,
 }
 
@@ -99,7 +102,7 @@ impl Run<'_> {
     ///
     /// # Errors
     /// Failed: a loss, a gradient or the adapter is not finite (with the step and the records), or the disk is full.
-    /// [`Error::DeviceLost`]. The last checkpoint is good in every case.
+    /// [`Error::DeviceLost`]. Checkpoints are good in every case.
     pub fn train(&mut self) -> Result<Outcome> {
         self.since = Instant::now();
         while self.state.step < self.prepared.total_steps {
@@ -205,10 +208,13 @@ impl Run<'_> {
         let mut loss = 0.0;
         for (batch, part) in batches.iter().zip(losses) {
             loss += part.wait_for_one()?;
-            finite("loss", loss, step, std::slice::from_ref(batch))?;
+            self.check_finite("loss", loss, step, std::slice::from_ref(batch))?;
         }
         let grad_norm = grad_norm.wait_for_one()?;
-        finite("gradient norm", grad_norm, step, &batches)?;
+        self.check_finite("gradient norm", grad_norm, step, &batches)?;
+        if step == 1 {
+            self.check_alive(loss, grad_norm)?;
+        }
         let tokens: usize = batches.iter().map(Batch::rows).sum();
         let tokens_per_second = tokens as f64 / self.since.elapsed().as_secs_f64();
         self.since = Instant::now();
@@ -228,6 +234,69 @@ impl Run<'_> {
         self.metrics.append(metrics).map_err(|error| checkpoint::with_last_good(&self.prepared.options.out, error))
     }
 
+    /// Stops at the first number that is not finite: what follows it would be noise.
+    fn check_finite(&self, what: &str, value: f64, step: u64, batches: &[Batch]) -> Result<()> {
+        match value.is_finite() {
+            true => Ok(()),
+            false => {
+                let problem = format!("the {what} is {value} on the records of lines {}", lines_of(batches));
+                Err(self.diverged(step, problem, step > 1))
+            }
+        }
+    }
+
+    /// The error of a run that has left the numbers; `updated`: whether an update has been made that may be the cause.
+    fn diverged(&self, step: u64, problem: String, updated: bool) -> Error {
+        let TrainOptions { out, max_grad_norm, init_adapter, .. } = &self.prepared.options;
+        let mut proposal = if updated {
+            let clipping = if *max_grad_norm == 0.0 { ", or with clipping (--max-grad-norm 1)" } else { "" };
+            format!("start again in another --out with a lower --learning-rate{clipping}")
+        } else {
+            let adapter = if init_adapter.is_some() { " with the adapter of --init-adapter" } else { "" };
+            format!(
+                "no update has been made yet, so the model{adapter} gives this by itself: try --weights f32 and --matmul f32, which \
+                 overflow last, and see what `graftling eval` says on the same data"
+            )
+        };
+        if let Ok(Some((folder, _))) = checkpoint::latest(out) {
+            proposal += &format!("; --init-adapter {} builds on the last good checkpoint", folder.display());
+        }
+        Error::failed(format!("step {step}"), problem, proposal)
+    }
+
+    /// Whether the model gives every token the same probability. Trained weights never do; zeroed ones do.
+    fn is_indifferent(&self, loss: f64) -> bool {
+        let indifferent = (self.prepared.model.files.config.vocab_size as f64).ln();
+        (loss - indifferent).abs() <= 1e-6 * indifferent
+    }
+
+    /// Says so if the model is dead; fails if it cannot learn either.
+    fn check_alive(&self, loss: f64, grad_norm: f64) -> Result<()> {
+        let vocabulary = self.prepared.model.files.config.vocab_size;
+        match (self.is_indifferent(loss), grad_norm == 0.0) {
+            (true, true) => {
+                let problem = format!(
+                    "the loss is {loss:.4}, the logarithm of the vocabulary ({vocabulary}), and no gradient arrives: the model gives \
+                     every token the same probability and cannot learn"
+                );
+                let proposal = "its weights are zero or constant: download or convert the model again";
+                Err(Error::failed("step 1", problem, proposal))
+            }
+            (true, false) => {
+                self.progress.note(&format!(
+                    "warning: the loss is {loss:.4}, the logarithm of the vocabulary ({vocabulary}): the model gives every token the \
+                     same probability, as one does whose weights are zero or constant"
+                ));
+                Ok(())
+            }
+            (false, true) => {
+                self.progress.note("warning: no gradient arrives at the adapter in step 1");
+                Ok(())
+            }
+            (false, false) => Ok(()),
+        }
+    }
+
     /// Shows where the time of the profiled step went, and writes its trace.
     fn tell_profile(&mut self, profile: &Profile) {
         let timings = self.trainer.take_profile();
@@ -240,21 +309,20 @@ impl Run<'_> {
         }
     }
 
-    /// Writes a checkpoint of the last whole step, and the curve up to it.
+    /// Writes a checkpoint of the last whole step, and the curve up to it; gives its folder.
     fn save(&mut self) -> Result<PathBuf> {
         self.settle()?;
         self.metrics.sync().map_err(|error| checkpoint::with_last_good(&self.prepared.options.out, error))?;
-        let curve = loss_curve(self.metrics.history());
-        if let Err(error) = atomic::write_atomically(&self.prepared.options.out.join(CURVE_FILE), curve.as_bytes()) {
-            // A picture is not worth a run; if the disk is full, the checkpoint will say so.
-            tracing::warn!("no loss curve: {error}");
+        self.draw();
+        if let Some((_, folder)) = self.saved.as_ref().filter(|(step, _)| *step == self.state.step) {
+            return Ok(folder.clone());
         }
         let (moments, _) = self.trainer.optimizer_state()?;
         let checkpoint = Checkpoint { state: self.state.clone(), adapter: self.trainer.adapter().contents()?, moments };
         let values = checkpoint.adapter.iter().chain(checkpoint.moments.iter().flatten());
         if !values.into_iter().all(|value| value.is_finite()) {
-            let place = format!("step {}", self.state.step);
-            return Err(Error::failed(place, "the update made the adapter infinite; it is not saved", NOT_FINITE));
+            let problem = "the update made the adapter infinite; it is not saved".to_string();
+            return Err(self.diverged(self.state.step, problem, true));
         }
         let layout = &self.trainer.adapter().layout;
         let Prepared { options, adapter, .. } = &self.prepared;
@@ -262,7 +330,24 @@ impl Run<'_> {
             .map_err(|error| checkpoint::with_last_good(&options.out, error))?;
         rope_scaling::write(&options.out, options.rope_scaling)
             .map_err(|error| checkpoint::with_last_good(&options.out, error))?;
-        checkpoint.save(&options.out, adapter, layout, options.save_total_limit)
+        let folder = checkpoint.save(&options.out, adapter, layout, options.save_total_limit)?;
+        self.saved = Some((self.state.step, folder.clone()));
+        Ok(folder)
+    }
+
+    /// Writes the curve, unless a picture of someone else has its name.
+    fn draw(&self) {
+        let TrainOptions { out, overwrite, .. } = &self.prepared.options;
+        let path = out.join(CURVE_FILE);
+        if !overwrite && std::fs::symlink_metadata(&path).is_ok() && !sums::is_signed(&path) {
+            tracing::warn!("{} is not of this run and stays as it is; no loss curve is written", path.display());
+            return;
+        }
+        let curve = sums::signed(&loss_curve(self.metrics.history()));
+        if let Err(error) = atomic::write_atomically(&path, curve.as_bytes()) {
+            // A picture is not worth a run; if the disk is full, the checkpoint will say so.
+            tracing::warn!("no loss curve: {error}");
+        }
     }
 
     /// Saves what has been done and stops. The batches of a step that was begun are done again when the run goes on.
@@ -281,24 +366,20 @@ impl Run<'_> {
         self.progress.finish();
         let last = self.metrics.history().last();
         let (last_loss, eval_loss) = (last.map(|last| last.loss), last.and_then(|last| last.eval_loss));
+        if last_loss.is_some_and(|loss| self.is_indifferent(loss)) {
+            self.progress
+                .note("warning: nothing was learned: the last loss is the logarithm of the vocabulary, as of a dead model");
+        }
         Ok(Outcome::Finished { steps: self.state.step, last_loss, eval_loss })
     }
 }
 
-const NOT_FINITE: &str = "lower --learning-rate, or turn clipping on (--max-grad-norm 1), and go on from the last checkpoint with \
-                          --resume or start again";
-
-/// Stops at the first number that is not finite: what follows it would be noise.
-fn finite(what: &str, value: f64, step: u64, batches: &[Batch]) -> Result<()> {
-    if value.is_finite() {
-        return Ok(());
-    }
+/// The records of a step, for messages.
+fn lines_of(batches: &[Batch]) -> String {
     let lines: Vec<String> = batches.iter().flat_map(|batch| &batch.lines).take(12).map(usize::to_string).collect();
     let more = batches.iter().map(|batch| batch.lines.len()).sum::<usize>() - lines.len();
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-    let problem =
-        format!("the {what} is {value} on the records of lines {}{more}; the last checkpoint is good", lines.join(", "));
-    Err(Error::failed(format!("step {step}"), problem, NOT_FINITE))
+    format!("{}{more}", lines.join(", "))
 }
 
 /// The held-out data, and the graph that evaluates it with the adapter as it is.

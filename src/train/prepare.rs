@@ -4,16 +4,19 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use super::budget;
-use super::checkpoint::{self, Checkpoint, RunState};
 use super::evaluate::Evaluator;
 use super::interrupt::Interrupt;
-use super::lock::FolderLock;
+use super::keep::beginning::{self, Purpose};
+use super::keep::checkpoint::{self, Checkpoint, RunState};
+use super::keep::folder;
+use super::keep::lock::FolderLock;
 use super::memory::{Lowest, Memory, Planner, StepShape};
-use super::metrics::MetricsLog;
-use super::options::{TrainOptions, WeightStorage};
+use super::metrics::{self, MetricsLog};
+use super::options::{MOST_STEPS, TrainOptions, WeightStorage};
 use super::prefix_cache::{PrefixCachePlan, PrefixCacheType, Seen};
 use super::progress::Progress;
 use super::schedule::Schedule;
@@ -80,7 +83,10 @@ impl<'m> Prepared<'m> {
         let data = load(&options.data)?;
         let eval_data = options.eval_data.as_ref().map(load).transpose()?;
         let sampler = Sampler::new(&data, sampler_options(&options))?;
-        let total_steps = options.max_steps.unwrap_or_else(|| steps_of_epochs(&sampler, &options));
+        let total_steps = match options.max_steps {
+            Some(steps) => steps,
+            None => steps_of_epochs(&sampler, &options, data.examples.len())?,
+        };
         let schedule = Schedule::new(options.lr_schedule, options.learning_rate, options.warmup_steps, total_steps);
         let seen = Seen { data: &data, repeatedly: total_steps > steps_of_epoch(&sampler, &options, 0) };
         let held_out = eval_data.as_ref().map(|data| Seen { data, repeatedly: eval_steps(&options, total_steps) < total_steps });
@@ -258,35 +264,39 @@ impl<'m> Prepared<'m> {
     /// Makes and locks the output folder, and finds what to go on from.
     ///
     /// # Errors
-    /// Bad input: the folder cannot be written; it holds a run and `--resume` is not given; the checkpoint is of a run with other
-    /// options. Failed: another process holds the folder.
+    /// Bad input: the folder cannot be written; it holds what a new run would replace and neither `--resume` nor `--overwrite` is given;
+    /// nothing in it can be gone on from, or only a run with other options. Failed: another process holds the folder.
     pub fn open_output(&self) -> Result<Output> {
         let out = &self.options.out;
+        beginning::check_is_no_model(out, &self.options.model)?;
         std::fs::create_dir_all(out).map_err(|error| {
             let problem = format!("cannot make this folder: {error}");
             Error::bad_input(out.display(), problem, "give --out a folder that you may write to")
         })?;
         let lock = FolderLock::acquire(out)?;
-        checkpoint::remove_leftovers(out)?;
-        if !self.options.resume
-            && let Some((folder, state)) = checkpoint::latest(out)?
-        {
-            let problem = format!("holds a run already ({}, step {})", folder.display(), state.step);
-            let proposal = "go on with it by --resume, or give another --out";
-            return Err(Error::bad_input(out.display(), problem, proposal));
+        folder::remove_leftovers(out).map_err(|error| checkpoint::cannot_list(out, &error))?;
+        self.purpose(self.options.resume).check_new()?;
+        let mut output = self.stand(lock, self.fingerprint()?, self.options.resume)?;
+        if output.checkpoint.is_some() {
+            metrics::check(out)?;
+        } else {
+            output.state.template_time = self.model.template_time;
         }
-        self.stand(lock, self.fingerprint()?)
+        output.state.may_replace = self.purpose(self.options.resume).may_replace(&output.state.may_replace)?;
+        output.begins = output.checkpoint.is_none();
+        Ok(output)
     }
 
-    /// Where the run of this fingerprint stands in its folder.
-    pub(super) fn stand(&self, lock: FolderLock, fingerprint: BTreeMap<String, String>) -> Result<Output> {
-        let found = checkpoint::latest(&self.options.out)?;
-        if let Some((folder, state)) = &found {
-            state.check_same_run(folder, &fingerprint)?;
-        }
-        let checkpoint = found.map(|(folder, _)| Checkpoint::load(&folder, &self.layout)).transpose()?;
+    fn purpose(&self, resume: bool) -> Purpose<'_> {
+        let TrainOptions { out, overwrite, .. } = &self.options;
+        Purpose { out, resume, overwrite: *overwrite, total_steps: self.total_steps }
+    }
+
+    /// Where the run of this fingerprint stands in its folder; at its start, unless it may `resume`.
+    pub(super) fn stand(&self, lock: FolderLock, fingerprint: BTreeMap<String, String>, resume: bool) -> Result<Output> {
+        let (saved, checkpoint) = self.purpose(resume).newest(&fingerprint, &self.layout)?.unzip();
         let state = checkpoint.as_ref().map_or_else(|| RunState::start(fingerprint), |checkpoint| checkpoint.state.clone());
-        Ok(Output { lock, state, checkpoint })
+        Ok(Output { lock, state, checkpoint, saved, begins: false })
     }
 
     /// Puts the run on the device that holds the weights.
@@ -326,13 +336,19 @@ impl<'m> Prepared<'m> {
     /// Takes a fresh engine to where the run stands.
     pub(super) fn start_with(self, engine: Engine, output: Output, interrupt: Interrupt, progress: Progress) -> Result<Run<'m>> {
         let Engine { mut trainer, held_out } = engine;
-        let Output { lock, state, checkpoint } = output;
+        let Output { lock, mut state, checkpoint, saved, begins } = output;
+        let out = &self.options.out;
+        state.check_base_weights(out, trainer.weights().digest())?;
+        if begins {
+            beginning::make_way(out)?;
+        }
         let mut sampler = self.sampler.clone();
         if let Some(Checkpoint { state, adapter, moments: [first, second] }) = &checkpoint {
             sampler.seek(state.position)?;
             trainer.restore(adapter, [first, second], state.batches);
         }
-        let metrics = MetricsLog::open(&self.options.out, state.step)?;
+        let metrics = MetricsLog::open(out, state.step)?;
+        let saved = saved.map(|folder| (state.step, folder));
         Ok(Run {
             prepared: self,
             trainer,
@@ -345,6 +361,7 @@ impl<'m> Prepared<'m> {
             unsettled: None,
             since: std::time::Instant::now(),
             profile: None,
+            saved,
             lock,
         })
     }
@@ -366,6 +383,7 @@ impl<'m> Prepared<'m> {
         let more = [
             ("model (content)", self.model.fingerprint()?),
             ("data (content)", self.data.fingerprint()),
+            ("eval_data (content)", self.eval_data.as_ref().map_or("none".to_string(), Dataset::fingerprint)),
             ("lora_r", r.to_string()),
             ("lora_alpha", lora_alpha.to_string()),
             ("lora_dropout", lora_dropout.to_string()),
@@ -388,6 +406,10 @@ pub struct Output {
     lock: FolderLock,
     pub(super) state: RunState,
     checkpoint: Option<Checkpoint>,
+    /// The folder of that checkpoint.
+    saved: Option<PathBuf>,
+    /// Whether this is the first start of the run in this process, and there is no checkpoint of it.
+    begins: bool,
 }
 
 impl Output {
@@ -428,12 +450,29 @@ fn in_order(options: &TrainOptions) -> SamplerOptions {
     SamplerOptions { shuffle: false, ..sampler_options(options) }
 }
 
-fn steps_of_epochs(sampler: &Sampler, options: &TrainOptions) -> u64 {
+/// Records times epochs whose order is worked out to count a run's steps: some seconds.
+const MOST_PLACED: u64 = 1_000_000_000;
+
+/// # Errors
+/// Bad input: more steps than a run can have, or too many to be counted.
+fn steps_of_epochs(sampler: &Sampler, options: &TrainOptions, records: usize) -> Result<u64> {
+    let epochs = options.epochs;
+    let too_many = |problem: String| {
+        let proposal = "give fewer --epochs, or the length of the run as --max-steps (with --lr-schedule constant it can be made longer later)";
+        Err(Error::bad_input("--epochs", problem, proposal))
+    };
     let steps = |epoch| steps_of_epoch(sampler, options, epoch);
     // Only packing in shuffled order makes epochs that differ.
-    match options.no_packing || options.no_shuffle {
-        true => steps(0).saturating_mul(options.epochs),
-        false => (0..options.epochs).map(steps).sum(),
+    let total = match !options.no_packing && !options.no_shuffle {
+        true if epochs.saturating_mul(records as u64) > MOST_PLACED => {
+            return too_many(format!("{epochs} epochs of {records} records are too many to count their steps"));
+        }
+        true => (0..epochs).into_par_iter().map(steps).sum(),
+        false => steps(0).saturating_mul(epochs),
+    };
+    match total <= MOST_STEPS {
+        true => Ok(total),
+        false => too_many(format!("{epochs} epochs are {total} steps; a run has {MOST_STEPS} at most")),
     }
 }
 

@@ -1,11 +1,14 @@
-//! What happens to a run when the world does not behave: kill -9 at any moment, Ctrl-C, a full disk, nobody who reads what it says, a
-//! second process, a lost device, too little memory.
+//! What happens to a run, and to the user's files, when the world does not behave: kill -9 at any moment, Ctrl-C, a full disk, nobody who reads what it says, a
+//! second process, a lost device, too little memory, a folder that is not empty, checkpoints and models that are not what they were.
 //!
 //! `GRAFTLING_KILLS` sets the number of kill moments (default 8), `GRAFTLING_KILL_SEED` their seed, which is printed.
 #![cfg(unix)]
 
+mod broken_models;
 mod device_lost;
+mod output_folder;
 mod reports;
+mod resume;
 #[path = "../runs/mod.rs"]
 mod runs;
 mod short_memory;

@@ -277,15 +277,18 @@ pub fn recipe() -> Files {
 
 pub fn run_state() -> Files {
     texts(&[json!({
-        "format_version": 1, "step": 4, "position": { "epoch": 1, "index": 2 }, "batches": 8,
-        "options": { "seed": "0", "learning_rate": "0.001" },
+        "format_version": 2, "written_by": "graftling 0.1.0", "step": 4, "position": { "epoch": 1, "index": 2 }, "batches": 8,
+        "options": { "seed": "0", "learning_rate": "0.001" }, "base_weights": "00ff", "template_time": 1700000000,
+        "may_replace": { "adapter_config.json": "00ff" },
     })])
 }
 
 pub fn optimizer_state() -> Files {
     let matrix = |moment: &str, matrix: &str, shape: [usize; 2]| {
         let name = format!("{moment}.layers.0.mlp.up_proj.{matrix}");
-        (name, "F32", shape.to_vec(), tiny::f32_bytes(&tiny::values(5, 64)))
+        // Squares, so that they may be second moments.
+        let values: Vec<f32> = tiny::values(5, 64).into_iter().map(|value| value * value).collect();
+        (name, "F32", shape.to_vec(), tiny::f32_bytes(&values))
     };
     let moments = ["exp_avg", "exp_avg_sq"].into_iter();
     let all: Vec<_> = moments.flat_map(|moment| [matrix(moment, "lora_a", [2, 32]), matrix(moment, "lora_b", [32, 2])]).collect();

@@ -9,7 +9,8 @@ use graftling::architecture::{self, Architecture, Parameter};
 use graftling::data;
 use graftling::formats::{ModelFiles, TextSource, TokenizerSource, peft};
 use graftling::text::{ChatTemplate, Message, Tokenizer};
-use graftling::train::checkpoint::{Checkpoint, latest};
+use graftling::train::checkpoint::{Checkpoint, RunState, latest};
+use graftling::train::keep::{folder::FILES, sums};
 use graftling::train::metrics::{METRICS_FILE, MetricsLog};
 use graftling::train::options::Recipe;
 
@@ -476,8 +477,13 @@ fn checkpoint(scratch: &Path, name: &str, input: &[u8]) {
     let (config, _) = peft::load_adapter(&folder).unwrap();
     let model = seeds::model_config();
     let layout = AdapterLayout::new(&LoraSpec::from_peft("adapter", &config, &model).unwrap(), &model);
-    let _ = latest(scratch).map(|found| found.map(|(_, state)| state.check_same_run(&folder, &Default::default())));
-    let _ = Checkpoint::load(&folder, &layout);
+    // As if it had been written so: otherwise the digests would keep everything from being looked at.
+    sums::write(&folder, &FILES).unwrap();
+    if let Ok(Some((_, state))) = latest(scratch) {
+        let _ = state.check_same_run(&folder, &Default::default());
+        let _ = Checkpoint::load(&folder, state, &layout);
+    }
+    let _ = Checkpoint::load(&folder, RunState::start(Default::default()), &layout);
 }
 
 fn run_state(scratch: &Path, input: &[u8]) {

@@ -20,6 +20,9 @@ use crate::train::prefix_cache::{PrefixCacheMode, PrefixCacheOptions, PrefixCach
 use crate::train::schedule::ScheduleKind;
 use crate::{Error, Result};
 
+/// More steps than any run has; it keeps counts far from overflow.
+pub const MOST_STEPS: u64 = 1_000_000_000;
+
 option_rows! {
     /// The options of `graftling train` as the user wrote them; what is `None` takes its default in [`Recipe::resolve`].
     #[derive(Debug, Clone, Default, Args, Deserialize)]
@@ -41,6 +44,8 @@ option_rows! {
         eval_data: PathBuf, "FILE", optional("none"), check any, resumed free;
         /// Go on from the newest complete checkpoint in --out (from the start, if there is none yet)
         resume: bool, "BOOL", switch, check any, resumed free;
+        /// Replace the adapter, and put aside the run, that --out holds
+        overwrite: bool, "BOOL", switch, check any, resumed free;
     }
     "Adapter" {
         /// Rank of the adapters
@@ -57,7 +62,7 @@ option_rows! {
         #[arg(value_delimiter = ',')]
         #[serde(default, deserialize_with = "super::recipe::one_or_many")]
         target_modules: Vec<String>, "NAMES", optional("all-linear: adapters on attention alone fall short even with as many parameters"),
-            check names_a_module, resumed derived;
+            check |option, names| names_a_module(option, names), resumed derived;
         /// Stretch the model's context with another rotary scaling than its own: none, linear:FACTOR, yarn:FACTOR or llama3:FACTOR. The
         /// adapter remembers it
         rope_scaling: RopeOverride, "SCALING", optional("the model's own"), check any, resumed derived;
@@ -91,7 +96,8 @@ option_rows! {
         max_length: usize, "TOKENS", default(TrainOptions::MAX_LENGTH, "most instruction records fit, and so does the memory of a laptop"),
             check two_tokens, resumed same;
         /// Optimizer steps to do; takes the place of --epochs
-        max_steps: u64, "STEPS", optional("as many as --epochs needs"), check at_least_one, resumed derived;
+        max_steps: u64, "STEPS", optional("as many as --epochs needs"), check |option, steps| within(option, steps, (1..=MOST_STEPS).contains(steps), "of 1 to 1000000000"),
+            resumed derived;
         /// Passes over the data
         epochs: u64, "EPOCHS", default(3, ""), check at_least_one, resumed derived;
         /// Seed of the adapter's start, the order of the records and dropout
@@ -189,7 +195,7 @@ fn two_tokens(option: &str, length: &usize) -> Result<()> {
     }
 }
 
-fn names_a_module(option: &str, names: &Vec<String>) -> Result<()> {
+fn names_a_module(option: &str, names: &[String]) -> Result<()> {
     match names.iter().any(|name| !name.trim().is_empty()) {
         true => Ok(()),
         false => {

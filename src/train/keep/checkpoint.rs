@@ -7,37 +7,38 @@
 //! | `adapter_config.json`, `adapter_model.safetensors` | the adapter, a PEFT folder as any other |
 //! | `optimizer.safetensors` | AdamW's moments: `exp_avg.NAME` and `exp_avg_sq.NAME`, f32, named and shaped as the adapter's matrices |
 //! | `state.json` | [`RunState`] |
+//! | `SHA256SUMS` | the digests of the others, which `sha256sum -c SHA256SUMS` checks too |
 //!
 //! A checkpoint is written under a temporary name, each file and the folder forced to disk, and renamed last. So a folder called
-//! `checkpoint-STEP` is complete, whenever the process was killed or the power went. Removal renames first, for the same reason.
+//! `checkpoint-STEP` is complete, whenever the process was killed or the power went. Removal renames first, for the same reason; what may
+//! be removed, [`folder`](super::folder) says.
 
-use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 
+use super::folder::{self, FILES, Kind, OPTIMIZER, PREFIX, STATE};
+use super::{plain, sums};
 use crate::adapter::AdapterLayout;
 use crate::data::Position;
-use crate::files;
 use crate::formats::atomic;
 use crate::formats::peft::{self, AdapterConfig, AdapterTensor};
 use crate::plan::autotune::Record;
 use crate::{Error, Result};
 
-const FORMAT_VERSION: u32 = 1;
-const STATE: &str = "state.json";
-const OPTIMIZER: &str = "optimizer.safetensors";
-const PREFIX: &str = "checkpoint-";
-/// Names that begin so are what a killed process left half-written or half-removed.
-const TEMPORARY_PREFIX: &str = ".graftling-tmp-";
+/// Version 1 had no digests.
+pub const FORMAT_VERSION: u32 = 2;
 
 /// Where a run stands. All its randomness is counter-based, so seed and counters are the whole state of its generators.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunState {
     pub format_version: u32,
+    /// The program and its version.
+    pub written_by: String,
     /// Optimizer steps done.
     pub step: u64,
     /// The next batch.
@@ -46,7 +47,16 @@ pub struct RunState {
     pub batches: u32,
     /// What the numbers of the run depend on, by option; a run with other values is another run.
     pub options: BTreeMap<String, String>,
-    /// The kernels that the run computes with; `None` in runs from before kernels were tuned.
+    /// Digest of the base model's weights; `None` before they are on a device.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base_weights: Option<String>,
+    /// The moment that dates in the chat template are taken from, in seconds since 1970: records are rendered the same tomorrow.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template_time: Option<i64>,
+    /// SHA-256 of the adapter's files that stood in the output folder when the run began or went on, and that it may replace.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub may_replace: BTreeMap<String, String>,
+    /// The kernels that the run computes with; `None` before they are chosen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernels: Option<Record>,
 }
@@ -54,7 +64,18 @@ pub struct RunState {
 impl RunState {
     /// A run that has done nothing yet.
     pub fn start(options: BTreeMap<String, String>) -> Self {
-        Self { format_version: FORMAT_VERSION, step: 0, position: Position::default(), batches: 0, options, kernels: None }
+        Self {
+            format_version: FORMAT_VERSION,
+            written_by: concat!("graftling ", env!("CARGO_PKG_VERSION")).to_string(),
+            step: 0,
+            position: Position::default(),
+            batches: 0,
+            options,
+            base_weights: None,
+            template_time: None,
+            may_replace: BTreeMap::new(),
+            kernels: None,
+        }
     }
 
     /// That a run with these options would go on with the same numbers.
@@ -63,21 +84,41 @@ impl RunState {
     /// Bad input, naming every option that differs with both values.
     pub fn check_same_run(&self, folder: &Path, options: &BTreeMap<String, String>) -> Result<()> {
         let none = "nothing".to_string();
-        let names: std::collections::BTreeSet<&String> = self.options.keys().chain(options.keys()).collect();
+        let names: BTreeSet<&String> = self.options.keys().chain(options.keys()).collect();
         let differences: Vec<String> = (names.into_iter())
             .filter_map(|name| {
                 let (then, now) = (self.options.get(name).unwrap_or(&none), options.get(name).unwrap_or(&none));
                 (then != now).then(|| format!("{name} was {then} and is {now}"))
             })
             .collect();
-        if differences.is_empty() {
-            return Ok(());
+        match differences.is_empty() {
+            true => Ok(()),
+            false => Err(another_run(folder, &differences.join("; "))),
         }
-        let problem = format!("this run has other options than the one in the checkpoint: {}", differences.join("; "));
-        let proposal =
-            "resume with the options of the checkpoint, or start a new run in another --out (with --init-adapter to build on it)";
-        Err(Error::bad_input(folder.display(), problem, proposal))
     }
+
+    /// That the weights on the device are those of the run; notes them where it has none yet.
+    ///
+    /// # Errors
+    /// Bad input: they are others.
+    pub fn check_base_weights(&mut self, out: &Path, digest: &str) -> Result<()> {
+        match &self.base_weights {
+            Some(then) if then != digest => {
+                Err(another_run(out, &format!("the base model's weights (content) were {then} and are {digest}")))
+            }
+            _ => {
+                self.base_weights = Some(digest.to_string());
+                Ok(())
+            }
+        }
+    }
+}
+
+fn another_run(folder: &Path, differences: &str) -> Error {
+    let problem = format!("this run has other options than the one in the checkpoint: {differences}");
+    let proposal =
+        "resume with the options of the checkpoint, or start a new run in another --out (with --init-adapter to build on it)";
+    Error::bad_input(folder.display(), problem, proposal)
 }
 
 /// A checkpoint in memory. `adapter` and both moments are laid out as [`AdapterLayout`] says.
@@ -90,41 +131,47 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Writes `out/checkpoint-STEP` and removes all but the newest `keep` checkpoints.
+    /// Writes `out/checkpoint-STEP` and removes all but the newest `keep` checkpoints. Something that has that name already is set
+    /// aside, if it is or was a checkpoint.
     ///
     /// # Errors
-    /// Failed: the disk is full, or the folder cannot be written. Earlier checkpoints are then untouched.
+    /// Failed: the disk is full, the folder cannot be written, or something that is no checkpoint has its name. Earlier checkpoints are
+    /// then untouched.
     pub fn save(&self, out: &Path, config: &AdapterConfig, layout: &AdapterLayout, keep: usize) -> Result<PathBuf> {
-        let name = format!("{PREFIX}{}", self.state.step);
-        let folder = out.join(&name);
-        if read_state(&folder).is_ok_and(|state| state == self.state) {
-            return Ok(folder);
-        }
-        let temporary = out.join(format!("{TEMPORARY_PREFIX}{name}"));
-        let written = self.write_into(&temporary, config, layout).and_then(|()| {
-            let replaced = replace_folder(out, &temporary, &folder);
-            replaced.map_err(|error| {
-                Error::failed(folder.display(), format!("cannot save: {error}"), "check the folder's permissions")
-            })
-        });
-        if let Err(error) = written {
-            let _ = fs::remove_dir_all(&temporary); // the error that matters is the one above
-            return Err(with_last_good(out, error));
-        }
-        if let Err(error) = remove_old(out, keep) {
+        let folder = out.join(format!("{PREFIX}{}", self.state.step));
+        self.write(out, &folder, config, layout).map_err(|error| with_last_good(out, error))?;
+        if let Err(error) = folder::remove_old(out, self.state.step, keep) {
             tracing::warn!("cannot remove old checkpoints: {error}");
         }
         Ok(folder)
     }
 
-    fn write_into(&self, folder: &Path, config: &AdapterConfig, layout: &AdapterLayout) -> Result<()> {
+    fn write(&self, out: &Path, folder: &Path, config: &AdapterConfig, layout: &AdapterLayout) -> Result<()> {
+        let failed = |error: io::Error| {
+            Error::failed(folder.display(), format!("cannot save the checkpoint: {error}"), "check disk space and permissions")
+        };
+        let mut builder = atomic::temporary();
+        #[cfg(unix)]
+        builder.permissions(atomic::usual_permissions(0o777));
+        // Removed when it goes out of scope without having got its name.
+        let temporary = builder.tempdir_in(out).map_err(failed)?;
+        self.write_files(temporary.path(), config, layout)?;
+        let take_name = || -> io::Result<()> {
+            atomic::flush_folder(temporary.path())?;
+            for found in folder::checkpoints(out)?.iter().filter(|found| found.step == self.state.step) {
+                let kept = folder::set_aside(found)?;
+                tracing::warn!("{} is now called {}", found.path.display(), kept.display());
+            }
+            fs::rename(temporary.path(), folder)?;
+            atomic::flush_folder(out)
+        };
+        take_name().map_err(failed)
+    }
+
+    fn write_files(&self, folder: &Path, config: &AdapterConfig, layout: &AdapterLayout) -> Result<()> {
         let failed = |error: &dyn std::fmt::Display| {
             Error::failed(folder.display(), format!("cannot save the checkpoint: {error}"), "check disk space and permissions")
         };
-        if folder.exists() {
-            fs::remove_dir_all(folder).map_err(|error| failed(&error))?;
-        }
-        fs::create_dir(folder).map_err(|error| failed(&error))?;
         peft::save_adapter(folder, config, &layout.unpack(&self.adapter))?;
         let moments = self.moments.each_ref().map(|moment| layout.unpack(moment));
         let mut views = Vec::new();
@@ -138,37 +185,43 @@ impl Checkpoint {
         let bytes = safetensors::serialize(views, None).map_err(|error| failed(&error))?;
         atomic::write_atomically(&folder.join(OPTIMIZER), &bytes)?;
         let state = serde_json::to_string_pretty(&self.state).map_err(|error| failed(&error))?;
-        atomic::write_atomically(&folder.join(STATE), format!("{state}\n").as_bytes())
+        atomic::write_atomically(&folder.join(STATE), format!("{state}\n").as_bytes())?;
+        sums::write(folder, &FILES)
     }
 
-    /// Reads a checkpoint folder.
+    /// Reads the checkpoint folder in which `state` was found.
     ///
     /// # Errors
-    /// Bad input, naming the file: one is missing or damaged, or belongs to another adapter than `layout`.
-    pub fn load(folder: &Path, layout: &AdapterLayout) -> Result<Self> {
-        let state = read_state(folder)?;
+    /// Bad input, naming the file: one is missing or damaged, holds a number that no optimizer makes, or belongs to another adapter than
+    /// `layout`.
+    pub fn load(folder: &Path, state: RunState, layout: &AdapterLayout) -> Result<Self> {
+        let damaged = |name: &str, error: &dyn std::fmt::Display| {
+            let proposal = "resume from an earlier checkpoint: move this one away";
+            Error::bad_input(folder.join(name).display(), format!("cannot be gone on from: {error}"), proposal)
+        };
+        sums::verify(folder, &FILES).map_err(|problem| damaged("", &problem))?;
         let (_, tensors) = peft::load_adapter(folder)?;
         let place = folder.display().to_string();
-        let path = folder.join(OPTIMIZER);
-        let damaged = |error: &dyn std::fmt::Display| {
-            let proposal = "remove this checkpoint's folder and resume from the one before";
-            Error::bad_input(path.display(), format!("cannot read the optimizer's state: {error}"), proposal)
-        };
-        let bytes = files::read(&path, files::ANY).map_err(|error| damaged(&error))?;
-        let file = SafeTensors::deserialize(&bytes).map_err(|error| damaged(&error))?;
-        let moment = |name: &str| -> Result<Vec<f32>> {
+        let bytes = plain::read(&folder.join(OPTIMIZER), u64::MAX).map_err(|error| damaged(OPTIMIZER, &error))?;
+        let file = SafeTensors::deserialize(&bytes).map_err(|error| damaged(OPTIMIZER, &error))?;
+        let moment = |name: &str, possible: fn(f32) -> bool| -> Result<Vec<f32>> {
             let mut tensors = Vec::new();
             for tensor in &layout.tensors {
-                let view = file.tensor(&format!("{name}.{}", tensor.name)).map_err(|error| damaged(&error))?;
+                let of = format!("{name}.{}", tensor.name);
+                let view = file.tensor(&of).map_err(|error| damaged(OPTIMIZER, &error))?;
                 if view.dtype() != Dtype::F32 || view.shape() != tensor.shape {
-                    return Err(damaged(&format!("{name}.{} has another type or shape than the adapter", tensor.name)));
+                    return Err(damaged(OPTIMIZER, &format!("{of} has another type or shape than the adapter")));
                 }
-                let values = bytemuck::pod_collect_to_vec(view.data());
+                let values: Vec<f32> = bytemuck::pod_collect_to_vec(view.data());
+                if let Some(value) = values.iter().find(|value| !possible(**value)) {
+                    return Err(damaged(OPTIMIZER, &format!("{of} holds {value}")));
+                }
                 tensors.push(AdapterTensor { name: tensor.name.clone(), shape: tensor.shape, values });
             }
             layout.pack(&place, &tensors)
         };
-        let moments = [moment(MOMENT_NAMES[0])?, moment(MOMENT_NAMES[1])?];
+        // The second is a mean of squares.
+        let moments = [moment(MOMENT_NAMES[0], f32::is_finite)?, moment(MOMENT_NAMES[1], |v| v.is_finite() && v >= 0.0)?];
         Ok(Self { state, adapter: layout.pack(&place, &tensors)?, moments })
     }
 }
@@ -176,104 +229,23 @@ impl Checkpoint {
 /// PyTorch's names of AdamW's moments.
 const MOMENT_NAMES: [&str; 2] = ["exp_avg", "exp_avg_sq"];
 
-/// The newest checkpoint of a run and where it stands; `None` if there is none yet. Folders that no checkpoint can be read from
-/// (a copy that was cut short, say) are passed over with a warning.
+/// The newest checkpoint of a run whose files are as they were written, and where it stands; `None` if there is none.
 ///
 /// # Errors
 /// Failed: `out` cannot be listed.
 pub fn latest(out: &Path) -> Result<Option<(PathBuf, RunState)>> {
-    for (step, folder) in all(out).map_err(|error| cannot_list(out, &error))? {
-        match read_state(&folder) {
-            Ok(state) if state.step == step => return Ok(Some((folder, state))),
-            Ok(state) => tracing::warn!("{} is passed over: its state.json is of step {}", folder.display(), state.step),
-            Err(error) => tracing::warn!("{} is passed over: {error}", folder.display()),
+    for found in folder::checkpoints(out).map_err(|error| cannot_list(out, &error))? {
+        if let Kind::Checkpoint(state) = found.kind
+            && sums::verify(&found.path, &FILES).is_ok()
+        {
+            return Ok(Some((found.path, *state)));
         }
     }
     Ok(None)
 }
 
-/// Removes what a killed process left half-written in `out`.
-///
-/// # Errors
-/// Failed: `out` cannot be listed or written.
-pub fn remove_leftovers(out: &Path) -> Result<()> {
-    let remove = || -> io::Result<()> {
-        for entry in fs::read_dir(out)? {
-            let entry = entry?;
-            if entry.file_name().to_string_lossy().starts_with(TEMPORARY_PREFIX) {
-                fs::remove_dir_all(entry.path())?;
-            }
-        }
-        Ok(())
-    };
-    remove().map_err(|error| cannot_list(out, &error))
-}
-
-fn cannot_list(out: &Path, error: &io::Error) -> Error {
+pub(in crate::train) fn cannot_list(out: &Path, error: &io::Error) -> Error {
     Error::failed(out.display(), format!("cannot look for checkpoints: {error}"), "check the folder's permissions")
-}
-
-/// All checkpoint folders with their steps, the newest first.
-fn all(out: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(out)? {
-        let entry = entry?;
-        let step = entry.file_name().to_str().and_then(|name| name.strip_prefix(PREFIX)?.parse::<u64>().ok());
-        found.extend(step.map(|step| (step, entry.path())));
-    }
-    found.sort_unstable_by(|a, b| b.cmp(a));
-    Ok(found)
-}
-
-/// Reads `state.json` and sees that the other files are there.
-fn read_state(folder: &Path) -> Result<RunState> {
-    let incomplete =
-        |problem: String| Error::bad_input(folder.display(), problem, "remove this folder; an earlier checkpoint will do");
-    let path = folder.join(STATE);
-    let text = files::read_to_string(&path, files::DESCRIPTION)
-        .map_err(|error| incomplete(format!("{STATE} cannot be read: {error}")))?;
-    let state: RunState = serde_json::from_str(&text).map_err(|error| incomplete(format!("{STATE} is damaged: {error}")))?;
-    if state.format_version != FORMAT_VERSION {
-        let problem =
-            format!("the checkpoint has format version {}, this graftling reads {FORMAT_VERSION}", state.format_version);
-        return Err(Error::bad_input(folder.display(), problem, "resume with the graftling that wrote it"));
-    }
-    for name in [OPTIMIZER, "adapter_config.json", "adapter_model.safetensors"] {
-        if !folder.join(name).is_file() {
-            return Err(incomplete(format!("{name} is missing")));
-        }
-    }
-    Ok(state)
-}
-
-/// Puts `temporary` in the place of `folder`, which may exist.
-fn replace_folder(out: &Path, temporary: &Path, folder: &Path) -> io::Result<()> {
-    sync_folder(temporary)?;
-    if folder.exists() {
-        remove_folder(out, folder)?;
-    }
-    fs::rename(temporary, folder)?;
-    sync_folder(out)
-}
-
-/// Removes a checkpoint: first its name, then its files.
-fn remove_folder(out: &Path, folder: &Path) -> io::Result<()> {
-    let name = folder.file_name().unwrap_or_default().to_string_lossy();
-    let removed = out.join(format!("{TEMPORARY_PREFIX}old-{name}"));
-    if removed.exists() {
-        fs::remove_dir_all(&removed)?;
-    }
-    fs::rename(folder, &removed)?;
-    fs::remove_dir_all(&removed)
-}
-
-fn remove_old(out: &Path, keep: usize) -> io::Result<()> {
-    all(out)?.into_iter().skip(keep).try_for_each(|(_, folder)| remove_folder(out, &folder))
-}
-
-/// Forces the names in `folder` to disk, so that a rename outlasts a power cut. (Windows has no such call; NTFS journals it.)
-fn sync_folder(folder: &Path) -> io::Result<()> {
-    if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
 }
 
 /// Adds to an error what the user can go on from.
@@ -334,7 +306,7 @@ mod tests {
         assert_eq!(names, ["checkpoint-10", "checkpoint-15"]);
         let (folder, state) = latest(out.path()).unwrap().unwrap();
         assert_eq!(state.step, 15);
-        assert_eq!(Checkpoint::load(&folder, &layout).unwrap(), checkpoint(15, &layout));
+        assert_eq!(Checkpoint::load(&folder, state, &layout).unwrap(), checkpoint(15, &layout));
     }
 
     #[test]
@@ -348,14 +320,68 @@ mod tests {
         fs::remove_file(out.path().join("checkpoint-3").join(OPTIMIZER)).unwrap();
         fs::write(out.path().join("checkpoint-2").join(STATE), "{\"format_version\":1,").unwrap();
         fs::create_dir(out.path().join("checkpoint-7")).unwrap();
-        fs::create_dir(out.path().join(".graftling-tmp-checkpoint-9")).unwrap();
-        fs::write(out.path().join(".graftling-tmp-checkpoint-9").join(STATE), "half").unwrap();
-        remove_leftovers(out.path()).unwrap();
-        assert!(!out.path().join(".graftling-tmp-checkpoint-9").exists());
+        let half = ".graftling-tmp-0123456789ab";
+        fs::create_dir(out.path().join(half)).unwrap();
+        fs::write(out.path().join(half).join(STATE), "half").unwrap();
+        fs::create_dir(out.path().join(".graftling-tmp-notes")).unwrap();
+        fs::create_dir(out.path().join(".graftling-tmp-aaaaaaaaaaaa")).unwrap();
+        fs::write(out.path().join(".graftling-tmp-aaaaaaaaaaaa/mine"), "the user's").unwrap();
+        folder::remove_leftovers(out.path()).unwrap();
+        assert!(!out.path().join(half).exists() && out.path().join(".graftling-tmp-notes").exists());
+        assert!(out.path().join(".graftling-tmp-aaaaaaaaaaaa/mine").exists(), "what is not ours stays");
         assert_eq!(latest(out.path()).unwrap().unwrap().1.step, 1);
-        // A damaged one of the same step is replaced.
+        // A damaged one of the same step is set aside.
         checkpoint(3, &layout).save(out.path(), &config, &layout, 9).unwrap();
         assert_eq!(latest(out.path()).unwrap().unwrap().1.step, 3);
+        assert!(out.path().join("damaged-checkpoint-3").join(STATE).exists());
+    }
+
+    /// Each file in turn, zeroed from its middle on, cut to nothing, and with one bit changed in its middle.
+    #[test]
+    fn damage_of_any_file_is_seen() {
+        let out = tempfile::tempdir().unwrap();
+        let (config, layout) = layout();
+        let folder = checkpoint(4, &layout).save(out.path(), &config, &layout, 9).unwrap();
+        let state = latest(out.path()).unwrap().unwrap().1;
+        for name in FILES {
+            let path = folder.join(name);
+            let whole = fs::read(&path).unwrap();
+            let half = whole.len() / 2;
+            let mut zeroed = whole.clone();
+            zeroed[half..].fill(0);
+            let mut flipped = whole.clone();
+            flipped[half] ^= 1;
+            for damaged in [zeroed, Vec::new(), flipped] {
+                fs::write(&path, damaged).unwrap();
+                assert_eq!(latest(out.path()).unwrap(), None, "{name}");
+                assert!(Checkpoint::load(&folder, state.clone(), &layout).is_err(), "{name}");
+            }
+            fs::write(&path, whole).unwrap();
+        }
+        assert_eq!(latest(out.path()).unwrap().unwrap().1, state);
+    }
+
+    #[test]
+    fn moments_that_no_optimizer_makes_are_refused_even_with_right_digests() {
+        let out = tempfile::tempdir().unwrap();
+        let (config, layout) = layout();
+        for (which, value) in [(0, f32::NAN), (0, f32::INFINITY), (1, f32::NEG_INFINITY), (1, -1.0)] {
+            let mut bad = checkpoint(4, &layout);
+            bad.moments[which][0] = value;
+            let folder = bad.save(out.path(), &config, &layout, 9).unwrap();
+            let error = Checkpoint::load(&folder, bad.state, &layout).unwrap_err().to_string();
+            assert!(error.contains(OPTIMIZER) && error.contains(&value.to_string()), "{error}");
+            fs::remove_dir_all(folder).unwrap();
+        }
+    }
+
+    #[test]
+    fn other_base_weights_are_refused_by_name() {
+        let mut state = RunState::start(BTreeMap::new());
+        state.check_base_weights(Path::new("out"), "a").unwrap();
+        state.check_base_weights(Path::new("out"), "a").unwrap();
+        let error = state.check_base_weights(Path::new("out"), "b").unwrap_err();
+        assert!(error.to_string().contains("the base model's weights (content) were a and are b"), "{error}");
     }
 
     #[test]

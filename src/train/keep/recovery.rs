@@ -4,6 +4,7 @@
 //! checkpoint, or the beginning of the run. All randomness is counter-based and two runs on one device are bitwise equal, so the steps
 //! since then come out as they did before. They are done again: metrics.jsonl is cut back to the checkpoint and grows again.
 
+use super::checkpoint::RunState;
 use crate::gpu::Identity;
 use crate::train::prepare::{Engine, Prepared};
 use crate::train::{Outcome, Run};
@@ -46,9 +47,10 @@ impl Run<'_> {
                 opened => break opened?,
             }
         };
-        let mut output = prepared.stand(lock, state.options)?;
-        // The same kernels, also where there is no checkpoint that names them.
-        output.state.kernels = state.kernels;
+        let mut output = prepared.stand(lock, state.options, true)?;
+        // Also where there is no checkpoint that names them.
+        let RunState { kernels, base_weights, template_time, may_replace, .. } = state;
+        output.state = RunState { kernels, base_weights, template_time, may_replace, ..output.state };
         progress.note(&format!("going on after step {} of {}", output.steps_done(), prepared.total_steps));
         Ok(Self { profile, ..prepared.start_with(engine, output, interrupt, progress)? })
     }
@@ -82,9 +84,10 @@ impl Patience {
             (true, Error::DeviceLost { place, problem, .. }) => Err(Error::DeviceLost {
                 place,
                 problem: format!("{problem}, {} times before step {} was done", self.losses, self.furthest + 1),
-                proposal: "update the graphics driver, or give the GPU less at a time (--batch-size, --max-length); \
-                           --resume goes on from the last checkpoint"
-                    .to_string(),
+                proposal:
+                    "update the graphics driver and go on with --resume, or start anew in another --out and give the GPU less \
+                           at a time (--batch-size, --max-length)"
+                        .to_string(),
             }),
             (true, other) => Err(other),
             (false, _) => Ok(()),
