@@ -101,9 +101,9 @@ impl Model {
     }
 
     fn of_folder(spec: &str, folder: &Path) -> Result<Self> {
-        let config = hugging_face::config(folder)?;
+        let mut config = hugging_face::config(folder)?;
         let weights = if hugging_face::has_weights(folder) && spec_is_local(spec) {
-            let source = hugging_face::weights(folder)?;
+            let source = hugging_face::weights(folder, &mut config)?;
             let mut by_type = BTreeMap::new();
             for info in source.tensors() {
                 count(&mut by_type, info.storage.name(), info.values(), info.bytes);
@@ -224,7 +224,8 @@ fn json_report(model: &Model, adapter: &Adapter) -> Value {
         .iter()
         .enumerate()
         .map(|(layer, [attention, mlp, norm])| {
-            json!({"layer": layer, "parameters": attention + mlp + norm, "attention": attention, "mlp": mlp, "norm": norm})
+            json!({"layer": layer, "parameters": attention + mlp + norm, "attention": attention, "mlp": mlp, "norm": norm,
+                   "sliding_window": config.layers[layer].window, "rotated": config.layers[layer].rope.is_some()})
         })
         .collect();
     let modules: Vec<Value> = module_rows(config)
@@ -410,6 +411,11 @@ fn text_report(model: &Model, adapter: &Adapter) -> String {
         config.ropes[0].theta,
         config.ropes[0].scaling,
     );
+    for window in config.windows() {
+        let count = config.layers.iter().filter(|layer| layer.window == Some(window)).count();
+        let layers = config.num_hidden_layers;
+        out += &format!("  sliding window of {} tokens in {count} of {layers} layers\n", grouped(window as u64));
+    }
     if let Err(error) = config.supported() {
         out += &format!("  Cannot be trained here: {error}\n");
     }

@@ -19,6 +19,8 @@ use std::sync::Arc;
 
 use clap::{Args, Parser, Subcommand};
 use counter::Counter;
+use graftling::adapter::rope_scaling;
+use graftling::architecture::RopeOverride;
 use graftling::cache::cache_folder;
 use graftling::gpu::{Arithmetic, Device};
 use graftling::graph::Graph;
@@ -149,6 +151,15 @@ struct DeviceArgs {
     /// Choose the matrix kernels by fixed rules, instead of measuring once on this GPU which are the fastest
     #[arg(long)]
     no_autotune: bool,
+}
+
+/// The model with the rotation that is asked for, or that the adapter was trained with, which is put in `scaling`.
+fn rotated(mut model: OpenModel, scaling: &mut Option<RopeOverride>, adapter: Option<&Path>) -> Result<OpenModel> {
+    *scaling = rope_scaling::chosen(*scaling, adapter)?;
+    if let Some(scaling) = *scaling {
+        model.files.config.override_rope(scaling);
+    }
+    Ok(model)
 }
 
 impl DeviceArgs {

@@ -107,9 +107,9 @@ impl ModelFiles {
     }
 
     fn open_folder(folder: &Path, name: String) -> Result<Self> {
-        let config = hugging_face::config(folder)?;
+        let mut config = hugging_face::config(folder)?;
         config.supported()?;
-        let tensors = hugging_face::weights(folder)?;
+        let tensors = hugging_face::weights(folder, &mut config)?;
         check_tensors(&config, &tensors)?;
         let text = hugging_face::text(folder, &config)?;
         Ok(Self { name, config, tensors: Box::new(tensors), text })

@@ -73,6 +73,24 @@ impl Safetensors {
         Ok(Self { files, tensors, located, unreadable })
     }
 
+    /// The same tensors under other names.
+    ///
+    /// # Errors
+    /// [`Error::BadInput`] if two have one name then.
+    pub fn renamed(self, rename: impl Fn(&str) -> String) -> Result<Self> {
+        let mut found: BTreeMap<String, (TensorInfo, Located)> = BTreeMap::new();
+        for (info, located) in self.tensors.into_iter().zip(self.located) {
+            let name = rename(&info.name);
+            let place = format!("{}: tensor {}", self.files[located.file].path.display(), info.name);
+            if found.insert(name.clone(), (TensorInfo { name, ..info }, located)).is_some() {
+                return Err(Error::bad_input(place, "is there under two names", "Keep only one set of weights in the folder."));
+            }
+        }
+        let (tensors, located) = found.into_values().unzip();
+        let unreadable = self.unreadable.into_iter().map(|(name, kind)| (rename(&name), kind)).collect();
+        Ok(Self { files: self.files, tensors, located, unreadable })
+    }
+
     fn index(&self, name: &str) -> Option<usize> {
         self.tensors.binary_search_by(|info| info.name.as_str().cmp(name)).ok()
     }

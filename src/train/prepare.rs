@@ -501,6 +501,7 @@ fn adapter_of(options: &TrainOptions, model: &OpenModel) -> Result<(AdapterConfi
             },
             layers_to_transform: layers.filter(|layers| *layers != all),
             base_model: Some(options.model.clone()),
+            text_path: config.text_path,
             ..AdapterConfig::default()
         };
         return Ok((adapter, None));
@@ -527,5 +528,6 @@ fn adapter_of(options: &TrainOptions, model: &OpenModel) -> Result<(AdapterConfi
     agree("--layers", layers.is_none_or(|given| given == of_adapter), format!("the layers {of_adapter:?}"))?;
     adapter.lora_dropout = options.lora_dropout.unwrap_or(adapter.lora_dropout);
     adapter.base_model = Some(options.model.clone());
+    adapter.text_path = config.text_path;
     Ok((adapter, Some(tensors)))
 }

@@ -11,6 +11,7 @@ use clap::Args;
 use serde::Deserialize;
 
 use super::row::{above_zero, any, at_least_one, option_rows, within};
+use crate::architecture::RopeOverride;
 use crate::byte_size::ByteSize;
 use crate::gpu::Arithmetic;
 use crate::storage::DType;
@@ -62,6 +63,9 @@ option_rows! {
         #[serde(default, deserialize_with = "super::recipe::one_or_many")]
         target_modules: Vec<String>, "NAMES", optional("all-linear: adapters on attention alone fall short even with as many parameters"),
             check |option, names| names_a_module(option, names), resumed derived;
+        /// Stretch the model's context with another rotary scaling than its own: none, linear:FACTOR, yarn:FACTOR or llama3:FACTOR. The
+        /// adapter remembers it
+        rope_scaling: RopeOverride, "SCALING", optional("the model's own"), check any, resumed derived;
         /// Layers to adapt, such as 8-15,20 (counted from 0)
         layers: String, "LAYERS", optional("all"), check any, resumed derived;
         /// PEFT folder whose adapter is the starting point; rank, alpha, modules and layers are taken from it
