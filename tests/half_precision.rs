@@ -122,7 +122,8 @@ impl Product {
             device.facts.arithmetic == Arithmetic::Cooperative && device.facts.cooperative == Some(Matrices::F32x8);
         let u = if f32_operands { 0.0 } else { U };
         let roundings = 3.0 + if device.facts.arithmetic == Arithmetic::F16 { GROUP / 2.0 } else { 0.0 };
-        let square = |matrix: &Matrix| Matrix { data: matrix.data.iter().map(|value| value * value).collect(), ..matrix.clone() };
+        let square =
+            |matrix: &Matrix| Matrix::new([matrix.rows, matrix.columns], matrix.data.iter().map(|value| value * value).collect());
         let inputs = self.inputs();
         let (a, b) = (square(inputs[0]), square(inputs[1]));
         let squares = product(self.layout, 1.0, &[&a, &b], self.shape());
