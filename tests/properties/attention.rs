@@ -1,7 +1,7 @@
 //! Laws of attention.
 
 use crate::cases;
-use crate::common::{as_f32, device};
+use crate::common::device;
 use crate::sketch::*;
 use graftling::graph::ValueId;
 use graftling::ops::Matrix;
@@ -282,7 +282,7 @@ fn a_window_costs_its_own_length() {
         let pinned = s.leaves.iter().map(|(id, matrix)| {
             let slice = device().allocate("leaf", matrix.data.len() * 4).unwrap();
             let tensor = s.graph[*id].tensor;
-            device().write(&slice, &graftling::gpu::encode(&as_f32(matrix), tensor.dtype));
+            device().write(&slice, &matrix.encoded(tensor.dtype, 0..matrix.rows));
             (*id, slice.into())
         });
         let mut executable = Executable::new(device(), s.graph.clone(), &[out], pinned.collect()).unwrap();
