@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::path::PathBuf;
 
 use clap::Args;
+use graftling::architecture::RopeOverride;
 use graftling::data::source::folder::{self, Side};
 use graftling::data::{self, Batch, Dataset, Example, LoadOptions, LongRecords};
 use graftling::model::opened::OpenModel;
@@ -30,6 +31,9 @@ pub struct EvalArgs {
     /// PEFT folder of an adapter for this model
     #[arg(long, value_name = "A")]
     adapter: Option<PathBuf>,
+    /// Another rotary scaling than the model's: none, linear:FACTOR, yarn:FACTOR or llama3:FACTOR [default: what the adapter was trained with]
+    #[arg(long, value_name = "SCALING")]
+    rope_scaling: Option<RopeOverride>,
     /// Data as for training, a file or a folder with valid.jsonl; give --data again for more files
     #[arg(long, value_name = "FILE", required = true)]
     data: Vec<PathBuf>,
@@ -53,8 +57,8 @@ pub struct EvalArgs {
 ///
 /// # Errors
 /// Bad input in model, adapter or data; the GPU failed; a loss is not finite.
-pub fn run(args: EvalArgs) -> Result<()> {
-    let model = OpenModel::open(&args.model)?;
+pub fn run(mut args: EvalArgs) -> Result<()> {
+    let model = super::rotated(OpenModel::open(&args.model)?, &mut args.rope_scaling, args.adapter.as_deref())?;
     let config = &model.files.config;
     let max_length = args.max_length.unwrap_or(config.max_position_embeddings).min(config.max_position_embeddings);
     let files = folder::files(&args.data, Side::HeldOut)?;

@@ -65,8 +65,9 @@ pub fn run(args: TrainArgs) -> Result<i32> {
         // Nothing is written, so no place for it is needed.
         recipe.out.get_or_insert_with(PathBuf::new);
     }
-    let options = recipe.resolve()?;
+    let mut options = recipe.resolve()?;
     let model = OpenModel::open_at(&options.model, beginning::template_time(&options))?;
+    let model = super::rotated(model, &mut options.rope_scaling, options.init_adapter.as_deref())?;
     let prepared = Prepared::new(options, &model)?;
     if args.dry_run {
         let colour = terminal::has_colour(&std::io::stdout());

@@ -16,7 +16,7 @@ use super::keep::folder;
 use super::keep::lock::FolderLock;
 use super::memory::{Lowest, Memory, Planner, StepShape};
 use super::metrics::{self, MetricsLog};
-use super::options::{MOST_STEPS, TrainOptions, WeightStorage};
+use super::options::{MOST_STEPS, TrainOptions};
 use super::prefix_cache::{PrefixCachePlan, PrefixCacheType, Seen};
 use super::progress::Progress;
 use super::schedule::Schedule;
@@ -94,7 +94,7 @@ impl<'m> Prepared<'m> {
             None => 0,
         };
         let shape = StepShape { max_tokens: sampler.max_rows(), accumulate, recompute: Recompute::None, held_out_tokens };
-        let weights = WeightStorage::weight_type(options.weights);
+        let weights = WeightType::from(options.weights);
         let whole = planner(model, &spec, weights, shape, Lowest::default())?;
         let planner = planner(model, &spec, weights, shape, prefix.lowest())?;
         let planner = budget::within_budget(planner, options.recompute, options.memory_budget)?;
@@ -156,7 +156,7 @@ impl<'m> Prepared<'m> {
 
     /// The storage type that `--weights` asks for.
     pub fn weight_type(&self) -> WeightType {
-        WeightStorage::weight_type(self.options.weights)
+        WeightType::from(self.options.weights)
     }
 
     /// The first `records` as the model will see them, the report on the data, and what the run would be. `color`: for a terminal.
@@ -531,6 +531,7 @@ fn adapter_of(options: &TrainOptions, model: &OpenModel) -> Result<(AdapterConfi
             },
             layers_to_transform: layers.filter(|layers| *layers != all),
             base_model: Some(options.model.clone()),
+            text_path: config.text_path,
             ..AdapterConfig::default()
         };
         return Ok((adapter, None));
@@ -557,5 +558,6 @@ fn adapter_of(options: &TrainOptions, model: &OpenModel) -> Result<(AdapterConfi
     agree("--layers", layers.is_none_or(|given| given == of_adapter), format!("the layers {of_adapter:?}"))?;
     adapter.lora_dropout = options.lora_dropout.unwrap_or(adapter.lora_dropout);
     adapter.base_model = Some(options.model.clone());
+    adapter.text_path = config.text_path;
     Ok((adapter, Some(tensors)))
 }

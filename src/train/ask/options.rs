@@ -7,14 +7,15 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
-use serde::{Deserialize, Serialize};
+use clap::Args;
+use serde::Deserialize;
 
 use super::row::{above_zero, any, at_least_one, option_rows, within};
+use crate::architecture::RopeOverride;
 use crate::byte_size::ByteSize;
 use crate::data::LongRecords;
 use crate::gpu::Arithmetic;
-use crate::model::weights::WeightType;
+use crate::storage::DType;
 use crate::train::budget::RecomputeOption;
 use crate::train::prefix_cache::{PrefixCacheMode, PrefixCacheOptions, PrefixCacheType};
 use crate::train::schedule::ScheduleKind;
@@ -69,7 +70,10 @@ option_rows! {
         #[arg(value_delimiter = ',')]
         #[serde(default, deserialize_with = "super::recipe::one_or_many")]
         target_modules: Vec<String>, "NAMES", optional("all-linear: adapters on attention alone fall short even with as many parameters"),
-            check names_a_module, resumed derived;
+            check |option, names| names_a_module(option, names), resumed derived;
+        /// Stretch the model's context with another rotary scaling than its own: none, linear:FACTOR, yarn:FACTOR or llama3:FACTOR. The
+        /// adapter remembers it
+        rope_scaling: RopeOverride, "SCALING", optional("the model's own"), check any, resumed derived;
         /// Layers to adapt, such as 8-15,20 (counted from 0)
         layers: String, "LAYERS", optional("all"), check any, resumed derived;
         /// PEFT folder whose adapter is the starting point; rank, alpha, modules and layers are taken from it
@@ -123,9 +127,9 @@ option_rows! {
         save_total_limit: usize, "N", default(2, ""), check at_least_one, resumed free;
     }
     "Device" {
-        /// Storage of the frozen weights on the GPU
+        /// Format of the frozen weights on the GPU
         #[arg(value_enum)]
-        weights: WeightStorage, "TYPE", optional("the smallest type that loses nothing against the file"), check any, resumed same;
+        weights: DType, "TYPE", optional("as in the file"), check any, resumed same;
         /// Arithmetic of the large matrix products; sums are f32 in all. A resumed run must use the same
         #[arg(value_enum)]
         matmul: Arithmetic, "ARITHMETIC", default(Arithmetic::F32, ""), check any, resumed same_if_set;
@@ -212,42 +216,12 @@ fn two_tokens(option: &str, length: &usize) -> Result<()> {
     }
 }
 
-fn names_a_module(option: &str, names: &Vec<String>) -> Result<()> {
+fn names_a_module(option: &str, names: &[String]) -> Result<()> {
     match names.iter().any(|name| !name.trim().is_empty()) {
         true => Ok(()),
         false => {
             let proposal = "name modules such as q_proj,v_proj, or attention, mlp, all-linear";
             Err(Error::bad_input(option, "no module is named", proposal))
-        }
-    }
-}
-
-/// The storage type of the frozen weights on the GPU.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-#[allow(non_camel_case_types, reason = "the field's own names: Q8_0 is what every tool calls it")]
-pub enum WeightStorage {
-    F32,
-    Bf16,
-    F16,
-    /// Blocks of 8 bits: half of bf16
-    #[value(name = "q8_0")]
-    Q8_0,
-    /// Blocks of 4 bits: a third of bf16, at a loss that shows
-    #[value(name = "q4_1")]
-    Q4_1,
-}
-
-impl WeightStorage {
-    /// The storage for an option that may be left out: then the smallest type that loses nothing against the file.
-    pub fn weight_type(storage: Option<Self>) -> WeightType {
-        match storage {
-            None => WeightType::Lossless,
-            Some(Self::F32) => WeightType::F32,
-            Some(Self::Bf16) => WeightType::Bf16,
-            Some(Self::F16) => WeightType::F16,
-            Some(Self::Q8_0) => WeightType::Q8_0,
-            Some(Self::Q4_1) => WeightType::Q4_1,
         }
     }
 }

@@ -106,6 +106,7 @@ fn line_of(text: &str, offset: usize) -> usize {
 mod tests {
     use super::*;
     use crate::byte_size::ByteSize;
+    use crate::storage::DType;
     use crate::train::ask::options::*;
     use crate::train::budget::RecomputeOption;
     use crate::train::prefix_cache::{PrefixCacheMode, PrefixCacheType};
@@ -130,7 +131,7 @@ mod tests {
         assert_eq!(both.lora_r, Some(8));
         assert_eq!(both.learning_rate, Some(1e-3));
         assert_eq!(both.no_shuffle, Some(false));
-        assert_eq!(both.weights, Some(WeightStorage::Bf16));
+        assert_eq!(both.weights, Some(DType::BF16));
         assert_eq!(both.lr_schedule, Some(ScheduleKind::Linear));
         assert_eq!(both.target_modules, Some(vec!["q_proj".to_string(), "v_proj".to_string()]));
         for key in Recipe::keys() {
