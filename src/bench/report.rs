@@ -126,12 +126,16 @@ fn write_step(text: &mut String, step: &StepReport, cpu_driver: bool) {
     }
     let _ = writeln!(
         text,
-        "{} dispatches; the host encodes them in {:.2} ms ({:.2} us each) and hands them over in {:.2} ms{}",
+        "{} dispatches; the host encodes them in {:.2} ms ({:.2} us each) and hands them over in {:.2} ms{}{}",
         step.dispatches,
         step.encode_seconds * 1e3,
         step.encode_seconds * 1e6 / step.dispatches.max(1) as f64,
         step.submit_seconds * 1e3,
-        if cpu_driver { " (in which this driver does the work, on the same cores)" } else { "" }
+        if cpu_driver { " (in which this driver does the work, on the same cores)" } else { "" },
+        step.host_cpu_seconds.map_or(String::new(), |seconds| {
+            let each = seconds * 1e6 / step.dispatches.max(1) as f64;
+            format!("; of the processor all of it takes {:.2} ms ({each:.2} us each)", seconds * 1e3)
+        })
     );
     let memory = &step.gpu_bytes;
     let _ = writeln!(

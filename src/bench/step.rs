@@ -41,6 +41,9 @@ pub struct StepReport {
     pub tokens_per_second: f64,
     /// Median time in which the host encoded a step.
     pub encode_seconds: f64,
+    /// Median processor time of the host's thread in a step, where the system tells it. On a driver that runs on the CPU it is far below
+    /// `encode_seconds`: the kernels of the slice before take the processor away from the host while it encodes the next.
+    pub host_cpu_seconds: Option<f64>,
     /// Median time in which it handed the step over. A driver that runs on the CPU may do the step's work in it.
     pub submit_seconds: f64,
     pub dispatches: usize,
@@ -104,12 +107,13 @@ pub fn measure(
     let shape = StepShape { max_tokens, accumulate: false, recompute, held_out_tokens: 0 };
     let mut trainer = Trainer::new(weights, config, adapter, shape, 0, None)?;
     let (mut step_seconds, mut encode_seconds, mut submit_seconds) = (Vec::new(), Vec::new(), Vec::new());
+    let mut host_cpu_seconds = Vec::new();
     let mut rates = Vec::new();
     for step in 0..=options.steps {
         if let Some(product) = product.as_mut().filter(|_| step > 0) {
             rates.push(product.rate()?);
         }
-        let (started, before) = (Instant::now(), device.spent());
+        let (started, before, cpu) = (Instant::now(), device.spent(), thread_cpu_seconds());
         train_one(&mut trainer, &batch, step as u64 + 1)?;
         let took = started.elapsed();
         if step > 0 {
@@ -117,6 +121,7 @@ pub fn measure(
             step_seconds.push(took.as_secs_f64());
             encode_seconds.push(took.saturating_sub(waiting + submitting).as_secs_f64());
             submit_seconds.push(submitting.as_secs_f64());
+            host_cpu_seconds.extend(thread_cpu_seconds().zip(cpu).map(|(now, before)| now - before));
         }
         each();
     }
@@ -140,6 +145,7 @@ pub fn measure(
         step_seconds,
         encode_seconds: median(&encode_seconds),
         submit_seconds: median(&submit_seconds),
+        host_cpu_seconds: (!host_cpu_seconds.is_empty()).then(|| median(&host_cpu_seconds)),
         dispatches: trainer.dispatches(),
         gpu_bytes: trainer.memory(),
         matmul_flops,
@@ -167,4 +173,19 @@ fn median(values: &[f64]) -> f64 {
     let mut values = values.to_vec();
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// Processor time that the calling thread has used, in seconds.
+#[cfg(unix)]
+fn thread_cpu_seconds() -> Option<f64> {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the call fills in the structure that it is given.
+    let done = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
+    (done == 0).then(|| time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9)
+}
+
+/// Not known here.
+#[cfg(not(unix))]
+fn thread_cpu_seconds() -> Option<f64> {
+    None
 }

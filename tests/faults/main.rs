@@ -37,12 +37,14 @@ fn scrambled(seed: u64) -> u64 {
     bits ^ (bits >> 27)
 }
 
-/// Listens to Ctrl-C even where the tests themselves run in the background of a script, and so without it.
+/// Listens to signals even where the tests themselves run in the background of a script, or under nohup, and so without them.
 fn start(mut command: Command) -> Child {
     // SAFETY: `signal` may be called between fork and exec.
     unsafe {
         command.pre_exec(|| {
-            libc::signal(libc::SIGINT, libc::SIG_DFL);
+            for signal in [libc::SIGINT, libc::SIGHUP, libc::SIGTERM] {
+                libc::signal(signal, libc::SIG_DFL);
+            }
             Ok(())
         });
     }
