@@ -5,6 +5,7 @@
 //!
 //! The map, from the bottom up; each module uses those before it:
 //!
+//! * [`storage`]: how numbers rest in files and on the device, one file a format.
 //! * [`graph`]: nodes, values, shapes, and the errors that wrong shapes give. Pure data.
 //! * [`ops`]: one file an op, with its formula, gradient rule, f64 reference and kernel launch; the kernels are in `shaders/`.
 //! * [`autograd`]: appends gradient nodes to a graph. [`mod@reference`] runs a graph in f64 on the CPU.
@@ -46,6 +47,7 @@ pub mod ops;
 pub mod plan;
 pub mod reference;
 pub mod session;
+pub mod storage;
 pub mod terminal;
 pub mod text;
 pub mod train;

@@ -28,7 +28,7 @@ use graftling::model::opened::OpenModel;
 use graftling::model::weights::{DeviceWeights, WeightType};
 use graftling::plan::autotune::{BUDGET, Choice, Sources, tune};
 use graftling::session::{Session, SessionOptions, Use, Watch};
-use graftling::train::options::WeightStorage;
+use graftling::storage::DType;
 use graftling::{Error, Result, terminal};
 use serde_json::Value;
 
@@ -139,9 +139,9 @@ fn quoted(word: &str) -> String {
 /// The options of every command that puts a model on a GPU.
 #[derive(Args, Debug)]
 struct DeviceArgs {
-    /// Storage of the weights on the GPU [default: the smallest type that loses nothing against the file]
+    /// Format of the weights on the GPU [default: as in the file]
     #[arg(long, value_enum, value_name = "TYPE")]
-    weights: Option<WeightStorage>,
+    weights: Option<DType>,
     /// Arithmetic of the large matrix products; sums are f32 in all
     #[arg(long, value_enum, value_name = "ARITHMETIC", default_value_t)]
     matmul: Arithmetic,
@@ -168,7 +168,7 @@ impl DeviceArgs {
         let options = SessionOptions {
             device: self.device.clone(),
             matmul: self.matmul,
-            weights: WeightStorage::weight_type(self.weights),
+            weights: self.weights.into(),
             autotune: !self.no_autotune,
             cache: cache_folder(),
         };

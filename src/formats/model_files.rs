@@ -150,7 +150,7 @@ pub fn check_tensors(config: &Architecture, tensors: &dyn TensorSource) -> Resul
             return Err(Error::bad_input(
                 place(),
                 format!("is {kind}, which graftling does not read"),
-                "Use a file in F32, F16 or BF16, or a GGUF file in Q8_0, Q4_0 or Q4_1.",
+                "Use a file in F32, F16 or BF16, or a GGUF file in Q8_0, Q6_K, Q5_K, Q4_K, Q5_0, Q4_0 or another type that docs/limits.md lists.",
             ));
         }
         let Some(info) = tensors.find(name) else {

@@ -17,11 +17,11 @@ use serde::{
 };
 
 use super::{
-    Storage, TensorInfo, TensorSource,
+    TensorInfo, TensorSource,
     tensors::{byte_range, missing},
     weight_file::WeightFile,
 };
-use crate::{Error, Result};
+use crate::{Error, Result, storage::DType};
 
 /// The format allows headers of up to 100 MB.
 const LARGEST_HEADER: u64 = 100_000_000;
@@ -55,14 +55,9 @@ impl Safetensors {
         for path in paths {
             let file = WeightFile::open(path)?;
             for (name, entry) in directory(path, file.mapped())? {
-                let storage = match entry.dtype.as_str() {
-                    "F32" => Storage::F32,
-                    "F16" => Storage::F16,
-                    "BF16" => Storage::BF16,
-                    _ => {
-                        unreadable.push((name, entry.dtype));
-                        continue;
-                    }
+                let Some(storage) = DType::of_name(&entry.dtype).filter(|dtype| dtype.block() == 1) else {
+                    unreadable.push((name, entry.dtype));
+                    continue;
                 };
                 if let Some((_, other)) = found.get(&name) {
                     let problem = format!("is also in {}", files.get(other.file).map_or(path, |file| &file.path).display());

@@ -3,7 +3,7 @@
 
 use super::kernel::Kernel;
 use super::lock;
-use crate::graph::DType;
+use crate::storage::DType;
 use std::collections::HashMap;
 use std::sync::{LazyLock, Mutex};
 
@@ -29,23 +29,18 @@ pub enum Loads {
 }
 
 impl Loads {
-    /// The part that loads this format; `None` for one without blocks where the algorithm takes blocks.
-    fn part(self, format: DType) -> Option<&'static str> {
-        let is_block = format.block() > 1;
-        let wide = match self {
-            Self::Elements => false,
-            Self::WideElements => !is_block,
-            Self::Blocks if is_block => false,
-            Self::WholeBlocks if is_block => true,
-            Self::Blocks | Self::WholeBlocks => return None,
-        };
-        match format {
-            DType::U32 => None,
-            DType::F32 => Some(if wide { "weights_f32_wide" } else { "weights_f32" }),
-            DType::BF16 => Some(if wide { "weights_bf16_wide" } else { "weights_bf16" }),
-            DType::F16 => Some(if wide { "weights_f16_wide" } else { "weights_f16" }),
-            DType::Q8_0 => Some(if wide { "weights_q8_0_wide" } else { "weights_q8_0" }),
-            DType::Q4_1 => Some(if wide { "weights_q4_1_wide" } else { "weights_q4_1" }),
+    /// What fills the slots of an algorithm for this format; `None` for one without blocks where the algorithm takes blocks.
+    fn slots(self, format: DType) -> Option<Vec<(&'static str, &'static str)>> {
+        let stem = |suffix: &str| -> &'static str { format!("weights_{format}{suffix}").leak() };
+        match (self, format.block() > 1) {
+            _ if format == DType::U32 => None,
+            (Self::Elements, false) => Some(vec![("weights", stem(""))]),
+            (Self::WideElements, false) => Some(vec![("weights", stem("_wide"))]),
+            (Self::Blocks | Self::WholeBlocks, false) => None,
+            (Self::WholeBlocks, true) => Some(vec![("weights", stem("")), ("words", "words_wide")]),
+            (Self::Elements | Self::WideElements | Self::Blocks, true) => {
+                Some(vec![("weights", stem("")), ("words", "words_plain")])
+            }
         }
     }
 }
@@ -54,13 +49,16 @@ impl Algorithm {
     /// The kernel that reads weights in this format, the same one for every call; `None` if the algorithm is not made for it.
     pub fn with(&'static self, format: DType) -> Option<&'static Kernel> {
         static COMPOSED: LazyLock<Mutex<HashMap<(&'static str, DType), &'static Kernel>>> = LazyLock::new(Mutex::default);
-        let part = self.loads.part(format)?;
-        Some(*lock(&COMPOSED).entry((self.kernel.name, format)).or_insert_with(|| {
-            // A kernel lives as long as the program, and there are only as many as algorithms times formats.
-            let slots = [self.kernel.slots, &[("weights", part)]].concat();
-            let name = format!("{}_{format}", self.kernel.name);
-            Box::leak(Box::new(Kernel { name: name.leak(), slots: slots.leak(), ..self.kernel.clone() }))
-        }))
+        let mut composed = lock(&COMPOSED);
+        if let Some(kernel) = composed.get(&(self.kernel.name, format)) {
+            return Some(kernel);
+        }
+        // A kernel lives as long as the program, and there are only as many as algorithms times formats.
+        let slots = [self.kernel.slots.to_vec(), self.loads.slots(format)?].concat();
+        let name = format!("{}_{format}", self.kernel.name);
+        let kernel = Box::leak(Box::new(Kernel { name: name.leak(), slots: slots.leak(), ..self.kernel.clone() }));
+        composed.insert((self.kernel.name, format), kernel);
+        Some(kernel)
     }
 
     /// Its kernels for all formats that it takes.

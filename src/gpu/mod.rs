@@ -2,7 +2,6 @@
 
 pub mod algorithm;
 mod arithmetic;
-pub mod blocks;
 mod buffer;
 mod created;
 mod device;
@@ -16,7 +15,7 @@ mod room;
 pub mod shader;
 
 pub use arithmetic::{Arithmetic, Matrices};
-pub use buffer::{ALIGNMENT, Allocated, Slice, encode, padded, rounded, split_rows};
+pub use buffer::{ALIGNMENT, Allocated, Slice, padded, split_rows};
 pub use created::Created;
 pub(crate) use device::lock;
 pub use device::{Device, Spent, WANTED_FEATURES, adapters};

@@ -6,7 +6,8 @@
 
 mod shape;
 
-pub use shape::{Counts, DType, Rows, Shape, ShapeError, TensorType};
+pub use crate::storage::DType;
+pub use shape::{Counts, Rows, Shape, ShapeError, TensorType};
 
 use crate::ops::Op;
 use std::sync::Arc;

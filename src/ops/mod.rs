@@ -29,6 +29,8 @@ pub use registry::{Example, OpEntry, Random, registry};
 
 use crate::gpu::kernel::Kernel;
 use crate::graph::{Graph, ShapeError, TensorType, ValueId};
+use crate::storage::{DType, encode};
+use std::ops::Range;
 
 /// An operation on matrices: what it computes, how its gradient is computed, and which kernels compute it.
 pub trait Op: std::any::Any + std::fmt::Debug + Send + Sync {
@@ -99,16 +101,37 @@ pub struct Matrix {
     pub rows: usize,
     pub columns: usize,
     pub data: Vec<f64>,
+    /// The blocks of a file that the values were read from, and their format.
+    stored: Option<(DType, Vec<u8>)>,
 }
 
 impl Matrix {
     pub fn zeros([rows, columns]: [usize; 2]) -> Self {
-        Self { rows, columns, data: vec![0.0; rows * columns] }
+        Self { rows, columns, data: vec![0.0; rows * columns], stored: None }
     }
 
     pub fn new([rows, columns]: [usize; 2], data: Vec<f64>) -> Self {
         assert_eq!(rows * columns, data.len(), "a [{rows}, {columns}] matrix has {} elements", rows * columns);
-        Self { rows, columns, data }
+        Self { rows, columns, data, stored: None }
+    }
+
+    /// The values of these blocks.
+    pub fn of_blocks(shape: [usize; 2], dtype: DType, blocks: Vec<u8>) -> Self {
+        let mut values = vec![0.0; shape[0] * shape[1]];
+        dtype.dequantise(&blocks, &mut values);
+        Self { stored: Some((dtype, blocks)), ..Self::new(shape, values.into_iter().map(f64::from).collect()) }
+    }
+
+    /// As these rows rest on a device in this format: the very blocks that they were read from, or their values rounded.
+    pub fn encoded(&self, dtype: DType, rows: Range<usize>) -> Vec<u8> {
+        let values = rows.start * self.columns..rows.end * self.columns;
+        match &self.stored {
+            Some((of, blocks)) if *of == dtype => {
+                let at = |value: usize| value / dtype.block() * dtype.block_bytes();
+                dtype.pack(&blocks[at(values.start)..at(values.end)])
+            }
+            _ => encode(&self.data[values].iter().map(|&value| value as f32).collect::<Vec<_>>(), dtype),
+        }
     }
 
     pub fn row(&self, row: usize) -> &[f64] {
@@ -262,7 +285,7 @@ pub fn spread(total: usize) -> [u32; 3] {
 /// Shape checks that several ops share.
 pub(crate) mod expect {
     use super::*;
-    use crate::graph::{DType, Rows};
+    use crate::graph::Rows;
 
     pub fn count(op: &'static str, inputs: &[TensorType], expected: usize) -> Result<(), ShapeError> {
         if inputs.len() == expected {
@@ -280,7 +303,7 @@ pub(crate) mod expect {
         if DType::WEIGHTS.contains(&found.dtype) && found.shape.columns.is_multiple_of(found.dtype.block()) {
             return Ok(());
         }
-        Err(ShapeError::new(op, what, found, "f32, bf16, f16, or rows of whole blocks in q8_0 or q4_1"))
+        Err(ShapeError::new(op, what, found, "a format of weights, in rows of whole blocks"))
     }
 
     pub fn columns(op: &'static str, what: &str, found: TensorType, expected: usize) -> Result<(), ShapeError> {

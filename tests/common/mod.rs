@@ -1,7 +1,7 @@
 //! What several test files share: one device, and ops run on it beside the reference.
 #![allow(dead_code)] // each test file uses its own part
 
-use graftling::gpu::{Device, Facts, Slice, encode, padded};
+use graftling::gpu::{Device, Facts, Slice, padded};
 use graftling::graph::{Counts, Graph, Origin, Rows, TensorType, ValueId};
 use graftling::ops::{Example, Matrix};
 use graftling::plan::{Executable, Pinned};
@@ -87,8 +87,7 @@ pub fn run_split(
         let slices = part_starts.iter().map(|&start| {
             let most = TensorType::new(Rows::Fixed(step.min(rows - start)), tensor.shape.columns, tensor.dtype);
             let slice = device.allocate(&graph[*id].name, most.max_bytes().next_multiple_of(16)).unwrap();
-            let values = matrix.data.iter().skip(start * matrix.columns).take(step * matrix.columns);
-            let mut bytes = encode(&values.map(|&value| value as f32).collect::<Vec<_>>(), tensor.dtype);
+            let mut bytes = matrix.encoded(tensor.dtype, start..(start + step).min(rows));
             bytes.resize(bytes.len().next_multiple_of(4), 0);
             device.write(&slice, &bytes);
             slice

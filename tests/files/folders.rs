@@ -2,7 +2,8 @@
 
 use std::{fs, path::Path};
 
-use graftling::formats::{ModelFiles, Storage, TokenizerSource};
+use graftling::formats::{ModelFiles, TokenizerSource};
+use graftling::storage::DType;
 use serde_json::json;
 
 use super::{message, tiny};
@@ -93,7 +94,7 @@ fn tensors_that_are_no_parameters_are_passed_over() {
 /// The values are sixteenths, which all three types hold exactly.
 #[test]
 fn half_types_are_read_exactly() {
-    for (dtype, storage) in [("F16", Storage::F16), ("BF16", Storage::BF16)] {
+    for (dtype, storage) in [("F16", DType::F16), ("BF16", DType::BF16)] {
         let folder = folder();
         let bytes = |values: &[f32]| if dtype == "F16" { tiny::f16_bytes(values) } else { tiny::bf16_bytes(values) };
         let all: Vec<_> = tiny::tensors().into_iter().map(|(name, shape, v)| (name, dtype, shape, bytes(&v))).collect();

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use graftling::{
     architecture::RopeScaling,
-    formats::{ModelFiles, Storage, TensorSource, TokenizerSource, gguf::Gguf},
+    formats::{ModelFiles, TensorSource, TokenizerSource, gguf::Gguf},
+    storage::DType,
 };
 use half::f16;
 
@@ -34,7 +35,7 @@ fn tensors_have_hugging_faces_names_shapes_and_order() {
     assert_eq!(files.config, expected);
     for (name, shape, values) in tiny::tensors() {
         let info = files.tensors.find(&name).unwrap();
-        assert_eq!((&info.shape, info.storage, info.bytes), (&shape, Storage::F32, 4 * values.len() as u64), "{name}");
+        assert_eq!((&info.shape, info.storage, info.bytes), (&shape, DType::F32, 4 * values.len() as u64), "{name}");
         assert_eq!(files.tensors.read_f32(&name).unwrap(), values, "{name}");
     }
 }
@@ -60,7 +61,7 @@ fn rows_can_be_read_in_parts() {
 fn quantised_blocks_are_dequantised_exactly() {
     let random = |seed: u64, count: usize| tiny::values(seed, count);
     let byte = |value: f32| ((value + 4.0) * 16.0) as u8; // 0..=128
-    for (kind, storage) in [(8, Storage::Q8_0), (2, Storage::Q4_0), (3, Storage::Q4_1), (1, Storage::F16), (30, Storage::BF16)] {
+    for (kind, storage) in [(8, DType::Q8_0), (2, DType::Q4_0), (3, DType::Q4_1), (1, DType::F16), (30, DType::BF16)] {
         let (mut data, mut expected) = (Vec::new(), Vec::new());
         for block in 0..96 * 64 / 32 {
             let d = f16::from_f32(random(block + 900, 1)[0] / 48.0);
@@ -70,19 +71,19 @@ fn quantised_blocks_are_dequantised_exactly() {
             let nibble = |i: usize| f64::from(if i < 16 { bytes[i] & 15 } else { bytes[i - 16] >> 4 });
             let values = random(block + 50, 32);
             match storage {
-                Storage::Q8_0 => {
+                DType::Q8_0 => {
                     data.extend([&d.to_le_bytes()[..], &bytes].concat());
                     expected.extend(bytes.iter().map(|&q| (scale * f64::from(q as i8)) as f32));
                 }
-                Storage::Q4_0 => {
+                DType::Q4_0 => {
                     data.extend([&d.to_le_bytes()[..], &bytes[..16]].concat());
                     expected.extend((0..32).map(|i| (scale * (nibble(i) - 8.0)) as f32));
                 }
-                Storage::Q4_1 => {
+                DType::Q4_1 => {
                     data.extend([&d.to_le_bytes()[..], &m.to_le_bytes(), &bytes[..16]].concat());
                     expected.extend((0..32).map(|i| (scale * nibble(i) + least) as f32));
                 }
-                Storage::F16 => {
+                DType::F16 => {
                     data.extend(tiny::f16_bytes(&values));
                     expected.extend(values);
                 }

@@ -15,13 +15,14 @@ pub use container::{Container, MetaValue, RawTensor};
 pub use types::GgmlType;
 
 use super::{
-    Storage, TensorInfo, TensorSource, TextSource,
+    TensorInfo, TensorSource, TextSource,
     tensors::{byte_range, missing},
     weight_file::WeightFile,
 };
 use crate::{
     Error, Result,
     architecture::{Architecture, Order, Parameter, parameters},
+    storage::DType,
 };
 use metadata::Metadata;
 use std::collections::HashMap;
@@ -63,12 +64,12 @@ impl Gguf {
             let parameter = known.get(tensor.name.as_str());
             let name = parameter.map_or(&tensor.name, |parameter| &parameter.name).clone();
             let storage = match tensor.kind {
-                Ok(kind) => kind.storage().ok_or_else(|| kind.name().to_owned()),
+                Ok(kind) => kind.dtype().ok_or_else(|| kind.name().to_owned()),
                 Err(id) => Err(format!("of the unknown type {id}")),
             };
             match storage {
                 // A row of a vector is one value; blocks of 32 rows cannot be read by rows, and no converter writes them.
-                Ok(storage) if storage.block_values() > 1 && tensor.shape.len() == 1 => {
+                Ok(storage) if storage.block() > 1 && tensor.shape.len() == 1 => {
                     unreadable.push((name, format!("a vector in {}", storage.name())));
                 }
                 Ok(storage) => {
@@ -78,7 +79,7 @@ impl Gguf {
                         Order::Interleaved(head_dim) if !tensor.shape[0].is_multiple_of(head_dim) => {
                             return bad(format!("has {} rows, no whole number of heads of {head_dim}", tensor.shape[0]));
                         }
-                        Order::PlusOne if storage != Storage::F32 => {
+                        Order::PlusOne if storage != DType::F32 => {
                             return bad(format!("is {}, but norms are F32", storage.name()));
                         }
                         _ => {}

@@ -103,6 +103,9 @@ pub(in crate::ops) fn entry() -> OpEntry {
                 [33, 68, 36, 8],
                 [20, 64, 100, 12],
                 [1, 96, 64, 8],
+                // Whole blocks of every format.
+                [24, 256, 512, 8],
+                [1, 256, 256, 4],
             ];
             for (index, size) in sizes.into_iter().enumerate() {
                 for dtype in DType::WEIGHTS {
