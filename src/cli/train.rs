@@ -7,12 +7,12 @@ use clap::Args;
 use graftling::Result;
 use graftling::gpu::Device;
 use graftling::model::opened::OpenModel;
+use graftling::session::prefix_cache::RowsUsed;
 use graftling::terminal::{self, say};
 use graftling::train::Outcome;
 use graftling::train::interrupt::Interrupt;
 use graftling::train::keep::beginning;
 use graftling::train::options::{Recipe, TrainOptions};
-use graftling::train::prefix_cache::RowsUsed;
 use graftling::train::prepare::Prepared;
 use graftling::train::progress::Progress;
 

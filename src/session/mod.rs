@@ -1,9 +1,14 @@
 //! A model that is on one device: opened, tuned, uploaded, with an adapter or without, ready for what it will be used for.
 //!
 //! * this page: [`Session::open`], the way there;
-//! * [`memory`]: what graphs occupy on a device, and the refusal of what does not fit, before a weight is sent.
+//! * [`memory`]: what graphs occupy on a device, and the refusal of what does not fit, before a weight is sent;
+//! * [`evaluate`]: losses of batches; [`prefix_cache`]: what of a batch need not be done again in every epoch; [`batch`]: how a batch gets
+//!   to the device.
 
+pub mod batch;
+pub mod evaluate;
 pub mod memory;
+pub mod prefix_cache;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,7 +24,7 @@ use crate::model::graph::{Model, StorageOf};
 use crate::model::opened::OpenModel;
 use crate::model::weights::{DeviceWeights, WeightType};
 use crate::plan::autotune::{BUDGET, Sources, tune};
-use crate::train::evaluate::Evaluator;
+use evaluate::Evaluator;
 use memory::Needs;
 
 /// Which device, and how it computes.

@@ -8,16 +8,14 @@ use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use super::budget;
-use super::evaluate::Evaluator;
 use super::interrupt::Interrupt;
 use super::keep::beginning::{self, Purpose};
 use super::keep::checkpoint::{self, Checkpoint, RunState};
 use super::keep::folder;
 use super::keep::lock::FolderLock;
-use super::memory::{Lowest, Memory, Planner, StepShape};
+use super::memory::{Memory, Planner, StepShape};
 use super::metrics::{self, MetricsLog};
 use super::options::{MOST_STEPS, TrainOptions};
-use super::prefix_cache::{PrefixCachePlan, PrefixCacheType, Seen};
 use super::progress::Progress;
 use super::schedule::Schedule;
 use super::step::Recompute;
@@ -36,6 +34,7 @@ use crate::kernel::Facts;
 use crate::model::opened::OpenModel;
 use crate::model::weights::{DeviceWeights, WeightType};
 use crate::plan::autotune;
+use crate::session::prefix_cache::{Lowest, PrefixCachePlan, PrefixCacheType, Seen};
 use crate::{Error, Result};
 
 /// A run whose options, model and data fit together; nothing is written and no GPU is used yet.
@@ -327,7 +326,7 @@ impl<'m> Prepared<'m> {
             Some(held_out) => {
                 let sampler = Sampler::new(held_out, in_order(options))?;
                 let below = cache(&self.prefix.held_out, sampler.max_rows())?;
-                let evaluator = Evaluator::between_steps(&trainer, weights.clone(), config, sampler.max_rows(), below)?;
+                let evaluator = trainer.evaluator(config, sampler.max_rows(), below)?;
                 let batches = sampler.plan_of(0).iter().map(|chosen| Batch::assemble(&held_out.examples, chosen)).collect();
                 Some(HeldOut { evaluator, batches })
             }
