@@ -75,7 +75,7 @@ pub fn run(args: TrainArgs) -> Result<i32> {
         model.tokenizer.stopped()?;
         return Ok(0);
     }
-    say(&format!("{}\n{}", prepared.data.report, prepared.summary().trim_end()));
+    say(&format!("{}\n{}", prepared.data_reports(), prepared.summary().trim_end()));
     // The device comes before the output: where there is none, nothing is written.
     let mut device = Device::open_for(prepared.options.device.as_deref(), prepared.options.matmul)?;
     prepared.check_fits(&device)?;

@@ -27,7 +27,8 @@ use crate::adapter::end_of_turn::{self, EndOfTurn};
 use crate::adapter::targets::{expand_target_modules, parse_layers};
 use crate::adapter::{AdapterLayout, DeviceAdapter, LoraSpec};
 use crate::cache::cache_folder;
-use crate::data::{self, Batch, Dataset, Sampler, SamplerOptions};
+use crate::data::source::folder::{self as data_folder, Side};
+use crate::data::{self, Batch, Dataset, LoadOptions, Sampler, SamplerOptions};
 use crate::formats::peft::{self, AdapterConfig, AdapterTensor};
 use crate::gpu::{Device, Facts};
 use crate::graph::{Counts, Graph};
@@ -75,13 +76,7 @@ impl<'m> Prepared<'m> {
 
         // A packed row may be longer than the model's context; a record in it may not.
         let longest = options.max_length.min(config.max_position_embeddings);
-        let load = |path: &PathBuf| -> Result<Dataset> {
-            let data = data::load(path, &model.tokenizer, model.template.as_ref(), longest)?;
-            data.check_vocabulary(config.vocab_size)?;
-            Ok(data)
-        };
-        let data = load(&options.data)?;
-        let eval_data = options.eval_data.as_ref().map(load).transpose()?;
+        let (data, eval_data) = load_data(&options, model, longest)?;
         let sampler = Sampler::new(&data, sampler_options(&options))?;
         let total_steps = match options.max_steps {
             Some(steps) => steps,
@@ -167,7 +162,14 @@ impl<'m> Prepared<'m> {
     /// The first `records` as the model will see them, the report on the data, and what the run would be. `color`: for a terminal.
     pub fn preview(&self, records: usize, color: bool) -> String {
         let preview = data::preview(&self.data, &self.model.tokenizer, records, color);
-        format!("{preview}\n{}", self.summary())
+        let held_out = self.eval_data.as_ref().map_or(String::new(), |data| format!("{}\n\n", data.report));
+        format!("{preview}\n{held_out}{}", self.summary())
+    }
+
+    /// The reports on the data, and on the held-out data if there is any.
+    pub fn data_reports(&self) -> String {
+        let all = std::iter::once(&self.data).chain(&self.eval_data).map(|data| data.report.to_string());
+        all.collect::<Vec<_>>().join("\n")
     }
 
     /// The tokens that end the turns of the data.
@@ -417,6 +419,34 @@ impl Output {
     pub fn steps_done(&self) -> u64 {
         self.state.step
     }
+}
+
+/// The training data and, if there is any, the held-out data: as `--eval-data` or `--eval-split` say, or as a folder brings it.
+fn load_data(options: &TrainOptions, model: &OpenModel, max_length: usize) -> Result<(Dataset, Option<Dataset>)> {
+    let load = |paths: &[PathBuf], eval_split: Option<f64>| -> Result<(Dataset, Option<Dataset>)> {
+        let load_options = LoadOptions { max_length, long_records: options.long_records, eval_split };
+        let (data, held_out) = data::load_files(paths, &model.tokenizer, model.template.as_ref(), load_options)?;
+        for data in std::iter::once(&data).chain(&held_out) {
+            data.check_vocabulary(model.files.config.vocab_size)?;
+        }
+        Ok((data, held_out))
+    };
+    let brought = data_folder::brought(&options.data)?;
+    if let (Some(_), Some(first)) = (options.eval_split, brought.first()) {
+        let problem = format!("the folder of --data brings held-out data with it: {}", first.display());
+        return Err(Error::bad_input("--eval-split", problem, "leave this option out, or give the training file itself"));
+    }
+    let (data, held_out) = load(&data_folder::files(&options.data, Side::Train)?, options.eval_split)?;
+    let given = match &options.eval_data {
+        Some(given) => data_folder::files(given, Side::HeldOut)?,
+        None => brought,
+    };
+    let held_out = if given.is_empty() { held_out } else { Some(load(&given, None)?.0) };
+    if options.eval_steps.is_some() && held_out.is_none() {
+        let proposal = "give --eval-data FILE or --eval-split SHARE as well, or leave --eval-steps out";
+        return Err(Error::bad_input("--eval-steps", "there is nothing to evaluate on", proposal));
+    }
+    Ok((data, held_out))
 }
 
 fn planner(model: &OpenModel, spec: &LoraSpec, weights: WeightType, shape: StepShape, lowest: Lowest) -> Result<Planner> {

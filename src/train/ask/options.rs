@@ -13,6 +13,7 @@ use serde::Deserialize;
 use super::row::{above_zero, any, at_least_one, option_rows, within};
 use crate::architecture::RopeOverride;
 use crate::byte_size::ByteSize;
+use crate::data::LongRecords;
 use crate::gpu::Arithmetic;
 use crate::storage::DType;
 use crate::train::budget::RecomputeOption;
@@ -36,12 +37,19 @@ option_rows! {
     "Input and output" {
         /// Model to adapt: a folder (config.json, tokenizer.json, *.safetensors), a .gguf file, or a Hugging Face name
         model: String, "M", required("give a model folder, a .gguf file or a Hugging Face name"), check any, resumed derived;
-        /// Training data, JSONL: one record a line with "messages", "prompt" and "completion", "text", or "input_ids" and "labels"
-        data: PathBuf, "FILE", required("give a JSONL file with the training records"), check any, resumed derived;
+        /// Training data, a file or a folder with train.jsonl (its valid.jsonl becomes held-out data); give --data again for more files.
+        /// JSONL, a JSON list, CSV or Parquet, plain or gzipped; a record has "messages", "conversations" (ShareGPT), "prompt" and
+        /// "completion", "instruction" and "output" (Alpaca), "text", or "input_ids" and "labels"
+        #[serde(default, deserialize_with = "super::recipe::one_or_many_paths")]
+        data: Vec<PathBuf>, "FILE", required("give a file with the training records, such as data.jsonl"), check any, resumed derived;
         /// Folder for the adapter, checkpoints, metrics.jsonl and loss.svg
         out: PathBuf, "DIR", required("give the folder that shall receive the adapter"), check any, resumed free;
         /// Held-out data in the same format; its loss is reported every --eval-steps and at the end
-        eval_data: PathBuf, "FILE", optional("none"), check any, resumed free;
+        #[serde(default, deserialize_with = "super::recipe::one_or_many_paths")]
+        eval_data: Vec<PathBuf>, "FILE", optional("none, or valid.jsonl of a folder given by --data"), check any, resumed free;
+        /// Share of the training records to hold out in place of --eval-data, such as 0.05. Each record is drawn by its own content: the
+        /// same record is on the same side in every run
+        eval_split: f64, "SHARE", optional("none"), check a_share, resumed derived;
         /// Go on from the newest complete checkpoint in --out (from the start, if there is none yet)
         resume: bool, "BOOL", switch, check any, resumed free;
         /// Replace the adapter, and put aside the run, that --out holds
@@ -95,6 +103,9 @@ option_rows! {
         /// Longest row in tokens; records that are longer (or longer than the model's context) are cut and reported
         max_length: usize, "TOKENS", default(TrainOptions::MAX_LENGTH, "most instruction records fit, and so does the memory of a laptop"),
             check two_tokens, resumed same;
+        /// What to do with records of more than --max-length tokens
+        #[arg(value_enum)]
+        long_records: LongRecords, "WHAT", default(LongRecords::Cut, ""), check any, resumed derived;
         /// Optimizer steps to do; takes the place of --epochs
         max_steps: u64, "STEPS", optional("as many as --epochs needs"), check |option, steps| within(option, steps, (1..=MOST_STEPS).contains(steps), "of 1 to 1000000000"),
             resumed derived;
@@ -151,8 +162,14 @@ impl Recipe {
     /// Bad input, naming the option: a required one is missing, or a value is out of its range.
     pub fn resolve(self) -> Result<TrainOptions> {
         let options = self.complete()?;
-        if options.eval_steps.is_some() && options.eval_data.is_none() {
-            let proposal = "give --eval-data FILE as well, or leave --eval-steps out";
+        if options.eval_split.is_some() && options.eval_data.is_some() {
+            let problem = "both this and --eval-data say what is held out";
+            return Err(Error::bad_input("--eval-split", problem, "give one of the two"));
+        }
+        // A folder may bring held-out data with it, which is known when it is read.
+        let folder = options.data.iter().any(|data| data.is_dir());
+        if options.eval_steps.is_some() && options.eval_data.is_none() && options.eval_split.is_none() && !folder {
+            let proposal = "give --eval-data FILE or --eval-split SHARE as well, or leave --eval-steps out";
             return Err(Error::bad_input("--eval-steps", "there is nothing to evaluate on", proposal));
         }
         Ok(options)
@@ -185,6 +202,10 @@ impl TrainOptions {
     }
 }
 
+fn a_share(option: &str, share: &f64) -> Result<()> {
+    within(option, share, *share > 0.0 && *share < 1.0, "above 0 and below 1, such as 0.05")
+}
+
 fn two_tokens(option: &str, length: &usize) -> Result<()> {
     match *length >= 2 {
         true => Ok(()),
@@ -210,8 +231,8 @@ mod tests {
     use super::*;
 
     fn minimal() -> Recipe {
-        let path = || Some(PathBuf::from("x"));
-        Recipe { model: Some("m".to_string()), data: path(), out: path(), ..Recipe::default() }
+        let path = || PathBuf::from("x");
+        Recipe { model: Some("m".to_string()), data: Some(vec![path()]), out: Some(path()), ..Recipe::default() }
     }
 
     #[test]
@@ -224,6 +245,9 @@ mod tests {
         assert!(refused(Recipe { lora_dropout: Some(1.0), ..minimal() }).starts_with("--lora-dropout:"));
         assert!(refused(Recipe { max_grad_norm: Some(-1.0), ..minimal() }).starts_with("--max-grad-norm:"));
         assert!(refused(Recipe { eval_steps: Some(5), ..minimal() }).starts_with("--eval-steps:"));
+        assert!(refused(Recipe { eval_split: Some(1.0), ..minimal() }).starts_with("--eval-split: 1 is out of range"));
+        let both = Recipe { eval_split: Some(0.1), eval_data: Some(vec![PathBuf::from("x")]), ..minimal() };
+        assert!(refused(both).starts_with("--eval-split: both this and --eval-data"));
     }
 
     #[test]

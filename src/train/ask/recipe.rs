@@ -1,6 +1,6 @@
 //! Recipe files: the options of a run as TOML, `key = value`, one a line.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::{CommandFactory, Parser};
 use serde::Deserialize;
@@ -23,6 +23,22 @@ pub(super) fn one_or_many<'de, D: serde::Deserializer<'de>>(
     Ok(Some(match OneOrMany::deserialize(deserializer)? {
         OneOrMany::One(names) => names.split(',').map(|name| name.trim().to_string()).collect(),
         OneOrMany::Many(names) => names,
+    }))
+}
+
+/// `data` in a recipe: one path, or a list of paths.
+pub(super) fn one_or_many_paths<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> std::result::Result<Option<Vec<PathBuf>>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "a path or a list of paths")]
+    enum OneOrMany {
+        One(PathBuf),
+        Many(Vec<PathBuf>),
+    }
+    Ok(Some(match OneOrMany::deserialize(deserializer)? {
+        OneOrMany::One(path) => vec![path],
+        OneOrMany::Many(paths) => paths,
     }))
 }
 
