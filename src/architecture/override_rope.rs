@@ -22,7 +22,7 @@ impl FromStr for RopeOverride {
     fn from_str(text: &str) -> Result<Self, String> {
         let (kind, factor) = text.split_once(':').unwrap_or((text, ""));
         let factor = || match factor.parse::<f64>() {
-            Ok(factor) if factor >= 1.0 && factor <= 1024.0 => Ok(factor),
+            Ok(factor) if (1.0..=1024.0).contains(&factor) => Ok(factor),
             _ => Err(format!("`{text}` has no factor from 1 to 1024; write it like yarn:4")),
         };
         match kind {
