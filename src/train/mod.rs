@@ -40,7 +40,6 @@ use prepare::Prepared;
 use progress::Progress;
 use trainer::Trainer;
 
-use crate::adapter::{end_of_turn, rope_scaling};
 use crate::data::{Batch, Sampler};
 use crate::formats::atomic;
 use crate::formats::peft;
@@ -326,10 +325,10 @@ impl Run<'_> {
         }
         let layout = &self.trainer.adapter().layout;
         let Prepared { options, adapter, .. } = &self.prepared;
-        end_of_turn::write(&options.out, &self.prepared.turn_ends())
-            .map_err(|error| checkpoint::with_last_good(&options.out, error))?;
-        rope_scaling::write(&options.out, options.rope_scaling)
-            .map_err(|error| checkpoint::with_last_good(&options.out, error))?;
+        for (name, text) in self.prepared.notes() {
+            let write = |text: String| atomic::write_atomically(&options.out.join(name), text.as_bytes());
+            text.map_or(Ok(()), write).map_err(|error| checkpoint::with_last_good(&options.out, error))?;
+        }
         let folder = checkpoint.save(&options.out, adapter, layout, options.save_total_limit)?;
         self.saved = Some((self.state.step, folder.clone()));
         Ok(folder)
