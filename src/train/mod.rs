@@ -2,21 +2,18 @@
 //!
 //! * this page: [`Run::train`], the algorithm; one step is forward and backward of a few batches, then AdamW;
 //! * [`ask`], [`prepare`]: what the user asks for, checked against model and data before the GPU is touched;
-//! * [`step`], [`trainer`], [`evaluate`]: a step and an evaluation on the GPU; [`memory`], [`budget`], [`fit`]: what they occupy there;
-//!   [`prefix_cache`]: what of a step need not be done again in every epoch;
+//! * [`step`], [`trainer`]: a step on the GPU; [`memory`], [`budget`], [`fit`]: what a run occupies there;
 //! * [`schedule`]: the learning rate; [`keep`], [`interrupt`]: what makes a run survive;
 //! * [`metrics`], [`curve`], [`progress`]: what it tells.
 
 pub mod ask;
 pub mod budget;
 pub mod curve;
-pub mod evaluate;
 pub mod fit;
 pub mod interrupt;
 pub mod keep;
 pub mod memory;
 pub mod metrics;
-pub mod prefix_cache;
 pub mod prepare;
 pub mod progress;
 pub mod schedule;
@@ -31,7 +28,6 @@ use std::time::Instant;
 
 use checkpoint::{Checkpoint, RunState};
 use curve::{CURVE_FILE, loss_curve};
-use evaluate::Evaluator;
 use interrupt::Interrupt;
 use keep::sums;
 use metrics::{MetricsLog, StepMetrics};
@@ -46,6 +42,7 @@ use crate::formats::peft;
 use crate::gpu::Readback;
 use crate::ops::adamw::Hyper;
 use crate::plan::timings;
+use crate::session::evaluate::Evaluator;
 use crate::{Error, Result};
 
 /// A training run on a device, at some step; made by [`Prepared::start`].

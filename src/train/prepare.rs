@@ -8,16 +8,14 @@ use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use super::budget;
-use super::evaluate::Evaluator;
 use super::interrupt::Interrupt;
 use super::keep::beginning::{self, Purpose};
 use super::keep::checkpoint::{self, Checkpoint, RunState};
 use super::keep::folder;
 use super::keep::lock::FolderLock;
-use super::memory::{Lowest, Memory, Planner, StepShape};
+use super::memory::{Memory, Planner, StepShape};
 use super::metrics::{self, MetricsLog};
 use super::options::{MOST_STEPS, TrainOptions};
-use super::prefix_cache::{PrefixCachePlan, PrefixCacheType, Seen};
 use super::progress::Progress;
 use super::schedule::Schedule;
 use super::step::Recompute;
@@ -36,7 +34,8 @@ use crate::graph::{Counts, Graph};
 use crate::kernel::Facts;
 use crate::model::opened::OpenModel;
 use crate::model::weights::{DeviceWeights, WeightType};
-use crate::plan::autotune;
+use crate::session::prefix_cache::{Lowest, PrefixCachePlan, PrefixCacheType, Seen};
+use crate::session::{self, SessionOptions, Watch};
 use crate::{Error, Result};
 
 /// A run whose options, model and data fit together; nothing is written and no GPU is used yet.
@@ -138,22 +137,37 @@ impl<'m> Prepared<'m> {
         planner(self.model, &self.spec, weights, shape, self.prefix.lowest())
     }
 
+    /// Opens the device of the run, which has the memory for it as far as that is known.
+    ///
+    /// # Errors
+    /// Bad input: no such device. As [`Prepared::check_fits`].
+    pub fn open_device(&self) -> Result<Device> {
+        let device = Device::open_for(self.options.device.as_deref(), self.options.matmul)?;
+        self.check_fits(&device)?;
+        Ok(device)
+    }
+
     /// Decides with which kernels `device` computes this run, and the `more` graphs that it is to compute besides: by measurement, or as
-    /// the run that is continued did. `progress` is told how much is done and how much there is to do.
-    pub fn tune(&self, device: &mut Device, output: &mut Output, more: Vec<Graph>, progress: &(dyn Fn(usize, usize) + Sync)) {
+    /// the run that is continued did. Then sends the weights there.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] with the plan's figures; a weight is broken.
+    pub fn load(&self, device: Device, output: &mut Output, more: Vec<Graph>, watch: &dyn Watch) -> Result<Arc<DeviceWeights>> {
         // With a prefix cache or without, the same kernels are chosen, and so the numbers are the same.
         let graphs = [self.whole.clone().with(self.planner.shape().recompute).graphs(), more].concat();
         // A run from before there was tuning goes on without.
         let untuned = output.steps_done() > 0 && output.state.kernels.is_none();
-        let sources = autotune::Sources {
-            measure: !self.options.no_autotune && !untuned,
-            folder: cache_folder(),
-            recorded: output.state.kernels.as_ref(),
-            budget: autotune::BUDGET,
-            progress,
+        let options = SessionOptions {
+            device: self.options.device.clone(),
+            matmul: self.options.matmul,
+            weights: self.weight_type(),
+            autotune: !self.options.no_autotune && !untuned,
+            cache: cache_folder(),
         };
-        let (_, record) = autotune::tune(device, &graphs, &sources);
+        let loaded = session::load(self.model, &options, device, &graphs, output.state.kernels.as_ref(), watch);
+        let (weights, record) = loaded.map_err(|error| self.explained(error))?;
         output.state.kernels = Some(record);
+        Ok(weights)
     }
 
     /// The storage type that `--weights` asks for.
@@ -338,7 +352,7 @@ impl<'m> Prepared<'m> {
             Some(held_out) => {
                 let sampler = Sampler::new(held_out, in_order(options))?;
                 let below = cache(&self.prefix.held_out, sampler.max_rows())?;
-                let evaluator = Evaluator::between_steps(&trainer, weights.clone(), config, sampler.max_rows(), below)?;
+                let evaluator = trainer.evaluator(config, sampler.max_rows(), below)?;
                 let batches = sampler.plan_of(0).iter().map(|chosen| Batch::assemble(&held_out.examples, chosen)).collect();
                 Some(HeldOut { evaluator, batches })
             }
