@@ -13,9 +13,10 @@ use graftling::architecture::known;
 use graftling::architecture::parameters;
 use graftling::bench::step;
 use graftling::data::Batch;
-use graftling::formats::{Storage, TensorInfo, TensorSource};
+use graftling::formats::{TensorInfo, TensorSource};
 use graftling::gpu::Device;
 use graftling::model::weights::{DeviceWeights, WeightType};
+use graftling::storage::DType;
 use graftling::train::memory::StepShape;
 use graftling::train::step::Recompute;
 use graftling::train::trainer::Trainer;
@@ -58,7 +59,7 @@ struct Zeros(Vec<TensorInfo>);
 
 impl Zeros {
     fn new(config: &Architecture) -> Self {
-        let storage = Storage::BF16;
+        let storage = DType::BF16;
         let mut tensors: Vec<_> = parameters(config)
             .into_iter()
             .map(|parameter| TensorInfo { bytes: 2 * parameter.count(), name: parameter.name, shape: parameter.shape, storage })
@@ -106,8 +107,13 @@ fn main() -> Result<()> {
     println!("{:<42} {:>10} {:>9} {:>10} {:>12}", "", "dispatches", "ms", "us each", "allocations");
     for adapted in [layers / 2, layers] {
         let device = Arc::new(Device::noop()?);
-        let weights =
-            Arc::new(DeviceWeights::upload(device.clone(), &config, &Zeros::new(&config), WeightType::Bf16, |_, _| {})?);
+        let weights = Arc::new(DeviceWeights::upload(
+            device.clone(),
+            &config,
+            &Zeros::new(&config),
+            WeightType::In(DType::BF16),
+            |_, _| {},
+        )?);
         let spec = LoraSpec { layers: (layers - adapted..layers).collect(), ..step::lora(8, &config) };
         let adapter = DeviceAdapter::fresh(device.clone(), spec, &config, 0)?;
         let batches: Vec<Batch> = (0..2).map(|fewer| step::random_batch(4, 32 - fewer, config.vocab_size)).collect();

@@ -17,16 +17,16 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocation_id) la
     var fours: vec4f;
     for (var block = 0u; block < blocks; block++) {
         let x = load_a4(params.a_start / 4u + 8u * block + lane);
-        let scale = load_scale(row + block);
+        let head = load_head(row + block);
         let codes = load_codes(row + block);
-        fours += (scale.x * four_codes(codes, 0u) + scale.y) * subgroupBroadcast(x, 0u);
-        fours += (scale.x * four_codes(codes, 1u) + scale.y) * subgroupBroadcast(x, 1u);
-        fours += (scale.x * four_codes(codes, 2u) + scale.y) * subgroupBroadcast(x, 2u);
-        fours += (scale.x * four_codes(codes, 3u) + scale.y) * subgroupBroadcast(x, 3u);
-        fours += (scale.x * four_codes(codes, 4u) + scale.y) * subgroupBroadcast(x, 4u);
-        fours += (scale.x * four_codes(codes, 5u) + scale.y) * subgroupBroadcast(x, 5u);
-        fours += (scale.x * four_codes(codes, 6u) + scale.y) * subgroupBroadcast(x, 6u);
-        fours += (scale.x * four_codes(codes, 7u) + scale.y) * subgroupBroadcast(x, 7u);
+        fours += values_of(head, codes, 0u) * subgroupBroadcast(x, 0u);
+        fours += values_of(head, codes, 1u) * subgroupBroadcast(x, 1u);
+        fours += values_of(head, codes, 2u) * subgroupBroadcast(x, 2u);
+        fours += values_of(head, codes, 3u) * subgroupBroadcast(x, 3u);
+        fours += values_of(head, codes, 4u) * subgroupBroadcast(x, 4u);
+        fours += values_of(head, codes, 5u) * subgroupBroadcast(x, 5u);
+        fours += values_of(head, codes, 6u) * subgroupBroadcast(x, 6u);
+        fours += values_of(head, codes, 7u) * subgroupBroadcast(x, 7u);
     }
     let sum = fours.x + fours.y + fours.z + fours.w + low_rank_sum(own);
     let low = spread_low(sum);

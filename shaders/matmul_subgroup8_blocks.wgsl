@@ -21,7 +21,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocation_id) la
     var high: EightRows;
     for (var block = 0u; block < params.k / 32u; block++) {
         let at = rows + block;
-        let scale = array<vec2f, 4>(load_scale(at.x), load_scale(at.y), load_scale(at.z), load_scale(at.w));
+        let head = array<Head, 4>(load_head(at.x), load_head(at.y), load_head(at.z), load_head(at.w));
         for (var eight = 0u; eight < 4u; eight++) {
             let k = 32u * block + 8u * eight;
             let spread = a_eight(first + lane, k);
@@ -31,20 +31,20 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocation_id) la
             }
             let codes = array<Codes8, 4>(load_codes8(at.x, eight), load_codes8(at.y, eight), load_codes8(at.z, eight), load_codes8(at.w, eight));
             let near = transpose(mat4x4f(
-                scale[0].x * first_codes(codes[0]) + scale[0].y,
-                scale[1].x * first_codes(codes[1]) + scale[1].y,
-                scale[2].x * first_codes(codes[2]) + scale[2].y,
-                scale[3].x * first_codes(codes[3]) + scale[3].y,
+                first_values(head[0], codes[0], eight),
+                first_values(head[1], codes[1], eight),
+                first_values(head[2], codes[2], eight),
+                first_values(head[3], codes[3], eight),
             ));
             low = add_rows(low, spread.near, near);
             if SPREAD_ROWS == 16u {
                 high = add_rows(high, next.near, near);
             }
             let far = transpose(mat4x4f(
-                scale[0].x * last_codes(codes[0]) + scale[0].y,
-                scale[1].x * last_codes(codes[1]) + scale[1].y,
-                scale[2].x * last_codes(codes[2]) + scale[2].y,
-                scale[3].x * last_codes(codes[3]) + scale[3].y,
+                last_values(head[0], codes[0], eight),
+                last_values(head[1], codes[1], eight),
+                last_values(head[2], codes[2], eight),
+                last_values(head[3], codes[3], eight),
             ));
             low = add_rows(low, spread.far, far);
             if SPREAD_ROWS == 16u {

@@ -16,19 +16,19 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocation_id) la
     // Past the end of n the last block is read instead; its results are not stored.
     let own_block = b + min(own / 32u, blocks - 1u);
     let eight = lane % 4u;
-    // Lane 2 s + h loads the scale of step s and of block h of the tile.
+    // Lane 2 s + h loads the head of step s and of block h of the tile.
     let spread_block = b + min(group.y * 2u + lane % 2u, blocks - 1u);
     let is_second = lane >= 4u;
     var low: EightRows;
     var high: EightRows;
     for (var k = 0u; k < params.k; k += 4u) {
         let spread = a_steps(first + lane, k);
-        let scales = load_scale((k + lane / 2u) * blocks + spread_block);
-        let scale = array<vec2f, 4>(
-            select(subgroupBroadcast(scales, 0u), subgroupBroadcast(scales, 1u), is_second),
-            select(subgroupBroadcast(scales, 2u), subgroupBroadcast(scales, 3u), is_second),
-            select(subgroupBroadcast(scales, 4u), subgroupBroadcast(scales, 5u), is_second),
-            select(subgroupBroadcast(scales, 6u), subgroupBroadcast(scales, 7u), is_second),
+        let heads = load_head((k + lane / 2u) * blocks + spread_block);
+        let head = array<Head, 4>(
+            select(subgroupBroadcast(heads, 0u), subgroupBroadcast(heads, 1u), is_second),
+            select(subgroupBroadcast(heads, 2u), subgroupBroadcast(heads, 3u), is_second),
+            select(subgroupBroadcast(heads, 4u), subgroupBroadcast(heads, 5u), is_second),
+            select(subgroupBroadcast(heads, 6u), subgroupBroadcast(heads, 7u), is_second),
         );
         let codes = array<Codes8, 4>(
             load_codes8(k * blocks + own_block, eight),
@@ -37,16 +37,16 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocation_id) la
             load_codes8((k + 3u) * blocks + own_block, eight),
         );
         low = add_rows(low, spread, mat4x4f(
-            scale[0].x * first_codes(codes[0]) + scale[0].y,
-            scale[1].x * first_codes(codes[1]) + scale[1].y,
-            scale[2].x * first_codes(codes[2]) + scale[2].y,
-            scale[3].x * first_codes(codes[3]) + scale[3].y,
+            first_values(head[0], codes[0], eight),
+            first_values(head[1], codes[1], eight),
+            first_values(head[2], codes[2], eight),
+            first_values(head[3], codes[3], eight),
         ));
         high = add_rows(high, spread, mat4x4f(
-            scale[0].x * last_codes(codes[0]) + scale[0].y,
-            scale[1].x * last_codes(codes[1]) + scale[1].y,
-            scale[2].x * last_codes(codes[2]) + scale[2].y,
-            scale[3].x * last_codes(codes[3]) + scale[3].y,
+            last_values(head[0], codes[0], eight),
+            last_values(head[1], codes[1], eight),
+            last_values(head[2], codes[2], eight),
+            last_values(head[3], codes[3], eight),
         ));
     }
     for (var k = 0u; k < low_rank_steps(); k += 4u) {

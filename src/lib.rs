@@ -5,7 +5,9 @@
 //!
 //! The map, from the bottom up; each module uses those before it:
 //!
-//! * [`graph`]: nodes, values, shapes, and the errors that wrong shapes give. Pure data.
+//! * [`storage`]: how numbers rest in files and on the device, one file a format.
+//! * [`kernel`]: what a kernel is, and the facts of a device that decide between kernels; no device.
+//! * [`graph`]: nodes, values, shapes, the errors that wrong shapes give, and what an op is. Pure data.
 //! * [`ops`]: one file an op, with its formula, gradient rule, f64 reference and kernel launch; the kernels are in `shaders/`.
 //! * [`autograd`]: appends gradient nodes to a graph. [`mod@reference`] runs a graph in f64 on the CPU.
 //! * [`gpu`]: adapters, limits, buffers, compiled kernels. [`plan`]: liveness, the arena, replay, pacing, profiles.
@@ -40,12 +42,14 @@ pub mod formats;
 pub mod generate;
 pub mod gpu;
 pub mod graph;
+pub mod kernel;
 pub mod model;
 mod nearest;
 pub mod ops;
 pub mod plan;
 pub mod reference;
 pub mod session;
+pub mod storage;
 pub mod terminal;
 pub mod text;
 pub mod train;

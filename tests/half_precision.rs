@@ -5,10 +5,12 @@ mod common;
 mod runs;
 
 use common::{graph_of, run_on};
-use graftling::gpu::{Arithmetic, Device, Facts, Matrices, adapters};
-use graftling::graph::{DType, Origin, Rows, TensorType};
-use graftling::ops::matmul::{Class, Layout, Matmul, Tuning};
-use graftling::ops::{Call, Dispatch, Example, Matrix, Op, Operand, Random};
+use graftling::gpu::{Device, adapters};
+use graftling::graph::{Call, DType, Dispatch, Matrix, Op, Operand, Origin, Rows, TensorType};
+use graftling::kernel::{Arithmetic, Class, Facts, Layout, Matrices, Tuning};
+use graftling::ops::matmul::Matmul;
+use graftling::ops::{Example, Random};
+use libtest_mimic::{Arguments, Trial};
 use runs::{Workshop, run};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -31,7 +33,7 @@ fn devices(arithmetic: Arithmetic) -> Vec<Arc<Device>> {
     let first = match open() {
         Ok(device) => device,
         Err(error) => {
-            eprintln!("skipped: {error}");
+            eprintln!("{error}");
             return Vec::new();
         }
     };
@@ -121,7 +123,8 @@ impl Product {
             device.facts.arithmetic == Arithmetic::Cooperative && device.facts.cooperative == Some(Matrices::F32x8);
         let u = if f32_operands { 0.0 } else { U };
         let roundings = 3.0 + if device.facts.arithmetic == Arithmetic::F16 { GROUP / 2.0 } else { 0.0 };
-        let square = |matrix: &Matrix| Matrix { data: matrix.data.iter().map(|value| value * value).collect(), ..matrix.clone() };
+        let square =
+            |matrix: &Matrix| Matrix::new([matrix.rows, matrix.columns], matrix.data.iter().map(|value| value * value).collect());
         let inputs = self.inputs();
         let (a, b) = (square(inputs[0]), square(inputs[1]));
         let squares = product(self.layout, 1.0, &[&a, &b], self.shape());
@@ -182,12 +185,10 @@ fn every_kernel_is_within_its_bound(arithmetic: Arithmetic, layouts: &[Layout]) 
     }
 }
 
-#[test]
 fn every_f16_kernel_is_within_its_bound() {
     every_kernel_is_within_its_bound(Arithmetic::F16, &[Layout::NT, Layout::NN]);
 }
 
-#[test]
 fn every_cooperative_kernel_is_within_its_bound() {
     every_kernel_is_within_its_bound(Arithmetic::Cooperative, &[Layout::NT]);
 }
@@ -206,7 +207,6 @@ fn far_apart(product: &mut Product) {
 }
 
 /// Gradients far below f16's range, and activations far above it, are as exact as all else.
-#[test]
 fn scaled_blocks_take_any_magnitude() {
     for device in devices(Arithmetic::F16) {
         for layout in [Layout::NT, Layout::NN] {
@@ -219,26 +219,22 @@ fn scaled_blocks_take_any_magnitude() {
 
 /// The rows of a in another order give the rows of out in that order, to the last bit: a token's numbers depend on nothing that stands beside
 /// it, so that packing and the prefix cache change none.
-#[test]
-fn rows_do_not_depend_on_each_other() {
-    for arithmetic in [Arithmetic::F16, Arithmetic::Cooperative] {
-        for device in devices(arithmetic) {
-            let mut product = Product::new(&mut Random(11), Layout::NT, [61, 96, 80], DType::F32, false);
-            if arithmetic == Arithmetic::F16 {
-                far_apart(&mut product);
-            }
-            let rows = |values: &[f32]| values.chunks(96).map(<[f32]>::to_vec).collect::<Vec<_>>();
-            let mut expected = rows(&product.run(&device));
-            expected.reverse();
-            let a = &mut product.example.inputs[0].1;
-            a.data = a.data.chunks(a.columns).rev().flatten().copied().collect();
-            assert_eq!(rows(&product.run(&device)), expected, "{}", arithmetic.name());
+fn rows_do_not_depend_on_each_other(arithmetic: Arithmetic) {
+    for device in devices(arithmetic) {
+        let mut product = Product::new(&mut Random(11), Layout::NT, [61, 96, 80], DType::F32, false);
+        if arithmetic == Arithmetic::F16 {
+            far_apart(&mut product);
         }
+        let rows = |values: &[f32]| values.chunks(96).map(<[f32]>::to_vec).collect::<Vec<_>>();
+        let mut expected = rows(&product.run(&device));
+        expected.reverse();
+        let a = &mut product.example.inputs[0].1;
+        a.data = a.data.chunks(a.columns).rev().flatten().copied().collect();
+        assert_eq!(rows(&product.run(&device)), expected, "{}", arithmetic.name());
     }
 }
 
 /// Cooperative matrices in f16: what is above 65504 counts as 65504, to the last bit, and nothing becomes infinite.
-#[test]
 fn cooperative_matrices_hold_large_activations_at_the_largest() {
     for device in devices(Arithmetic::Cooperative) {
         if device.facts.cooperative == Some(Matrices::F32x8) {
@@ -259,8 +255,7 @@ fn cooperative_matrices_hold_large_activations_at_the_largest() {
 /// of their size: so is the loss, near 8.5, at most (8e-4 was measured), held to 2e-3. After that AdamW moves an element by the learning
 /// rate, here 5e-3, whichever sign its gradient has, also where that is smaller than what is rounded: the runs part by about 1e-2 (2.2e-2
 /// was measured, for three seeds), held to 5e-2, and learn as much.
-#[test]
-fn training_losses_are_near_those_of_f32() {
+fn training_losses_are_near_those_of_f32(arithmetic: Arithmetic) {
     let shop = Workshop::new();
     let losses = |out: &str, more: &[&str]| -> Vec<f64> {
         run(shop.train(out, &[&["--max-steps", "12"], more].concat()), 0);
@@ -268,36 +263,59 @@ fn training_losses_are_near_those_of_f32() {
     };
     let exact = losses("f32", &[]);
     assert!(exact[11] < exact[0] - 1.0, "{exact:?}");
-    for arithmetic in [Arithmetic::F16, Arithmetic::Cooperative] {
-        if devices(arithmetic).is_empty() {
-            continue;
-        }
-        let found = losses(arithmetic.name(), &["--matmul", arithmetic.name()]);
-        let furthest = exact.iter().zip(&found).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
-        eprintln!("{}: at most {furthest:e} from the losses in f32", arithmetic.name());
-        assert!(furthest > 0.0, "{}: the very numbers of f32", arithmetic.name());
-        assert!((exact[0] - found[0]).abs() < 2e-3 && furthest < 5e-2, "{exact:?} {found:?}");
+    let found = losses(arithmetic.name(), &["--matmul", arithmetic.name()]);
+    let furthest = exact.iter().zip(&found).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+    eprintln!("{}: at most {furthest:e} from the losses in f32", arithmetic.name());
+    assert!(furthest > 0.0, "{}: the very numbers of f32", arithmetic.name());
+    assert!((exact[0] - found[0]).abs() < 2e-3 && furthest < 5e-2, "{exact:?} {found:?}");
 
-        // The same numbers again, and from a checkpoint only with the same arithmetic.
-        let again = losses("again", &["--matmul", arithmetic.name()]);
-        assert_eq!(found, again);
-        let (_, err) = run(shop.train(arithmetic.name(), &["--max-steps", "12", "--resume"]), 2);
-        assert!(err.contains("matmul was \"") && err.contains(arithmetic.name()), "{err}");
-        std::fs::remove_dir_all(shop.path("again")).unwrap();
-    }
+    // The same numbers again, and from a checkpoint only with the same arithmetic.
+    let again = losses("again", &["--matmul", arithmetic.name()]);
+    assert_eq!(found, again);
+    let (_, err) = run(shop.train(arithmetic.name(), &["--max-steps", "12", "--resume"]), 2);
+    assert!(err.contains("matmul was \"") && err.contains(arithmetic.name()), "{err}");
+    std::fs::remove_dir_all(shop.path("again")).unwrap();
 }
 
 /// A device that lacks what is asked for is named, with what it lacks and what to do.
-#[test]
-fn a_device_that_cannot_is_an_error_that_says_so() {
+fn a_device_that_cannot_is_an_error_that_says_so(arithmetic: Arithmetic) {
     let shop = Workshop::new();
-    for arithmetic in [Arithmetic::F16, Arithmetic::Cooperative] {
-        if devices(arithmetic).is_empty() {
-            let (_, err) = run(shop.train("out", &["--matmul", arithmetic.name()]), 2);
-            for part in [&format!("--matmul {}: GPU `", arithmetic.name()), "does not offer", "use --matmul f32"] {
-                assert!(err.contains(part), "no `{part}` in {err}");
-            }
-            assert!(shop.names("out").is_empty(), "nothing is written");
-        }
+    let (_, err) = run(shop.train("out", &["--matmul", arithmetic.name()]), 2);
+    for part in [&format!("--matmul {}: GPU `", arithmetic.name()), "does not offer", "use --matmul f32"] {
+        assert!(err.contains(part), "no `{part}` in {err}");
     }
+    assert!(shop.names("out").is_empty(), "nothing is written");
+}
+
+/// What the device at hand cannot compute in is reported as ignored, in the line of each test that would need it.
+fn main() {
+    let arguments = Arguments::from_args();
+    let mut trials = Vec::new();
+    for arithmetic in [Arithmetic::F16, Arithmetic::Cooperative] {
+        let lacks = devices(arithmetic).is_empty();
+        let mut add = |name: &str, ignored: bool, test: Box<dyn FnOnce() + Send>| {
+            let test = Trial::test(format!("{name}::{}", arithmetic.name()), move || {
+                test();
+                Ok(())
+            });
+            let needs = format!("{}needs {}", if lacks { "not here, " } else { "" }, arithmetic.name());
+            trials.push(test.with_kind(needs).with_ignored_flag(ignored));
+        };
+        match arithmetic {
+            Arithmetic::F16 => {
+                add("every_kernel_is_within_its_bound", lacks, Box::new(every_f16_kernel_is_within_its_bound));
+                add("scaled_blocks_take_any_magnitude", lacks, Box::new(scaled_blocks_take_any_magnitude));
+            }
+            _ => {
+                add("every_kernel_is_within_its_bound", lacks, Box::new(every_cooperative_kernel_is_within_its_bound));
+                let largest = Box::new(cooperative_matrices_hold_large_activations_at_the_largest);
+                add("matrices_hold_large_activations_at_the_largest", lacks, largest);
+            }
+        }
+        add("rows_do_not_depend_on_each_other", lacks, Box::new(move || rows_do_not_depend_on_each_other(arithmetic)));
+        add("training_losses_are_near_those_of_f32", lacks, Box::new(move || training_losses_are_near_those_of_f32(arithmetic)));
+        let refused = Box::new(move || a_device_that_cannot_is_an_error_that_says_so(arithmetic));
+        add("a_device_that_cannot_is_an_error_that_says_so", !lacks, refused);
+    }
+    libtest_mimic::run(&arguments, trials).exit();
 }

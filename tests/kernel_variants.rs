@@ -4,11 +4,12 @@
 mod common;
 
 use common::{device, graph_of, relative_distance, run_on};
-use graftling::gpu::{Device, Facts};
-use graftling::graph::{DType, Origin, TensorType};
-use graftling::ops::matmul::{Class, Tuning};
-use graftling::ops::{Call, Dispatch, Example, Operand, Random, registry};
+use graftling::gpu::Device;
+use graftling::graph::{Call, DType, Dispatch, Operand, Origin, TensorType};
+use graftling::kernel::{Class, Facts, Tuning};
+use graftling::ops::{Example, Random, registry};
 use graftling::reference;
+use libtest_mimic::{Arguments, Trial};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -34,22 +35,15 @@ fn check(changed: impl Fn(&mut Facts)) {
     }
 }
 
-#[test]
 fn kernels_for_gpus_equal_the_reference() {
     check(|facts| *facts = Facts { cpu_driver: false, subgroup: None, ..facts.clone() });
 }
 
-#[test]
 fn kernels_for_cpu_drivers_without_subgroups_equal_the_reference() {
     check(|facts| *facts = Facts { cpu_driver: true, subgroup: None, ..facts.clone() });
 }
 
-#[test]
 fn kernels_for_subgroups_of_eight_equal_the_reference() {
-    if device().facts.subgroup != Some((8, 8)) || !device().facts.int64 {
-        eprintln!("skipped: this device has no subgroups of 8, or no 64-bit integers");
-        return;
-    }
     check(|facts| facts.cpu_driver = true);
 }
 
@@ -116,16 +110,33 @@ fn check_candidates(changed: impl Fn(&mut Facts), dtypes: &[DType]) {
     }
 }
 
-#[test]
 fn every_candidate_for_gpus_equals_the_reference() {
     check_candidates(|facts| *facts = Facts { cpu_driver: false, subgroup: None, ..facts.clone() }, &[DType::F32]);
 }
 
-#[test]
 fn every_candidate_for_subgroups_of_eight_equals_the_reference() {
-    if device().facts.subgroup != Some((8, 8)) || !device().facts.int64 {
-        eprintln!("skipped: this device has no subgroups of 8, or no 64-bit integers");
-        return;
-    }
     check_candidates(|facts| facts.cpu_driver = true, &[DType::F32, DType::Q4_1]);
+}
+
+/// What needs subgroups of 8 is reported as ignored where the device has none.
+fn main() {
+    let arguments = Arguments::from_args();
+    let lacks = device().facts.subgroup != Some((8, 8)) || !device().facts.int64;
+    let mut trials = Vec::new();
+    let mut add = |name: &str, needs: &str, ignored: bool, test: fn()| {
+        let test = move || {
+            test();
+            Ok(())
+        };
+        trials.push(Trial::test(name, test).with_kind(needs).with_ignored_flag(ignored));
+    };
+    let (any, eight) = ("any device", "needs subgroups of 8 and 64-bit integers");
+    add("kernels_for_gpus_equal_the_reference", any, false, kernels_for_gpus_equal_the_reference);
+    let without = kernels_for_cpu_drivers_without_subgroups_equal_the_reference;
+    add("kernels_for_cpu_drivers_without_subgroups_equal_the_reference", any, false, without);
+    add("kernels_for_subgroups_of_eight_equal_the_reference", eight, lacks, kernels_for_subgroups_of_eight_equal_the_reference);
+    add("every_candidate_for_gpus_equals_the_reference", any, false, every_candidate_for_gpus_equals_the_reference);
+    let candidates = every_candidate_for_subgroups_of_eight_equals_the_reference;
+    add("every_candidate_for_subgroups_of_eight_equals_the_reference", eight, lacks, candidates);
+    libtest_mimic::run(&arguments, trials).exit();
 }

@@ -11,9 +11,10 @@ use common::{device, device_with};
 use graftling::adapter::{DeviceAdapter, LoraSpec};
 use graftling::architecture::Architecture;
 use graftling::data::{Batch, Example};
-use graftling::formats::{Storage, TensorInfo, TensorSource};
-use graftling::gpu::{Device, Facts};
+use graftling::formats::{TensorInfo, TensorSource};
+use graftling::gpu::Device;
 use graftling::graph::{Counts, DType, Graph, Origin, ValueId};
+use graftling::kernel::Facts;
 use graftling::model::graph::{Head, Model, Part, Purpose};
 use graftling::model::hook::Bare;
 use graftling::model::weights::{DeviceWeights, WeightType};
@@ -82,12 +83,12 @@ fn a_step_above_the_prefix_has_no_node_below_it() {
 struct RandomWeights(Vec<TensorInfo>);
 
 impl RandomWeights {
-    fn new(config: &Architecture, matrices: Storage) -> Self {
+    fn new(config: &Architecture, matrices: DType) -> Self {
         let model = Model::build(config, &|_| DType::F32, &mut Bare, Purpose::Evaluate, Part::Whole, 1).unwrap();
         let info = |(name, id): &(String, ValueId)| {
             let [rows, columns] = model.graph[*id].tensor.shape.resolve(&Counts::default());
             let (shape, storage) = match name.contains("norm") {
-                true => (vec![columns], Storage::F32),
+                true => (vec![columns], DType::F32),
                 false => (vec![rows, columns], matrices),
             };
             TensorInfo { name: name.clone(), shape, storage, bytes: 0 }
@@ -117,7 +118,7 @@ impl TensorSource for RandomWeights {
         let values = rows.len() * info.row_values();
         let offset = if name.contains("norm") { 1.0 } else { 0.0 };
         Ok(match info.storage {
-            Storage::Q4_1 => {
+            DType::Q4_1 => {
                 let [d, m] = [0.04, -0.3].map(|value| half::f16::from_f32(value).to_le_bytes());
                 let block = |_| [&d[..], &m, &[(); 16].map(|()| random.below(256) as u8)].concat();
                 (0..values / 32).flat_map(block).collect()
@@ -148,7 +149,7 @@ fn hidden(cache: &mut PrefixCache, device: &Device, batch: &Batch, columns: usiz
 /// always the same, so an example's states may be used wherever it is packed. The sizes suit matmul's aligned kernels, with narrow ones for
 /// keys and values; its general ones; and those for blocks.
 fn packing_changes_no_bit(device: &Arc<Device>) {
-    for (sizes, matrices) in [([144, 200, 16], Storage::F32), ([150, 202, 16], Storage::F32), ([160, 192, 32], Storage::Q4_1)] {
+    for (sizes, matrices) in [([144, 200, 16], DType::F32), ([150, 202, 16], DType::F32), ([160, 192, 32], DType::Q4_1)] {
         let config = config(sizes);
         let hidden_size = sizes[0];
         let source = RandomWeights::new(&config, matrices);
@@ -195,7 +196,7 @@ fn packing_changes_no_bit_with_the_kernels_for_cpu_drivers_without_subgroups() {
 fn a_batch_is_put_together_from_stored_and_computed_examples() {
     let config = config(SMALL);
     let weights =
-        DeviceWeights::upload(device(), &config, &RandomWeights::new(&config, Storage::F32), WeightType::Lossless, |_, _| {})
+        DeviceWeights::upload(device(), &config, &RandomWeights::new(&config, DType::F32), WeightType::Lossless, |_, _| {})
             .unwrap();
     let lengths = [5, 9, 1, 12, 3];
     let examples = examples(&lengths);
@@ -218,7 +219,7 @@ fn a_batch_is_put_together_from_stored_and_computed_examples() {
 fn the_device_holds_what_the_plan_says() {
     let config = config(SMALL);
     let weights =
-        DeviceWeights::upload(device(), &config, &RandomWeights::new(&config, Storage::F32), WeightType::Lossless, |_, _| {});
+        DeviceWeights::upload(device(), &config, &RandomWeights::new(&config, DType::F32), WeightType::Lossless, |_, _| {});
     let weights = Arc::new(weights.unwrap());
     let lora = LoraSpec { r: 4, scale: 2.0, dropout: 0.1, target_modules: vec!["up_proj".to_owned()], layers: vec![2, 3] };
     let shape = StepShape { max_tokens: 40, accumulate: true, recompute: Recompute::None, held_out_tokens: 0 };

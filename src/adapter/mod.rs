@@ -5,6 +5,7 @@ mod device;
 pub mod end_of_turn;
 mod folder;
 mod lora;
+pub mod rope_scaling;
 pub mod targets;
 
 pub use adapted::Adapted;

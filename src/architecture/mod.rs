@@ -16,6 +16,7 @@ pub mod known;
 mod llama;
 mod mistral;
 mod olmo2;
+mod override_rope;
 mod parameters;
 mod phi3;
 mod qwen2;
@@ -24,6 +25,7 @@ pub mod rope;
 mod sites;
 mod smollm3;
 
+pub use override_rope::RopeOverride;
 pub use parameters::{Order, Parameter, norm_modules, parameters, slice_name};
 pub use rope::{Rope, RopeScaling};
 pub use sites::{Part, Role, Site, layer_sites, linear_modules, sites};

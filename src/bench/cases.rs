@@ -3,8 +3,10 @@
 use crate::Result;
 use crate::architecture::Architecture;
 use crate::architecture::{Role, layer_sites};
-use crate::gpu::{Device, Slice, encode};
-use crate::graph::{DType, Rows, TensorType};
+use crate::gpu::{Device, Slice};
+use crate::graph::{Op, Rows, TensorType};
+use crate::kernel::Layout;
+use crate::ops::Random;
 use crate::ops::accumulate::Accumulate;
 use crate::ops::adamw::AdamW;
 use crate::ops::add::Add;
@@ -15,10 +17,10 @@ use crate::ops::gather_rows::{GatherRows, ScatterRows};
 use crate::ops::global_norm::GlobalNorm;
 use crate::ops::glu::{Activation, Glu, GluBackward};
 use crate::ops::linear_cross_entropy::{CHUNK_ROWS, LinearCrossEntropy};
-use crate::ops::matmul::{Layout, Matmul, MatmulLowRank};
+use crate::ops::matmul::{Matmul, MatmulLowRank};
 use crate::ops::rms_norm::{RmsNorm, RmsNormBackward};
 use crate::ops::rope::Rope;
-use crate::ops::{Op, Random};
+use crate::storage::{DType, encode};
 use std::sync::Arc;
 
 /// One op with inputs of certain shapes.
@@ -69,7 +71,10 @@ impl Fill {
                 Self::Below(bound) => random.below(bound) as f32,
             })
             .collect();
-        let mut block = encode(&values, tensor.dtype);
+        let mut block = match tensor.dtype.block() {
+            1 => encode(&values, tensor.dtype),
+            _ => random.stored([1, drawn], 1.0, tensor.dtype).encoded(tensor.dtype, 0..1),
+        };
         let bytes = tensor.max_bytes().next_multiple_of(4);
         while block.len() < SENT.min(bytes) {
             block.extend_from_within(..);

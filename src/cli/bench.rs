@@ -9,15 +9,14 @@ use graftling::architecture::known;
 use graftling::bench::report::{Report, Table};
 use graftling::bench::speed::Speed;
 use graftling::bench::{generation, kernels, step};
+use graftling::formats::TensorInfo;
 use graftling::formats::atomic::write_atomically;
-use graftling::formats::{Storage, TensorInfo};
 use graftling::graph::{DType, Graph};
 use graftling::model::opened::OpenModel;
 use graftling::model::weights::WeightType;
 use graftling::plan::timings;
 use graftling::terminal;
 use graftling::train::budget::RecomputeOption;
-use graftling::train::options::WeightStorage;
 use graftling::train::step::{LossGraph, Recompute};
 use graftling::{Error, Result};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -218,13 +217,13 @@ impl BenchArgs {
     }
 
     fn weight_type(&self) -> WeightType {
-        WeightStorage::weight_type(self.device.weights)
+        WeightType::from(self.device.weights)
     }
 
-    /// Storage of the matrices in the tables: as they will rest on the device. Without a model, those of a file in bf16, as most are.
+    /// DType of the matrices in the tables: as they will rest on the device. Without a model, those of a file in bf16, as most are.
     fn storage(&self, model: Option<&OpenModel>) -> DType {
         let of_model = model.and_then(|model| model.files.tensors.find("model.layers.0.self_attn.q_proj.weight"));
-        let usual = TensorInfo { name: String::new(), shape: vec![32, 32], storage: Storage::BF16, bytes: 0 };
+        let usual = TensorInfo { name: String::new(), shape: vec![32, 32], storage: DType::BF16, bytes: 0 };
         self.weight_type().of(of_model.unwrap_or(&usual))
     }
 

@@ -68,7 +68,7 @@ impl DemoArgs {
     fn recipe(&self, model: &str, data: PathBuf) -> Recipe {
         Recipe {
             model: Some(model.to_string()),
-            data: Some(data),
+            data: Some(vec![data]),
             out: Some(self.out.clone()),
             learning_rate: Some(2e-3),
             epochs: Some(2),

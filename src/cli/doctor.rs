@@ -6,8 +6,9 @@ use clap::Args;
 use graftling::adapter::LoraSpec;
 use graftling::adapter::targets::expand_target_modules;
 use graftling::architecture::{Architecture, Part, known, parameters};
-use graftling::gpu::{Arithmetic, Device, Facts, Matrices, WANTED_FEATURES, adapters};
+use graftling::gpu::{Device, WANTED_FEATURES, adapters};
 use graftling::graph::DType;
+use graftling::kernel::{Arithmetic, Facts, Matrices};
 
 use graftling::train::memory::{Lowest, Memory, Planner, StepShape};
 use graftling::train::options::TrainOptions;

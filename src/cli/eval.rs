@@ -4,7 +4,9 @@ use std::fmt::Write;
 use std::path::PathBuf;
 
 use clap::Args;
-use graftling::data::{self, Batch, Dataset, Example};
+use graftling::architecture::RopeOverride;
+use graftling::data::source::folder::{self, Side};
+use graftling::data::{self, Batch, Dataset, Example, LoadOptions, LongRecords};
 use graftling::model::opened::OpenModel;
 use graftling::session::Use;
 use graftling::terminal;
@@ -29,12 +31,18 @@ pub struct EvalArgs {
     /// PEFT folder of an adapter for this model
     #[arg(long, value_name = "A")]
     adapter: Option<PathBuf>,
-    /// Data, JSONL, as for training
-    #[arg(long, value_name = "FILE")]
-    data: PathBuf,
+    /// Another rotary scaling than the model's: none, linear:FACTOR, yarn:FACTOR or llama3:FACTOR [default: what the adapter was trained with]
+    #[arg(long, value_name = "SCALING")]
+    rope_scaling: Option<RopeOverride>,
+    /// Data as for training, a file or a folder with valid.jsonl; give --data again for more files
+    #[arg(long, value_name = "FILE", required = true)]
+    data: Vec<PathBuf>,
     /// Longest record in tokens; longer ones are cut and reported [default: as long as the model allows]
     #[arg(long, value_name = "TOKENS")]
     max_length: Option<usize>,
+    /// What to do with records that are longer
+    #[arg(long, value_enum, value_name = "WHAT", default_value = "cut")]
+    long_records: LongRecords,
     /// Print one JSON document
     #[arg(long)]
     json: bool,
@@ -49,11 +57,13 @@ pub struct EvalArgs {
 ///
 /// # Errors
 /// Bad input in model, adapter or data; the GPU failed; a loss is not finite.
-pub fn run(args: EvalArgs) -> Result<()> {
-    let model = OpenModel::open(&args.model)?;
+pub fn run(mut args: EvalArgs) -> Result<()> {
+    let model = super::rotated(OpenModel::open(&args.model)?, &mut args.rope_scaling, args.adapter.as_deref())?;
     let config = &model.files.config;
     let max_length = args.max_length.unwrap_or(config.max_position_embeddings).min(config.max_position_embeddings);
-    let data = data::load(&args.data, &model.tokenizer, model.template.as_ref(), max_length)?;
+    let files = folder::files(&args.data, Side::HeldOut)?;
+    let options = LoadOptions { max_length, long_records: args.long_records, eval_split: None };
+    let (data, _) = data::load_files(&files, &model.tokenizer, model.template.as_ref(), options)?;
     data.check_vocabulary(config.vocab_size)?;
     if !args.json {
         terminal::say(&data.report.to_string());
@@ -70,7 +80,7 @@ pub fn run(args: EvalArgs) -> Result<()> {
         for example in chosen.iter().map(|&at| &data.examples[at]) {
             let result = ExampleLoss { nll: nll.by_ref().take(example.supervised_tokens()).map(f64::from).collect() };
             if !result.loss().is_finite() {
-                let place = format!("{}:{}", data.report.path, example.line);
+                let place = data.report.place(example.line);
                 let proposal = "try --weights f32; if that does not help, the model file or the adapter is damaged";
                 return Err(Error::failed(place, "the loss of this record is not finite", proposal));
             }
@@ -147,7 +157,8 @@ fn as_text(data: &Dataset, results: &[ExampleLoss], tokenizer: Option<&Tokenizer
     // Writing to a String cannot fail; the results are dropped for that reason.
     if let Some(tokenizer) = tokenizer {
         for (example, result) in data.examples.iter().zip(results) {
-            let _ = writeln!(text, "line {}: loss {:.4}, {} tokens", example.line, result.loss(), result.nll.len());
+            let _ =
+                writeln!(text, "{}: loss {:.4}, {} tokens", data.report.named(&[example.line]), result.loss(), result.nll.len());
             for (&id, nll) in example.input_ids[1..].iter().zip(result.by_position(example)) {
                 let token = tokenizer.decode(&[id], false).unwrap_or_default();
                 let nll = nll.map_or("      -".to_string(), |nll| format!("{nll:7.3}"));

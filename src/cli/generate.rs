@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use graftling::architecture::RopeOverride;
 use graftling::data::conversation::encode_prompt;
 use graftling::generate::{Sampler, Sampling, end_tokens};
 use graftling::model::opened::OpenModel;
@@ -25,6 +26,9 @@ pub struct GenerateArgs {
     /// PEFT folder of an adapter for this model
     #[arg(long, value_name = "A")]
     adapter: Option<PathBuf>,
+    /// Another rotary scaling than the model's: none, linear:FACTOR, yarn:FACTOR or llama3:FACTOR [default: what the adapter was trained with]
+    #[arg(long, value_name = "SCALING")]
+    rope_scaling: Option<RopeOverride>,
     /// Text to continue, as it is
     #[arg(long, value_name = "P", required_unless_present = "chat", conflicts_with = "chat")]
     prompt: Option<String>,
@@ -57,12 +61,12 @@ pub struct GenerateArgs {
 ///
 /// # Errors
 /// Bad input in model, adapter, prompt or options; the GPU failed.
-pub fn run(args: GenerateArgs) -> Result<()> {
+pub fn run(mut args: GenerateArgs) -> Result<()> {
     let by_chance = args.top_k.is_some() || args.top_p.is_some();
     let temperature = args.temperature.unwrap_or(if by_chance { 1.0 } else { 0.0 });
     let sampling = Sampling { temperature, top_k: args.top_k, top_p: args.top_p, seed: args.seed };
     let mut sampler = Sampler::new(sampling)?;
-    let model = OpenModel::open(&args.model)?;
+    let model = super::rotated(OpenModel::open(&args.model)?, &mut args.rope_scaling, args.adapter.as_deref())?;
     let config = &model.files.config;
     let prompt = prompt_ids(&model, &args)?;
     if prompt.len() >= config.max_position_embeddings {

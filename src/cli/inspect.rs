@@ -8,13 +8,14 @@ use std::{
 };
 
 use clap::Args;
+use graftling::storage::DType;
 use graftling::{
     Error, Result,
     adapter::targets::{expand_target_modules, parse_layers},
     architecture::{Architecture, Parameter, Part, RopeScaling, Site, linear_modules, parameters},
     files,
     formats::{
-        ModelPlace, Storage, TextSource, TokenizerSource, gguf::Gguf, hub::Hub, hugging_face, model_files::check_tensors,
+        ModelPlace, TextSource, TokenizerSource, gguf::Gguf, hub::Hub, hugging_face, model_files::check_tensors,
         tensors::TensorSource,
     },
 };
@@ -100,9 +101,9 @@ impl Model {
     }
 
     fn of_folder(spec: &str, folder: &Path) -> Result<Self> {
-        let config = hugging_face::config(folder)?;
+        let mut config = hugging_face::config(folder)?;
         let weights = if hugging_face::has_weights(folder) && spec_is_local(spec) {
-            let source = hugging_face::weights(folder)?;
+            let source = hugging_face::weights(folder, &mut config)?;
             let mut by_type = BTreeMap::new();
             for info in source.tensors() {
                 count(&mut by_type, info.storage.name(), info.values(), info.bytes);
@@ -207,10 +208,10 @@ impl Counts {
 
 /// Bytes of the model with all matrices in `storage` and all vectors (norms, biases) in f32; `None` where rows are no whole
 /// number of blocks.
-fn bytes_in(config: &Architecture, storage: Storage) -> Option<u64> {
+fn bytes_in(config: &Architecture, storage: DType) -> Option<u64> {
     let bytes = |parameter: Parameter| match parameter.shape.as_slice() {
-        [rows, columns] => Some(*rows as u64 * storage.bytes(*columns as u64)?),
-        _ => Storage::F32.bytes(parameter.count()),
+        [rows, columns] => Some(*rows as u64 * storage.file_bytes(*columns as u64)?),
+        _ => DType::F32.file_bytes(parameter.count()),
     };
     parameters(config).into_iter().map(bytes).sum()
 }
@@ -223,7 +224,8 @@ fn json_report(model: &Model, adapter: &Adapter) -> Value {
         .iter()
         .enumerate()
         .map(|(layer, [attention, mlp, norm])| {
-            json!({"layer": layer, "parameters": attention + mlp + norm, "attention": attention, "mlp": mlp, "norm": norm})
+            json!({"layer": layer, "parameters": attention + mlp + norm, "attention": attention, "mlp": mlp, "norm": norm,
+                   "sliding_window": config.layers[layer].window, "rotated": config.layers[layer].rope.is_some()})
         })
         .collect();
     let modules: Vec<Value> = module_rows(config)
@@ -257,7 +259,7 @@ fn json_report(model: &Model, adapter: &Adapter) -> Value {
         "parameters_by_part": Part::ALL.into_iter().map(|p| (p.name().to_owned(), json!(part(p)))).collect::<serde_json::Map<_, _>>(),
         "modules": modules,
         "layers": layers,
-        "bytes": Storage::ALL.into_iter().map(|s| (s.name().to_lowercase(), json!(bytes_in(config, s)))).collect::<serde_json::Map<_, _>>(),
+        "bytes": DType::WEIGHTS.into_iter().map(|s| (s.name().to_lowercase(), json!(bytes_in(config, s)))).collect::<serde_json::Map<_, _>>(),
         "weights": model.weights.as_ref().map(|weights| json!({
             "complete": weights.problem.is_none(),
             "problem": weights.problem,
@@ -409,6 +411,11 @@ fn text_report(model: &Model, adapter: &Adapter) -> String {
         config.ropes[0].theta,
         config.ropes[0].scaling,
     );
+    for window in config.windows() {
+        let count = config.layers.iter().filter(|layer| layer.window == Some(window)).count();
+        let layers = config.num_hidden_layers;
+        out += &format!("  sliding window of {} tokens in {count} of {layers} layers\n", grouped(window as u64));
+    }
     if let Err(error) = config.supported() {
         out += &format!("  Cannot be trained here: {error}\n");
     }
@@ -449,7 +456,7 @@ fn text_report(model: &Model, adapter: &Adapter) -> String {
     }
 
     let mut table = vec![row(["Size, matrices stored as", "bytes", ""])];
-    for storage in Storage::ALL {
+    for storage in DType::WEIGHTS {
         let (bytes, size) = bytes_in(config, storage).map_or(("-".to_owned(), String::new()), |b| (grouped(b), binary_size(b)));
         table.push(row([&storage.name().to_lowercase(), &bytes, &size]));
     }

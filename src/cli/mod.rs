@@ -19,14 +19,17 @@ use std::sync::Arc;
 
 use clap::{Args, Parser, Subcommand};
 use counter::Counter;
+use graftling::adapter::rope_scaling;
+use graftling::architecture::RopeOverride;
 use graftling::cache::cache_folder;
-use graftling::gpu::{Arithmetic, Device};
+use graftling::gpu::Device;
 use graftling::graph::Graph;
+use graftling::kernel::Arithmetic;
 use graftling::model::opened::OpenModel;
 use graftling::model::weights::{DeviceWeights, WeightType};
 use graftling::plan::autotune::{BUDGET, Choice, Sources, tune};
 use graftling::session::{Session, SessionOptions, Use, Watch};
-use graftling::train::options::WeightStorage;
+use graftling::storage::DType;
 use graftling::{Error, Result, terminal};
 use serde_json::Value;
 
@@ -137,9 +140,9 @@ fn quoted(word: &str) -> String {
 /// The options of every command that puts a model on a GPU.
 #[derive(Args, Debug)]
 struct DeviceArgs {
-    /// Storage of the weights on the GPU [default: the smallest type that loses nothing against the file]
+    /// Format of the weights on the GPU [default: as in the file]
     #[arg(long, value_enum, value_name = "TYPE")]
-    weights: Option<WeightStorage>,
+    weights: Option<DType>,
     /// Arithmetic of the large matrix products; sums are f32 in all
     #[arg(long, value_enum, value_name = "ARITHMETIC", default_value_t)]
     matmul: Arithmetic,
@@ -151,13 +154,22 @@ struct DeviceArgs {
     no_autotune: bool,
 }
 
+/// The model with the rotation that is asked for, or that the adapter was trained with, which is put in `scaling`.
+fn rotated(mut model: OpenModel, scaling: &mut Option<RopeOverride>, adapter: Option<&Path>) -> Result<OpenModel> {
+    *scaling = rope_scaling::chosen(*scaling, adapter)?;
+    if let Some(scaling) = *scaling {
+        model.files.config.override_rope(scaling);
+    }
+    Ok(model)
+}
+
 impl DeviceArgs {
     /// Puts a model on the GPU, with the adapter in this folder if there is one, for these uses.
     fn session(&self, model: &OpenModel, adapter: Option<&Path>, uses: &[Use]) -> Result<Session> {
         let options = SessionOptions {
             device: self.device.clone(),
             matmul: self.matmul,
-            weights: WeightStorage::weight_type(self.weights),
+            weights: self.weights.into(),
             autotune: !self.no_autotune,
             cache: cache_folder(),
         };

@@ -65,8 +65,9 @@ pub fn run(args: TrainArgs) -> Result<i32> {
         // Nothing is written, so no place for it is needed.
         recipe.out.get_or_insert_with(PathBuf::new);
     }
-    let options = recipe.resolve()?;
+    let mut options = recipe.resolve()?;
     let model = OpenModel::open_at(&options.model, beginning::template_time(&options))?;
+    let model = super::rotated(model, &mut options.rope_scaling, options.init_adapter.as_deref())?;
     let prepared = Prepared::new(options, &model)?;
     if args.dry_run {
         let colour = terminal::has_colour(&std::io::stdout());
@@ -74,7 +75,7 @@ pub fn run(args: TrainArgs) -> Result<i32> {
         model.tokenizer.stopped()?;
         return Ok(0);
     }
-    say(&format!("{}\n{}", prepared.data.report, prepared.summary().trim_end()));
+    say(&format!("{}\n{}", prepared.data_reports(), prepared.summary().trim_end()));
     // The device comes before the output: where there is none, nothing is written.
     let mut device = Device::open_for(prepared.options.device.as_deref(), prepared.options.matmul)?;
     prepared.check_fits(&device)?;

@@ -1,9 +1,12 @@
 //! Records to tokens and labels, and these to batches.
 //!
-//! * [`record`]: one line of JSONL, read strictly, with errors that name file, line and column;
+//! * [`source`]: files of all forms, cut into records;
+//! * [`record`]: what one record says, read strictly, with errors that name file, line and column; `turns`: its messages;
+//!   `tool_calls`: calls in the form that the template reads;
 //! * [`conversation`]: which characters of a rendered conversation the assistant wrote;
 //! * `marked`: what in a message looks like a special token, kept apart from the template's own;
-//! * [`dataset`]: [`load`] makes [`Example`]s with a loss mask, and a [`DataReport`] of what could not be used;
+//! * [`dataset`]: [`load_files`] makes [`Example`]s with a loss mask, and a [`DataReport`] of what could not be used; `held_out`: which
+//!   records are not trained on; [`long`]: what becomes of those that are longer than a row;
 //! * [`sampler`]: [`Sampler`] decides which examples go into which step, from a seed alone, and can continue anywhere;
 //! * [`batch`]: [`Batch`], examples packed end to end as the engine takes them;
 //! * [`mod@preview`]: the first records as the model will see them, for `train --dry-run`.
@@ -11,12 +14,20 @@
 pub mod batch;
 pub mod conversation;
 pub mod dataset;
+mod held_out;
+pub mod long;
 mod marked;
 pub mod preview;
 pub mod record;
+pub mod report;
 pub mod sampler;
+pub mod source;
+mod tool_calls;
+mod turns;
 
 pub use batch::Batch;
-pub use dataset::{DataReport, Dataset, Example, load};
+pub use dataset::{Dataset, Example, LoadOptions, load, load_files};
+pub use long::LongRecords;
 pub use preview::preview;
+pub use report::DataReport;
 pub use sampler::{Position, Sampler, SamplerOptions};

@@ -56,7 +56,7 @@ impl Sampler {
         }
         if let Some(example) = dataset.examples.iter().find(|example| example.input_ids.len() > options.max_length) {
             return Err(Error::bad_input(
-                format!("{}:{}", dataset.report.path, example.line),
+                dataset.report.place(example.line),
                 format!("the record has {} tokens, but --max-length is {}", example.input_ids.len(), options.max_length),
                 "load the data with the same --max-length",
             ));

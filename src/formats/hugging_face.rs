@@ -7,7 +7,7 @@ use std::{
 
 use serde_json::Value;
 
-use super::{TextSource, TokenizerSource, open, safetensors::Safetensors, special_tokens};
+use super::{TensorSource, TextSource, TokenizerSource, open, safetensors::Safetensors, special_tokens};
 use crate::{
     Error, Result,
     architecture::{Architecture, json::token_ids},
@@ -71,10 +71,68 @@ pub fn config_file(path: &Path) -> Result<Architecture> {
 /// The weights in `folder`: `model.safetensors`, or what `model.safetensors.index.json` lists, or the only safetensors file. The order is
 /// that of transformers: an index that an earlier, larger save left behind does not count beside a whole file.
 ///
+/// Names are those of a model that has text alone, and `config` learns what only the weights say: as in transformers 5, an output matrix
+/// of its own counts, whatever `tie_word_embeddings` says.
+///
 /// # Errors
 /// [`Error::BadInput`] if there are none, if they are pickles, or if a file is missing or not sound.
-pub fn weights(folder: &Path) -> Result<Safetensors> {
-    Safetensors::open(&weight_files(folder)?)
+pub fn weights(folder: &Path, config: &mut Architecture) -> Result<Safetensors> {
+    let mut weights = Safetensors::open(&weight_files(folder)?)?;
+    if !config.text_path.is_empty() {
+        weights = weights.renamed(text_name)?;
+        let others = weights.tensors().iter().filter(|info| !info.name.starts_with("model.") && info.name != "lm_head.weight");
+        let others: Vec<&str> = others.map(|info| info.name.as_str()).collect();
+        if let Some(first) = others.first() {
+            let place = folder.display();
+            tracing::info!(
+                "{place}: the text part is used; {} tensors of other parts are passed over, such as {first}",
+                others.len()
+            );
+        }
+    }
+    if config.tie_word_embeddings && has_own_output(&weights)? {
+        let place = folder.display();
+        tracing::warn!(
+            "{place}: lm_head.weight differs from the embedding, so it is used, although the config says that they are tied"
+        );
+        config.tie_word_embeddings = false;
+    }
+    Ok(weights)
+}
+
+/// The name of a tensor of the text part as a model of text alone has it; those of other parts keep theirs, below a name of their own.
+/// transformers 5 writes `model.language_model.layers...`, transformers 4 wrote `language_model.model.layers...`.
+fn text_name(name: &str) -> String {
+    if let Some(rest) = name.strip_prefix("model.language_model.") {
+        return format!("model.{rest}");
+    }
+    match name.strip_prefix("language_model.") {
+        Some(rest) => rest.to_owned(),
+        None if name == "lm_head.weight" => name.to_owned(),
+        None => format!("other.{name}"),
+    }
+}
+
+/// Whether there is an output matrix that is not the embedding.
+fn has_own_output(weights: &Safetensors) -> Result<bool> {
+    const ROWS: usize = 1024;
+    let [embedding, output] = ["model.embed_tokens.weight", "lm_head.weight"];
+    let (Some(of_embedding), Some(of_output)) = (weights.find(embedding), weights.find(output)) else { return Ok(false) };
+    if of_embedding.shape != of_output.shape {
+        return Ok(true);
+    }
+    let (rows, columns) = (of_output.rows(), of_output.row_values());
+    let (mut left, mut right) = (vec![0.0; ROWS * columns], vec![0.0; ROWS * columns]);
+    for first in (0..rows).step_by(ROWS) {
+        let chunk = first..(first + ROWS).min(rows);
+        let values = chunk.len() * columns;
+        weights.read_rows_f32(embedding, chunk.clone(), &mut left[..values])?;
+        weights.read_rows_f32(output, chunk, &mut right[..values])?;
+        if left[..values] != right[..values] {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Whether there is anything in `folder` that [`weights`] would try to read.

@@ -18,12 +18,10 @@ pub(crate) mod open;
 pub mod peft;
 pub mod safetensors;
 mod special_tokens;
-pub mod storage;
 pub mod tensors;
 pub mod text_source;
 mod weight_file;
 
 pub use model_files::{ModelFiles, ModelPlace};
-pub use storage::Storage;
 pub use tensors::{TensorInfo, TensorSource};
 pub use text_source::{AddedTokenSource, GgufTokenizer, TextSource, TokenizerSource};

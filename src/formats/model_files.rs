@@ -107,9 +107,9 @@ impl ModelFiles {
     }
 
     fn open_folder(folder: &Path, name: String) -> Result<Self> {
-        let config = hugging_face::config(folder)?;
+        let mut config = hugging_face::config(folder)?;
         config.supported()?;
-        let tensors = hugging_face::weights(folder)?;
+        let tensors = hugging_face::weights(folder, &mut config)?;
         check_tensors(&config, &tensors)?;
         let text = hugging_face::text(folder, &config)?;
         Ok(Self { name, config, tensors: Box::new(tensors), text })
@@ -125,11 +125,11 @@ impl ModelFiles {
     }
 }
 
-/// The last part of a path, without `.gguf`.
+/// The last part of a path, without `.gguf` and the number of a part.
 fn display_name(path: &Path) -> String {
     let full = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let name = if full.extension().is_some_and(|extension| extension == "gguf") { full.file_stem() } else { full.file_name() };
-    name.map_or_else(|| full.display().to_string(), |name| name.to_string_lossy().into_owned())
+    name.map_or_else(|| full.display().to_string(), |name| super::gguf::parts::whole_name(&name.to_string_lossy()).to_owned())
 }
 
 /// Compares the weights with what the config asks for: nothing missing, nothing of another shape, nothing that would have to
@@ -150,7 +150,7 @@ pub fn check_tensors(config: &Architecture, tensors: &dyn TensorSource) -> Resul
             return Err(Error::bad_input(
                 place(),
                 format!("is {kind}, which graftling does not read"),
-                "Use a file in F32, F16 or BF16, or a GGUF file in Q8_0, Q4_0 or Q4_1.",
+                "Use a file in F32, F16 or BF16, or a GGUF file in Q8_0, Q6_K, Q5_K, Q4_K, Q5_0, Q4_0 or another type that docs/limits.md lists.",
             ));
         }
         let Some(info) = tensors.find(name) else {

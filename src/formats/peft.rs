@@ -22,6 +22,9 @@ const WEIGHTS: &str = "adapter_model.safetensors";
 
 /// What PEFT puts before the path of a module of a causal language model.
 const PREFIX: &str = "base_model.model.model.";
+/// What follows for the text part of a model that has others; transformers 4 had the two the other way round.
+const TEXT_PART: &str = "language_model.";
+const OLD_TEXT_PREFIX: &str = "base_model.model.language_model.model.";
 
 /// The part of PEFT's `LoraConfig` that graftling uses.
 #[derive(Clone, Debug, PartialEq)]
@@ -39,6 +42,8 @@ pub struct AdapterConfig {
     pub base_model: Option<String>,
     /// Whether the scale is `lora_alpha / sqrt(r)` (rank-stabilised LoRA, arXiv 2312.03732).
     pub use_rslora: bool,
+    /// What stands before `layers.` in the modules' names: [`Architecture::text_path`](crate::architecture::Architecture::text_path).
+    pub text_path: &'static str,
     /// Listed in `target_modules`, but the file has no tensors of it. Right for a module that the model does not have: PEFT writes one
     /// list for several families.
     pub without_tensors: Vec<String>,
@@ -55,6 +60,7 @@ impl Default for AdapterConfig {
             layers_to_transform: None,
             base_model: None,
             use_rslora: false,
+            text_path: "",
             without_tensors: Vec::new(),
         }
     }
@@ -122,7 +128,8 @@ pub fn save_adapter(dir: &Path, config: &AdapterConfig, tensors: &[AdapterTensor
         let bad = |problem| {
             Error::bad_input(format!("adapter tensor {}", tensor.name), problem, "This is a mistake in the calling program.")
         };
-        let name = peft_name(&tensor.name).ok_or_else(|| bad("has a name that does not end in lora_a or lora_b"))?;
+        let name =
+            peft_name(&tensor.name, config.text_path).ok_or_else(|| bad("has a name that does not end in lora_a or lora_b"))?;
         let bytes = bytemuck::cast_slice(&tensor.values);
         let view =
             TensorView::new(Dtype::F32, tensor.shape.to_vec(), bytes).map_err(|_| bad("has another length than its shape"))?;
@@ -151,6 +158,10 @@ impl AdapterConfig {
         } else {
             json!(self.lora_alpha)
         };
+        // By their own names, modules of the model's other parts would be meant too; a pattern names the layers itself.
+        let in_a_part = !self.text_path.is_empty();
+        let target_modules = if in_a_part { json!(self.pattern()) } else { json!(self.target_modules) };
+        let layers_to_transform = if in_a_part { Value::Null } else { json!(self.layers_to_transform) };
         json!({
             "alpha_pattern": {},
             "auto_mapping": null,
@@ -160,7 +171,7 @@ impl AdapterConfig {
             "inference_mode": true,
             "init_lora_weights": true,
             "layers_pattern": null,
-            "layers_to_transform": self.layers_to_transform,
+            "layers_to_transform": layers_to_transform,
             "lora_alpha": alpha,
             "lora_dropout": self.lora_dropout,
             "modules_to_save": null,
@@ -168,7 +179,7 @@ impl AdapterConfig {
             "r": self.r,
             "rank_pattern": {},
             "revision": null,
-            "target_modules": self.target_modules,
+            "target_modules": target_modules,
             "task_type": "CAUSAL_LM",
             "use_dora": false,
             "use_rslora": self.use_rslora,
@@ -176,21 +187,35 @@ impl AdapterConfig {
     }
 }
 
+impl AdapterConfig {
+    /// The regular expression that PEFT compares with whole module names.
+    fn pattern(&self) -> String {
+        let layers = match &self.layers_to_transform {
+            None => r"\d+".to_owned(),
+            Some(layers) => layers.iter().map(usize::to_string).collect::<Vec<_>>().join("|"),
+        };
+        let part = self.text_path.replace('.', r"\.");
+        let modules = self.target_modules.join("|");
+        format!(r"model\.{part}layers\.({layers})\.(self_attn|mlp)\.({modules})")
+    }
+}
+
 /// `layers.3.self_attn.q_proj.lora_a` as PEFT writes it.
-fn peft_name(name: &str) -> Option<String> {
+fn peft_name(name: &str, text_path: &str) -> Option<String> {
     let (module, matrix) = name.rsplit_once('.')?;
     let matrix = match matrix {
         "lora_a" => "lora_A",
         "lora_b" => "lora_B",
         _ => return None,
     };
-    Some(format!("{PREFIX}{module}.{matrix}.weight"))
+    Some(format!("{PREFIX}{text_path}{module}.{matrix}.weight"))
 }
 
 /// A PEFT key as this program names it, with the layer and the module's own name; `None` if it is none of a linear module of a
 /// layer. Some writers keep the adapter's name (`default`) in the key.
 fn our_name(key: &str) -> Option<(String, usize, &str)> {
-    let path = key.strip_prefix(PREFIX)?.strip_suffix(".weight")?;
+    let inside = key.strip_prefix(PREFIX).or_else(|| key.strip_prefix(OLD_TEXT_PREFIX))?;
+    let path = inside.strip_prefix(TEXT_PART).unwrap_or(inside).strip_suffix(".weight")?;
     let path = path.strip_suffix(".default").unwrap_or(path);
     let (module, matrix) = match path.strip_suffix(".lora_A") {
         Some(module) => (module, "lora_a"),
@@ -266,7 +291,7 @@ const WRONG_ADAPTER: &str = "Check that adapter_config.json and adapter_model.sa
 fn adopt_modules(path: &Path, config: &mut AdapterConfig, tensors: &[AdapterTensor]) -> Result<()> {
     let mut layers_of: BTreeMap<String, BTreeSet<usize>> = BTreeMap::new();
     for tensor in tensors {
-        if let Some((_, layer, module)) = peft_name(&tensor.name).as_deref().and_then(our_name) {
+        if let Some((_, layer, module)) = peft_name(&tensor.name, "").as_deref().and_then(our_name) {
             layers_of.entry(module.to_owned()).or_default().insert(layer);
         }
     }
@@ -417,6 +442,7 @@ impl ConfigFile {
             target_modules: self.target_modules()?,
             layers_to_transform: self.layers()?,
             base_model: self.get("base_model_name_or_path").and_then(Value::as_str).map(str::to_owned),
+            text_path: "",
             use_rslora: self.get("use_rslora") == Some(&Value::Bool(true)),
             without_tensors: Vec::new(),
         })

@@ -17,11 +17,11 @@ use serde::{
 };
 
 use super::{
-    Storage, TensorInfo, TensorSource,
+    TensorInfo, TensorSource,
     tensors::{byte_range, missing},
     weight_file::WeightFile,
 };
-use crate::{Error, Result};
+use crate::{Error, Result, storage::DType};
 
 /// The format allows headers of up to 100 MB.
 const LARGEST_HEADER: u64 = 100_000_000;
@@ -55,14 +55,9 @@ impl Safetensors {
         for path in paths {
             let file = WeightFile::open(path)?;
             for (name, entry) in directory(path, file.mapped())? {
-                let storage = match entry.dtype.as_str() {
-                    "F32" => Storage::F32,
-                    "F16" => Storage::F16,
-                    "BF16" => Storage::BF16,
-                    _ => {
-                        unreadable.push((name, entry.dtype));
-                        continue;
-                    }
+                let Some(storage) = DType::of_name(&entry.dtype).filter(|dtype| dtype.block() == 1) else {
+                    unreadable.push((name, entry.dtype));
+                    continue;
                 };
                 if let Some((_, other)) = found.get(&name) {
                     let problem = format!("is also in {}", files.get(other.file).map_or(path, |file| &file.path).display());
@@ -76,6 +71,24 @@ impl Safetensors {
         }
         let (tensors, located) = found.into_values().unzip();
         Ok(Self { files, tensors, located, unreadable })
+    }
+
+    /// The same tensors under other names.
+    ///
+    /// # Errors
+    /// [`Error::BadInput`] if two have one name then.
+    pub fn renamed(self, rename: impl Fn(&str) -> String) -> Result<Self> {
+        let mut found: BTreeMap<String, (TensorInfo, Located)> = BTreeMap::new();
+        for (info, located) in self.tensors.into_iter().zip(self.located) {
+            let name = rename(&info.name);
+            let place = format!("{}: tensor {}", self.files[located.file].path.display(), info.name);
+            if found.insert(name.clone(), (TensorInfo { name, ..info }, located)).is_some() {
+                return Err(Error::bad_input(place, "is there under two names", "Keep only one set of weights in the folder."));
+            }
+        }
+        let (tensors, located) = found.into_values().unzip();
+        let unreadable = self.unreadable.into_iter().map(|(name, kind)| (rename(&name), kind)).collect();
+        Ok(Self { files: self.files, tensors, located, unreadable })
     }
 
     fn index(&self, name: &str) -> Option<usize> {

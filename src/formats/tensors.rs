@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::Storage;
+use crate::storage::DType;
 use crate::{Error, Result};
 
 /// One tensor of a model file.
@@ -13,7 +13,7 @@ pub struct TensorInfo {
     /// `[out_features, in_features]` for a matrix, `[features]` for a vector.
     pub shape: Vec<usize>,
     /// How the file stores the numbers.
-    pub storage: Storage,
+    pub storage: DType,
     /// Bytes in the file.
     pub bytes: u64,
 }
@@ -48,7 +48,7 @@ pub trait TensorSource: Send + Sync {
     /// Where the tensor is stored, for messages: the file's path.
     fn place(&self, name: &str) -> String;
 
-    /// Rows `rows` of tensor `name` as they rest in the file, in the blocks of its [`Storage`]. A GGUF's permuted query and key
+    /// Rows `rows` of tensor `name` as they rest in the file, in the blocks of its format. A GGUF's permuted query and key
     /// rows arrive in Hugging Face's order.
     ///
     /// # Errors
@@ -97,7 +97,7 @@ pub(crate) fn byte_range(place: &str, info: &TensorInfo, rows: &Range<usize>) ->
         let problem = format!("rows {}..{} were asked for, but its shape is {:?}", rows.start, rows.end, info.shape);
         return Err(Error::bad_input(format!("{place}: tensor {}", info.name), problem, CALLER));
     }
-    let row_bytes = info.row_values() / info.storage.block_values() * info.storage.block_bytes();
+    let row_bytes = info.row_values() / info.storage.block() * info.storage.block_bytes();
     Ok(rows.start * row_bytes..rows.end * row_bytes)
 }
 

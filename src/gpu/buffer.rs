@@ -2,7 +2,6 @@
 
 use super::Device;
 use super::device::lock;
-use crate::graph::DType;
 use crate::{Error, Result};
 use std::sync::{Arc, Mutex};
 
@@ -156,45 +155,15 @@ impl Device {
     }
 }
 
-/// Values as they rest on the device in this storage type, rounded to nearest even; of the block types, whole blocks.
-///
-/// # Panics
-/// If a `u32` value is no integer in range: a mistake of the calling code.
-pub fn encode(values: &[f32], dtype: DType) -> Vec<u8> {
-    match dtype {
-        DType::F32 => bytemuck::cast_slice(values).to_vec(),
-        DType::F16 => values.iter().flat_map(|&value| half::f16::from_f32(value).to_le_bytes()).collect(),
-        DType::BF16 => values.iter().flat_map(|&value| half::bf16::from_f32(value).to_le_bytes()).collect(),
-        DType::Q8_0 | DType::Q4_1 => super::blocks::quantise(values, dtype),
-        DType::U32 => values
-            .iter()
-            .flat_map(|&value| {
-                assert!(value >= 0.0 && value.fract() == 0.0 && value <= u32::MAX as f32, "{value} is no u32");
-                (value as u32).to_le_bytes()
-            })
-            .collect(),
-    }
-}
-
-/// Values as they are read back from this storage type: [`encode`] of them loses nothing.
-pub fn rounded(values: &[f32], dtype: DType) -> Vec<f32> {
-    match dtype {
-        DType::F32 | DType::U32 => values.to_vec(),
-        DType::F16 => values.iter().map(|&value| half::f16::from_f32(value).to_f32()).collect(),
-        DType::BF16 => values.iter().map(|&value| half::bf16::from_f32(value).to_f32()).collect(),
-        DType::Q8_0 | DType::Q4_1 => super::blocks::quantised(values, dtype),
-    }
-}
-
 /// First rows of the parts of a matrix, none of which exceeds a binding. Parts begin at multiples of 128 rows, which suits every
-/// tile; at least at multiples of 4, where blocks begin a group.
+/// tile; at least at multiples of 8, where blocks of every format begin a group.
 pub fn split_rows(rows: usize, row_bytes: usize, max_binding: usize) -> Vec<usize> {
     const GRAIN: usize = 128;
     let most = max_binding.saturating_sub(ALIGNMENT) / row_bytes.max(1);
     if rows <= most {
         return vec![0];
     }
-    let step = if most >= GRAIN { most / GRAIN * GRAIN } else { (most / 4 * 4).max(4) };
+    let step = if most >= GRAIN { most / GRAIN * GRAIN } else { (most / 8 * 8).max(8) };
     (0..rows).step_by(step).collect()
 }
 

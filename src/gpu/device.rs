@@ -2,9 +2,9 @@
 
 use super::buffer::SMALLER;
 use super::loss::Planned;
-use super::{Arithmetic, Created, Facts, Matrices, Pipeline, Slice, kernel::Kernel, pipeline};
+use super::{Created, Pipeline, Slice, pipeline};
 use crate::caught::caught;
-use crate::ops::matmul::Tuning;
+use crate::kernel::{Arithmetic, Facts, Kernel, Matrices, Tuning};
 use crate::{Error, Result};
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};

@@ -1,56 +1,7 @@
 //! Shapes, element types, and the error that a wrong shape gives.
 
+use crate::storage::DType;
 use std::fmt;
-
-/// How an element is stored. Arithmetic is always f32 on the GPU and f64 in the reference.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-#[allow(non_camel_case_types, reason = "the field's own names: Q8_0 is what every tool calls it")]
-pub enum DType {
-    F32,
-    F16,
-    BF16,
-    U32,
-    /// Blocks of 32 elements of a row: a scale d and codes q of 8 bits, `d q`. For its layout see [`crate::gpu::blocks`].
-    Q8_0,
-    /// Blocks of 32 elements of a row: a scale d, an offset m and codes q of 4 bits, `d q + m`.
-    Q4_1,
-}
-
-impl DType {
-    /// The types in which a frozen weight may rest.
-    pub const WEIGHTS: [Self; 5] = [Self::F32, Self::BF16, Self::F16, Self::Q8_0, Self::Q4_1];
-
-    /// Elements that are stored together: a row is a whole number of such blocks.
-    pub fn block(self) -> usize {
-        match self {
-            Self::F32 | Self::U32 | Self::F16 | Self::BF16 => 1,
-            Self::Q8_0 | Self::Q4_1 => 32,
-        }
-    }
-
-    /// Bytes of this many elements, which are whole blocks; of block types, in whole groups of four (see [`crate::gpu::blocks`]).
-    pub fn bytes(self, elements: usize) -> usize {
-        match self {
-            Self::F32 | Self::U32 => elements * 4,
-            Self::F16 | Self::BF16 => elements * 2,
-            Self::Q8_0 => elements.div_ceil(4 * self.block()) * 144,
-            Self::Q4_1 => elements.div_ceil(4 * self.block()) * 80,
-        }
-    }
-}
-
-impl fmt::Display for DType {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::F32 => "f32",
-            Self::F16 => "f16",
-            Self::BF16 => "bf16",
-            Self::U32 => "u32",
-            Self::Q8_0 => "q8_0",
-            Self::Q4_1 => "q4_1",
-        })
-    }
-}
 
 /// The number of rows of a value: known when the graph is built, or counted anew for every run with a known maximum.
 /// Memory is planned for the maximum, work follows the count.

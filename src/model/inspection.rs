@@ -2,8 +2,8 @@
 
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::formats::{Storage, TensorInfo, TensorSource};
-use crate::graph::DType;
+use crate::formats::{TensorInfo, TensorSource};
+use crate::storage::DType;
 use crate::{Error, Result};
 
 /// Looks at one tensor after the other, in pieces of whole blocks.
@@ -28,7 +28,7 @@ impl Inspection {
     ///
     /// # Errors
     /// Bad input, naming the tensor: a value is not finite.
-    pub(super) fn see(&mut self, stored: &[u8], storage: Storage) -> Result<()> {
+    pub(super) fn see(&mut self, stored: &[u8], storage: DType) -> Result<()> {
         self.digest.update(stored);
         self.zero &= storage.is_zero(stored);
         match storage.is_finite(stored) {
@@ -43,7 +43,7 @@ impl Inspection {
     /// # Errors
     /// Bad input: a finite value has become infinite in `dtype`.
     pub(super) fn check_packed(&self, packed: &[u8], dtype: DType) -> Result<()> {
-        match dtype != DType::F16 || Storage::F16.is_finite(packed) {
+        match dtype != DType::F16 || DType::F16.is_finite(packed) {
             true => Ok(()),
             false => {
                 let problem = "holds a value that f16 cannot hold (its largest is 65504)";

@@ -10,5 +10,4 @@ pub mod graph;
 pub mod hook;
 mod inspection;
 pub mod opened;
-mod packing;
 pub mod weights;

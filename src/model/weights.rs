@@ -2,53 +2,48 @@
 
 use super::graph::Model;
 use super::inspection::Inspection;
-use super::packing::{lossless, pack};
 use crate::architecture::{Architecture, parameters};
 use crate::formats::{TensorInfo, TensorSource};
-use crate::gpu::blocks::BLOCK;
 use crate::gpu::{Device, split_rows};
-use crate::graph::{DType, ValueId};
+use crate::graph::ValueId;
 use crate::ops::rope::rope_table;
 use crate::plan::Pinned;
+use crate::storage::{DType, convert};
 use crate::{Error, Result};
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// In which type the matrices rest on the device.
+/// In which format the matrices rest on the device.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-#[allow(non_camel_case_types, reason = "the field's own names: Q8_0 is what every tool calls it")]
 pub enum WeightType {
-    /// As in the file, bit for bit: f32, bf16, f16, or blocks of 8 or 4 bits.
+    /// As in the file, value for value.
     #[default]
     Lossless,
-    F32,
-    Bf16,
-    F16,
-    /// Blocks of 8 bits, each code rounded to nearest; a matrix whose rows are no whole blocks stays lossless.
-    Q8_0,
-    /// Blocks of 4 bits, likewise.
-    Q4_1,
+    /// Rounded to this; a matrix whose rows are no whole blocks of it stays as in the file.
+    In(DType),
 }
 
 impl WeightType {
-    /// The type in which a tensor of the file will rest. Vectors (norms) are small and always f32.
+    /// The format in which a tensor of the file will rest. Vectors (norms) are small and always f32.
     pub fn of(self, tensor: &TensorInfo) -> DType {
         match self {
             _ if tensor.shape.len() < 2 => DType::F32,
-            Self::Lossless => lossless(tensor.storage),
-            Self::F32 => DType::F32,
-            Self::Bf16 => DType::BF16,
-            Self::F16 => DType::F16,
-            Self::Q8_0 | Self::Q4_1 if !tensor.row_values().is_multiple_of(BLOCK) => lossless(tensor.storage),
-            Self::Q8_0 => DType::Q8_0,
-            Self::Q4_1 => DType::Q4_1,
+            Self::In(dtype) if tensor.row_values().is_multiple_of(dtype.block()) => dtype,
+            Self::In(_) | Self::Lossless => tensor.storage,
         }
     }
 
     /// Bytes that a tensor of the file will occupy.
     pub fn bytes(self, tensor: &TensorInfo) -> usize {
         self.of(tensor).bytes(tensor.values() as usize)
+    }
+}
+
+/// What an option says that may be left out: then nothing is lost against the file.
+impl From<Option<DType>> for WeightType {
+    fn from(asked: Option<DType>) -> Self {
+        asked.map_or(Self::Lossless, Self::In)
     }
 }
 
@@ -124,14 +119,14 @@ impl DeviceWeights {
         for (index, &start) in part_starts.iter().enumerate() {
             let end = part_starts.get(index + 1).copied().unwrap_or(rows);
             let slice = device.allocate(&name, bytes_of(end - start))?;
-            // A multiple of 4 rows is whole groups of blocks, and whole words.
-            let step = (CHUNK_BYTES / row_bytes.max(1)).max(1).next_multiple_of(4);
+            // A multiple of 8 rows is whole groups of blocks, and whole words.
+            let step = (CHUNK_BYTES / row_bytes.max(1)).max(1).next_multiple_of(8);
             for first in (start..end).step_by(step) {
                 let last = (first + step).min(end);
                 let source_rows = if vector { taken.clone() } else { taken.start + first..taken.start + last };
                 let stored = source.read_rows(&info.name, source_rows)?;
                 inspection.see(&stored, info.storage)?;
-                let mut bytes = pack(&stored, info.storage, dtype);
+                let mut bytes = convert(&stored, info.storage, dtype);
                 inspection.check_packed(&bytes, dtype)?;
                 bytes.resize(bytes.len().next_multiple_of(4), 0);
                 device.write_at(&slice, bytes_of(first - start), &bytes);

@@ -9,9 +9,10 @@
 //!
 //! **Gradient.** None: ids are integers, and the matrix is frozen.
 
-use super::{Bind, Call, Derivative, Dispatch, Example, Matrix, Op, OpEntry, Operand, Random, expect, spread};
-use crate::gpu::kernel::{Kernel, Needs};
-use crate::graph::{DType, Rows, ShapeError, TensorType};
+use super::{Example, OpEntry, Random, expect, spread};
+use crate::graph::{Bind, Call, DType, Derivative, Dispatch, Matrix, Op, Operand, Rows, ShapeError, TensorType};
+use crate::kernel::algorithm::{Algorithm, Loads};
+use crate::kernel::{Kernel, Needs};
 use crate::kernel_params;
 
 #[derive(Clone, Copy, Debug)]
@@ -46,22 +47,18 @@ impl Op for Embedding {
     /// One dispatch a part of the weight.
     fn launch(&self, call: &Call) -> Vec<Dispatch> {
         let (y, weight) = (&call.outputs[0], &call.inputs[1]);
+        let Some(kernel) = ALGORITHM.with(weight.tensor.dtype) else {
+            unreachable!("`infer` admits only weights, and an algorithm of elements takes every format of theirs")
+        };
         let dispatch = |(part, held): (usize, std::ops::Range<usize>)| {
             let params = Params {
                 rows: y.rows as u32,
                 columns: y.columns() as u32,
                 first_row: held.start as u32,
                 part_rows: held.len() as u32,
-                storage: match weight.tensor.dtype {
-                    DType::F32 | DType::U32 => 0,
-                    DType::F16 => 1,
-                    DType::BF16 => 2,
-                    DType::Q8_0 => 3,
-                    DType::Q4_1 => 4,
-                },
             };
             Dispatch {
-                kernel: &KERNEL,
+                kernel,
                 constants: vec![],
                 params: params.bytes(),
                 bindings: vec![Bind::Input(0), Bind::InputPart(1, part), Bind::Output(0)],
@@ -83,27 +80,32 @@ impl Op for Embedding {
     }
 }
 
-kernel_params!(Params { rows: u32, columns: u32, first_row: u32, part_rows: u32, storage: u32 });
+kernel_params!(Params { rows: u32, columns: u32, first_row: u32, part_rows: u32 });
 
 /// One workgroup a token.
-pub static KERNEL: Kernel = Kernel {
-    name: "embedding",
-    shader: "embedding",
-    slots: &[],
-    constants: &[],
-    params: Params::FIELDS,
-    needs: Needs::NONE,
-    unchecked: false,
+static ALGORITHM: Algorithm = Algorithm {
+    kernel: Kernel {
+        name: "embedding",
+        shader: "embedding",
+        slots: &[],
+        constants: &[],
+        params: Params::FIELDS,
+        needs: Needs::NONE,
+        unchecked: false,
+    },
+    loads: Loads::Elements,
 };
 
 pub(super) fn entry() -> OpEntry {
     OpEntry {
         name: "embedding",
-        kernels: vec![&KERNEL],
+        kernels: ALGORITHM.kernels().collect(),
         examples: |random| {
             DType::WEIGHTS
                 .into_iter()
-                .flat_map(|dtype| [(1, 1, 1), (7, 5, 6), (33, 11, 7), (130, 3, 64), (5, 9, 96)].map(|size| (dtype, size)))
+                .flat_map(|dtype| {
+                    [(1, 1, 1), (7, 5, 6), (33, 11, 7), (130, 3, 64), (5, 9, 96), (6, 7, 1024)].map(|size| (dtype, size))
+                })
                 .filter(|&(dtype, (_, _, columns)): &(DType, (usize, usize, usize))| columns.is_multiple_of(dtype.block()))
                 .map(|(dtype, (rows, vocab, columns))| example(random, dtype, rows, vocab, columns))
                 .collect()

@@ -1,9 +1,8 @@
 //! Every op, one line each. The property suite walks this table, so an op is tested by standing here.
 
-use super::{Matrix, Op};
-use crate::gpu::kernel::Kernel;
-use crate::gpu::rounded;
-use crate::graph::{Counts, DType, TensorType};
+use crate::graph::{Counts, Matrix, Op, TensorType};
+use crate::kernel::Kernel;
+use crate::storage::{DType, Scale, rounded};
 use std::sync::Arc;
 
 /// An op with inputs that suit it.
@@ -93,10 +92,30 @@ impl Random {
         f64::from(((self.bits() >> 40) as f32 / (1u32 << 23) as f32) - 1.0)
     }
 
-    /// As [`Random::matrix`], rounded to what `dtype` holds.
+    /// As [`Random::matrix`], of what `dtype` holds: rounded, or random blocks of it.
     pub fn stored(&mut self, shape: [usize; 2], scale: f64, dtype: DType) -> Matrix {
+        if dtype.block() > 1 {
+            return Matrix::of_blocks(shape, dtype, self.blocks(dtype, shape[0] * shape[1], scale));
+        }
         let values: Vec<f32> = self.matrix(shape, scale).data.iter().map(|&value| value as f32).collect();
         Matrix::new(shape, rounded(&values, dtype).into_iter().map(f64::from).collect())
+    }
+
+    /// Blocks of a file, of any bits but for the scales, which are below `scale / 16`.
+    fn blocks(&mut self, dtype: DType, values: usize, scale: f64) -> Vec<u8> {
+        let format = dtype.format();
+        let mut bytes: Vec<u8> = (0..values / format.block * format.block_bytes).map(|_| self.below(256) as u8).collect();
+        for block in bytes.chunks_exact_mut(format.block_bytes) {
+            for &place in format.scales {
+                let number = self.uniform() * scale / 16.0;
+                match place {
+                    Scale::F16(at) => block[at..at + 2].copy_from_slice(&half::f16::from_f64(number).to_le_bytes()),
+                    Scale::F32(at) => block[at..at + 4].copy_from_slice(&(number as f32).to_le_bytes()),
+                    Scale::E8(at) => block[at] = 118 + self.below(8) as u8,
+                }
+            }
+        }
+        bytes
     }
 
     /// A matrix of [`Random::uniform`] values times `scale`, rounded to f32.

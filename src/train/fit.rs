@@ -1,13 +1,13 @@
 //! Does the run fit the device? Asked before a weight is sent, and answered with the plan's figures and with what would help.
 
 use super::memory::{Memory, StepShape};
-use super::options::WeightStorage;
 use super::prepare::Prepared;
 use super::step::Recompute;
 use crate::byte_size::ByteSize;
 use crate::gpu::{Device, Room};
 use crate::model::weights::WeightType;
 use crate::session::memory::table;
+use crate::storage::DType;
 use crate::{Error, Result};
 use std::fmt::Write;
 
@@ -107,7 +107,7 @@ impl Prepared<'_> {
         {
             least.max_tokens = least.max_tokens.min(tokens(batch_size, half));
         }
-        let bf16 = WeightStorage::weight_type(Some(WeightStorage::Bf16));
+        let bf16 = WeightType::In(DType::BF16);
         let smallest = if add("--weights bf16".to_string(), needed(bf16, now)) { bf16 } else { weights };
         if changes.len() > 1 {
             changes.extend(needed(smallest, least).map(|needed| ("all of these".to_string(), needed)));

@@ -40,7 +40,7 @@ use prepare::Prepared;
 use progress::Progress;
 use trainer::Trainer;
 
-use crate::adapter::end_of_turn;
+use crate::adapter::{end_of_turn, rope_scaling};
 use crate::data::{Batch, Sampler};
 use crate::formats::atomic;
 use crate::formats::peft;
@@ -327,6 +327,8 @@ impl Run<'_> {
         let layout = &self.trainer.adapter().layout;
         let Prepared { options, adapter, .. } = &self.prepared;
         end_of_turn::write(&options.out, &self.prepared.turn_ends())
+            .map_err(|error| checkpoint::with_last_good(&options.out, error))?;
+        rope_scaling::write(&options.out, options.rope_scaling)
             .map_err(|error| checkpoint::with_last_good(&options.out, error))?;
         let folder = checkpoint.save(&options.out, adapter, layout, options.save_total_limit)?;
         self.saved = Some((self.state.step, folder.clone()));

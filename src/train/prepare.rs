@@ -16,7 +16,7 @@ use super::keep::folder;
 use super::keep::lock::FolderLock;
 use super::memory::{Lowest, Memory, Planner, StepShape};
 use super::metrics::{self, MetricsLog};
-use super::options::{MOST_STEPS, TrainOptions, WeightStorage};
+use super::options::{MOST_STEPS, TrainOptions};
 use super::prefix_cache::{PrefixCachePlan, PrefixCacheType, Seen};
 use super::progress::Progress;
 use super::schedule::Schedule;
@@ -27,10 +27,12 @@ use crate::adapter::end_of_turn::{self, EndOfTurn};
 use crate::adapter::targets::{expand_target_modules, parse_layers};
 use crate::adapter::{AdapterLayout, DeviceAdapter, LoraSpec};
 use crate::cache::cache_folder;
-use crate::data::{self, Batch, Dataset, Sampler, SamplerOptions};
+use crate::data::source::folder::{self as data_folder, Side};
+use crate::data::{self, Batch, Dataset, LoadOptions, Sampler, SamplerOptions};
 use crate::formats::peft::{self, AdapterConfig, AdapterTensor};
-use crate::gpu::{Device, Facts};
+use crate::gpu::Device;
 use crate::graph::{Counts, Graph};
+use crate::kernel::Facts;
 use crate::model::opened::OpenModel;
 use crate::model::weights::{DeviceWeights, WeightType};
 use crate::plan::autotune;
@@ -75,13 +77,7 @@ impl<'m> Prepared<'m> {
 
         // A packed row may be longer than the model's context; a record in it may not.
         let longest = options.max_length.min(config.max_position_embeddings);
-        let load = |path: &PathBuf| -> Result<Dataset> {
-            let data = data::load(path, &model.tokenizer, model.template.as_ref(), longest)?;
-            data.check_vocabulary(config.vocab_size)?;
-            Ok(data)
-        };
-        let data = load(&options.data)?;
-        let eval_data = options.eval_data.as_ref().map(load).transpose()?;
+        let (data, eval_data) = load_data(&options, model, longest)?;
         let sampler = Sampler::new(&data, sampler_options(&options))?;
         let total_steps = match options.max_steps {
             Some(steps) => steps,
@@ -99,7 +95,7 @@ impl<'m> Prepared<'m> {
             None => 0,
         };
         let shape = StepShape { max_tokens: sampler.max_rows(), accumulate, recompute: Recompute::None, held_out_tokens };
-        let weights = WeightStorage::weight_type(options.weights);
+        let weights = WeightType::from(options.weights);
         let whole = planner(model, &spec, weights, shape, Lowest::default())?;
         let planner = planner(model, &spec, weights, shape, prefix.lowest())?;
         let planner = budget::within_budget(planner, options.recompute, options.memory_budget)?;
@@ -161,13 +157,20 @@ impl<'m> Prepared<'m> {
 
     /// The storage type that `--weights` asks for.
     pub fn weight_type(&self) -> WeightType {
-        WeightStorage::weight_type(self.options.weights)
+        WeightType::from(self.options.weights)
     }
 
     /// The first `records` as the model will see them, the report on the data, and what the run would be. `color`: for a terminal.
     pub fn preview(&self, records: usize, color: bool) -> String {
         let preview = data::preview(&self.data, &self.model.tokenizer, records, color);
-        format!("{preview}\n{}", self.summary())
+        let held_out = self.eval_data.as_ref().map_or(String::new(), |data| format!("{}\n\n", data.report));
+        format!("{preview}\n{held_out}{}", self.summary())
+    }
+
+    /// The reports on the data, and on the held-out data if there is any.
+    pub fn data_reports(&self) -> String {
+        let all = std::iter::once(&self.data).chain(&self.eval_data).map(|data| data.report.to_string());
+        all.collect::<Vec<_>>().join("\n")
     }
 
     /// The tokens that end the turns of the data.
@@ -419,6 +422,34 @@ impl Output {
     }
 }
 
+/// The training data and, if there is any, the held-out data: as `--eval-data` or `--eval-split` say, or as a folder brings it.
+fn load_data(options: &TrainOptions, model: &OpenModel, max_length: usize) -> Result<(Dataset, Option<Dataset>)> {
+    let load = |paths: &[PathBuf], eval_split: Option<f64>| -> Result<(Dataset, Option<Dataset>)> {
+        let load_options = LoadOptions { max_length, long_records: options.long_records, eval_split };
+        let (data, held_out) = data::load_files(paths, &model.tokenizer, model.template.as_ref(), load_options)?;
+        for data in std::iter::once(&data).chain(&held_out) {
+            data.check_vocabulary(model.files.config.vocab_size)?;
+        }
+        Ok((data, held_out))
+    };
+    let brought = data_folder::brought(&options.data)?;
+    if let (Some(_), Some(first)) = (options.eval_split, brought.first()) {
+        let problem = format!("the folder of --data brings held-out data with it: {}", first.display());
+        return Err(Error::bad_input("--eval-split", problem, "leave this option out, or give the training file itself"));
+    }
+    let (data, held_out) = load(&data_folder::files(&options.data, Side::Train)?, options.eval_split)?;
+    let given = match &options.eval_data {
+        Some(given) => data_folder::files(given, Side::HeldOut)?,
+        None => brought,
+    };
+    let held_out = if given.is_empty() { held_out } else { Some(load(&given, None)?.0) };
+    if options.eval_steps.is_some() && held_out.is_none() {
+        let proposal = "give --eval-data FILE or --eval-split SHARE as well, or leave --eval-steps out";
+        return Err(Error::bad_input("--eval-steps", "there is nothing to evaluate on", proposal));
+    }
+    Ok((data, held_out))
+}
+
 fn planner(model: &OpenModel, spec: &LoraSpec, weights: WeightType, shape: StepShape, lowest: Lowest) -> Result<Planner> {
     // The device is not known yet; one with no more than WebGPU asks for needs the most kernel calls.
     let (facts, bytes) = (Facts::default(), model.weight_bytes(weights));
@@ -501,6 +532,7 @@ fn adapter_of(options: &TrainOptions, model: &OpenModel) -> Result<(AdapterConfi
             },
             layers_to_transform: layers.filter(|layers| *layers != all),
             base_model: Some(options.model.clone()),
+            text_path: config.text_path,
             ..AdapterConfig::default()
         };
         return Ok((adapter, None));
@@ -527,5 +559,6 @@ fn adapter_of(options: &TrainOptions, model: &OpenModel) -> Result<(AdapterConfi
     agree("--layers", layers.is_none_or(|given| given == of_adapter), format!("the layers {of_adapter:?}"))?;
     adapter.lora_dropout = options.lora_dropout.unwrap_or(adapter.lora_dropout);
     adapter.base_model = Some(options.model.clone());
+    adapter.text_path = config.text_path;
     Ok((adapter, Some(tensors)))
 }

@@ -19,8 +19,8 @@ const STEPS: u64 = 6;
 fn options(shop: &Workshop, out: &str) -> TrainOptions {
     let recipe = Recipe {
         model: Some(shop.path("model").display().to_string()),
-        data: Some(shop.path("train.jsonl")),
-        eval_data: Some(shop.path("held-out.jsonl")),
+        data: Some(vec![shop.path("train.jsonl")]),
+        eval_data: Some(vec![shop.path("held-out.jsonl")]),
         out: Some(shop.path(out)),
         resume: Some(true),
         lora_r: Some(4),

@@ -4,7 +4,8 @@ use graftling::Error;
 use graftling::byte_size::ByteSize;
 use graftling::gpu::{Device, Room};
 use graftling::model::opened::OpenModel;
-use graftling::train::options::{Recipe, TrainOptions, WeightStorage};
+use graftling::storage::DType;
+use graftling::train::options::{Recipe, TrainOptions};
 use graftling::train::prepare::Prepared;
 use serde_json::json;
 
@@ -16,7 +17,7 @@ fn large_batches(shop: &Workshop) -> Recipe {
     shop.write_records("large.jsonl", &vec![json!({ "input_ids": ids }); 1200]);
     Recipe {
         model: Some(shop.path("model").display().to_string()),
-        data: Some(shop.path("large.jsonl")),
+        data: Some(vec![shop.path("large.jsonl")]),
         out: Some(shop.path("out")),
         max_length: Some(32),
         batch_size: Some(1024),
@@ -77,9 +78,10 @@ fn a_run_that_does_not_fit_is_refused_with_its_figures_and_what_would_help() {
 #[test]
 fn weights_that_do_not_fit_are_proposed_in_bf16() {
     let shop = Workshop::new();
-    let recipe = Recipe { data: Some(shop.path("train.jsonl")), batch_size: Some(1), lora_r: Some(1), ..large_batches(&shop) };
+    let recipe =
+        Recipe { data: Some(vec![shop.path("train.jsonl")]), batch_size: Some(1), lora_r: Some(1), ..large_batches(&shop) };
     let total = needed(recipe.clone().resolve().unwrap());
-    let bf16 = needed(Recipe { weights: Some(WeightStorage::Bf16), ..recipe.clone() }.resolve().unwrap());
+    let bf16 = needed(Recipe { weights: Some(DType::BF16), ..recipe.clone() }.resolve().unwrap());
     let message = refusal(&recipe, &Room { free: Some((bf16 as u64, "as the test says")), largest_binding: usize::MAX });
     let message = message.unwrap_err();
     assert!(bf16 < total && message.lines().any(|line| line.contains("--weights bf16") && line.contains("fits")), "{message}");

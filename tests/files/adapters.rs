@@ -21,6 +21,7 @@ fn adapter() -> (AdapterConfig, Vec<AdapterTensor>) {
         layers_to_transform: None,
         base_model: Some("owner/model".to_owned()),
         use_rslora: false,
+        text_path: "",
         without_tensors: Vec::new(),
     };
     let mut tensors = Vec::new();
@@ -240,4 +241,22 @@ fn failed_writes_leave_nothing_behind() {
     assert_eq!(fs::read(&file).unwrap(), b"old");
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     assert_eq!(atomic::write_atomically(&folder.path().join("no/such/file"), b"").unwrap_err().exit_code(), 1);
+}
+
+/// For the text part of a model that has others, PEFT's names have the part in them, and a pattern keeps off the modules of the others.
+#[test]
+fn the_text_part_of_a_larger_model_has_its_own_names() {
+    let (mut config, tensors) = adapter();
+    config.text_path = "language_model.";
+    let folder = tempfile::tempdir().unwrap();
+    save_adapter(folder.path(), &config, &tensors).unwrap();
+    let bytes = fs::read(folder.path().join("adapter_model.safetensors")).unwrap();
+    let file = ::safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let prefix = "base_model.model.model.language_model.layers.";
+    assert!(file.names().iter().all(|name| name.starts_with(prefix)), "{:?}", file.names());
+    let text = fs::read_to_string(folder.path().join("adapter_config.json")).unwrap();
+    let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(value["target_modules"], r"model\.language_model\.layers\.(\d+)\.(self_attn|mlp)\.(q_proj|v_proj)");
+    let (read, found) = load_adapter(folder.path()).unwrap();
+    assert_eq!((read.target_modules, found), (config.target_modules, tensors));
 }

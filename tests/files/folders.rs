@@ -2,7 +2,8 @@
 
 use std::{fs, path::Path};
 
-use graftling::formats::{ModelFiles, Storage, TokenizerSource};
+use graftling::formats::{ModelFiles, TokenizerSource};
+use graftling::storage::DType;
 use serde_json::json;
 
 use super::{message, tiny};
@@ -47,6 +48,25 @@ fn tensors_are_read_from_one_file_or_from_shards() {
     }
 }
 
+/// As in transformers 5: an output matrix that differs counts, whatever the config says; a copy of the embedding does not.
+#[test]
+fn a_tied_config_with_an_output_matrix_of_its_own() {
+    for own in [true, false] {
+        let folder = folder();
+        let mut config = tiny::config_json();
+        config["tie_word_embeddings"] = json!(true);
+        fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+        if !own {
+            let mut tensors = tiny::tensors();
+            let embedding = tensors.iter().find(|(name, ..)| name == "model.embed_tokens.weight").unwrap().2.clone();
+            tensors.iter_mut().find(|(name, ..)| name == "lm_head.weight").unwrap().2 = embedding;
+            let all: Vec<_> = tensors.into_iter().map(|(name, shape, v)| (name, "F32", shape, tiny::f32_bytes(&v))).collect();
+            fs::write(folder.path().join("model.safetensors"), tiny::safetensors(&all)).unwrap();
+        }
+        assert_eq!(open(folder.path()).unwrap().config.tie_word_embeddings, !own);
+    }
+}
+
 /// An earlier, larger save leaves its index behind: the whole file counts, as in transformers.
 #[test]
 fn a_whole_file_counts_beside_a_stale_index() {
@@ -74,7 +94,7 @@ fn tensors_that_are_no_parameters_are_passed_over() {
 /// The values are sixteenths, which all three types hold exactly.
 #[test]
 fn half_types_are_read_exactly() {
-    for (dtype, storage) in [("F16", Storage::F16), ("BF16", Storage::BF16)] {
+    for (dtype, storage) in [("F16", DType::F16), ("BF16", DType::BF16)] {
         let folder = folder();
         let bytes = |values: &[f32]| if dtype == "F16" { tiny::f16_bytes(values) } else { tiny::bf16_bytes(values) };
         let all: Vec<_> = tiny::tensors().into_iter().map(|(name, shape, v)| (name, dtype, shape, bytes(&v))).collect();

@@ -65,7 +65,7 @@ macro_rules! families {
 }
 
 families! {
-    folder: llama_yarn llama_dynamic mistral qwen2_windows granite_biases;
+    folder: llama_yarn llama_dynamic mistral qwen2_windows granite_biases gemma3_with_images;
     folder and gguf: llama_biases llama_linear qwen2 qwen3 gemma2 gemma3 phi3_longrope phi3_window smollm3 olmo2 granite
 }
 

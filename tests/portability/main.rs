@@ -1,15 +1,16 @@
 //! Every kernel on every backend, without any of them: what the engine can dispatch is translated for Vulkan, Metal and DX12, and held
 //! against what it declares and against WebGPU's default limits.
 
+mod races;
 mod translate;
 mod uniformity;
 mod variants;
 
-use graftling::gpu::Facts;
-use graftling::gpu::kernel::Needs;
-use graftling::gpu::reflect::{self, BindingKind};
-use graftling::gpu::shader;
+use graftling::graph::Dispatch;
+use graftling::kernel::reflect::{self, BindingKind};
+use graftling::kernel::{Facts, Needs, shader};
 use graftling::ops::registry;
+use rayon::prelude::*;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use variants::{DEFAULT_LIMITS, Variant, variants};
@@ -75,7 +76,7 @@ fn parameter_structs_are_those_of_the_host() {
 /// A comparison that finds nothing proves nothing: a struct with a field renamed, moved or of another type is found.
 #[test]
 fn a_parameter_struct_that_differs_is_found() {
-    use graftling::gpu::kernel::ParamField;
+    use graftling::kernel::ParamField;
     const WGSL: &str = "struct Params { rows: u32, scale: f32 }
         @group(0) @binding(0) var<uniform> params: Params;
         @compute @workgroup_size(1) fn main() { _ = params.rows; }";
@@ -138,6 +139,118 @@ fn barriers_stand_in_uniform_control_flow() {
         let one_subgroup = variant.kernel.needs.subgroup_size == Some(resolved.workgroup_size().iter().product());
         uniformity::check(&resolved.module, one_subgroup)
     });
+}
+
+/// No kernel races in workgroup memory, and the check that says so sees every barrier: without any one of them, it finds a race. A barrier
+/// whose absence makes none is one too many.
+#[test]
+fn every_barrier_is_needed_and_none_is_missing() {
+    let groups: Vec<(String, Vec<Dispatch>)> = variants::small_dispatches().into_iter().collect();
+    let reports: Vec<(usize, Vec<String>)> = groups.par_iter().map(|(name, dispatches)| barriers_of(name, dispatches)).collect();
+    let failures: Vec<String> = reports.iter().flat_map(|(_, failures)| failures.clone()).collect();
+    assert!(failures.is_empty(), "\n{}", failures.join("\n"));
+    let barriers: usize = reports.iter().map(|(barriers, _)| barriers).sum();
+    eprintln!("{barriers} barriers in {} variants were taken away, one at a time", groups.len());
+    assert!(barriers > 30, "{barriers}: the dispatches that kernels are interpreted with reach too little");
+}
+
+/// The barriers that a kernel passes, and what is wrong with it.
+fn barriers_of(name: &str, dispatches: &[Dispatch]) -> (usize, Vec<String>) {
+    let resolve = |dispatch: &Dispatch| Variant { kernel: dispatch.kernel, constants: dispatch.constants.clone() }.resolve();
+    let resolved = match resolve(&dispatches[0]) {
+        Ok(resolved) if resolved.workgroup_bytes() == 0 => return (0, vec![]),
+        Ok(resolved) => resolved,
+        Err(problem) => return (0, vec![format!("{name}: {problem}")]),
+    };
+    let module = &resolved.module;
+    // Cooperative kernels have a subgroup for each quarter of their tile; others that know subgroups are one.
+    let size: u32 = resolved.workgroup_size().iter().product();
+    let subgroup = if dispatches[0].kernel.needs.cooperative.is_some() { size / 4 } else { size };
+    let interpret = |module: &naga::Module, dispatch: &Dispatch| {
+        races::run(&races::Dispatch { module, params: &dispatch.params, workgroups: dispatch.workgroups, subgroup })
+    };
+    // Products along 96 steps: several rounds of every tile, and few enough to be quick.
+    let dispatches: Vec<Dispatch> = dispatches.iter().take(6).cloned().map(|dispatch| with_steps(dispatch, 96)).collect();
+    // The dispatches with the most barriers show most; long ones are left out.
+    let (mut runs, mut problems) = (Vec::new(), Vec::new());
+    for dispatch in &dispatches {
+        match interpret(module, dispatch) {
+            Ok(run) => runs.push((run, dispatch)),
+            Err(problem) => problems.push(problem),
+        }
+    }
+    runs.sort_by_key(|(run, _)| std::cmp::Reverse(run.barriers));
+    runs.truncate(2);
+    if runs.is_empty() {
+        return (0, vec![format!("{name}: not interpreted: {}", problems.join("; "))]);
+    }
+    let mut failures: Vec<String> =
+        runs.iter().filter_map(|(run, _)| run.race.as_ref().map(|race| format!("{name}: {race}"))).collect();
+    let mut passed = 0;
+    for which in 0..races::barriers(module) {
+        let without = races::without_barrier(module, which);
+        let after: Vec<(usize, races::Run)> =
+            runs.iter().filter_map(|(run, dispatch)| Some((run.barriers, interpret(&without, dispatch).ok()?))).collect();
+        let is_passed = after.iter().any(|(before, run)| run.barriers < *before);
+        passed += usize::from(is_passed);
+        if is_passed && after.iter().all(|(_, run)| run.race.is_none()) {
+            failures.push(format!("{name}: barrier {which} can go, and no race appears"));
+        }
+    }
+    if passed == 0 {
+        failures.push(format!("{name}: workgroup memory, and no barrier"));
+    }
+    (passed, failures)
+}
+
+/// The dispatch of a product, were it so long.
+fn with_steps(mut dispatch: Dispatch, k: u32) -> Dispatch {
+    if let Some(field) = dispatch.kernel.params.iter().find(|field| field.name == "k") {
+        dispatch.params[field.offset..field.offset + 4].copy_from_slice(&k.to_le_bytes());
+    }
+    dispatch
+}
+
+/// The detector on shaders of a few lines: a missing barrier in either order, one that only the next round of a loop needs, and accesses
+/// that need none.
+#[test]
+fn planted_races_are_found() {
+    let race = |body: &str| {
+        let source = format!(
+            "struct Params {{ rounds: u32 }}
+            @group(0) @binding(0) var<uniform> params: Params;
+            @group(0) @binding(1) var<storage, read_write> out: array<f32>;
+            var<workgroup> shared_: array<f32, 16>;
+            @compute @workgroup_size(8) fn main(@builtin(local_invocation_index) lane: u32) {{ {body} }}"
+        );
+        let module = naga::front::wgsl::parse_str(&source).unwrap_or_else(|error| panic!("{}", error.emit_to_string(&source)));
+        let dispatch = races::Dispatch { module: &module, params: &3u32.to_le_bytes(), workgroups: [1, 1, 1], subgroup: 8 };
+        races::run(&dispatch).unwrap_or_else(|problem| panic!("{problem}")).race
+    };
+    let store_load = "shared_[lane] = out[lane]; workgroupBarrier(); out[lane] = shared_[(lane + 1u) % 8u];";
+    let rounds = |barrier: &str| format!("for (var r = 0u; r < params.rounds; r++) {{ {store_load} {barrier} }}");
+    let tree = |barrier: &str| {
+        format!(
+            "shared_[lane] = out[lane]; workgroupBarrier();
+            for (var half = 4u; half > 0u; half /= 2u) {{ if lane < half {{ shared_[lane] += shared_[lane + half]; }} {barrier} }}
+            out[lane] = shared_[0];"
+        )
+    };
+    for (body, races) in [
+        (store_load.to_owned(), false),
+        (store_load.replace("workgroupBarrier();", ""), true),
+        ("out[lane] = shared_[(lane + 1u) % 8u]; shared_[lane] = 1.0;".into(), true),
+        ("shared_[lane] = 1.0; out[lane] = shared_[lane];".into(), false),
+        ("shared_[0] = out[lane];".into(), true),
+        ("if out[0] > 0.5 { shared_[lane] = 1.0; } out[lane] = shared_[lane ^ 1u];".into(), true),
+        (rounds("workgroupBarrier();"), false),
+        (rounds(""), true),
+        (tree("workgroupBarrier();"), false),
+        (tree(""), true),
+    ] {
+        let found = race(&body);
+        assert_eq!(found.is_some(), races, "{body}: {found:?}");
+    }
 }
 
 /// No device is without a kernel: with WebGPU's default limits and features, every op of every graph has a full set.

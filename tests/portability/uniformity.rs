@@ -11,7 +11,8 @@ use naga::{
     AddressSpace, Arena, Binding, Block, BuiltIn, CollectiveOperation, Expression, Function, FunctionArgument, GatherMode,
     Handle, LocalVariable, Module, Statement, StorageAccess,
 };
-use std::collections::HashSet;
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
 
 /// Checks `main`. `one_subgroup`: the kernel runs only where its workgroup is a single subgroup.
 ///
@@ -20,7 +21,7 @@ use std::collections::HashSet;
 pub fn check(module: &Module, one_subgroup: bool) -> Result<(), String> {
     let main = &module.entry_points[0].function;
     let arguments: Vec<bool> = main.arguments.iter().map(is_uniform_builtin).collect();
-    Analysis { module, one_subgroup }.function(main, &arguments, true).map(|_| ())
+    Analysis { module, one_subgroup, known: RefCell::default() }.function(main, &arguments, true).map(|_| ())
 }
 
 fn is_uniform_builtin(argument: &FunctionArgument) -> bool {
@@ -33,6 +34,8 @@ fn is_uniform_builtin(argument: &FunctionArgument) -> bool {
 struct Analysis<'a> {
     module: &'a Module,
     one_subgroup: bool,
+    /// What was found of each function, by the uniformity of its arguments and of the control flow that calls it.
+    known: RefCell<HashMap<(Handle<Function>, Vec<bool>, bool), Result<bool, String>>>,
 }
 
 /// One function, called with arguments of known uniformity.
@@ -59,6 +62,17 @@ struct Left {
 }
 
 impl Analysis<'_> {
+    /// [`Analysis::function`], once for each kind of call: small functions that call small ones would else be walked again and again.
+    fn called(&self, function: Handle<Function>, arguments: &[bool], uniform: bool) -> Result<bool, String> {
+        let kind = (function, arguments.to_vec(), uniform);
+        if let Some(known) = self.known.borrow().get(&kind) {
+            return known.clone();
+        }
+        let result = self.function(&self.module.functions[function], arguments, uniform);
+        self.known.borrow_mut().insert(kind, result.clone());
+        result
+    }
+
     /// Is the function's result uniform? Called in uniform control flow or not.
     fn function(&self, function: &Function, arguments: &[bool], uniform: bool) -> Result<bool, String> {
         let mut call = Call {
@@ -232,7 +246,7 @@ impl Call<'_> {
                 let name = called.name.as_deref().unwrap_or("a function");
                 // Facts about variables are not final before the last walk, and neither is what a callee may be blamed for.
                 let judged = if judge { uniform } else { true };
-                let same = match self.analysis.function(called, &known, judged) {
+                let same = match self.analysis.called(*function, &known, judged) {
                     Ok(same) => same,
                     Err(problem) if judge => return Err(format!("{name}: {problem}")),
                     Err(_) => false,

@@ -4,12 +4,10 @@
 use super::translate::Resolved;
 use graftling::adapter::{Adapted, LoraSpec};
 use graftling::architecture::Architecture;
-use graftling::gpu::kernel::{Kernel, Needs};
-use graftling::gpu::{Arithmetic, Facts, Matrices};
-use graftling::graph::{Counts, DType, Graph};
+use graftling::graph::{Call, Counts, DType, Dispatch, Graph, Operand};
+use graftling::kernel::{Arithmetic, Facts, Kernel, Matrices, Needs, Tuning};
 use graftling::model::graph::{Part, Purpose};
-use graftling::ops::matmul::Tuning;
-use graftling::ops::{Call, Dispatch, Operand, Random, registry};
+use graftling::ops::{Random, registry};
 use graftling::train::step::{LossGraph, OptimizerGraph};
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
@@ -110,6 +108,20 @@ pub fn variants() -> &'static [Variant] {
 
 /// What each op launches on such a device, for every registry example and every node of whole models.
 pub fn calls(facts: &Facts) -> Vec<(&'static str, Vec<Dispatch>)> {
+    let mut calls = calls_of_examples(facts);
+    for storage in [DType::F32, DType::BF16, DType::F16] {
+        for graph in model_graphs(&small_llama(), storage, 96) {
+            calls.extend(calls_of(&graph, facts, 96));
+        }
+    }
+    for graph in model_graphs(&smollm2(), DType::BF16, 2048) {
+        calls.extend(calls_of(&graph, facts, 2048));
+    }
+    calls
+}
+
+/// What each op launches on such a device for the registry's examples, which are small.
+fn calls_of_examples(facts: &Facts) -> Vec<(&'static str, Vec<Dispatch>)> {
     let mut calls = Vec::new();
     for entry in registry() {
         for example in (entry.examples)(&mut Random(1)) {
@@ -125,15 +137,30 @@ pub fn calls(facts: &Facts) -> Vec<(&'static str, Vec<Dispatch>)> {
             calls.push((entry.name, example.op.launch(&call)));
         }
     }
-    for storage in [DType::F32, DType::BF16, DType::F16] {
-        for graph in model_graphs(&small_llama(), storage, 96) {
-            calls.extend(calls_of(&graph, facts, 96));
+    calls
+}
+
+/// Dispatches of the registry's examples, and of what measurement may choose instead, that a kernel is interpreted with: by kernel and
+/// constants, leaving out how weights rest, which no algorithm's use of workgroup memory depends on.
+pub fn small_dispatches() -> BTreeMap<String, Vec<Dispatch>> {
+    let mut found: BTreeMap<String, Vec<Dispatch>> = BTreeMap::new();
+    let mut seen = HashSet::new();
+    let mut add = |dispatch: Dispatch| {
+        let kernel = dispatch.kernel;
+        let slots: Vec<_> = kernel.slots.iter().filter(|(slot, _)| *slot != "weights").collect();
+        let key = format!("{} {slots:?} {:?} {:?}", kernel.shader, kernel.constants, dispatch.constants);
+        if !dispatch.workgroups.contains(&0) && seen.insert((key.clone(), dispatch.params.clone())) {
+            found.entry(key).or_default().push(dispatch);
+        }
+    };
+    for facts in kinds_of_device() {
+        let listening = Facts { tuning: Tuning::listening(), ..facts.clone() };
+        calls_of_examples(&listening).into_iter().flat_map(|(_, dispatches)| dispatches).for_each(&mut add);
+        for class in listening.tuning.asked().into_iter().collect::<HashSet<_>>() {
+            class.candidates(&facts).into_iter().for_each(|id| add(class.dispatch(id, &facts)));
         }
     }
-    for graph in model_graphs(&smollm2(), DType::BF16, 2048) {
-        calls.extend(calls_of(&graph, facts, 2048));
-    }
-    calls
+    found
 }
 
 /// What a training step of a small model launches for this many tokens.

@@ -1,10 +1,11 @@
 //! Laws of attention.
 
 use crate::cases;
+use crate::common::device;
 use crate::sketch::*;
-use graftling::graph::ValueId;
-use graftling::ops::Matrix;
-use graftling::ops::attention::{Attention, Heads};
+use graftling::graph::{Matrix, ValueId};
+use graftling::ops::attention::{Attention, AttentionBackwardKeyValue, AttentionBackwardQuery, Heads};
+use graftling::plan::Executable;
 use proptest::prelude::*;
 
 /// Bounds of design section 9: forward, gradients.
@@ -252,5 +253,48 @@ proptest! {
             };
             prop_assert!(distance(&columns(shifted), &columns(plain), 1.0) <= bound, "output {index}");
         }
+    }
+}
+
+/// Keys outside the window are not visited, in no pass: a row of 2,048 tokens with a window of 64 has a 17th of the work, and each pass
+/// takes at most a quarter of the time, which leaves room for the weather.
+#[test]
+fn a_window_costs_its_own_length() {
+    let (rows, window) = (2048, 64);
+    let full = Heads::new(2, 1, 32);
+    let starts = vec![0; rows];
+    let case = Case { heads: full, segments: vec![rows], seed: 3 };
+    let mut s = Sketch::default();
+    let [k, v] = case.kv().map(|matrix| s.matrix(matrix));
+    let (q, d_out) = (s.matrix(case.q()), s.matrix(case.d_out()));
+    let (position, segment_start) = (s.ids(&(0..rows).collect::<Vec<_>>()), s.ids(&starts));
+    let lse = s.matrix(map(&Matrix::zeros([rows, 2]), |_| 5.0));
+    let statistics = s.matrix(map(&Matrix::zeros([rows, 4]), |_| 5.0));
+    let fixed = |seconds: &mut dyn FnMut() -> f64| (0..4).map(|_| seconds()).fold(f64::MAX, f64::min);
+    let seconds = |heads: Heads, pass: usize| {
+        let mut s = Sketch { graph: s.graph.clone(), leaves: s.leaves.clone(), counts: s.counts };
+        let out = match pass {
+            0 => s.one(Attention(heads), &[q, k, v, position, segment_start]),
+            1 => s.one(AttentionBackwardQuery(heads), &[q, k, v, d_out, lse, d_out, segment_start]),
+            _ => s.one(AttentionBackwardKeyValue(heads), &[q, k, v, statistics, d_out, segment_start]),
+        };
+        let pinned = s.leaves.iter().map(|(id, matrix)| {
+            let slice = device().allocate("leaf", matrix.data.len() * 4).unwrap();
+            let tensor = s.graph[*id].tensor;
+            device().write(&slice, &matrix.encoded(tensor.dtype, 0..matrix.rows));
+            (*id, slice.into())
+        });
+        let mut executable = Executable::new(device(), s.graph.clone(), &[out], pinned.collect()).unwrap();
+        fixed(&mut || {
+            let start = std::time::Instant::now();
+            executable.repeat(&s.counts, 3).unwrap();
+            executable.read(out, 1).unwrap();
+            start.elapsed().as_secs_f64()
+        })
+    };
+    for (pass, name) in ["forward", "backward, query", "backward, key and value"].into_iter().enumerate() {
+        let (whole, within) = (seconds(full, pass), seconds(Heads { window: Some(window), ..full }, pass));
+        eprintln!("{name}: {whole:.4} s, with a window {within:.4} s");
+        assert!(within <= whole / 4.0, "{name}: {whole} s, with a window {within} s");
     }
 }

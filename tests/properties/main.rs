@@ -17,8 +17,8 @@ mod wrong_shapes;
 
 use common::{device, graph_of, relative_distance, run_on_device};
 use graftling::autograd::{Root, backward};
-use graftling::graph::{DType, Origin, ValueId};
-use graftling::ops::{Derivative, Example, Matrix, Random, registry};
+use graftling::graph::{DType, Derivative, Matrix, Origin, ValueId};
+use graftling::ops::{Example, Random, registry};
 use graftling::reference;
 use std::collections::HashMap;
 
@@ -54,8 +54,12 @@ fn kernels_equal_their_reference() {
     }
 }
 
-/// The inputs by which an op has a gradient: all of f32 but those that its documentation calls frozen.
+/// The inputs by which an op has a gradient: all of f32 but those that its documentation calls frozen, and none of attention to a cache,
+/// which is generation.
 pub fn differentiable(example: &Example) -> Vec<usize> {
+    if example.op.name() == "attention" && example.inputs[0].0.shape.rows != example.inputs[1].0.shape.rows {
+        return Vec::new();
+    }
     let frozen = |input: usize| {
         matches!((example.op.name(), input), ("add_bias" | "rms_norm", 1) | ("rope", 2) | ("linear_cross_entropy", 1 | 3))
     };
@@ -76,6 +80,9 @@ fn gradients_equal_finite_differences() {
                 continue;
             }
             let wrt: Vec<ValueId> = differentiable(&example).into_iter().map(|input| ids[input]).collect();
+            if wrt.is_empty() {
+                continue;
+            }
             let mut random = Random(SEED + number as u64);
             let seed_shape = graph[outputs[0]].tensor.shape.resolve(&example.counts);
             let seed = if is_loss { Matrix::new([1, 1], vec![1.0]) } else { random.matrix(seed_shape, 1.0) };
@@ -139,7 +146,7 @@ fn gradients_equal_finite_differences() {
 #[test]
 fn kernels_match_their_declarations() {
     for kernel in registry().into_iter().flat_map(|entry| entry.kernels) {
-        let interface = graftling::gpu::reflect::interface(kernel).unwrap();
+        let interface = graftling::kernel::reflect::interface(kernel).unwrap();
         assert!(interface.bindings.len() <= 9, "{}: more than 8 storage buffers, WebGPU's default limit", kernel.name);
         if kernel.needs.met_by(&device().facts) {
             device().pipeline(kernel, &[]).unwrap_or_else(|error| panic!("{error}"));

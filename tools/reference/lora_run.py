@@ -118,8 +118,8 @@ def adapters(model):
     found = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            short = name.split("model.layers.")[1].replace(".default.weight", "")
-            found["layers." + short.replace("lora_A", "lora_a").replace("lora_B", "lora_b")] = parameter
+            short = name[name.index("layers.") :].replace(".default.weight", "")
+            found[short.replace("lora_A", "lora_a").replace("lora_B", "lora_b")] = parameter
     return found
 
 

@@ -91,6 +91,22 @@ FAMILIES = {
         ),
         True,
     ),
+    # of which the text part is used
+    "gemma3_with_images": (
+        hf.Gemma3Config,
+        dict(
+            text_config=SIZES
+            | dict(head_dim=16, num_attention_heads=2, query_pre_attn_scalar=16, sliding_window=5, sliding_window_pattern=2),
+            vision_config=dict(
+                hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, image_size=8, patch_size=4
+            ),
+            mm_tokens_per_image=1,
+            image_token_index=95,
+            boi_token_index=94,
+            eoi_token_index=93,
+        ),
+        False,
+    ),
     # 24 tokens are more than 16: the long factors; of the records some have fewer: the short ones.
     "phi3_longrope": (
         hf.Phi3Config,
@@ -126,7 +142,9 @@ def random_model(config, generator):
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             shape = tuple(parameter.shape)
-            if name.endswith("norm.weight"):
+            if "vision" in name or "projector" in name:
+                values = np.zeros(shape)
+            elif name.endswith("norm.weight"):
                 values = (0.0 if adds_one else 1.0) + 0.3 * generator.normal(size=shape)
             elif name.endswith(".bias"):
                 values = 0.4 * generator.normal(size=shape)
@@ -148,13 +166,15 @@ def exact_model(folder):
         weight = 1.0 + module.weight if adds_one else module.weight
         return weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps))
 
+    text_config = model.config.get_text_config()
+
     def rotary_tables(module, x, position_ids, layer_type=None):
         prefix = "" if layer_type is None else f"{layer_type}_"
         kind = module.rope_type if layer_type is None else module.rope_type[layer_type]
         frequencies = getattr(module, prefix + "original_inv_freq").double()
-        if kind == "longrope" and int(position_ids.max()) + 1 > model.config.rope_parameters["original_max_position_embeddings"]:
+        if kind == "longrope" and int(position_ids.max()) + 1 > text_config.rope_parameters["original_max_position_embeddings"]:
             init = hf.modeling_rope_utils.ROPE_INIT_FUNCTIONS[kind]
-            frequencies = init(model.config, x.device, seq_len=int(position_ids.max()) + 1)[0].double()
+            frequencies = init(text_config, x.device, seq_len=int(position_ids.max()) + 1)[0].double()
         angles = position_ids[..., None].double() * frequencies
         angles = torch.cat((angles, angles), dim=-1)
         scale = getattr(module, prefix + "attention_scaling")
@@ -230,13 +250,15 @@ def make(name, folder):
     folder.mkdir(parents=True)
     torch.manual_seed(0)
     generator = np.random.default_rng(list(name.encode()))
-    config = config_class(**(SIZES | changes))
+    config = config_class(**(changes if "text_config" in changes else SIZES | changes))
     random_model(config, generator).save_pretrained(folder)
     (folder / "generation_config.json").unlink(missing_ok=True)
     if gguf:
         folder_to_gguf.convert(folder, folder / "model.gguf")
     work = work_of(generator, SIZES["vocab_size"])
     modules = FUSED if config.model_type == "phi3" else SEPARATE
+    if "text_config" in changes:
+        modules = rf".*language_model\.layers\.\d+\.(self_attn|mlp)\.({'|'.join(SEPARATE)})"
     single, _ = figures(folder, as_shipped, work, modules, save=True)
     expected, tensors = figures(folder, exact_model, work, modules)
     expected["adamw"] |= {"records": [step[0][0] for step in work["adamw"]], "betas": [0.9, 0.999], "eps": 1e-8} | ADAMW
@@ -245,7 +267,7 @@ def make(name, folder):
         "adamw_losses": distance(single["adamw"]["losses"], expected["adamw"]["losses"]),
     }
     document = {
-        "lora": {"r": RANK, "alpha": ALPHA, "modules": modules},
+        "lora": {"r": RANK, "alpha": ALPHA, "modules": FUSED if config.model_type == "phi3" else SEPARATE},
         "input_ids": work["sequence"],
         "prompt": work["prompt"],
     }
@@ -255,7 +277,8 @@ def make(name, folder):
     (folder / "adapter/README.md").unlink(missing_ok=True)
     adapter_config = json.loads((folder / "adapter/adapter_config.json").read_text())
     adapter_config["base_model_name_or_path"] = f"families/{name}"
-    adapter_config["target_modules"].sort()
+    if isinstance(modules, list):
+        adapter_config["target_modules"].sort()
     (folder / "adapter/adapter_config.json").write_text(json.dumps(adapter_config, indent=1) + "\n")
     size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
     print(

@@ -19,9 +19,8 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use super::record::KINDS;
-use crate::files;
 use crate::formats::open;
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 /// Most bytes that a gzipped file may unpack to.
 const MOST_UNPACKED: u64 = 8 << 30;
@@ -105,7 +104,8 @@ impl SourceFile {
     /// The file cannot be read, is of a kind that is not read (which is then named), is damaged, or has no records.
     pub fn open(path: &Path) -> Result<Self> {
         let name = path.display().to_string();
-        let mut bytes = open::read(path, files::ANY, &format!("a data file has {KINDS}"))?;
+        let what = format!("a data file has {KINDS}");
+        let mut bytes = open::read(path, files::ANY, &what)?;
         let mut file = name.to_ascii_lowercase();
         if bytes.starts_with(b"\x1f\x8b") {
             bytes = unpacked(&name, &bytes)?;
@@ -122,7 +122,9 @@ impl SourceFile {
             }
             let first = bytes.iter().find(|byte| !byte.is_ascii_whitespace());
             let json = matches!(first, Some(b'{' | b'['));
-            if (file.ends_with(".csv") || file.ends_with(".tsv") || table::has_header(&bytes)) && !(json && table::is_json(&bytes)) {
+            if (file.ends_with(".csv") || file.ends_with(".tsv") || table::has_header(&bytes))
+                && !(json && table::is_json(&bytes))
+            {
                 (Unit::Line, Records::Rows(table::rows(&name, &bytes)?))
             } else if first == Some(&b'[') {
                 let spans = json::elements(&name, &bytes)?;
@@ -211,7 +213,10 @@ fn foreign(bytes: &[u8]) -> Option<(&'static str, &'static str)> {
     } else if text.get(..9).is_some_and(|head| head.eq_ignore_ascii_case(b"<!doctype"))
         || text.get(..5).is_some_and(|head| head.eq_ignore_ascii_case(b"<html"))
     {
-        ("a web page (HTML), not data", "download the file itself: on Hugging Face by \"download\" or `resolve` in place of `blob` in its address")
+        (
+            "a web page (HTML), not data",
+            "download the file itself: on Hugging Face by \"download\" or `resolve` in place of `blob` in its address",
+        )
     } else {
         return None;
     })

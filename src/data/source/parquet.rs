@@ -43,7 +43,10 @@ fn read(bytes: Vec<u8>) -> parquet::errors::Result<Vec<(usize, Map<String, Value
 /// `content` stays, which chat templates ask for.
 fn object(row: Row) -> Map<String, Value> {
     let fields = row.into_columns().into_iter();
-    fields.filter(|(name, field)| name == "content" || !matches!(field, Field::Null)).map(|(name, field)| (name, value(field))).collect()
+    fields
+        .filter(|(name, field)| name == "content" || !matches!(field, Field::Null))
+        .map(|(name, field)| (name, value(field)))
+        .collect()
 }
 
 fn value(field: Field) -> Value {

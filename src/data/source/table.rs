@@ -64,7 +64,8 @@ pub(super) fn rows(path: &str, bytes: &[u8]) -> Result<Vec<(usize, Map<String, V
         let line = row.position().map_or(0, |position| position.line() as usize);
         if row.len() != header.len() {
             let problem = format!("the row has {} cells, but the first row names {} columns", row.len(), header.len());
-            let proposal = "put cells that hold the separator, a quote or a line end in double quotes, and write a quote in them as two";
+            let proposal =
+                "put cells that hold the separator, a quote or a line end in double quotes, and write a quote in them as two";
             return Err(Error::bad_input(format!("{path}:{line}"), problem, proposal));
         }
         let cells = header.iter().zip(row.iter());

@@ -3,7 +3,8 @@
 use super::GgmlType;
 use super::container::{Container, DAMAGED, MetaValue, RawTensor};
 use crate::architecture::{self, gguf::Metadata as _};
-use crate::formats::{GgufTokenizer, Storage, TextSource, TokenizerSource};
+use crate::formats::{GgufTokenizer, TextSource, TokenizerSource};
+use crate::storage::DType;
 use crate::{Error, Result};
 
 /// The metadata of one file, read with errors that name the key.
@@ -51,13 +52,13 @@ impl architecture::gguf::Metadata for Metadata<'_> {
 
     fn vector(&self, name: &str) -> Result<Option<Vec<f32>>> {
         let Some(tensor) = self.tensor(name) else { return Ok(None) };
-        let storage = tensor.kind.ok().and_then(GgmlType::storage);
-        if tensor.shape.len() != 1 || storage != Some(Storage::F32) {
+        let storage = tensor.kind.ok().and_then(GgmlType::dtype);
+        if tensor.shape.len() != 1 || storage != Some(DType::F32) {
             let problem = format!("has shape {:?} and is not a vector in F32", tensor.shape);
             return Err(Error::bad_input(format!("{}: tensor {name}", self.place), problem, DAMAGED));
         }
         let mut values = vec![0.0; tensor.shape[0]];
-        Storage::F32.dequantise(&self.file[tensor.bytes.clone()], &mut values);
+        DType::F32.dequantise(&self.file[tensor.bytes.clone()], &mut values);
         Ok(Some(values))
     }
 

@@ -1,6 +1,6 @@
 //! ggml's numeric types: those that graftling reads, and the sizes of those that it can only name.
 
-use crate::formats::Storage;
+use crate::storage::DType;
 
 /// A numeric type of a GGUF tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -45,6 +45,7 @@ const TYPES: &[(u32, &str, usize, usize)] = &[
     (34, "TQ1_0", 256, 54),
     (35, "TQ2_0", 256, 66),
     (39, "MXFP4", 32, 17),
+    (40, "NVFP4", 64, 36),
 ];
 
 impl GgmlType {
@@ -68,8 +69,8 @@ impl GgmlType {
         self.block_bytes
     }
 
-    /// The storage, if graftling reads this type.
-    pub fn storage(self) -> Option<Storage> {
-        Storage::ALL.into_iter().find(|storage| storage.name() == self.name)
+    /// The format, if graftling reads this type.
+    pub fn dtype(self) -> Option<DType> {
+        DType::of_name(self.name)
     }
 }

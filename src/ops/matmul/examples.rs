@@ -1,7 +1,8 @@
 //! Sizes that the property suite multiplies: 1, primes, tile sizes and their neighbours, LoRA's narrow products.
 
-use super::{Layout, Matmul, kernels};
+use super::{Matmul, kernels};
 use crate::graph::{DType, Rows, TensorType};
+use crate::kernel::Layout;
 use crate::ops::{Example, OpEntry, Random};
 
 const SIZES: [[usize; 3]; 20] = [
@@ -30,6 +31,13 @@ const SIZES: [[usize; 3]; 20] = [
     [9, 64, 4108],
 ];
 
+/// Sizes for the formats that have the same kernels as others but for the loader: one row, few, many, with tails in all but what is a whole
+/// number of blocks.
+const SIZES_OF_BLOCKS: [[usize; 3]; 4] = [[1, 256, 512], [7, 512, 256], [40, 256, 768], [67, 288, 256]];
+
+/// Formats that are multiplied in all [`SIZES`].
+const IN_ALL_SIZES: [DType; 5] = [DType::F32, DType::BF16, DType::F16, DType::Q8_0, DType::Q4_1];
+
 fn example(random: &mut Random, layout: Layout, [m, n, k]: [usize; 3], dtype: DType, addend: bool) -> Example {
     let (a_shape, b_shape) = match layout {
         Layout::NT => ([m, k], [n, k]),
@@ -55,7 +63,7 @@ pub(in crate::ops) fn entry() -> OpEntry {
             for (index, size) in SIZES.into_iter().enumerate() {
                 let addend = index % 2 == 1;
                 let [_, n, k] = size;
-                for dtype in DType::WEIGHTS {
+                for dtype in IN_ALL_SIZES {
                     for (layout, row) in [(Layout::NT, k), (Layout::NN, n)] {
                         if row.is_multiple_of(dtype.block()) {
                             examples.push(example(random, layout, size, dtype, addend));
@@ -63,6 +71,15 @@ pub(in crate::ops) fn entry() -> OpEntry {
                     }
                 }
                 examples.push(example(random, Layout::TN, size, DType::F32, addend));
+            }
+            for (index, size) in SIZES_OF_BLOCKS.into_iter().enumerate() {
+                for dtype in DType::WEIGHTS.into_iter().filter(|dtype| !IN_ALL_SIZES.contains(dtype)) {
+                    for (layout, row) in [(Layout::NT, size[2]), (Layout::NN, size[1])] {
+                        if row.is_multiple_of(dtype.block()) {
+                            examples.push(example(random, layout, size, dtype, index % 2 == 1));
+                        }
+                    }
+                }
             }
             examples
         },

@@ -11,9 +11,10 @@
 //!
 //! **Gradient.** That of the two products.
 
-use super::{Layout, Matmul, launch, sizes};
-use crate::graph::{DType, Rows, ShapeError, TensorType};
-use crate::ops::{Call, Derivative, Differentiate, Dispatch, Example, Matrix, Op, OpEntry, Random, Vjp, expect};
+use super::{Matmul, launch, sizes};
+use crate::graph::{Call, DType, Derivative, Differentiate, Dispatch, Matrix, Op, Rows, ShapeError, TensorType, Vjp};
+use crate::kernel::Layout;
+use crate::ops::{Example, OpEntry, Random, expect};
 
 /// `op(a, b) + scale * op(u, v) (+ c)`; inputs `a, b, u, v` and optionally `c`.
 #[derive(Clone, Copy, Debug)]
@@ -103,6 +104,9 @@ pub(in crate::ops) fn entry() -> OpEntry {
                 [33, 68, 36, 8],
                 [20, 64, 100, 12],
                 [1, 96, 64, 8],
+                // Whole blocks of every format.
+                [24, 256, 512, 8],
+                [1, 256, 256, 4],
             ];
             for (index, size) in sizes.into_iter().enumerate() {
                 for dtype in DType::WEIGHTS {

@@ -7,13 +7,15 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
-use serde::{Deserialize, Serialize};
+use clap::Args;
+use serde::Deserialize;
 
 use super::row::{above_zero, any, at_least_one, option_rows, within};
+use crate::architecture::RopeOverride;
 use crate::byte_size::ByteSize;
-use crate::gpu::Arithmetic;
-use crate::model::weights::WeightType;
+use crate::data::LongRecords;
+use crate::kernel::Arithmetic;
+use crate::storage::DType;
 use crate::train::budget::RecomputeOption;
 use crate::train::prefix_cache::{PrefixCacheMode, PrefixCacheOptions, PrefixCacheType};
 use crate::train::schedule::ScheduleKind;
@@ -35,12 +37,19 @@ option_rows! {
     "Input and output" {
         /// Model to adapt: a folder (config.json, tokenizer.json, *.safetensors), a .gguf file, or a Hugging Face name
         model: String, "M", required("give a model folder, a .gguf file or a Hugging Face name"), check any, resumed derived;
-        /// Training data, JSONL: one record a line with "messages", "prompt" and "completion", "text", or "input_ids" and "labels"
-        data: PathBuf, "FILE", required("give a JSONL file with the training records"), check any, resumed derived;
+        /// Training data, a file or a folder with train.jsonl (its valid.jsonl becomes held-out data); give --data again for more files.
+        /// JSONL, a JSON list, CSV or Parquet, plain or gzipped; a record has "messages", "conversations" (ShareGPT), "prompt" and
+        /// "completion", "instruction" and "output" (Alpaca), "text", or "input_ids" and "labels"
+        #[serde(default, deserialize_with = "super::recipe::one_or_many_paths")]
+        data: Vec<PathBuf>, "FILE", required("give a file with the training records, such as data.jsonl"), check any, resumed derived;
         /// Folder for the adapter, checkpoints, metrics.jsonl and loss.svg
         out: PathBuf, "DIR", required("give the folder that shall receive the adapter"), check any, resumed free;
         /// Held-out data in the same format; its loss is reported every --eval-steps and at the end
-        eval_data: PathBuf, "FILE", optional("none"), check any, resumed free;
+        #[serde(default, deserialize_with = "super::recipe::one_or_many_paths")]
+        eval_data: Vec<PathBuf>, "FILE", optional("none, or valid.jsonl of a folder given by --data"), check any, resumed free;
+        /// Share of the training records to hold out in place of --eval-data, such as 0.05. Each record is drawn by its own content: the
+        /// same record is on the same side in every run
+        eval_split: f64, "SHARE", optional("none"), check a_share, resumed derived;
         /// Go on from the newest complete checkpoint in --out (from the start, if there is none yet)
         resume: bool, "BOOL", switch, check any, resumed free;
         /// Replace the adapter, and put aside the run, that --out holds
@@ -62,6 +71,9 @@ option_rows! {
         #[serde(default, deserialize_with = "super::recipe::one_or_many")]
         target_modules: Vec<String>, "NAMES", optional("all-linear: adapters on attention alone fall short even with as many parameters"),
             check |option, names| names_a_module(option, names), resumed derived;
+        /// Stretch the model's context with another rotary scaling than its own: none, linear:FACTOR, yarn:FACTOR or llama3:FACTOR. The
+        /// adapter remembers it
+        rope_scaling: RopeOverride, "SCALING", optional("the model's own"), check any, resumed derived;
         /// Layers to adapt, such as 8-15,20 (counted from 0)
         layers: String, "LAYERS", optional("all"), check any, resumed derived;
         /// PEFT folder whose adapter is the starting point; rank, alpha, modules and layers are taken from it
@@ -91,6 +103,9 @@ option_rows! {
         /// Longest row in tokens; records that are longer (or longer than the model's context) are cut and reported
         max_length: usize, "TOKENS", default(TrainOptions::MAX_LENGTH, "most instruction records fit, and so does the memory of a laptop"),
             check two_tokens, resumed same;
+        /// What to do with records of more than --max-length tokens
+        #[arg(value_enum)]
+        long_records: LongRecords, "WHAT", default(LongRecords::Cut, ""), check any, resumed derived;
         /// Optimizer steps to do; takes the place of --epochs
         max_steps: u64, "STEPS", optional("as many as --epochs needs"), check |option, steps| within(option, steps, (1..=MOST_STEPS).contains(steps), "of 1 to 1000000000"),
             resumed derived;
@@ -112,9 +127,9 @@ option_rows! {
         save_total_limit: usize, "N", default(2, ""), check at_least_one, resumed free;
     }
     "Device" {
-        /// Storage of the frozen weights on the GPU
+        /// Format of the frozen weights on the GPU
         #[arg(value_enum)]
-        weights: WeightStorage, "TYPE", optional("the smallest type that loses nothing against the file"), check any, resumed same;
+        weights: DType, "TYPE", optional("as in the file"), check any, resumed same;
         /// Arithmetic of the large matrix products; sums are f32 in all. A resumed run must use the same
         #[arg(value_enum)]
         matmul: Arithmetic, "ARITHMETIC", default(Arithmetic::F32, ""), check any, resumed same_if_set;
@@ -147,8 +162,14 @@ impl Recipe {
     /// Bad input, naming the option: a required one is missing, or a value is out of its range.
     pub fn resolve(self) -> Result<TrainOptions> {
         let options = self.complete()?;
-        if options.eval_steps.is_some() && options.eval_data.is_none() {
-            let proposal = "give --eval-data FILE as well, or leave --eval-steps out";
+        if options.eval_split.is_some() && options.eval_data.is_some() {
+            let problem = "both this and --eval-data say what is held out";
+            return Err(Error::bad_input("--eval-split", problem, "give one of the two"));
+        }
+        // A folder may bring held-out data with it, which is known when it is read.
+        let folder = options.data.iter().any(|data| data.is_dir());
+        if options.eval_steps.is_some() && options.eval_data.is_none() && options.eval_split.is_none() && !folder {
+            let proposal = "give --eval-data FILE or --eval-split SHARE as well, or leave --eval-steps out";
             return Err(Error::bad_input("--eval-steps", "there is nothing to evaluate on", proposal));
         }
         Ok(options)
@@ -181,6 +202,10 @@ impl TrainOptions {
     }
 }
 
+fn a_share(option: &str, share: &f64) -> Result<()> {
+    within(option, share, *share > 0.0 && *share < 1.0, "above 0 and below 1, such as 0.05")
+}
+
 fn two_tokens(option: &str, length: &usize) -> Result<()> {
     match *length >= 2 {
         true => Ok(()),
@@ -201,43 +226,13 @@ fn names_a_module(option: &str, names: &[String]) -> Result<()> {
     }
 }
 
-/// The storage type of the frozen weights on the GPU.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-#[allow(non_camel_case_types, reason = "the field's own names: Q8_0 is what every tool calls it")]
-pub enum WeightStorage {
-    F32,
-    Bf16,
-    F16,
-    /// Blocks of 8 bits: half of bf16
-    #[value(name = "q8_0")]
-    Q8_0,
-    /// Blocks of 4 bits: a third of bf16, at a loss that shows
-    #[value(name = "q4_1")]
-    Q4_1,
-}
-
-impl WeightStorage {
-    /// The storage for an option that may be left out: then the smallest type that loses nothing against the file.
-    pub fn weight_type(storage: Option<Self>) -> WeightType {
-        match storage {
-            None => WeightType::Lossless,
-            Some(Self::F32) => WeightType::F32,
-            Some(Self::Bf16) => WeightType::Bf16,
-            Some(Self::F16) => WeightType::F16,
-            Some(Self::Q8_0) => WeightType::Q8_0,
-            Some(Self::Q4_1) => WeightType::Q4_1,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn minimal() -> Recipe {
-        let path = || Some(PathBuf::from("x"));
-        Recipe { model: Some("m".to_string()), data: path(), out: path(), ..Recipe::default() }
+        let path = || PathBuf::from("x");
+        Recipe { model: Some("m".to_string()), data: Some(vec![path()]), out: Some(path()), ..Recipe::default() }
     }
 
     #[test]
@@ -250,6 +245,9 @@ mod tests {
         assert!(refused(Recipe { lora_dropout: Some(1.0), ..minimal() }).starts_with("--lora-dropout:"));
         assert!(refused(Recipe { max_grad_norm: Some(-1.0), ..minimal() }).starts_with("--max-grad-norm:"));
         assert!(refused(Recipe { eval_steps: Some(5), ..minimal() }).starts_with("--eval-steps:"));
+        assert!(refused(Recipe { eval_split: Some(1.0), ..minimal() }).starts_with("--eval-split: 1 is out of range"));
+        let both = Recipe { eval_split: Some(0.1), eval_data: Some(vec![PathBuf::from("x")]), ..minimal() };
+        assert!(refused(both).starts_with("--eval-split: both this and --eval-data"));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Recipe files: the options of a run as TOML, `key = value`, one a line.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::{CommandFactory, Parser};
 use serde::Deserialize;
@@ -23,6 +23,22 @@ pub(super) fn one_or_many<'de, D: serde::Deserializer<'de>>(
     Ok(Some(match OneOrMany::deserialize(deserializer)? {
         OneOrMany::One(names) => names.split(',').map(|name| name.trim().to_string()).collect(),
         OneOrMany::Many(names) => names,
+    }))
+}
+
+/// `data` in a recipe: one path, or a list of paths.
+pub(super) fn one_or_many_paths<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> std::result::Result<Option<Vec<PathBuf>>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "a path or a list of paths")]
+    enum OneOrMany {
+        One(PathBuf),
+        Many(Vec<PathBuf>),
+    }
+    Ok(Some(match OneOrMany::deserialize(deserializer)? {
+        OneOrMany::One(path) => vec![path],
+        OneOrMany::Many(paths) => paths,
     }))
 }
 
@@ -90,6 +106,7 @@ fn line_of(text: &str, offset: usize) -> usize {
 mod tests {
     use super::*;
     use crate::byte_size::ByteSize;
+    use crate::storage::DType;
     use crate::train::ask::options::*;
     use crate::train::budget::RecomputeOption;
     use crate::train::prefix_cache::{PrefixCacheMode, PrefixCacheType};
@@ -114,7 +131,7 @@ mod tests {
         assert_eq!(both.lora_r, Some(8));
         assert_eq!(both.learning_rate, Some(1e-3));
         assert_eq!(both.no_shuffle, Some(false));
-        assert_eq!(both.weights, Some(WeightStorage::Bf16));
+        assert_eq!(both.weights, Some(DType::BF16));
         assert_eq!(both.lr_schedule, Some(ScheduleKind::Linear));
         assert_eq!(both.target_modules, Some(vec!["q_proj".to_string(), "v_proj".to_string()]));
         for key in Recipe::keys() {

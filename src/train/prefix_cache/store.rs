@@ -16,8 +16,8 @@ use half::{bf16, f16};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::gpu::encode;
 use crate::graph::DType;
+use crate::storage::encode;
 use crate::{Error, Result};
 
 /// The type in which hidden states rest.

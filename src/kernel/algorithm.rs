@@ -1,0 +1,67 @@
+//! Kernels that read a frozen weight: *algorithm x format*. An algorithm is a kernel but for the loader of the weight's format, and is
+//! composed with that of each format on demand.
+
+use super::Kernel;
+use crate::storage::DType;
+use std::collections::HashMap;
+use std::sync::{LazyLock, Mutex, PoisonError};
+
+/// A kernel with an empty slot `weights`.
+#[derive(Debug)]
+pub struct Algorithm {
+    /// The kernel but for the slot; its name lacks that of the format.
+    pub kernel: Kernel,
+    pub loads: Loads,
+}
+
+/// Against which loader of a format an algorithm is written.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Loads {
+    /// Elements.
+    Elements,
+    /// Elements, of 8 bytes a component where they are numbers by themselves: for CPU drivers.
+    WideElements,
+    /// Blocks, of which a lane takes a few codes at a time.
+    Blocks,
+    /// Blocks, of which a lane takes all codes at once.
+    WholeBlocks,
+}
+
+impl Loads {
+    /// What fills the slots of an algorithm for this format; `None` for one without blocks where the algorithm takes blocks.
+    fn slots(self, format: DType) -> Option<Vec<(&'static str, &'static str)>> {
+        let stem = |suffix: &str| -> &'static str { format!("weights_{format}{suffix}").leak() };
+        match (self, format.block() > 1) {
+            _ if format == DType::U32 => None,
+            (Self::Elements, false) => Some(vec![("weights", stem(""))]),
+            (Self::WideElements, false) => Some(vec![("weights", stem("_wide"))]),
+            (Self::Blocks | Self::WholeBlocks, false) => None,
+            (Self::WholeBlocks, true) => Some(vec![("weights", stem("")), ("words", "words_wide")]),
+            (Self::Elements | Self::WideElements | Self::Blocks, true) => {
+                Some(vec![("weights", stem("")), ("words", "words_plain")])
+            }
+        }
+    }
+}
+
+impl Algorithm {
+    /// The kernel that reads weights in this format, the same one for every call; `None` if the algorithm is not made for it.
+    pub fn with(&'static self, format: DType) -> Option<&'static Kernel> {
+        static COMPOSED: LazyLock<Mutex<HashMap<(&'static str, DType), &'static Kernel>>> = LazyLock::new(Mutex::default);
+        let mut composed = COMPOSED.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(kernel) = composed.get(&(self.kernel.name, format)) {
+            return Some(kernel);
+        }
+        // A kernel lives as long as the program, and there are only as many as algorithms times formats.
+        let slots = [self.kernel.slots.to_vec(), self.loads.slots(format)?].concat();
+        let name = format!("{}_{format}", self.kernel.name);
+        let kernel = Box::leak(Box::new(Kernel { name: name.leak(), slots: slots.leak(), ..self.kernel.clone() }));
+        composed.insert((self.kernel.name, format), kernel);
+        Some(kernel)
+    }
+
+    /// Its kernels for all formats that it takes.
+    pub fn kernels(&'static self) -> impl Iterator<Item = &'static Kernel> {
+        DType::WEIGHTS.into_iter().filter_map(|format| self.with(format))
+    }
+}

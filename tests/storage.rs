@@ -1,0 +1,131 @@
+//! Every format against the library that defines it: gguf-py's and bitsandbytes' values, bit for bit, on the host and on the device.
+
+mod common;
+
+use common::run_on_device;
+use graftling::graph::{Counts, Graph, Matrix, Origin, Rows, TensorType, ValueId};
+use graftling::ops::Random;
+use graftling::ops::embedding::Embedding;
+use graftling::storage::DType;
+use safetensors::SafeTensors;
+use std::path::Path;
+
+/// Made by tools/reference/make_blocks.py.
+fn fixture() -> Vec<u8> {
+    std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/reference/blocks.safetensors")).unwrap()
+}
+
+fn floats(bytes: &[u8]) -> Vec<f32> {
+    bytes.chunks_exact(4).map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap())).collect()
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|value| value.to_bits()).collect()
+}
+
+const OF_GGML: [DType; 13] = [
+    DType::Q4_0,
+    DType::Q4_1,
+    DType::Q5_0,
+    DType::Q5_1,
+    DType::Q8_0,
+    DType::Q2_K,
+    DType::Q3_K,
+    DType::Q4_K,
+    DType::Q5_K,
+    DType::Q6_K,
+    DType::IQ4_NL,
+    DType::IQ4_XS,
+    DType::MXFP4,
+];
+
+/// The values of one row of blocks, looked up on the device.
+fn on_the_device(dtype: DType, blocks: Vec<u8>, columns: usize) -> Vec<f32> {
+    let mut graph = Graph::new();
+    let ids = graph.leaf("ids", TensorType::u32(Rows::Fixed(1), 1), Origin::Input);
+    let weight = graph.leaf("weight", TensorType::new(Rows::Fixed(1), columns, dtype), Origin::Input);
+    let y: ValueId = graph.apply_one(Embedding, &[ids, weight], "y").unwrap();
+    let leaves = [(ids, Matrix::zeros([1, 1])), (weight, Matrix::of_blocks([1, columns], dtype, blocks))];
+    run_on_device(&graph, &leaves, &[y], &Counts::default()).swap_remove(0)
+}
+
+/// Random blocks and the largest, smallest and zero scales. The device may give zero its other sign, and zero for scales that are
+/// subnormal in f32 (MXFP4's two least).
+#[test]
+fn blocks_have_the_values_that_gguf_py_computes() {
+    let file = fixture();
+    let tensors = SafeTensors::deserialize(&file).unwrap();
+    for dtype in OF_GGML {
+        let blocks = tensors.tensor(&format!("{}.blocks", dtype.name())).unwrap().data().to_vec();
+        let expected = floats(tensors.tensor(&format!("{}.values", dtype.name())).unwrap().data());
+        let found = Matrix::of_blocks([1, expected.len()], dtype, blocks.clone());
+        let found: Vec<f32> = found.data.iter().map(|&value| value as f32).collect();
+        assert_eq!(bits(&found), bits(&expected), "{dtype}");
+        let on_the_device = on_the_device(dtype, blocks, expected.len());
+        let is_least = |value: f32| value.abs() <= 12.0 * f32::MIN_POSITIVE;
+        for (at, (found, expected)) in on_the_device.iter().zip(&expected).enumerate() {
+            let same = found == expected || (*found == 0.0 && is_least(*expected));
+            assert!(same, "{dtype}, value {at} on the device: {found:e}, not {expected:e}");
+        }
+    }
+}
+
+/// On the device a format takes at most a tenth more than in a file.
+#[test]
+fn formats_rest_in_place() {
+    for dtype in DType::WEIGHTS {
+        let values = 1 << 20;
+        let (file, device) = (dtype.file_bytes(values).unwrap(), dtype.bytes(values as usize) as u64);
+        assert!(device * 10 <= file * 11, "{dtype}: {device} bytes for {file}");
+    }
+    // With double quantisation bitsandbytes has 8 bits of absmax a block, and 32 for 256 of them.
+    let nf4 = 256 / 2 + 4 + 4 / 64;
+    assert!(DType::NF4.bytes(256) * 10 <= nf4 * 11);
+}
+
+/// What is written is what gguf-py writes, byte by byte.
+#[test]
+fn values_become_the_blocks_that_gguf_py_writes() {
+    let file = fixture();
+    let tensors = SafeTensors::deserialize(&file).unwrap();
+    let rows = floats(tensors.tensor("rows").unwrap().data());
+    for dtype in [DType::Q4_0, DType::Q5_0, DType::Q5_1] {
+        let expected = tensors.tensor(&format!("{}.rows", dtype.name())).unwrap().data().to_vec();
+        for (block, (found, expected)) in
+            dtype.quantise(&rows).chunks(dtype.block_bytes()).zip(expected.chunks(dtype.block_bytes())).enumerate()
+        {
+            assert_eq!(found, expected, "{dtype}, block {block}");
+        }
+    }
+}
+
+/// Codes, absmax and values are bitsandbytes'.
+#[test]
+fn nf4_is_that_of_bitsandbytes() {
+    let file = fixture();
+    let tensors = SafeTensors::deserialize(&file).unwrap();
+    let read = |name: &str| tensors.tensor(name).unwrap().data().to_vec();
+    let (codes, absmax) = (read("NF4.rows"), read("NF4.absmax"));
+    let expected: Vec<u8> =
+        absmax.chunks_exact(4).zip(codes.chunks_exact(32)).flat_map(|(absmax, codes)| [absmax, codes].concat()).collect();
+    let blocks = DType::NF4.quantise(&floats(&read("rows")));
+    assert_eq!(blocks, expected);
+    let values = floats(&read("NF4.values"));
+    let found = Matrix::of_blocks([1, values.len()], DType::NF4, blocks.clone());
+    assert_eq!(bits(&found.data.iter().map(|&value| value as f32).collect::<Vec<_>>()), bits(&values));
+    assert_eq!(on_the_device(DType::NF4, blocks, values.len()), values);
+}
+
+/// A weight that is read back as it was written is the same again, where a format can be written.
+#[test]
+fn rounding_twice_is_rounding_once() {
+    let values: Vec<f32> = Random(3).matrix([4, 256], 0.1).data.iter().map(|&value| value as f32).collect();
+    for dtype in DType::WEIGHTS.into_iter().filter(|dtype| dtype.can_quantise()) {
+        let once = graftling::storage::rounded(&values, dtype);
+        let worst = values.iter().zip(&once).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(worst < 0.02, "{dtype}: {worst}");
+        let twice = graftling::storage::rounded(&once, dtype);
+        let drift = once.iter().zip(&twice).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(drift <= 2e-4, "{dtype}: {drift}");
+    }
+}
