@@ -10,7 +10,8 @@ use graftling::gpu::{Device, WANTED_FEATURES, adapters};
 use graftling::graph::DType;
 use graftling::kernel::{Arithmetic, Facts, Matrices};
 
-use graftling::train::memory::{Lowest, Memory, Planner, StepShape};
+use graftling::session::prefix_cache::Lowest;
+use graftling::train::memory::{Memory, Planner, StepShape};
 use graftling::train::options::TrainOptions;
 use graftling::train::step::Recompute;
 use graftling::{Error, Result};

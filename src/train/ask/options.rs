@@ -15,9 +15,9 @@ use crate::architecture::RopeOverride;
 use crate::byte_size::ByteSize;
 use crate::data::LongRecords;
 use crate::kernel::Arithmetic;
+use crate::session::prefix_cache::{PrefixCacheMode, PrefixCacheOptions, PrefixCacheType};
 use crate::storage::DType;
 use crate::train::budget::RecomputeOption;
-use crate::train::prefix_cache::{PrefixCacheMode, PrefixCacheOptions, PrefixCacheType};
 use crate::train::schedule::ScheduleKind;
 use crate::{Error, Result};
 

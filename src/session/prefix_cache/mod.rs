@@ -22,7 +22,7 @@
 mod plan;
 mod store;
 
-pub use plan::{PrefixCacheMode, PrefixCacheOptions, PrefixCachePlan, Seen};
+pub use plan::{Lowest, PrefixCacheMode, PrefixCacheOptions, PrefixCachePlan, Seen};
 pub use store::{PrefixCacheType, Store, StorePlan};
 
 use std::collections::HashSet;
