@@ -1,4 +1,4 @@
-//! Makes the table of shader files that `src/gpu/shader.rs` composes kernels from: every .wgsl file below `shaders/`, by its stem.
+//! Makes the table of shader files that `src/kernel/shader.rs` composes kernels from: every .wgsl file below `shaders/`, by its stem.
 
 use std::{env, fs, io, path::Path};
 

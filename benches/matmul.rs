@@ -4,9 +4,10 @@
 //! device were of another kind. All of a line are measured in turn, round by round, so that they meet the same state of the machine.
 //! Printed are best / median.
 
-use graftling::gpu::{Device, Facts};
+use graftling::gpu::Device;
 use graftling::graph::{Counts, DType, Graph, Origin, Rows, TensorType, ValueId};
-use graftling::ops::matmul::{Layout, Matmul};
+use graftling::kernel::{Facts, Layout};
+use graftling::ops::matmul::Matmul;
 use graftling::plan::{Executable, Pinned};
 use std::collections::HashMap;
 use std::sync::Arc;

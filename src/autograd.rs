@@ -1,11 +1,11 @@
 //! Reverse-mode differentiation: appends gradient nodes to a graph.
 //!
 //! [`backward`] first finds which values depend on the adapters, then walks the nodes from the loss back and asks each node's op for its
-//! gradient rule ([`crate::ops::Op::derivative`]), but only for inputs that depend on an adapter. So a frozen weight never has a gradient node,
+//! gradient rule ([`crate::graph::Op::derivative`]), but only for inputs that depend on an adapter. So a frozen weight never has a gradient node,
 //! and everything below the lowest adapted layer has no backward at all and keeps no activation.
 
-use crate::graph::{Graph, Origin, ShapeError, ValueId};
-use crate::ops::{Derivative, Vjp, add::Add};
+use crate::graph::{Derivative, Graph, Origin, ShapeError, ValueId, Vjp};
+use crate::ops::add::Add;
 use std::collections::HashMap;
 
 /// Where differentiation starts.

@@ -3,10 +3,11 @@
 //! A from-scratch tensor engine. A [`graph`] says *what* is computed, a [`plan`] *how* (which memory, in which order), a [`gpu`] device
 //! *where*. The base model is frozen and only low-rank adapters are trained, so [`autograd`] makes gradients for the adapters alone.
 //!
-//! The map, from the bottom up; each module uses those before it:
+//! The map, from the bottom up; each module uses those before it, and `tests/house.rs` has the layers and holds them:
 //!
 //! * [`storage`]: how numbers rest in files and on the device, one file a format.
-//! * [`graph`]: nodes, values, shapes, and the errors that wrong shapes give. Pure data.
+//! * [`kernel`]: what a kernel is, and the facts of a device that decide between kernels; no device.
+//! * [`graph`]: nodes, values, shapes, the errors that wrong shapes give, and what an op is. Pure data.
 //! * [`ops`]: one file an op, with its formula, gradient rule, f64 reference and kernel launch; the kernels are in `shaders/`.
 //! * [`autograd`]: appends gradient nodes to a graph. [`mod@reference`] runs a graph in f64 on the CPU.
 //! * [`gpu`]: adapters, limits, buffers, compiled kernels. [`plan`]: liveness, the arena, replay, pacing, profiles.
@@ -14,8 +15,9 @@
 //! * [`formats`]: safetensors, GGUF, Hugging Face folders and names, PEFT adapters. [`text`]: tokenizers and chat templates.
 //! * [`data`]: records to tokens, loss masks and packed batches.
 //! * [`model`]: an architecture as a graph, and its weights on the device. [`adapter`]: what to adapt, and LoRA.
-//! * [`session`]: a model that is on a device, ready for use. [`byte_size`]: how memory is told.
-//! * [`train`]: the loop, the optimizer, checkpoints, metrics. [`generate`]: the key/value cache and sampling.
+//! * [`generate`]: the key/value cache and sampling. [`session`]: a model that is on a device, ready for use: its memory, evaluation, the
+//!   cache of the layers below the adapters. [`byte_size`]: how memory is told.
+//! * [`train`]: the loop, the optimizer, checkpoints, metrics.
 //! * [`mod@bench`]: what the device can do, how near the kernels come to it, what a step and a token cost.
 //! * [`terminal`]: what is said, to standard error and standard output.
 //! * [`error`]: the one error type that reaches the user. [`files`]: regular files, and no others. [`allocator`]: the bound on what a template or tokenizer may take.
@@ -41,6 +43,7 @@ pub mod formats;
 pub mod generate;
 pub mod gpu;
 pub mod graph;
+pub mod kernel;
 pub mod model;
 mod nearest;
 pub mod ops;

@@ -2,8 +2,7 @@
 //!
 //! It is what every kernel and every plan is compared with. It keeps all values, so any of them can be looked at.
 
-use crate::graph::{Counts, Graph, ValueId};
-use crate::ops::Matrix;
+use crate::graph::{Counts, Graph, Matrix, ValueId};
 use std::collections::HashMap;
 
 /// Runs the whole graph. `leaves` holds every input, weight, adapter and state that a node uses; the result holds these and every output.

@@ -4,9 +4,10 @@ mod common;
 #[cfg(target_os = "linux")]
 mod runs;
 
-use graftling::gpu::{Arithmetic, Device};
+use graftling::gpu::Device;
 use graftling::graph::{Graph, Origin, Rows, TensorType};
-use graftling::ops::matmul::{Class, Layout, Matmul};
+use graftling::kernel::{Arithmetic, Class, Layout};
+use graftling::ops::matmul::Matmul;
 use graftling::plan::autotune::{BUDGET, Choice, Decided, Record, Sources, tune};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};

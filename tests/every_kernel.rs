@@ -7,11 +7,10 @@
 mod common;
 
 use common::{graph_of, relative_distance, run_on};
-use graftling::gpu::kernel::{Kernel, Needs};
-use graftling::gpu::{Arithmetic, Device, Facts, Matrices, adapters};
-use graftling::graph::{Origin, TensorType};
-use graftling::ops::matmul::Tuning;
-use graftling::ops::{Call, Dispatch, Example, Operand, Random, registry};
+use graftling::gpu::{Device, adapters};
+use graftling::graph::{Call, Dispatch, Operand, Origin, TensorType};
+use graftling::kernel::{Arithmetic, Facts, Kernel, Matrices, Needs, Tuning};
+use graftling::ops::{Example, Random, registry};
 use graftling::reference;
 use libtest_mimic::{Arguments, Failed, Trial};
 use std::collections::{BTreeMap, HashMap, HashSet};

@@ -5,10 +5,11 @@ mod common;
 mod runs;
 
 use common::{graph_of, run_on};
-use graftling::gpu::{Arithmetic, Device, Facts, Matrices, adapters};
-use graftling::graph::{DType, Origin, Rows, TensorType};
-use graftling::ops::matmul::{Class, Layout, Matmul, Tuning};
-use graftling::ops::{Call, Dispatch, Example, Matrix, Op, Operand, Random};
+use graftling::gpu::{Device, adapters};
+use graftling::graph::{Call, DType, Dispatch, Matrix, Op, Operand, Origin, Rows, TensorType};
+use graftling::kernel::{Arithmetic, Class, Facts, Layout, Matrices, Tuning};
+use graftling::ops::matmul::Matmul;
+use graftling::ops::{Example, Random};
 use libtest_mimic::{Arguments, Trial};
 use runs::{Workshop, run};
 use std::collections::{BTreeSet, HashMap};

@@ -4,10 +4,10 @@
 mod common;
 
 use common::{device, graph_of, relative_distance, run_on};
-use graftling::gpu::{Device, Facts};
-use graftling::graph::{DType, Origin, TensorType};
-use graftling::ops::matmul::{Class, Tuning};
-use graftling::ops::{Call, Dispatch, Example, Operand, Random, registry};
+use graftling::gpu::Device;
+use graftling::graph::{Call, DType, Dispatch, Operand, Origin, TensorType};
+use graftling::kernel::{Class, Facts, Tuning};
+use graftling::ops::{Example, Random, registry};
 use graftling::reference;
 use libtest_mimic::{Arguments, Trial};
 use std::collections::HashMap;

@@ -10,7 +10,7 @@ use graftling::formats::ModelFiles;
 use graftling::generate::Generator;
 use graftling::gpu::{Device, Readback};
 use graftling::model::weights::{DeviceWeights, WeightType};
-use graftling::train::evaluate::Evaluator;
+use graftling::session::evaluate::Evaluator;
 use graftling::train::memory::StepShape;
 use graftling::train::step::Recompute;
 use graftling::train::trainer::Trainer;

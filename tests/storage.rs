@@ -3,9 +3,9 @@
 mod common;
 
 use common::run_on_device;
-use graftling::graph::{Counts, Graph, Origin, Rows, TensorType, ValueId};
+use graftling::graph::{Counts, Graph, Matrix, Origin, Rows, TensorType, ValueId};
+use graftling::ops::Random;
 use graftling::ops::embedding::Embedding;
-use graftling::ops::{Matrix, Random};
 use graftling::storage::DType;
 use safetensors::SafeTensors;
 use std::path::Path;

@@ -128,6 +128,8 @@ fn a_profile_shows_the_kernels_and_changes_no_number() {
     let events = trace["traceEvents"].as_array().unwrap();
     let of = |op: &str| events.iter().filter(|event| event["cat"] == op).count();
     assert_eq!((of("adamw"), of("accumulate"), of("linear_cross_entropy") % 2), (1, 2, 0), "one update of two batches");
+    let (_, err) = run(shop.train("again", &["--max-steps", "4", "--profile", "trace.json"]), 2);
+    assert!(err.contains("trace.json: is there already") && !shop.path("again").exists(), "{err}");
     assert!(events.iter().all(|event| event["ph"] == "X" && number(&event["dur"]) >= 0.0 && number(&event["ts"]) >= 0.0));
 
     // A trace that cannot be written costs a warning, not the run.

@@ -5,9 +5,10 @@
 
 use crate::architecture::{Architecture, Site, sites};
 use crate::graph::{Graph, Origin, Rows, ShapeError, TensorType, ValueId};
+use crate::kernel::Layout;
 use crate::ops::Random;
 use crate::ops::dropout::Dropout;
-use crate::ops::matmul::{Layout, Matmul};
+use crate::ops::matmul::Matmul;
 
 /// Which linear layers are adapted, and how.
 #[derive(Clone, Debug, PartialEq)]

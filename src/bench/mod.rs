@@ -6,8 +6,8 @@
 //! * [`step`]: training steps of a model; [`generation`]: greedy decoding;
 //! * [`timer`]: how a graph is timed; [`report`]: all of it as text.
 //!
-//! Every figure is measured in the run that prints it. Rates count the operations of [`Op::flops`](crate::ops::Op::flops) and the bytes
-//! of [`Op::traffic`](crate::ops::Op::traffic): what has to be computed and moved, whatever a kernel does beyond that. A share is that of
+//! Every figure is measured in the run that prints it. Rates count the operations of [`Op::flops`](crate::graph::Op::flops) and the bytes
+//! of [`Op::traffic`](crate::graph::Op::traffic): what has to be computed and moved, whatever a kernel does beyond that. A share is that of
 //! the peak or of the bandwidth, whichever of the two would take longer ([`Roofline`](crate::plan::timings::Roofline)). Operands that
 //! fit the caches can be moved faster than memory is, so a share of the bandwidth may exceed 100 %.
 

@@ -4,7 +4,7 @@ use super::generation::GenerationReport;
 use super::kernels::KernelRow;
 use super::speed::Speed;
 use super::step::StepReport;
-use crate::gpu::Arithmetic;
+use crate::kernel::Arithmetic;
 use crate::plan::timings::{self, Bound, KernelTotal};
 use serde::Serialize;
 use std::fmt::Write;

@@ -3,8 +3,7 @@
 use super::cases::Fill;
 use super::timer::seconds_of_run;
 use crate::gpu::Device;
-use crate::graph::{Graph, Origin, Rows, TensorType};
-use crate::ops::Op;
+use crate::graph::{Graph, Op, Origin, Rows, TensorType};
 use crate::ops::copy::Copy;
 use crate::ops::multiply_add::MultiplyAdd;
 use crate::plan::Executable;

@@ -1,7 +1,6 @@
 //! `graftling demo`: fetch a small model, teach it facts that nobody can know, and ask for them before and after.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use clap::Args;
 use graftling::adapter::DeviceAdapter;
@@ -11,7 +10,6 @@ use graftling::demo::small_model::{MODELS, SmallModel};
 use graftling::files;
 use graftling::formats::atomic::write_atomically;
 use graftling::generate::{Generator, Sampler, Sampling, end_tokens};
-use graftling::gpu::Device;
 use graftling::graph::Graph;
 use graftling::model::opened::OpenModel;
 use graftling::model::weights::DeviceWeights;
@@ -115,12 +113,10 @@ pub fn run(args: DemoArgs) -> Result<i32> {
     let questions = some_of(lesson::held_out_questions()?, args.questions as usize);
     let data = write_lesson(&args.out, model.template.is_some())?;
     let prepared = Prepared::new(args.recipe(&spec, data).resolve()?, &model)?;
-    let mut device = Device::open_for(args.device.device.as_deref(), args.device.matmul)?;
-    prepared.check_fits(&device)?;
+    let device = prepared.open_device()?;
     let mut output = prepared.open_output()?;
     let asking = generator_graphs(&model, &prepared)?;
-    super::with_tuning_bar(|progress| prepared.tune(&mut device, &mut output, asking, progress));
-    let weights = super::upload(&model, prepared.weight_type(), Arc::new(device))?;
+    let weights = super::with_bars(|bars| prepared.load(device, &mut output, asking, bars))?;
 
     report(&format!("{} on {}\n\nBefore training\n", model.files.name, weights.device().info.name));
     let before = ask(&model, &weights, None, &questions)?;

@@ -6,10 +6,12 @@ use clap::Args;
 use graftling::adapter::LoraSpec;
 use graftling::adapter::targets::expand_target_modules;
 use graftling::architecture::{Architecture, Part, known, parameters};
-use graftling::gpu::{Arithmetic, Device, Facts, Matrices, WANTED_FEATURES, adapters};
+use graftling::gpu::{Device, WANTED_FEATURES, adapters};
 use graftling::graph::DType;
+use graftling::kernel::{Arithmetic, Facts, Matrices};
 
-use graftling::train::memory::{Lowest, Memory, Planner, StepShape};
+use graftling::session::prefix_cache::Lowest;
+use graftling::train::memory::{Memory, Planner, StepShape};
 use graftling::train::options::TrainOptions;
 use graftling::train::step::Recompute;
 use graftling::{Error, Result};

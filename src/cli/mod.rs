@@ -22,8 +22,9 @@ use counter::Counter;
 use graftling::adapter::rope_scaling;
 use graftling::architecture::RopeOverride;
 use graftling::cache::cache_folder;
-use graftling::gpu::{Arithmetic, Device};
+use graftling::gpu::Device;
 use graftling::graph::Graph;
+use graftling::kernel::Arithmetic;
 use graftling::model::opened::OpenModel;
 use graftling::model::weights::{DeviceWeights, WeightType};
 use graftling::plan::autotune::{BUDGET, Choice, Sources, tune};
@@ -172,11 +173,7 @@ impl DeviceArgs {
             autotune: !self.no_autotune,
             cache: cache_folder(),
         };
-        let bars = Bars { tuning: tuning_bar(), loading: loading_bar() };
-        let session = Session::open(model, adapter, &options, uses, &bars);
-        bars.tuning.finish();
-        bars.loading.finish();
-        session
+        with_bars(|bars| Session::open(model, adapter, &options, uses, bars))
     }
 
     /// Opens the GPU and decides with which kernels it computes these graphs.
@@ -189,6 +186,15 @@ impl DeviceArgs {
         });
         Ok((Arc::new(device), choices))
     }
+}
+
+/// Calls `open` with what shows how far opening a session is.
+fn with_bars<T>(open: impl FnOnce(&Bars) -> T) -> T {
+    let bars = Bars { tuning: tuning_bar(), loading: loading_bar() };
+    let opened = open(&bars);
+    bars.tuning.finish();
+    bars.loading.finish();
+    opened
 }
 
 /// How far opening a session is.

@@ -1,20 +1,18 @@
 //! `graftling train`: from options to an adapter, and what is said on the way.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use clap::Args;
-use graftling::Result;
-use graftling::gpu::Device;
 use graftling::model::opened::OpenModel;
+use graftling::session::prefix_cache::RowsUsed;
 use graftling::terminal::{self, say};
 use graftling::train::Outcome;
 use graftling::train::interrupt::Interrupt;
 use graftling::train::keep::beginning;
 use graftling::train::options::{Recipe, TrainOptions};
-use graftling::train::prefix_cache::RowsUsed;
 use graftling::train::prepare::Prepared;
 use graftling::train::progress::Progress;
+use graftling::{Error, Result};
 
 use super::quoted;
 
@@ -61,6 +59,15 @@ pub struct TrainArgs {
 pub fn run(args: TrainArgs) -> Result<i32> {
     let from_file = args.config.as_deref().map(Recipe::from_file).transpose()?.unwrap_or_default();
     let mut recipe = args.recipe.or(from_file);
+    if let Some(path) =
+        args.profile.as_ref().filter(|path| std::fs::symlink_metadata(path).is_ok() && recipe.overwrite != Some(true))
+    {
+        return Err(Error::bad_input(
+            path.display(),
+            "is there already",
+            "give --profile another file, or --overwrite to replace it",
+        ));
+    }
     if args.dry_run {
         // Nothing is written, so no place for it is needed.
         recipe.out.get_or_insert_with(PathBuf::new);
@@ -77,15 +84,13 @@ pub fn run(args: TrainArgs) -> Result<i32> {
     }
     say(&format!("{}\n{}", prepared.data_reports(), prepared.summary().trim_end()));
     // The device comes before the output: where there is none, nothing is written.
-    let mut device = Device::open_for(prepared.options.device.as_deref(), prepared.options.matmul)?;
-    prepared.check_fits(&device)?;
+    let device = prepared.open_device()?;
     let mut output = prepared.open_output()?;
     if output.steps_done() > 0 {
         say(&format!("going on after step {} of {}", output.steps_done(), prepared.total_steps));
     }
     let interrupt = Interrupt::install()?;
-    super::with_tuning_bar(|progress| prepared.tune(&mut device, &mut output, Vec::new(), progress));
-    let weights = super::upload(&model, prepared.weight_type(), Arc::new(device)).map_err(|error| prepared.explained(error))?;
+    let weights = super::with_bars(|bars| prepared.load(device, &mut output, Vec::new(), bars))?;
     say(&format!("training on {}", weights.device().info.name));
     let progress = Progress::on_stderr(prepared.total_steps, output.steps_done());
     let options = prepared.options.clone();

@@ -125,11 +125,11 @@ impl ModelFiles {
     }
 }
 
-/// The last part of a path, without `.gguf`.
+/// The last part of a path, without `.gguf` and the number of a part.
 fn display_name(path: &Path) -> String {
     let full = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let name = if full.extension().is_some_and(|extension| extension == "gguf") { full.file_stem() } else { full.file_name() };
-    name.map_or_else(|| full.display().to_string(), |name| name.to_string_lossy().into_owned())
+    name.map_or_else(|| full.display().to_string(), |name| super::gguf::parts::whole_name(&name.to_string_lossy()).to_owned())
 }
 
 /// Compares the weights with what the config asks for: nothing missing, nothing of another shape, nothing that would have to

@@ -2,9 +2,9 @@
 
 use super::buffer::SMALLER;
 use super::loss::Planned;
-use super::{Arithmetic, Created, Facts, Matrices, Pipeline, Slice, kernel::Kernel, pipeline};
+use super::{Created, Pipeline, Slice, pipeline};
 use crate::caught::caught;
-use crate::ops::matmul::Tuning;
+use crate::kernel::{Arithmetic, Facts, Kernel, Matrices, Tuning};
 use crate::{Error, Result};
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
@@ -293,7 +293,7 @@ impl Device {
         self.or_lost(Error::failed(
             place,
             message.trim(),
-            "continue from the last checkpoint with --resume; less memory: smaller --batch-size or --max-length",
+            "go on from the last checkpoint with --resume, if there is one; where memory is short, --recompute all needs less and changes no number",
         ))
     }
 }

@@ -3,9 +3,10 @@
 //! A device is lost when its driver resets it (a submission that took too long, a suspended laptop, an update of the driver), or when
 //! it is destroyed. Nothing that was on it can be read any more, and every call on it does nothing.
 
+use super::Device;
 use super::device::{adapters, lock};
-use super::{Device, Facts};
 use crate::caught::caught;
+use crate::kernel::Facts;
 use crate::{Error, Result};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};

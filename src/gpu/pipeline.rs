@@ -2,9 +2,8 @@
 
 use super::Slice;
 use super::device::{Device, lock};
-use super::kernel::Kernel;
-use super::reflect::{self, BindingKind};
-use super::shader;
+use crate::kernel::reflect::{self, BindingKind};
+use crate::kernel::{Kernel, shader};
 use crate::{Error, Result};
 use std::num::NonZeroU64;
 use std::sync::Mutex;

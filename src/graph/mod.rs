@@ -4,12 +4,13 @@
 //! Values are matrices `[rows, columns]`, mostly one row a token. A value either comes from outside (an input, a frozen weight, an
 //! adapter, a piece of state) or is an output of a node. Gradients are ordinary nodes, appended by [`crate::autograd`].
 
+mod op;
 mod shape;
 
 pub use crate::storage::DType;
+pub use op::{Bind, Call, Derivative, Differentiate, Dispatch, Matrix, Op, Operand, Vjp};
 pub use shape::{Counts, Rows, Shape, ShapeError, TensorType};
 
-use crate::ops::Op;
 use std::sync::Arc;
 
 /// Handle of a value in its graph.

@@ -4,12 +4,13 @@ use super::graph::{Builder, Inputs, Purpose};
 use super::hook::Linear;
 use crate::architecture::{self, Part, QueryKeyNorm, Role, Site, layer_sites, norm_modules};
 use crate::graph::{Origin, Rows, ShapeError, TensorType, ValueId};
+use crate::kernel::Layout;
 use crate::ops::add::Add;
 use crate::ops::add_bias::AddBias;
 use crate::ops::attention::{Attention, Heads};
 use crate::ops::cache_rows::CacheRows;
 use crate::ops::glu::{Activation, Glu};
-use crate::ops::matmul::{Layout, Matmul};
+use crate::ops::matmul::Matmul;
 use crate::ops::rope::Rope;
 use crate::ops::scale::Scale;
 

@@ -6,10 +6,11 @@
 use super::hook::Hook;
 use crate::architecture::{Architecture, slice_name};
 use crate::graph::{DType, Graph, Origin, Rows, ShapeError, TensorType, ValueId};
+use crate::kernel::Layout;
 use crate::ops::embedding::Embedding;
 use crate::ops::gather_rows::GatherRows;
 use crate::ops::linear_cross_entropy::LinearCrossEntropy;
-use crate::ops::matmul::{Layout, Matmul};
+use crate::ops::matmul::Matmul;
 use crate::ops::rms_norm::{NormWeight, RmsNorm};
 use crate::ops::scale::Scale;
 use crate::ops::softcap::Softcap;

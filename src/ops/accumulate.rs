@@ -2,9 +2,9 @@
 //!
 //! It is applied to gradients, so it has no gradient rule of its own.
 
-use super::{Bind, Call, Derivative, Dispatch, Example, Matrix, Op, OpEntry, expect, spread};
-use crate::gpu::kernel::{Kernel, Needs};
-use crate::graph::{DType, Rows, ShapeError, TensorType};
+use super::{Example, OpEntry, expect, spread};
+use crate::graph::{Bind, Call, DType, Derivative, Dispatch, Matrix, Op, Rows, ShapeError, TensorType};
+use crate::kernel::{Kernel, Needs};
 use crate::kernel_params;
 
 /// See the [module](self).

@@ -18,9 +18,9 @@
 //!
 //! **Gradient.** None.
 
-use super::{Bind, Call, Derivative, Dispatch, Example, Matrix, Op, OpEntry, Random, expect, spread};
-use crate::gpu::kernel::{Kernel, Needs};
-use crate::graph::{Rows, ShapeError, TensorType};
+use super::{Example, OpEntry, Random, expect, spread};
+use crate::graph::{Bind, Call, Derivative, Dispatch, Matrix, Op, Rows, ShapeError, TensorType};
+use crate::kernel::{Kernel, Needs};
 use crate::kernel_params;
 
 #[derive(Clone, Copy, Debug)]

@@ -2,9 +2,9 @@
 //!
 //! **Gradient.** `d_a = d_b = d_out`: the same value, no node.
 
-use super::{Bind, Call, Derivative, Differentiate, Dispatch, Example, Matrix, Op, OpEntry, Vjp, expect, spread};
-use crate::gpu::kernel::{Kernel, Needs};
-use crate::graph::{DType, Rows, ShapeError, TensorType};
+use super::{Example, OpEntry, expect, spread};
+use crate::graph::{Bind, Call, DType, Derivative, Differentiate, Dispatch, Matrix, Op, Rows, ShapeError, TensorType, Vjp};
+use crate::kernel::{Kernel, Needs};
 use crate::kernel_params;
 
 /// See the [module](self).

@@ -10,9 +10,9 @@
 //!
 //! Generation is not differentiated, so there is no gradient rule.
 
-use super::{Bind, Call, Derivative, Dispatch, Example, Matrix, Op, OpEntry, Operand, expect, spread};
-use crate::gpu::kernel::{Kernel, Needs};
-use crate::graph::{Counts, DType, Rows, ShapeError, TensorType};
+use super::{Example, OpEntry, expect, spread};
+use crate::graph::{Bind, Call, Counts, DType, Derivative, Dispatch, Matrix, Op, Operand, Rows, ShapeError, TensorType};
+use crate::kernel::{Kernel, Needs};
 use crate::kernel_params;
 use std::sync::Arc;
 

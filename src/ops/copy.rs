@@ -3,9 +3,9 @@
 //!
 //! **Gradient.** None: no model has this op.
 
-use super::{Bind, Call, Derivative, Dispatch, Example, Matrix, Op, OpEntry, expect, spread};
-use crate::gpu::kernel::{Kernel, Needs};
-use crate::graph::{DType, Rows, ShapeError, TensorType};
+use super::{Example, OpEntry, expect, spread};
+use crate::graph::{Bind, Call, DType, Derivative, Dispatch, Matrix, Op, Rows, ShapeError, TensorType};
+use crate::kernel::{Kernel, Needs};
 use crate::kernel_params;
 
 #[derive(Clone, Copy, Debug)]

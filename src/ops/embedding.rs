@@ -9,10 +9,10 @@
 //!
 //! **Gradient.** None: ids are integers, and the matrix is frozen.
 
-use super::{Bind, Call, Derivative, Dispatch, Example, Matrix, Op, OpEntry, Operand, Random, expect, spread};
-use crate::gpu::algorithm::{Algorithm, Loads};
-use crate::gpu::kernel::{Kernel, Needs};
-use crate::graph::{DType, Rows, ShapeError, TensorType};
+use super::{Example, OpEntry, Random, expect, spread};
+use crate::graph::{Bind, Call, DType, Derivative, Dispatch, Matrix, Op, Operand, Rows, ShapeError, TensorType};
+use crate::kernel::algorithm::{Algorithm, Loads};
+use crate::kernel::{Kernel, Needs};
 use crate::kernel_params;
 
 #[derive(Clone, Copy, Debug)]

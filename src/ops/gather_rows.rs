@@ -9,11 +9,11 @@
 //!
 //! **Gradient.** Each row is picked at most once, so `d_x[rows[s]] = d_y[s]` and `d_x` is zero elsewhere: [`ScatterRows`].
 
-use super::{
-    Bind, Call, Derivative, Differentiate, Dispatch, Example, Matrix, Op, OpEntry, Operand, Random, Vjp, expect, spread,
+use super::{Example, OpEntry, Random, expect, spread};
+use crate::graph::{
+    Bind, Call, Counts, DType, Derivative, Differentiate, Dispatch, Matrix, Op, Operand, Rows, ShapeError, TensorType, Vjp,
 };
-use crate::gpu::kernel::{Kernel, Needs};
-use crate::graph::{Counts, DType, Rows, ShapeError, TensorType};
+use crate::kernel::{Kernel, Needs};
 use crate::kernel_params;
 
 /// Inputs `x, rows`.

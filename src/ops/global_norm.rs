@@ -10,9 +10,9 @@
 //!
 //! **Gradient.** None.
 
-use super::{Bind, Call, Derivative, Dispatch, Example, Matrix, Op, OpEntry, expect};
-use crate::gpu::kernel::{Kernel, Needs};
-use crate::graph::{Rows, ShapeError, TensorType};
+use super::{Example, OpEntry, expect};
+use crate::graph::{Bind, Call, Derivative, Dispatch, Matrix, Op, Rows, ShapeError, TensorType};
+use crate::kernel::{Kernel, Needs};
 use crate::kernel_params;
 
 #[derive(Clone, Copy, Debug)]

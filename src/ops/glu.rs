@@ -16,9 +16,9 @@
 //! **Gradient.** `sigmoid' = s (1 - s)`, so `activation'(g) = s + g s (1 - s) z'`, with `z' = 1` for silu and
 //! `2 sqrt(2/pi) (1 + 3 * 0.044715 g^2)` for gelu; hence `d_gate = d_y up activation'(gate)` and `d_up = d_y activation(gate)`.
 
-use super::{Bind, Call, Derivative, Differentiate, Dispatch, Example, Matrix, Op, OpEntry, Random, Vjp, expect, spread};
-use crate::gpu::kernel::{Kernel, Needs};
-use crate::graph::{DType, Rows, ShapeError, TensorType};
+use super::{Example, OpEntry, Random, expect, spread};
+use crate::graph::{Bind, Call, DType, Derivative, Differentiate, Dispatch, Matrix, Op, Rows, ShapeError, TensorType, Vjp};
+use crate::kernel::{Kernel, Needs};
 use crate::kernel_params;
 
 /// Forward.

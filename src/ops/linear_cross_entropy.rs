@@ -24,12 +24,12 @@
 //! Rows are taken in chunks of [`CHUNK_ROWS`], which bounds the logits that exist at one time. A W that is split over several bindings
 //! gives ranges of the vocabulary, joined in the chunk's logits.
 
-use super::matmul::{Layout, Matmul};
-use super::{
-    Bind, Call, Derivative, Differentiate, Dispatch, Example, Matrix, Op, OpEntry, Operand, Random, Vjp, expect, softcap, spread,
+use super::matmul::Matmul;
+use super::{Example, OpEntry, Random, expect, softcap, spread};
+use crate::graph::{
+    Bind, Call, DType, Derivative, Differentiate, Dispatch, Matrix, Op, Operand, Rows, ShapeError, TensorType, Vjp,
 };
-use crate::gpu::kernel::{Kernel, Needs};
-use crate::graph::{DType, Rows, ShapeError, TensorType};
+use crate::kernel::{Kernel, Layout, Needs};
 use crate::kernel_params;
 
 /// Rows of logits that exist at one time.

@@ -5,9 +5,9 @@
 //!
 //! **Gradient.** None: no model has this op.
 
-use super::{Bind, Call, Derivative, Dispatch, Example, Matrix, Op, OpEntry, expect, spread};
-use crate::gpu::kernel::{Kernel, Needs};
-use crate::graph::{Rows, ShapeError, TensorType};
+use super::{Example, OpEntry, expect, spread};
+use crate::graph::{Bind, Call, Derivative, Dispatch, Matrix, Op, Rows, ShapeError, TensorType};
+use crate::kernel::{Kernel, Needs};
 use crate::kernel_params;
 
 #[derive(Clone, Copy, PartialEq, Debug)]

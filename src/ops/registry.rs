@@ -1,8 +1,7 @@
 //! Every op, one line each. The property suite walks this table, so an op is tested by standing here.
 
-use super::{Matrix, Op};
-use crate::gpu::kernel::Kernel;
-use crate::graph::{Counts, TensorType};
+use crate::graph::{Counts, Matrix, Op, TensorType};
+use crate::kernel::Kernel;
 use crate::storage::{DType, Scale, rounded};
 use std::sync::Arc;
 

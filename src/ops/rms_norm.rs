@@ -14,10 +14,9 @@
 //! `d_x[c] = rstd * (g[c] - x^[c] * mean_j(g[j] x^[j]))`. `rstd` is computed again from x, which costs less than storing it.
 //! [`RmsNormBackward`] takes an optional further gradient to add on the way out: the one that bypasses the norm on the residual path.
 
-use super::{Bind, Call, Derivative, Differentiate, Dispatch, Example, Matrix, Op, OpEntry, Random, Vjp, expect, spread};
-use crate::gpu::Facts;
-use crate::gpu::kernel::{Kernel, Needs};
-use crate::graph::{DType, Rows, ShapeError, TensorType};
+use super::{Example, OpEntry, Random, expect, spread};
+use crate::graph::{Bind, Call, DType, Derivative, Differentiate, Dispatch, Matrix, Op, Rows, ShapeError, TensorType, Vjp};
+use crate::kernel::{Facts, Kernel, Needs};
 use crate::kernel_params;
 
 /// Forward. Inputs `x`, and `weight` where there is one.

@@ -18,9 +18,9 @@
 //! **Gradient.** The transpose of a rotation is that by the negative angle; the factor stays. So `d_x` is `d_y` through the same table
 //! with negative sines.
 
-use super::{Bind, Call, Derivative, Differentiate, Dispatch, Example, Matrix, Op, OpEntry, Random, Vjp, expect, spread};
-use crate::gpu::kernel::{Kernel, Needs};
-use crate::graph::{DType, Rows, ShapeError, TensorType};
+use super::{Example, OpEntry, Random, expect, spread};
+use crate::graph::{Bind, Call, DType, Derivative, Differentiate, Dispatch, Matrix, Op, Rows, ShapeError, TensorType, Vjp};
+use crate::kernel::{Kernel, Needs};
 use crate::kernel_params;
 
 /// Rotates by the position's angle, or by its negative.

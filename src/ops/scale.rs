@@ -4,9 +4,9 @@
 //!
 //! **Gradient.** `d_x = factor d_y`: the op itself.
 
-use super::{Bind, Call, Derivative, Differentiate, Dispatch, Example, Matrix, Op, OpEntry, Vjp, expect, spread};
-use crate::gpu::kernel::{Kernel, Needs};
-use crate::graph::{DType, Rows, ShapeError, TensorType};
+use super::{Example, OpEntry, expect, spread};
+use crate::graph::{Bind, Call, DType, Derivative, Differentiate, Dispatch, Matrix, Op, Rows, ShapeError, TensorType, Vjp};
+use crate::kernel::{Kernel, Needs};
 use crate::kernel_params;
 
 #[derive(Clone, Copy, Debug)]

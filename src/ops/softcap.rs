@@ -5,9 +5,9 @@
 //!
 //! **Gradient.** `tanh' = 1 - tanh^2`, so `d_x = d_y (1 - (y / c)^2)`.
 
-use super::{Bind, Call, Derivative, Differentiate, Dispatch, Example, Matrix, Op, OpEntry, Random, Vjp, expect, spread};
-use crate::gpu::kernel::{Kernel, Needs};
-use crate::graph::{DType, Rows, ShapeError, TensorType};
+use super::{Example, OpEntry, Random, expect, spread};
+use crate::graph::{Bind, Call, DType, Derivative, Differentiate, Dispatch, Matrix, Op, Rows, ShapeError, TensorType, Vjp};
+use crate::kernel::{Kernel, Needs};
 use crate::kernel_params;
 
 /// Forward.

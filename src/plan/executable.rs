@@ -1,9 +1,9 @@
 //! A plan on a device: buffers allocated, kernels compiled, bind groups made; ready to be replayed.
 
 use super::{Pacer, Place, Plan, borrow};
-use crate::gpu::{ALIGNMENT, Device, Facts, Pipeline, Readback, Slice, compile_all, lock};
-use crate::graph::{Counts, Graph, Origin, Value, ValueId};
-use crate::ops::{Bind, Call, Dispatch, Op, Operand};
+use crate::gpu::{ALIGNMENT, Device, Pipeline, Readback, Slice, compile_all, lock};
+use crate::graph::{Bind, Call, Counts, Dispatch, Graph, Op, Operand, Origin, Value, ValueId};
+use crate::kernel::Facts;
 use crate::{Error, Result};
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
@@ -38,7 +38,7 @@ pub(super) struct Step {
 pub(super) struct Work {
     /// Floating-point operations.
     pub(super) flops: f64,
-    /// Bytes that have to be moved: see [`crate::ops::Op::traffic`].
+    /// Bytes that have to be moved: see [`crate::graph::Op::traffic`].
     pub(super) bytes: f64,
 }
 

@@ -4,9 +4,9 @@
 //! `d_x = d_y W + p`. Where nothing else uses p, the pair becomes a [`MatmulLowRank`]. The rule is applied to the whole graph, after
 //! [`crate::autograd`] has added its nodes, so that gradient rules see plain products only.
 
-use crate::graph::{Graph, Node, Origin, ValueId};
-use crate::ops::Op;
-use crate::ops::matmul::{Layout, Matmul, MatmulLowRank};
+use crate::graph::{Graph, Node, Op, Origin, ValueId};
+use crate::kernel::Layout;
+use crate::ops::matmul::{Matmul, MatmulLowRank};
 use std::any::Any;
 use std::sync::Arc;
 

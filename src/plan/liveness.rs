@@ -6,8 +6,7 @@
 
 use super::{Place, Plan, Region};
 use crate::gpu::padded;
-use crate::graph::{Graph, Origin, ValueId};
-use crate::ops::Op;
+use crate::graph::{Graph, Op, Origin, ValueId};
 use std::collections::HashSet;
 
 pub(super) fn assign(graph: &Graph, keep: &[ValueId], pinned: &HashSet<ValueId>) -> Plan {

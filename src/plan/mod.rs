@@ -22,9 +22,9 @@ pub use pacing::Pacer;
 pub use recompute::{Extent, Segment, recompute};
 pub use timings::Timing;
 
-use crate::gpu::{ALIGNMENT, Facts, padded};
-use crate::graph::{Graph, Origin, ValueId};
-use crate::ops::{Call, Operand};
+use crate::gpu::{ALIGNMENT, padded};
+use crate::graph::{Call, Graph, Operand, Origin, ValueId};
+use crate::kernel::Facts;
 use std::collections::HashSet;
 
 /// A part of the arena.

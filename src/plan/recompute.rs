@@ -158,10 +158,11 @@ mod tests {
     use super::*;
     use crate::autograd::{Root, backward};
     use crate::graph::{Origin, Rows, TensorType};
+    use crate::kernel::Layout;
     use crate::ops::accumulate::Accumulate;
     use crate::ops::add::Add;
     use crate::ops::glu::{Activation, Glu};
-    use crate::ops::matmul::{Layout, Matmul};
+    use crate::ops::matmul::Matmul;
 
     const SWIGLU: Glu = Glu { activation: Activation::Silu };
     const TENSOR: TensorType =

@@ -16,7 +16,7 @@ pub struct Timing {
     pub seconds: f64,
     /// Floating-point operations.
     pub flops: f64,
-    /// Bytes that have to be moved: see [`crate::ops::Op::traffic`].
+    /// Bytes that have to be moved: see [`crate::graph::Op::traffic`].
     pub bytes: f64,
 }
 

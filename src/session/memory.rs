@@ -4,8 +4,9 @@ use std::collections::HashSet;
 use std::fmt::Write;
 
 use crate::byte_size::ByteSize;
-use crate::gpu::{Facts, Room, padded};
+use crate::gpu::{Room, padded};
 use crate::graph::{Graph, Origin, ValueId};
+use crate::kernel::Facts;
 use crate::model::graph::{Head, Model};
 use crate::plan::Plan;
 use crate::{Error, Result};

@@ -1,9 +1,14 @@
 //! A model that is on one device: opened, tuned, uploaded, with an adapter or without, ready for what it will be used for.
 //!
-//! * this page: [`Session::open`], the way there;
-//! * [`memory`]: what graphs occupy on a device, and the refusal of what does not fit, before a weight is sent.
+//! * this page: [`Session::open`], the way there, and [`load`], the part of it that a training run shares;
+//! * [`memory`]: what graphs occupy on a device, and the refusal of what does not fit, before a weight is sent;
+//! * [`evaluate`]: losses of batches; [`prefix_cache`]: what of a batch need not be done again in every epoch; [`batch`]: how a batch gets
+//!   to the device.
 
+pub mod batch;
+pub mod evaluate;
 pub mod memory;
+pub mod prefix_cache;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,13 +17,14 @@ use crate::Result;
 use crate::adapter::{DeviceAdapter, LoadedAdapter, LoraSpec};
 use crate::architecture::Architecture;
 use crate::generate::Generator;
-use crate::gpu::{Arithmetic, Device};
+use crate::gpu::Device;
 use crate::graph::Graph;
+use crate::kernel::Arithmetic;
 use crate::model::graph::{Model, StorageOf};
 use crate::model::opened::OpenModel;
 use crate::model::weights::{DeviceWeights, WeightType};
-use crate::plan::autotune::{BUDGET, Sources, tune};
-use crate::train::evaluate::Evaluator;
+use crate::plan::autotune::{BUDGET, Record, Sources, tune};
+use evaluate::Evaluator;
 use memory::Needs;
 
 /// Which device, and how it computes.
@@ -71,6 +77,27 @@ pub trait Watch: Sync {
     fn loading(&self, done: u64, total: u64);
 }
 
+/// Decides with which kernels `device` computes these graphs, by measurement or as `recorded`, and sends the model's weights there. Also
+/// gives what was decided.
+///
+/// # Errors
+/// If the device has not the memory, or a weight is broken.
+pub fn load(
+    model: &OpenModel,
+    options: &SessionOptions,
+    mut device: Device,
+    graphs: &[Graph],
+    recorded: Option<&Record>,
+    watch: &dyn Watch,
+) -> Result<(Arc<DeviceWeights>, Record)> {
+    let progress = |done, total| watch.tuning(done, total);
+    let sources =
+        Sources { measure: options.autotune, folder: options.cache.clone(), recorded, budget: BUDGET, progress: &progress };
+    let (_, record) = tune(&mut device, graphs, &sources);
+    let weights = model.upload(Arc::new(device), options.weights, |done, total| watch.loading(done, total))?;
+    Ok((weights, record))
+}
+
 /// A model on a device.
 pub struct Session {
     config: Architecture,
@@ -99,7 +126,7 @@ impl Session {
         for used in uses {
             models.extend(used.models(config, &storage, spec)?);
         }
-        let mut device = Device::open_for(options.device.as_deref(), options.matmul)?;
+        let device = Device::open_for(options.device.as_deref(), options.matmul)?;
         let needs = Needs {
             weights: model.weight_bytes(options.weights),
             adapter: adapter.as_ref().map_or(0, LoadedAdapter::bytes),
@@ -109,19 +136,11 @@ impl Session {
         needs.check_room(&format!("GPU `{}`", device.info.name), &device.room(), &smaller)?;
 
         let graphs: Vec<Graph> = models.into_iter().map(|model| model.graph).collect();
-        let progress = |done, total| watch.tuning(done, total);
-        let sources = Sources {
-            measure: options.autotune,
-            folder: options.cache.clone(),
-            recorded: None,
-            budget: BUDGET,
-            progress: &progress,
-        };
-        tune(&mut device, &graphs, &sources);
-        let device = Arc::new(device);
-        let weights = model.upload(device.clone(), options.weights, |done, total| watch.loading(done, total));
         let place = device.info.name.clone();
-        let loaded = weights.and_then(|weights| Ok((weights, adapter.map(|adapter| adapter.upload(device)).transpose()?)));
+        let loaded = load(model, options, device, &graphs, None, watch).and_then(|(weights, _)| {
+            let adapter = adapter.map(|adapter| adapter.upload(weights.device().clone())).transpose()?;
+            Ok((weights, adapter))
+        });
         let (weights, adapter) = loaded.map_err(|error| needs.explained(error, &place, &smaller))?;
         Ok(Self { config: config.clone(), weights, adapter })
     }

@@ -6,7 +6,7 @@
 //! bitsandbytes) computes from the file; the resident form takes at most 10 % more bytes.
 //!
 //! To add a format: its file here with a [`Format`], a line in [`DType`] and its tables, and `shaders/common/weights_<name>.wgsl`, which
-//! loads it. Every algorithm then has a kernel for it ([`crate::gpu::algorithm`]), and the property suite tests them all.
+//! loads it. Every algorithm then has a kernel for it ([`crate::kernel::algorithm`]), and the property suite tests them all.
 
 mod float;
 mod iq4_nl;

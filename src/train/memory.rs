@@ -1,16 +1,17 @@
 //! What training occupies on the device, by class, planned from the configuration before anything is allocated; and how much is computed
 //! again so that it stays within a budget.
 
-use super::prefix_cache::PrefixMemory;
 use super::step::{LossGraph, OptimizerGraph, Recompute, accumulator_graph};
 use crate::Result;
 use crate::adapter::{Adapted, AdapterLayout, LoraSpec};
 use crate::architecture::Architecture;
-use crate::gpu::{Facts, padded};
+use crate::gpu::padded;
 use crate::graph::{Counts, Graph, ShapeError, ValueId};
+use crate::kernel::Facts;
 use crate::model::graph::{Head, Model, Part, Purpose, StorageOf};
 use crate::plan::{Plan, borrow};
 use crate::session::memory::{planned, rope_bytes};
+use crate::session::prefix_cache::{Lowest, PrefixMemory};
 
 /// Bytes on the device, by class.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
@@ -43,14 +44,6 @@ pub struct StepShape {
     pub recompute: Recompute,
     /// Tokens of the largest batch of held-out data; 0 if there is none.
     pub held_out_tokens: usize,
-}
-
-/// The lowest layer that training, and evaluation on held-out data, runs in each batch; `None` for the whole model. Where it is given, a
-/// [`PrefixCache`](super::prefix_cache::PrefixCache) stands for the layers below.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Lowest {
-    pub train: Option<usize>,
-    pub held_out: Option<usize>,
 }
 
 /// Plans of one run that differ in what is computed again.

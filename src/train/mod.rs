@@ -2,21 +2,18 @@
 //!
 //! * this page: [`Run::train`], the algorithm; one step is forward and backward of a few batches, then AdamW;
 //! * [`ask`], [`prepare`]: what the user asks for, checked against model and data before the GPU is touched;
-//! * [`step`], [`trainer`], [`evaluate`]: a step and an evaluation on the GPU; [`memory`], [`budget`], [`fit`]: what they occupy there;
-//!   [`prefix_cache`]: what of a step need not be done again in every epoch;
+//! * [`step`], [`trainer`]: a step on the GPU; [`memory`], [`budget`], [`fit`]: what a run occupies there;
 //! * [`schedule`]: the learning rate; [`keep`], [`interrupt`]: what makes a run survive;
 //! * [`metrics`], [`curve`], [`progress`]: what it tells.
 
 pub mod ask;
 pub mod budget;
 pub mod curve;
-pub mod evaluate;
 pub mod fit;
 pub mod interrupt;
 pub mod keep;
 pub mod memory;
 pub mod metrics;
-pub mod prefix_cache;
 pub mod prepare;
 pub mod progress;
 pub mod schedule;
@@ -31,7 +28,6 @@ use std::time::Instant;
 
 use checkpoint::{Checkpoint, RunState};
 use curve::{CURVE_FILE, loss_curve};
-use evaluate::Evaluator;
 use interrupt::Interrupt;
 use keep::sums;
 use metrics::{MetricsLog, StepMetrics};
@@ -40,13 +36,13 @@ use prepare::Prepared;
 use progress::Progress;
 use trainer::Trainer;
 
-use crate::adapter::{end_of_turn, rope_scaling};
 use crate::data::{Batch, Sampler};
 use crate::formats::atomic;
 use crate::formats::peft;
 use crate::gpu::Readback;
 use crate::ops::adamw::Hyper;
 use crate::plan::timings;
+use crate::session::evaluate::Evaluator;
 use crate::{Error, Result};
 
 /// A training run on a device, at some step; made by [`Prepared::start`].
@@ -326,10 +322,10 @@ impl Run<'_> {
         }
         let layout = &self.trainer.adapter().layout;
         let Prepared { options, adapter, .. } = &self.prepared;
-        end_of_turn::write(&options.out, &self.prepared.turn_ends())
-            .map_err(|error| checkpoint::with_last_good(&options.out, error))?;
-        rope_scaling::write(&options.out, options.rope_scaling)
-            .map_err(|error| checkpoint::with_last_good(&options.out, error))?;
+        for (name, text) in self.prepared.notes() {
+            let write = |text: String| atomic::write_atomically(&options.out.join(name), text.as_bytes());
+            text.map_or(Ok(()), write).map_err(|error| checkpoint::with_last_good(&options.out, error))?;
+        }
         let folder = checkpoint.save(&options.out, adapter, layout, options.save_total_limit)?;
         self.saved = Some((self.state.step, folder.clone()));
         Ok(folder)

@@ -8,33 +8,34 @@ use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use super::budget;
-use super::evaluate::Evaluator;
 use super::interrupt::Interrupt;
 use super::keep::beginning::{self, Purpose};
 use super::keep::checkpoint::{self, Checkpoint, RunState};
 use super::keep::folder;
 use super::keep::lock::FolderLock;
-use super::memory::{Lowest, Memory, Planner, StepShape};
+use super::memory::{Memory, Planner, StepShape};
 use super::metrics::{self, MetricsLog};
 use super::options::{MOST_STEPS, TrainOptions};
-use super::prefix_cache::{PrefixCachePlan, PrefixCacheType, Seen};
 use super::progress::Progress;
 use super::schedule::Schedule;
 use super::step::Recompute;
 use super::trainer::Trainer;
 use super::{HeldOut, Run};
 use crate::adapter::end_of_turn::{self, EndOfTurn};
+use crate::adapter::rope_scaling;
 use crate::adapter::targets::{expand_target_modules, parse_layers};
 use crate::adapter::{AdapterLayout, DeviceAdapter, LoraSpec};
 use crate::cache::cache_folder;
 use crate::data::source::folder::{self as data_folder, Side};
 use crate::data::{self, Batch, Dataset, LoadOptions, Sampler, SamplerOptions};
 use crate::formats::peft::{self, AdapterConfig, AdapterTensor};
-use crate::gpu::{Device, Facts};
+use crate::gpu::Device;
 use crate::graph::{Counts, Graph};
+use crate::kernel::Facts;
 use crate::model::opened::OpenModel;
 use crate::model::weights::{DeviceWeights, WeightType};
-use crate::plan::autotune;
+use crate::session::prefix_cache::{Lowest, PrefixCachePlan, PrefixCacheType, Seen};
+use crate::session::{self, SessionOptions, Watch};
 use crate::{Error, Result};
 
 /// A run whose options, model and data fit together; nothing is written and no GPU is used yet.
@@ -136,22 +137,37 @@ impl<'m> Prepared<'m> {
         planner(self.model, &self.spec, weights, shape, self.prefix.lowest())
     }
 
+    /// Opens the device of the run, which has the memory for it as far as that is known.
+    ///
+    /// # Errors
+    /// Bad input: no such device. As [`Prepared::check_fits`].
+    pub fn open_device(&self) -> Result<Device> {
+        let device = Device::open_for(self.options.device.as_deref(), self.options.matmul)?;
+        self.check_fits(&device)?;
+        Ok(device)
+    }
+
     /// Decides with which kernels `device` computes this run, and the `more` graphs that it is to compute besides: by measurement, or as
-    /// the run that is continued did. `progress` is told how much is done and how much there is to do.
-    pub fn tune(&self, device: &mut Device, output: &mut Output, more: Vec<Graph>, progress: &(dyn Fn(usize, usize) + Sync)) {
+    /// the run that is continued did. Then sends the weights there.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] with the plan's figures; a weight is broken.
+    pub fn load(&self, device: Device, output: &mut Output, more: Vec<Graph>, watch: &dyn Watch) -> Result<Arc<DeviceWeights>> {
         // With a prefix cache or without, the same kernels are chosen, and so the numbers are the same.
         let graphs = [self.whole.clone().with(self.planner.shape().recompute).graphs(), more].concat();
         // A run from before there was tuning goes on without.
         let untuned = output.steps_done() > 0 && output.state.kernels.is_none();
-        let sources = autotune::Sources {
-            measure: !self.options.no_autotune && !untuned,
-            folder: cache_folder(),
-            recorded: output.state.kernels.as_ref(),
-            budget: autotune::BUDGET,
-            progress,
+        let options = SessionOptions {
+            device: self.options.device.clone(),
+            matmul: self.options.matmul,
+            weights: self.weight_type(),
+            autotune: !self.options.no_autotune && !untuned,
+            cache: cache_folder(),
         };
-        let (_, record) = autotune::tune(device, &graphs, &sources);
+        let loaded = session::load(self.model, &options, device, &graphs, output.state.kernels.as_ref(), watch);
+        let (weights, record) = loaded.map_err(|error| self.explained(error))?;
         output.state.kernels = Some(record);
+        Ok(weights)
     }
 
     /// The storage type that `--weights` asks for.
@@ -176,6 +192,14 @@ impl<'m> Prepared<'m> {
     pub fn turn_ends(&self) -> Vec<EndOfTurn> {
         let token = |&id: &u32| Some(EndOfTurn { id, token: self.model.tokenizer.token(id)? });
         self.data.report.turn_ends.iter().filter_map(token).collect()
+    }
+
+    /// The files that tell, beside the adapter, how to generate with it, by name; `None` where it needs no such file.
+    pub(super) fn notes(&self) -> beginning::Notes {
+        [
+            (end_of_turn::FILE, end_of_turn::content(&self.turn_ends())),
+            (rope_scaling::FILE, rope_scaling::content(self.options.rope_scaling)),
+        ]
     }
 
     /// Says where other programs may not stop: at ends of turns that the model's files do not name as such.
@@ -284,7 +308,9 @@ impl<'m> Prepared<'m> {
         } else {
             output.state.template_time = self.model.template_time;
         }
-        output.state.may_replace = self.purpose(self.options.resume).may_replace(&output.state.may_replace)?;
+        let purpose = self.purpose(self.options.resume);
+        purpose.check_notes(&self.notes())?;
+        (output.state.may_replace, output.aside) = purpose.may_replace(&output.state.may_replace)?;
         output.begins = output.checkpoint.is_none();
         Ok(output)
     }
@@ -298,7 +324,7 @@ impl<'m> Prepared<'m> {
     pub(super) fn stand(&self, lock: FolderLock, fingerprint: BTreeMap<String, String>, resume: bool) -> Result<Output> {
         let (saved, checkpoint) = self.purpose(resume).newest(&fingerprint, &self.layout)?.unzip();
         let state = checkpoint.as_ref().map_or_else(|| RunState::start(fingerprint), |checkpoint| checkpoint.state.clone());
-        Ok(Output { lock, state, checkpoint, saved, begins: false })
+        Ok(Output { lock, state, checkpoint, saved, begins: false, aside: Vec::new() })
     }
 
     /// Puts the run on the device that holds the weights.
@@ -326,7 +352,7 @@ impl<'m> Prepared<'m> {
             Some(held_out) => {
                 let sampler = Sampler::new(held_out, in_order(options))?;
                 let below = cache(&self.prefix.held_out, sampler.max_rows())?;
-                let evaluator = Evaluator::between_steps(&trainer, weights.clone(), config, sampler.max_rows(), below)?;
+                let evaluator = trainer.evaluator(config, sampler.max_rows(), below)?;
                 let batches = sampler.plan_of(0).iter().map(|chosen| Batch::assemble(&held_out.examples, chosen)).collect();
                 Some(HeldOut { evaluator, batches })
             }
@@ -338,12 +364,14 @@ impl<'m> Prepared<'m> {
     /// Takes a fresh engine to where the run stands.
     pub(super) fn start_with(self, engine: Engine, output: Output, interrupt: Interrupt, progress: Progress) -> Result<Run<'m>> {
         let Engine { mut trainer, held_out } = engine;
-        let Output { lock, mut state, checkpoint, saved, begins } = output;
+        let Output { lock, mut state, checkpoint, saved, begins, aside } = output;
         let out = &self.options.out;
         state.check_base_weights(out, trainer.weights().digest())?;
         if begins {
             beginning::make_way(out)?;
         }
+        beginning::put_aside(&aside)?;
+        beginning::make_way_for_notes(out, &self.notes())?;
         let mut sampler = self.sampler.clone();
         if let Some(Checkpoint { state, adapter, moments: [first, second] }) = &checkpoint {
             sampler.seek(state.position)?;
@@ -412,6 +440,8 @@ pub struct Output {
     saved: Option<PathBuf>,
     /// Whether this is the first start of the run in this process, and there is no checkpoint of it.
     begins: bool,
+    /// Adapters that nobody can tell the origin of any more; they get other names.
+    aside: Vec<PathBuf>,
 }
 
 impl Output {

@@ -1,15 +1,14 @@
-//! The two graphs of a training step, loss with adapter gradients and the optimizer, and how a batch gets to the device.
+//! The two graphs of a training step: loss with adapter gradients, and the optimizer.
 
 use crate::adapter::{Adapted, LoraSpec};
 use crate::architecture::Architecture;
 use crate::autograd::{Root, backward};
-use crate::data::Batch;
-use crate::graph::{Counts, Graph, Origin, Rows, ShapeError, TensorType, ValueId};
-use crate::model::graph::{Head, Inputs, Model, Part, Purpose, StorageOf};
+use crate::graph::{Graph, Origin, Rows, ShapeError, TensorType, ValueId};
+use crate::model::graph::{Head, Model, Part, Purpose, StorageOf};
 use crate::ops::accumulate::Accumulate;
 use crate::ops::adamw::AdamW;
 use crate::ops::global_norm::GlobalNorm;
-use crate::plan::{Executable, Extent, Segment, fuse_adapters, recompute};
+use crate::plan::{Extent, Segment, fuse_adapters, recompute};
 use std::ops::Range;
 
 /// What of the forward pass is computed again for the backward pass instead of being kept. It changes no number of a run.
@@ -109,22 +108,6 @@ fn moved(before: &Graph, after: &Graph, nodes: Range<usize>) -> Range<usize> {
     let places = made.filter_map(|id| if let Origin::Node(node, _) = after[*id].origin { Some(node.0) } else { None });
     let (first, last) = places.fold((usize::MAX, 0), |(first, last), node| (first.min(node), last.max(node)));
     first.min(last)..last + 1
-}
-
-/// Sends a batch to the device, where each token's loss counts `loss_weight`. Returns its row counts.
-pub(super) fn write_batch(executable: &Executable, inputs: &Inputs, batch: &Batch, loss_weight: f64) -> Counts {
-    executable.write(inputs.input_ids, &batch.input_ids);
-    executable.write(inputs.position, &batch.position);
-    executable.write(inputs.segment_start, &batch.segment_start);
-    if let Some(rope) = inputs.rope_row {
-        executable.write(rope.row, &rope.values(batch.positions_and_lengths()));
-    }
-    executable.write(inputs.rows, &batch.supervised_rows);
-    if let (Some(targets), Some(weight)) = (inputs.targets, inputs.loss_weight) {
-        executable.write(targets, &batch.targets);
-        executable.write(weight, &[loss_weight as f32]);
-    }
-    Counts { tokens: batch.rows(), supervised: batch.supervised_rows.len() }
 }
 
 /// The optimizer: global norm, clipping and AdamW over the whole adapter, which lies in one or more buffers.

@@ -1,8 +1,7 @@
 //! A model, its adapter and the optimizer on a device: what a training step calls.
 
 use super::memory::{Memory, StepShape};
-use super::prefix_cache::{PrefixCache, PrefixMemory};
-use super::step::{LossGraph, OptimizerGraph, accumulator_graph, write_batch};
+use super::step::{LossGraph, OptimizerGraph, accumulator_graph};
 use crate::adapter::{AdapterBuffers, AdapterLayout, DeviceAdapter};
 use crate::architecture::Architecture;
 use crate::data::Batch;
@@ -12,7 +11,10 @@ use crate::model::graph::{Inputs, Part};
 use crate::model::weights::DeviceWeights;
 use crate::ops::adamw::Hyper;
 use crate::plan::{Executable, Timing};
+use crate::session::batch::write_batch;
+use crate::session::evaluate::Evaluator;
 use crate::session::memory::rope_bytes;
+use crate::session::prefix_cache::{PrefixCache, PrefixMemory};
 use crate::{Error, Result};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -262,9 +264,13 @@ impl Trainer {
         }
     }
 
-    /// What runs a batch; an evaluation between steps may share its memory.
-    pub(super) fn step(&self) -> &Executable {
-        &self.step
+    /// Evaluation between the steps, in the memory of their activations. `prefix`: what gives the hidden states that enter the lowest
+    /// adapted layer, where that is not the work of every evaluation.
+    ///
+    /// # Errors
+    /// If the device cannot hold it.
+    pub fn evaluator(&self, config: &Architecture, max_tokens: usize, prefix: Option<PrefixCache>) -> Result<Evaluator> {
+        Evaluator::between_steps(&self.step, self.weights.clone(), config, &self.adapter, max_tokens, prefix)
     }
 
     /// What gives the hidden states that enter the lowest adapted layer, if not the step itself.

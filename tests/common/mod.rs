@@ -1,9 +1,10 @@
 //! What several test files share: one device, and ops run on it beside the reference.
 #![allow(dead_code)] // each test file uses its own part
 
-use graftling::gpu::{Device, Facts, Slice, padded};
-use graftling::graph::{Counts, Graph, Origin, Rows, TensorType, ValueId};
-use graftling::ops::{Example, Matrix};
+use graftling::gpu::{Device, Slice, padded};
+use graftling::graph::{Counts, Graph, Matrix, Origin, Rows, TensorType, ValueId};
+use graftling::kernel::Facts;
+use graftling::ops::Example;
 use graftling::plan::{Executable, Pinned};
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
@@ -137,16 +138,16 @@ pub fn relative_distance(values: &[f32], reference: &[f64]) -> f64 {
 
 /// An op behind a shared pointer, as an op.
 #[derive(Clone, Debug)]
-struct SharedOp(Arc<dyn graftling::ops::Op>);
+struct SharedOp(Arc<dyn graftling::graph::Op>);
 
-impl graftling::ops::Op for SharedOp {
+impl graftling::graph::Op for SharedOp {
     fn name(&self) -> &'static str {
         self.0.name()
     }
     fn infer(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, graftling::graph::ShapeError> {
         self.0.infer(inputs)
     }
-    fn derivative(&self) -> graftling::ops::Derivative<'_> {
+    fn derivative(&self) -> graftling::graph::Derivative<'_> {
         self.0.derivative()
     }
     fn reference(&self, inputs: &[&Matrix], outputs: &[[usize; 2]]) -> Vec<Matrix> {
@@ -158,7 +159,7 @@ impl graftling::ops::Op for SharedOp {
     fn in_place(&self) -> &'static [(usize, usize)] {
         self.0.in_place()
     }
-    fn launch(&self, call: &graftling::ops::Call) -> Vec<graftling::ops::Dispatch> {
+    fn launch(&self, call: &graftling::graph::Call) -> Vec<graftling::graph::Dispatch> {
         self.0.launch(call)
     }
     fn flops(&self, inputs: &[[usize; 2]], outputs: &[[usize; 2]]) -> u64 {

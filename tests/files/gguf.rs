@@ -155,9 +155,9 @@ fn what_cannot_be_read_is_named() {
     };
     let text = refused(|file| {
         let tensor = file.tensor("blk.1.ffn_down.weight");
-        *tensor = (tensor.0.clone(), vec![256, 64], 12, vec![0; 144 * 64]);
+        *tensor = (tensor.0.clone(), vec![256, 64], 34, vec![0; 54 * 64]);
     });
-    assert!(text.contains("model.layers.1.mlp.down_proj.weight") && text.contains("Q4_K") && text.contains("Q8_0"), "{text}");
+    assert!(text.contains("model.layers.1.mlp.down_proj.weight") && text.contains("TQ1_0") && text.contains("Q8_0"), "{text}");
     for (change, needles) in [
         ((|f| f.remove("blk.1.ffn_up.weight")) as fn(&mut GgufFile), ["model.layers.1.mlp.up_proj.weight", "[96, 64]"]),
         (|f| f.tensor("blk.1.ffn_up.weight").1 = vec![96, 64], ["model.layers.1.mlp.up_proj.weight", "[64, 96]"]),
@@ -188,16 +188,71 @@ fn what_cannot_be_read_is_named() {
     }
 }
 
+/// A model in parts, of which the second has the upper layer, is the model in one file, by whichever part it is named.
+#[test]
+fn parts_are_one_model() {
+    const U16: u32 = 2;
+    const I32: u32 = 5;
+    let whole = open(&GgufFile::tiny()).unwrap();
+    let parts = || {
+        let mut parts = [GgufFile::tiny(), GgufFile::tiny()];
+        let count = parts[0].tensors.len() as i32;
+        parts[0].tensors.retain(|tensor| !tensor.0.starts_with("blk.1."));
+        parts[1].tensors.retain(|tensor| tensor.0.starts_with("blk.1."));
+        parts[1].pairs.clear();
+        for (number, part) in parts.iter_mut().enumerate() {
+            part.set("split.no", U16, (number as u16).to_le_bytes().to_vec());
+            part.set("split.count", U16, 2_u16.to_le_bytes().to_vec());
+            part.set("split.tensors.count", I32, count.to_le_bytes().to_vec());
+        }
+        parts
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let path = |number: usize| folder.path().join(format!("tiny-{number:05}-of-00002.gguf"));
+    let save = |parts: &[GgufFile]| {
+        for (number, part) in parts.iter().enumerate() {
+            std::fs::write(path(number + 1), part.bytes()).unwrap();
+        }
+    };
+    save(&parts());
+    for number in [1, 2] {
+        let files = ModelFiles::open(path(number).to_str().unwrap()).unwrap();
+        assert_eq!((files.name.as_str(), &files.config), ("tiny", &whole.config));
+        for info in whole.tensors.tensors() {
+            assert_eq!(files.tensors.read_f32(&info.name).unwrap(), whole.tensors.read_f32(&info.name).unwrap(), "{}", info.name);
+        }
+        let place = files.tensors.place("model.layers.1.mlp.up_proj.weight");
+        assert!(place.ends_with("tiny-00002-of-00002.gguf"), "{place}");
+    }
+    let refused = || message(ModelFiles::open(path(1).to_str().unwrap()).map(|files| files.name));
+    let mut swapped = parts();
+    swapped[1].set("split.no", U16, 0_u16.to_le_bytes().to_vec());
+    save(&swapped);
+    let text = refused();
+    assert!(text.contains("00002-of-00002.gguf") && text.contains("split.no"), "{text}");
+    let mut short = parts();
+    short[1].tensors.pop();
+    save(&short);
+    assert!(refused().contains("split.tensors.count"));
+    std::fs::remove_file(path(2)).unwrap();
+    let text = refused();
+    assert!(text.contains("tiny-00002-of-00002.gguf") && text.contains("one part of 2"), "{text}");
+    // By itself, under another name, a part is known as one by what it says.
+    std::fs::rename(path(1), folder.path().join("tiny.gguf")).unwrap();
+    let text = message(ModelFiles::open(folder.path().join("tiny.gguf").to_str().unwrap()).map(|files| files.name));
+    assert!(text.contains("split.count") && text.contains("--merge"), "{text}");
+}
+
 /// A model that graftling does not read can still be examined.
 #[test]
 fn types_that_cannot_be_read_are_listed() {
     let mut file = GgufFile::tiny();
     let tensor = file.tensor("blk.1.ffn_down.weight");
-    *tensor = (tensor.0.clone(), vec![256, 64], 12, vec![0; 144 * 64]);
+    *tensor = (tensor.0.clone(), vec![256, 64], 34, vec![0; 54 * 64]);
     let folder = tempfile::tempdir().unwrap();
     let gguf = Gguf::open(&write(&folder, &file)).unwrap();
-    assert_eq!(gguf.unreadable(), [("model.layers.1.mlp.down_proj.weight".to_owned(), "Q4_K".to_owned())]);
-    assert_eq!(gguf.container().tensors.iter().filter(|tensor| tensor.kind.is_ok_and(|kind| kind.name() == "Q4_K")).count(), 1);
+    assert_eq!(gguf.unreadable(), [("model.layers.1.mlp.down_proj.weight".to_owned(), "TQ1_0".to_owned())]);
+    assert_eq!(gguf.container().tensors.iter().filter(|tensor| tensor.kind.is_ok_and(|kind| kind.name() == "TQ1_0")).count(), 1);
 }
 
 /// A file that was cut off, anywhere in its directory and at many places of its data, is refused and never read beyond its end.

@@ -12,7 +12,7 @@ use graftling::formats::peft::{AdapterTensor, load_adapter};
 use graftling::gpu::Device;
 use graftling::model::weights::{DeviceWeights, WeightType};
 use graftling::ops::adamw::Hyper;
-use graftling::train::evaluate::Evaluator;
+use graftling::session::evaluate::Evaluator;
 use graftling::train::memory::StepShape;
 use graftling::train::step::Recompute;
 use graftling::train::trainer::Trainer;

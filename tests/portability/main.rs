@@ -6,11 +6,10 @@ mod translate;
 mod uniformity;
 mod variants;
 
-use graftling::gpu::Facts;
-use graftling::gpu::kernel::Needs;
-use graftling::gpu::reflect::{self, BindingKind};
-use graftling::gpu::shader;
-use graftling::ops::{Dispatch, registry};
+use graftling::graph::Dispatch;
+use graftling::kernel::reflect::{self, BindingKind};
+use graftling::kernel::{Facts, Needs, shader};
+use graftling::ops::registry;
 use rayon::prelude::*;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -77,7 +76,7 @@ fn parameter_structs_are_those_of_the_host() {
 /// A comparison that finds nothing proves nothing: a struct with a field renamed, moved or of another type is found.
 #[test]
 fn a_parameter_struct_that_differs_is_found() {
-    use graftling::gpu::kernel::ParamField;
+    use graftling::kernel::ParamField;
     const WGSL: &str = "struct Params { rows: u32, scale: f32 }
         @group(0) @binding(0) var<uniform> params: Params;
         @compute @workgroup_size(1) fn main() { _ = params.rows; }";

@@ -1,7 +1,6 @@
 //! Kernels as naga hands them to Vulkan, Metal and DX12, with the options that wgpu uses.
 
-use graftling::gpu::kernel::{Kernel, Needs};
-use graftling::gpu::shader;
+use graftling::kernel::{Kernel, Needs, shader};
 use naga::back::{hlsl, msl, pipeline_constants, spv};
 use naga::proc::{BoundsCheckPolicies, BoundsCheckPolicy};
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};

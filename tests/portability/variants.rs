@@ -4,12 +4,10 @@
 use super::translate::Resolved;
 use graftling::adapter::{Adapted, LoraSpec};
 use graftling::architecture::Architecture;
-use graftling::gpu::kernel::{Kernel, Needs};
-use graftling::gpu::{Arithmetic, Facts, Matrices};
-use graftling::graph::{Counts, DType, Graph};
+use graftling::graph::{Call, Counts, DType, Dispatch, Graph, Operand};
+use graftling::kernel::{Arithmetic, Facts, Kernel, Matrices, Needs, Tuning};
 use graftling::model::graph::{Part, Purpose};
-use graftling::ops::matmul::Tuning;
-use graftling::ops::{Call, Dispatch, Operand, Random, registry};
+use graftling::ops::{Random, registry};
 use graftling::train::step::{LossGraph, OptimizerGraph};
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;

@@ -3,8 +3,7 @@
 use crate::cases;
 use crate::common::device;
 use crate::sketch::*;
-use graftling::graph::ValueId;
-use graftling::ops::Matrix;
+use graftling::graph::{Matrix, ValueId};
 use graftling::ops::attention::{Attention, AttentionBackwardKeyValue, AttentionBackwardQuery, Heads};
 use graftling::plan::Executable;
 use proptest::prelude::*;

@@ -5,7 +5,7 @@ use crate::differentiable;
 use crate::sketch::*;
 use graftling::autograd::{Root, backward};
 use graftling::formats::ModelFiles;
-use graftling::graph::{Counts, DType, Graph, Origin, Rows, TensorType, ValueId};
+use graftling::graph::{Counts, DType, Derivative, Graph, Matrix, Origin, Rows, TensorType, ValueId};
 use graftling::model::graph::{Model, Part, Purpose};
 use graftling::model::hook::Bare;
 use graftling::model::weights::{DeviceWeights, WeightType};
@@ -13,7 +13,7 @@ use graftling::ops::add::Add;
 use graftling::ops::attention::{Attention, Heads};
 use graftling::ops::linear_cross_entropy::LinearCrossEntropy;
 use graftling::ops::scale::Scale;
-use graftling::ops::{Derivative, Matrix, Random, registry};
+use graftling::ops::{Random, registry};
 use graftling::plan::Executable;
 use std::collections::HashMap;
 use std::path::Path;
@@ -139,7 +139,7 @@ fn a_weight_that_is_not_on_the_device_is_an_error_that_names_it() {
 fn every_part_of_a_split_weight_counts() {
     let mut s = Sketch::default();
     let (x, w) = (s.matrix(random(1, [3, 8])), s.frozen(random(2, [24, 8])));
-    let y = s.one(graftling::ops::matmul::Matmul { layout: graftling::ops::matmul::Layout::NT, scale: 1.0 }, &[x, w]);
+    let y = s.one(graftling::ops::matmul::Matmul { layout: graftling::kernel::Layout::NT, scale: 1.0 }, &[x, w]);
     let expected = s.f64(&[y]);
     let found = run_split(&device(), &s.graph, &s.leaves, &[y], &s.counts, Some(8));
     let found = Matrix::new([3, 24], found[0].iter().map(|&x| f64::from(x)).collect());

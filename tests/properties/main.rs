@@ -17,8 +17,8 @@ mod wrong_shapes;
 
 use common::{device, graph_of, relative_distance, run_on_device};
 use graftling::autograd::{Root, backward};
-use graftling::graph::{DType, Origin, ValueId};
-use graftling::ops::{Derivative, Example, Matrix, Random, registry};
+use graftling::graph::{DType, Derivative, Matrix, Origin, ValueId};
+use graftling::ops::{Example, Random, registry};
 use graftling::reference;
 use std::collections::HashMap;
 
@@ -146,7 +146,7 @@ fn gradients_equal_finite_differences() {
 #[test]
 fn kernels_match_their_declarations() {
     for kernel in registry().into_iter().flat_map(|entry| entry.kernels) {
-        let interface = graftling::gpu::reflect::interface(kernel).unwrap();
+        let interface = graftling::kernel::reflect::interface(kernel).unwrap();
         assert!(interface.bindings.len() <= 9, "{}: more than 8 storage buffers, WebGPU's default limit", kernel.name);
         if kernel.needs.met_by(&device().facts) {
             device().pipeline(kernel, &[]).unwrap_or_else(|error| panic!("{error}"));

@@ -3,18 +3,19 @@
 use crate::cases;
 use crate::common::device;
 use crate::sketch::*;
-use graftling::graph::{DType, Rows, TensorType};
+use graftling::graph::{DType, Matrix, Rows, TensorType};
+use graftling::kernel::Layout;
+use graftling::ops::Random;
 use graftling::ops::add::Add;
 use graftling::ops::dropout::Dropout;
 use graftling::ops::embedding::Embedding;
 use graftling::ops::gather_rows::GatherRows;
 use graftling::ops::glu::{Activation, Glu};
 use graftling::ops::linear_cross_entropy::LinearCrossEntropy;
-use graftling::ops::matmul::{Layout, Matmul};
+use graftling::ops::matmul::Matmul;
 use graftling::ops::rms_norm::RmsNorm;
 use graftling::ops::rope::{Rope, rope_table};
 use graftling::ops::scale::Scale;
-use graftling::ops::{Matrix, Random};
 use proptest::prelude::*;
 
 /// f32 rounding, with some room.

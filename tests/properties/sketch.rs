@@ -2,8 +2,8 @@
 
 use crate::common::run_on_device;
 use graftling::autograd::{Root, backward};
-use graftling::graph::{Counts, Graph, Origin, Rows, TensorType, ValueId};
-use graftling::ops::{Matrix, Op, Random};
+use graftling::graph::{Counts, Graph, Matrix, Op, Origin, Rows, TensorType, ValueId};
+use graftling::ops::Random;
 use graftling::reference;
 
 #[derive(Default)]

@@ -10,7 +10,7 @@ use graftling::graph::{DType, Graph};
 use graftling::model::graph::{Part, Purpose};
 use graftling::model::weights::{DeviceWeights, WeightType};
 use graftling::ops::Random;
-use graftling::train::evaluate::Evaluator;
+use graftling::session::evaluate::Evaluator;
 use graftling::train::memory::StepShape;
 use graftling::train::step::{LossGraph, Recompute};
 use graftling::train::trainer::Trainer;

@@ -2,13 +2,14 @@
 
 use crate::common::{graph_of, relative_distance, run_on_device};
 use crate::sketch::*;
-use graftling::graph::{DType, Origin, Rows, TensorType};
+use graftling::graph::{DType, Matrix, Origin, Rows, TensorType};
+use graftling::kernel::Layout;
 use graftling::ops::gather_rows::ScatterRows;
 use graftling::ops::glu::{Activation, Glu};
-use graftling::ops::matmul::{Layout, Matmul};
+use graftling::ops::matmul::Matmul;
 use graftling::ops::rms_norm::{RmsNorm, RmsNormBackward};
 use graftling::ops::scale::Scale;
-use graftling::ops::{Example, Matrix, Random, registry};
+use graftling::ops::{Example, Random, registry};
 use graftling::reference;
 
 /// Ops of which each output element depends on few inputs, so that large and small numbers side by side are a fair demand.

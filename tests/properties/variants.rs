@@ -2,9 +2,9 @@
 //! that would run differently is compared with the reference.
 
 use crate::common::{device, device_with, graph_of, relative_distance, run_on};
-use graftling::gpu::Facts;
-use graftling::graph::{Origin, TensorType};
-use graftling::ops::{Call, Dispatch, Example, Operand, Random, registry};
+use graftling::graph::{Call, Dispatch, Operand, Origin, TensorType};
+use graftling::kernel::Facts;
+use graftling::ops::{Example, Random, registry};
 use graftling::reference;
 
 fn launch(example: &Example, facts: &Facts) -> Vec<Dispatch> {

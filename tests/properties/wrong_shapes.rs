@@ -1,11 +1,11 @@
 //! Inputs of the wrong number, shape or type: every op refuses them with a [`ShapeError`] that says what is wrong, and never panics.
 
 use crate::cases;
-use graftling::graph::{Counts, DType, Graph, Origin, Rows, ShapeError, TensorType};
+use graftling::graph::{Counts, DType, Graph, Matrix, Op, Origin, Rows, ShapeError, TensorType};
 use graftling::ops::attention::{Attention, AttentionBackwardKeyValue, AttentionBackwardQuery, Heads};
 use graftling::ops::dropout::Dropout;
 use graftling::ops::rope::Rope;
-use graftling::ops::{Example, Matrix, Op, OpEntry, Random, registry};
+use graftling::ops::{Example, OpEntry, Random, registry};
 use proptest::prelude::*;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::OnceLock;

@@ -7,6 +7,7 @@
 
 mod container;
 mod metadata;
+pub(super) mod parts;
 mod types;
 
 use std::{ops::Range, path::Path};
@@ -27,9 +28,10 @@ use crate::{
 use metadata::Metadata;
 use std::collections::HashMap;
 
-/// An open GGUF file.
+/// An open GGUF model: a file, or several parts.
 pub struct Gguf {
-    file: WeightFile,
+    /// The first part describes the model.
+    files: Vec<WeightFile>,
     container: Container,
     config: Architecture,
     /// Sorted by name; `located` has the same order.
@@ -40,27 +42,38 @@ pub struct Gguf {
 
 /// Where a readable tensor lies.
 struct Located {
+    /// Number of the part.
+    file: usize,
     bytes: Range<usize>,
     order: Order,
 }
 
 impl Gguf {
-    /// Opens and checks a file. Weights are not read.
+    /// Opens and checks a file, or all parts of the model of which it is one. Weights are not read.
     ///
     /// # Errors
-    /// [`Error::BadInput`] if it cannot be read, is no sound GGUF file, or holds an architecture that graftling does not know.
+    /// [`Error::BadInput`] if it cannot be read, is no sound GGUF file, lacks another part, or holds an architecture that graftling does not
+    /// know.
     pub fn open(path: &Path) -> Result<Self> {
-        let place = path.display().to_string();
-        let file = WeightFile::open(path)?;
-        let bytes = file.mapped();
-        let container = Container::parse(&place, bytes)?;
-        let config = Architecture::from_gguf(&Metadata { place: &place, container: &container, file: bytes })?;
+        let paths = parts::paths(path)?;
+        let files = paths.iter().map(|path| WeightFile::open(path)).collect::<Result<Vec<_>>>()?;
+        let parse = |file: &WeightFile| Container::parse(&file.path.display().to_string(), file.mapped());
+        let mut containers = files.iter().map(parse).collect::<Result<Vec<_>>>()?;
+        parts::check(&paths, &containers)?;
+        let place = files[0].path.display().to_string();
+        let metadata = Metadata { place: &place, container: &containers[0], file: files[0].mapped() };
+        let config = Architecture::from_gguf(&metadata)?;
         let known = parameters(&config);
         let known: HashMap<&str, &Parameter> = known.iter().map(|parameter| (parameter.ggml.as_str(), parameter)).collect();
 
         let mut readable = Vec::new();
         let mut unreadable = Vec::new();
-        for tensor in &container.tensors {
+        let all = containers
+            .iter()
+            .enumerate()
+            .flat_map(|(part, container)| container.tensors.iter().map(move |tensor| (part, tensor)));
+        for (part, tensor) in all {
+            let place = files[part].path.display();
             let parameter = known.get(tensor.name.as_str());
             let name = parameter.map_or(&tensor.name, |parameter| &parameter.name).clone();
             let storage = match tensor.kind {
@@ -86,7 +99,7 @@ impl Gguf {
                     }
                     let bytes = tensor.bytes.len() as u64;
                     let info = TensorInfo { name, shape: tensor.shape.clone(), storage, bytes };
-                    readable.push((info, Located { bytes: tensor.bytes.clone(), order }));
+                    readable.push((info, Located { file: part, bytes: tensor.bytes.clone(), order }));
                 }
                 Err(kind) => unreadable.push((name, kind)),
             }
@@ -97,7 +110,9 @@ impl Gguf {
             return Err(Error::bad_input(what, "occurs twice", container::DAMAGED));
         }
         let (tensors, located) = readable.into_iter().unzip();
-        Ok(Self { file, container, config, tensors, located, unreadable })
+        let mut container = containers.remove(0);
+        container.tensors.extend(containers.into_iter().flat_map(|part| part.tensors));
+        Ok(Self { files, container, config, tensors, located, unreadable })
     }
 
     /// The model's shape.
@@ -105,7 +120,7 @@ impl Gguf {
         &self.config
     }
 
-    /// The directory as the file has it, with ggml's names and types.
+    /// What the first file says of the model, and the directory of all files; with ggml's names and types.
     pub fn container(&self) -> &Container {
         &self.container
     }
@@ -120,8 +135,9 @@ impl Gguf {
     /// # Errors
     /// [`Error::BadInput`] naming the metadata key that has the wrong kind.
     pub fn text(&self) -> Result<TextSource> {
-        let place = self.file.path.display().to_string();
-        Metadata { place: &place, container: &self.container, file: self.file.mapped() }.text()
+        let first = &self.files[0];
+        let place = first.path.display().to_string();
+        Metadata { place: &place, container: &self.container, file: first.mapped() }.text()
     }
 }
 
@@ -134,8 +150,9 @@ impl TensorSource for Gguf {
         &self.unreadable
     }
 
-    fn place(&self, _name: &str) -> String {
-        self.file.path.display().to_string()
+    fn place(&self, name: &str) -> String {
+        let part = self.tensors.binary_search_by(|info| info.name.as_str().cmp(name)).map_or(0, |index| self.located[index].file);
+        self.files[part].path.display().to_string()
     }
 
     fn read_rows(&self, name: &str, rows: Range<usize>) -> Result<Vec<u8>> {
@@ -144,12 +161,12 @@ impl TensorSource for Gguf {
         };
         let (info, located) = (&self.tensors[index], &self.located[index]);
         let bytes = byte_range(&self.place(name), info, &rows)?;
-        let start = located.bytes.start;
+        let (file, start) = (&self.files[located.file], located.bytes.start);
         let head_dim = match located.order {
             Order::Interleaved(head_dim) => head_dim,
-            Order::Plain => return self.file.read(start + bytes.start..start + bytes.end),
+            Order::Plain => return file.read(start + bytes.start..start + bytes.end),
             Order::PlusOne => {
-                let stored = self.file.read(start + bytes.start..start + bytes.end)?;
+                let stored = file.read(start + bytes.start..start + bytes.end)?;
                 let value = |b: &[u8]| (f32::from_le_bytes([b[0], b[1], b[2], b[3]]) - 1.0).to_le_bytes();
                 return Ok(stored.chunks_exact(4).flat_map(value).collect());
             }
@@ -157,7 +174,7 @@ impl TensorSource for Gguf {
         // Rows are permuted within their head, so whole heads are read.
         let row_bytes = bytes.len() / rows.len().max(1);
         let (first, last) = (rows.start / head_dim * head_dim, rows.end.next_multiple_of(head_dim));
-        let stored = self.file.read(start + first * row_bytes..start + last * row_bytes)?;
+        let stored = file.read(start + first * row_bytes..start + last * row_bytes)?;
         Ok(rows
             .flat_map(|row| {
                 let at = (stored_row(row, head_dim) - first) * row_bytes;

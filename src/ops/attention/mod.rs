@@ -39,10 +39,9 @@ pub use backward::{
 };
 pub(super) use examples::{backward_key_value_entry, backward_query_entry, entry};
 
-use super::{Bind, Call, Derivative, Differentiate, Dispatch, Matrix, Op, Vjp, expect, softcap, spread};
-use crate::gpu::Facts;
-use crate::gpu::kernel::{Kernel, Needs};
-use crate::graph::{ShapeError, TensorType};
+use super::{expect, softcap, spread};
+use crate::graph::{Bind, Call, Derivative, Differentiate, Dispatch, Matrix, Op, ShapeError, TensorType, Vjp};
+use crate::kernel::{Facts, Kernel, Needs};
 use crate::kernel_params;
 
 /// Shape of the heads, and which keys count how much; the same in all three ops.

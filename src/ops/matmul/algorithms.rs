@@ -1,10 +1,10 @@
-//! The algorithms that multiply, each for weights in any [format](crate::gpu::algorithm). Which of them is for what, and how one is
+//! The algorithms that multiply, each for weights in any [format](crate::kernel::algorithm). Which of them is for what, and how one is
 //! chosen, is in [`super::variants`].
 
 use super::arithmetic;
 use super::launch::{GeneralParams, Params};
-use crate::gpu::algorithm::{Algorithm, Loads};
-use crate::gpu::kernel::{Kernel, Needs};
+use crate::kernel::algorithm::{Algorithm, Loads};
+use crate::kernel::{Kernel, Needs};
 
 /// Subgroups of exactly 8, and loads of 8 bytes.
 pub(super) const SUBGROUP8: Needs = Needs { subgroup_size: Some(8), int64: true, ..Needs::NONE };

@@ -9,12 +9,10 @@
 //! [`NARROW`] rows, columns or steps, or fewer: what an adapter of a usual rank adds, and a generated token, wait for memory and not for
 //! arithmetic. A product that is computed in f16 by one rule is so in every run: nothing here is measured but the tile.
 
-use super::Layout;
 use super::algorithms::algorithm;
 use super::variants::{Form, Problem, small_tile, tiles};
-use crate::gpu::algorithm::{Algorithm, Loads};
-use crate::gpu::kernel::Needs;
-use crate::gpu::{Arithmetic, Facts, Matrices};
+use crate::kernel::algorithm::{Algorithm, Loads};
+use crate::kernel::{Arithmetic, Facts, Layout, Matrices, Needs};
 
 /// Products with more of each than this are worth another arithmetic.
 const NARROW: usize = 16;

@@ -1,7 +1,8 @@
 //! Sizes that the property suite multiplies: 1, primes, tile sizes and their neighbours, LoRA's narrow products.
 
-use super::{Layout, Matmul, kernels};
+use super::{Matmul, kernels};
 use crate::graph::{DType, Rows, TensorType};
+use crate::kernel::Layout;
 use crate::ops::{Example, OpEntry, Random};
 
 const SIZES: [[usize; 3]; 20] = [

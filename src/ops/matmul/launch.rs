@@ -1,9 +1,11 @@
 //! The parameters with which a product, or each part of one, is dispatched.
 
 use super::variants::{Grid, Parameters, Problem, Variant};
-use super::{Layout, Matmul, MatmulLowRank, arithmetic};
+use super::{Matmul, MatmulLowRank, arithmetic};
+use crate::graph::{Bind, Call, Dispatch};
+use crate::kernel::Layout;
 use crate::kernel_params;
-use crate::ops::{Bind, Call, Dispatch, spread};
+use crate::ops::spread;
 
 kernel_params!(pub(super) Params {
     m: u32,

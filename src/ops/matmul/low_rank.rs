@@ -11,9 +11,10 @@
 //!
 //! **Gradient.** That of the two products.
 
-use super::{Layout, Matmul, launch, sizes};
-use crate::graph::{DType, Rows, ShapeError, TensorType};
-use crate::ops::{Call, Derivative, Differentiate, Dispatch, Example, Matrix, Op, OpEntry, Random, Vjp, expect};
+use super::{Matmul, launch, sizes};
+use crate::graph::{Call, DType, Derivative, Differentiate, Dispatch, Matrix, Op, Rows, ShapeError, TensorType, Vjp};
+use crate::kernel::Layout;
+use crate::ops::{Example, OpEntry, Random, expect};
 
 /// `op(a, b) + scale * op(u, v) (+ c)`; inputs `a, b, u, v` and optionally `c`.
 #[derive(Clone, Copy, Debug)]

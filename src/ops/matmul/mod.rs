@@ -27,19 +27,14 @@ pub use algorithms::kernels;
 pub(super) use examples::entry;
 pub use low_rank::MatmulLowRank;
 pub(super) use low_rank::entry as low_rank_entry;
-pub use tuning::{Class, Tuning, fingerprint};
+pub use tuning::fingerprint;
 
-use super::{Call, Derivative, Differentiate, Dispatch, Matrix, Op, Vjp, expect};
-use crate::graph::{DType, Graph, Rows, ShapeError, TensorType, ValueId};
+use super::expect;
+use crate::graph::{
+    Call, DType, Derivative, Differentiate, Dispatch, Graph, Matrix, Op, Rows, ShapeError, TensorType, ValueId, Vjp,
+};
+use crate::kernel::Layout;
 use rayon::prelude::*;
-
-/// Which operand is transposed; see the [module](self).
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Layout {
-    NT,
-    NN,
-    TN,
-}
 
 /// Inputs `a, b` and optionally `c`; output `scale * op(a) op(b) + c`.
 #[derive(Clone, Copy, Debug)]

@@ -10,7 +10,7 @@
 //! | general | sizes that are no multiples of 4 | 4 x 4 |
 //! | f16, cooperative | `--matmul` says so | 64 x 64 and others; see [`super::arithmetic`] |
 //!
-//! An algorithm with its constants is a [`Form`]. The choice of one depends on static facts only, as [`Op::launch`](crate::ops::Op::launch)
+//! An algorithm with its constants is a [`Form`]. The choice of one depends on static facts only, as [`Op::launch`](crate::graph::Op::launch)
 //! demands: on the largest `m` where rows are counted anew for each run, and on the device's [`Tuning`](super::Tuning), where the product's
 //! class stands in it. Where it does not, a rule decides that suits most devices of a kind.
 //!
@@ -18,12 +18,11 @@
 //! then adds.
 
 use super::algorithms::*;
+use super::arithmetic;
 use super::launch::{GeneralParams, Params};
-use super::{Layout, arithmetic};
-use crate::gpu::algorithm::Algorithm;
-use crate::gpu::kernel::Kernel;
-use crate::gpu::{Arithmetic, Facts};
 use crate::graph::DType;
+use crate::kernel::algorithm::Algorithm;
+use crate::kernel::{Arithmetic, Class, Facts, Kernel, Layout};
 
 /// The text of this page and of [`super::arithmetic`]: the rule and the forms, for [`super::fingerprint`].
 pub(super) const SOURCE: &str = concat!(include_str!("variants.rs"), include_str!("arithmetic.rs"));
@@ -184,7 +183,10 @@ pub(super) struct Variant {
 impl Variant {
     /// The tuned form, if it is possible for the problem on this device, else that of the rule.
     pub(super) fn choose(problem: &Problem, facts: &Facts) -> Self {
-        let tuned = facts.tuning.choice(problem).and_then(|id| problem.possible(facts).into_iter().find(|form| form.id == id));
+        let tuned = facts
+            .tuning
+            .choice(|| Class::of(problem))
+            .and_then(|id| problem.possible(facts).into_iter().find(|form| form.id == id));
         let form = tuned.unwrap_or_else(|| problem.rule(facts));
         let variant = form.variant(problem, facts).or_else(|| ANY_SIZE.variant(problem, facts));
         variant
@@ -306,8 +308,8 @@ pub(super) const fn small_tile(threads_x: f64, threads_y: f64) -> [(&'static str
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gpu::kernel::{Needs, ParamField};
-    use crate::ops::matmul::Tuning;
+    use crate::kernel::Tuning;
+    use crate::kernel::{Needs, ParamField};
     use std::collections::HashMap;
 
     fn problem(layout: Layout, size: [usize; 3], dtype: DType, aligned: bool) -> Problem {
@@ -348,7 +350,7 @@ mod tests {
                 needs: Needs::NONE,
                 unchecked: false,
             },
-            loads: crate::gpu::algorithm::Loads::Elements,
+            loads: crate::kernel::algorithm::Loads::Elements,
         };
         assert!(tiles("planted", &OTHERS, &[], 8, 8).variant(&nt, facts).is_none(), "parameters of another op");
     }
@@ -363,7 +365,7 @@ mod tests {
                 {
                     let problem = problem(layout, size, dtype, aligned);
                     for facts in &KINDS {
-                        let table = super::super::tuning::Class::of(&problem).map(|class| (class, id.to_owned()));
+                        let table = Class::of(&problem).map(|class| (class, id.to_owned()));
                         let facts = Facts { tuning: Tuning::new(table.into_iter().collect::<HashMap<_, _>>()), ..facts.clone() };
                         let variant = Variant::choose(&problem, &facts);
                         let expected = match variant.parameters {

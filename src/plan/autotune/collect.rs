@@ -1,10 +1,8 @@
 //! The products of graphs, found by launching every node as a plan does, at its largest row counts.
 
-use crate::gpu::kernel::Kernel;
-use crate::gpu::{Device, Facts, split_rows};
-use crate::graph::{Counts, Graph, Origin, ValueId};
-use crate::ops::Dispatch;
-use crate::ops::matmul::{Class, Tuning};
+use crate::gpu::{Device, split_rows};
+use crate::graph::{Counts, Dispatch, Graph, Origin, ValueId};
+use crate::kernel::{Class, Facts, Kernel, Tuning};
 use crate::plan::executable::launch;
 
 /// The classes of all products and the share of each in their work, the largest first.

@@ -22,10 +22,9 @@ mod store;
 
 pub use store::{Entry, Subject};
 
-use crate::gpu::kernel::Kernel;
 use crate::gpu::{Device, lock};
 use crate::graph::Graph;
-use crate::ops::matmul::{Class, Tuning};
+use crate::kernel::{Class, Kernel, Tuning};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;

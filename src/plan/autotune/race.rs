@@ -7,7 +7,7 @@
 
 use crate::Result;
 use crate::gpu::{Device, Pipeline, Slice};
-use crate::ops::matmul::Class;
+use crate::kernel::Class;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 

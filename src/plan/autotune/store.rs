@@ -6,7 +6,8 @@
 
 use crate::files;
 use crate::gpu::Device;
-use crate::ops::matmul::{Class, fingerprint};
+use crate::kernel::Class;
+use crate::ops::matmul::fingerprint;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;

@@ -14,10 +14,10 @@ use super::row::{above_zero, any, at_least_one, option_rows, within};
 use crate::architecture::RopeOverride;
 use crate::byte_size::ByteSize;
 use crate::data::LongRecords;
-use crate::gpu::Arithmetic;
+use crate::kernel::Arithmetic;
+use crate::session::prefix_cache::{PrefixCacheMode, PrefixCacheOptions, PrefixCacheType};
 use crate::storage::DType;
 use crate::train::budget::RecomputeOption;
-use crate::train::prefix_cache::{PrefixCacheMode, PrefixCacheOptions, PrefixCacheType};
 use crate::train::schedule::ScheduleKind;
 use crate::{Error, Result};
 

@@ -106,10 +106,10 @@ fn line_of(text: &str, offset: usize) -> usize {
 mod tests {
     use super::*;
     use crate::byte_size::ByteSize;
+    use crate::session::prefix_cache::{PrefixCacheMode, PrefixCacheType};
     use crate::storage::DType;
     use crate::train::ask::options::*;
     use crate::train::budget::RecomputeOption;
-    use crate::train::prefix_cache::{PrefixCacheMode, PrefixCacheType};
     use crate::train::schedule::ScheduleKind;
 
     fn recipe(text: &str) -> Result<Recipe> {

@@ -1,11 +1,10 @@
 //! Kernels that read a frozen weight: *algorithm x format*. An algorithm is a kernel but for the loader of the weight's format, and is
 //! composed with that of each format on demand.
 
-use super::kernel::Kernel;
-use super::lock;
+use super::Kernel;
 use crate::storage::DType;
 use std::collections::HashMap;
-use std::sync::{LazyLock, Mutex};
+use std::sync::{LazyLock, Mutex, PoisonError};
 
 /// A kernel with an empty slot `weights`.
 #[derive(Debug)]
@@ -49,7 +48,7 @@ impl Algorithm {
     /// The kernel that reads weights in this format, the same one for every call; `None` if the algorithm is not made for it.
     pub fn with(&'static self, format: DType) -> Option<&'static Kernel> {
         static COMPOSED: LazyLock<Mutex<HashMap<(&'static str, DType), &'static Kernel>>> = LazyLock::new(Mutex::default);
-        let mut composed = lock(&COMPOSED);
+        let mut composed = COMPOSED.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(kernel) = composed.get(&(self.kernel.name, format)) {
             return Some(kernel);
         }

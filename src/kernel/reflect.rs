@@ -1,7 +1,7 @@
 //! Reads from a kernel's WGSL what the host must know: bindings, parameter struct, workgroup size, workgroup memory.
 
-use super::kernel::{Kernel, ParamField};
 use super::shader;
+use super::{Kernel, ParamField};
 use naga::{AddressSpace, ScalarKind, StorageAccess, TypeInner};
 
 /// What stands at a binding of group 0.

@@ -1,8 +1,7 @@
 //! Loss without training: each supervised token's negative log-likelihood.
 
+use super::batch::write_batch;
 use super::prefix_cache::PrefixCache;
-use super::step::write_batch;
-use super::trainer::Trainer;
 use crate::Result;
 use crate::adapter::{Adapted, DeviceAdapter, LoraSpec};
 use crate::architecture::Architecture;
@@ -36,19 +35,20 @@ impl Evaluator {
         Self::beside(None, weights, config, adapter, max_tokens, None)
     }
 
-    /// Prepares evaluation between the steps of a training run, in the memory of its activations. `prefix`: what gives the
-    /// hidden states that enter the lowest adapted layer, where that is not the work of every evaluation.
+    /// Prepares evaluation between the runs of `step`, in the memory of its activations. `prefix`: what gives the hidden states that
+    /// enter the lowest adapted layer, where that is not the work of every evaluation.
     ///
     /// # Errors
     /// If the device cannot hold it.
     pub fn between_steps(
-        trainer: &Trainer,
+        step: &Executable,
         weights: Arc<DeviceWeights>,
         config: &Architecture,
+        adapter: &DeviceAdapter,
         max_tokens: usize,
         prefix: Option<PrefixCache>,
     ) -> Result<Self> {
-        Self::beside(Some(trainer.step()), weights, config, Some(trainer.adapter()), max_tokens, prefix)
+        Self::beside(Some(step), weights, config, Some(adapter), max_tokens, prefix)
     }
 
     fn beside(

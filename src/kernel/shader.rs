@@ -8,7 +8,7 @@
 //! written once and composed with every loader of weights. A kernel's source is its own file behind all parts that it reaches, each
 //! once and behind those that it uses itself; parts with directives (`enable f16;`) stand at the very beginning, as WGSL demands.
 
-use super::kernel::Kernel;
+use super::Kernel;
 
 /// Every shader file: its stem and its text.
 const FILES: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/shaders.rs"));
@@ -79,7 +79,7 @@ impl Composition<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gpu::kernel::Needs;
+    use crate::kernel::Needs;
 
     fn composed(shader: &'static str, slots: &'static [(&'static str, &'static str)]) -> Result<Vec<&'static str>, String> {
         files(&Kernel { name: "planted", shader, slots, constants: &[], params: &[], needs: Needs::NONE, unchecked: false })

@@ -1,8 +1,38 @@
-//! What a kernel is: WGSL in real files, the parameter struct it expects, the features it needs.
+//! What a kernel is, and which facts of a device decide between kernels. There is no device here.
+//!
+//! * this page: [`Kernel`], WGSL in real files, with the parameter struct it expects and the features it needs; [`Facts`];
+//! * [`shader`]: files composed; [`algorithm`]: kernels composed with the loader of a weight's format;
+//! * [`reflect`]: what a kernel's WGSL says of itself.
 
-use super::Matrices;
+pub mod algorithm;
+mod arithmetic;
+pub mod reflect;
+pub mod shader;
+mod tuning;
 
-/// A compute kernel. Its WGSL is a file of `shaders/` with all parts that this names ([`super::shader`]), its entry point `main`, its
+pub use arithmetic::{Arithmetic, Matrices};
+pub use tuning::{Class, Layout, Tuning};
+
+/// What the choice of kernels may depend on; by default what every WebGPU device offers, and no more.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Facts {
+    /// A driver that runs on the CPU (lavapipe, SwiftShader, WARP): barriers are dear, caches are large.
+    pub cpu_driver: bool,
+    /// Smallest and largest subgroup size, where subgroup operations are offered.
+    pub subgroup: Option<(u32, u32)>,
+    /// 64-bit integers in shaders.
+    pub int64: bool,
+    /// f16 arithmetic in shaders.
+    pub f16: bool,
+    /// Cooperative matrices, of the kind that is preferred of those that are offered; only where the device was opened for them.
+    pub cooperative: Option<Matrices>,
+    /// What the large products are to be computed in.
+    pub arithmetic: Arithmetic,
+    /// Forms of matmul that were measured to be fast on this very device.
+    pub tuning: Tuning,
+}
+
+/// A compute kernel. Its WGSL is a file of `shaders/` with all parts that this names ([`shader`]), its entry point `main`, its
 /// parameters a uniform struct at binding 0 and its matrices storage buffers at bindings 1, 2, ...
 #[derive(Clone, Debug)]
 pub struct Kernel {
@@ -40,7 +70,7 @@ impl Needs {
     pub const NONE: Self = Self { subgroup_size: None, int64: false, f16: false, cooperative: None };
 
     /// Can this device run the kernel?
-    pub fn met_by(&self, facts: &super::Facts) -> bool {
+    pub fn met_by(&self, facts: &Facts) -> bool {
         self.subgroup_size.is_none_or(|size| facts.subgroup == Some((size, size)))
             && (!self.int64 || facts.int64)
             && (!self.f16 || facts.f16)
@@ -67,7 +97,7 @@ macro_rules! kernel_params {
         #[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
         $vis struct $name { $($vis $field: $scalar),+ }
         impl $name {
-            $vis const FIELDS: &'static [$crate::gpu::kernel::ParamField] = &[$($crate::gpu::kernel::ParamField {
+            $vis const FIELDS: &'static [$crate::kernel::ParamField] = &[$($crate::kernel::ParamField {
                 name: stringify!($field),
                 scalar: stringify!($scalar),
                 offset: std::mem::offset_of!($name, $field),

@@ -6,7 +6,6 @@ use serde::{Deserialize, Serialize};
 use super::{PrefixCacheType, StorePlan};
 use crate::byte_size::ByteSize;
 use crate::data::Dataset;
-use crate::train::memory::Lowest;
 use crate::{Error, Result};
 
 /// Where the hidden states that enter the lowest adapted layer are kept.
@@ -46,6 +45,14 @@ impl PrefixCacheOptions {
 pub struct Seen<'a> {
     pub data: &'a Dataset,
     pub repeatedly: bool,
+}
+
+/// The lowest layer that training, and evaluation on held-out data, runs in each batch; `None` for the whole model. Where it is given, a
+/// [`PrefixCache`](super::PrefixCache) stands for the layers below.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lowest {
+    pub train: Option<usize>,
+    pub held_out: Option<usize>,
 }
 
 /// What is cached in a run.

@@ -22,7 +22,7 @@
 mod plan;
 mod store;
 
-pub use plan::{PrefixCacheMode, PrefixCacheOptions, PrefixCachePlan, Seen};
+pub use plan::{Lowest, PrefixCacheMode, PrefixCacheOptions, PrefixCachePlan, Seen};
 pub use store::{PrefixCacheType, Store, StorePlan};
 
 use std::collections::HashSet;
@@ -34,8 +34,9 @@ use std::sync::Arc;
 use crate::Result;
 use crate::architecture::Architecture;
 use crate::data::Batch;
-use crate::gpu::{Device, Facts, Slice, padded};
+use crate::gpu::{Device, Slice, padded};
 use crate::graph::{Counts, Origin, ShapeError, ValueId};
+use crate::kernel::Facts;
 use crate::model::graph::{Head, Inputs, Model, Part, Purpose, StorageOf};
 use crate::model::hook::Bare;
 use crate::model::weights::DeviceWeights;
