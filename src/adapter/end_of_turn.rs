@@ -42,7 +42,8 @@ pub fn content(ends: &[EndOfTurn]) -> Option<String> {
 pub fn read(folder: &Path) -> Result<Vec<EndOfTurn>> {
     let checkpoint = folder.file_name().is_some_and(|name| name.to_string_lossy().starts_with("checkpoint-"));
     let parent = folder.parent().filter(|_| checkpoint);
-    let Some(path) = [Some(folder), parent].into_iter().flatten().map(|folder| folder.join(FILE)).find(|path| path.is_file())
+    let Some(path) =
+        [Some(folder), parent].into_iter().flatten().map(|folder| folder.join(FILE)).find(|path| path.symlink_metadata().is_ok())
     else {
         return Ok(Vec::new());
     };
