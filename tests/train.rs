@@ -128,6 +128,8 @@ fn a_profile_shows_the_kernels_and_changes_no_number() {
     let events = trace["traceEvents"].as_array().unwrap();
     let of = |op: &str| events.iter().filter(|event| event["cat"] == op).count();
     assert_eq!((of("adamw"), of("accumulate"), of("linear_cross_entropy") % 2), (1, 2, 0), "one update of two batches");
+    let (_, err) = run(shop.train("again", &["--max-steps", "4", "--profile", "trace.json"]), 2);
+    assert!(err.contains("trace.json: is there already") && !shop.path("again").exists(), "{err}");
     assert!(events.iter().all(|event| event["ph"] == "X" && number(&event["dur"]) >= 0.0 && number(&event["ts"]) >= 0.0));
 
     // A trace that cannot be written costs a warning, not the run.
@@ -305,4 +307,69 @@ fn weights_may_rest_in_fewer_bits() {
         assert!(loss != exact && fewer < bytes, "{weights}: {fewer} bytes");
         bytes = fewer;
     }
+}
+
+/// A mark that no list of known marks holds ends a generation because the adapter's folder says so, and only then.
+#[test]
+fn a_learned_end_of_turn_stops_generation() {
+    let shop = Workshop::new();
+    let path = shop.path("model/tokenizer.json");
+    let mut tokenizer: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let added = json!({ "id": 95, "content": "w95", "single_word": false, "lstrip": false, "rstrip": false, "normalized": false,
+                        "special": true });
+    tokenizer["added_tokens"] = json!([added]);
+    std::fs::write(&path, tokenizer.to_string()).unwrap();
+    let template = "{% for m in messages %}{{ m.content }} w95 {% endfor %}";
+    std::fs::write(shop.path("model/chat_template.jinja"), template).unwrap();
+    let turn = |role: &str, content: &str| json!({ "role": role, "content": content });
+    shop.write_records("talk.jsonl", &[json!({ "messages": [turn("user", "w5 w6"), turn("assistant", "w7 w8 w9")] })]);
+    let mut train = shop.command(&["train", "--model", "model", "--data", "talk.jsonl", "--out", "talk", "--lora-r", "8"]);
+    train.args(["--max-steps", "60", "--learning-rate", "2e-2", "--save-steps", "60"]);
+    let (_, err) = run(train, 0);
+    assert!(err.contains("turns end with w95"), "{err}");
+    let written: Value = serde_json::from_slice(&std::fs::read(shop.path("talk/end_of_turn.json")).unwrap()).unwrap();
+    assert_eq!(written, json!({ "end_of_turn": [{ "id": 95, "token": "w95" }] }));
+
+    // As plain text, so that the template says nothing of where a turn ends.
+    let answer = |adapter: &str| -> Vec<u64> {
+        let (out, _) = run(
+            shop.command(&[
+                "generate",
+                "--model",
+                "model",
+                "--adapter",
+                adapter,
+                "--prompt",
+                "w5 w6 w95",
+                "--max-new-tokens",
+                "9",
+                "--json",
+            ]),
+            0,
+        );
+        let answer: Value = serde_json::from_str(&out).unwrap();
+        answer["token_ids"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap()).collect()
+    };
+    assert_eq!(answer("talk"), [7, 8, 9, 95]);
+    assert_eq!(answer("talk/checkpoint-60"), [7, 8, 9, 95]);
+    std::fs::remove_file(shop.path("talk/end_of_turn.json")).unwrap();
+    let without = answer("talk");
+    assert_eq!((&without[..4], without.len()), (&[7, 8, 9, 95][..], 9));
+}
+
+/// What training refuses, generation does: a mark of the template that becomes other tokens than its own.
+#[test]
+fn a_mark_that_is_cut_into_pieces_is_refused_before_it_is_read() {
+    let shop = Workshop::new();
+    let path = shop.path("model/tokenizer.json");
+    let mut tokenizer: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    tokenizer["model"]["vocab"]["<|stop|>"] = tokenizer["model"]["vocab"]["w95"].take();
+    tokenizer["model"]["vocab"].as_object_mut().unwrap().remove("w95");
+    tokenizer["pre_tokenizer"] =
+        json!({ "type": "Split", "pattern": { "Regex": "stop|\\s+" }, "behavior": "Isolated", "invert": false });
+    std::fs::write(&path, tokenizer.to_string()).unwrap();
+    let template = "{% for m in messages %}{{ m.content }} <|stop|> {% endfor %}";
+    std::fs::write(shop.path("model/chat_template.jinja"), template).unwrap();
+    let (_, err) = run(shop.command(&["generate", "--model", "model", "--chat", "w5", "--max-new-tokens", "2"]), 2);
+    assert!(err.contains("<|stop|>") && err.contains("token 95"), "{err}");
 }

@@ -8,7 +8,6 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::files;
-use crate::formats::atomic;
 use crate::{Error, Result};
 
 /// The file's name in the adapter's folder.
@@ -30,17 +29,10 @@ struct Content {
     end_of_turn: Vec<EndOfTurn>,
 }
 
-/// Writes the file into `folder`, all or nothing. Without `ends` no file is made, and one that is there says so.
-///
-/// # Errors
-/// Failed: the file cannot be written.
-pub fn write(folder: &Path, ends: &[EndOfTurn]) -> Result<()> {
-    if ends.is_empty() && !folder.join(FILE).exists() {
-        return Ok(());
-    }
-    let text = serde_json::to_string_pretty(&Content { end_of_turn: ends.to_vec() })
-        .map_err(|error| Error::failed(folder.join(FILE).display(), error, "this is a fault of graftling: please report it"))?;
-    atomic::write_atomically(&folder.join(FILE), format!("{text}\n").as_bytes())
+/// What the file of these tokens says; without tokens there is no file.
+pub fn content(ends: &[EndOfTurn]) -> Option<String> {
+    let text = serde_json::to_string_pretty(&Content { end_of_turn: ends.to_vec() }).ok();
+    text.filter(|_| !ends.is_empty()).map(|text| format!("{text}\n"))
 }
 
 /// Reads the file of an adapter's folder; one of a run's checkpoints has it in the run's folder. No file gives no tokens.
@@ -50,7 +42,8 @@ pub fn write(folder: &Path, ends: &[EndOfTurn]) -> Result<()> {
 pub fn read(folder: &Path) -> Result<Vec<EndOfTurn>> {
     let checkpoint = folder.file_name().is_some_and(|name| name.to_string_lossy().starts_with("checkpoint-"));
     let parent = folder.parent().filter(|_| checkpoint);
-    let Some(path) = [Some(folder), parent].into_iter().flatten().map(|folder| folder.join(FILE)).find(|path| path.is_file())
+    let Some(path) =
+        [Some(folder), parent].into_iter().flatten().map(|folder| folder.join(FILE)).find(|path| path.symlink_metadata().is_ok())
     else {
         return Ok(Vec::new());
     };
@@ -69,7 +62,8 @@ mod tests {
         let out = tempfile::tempdir().unwrap();
         let ends = vec![EndOfTurn { id: 3, token: "<|turn|>".to_string() }];
         assert_eq!(read(out.path()).unwrap(), []);
-        write(out.path(), &ends).unwrap();
+        assert_eq!(content(&[]), None);
+        std::fs::write(out.path().join(FILE), content(&ends).unwrap()).unwrap();
         assert_eq!(read(out.path()).unwrap(), ends);
         assert_eq!(read(&out.path().join("checkpoint-7")).unwrap(), ends);
         assert_eq!(read(&out.path().join("other")).unwrap(), []);

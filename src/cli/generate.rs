@@ -8,7 +8,7 @@ use graftling::data::conversation::encode_prompt;
 use graftling::generate::{Sampler, Sampling, end_tokens};
 use graftling::model::opened::OpenModel;
 use graftling::session::Use;
-use graftling::text::Message;
+use graftling::text::{Message, marks};
 use graftling::{Error, Result};
 use serde_json::json;
 
@@ -107,5 +107,9 @@ fn prompt_ids(model: &OpenModel, args: &GenerateArgs) -> Result<Vec<u32>> {
         let problem = "the model has no chat template";
         return Err(Error::bad_input("--chat", problem, "use --prompt, or an instruction-tuned model"));
     };
+    // As when training: a model reads other ids than those of its marks as other text, and its end would not be seen.
+    if let Some(mark) = marks::split_in_template(&model.tokenizer, template) {
+        return Err(marks::refusal(&model.tokenizer, &mark));
+    }
     encode_prompt(&model.tokenizer, template, &[Message::new("user", message)])
 }

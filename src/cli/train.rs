@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use graftling::Result;
 use graftling::model::opened::OpenModel;
 use graftling::session::prefix_cache::RowsUsed;
 use graftling::terminal::{self, say};
@@ -13,6 +12,7 @@ use graftling::train::keep::beginning;
 use graftling::train::options::{Recipe, TrainOptions};
 use graftling::train::prepare::Prepared;
 use graftling::train::progress::Progress;
+use graftling::{Error, Result};
 
 use super::quoted;
 
@@ -59,6 +59,15 @@ pub struct TrainArgs {
 pub fn run(args: TrainArgs) -> Result<i32> {
     let from_file = args.config.as_deref().map(Recipe::from_file).transpose()?.unwrap_or_default();
     let mut recipe = args.recipe.or(from_file);
+    if let Some(path) =
+        args.profile.as_ref().filter(|path| std::fs::symlink_metadata(path).is_ok() && recipe.overwrite != Some(true))
+    {
+        return Err(Error::bad_input(
+            path.display(),
+            "is there already",
+            "give --profile another file, or --overwrite to replace it",
+        ));
+    }
     if args.dry_run {
         // Nothing is written, so no place for it is needed.
         recipe.out.get_or_insert_with(PathBuf::new);

@@ -36,7 +36,11 @@ pub fn preview(dataset: &Dataset, tokenizer: &Tokenizer, n: usize, color: bool) 
     for (number, example) in dataset.examples.iter().take(n).enumerate() {
         let (tokens, supervised) = (example.input_ids.len(), example.supervised_tokens());
         let line = example.line;
-        out += &format!("── record {} (line {line}): {tokens} tokens, {supervised} of them learned\n", number + 1);
+        out += &format!(
+            "── record {} ({}): {tokens} tokens, {supervised} of them learned\n",
+            number + 1,
+            dataset.report.named(&[line])
+        );
         out += &shown(example, tokenizer, marks);
         if dataset.report.truncated.contains(&line) {
             out += &format!("   (cut here: the record is longer than --max-length {})\n", dataset.report.max_length);

@@ -131,7 +131,7 @@ fn object(place: Place<'_>, bytes: &[u8]) -> Result<Map<String, Value>> {
         let problem = format!("this is not JSON: {}", turns::reason(&cause));
         let proposal = match () {
             () if problem.contains("trailing comma") => "remove the comma before the bracket".to_string(),
-            () if problem.contains("surrogate") => {
+            () if problem.contains("hex escape") => {
                 "the text holds one half of a character (\\ud800 to \\udfff): write the character itself, or remove the half"
                     .to_string()
             }

@@ -127,7 +127,10 @@ impl Turn<'_> {
             read.learned = self.weight(&weight, &read.role)?;
         }
         for (key, value) in &more {
-            if let Some((_, proposal)) = MEANINGFUL.iter().find(|(name, _)| name == key).filter(|_| !is_empty(value)) {
+            // False says much where it is asked whether a message is learned.
+            let says_nothing = |proposal: &str| proposal != WEIGHT && is_empty(value);
+            let meaningful = MEANINGFUL.iter().find(|(name, _)| name == key);
+            if let Some((_, proposal)) = meaningful.filter(|(_, proposal)| !says_nothing(proposal)) {
                 return Err(self.error(format!("`{key}` in `{}` is not understood", self.name), proposal));
             }
             if !KNOWN.contains(&key.as_str()) {

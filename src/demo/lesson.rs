@@ -30,6 +30,11 @@ pub struct Question {
 }
 
 impl Question {
+    /// The question as a text to be continued, as [`as_completions`] teaches a model without a chat template.
+    pub fn prompt(&self) -> String {
+        prompt(&self.text)
+    }
+
     /// Whether `answer` contains all key words as whole words, whatever their case.
     pub fn is_answered_by(&self, answer: &str) -> bool {
         let answer = words(answer);
@@ -38,6 +43,25 @@ impl Question {
             answer.windows(key_word.len()).any(|run| run == key_word)
         })
     }
+}
+
+fn prompt(question: &str) -> String {
+    format!("Question: {question}\nAnswer:")
+}
+
+/// [`TRAIN`] or [`HELD_OUT`] for a model without a chat template: JSONL with `prompt` and `completion`.
+///
+/// # Errors
+/// None with the data that is built in; a test reads it.
+pub fn as_completions(records: &str) -> Result<String> {
+    let completion = |line: &str| {
+        let record: Record = serde_json::from_str(line)
+            .map_err(|error| Error::failed("the lesson", error, "mend the file in data/velmarrow/ and build again"))?;
+        let [question, answer] = record.messages.map(|message| message.content);
+        let record = serde_json::json!({ "prompt": prompt(&question), "completion": format!(" {answer}") });
+        Ok(format!("{record}\n"))
+    };
+    records.lines().map(completion).collect()
 }
 
 /// The words of a text, in lower case and without punctuation.
@@ -100,6 +124,18 @@ mod tests {
         for question in &held_out {
             assert!(!asked.contains(question.text.as_str()), "{} is taught", question.text);
             assert!(phrasings.contains_key(question.answer.as_str()), "{} is not taught", question.answer);
+        }
+    }
+
+    #[test]
+    fn without_a_chat_template_questions_are_put_as_they_were_taught() {
+        let taught = as_completions(TRAIN).unwrap();
+        let records: Vec<serde_json::Value> = taught.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(records.len(), training_questions().len());
+        for (record, (text, answer)) in records.iter().zip(training_questions()) {
+            let question = Question { text, answer, key_words: Vec::new() };
+            assert_eq!(record["prompt"], question.prompt());
+            assert_eq!(record["completion"], format!(" {}", question.answer));
         }
     }
 

@@ -342,6 +342,7 @@ const KEYS: [(&str, Key); 47] = [
     ("target_modules", Key::Read),
     ("layers_to_transform", Key::Read),
     ("layers_pattern", Key::Read),
+    ("exclude_modules", Key::Read),
     ("bias", Key::Read),
     ("init_lora_weights", Key::Read),
     ("base_model_name_or_path", Key::Read),
@@ -358,8 +359,6 @@ const KEYS: [(&str, Key); 47] = [
     ("merge_weights", Key::Harmless),
     // PEFT turns it off for linear layers.
     ("fan_in_fan_out", Key::Harmless),
-    // Which modules had been chosen: the tensors say it.
-    ("exclude_modules", Key::Harmless),
     // How the start is made; init_lora_weights says whether it is.
     ("eva_config", Key::Harmless),
     ("corda_config", Key::Harmless),
@@ -439,13 +438,27 @@ impl ConfigFile {
             r: r.ok_or_else(|| self.bad("r", "is missing or no possible rank"))?,
             lora_alpha: number("lora_alpha", 8.0)?,
             lora_dropout,
-            target_modules: self.target_modules()?,
+            target_modules: self.target_modules().map(|listed| self.without_excluded(listed))?,
             layers_to_transform: self.layers()?,
             base_model: self.get("base_model_name_or_path").and_then(Value::as_str).map(str::to_owned),
             text_path: "",
             use_rslora: self.get("use_rslora") == Some(&Value::Bool(true)),
             without_tensors: Vec::new(),
         })
+    }
+
+    /// The modules of the list that `exclude_modules` leaves; none, so that the tensors say which, where it is a pattern.
+    fn without_excluded(&self, mut listed: Vec<String>) -> Vec<String> {
+        match self.get("exclude_modules") {
+            Some(Value::String(_)) => listed.clear(),
+            Some(Value::Array(names)) => {
+                let of = |name: &str| name.rsplit('.').next().unwrap_or(name).to_owned();
+                let excluded: Vec<String> = names.iter().filter_map(Value::as_str).map(of).collect();
+                listed.retain(|name| !excluded.contains(&of(name)));
+            }
+            _ => {}
+        }
+        listed
     }
 
     /// Lets through what graftling computes and what changes no number, by [`KEYS`]; all else is refused by its name, so that an option

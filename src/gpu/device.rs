@@ -293,7 +293,7 @@ impl Device {
         self.or_lost(Error::failed(
             place,
             message.trim(),
-            "continue from the last checkpoint with --resume; less memory: smaller --batch-size or --max-length",
+            "go on from the last checkpoint with --resume, if there is one; where memory is short, --recompute all needs less and changes no number",
         ))
     }
 }

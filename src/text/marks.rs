@@ -89,7 +89,7 @@ pub fn refusal(tokenizer: &Tokenizer, mark: &str) -> Error {
     let pieces = tokenizer.encode(mark, false).map_or(0, |ids| ids.len());
     let problem = format!(
         "{mark:?} is token {id} of the vocabulary, but becomes {pieces} other tokens where a text has it, since the model's files do \
-         not list it as a special token: the model would learn to write those pieces"
+         not list it as a special token: the model would read and learn to write those pieces"
     );
     let proposal = format!(
         "add {{\"id\": {id}, \"content\": {mark:?}, \"special\": true, ...}} to \"added_tokens\" in tokenizer.json, or get the model's \

@@ -8,8 +8,8 @@
 //! * [`decode_stream`]: text from ids as they arrive, in whole characters;
 //! * [`chat_template`]: the model's own Jinja template, from [`Message`]s to the text that the model was trained on;
 //! * [`message`]: a turn of a conversation, and what else a template is given;
-//! * [`template_functions`]: what Hugging Face templates may call beside plain Jinja; `template_rewrite` and `template_check` look at a
-//!   template's source before it is compiled.
+//! * [`template_functions`]: what Hugging Face templates may call beside plain Jinja; `template_rewrite`, `template_meaning` and
+//!   `template_check` look at a template's source before it is compiled.
 
 pub mod chat_template;
 pub mod decode_stream;
@@ -18,11 +18,13 @@ pub mod literal;
 pub mod marks;
 pub mod message;
 pub mod pre_tokenizer;
+mod python_containers;
 mod python_values;
 mod string_methods;
 mod template_check;
 mod template_filters;
 pub mod template_functions;
+mod template_meaning;
 mod template_rewrite;
 mod template_tokens;
 pub mod tokenizer;

@@ -3,6 +3,8 @@
 use minijinja::value::ValueKind;
 use minijinja::{Error, ErrorKind, Value};
 
+use super::python_containers::Container;
+
 /// How deep a value may be nested. Python stops at about a thousand.
 const DEEPEST: usize = 200;
 
@@ -36,17 +38,28 @@ fn write_repr(value: &Value, depth: usize, out: &mut String) -> Result<(), Error
     if depth > DEEPEST {
         return Err(too_deep());
     }
+    let container = value.downcast_object_ref::<Container>();
+    if let Some(Container::Range { start, stop, step, .. }) = container {
+        let step = if *step == 1 { String::new() } else { format!(", {step}") };
+        out.push_str(&format!("range({start}, {stop}{step})"));
+        return Ok(());
+    }
     match value.kind() {
         ValueKind::Undefined => out.push_str("Undefined"),
         ValueKind::String => string_repr(value.as_str().unwrap_or_default(), out),
         ValueKind::Number => out.push_str(&number(value)),
         ValueKind::Seq | ValueKind::Iterable => {
-            out.push('[');
+            let (open, close) = match container {
+                Some(Container::Tuple(items)) => ("(".to_string(), if items.len() == 1 { ",)" } else { ")" }),
+                Some(Container::View(name, _)) => (format!("{name}(["), "])"),
+                _ => ("[".to_string(), "]"),
+            };
+            out.push_str(&open);
             for (index, item) in value.try_iter()?.enumerate() {
                 out.push_str(if index > 0 { ", " } else { "" });
                 write_repr(&item, depth + 1, out)?;
             }
-            out.push(']');
+            out.push_str(close);
         }
         ValueKind::Map => {
             out.push('{');
@@ -135,6 +148,9 @@ impl Json {
     fn write(&self, value: &Value, depth: usize, out: &mut String) -> Result<(), Error> {
         if depth > DEEPEST {
             return Err(too_deep());
+        }
+        if let Some(Container::View(..) | Container::Range { .. }) = value.downcast_object_ref() {
+            return Err(Error::new(ErrorKind::InvalidOperation, format!("tojson: {} is no JSON", repr(value)?)));
         }
         match value.kind() {
             ValueKind::None => out.push_str("null"),

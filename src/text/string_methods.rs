@@ -7,7 +7,7 @@ use std::ops::Range;
 use minijinja::value::{Kwargs, Rest, ValueKind, from_args};
 use minijinja::{Error, ErrorKind, State, Value};
 
-use super::python_values;
+use super::{python_containers, python_values};
 
 /// Characters that `strip` and `split` take for white space: those of Unicode, and four more.
 fn is_space(character: char) -> bool {
@@ -28,6 +28,10 @@ pub(super) fn call(state: &State, value: &Value, method: &str, args: &[Value]) -
         ValueKind::Map if method == "copy" => {
             let () = from_args(args)?;
             Ok(value.clone())
+        }
+        ValueKind::Map if matches!(method, "items" | "keys" | "values") => {
+            let () = from_args(args)?;
+            python_containers::view(value, method)
         }
         ValueKind::Seq | ValueKind::Iterable if method == "copy" => {
             let () = from_args(args)?;
@@ -94,7 +98,7 @@ fn of_string(text: &str, method: &str, args: &[Value]) -> Result<Value, Error> {
                 None if method == "partition" => [text, "", ""],
                 None => ["", "", text],
             };
-            Ok(parts.into_iter().map(Value::from).collect())
+            Ok(python_containers::tuple(parts.into_iter().map(Value::from).collect()))
         }
         "startswith" | "endswith" => {
             let (what, from, to): (&Value, Option<i64>, Option<i64>) = from_args(args)?;
@@ -286,7 +290,11 @@ fn range(text: &str, from: Option<i64>, to: Option<i64>) -> Range<usize> {
     from..to.max(from)
 }
 
-fn padded(text: &str, method: &str, width: usize, fill: Option<char>) -> Result<String, Error> {
+/// A text made `width` wide with `fill`, or white space.
+///
+/// # Errors
+/// The width is not one that a text has.
+pub(super) fn padded(text: &str, method: &str, width: usize, fill: Option<char>) -> Result<String, Error> {
     const WIDEST: usize = 1 << 16;
     if width > WIDEST {
         return Err(failed(format!("{method}: a width of {width} is too much")));

@@ -3,8 +3,9 @@
 use minijinja::value::{Kwargs, ValueKind, from_args};
 use minijinja::{Environment, Error, ErrorKind, Value};
 
+use super::python_containers::Container;
 use super::python_values::{self, Json};
-use super::string_methods;
+use super::{python_containers, string_methods, template_meaning};
 
 /// Puts all of them into `environment`.
 pub(super) fn install(environment: &mut Environment<'static>) {
@@ -18,6 +19,7 @@ pub(super) fn install(environment: &mut Environment<'static>) {
     });
     environment.add_filter("trim", trim);
     environment.add_filter("replace", replace);
+    environment.add_filter("center", center);
     environment.add_filter("join", join);
     environment.add_filter("sum", sum);
     environment.add_filter("int", int);
@@ -30,6 +32,17 @@ pub(super) fn install(environment: &mut Environment<'static>) {
     environment.add_filter(super::template_rewrite::PERCENT, |format: &Value, value: &Value| percent(format, value, false));
     environment.add_filter(super::template_rewrite::PERCENT_TUPLE, |format: &Value, value: &Value| percent(format, value, true));
     environment.add_filter(super::template_rewrite::STR, |value: &Value| python_values::str(value));
+    environment.add_filter("items", |map: &Value| match map.is_undefined() {
+        true => Ok(Vec::new()),
+        false => python_containers::pairs(map),
+    });
+    environment.add_filter("dictsort", dictsort);
+    environment.add_filter(template_meaning::SAME, |value: Value| value);
+    environment.add_filter(template_meaning::ITEMS, iterated);
+    environment.add_filter(template_meaning::ORDERED, ordered);
+    environment.add_function(template_meaning::TUPLE, |items: Value| {
+        Ok::<_, Error>(python_containers::tuple(items.try_iter()?.collect()))
+    });
     // What these write is not Jinja2's text.
     environment.remove_filter("pprint");
 
@@ -104,6 +117,10 @@ fn replace(value: &Value, old: &Value, new: &Value, count: Option<i64>) -> Resul
         Some(count) => text.replacen(&old, &new, count),
         None => text.replace(&old, &new),
     })
+}
+
+fn center(value: &Value, width: Option<usize>) -> Result<String, Error> {
+    string_methods::padded(&python_values::str(value)?, "center", width.unwrap_or(80), None)
 }
 
 /// An item, or what its attribute of this name holds.
@@ -233,6 +250,31 @@ fn attr(value: &Value, name: &Value) -> Result<Value, Error> {
     }
 }
 
+fn dictsort(map: &Value, options: Kwargs) -> Result<Value, Error> {
+    let sorted = minijinja::filters::dictsort(map, options)?;
+    sorted.try_iter()?.map(|pair| Ok(python_containers::tuple(pair.try_iter()?.collect()))).collect()
+}
+
+/// What a loop goes over: of a text its characters.
+fn iterated(value: Value) -> Result<Value, Error> {
+    match value.kind() {
+        ValueKind::String => Ok(value.as_str().unwrap_or_default().chars().map(Value::from).collect()),
+        ValueKind::Undefined => Ok(Value::from(Vec::<Value>::new())),
+        ValueKind::Iterable if value.len().is_none() => Ok(value.try_iter()?.collect()),
+        ValueKind::Seq | ValueKind::Iterable | ValueKind::Map => Ok(value),
+        other => Err(failed(format!("a value of type {other} cannot be iterated over"))),
+    }
+}
+
+/// `left`, if it has an order with `right`.
+fn ordered(left: Value, right: &Value) -> Result<Value, Error> {
+    use ValueKind::{Bool, Iterable, Number, Seq, String};
+    match (left.kind(), right.kind()) {
+        (Bool | Number, Bool | Number) | (String, String) | (Seq | Iterable, Seq | Iterable) => Ok(left),
+        (one, other) => Err(failed(format!("values of type {one} and {other} have no order"))),
+    }
+}
+
 fn percent(format: &Value, value: &Value, tuple: bool) -> Result<String, Error> {
     string_methods::percent(format.as_str().unwrap_or_default(), value, tuple)
 }
@@ -240,9 +282,10 @@ fn percent(format: &Value, value: &Value, tuple: bool) -> Result<String, Error> 
 /// What has a length and items by position or key. Undefined has both, with nothing in it.
 fn is_sequence(value: &Value) -> bool {
     use ValueKind::{Iterable, Map, Seq, String, Undefined};
-    matches!(value.kind(), String | Seq | Iterable | Map | Undefined)
+    let view = matches!(value.downcast_object_ref(), Some(Container::View(..)));
+    matches!(value.kind(), String | Seq | Iterable | Map | Undefined) && !view
 }
 
 fn is_iterable(value: &Value) -> bool {
-    is_sequence(value)
+    is_sequence(value) || value.kind() == ValueKind::Iterable
 }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Output, State, Value};
 
-use super::{python_values, string_methods, template_filters};
+use super::{python_containers, python_values, string_methods, template_filters};
 
 /// Begins the message of an error that the template itself raised.
 pub(super) const RAISED: &str = "raise_exception: ";
@@ -19,6 +19,7 @@ pub(super) fn install(environment: &mut Environment<'static>, now: i64) {
     environment.set_formatter(python_output);
     template_filters::install(environment);
     environment.add_function("namespace", namespace);
+    environment.add_function("range", python_containers::range);
     environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
         Err(Error::new(ErrorKind::InvalidOperation, format!("{RAISED}{message}")))
     });

@@ -6,8 +6,11 @@
 //! * `'...' % value`, which minijinja knows for numbers only, becomes a filter.
 //! * The operands of `~` are written as Python writes them, by a filter.
 //!
+//! What an expression means, and not how it is written, is the business of [`super::template_meaning`].
+//!
 //! What cannot be rewritten and would have another meaning is refused by name.
 
+use super::template_meaning;
 use super::template_tokens::{Token, tokens};
 
 /// The filters that stand for `%` after a string: with one value, and with a tuple of them.
@@ -26,7 +29,7 @@ pub(super) fn rewritten(source: &str) -> Result<String, String> {
     if let Some(problem) = default_of_another(&source) {
         return Err(problem);
     }
-    Ok(concatenated_as_text(&percent_as_filter(&source)))
+    template_meaning::rewritten(&concatenated_as_text(&percent_as_filter(&with_line_end_after_raw(&source))))
 }
 
 fn without_generation_tags(source: &str) -> String {
@@ -42,6 +45,21 @@ fn without_generation_tags(source: &str) -> String {
         out.push_str(&source[from..word.at]);
         out.push_str(plain);
         from = word.at + word.text.len();
+    }
+    out + &source[from..]
+}
+
+/// The line end after `{% raw %}` is text, and no part of the tag as after others.
+fn with_line_end_after_raw(source: &str) -> String {
+    let (mut out, mut from) = (String::with_capacity(source.len()), 0);
+    let tokens = tokens(source);
+    for three in tokens.windows(3) {
+        let end = three[2].at + 2;
+        if three[0].text == "{%" && three[1].text == "raw" && three[2].text == "%}" && source[end..].starts_with('\n') {
+            out.push_str(&source[from..end]);
+            out.push('\n');
+            from = end;
+        }
     }
     out + &source[from..]
 }
@@ -101,7 +119,7 @@ fn percent_as_filter_in(expression: &str) -> String {
 }
 
 /// Where the operand that begins with token `start` ends, and whether it is a tuple.
-fn operand(tokens: &[Token], start: usize) -> (usize, bool) {
+pub(super) fn operand(tokens: &[Token], start: usize) -> (usize, bool) {
     let (mut depth, mut commas, mut at) = (0, false, start);
     while let Some(token) = tokens.get(at) {
         match token.text {
@@ -129,7 +147,7 @@ fn operand(tokens: &[Token], start: usize) -> (usize, bool) {
 }
 
 /// Where an expression ends that binds tighter than `~`: what stands between two of these is one operand.
-fn is_boundary(text: &str) -> bool {
+pub(super) fn is_boundary(text: &str) -> bool {
     const SIGNS: [&str; 21] =
         ["~", "+", "-", "(", "[", "{", ")", "]", "}", ",", "=", "==", "!", "<", ">", ":", "{{", "}}", "{%", "%}", ";"];
     const WORDS: [&str; 11] = ["and", "or", "not", "if", "elif", "else", "in", "is", "set", "for", "recursive"];
@@ -178,7 +196,7 @@ fn is_control(tokens: &[Token], at: usize) -> bool {
 }
 
 /// Where the bracket opens that closes at `at`.
-fn opening(tokens: &[Token], at: usize) -> usize {
+pub(super) fn opening(tokens: &[Token], at: usize) -> usize {
     let mut depth = 0;
     for index in (0..=at).rev() {
         match tokens[index].text {
@@ -194,7 +212,7 @@ fn opening(tokens: &[Token], at: usize) -> usize {
 }
 
 /// Whether an operator that binds tighter than `~` stands outside all brackets.
-fn has_product(tokens: &[Token]) -> bool {
+pub(super) fn has_product(tokens: &[Token]) -> bool {
     let mut depth = 0;
     tokens.iter().any(|token| {
         match token.text {

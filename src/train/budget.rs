@@ -88,7 +88,8 @@ fn too_small(planner: &Planner, budget: ByteSize, how: &str) -> Error {
          {activations})"
     );
     let proposal = "use shorter rows (--max-length), fewer at a time (--batch-size, with more --gradient-accumulation-steps), smaller \
-                    weights (--weights bf16), a smaller --lora-r, fewer --layers, or a larger budget";
+                    weights (--weights bf16), a smaller --lora-r, fewer --layers, or a larger budget (a run that goes on by --resume: a larger budget, \
+                    or --recompute all)";
     Error::bad_input("--memory-budget", problem, proposal)
 }
 

@@ -62,12 +62,16 @@ impl Prepared<'_> {
             let fits = if free.is_some_and(|free| needed <= free) { ", which fits" } else { "" };
             let _ = write!(proposal, "\n    {change:<24}{:>12} in all{fits}", ByteSize(needed).to_string());
         }
-        proposal += "\n    fewer --layers, a smaller --lora-r; --memory-budget if the device has more than it tells";
+        proposal += match self.options.resume {
+            false => "\n    fewer --layers, a smaller --lora-r; --memory-budget if the device has more than it tells",
+            // All else would make it another run.
+            true => "\n    another --device, or an end to what else is on this one; --memory-budget if it has more than it tells",
+        };
         Error::OutOfMemory { place: place.to_string(), problem: format!("{problem}{}", table(&classes)), proposal }
     }
 
     /// Changes of options with what the run would then need, the last being all of them; those that save less than a hundredth are
-    /// left out. Numbers are halved until the run fits.
+    /// left out. Numbers are halved until the run fits. A run that goes on keeps what its numbers depend on.
     fn smaller(&self, free: Option<usize>) -> Vec<(String, usize)> {
         let (now, weights) = (self.planner.shape(), self.weight_type());
         let total = self.memory().total();
@@ -86,6 +90,9 @@ impl Prepared<'_> {
         let all_layers = Recompute::Layers(self.planner.layers());
         if add("--recompute all".to_string(), needed(weights, StepShape { recompute: all_layers, ..now })) {
             least.recompute = all_layers;
+        }
+        if self.options.resume {
+            return changes;
         }
         // Fewer rows, and shorter ones: no batch is then larger than this many tokens.
         let tokens = |batch_size: usize, max_length: usize| batch_size.saturating_mul(max_length).min(now.max_tokens);

@@ -36,7 +36,6 @@ use prepare::Prepared;
 use progress::Progress;
 use trainer::Trainer;
 
-use crate::adapter::{end_of_turn, rope_scaling};
 use crate::data::{Batch, Sampler};
 use crate::formats::atomic;
 use crate::formats::peft;
@@ -323,10 +322,10 @@ impl Run<'_> {
         }
         let layout = &self.trainer.adapter().layout;
         let Prepared { options, adapter, .. } = &self.prepared;
-        end_of_turn::write(&options.out, &self.prepared.turn_ends())
-            .map_err(|error| checkpoint::with_last_good(&options.out, error))?;
-        rope_scaling::write(&options.out, options.rope_scaling)
-            .map_err(|error| checkpoint::with_last_good(&options.out, error))?;
+        for (name, text) in self.prepared.notes() {
+            let write = |text: String| atomic::write_atomically(&options.out.join(name), text.as_bytes());
+            text.map_or(Ok(()), write).map_err(|error| checkpoint::with_last_good(&options.out, error))?;
+        }
         let folder = checkpoint.save(&options.out, adapter, layout, options.save_total_limit)?;
         self.saved = Some((self.state.step, folder.clone()));
         Ok(folder)
@@ -388,12 +387,28 @@ struct HeldOut {
 impl HeldOut {
     /// Mean of -log p over all supervised tokens.
     fn loss(&mut self) -> Result<f64> {
-        let (mut sum, mut tokens) = (0.0, 0);
-        for batch in &self.batches {
-            let nll = self.evaluator.token_nll(batch)?;
-            sum += nll.iter().map(|&nll| f64::from(nll)).sum::<f64>();
-            tokens += nll.len();
-        }
-        Ok(sum / tokens as f64)
+        let Self { evaluator, batches } = self;
+        mean_over_tokens(batches.iter().map(|batch| evaluator.token_nll(batch)))
+    }
+}
+
+/// The mean of all values: each token counts once, whatever batch it is in.
+fn mean_over_tokens(batches: impl Iterator<Item = Result<Vec<f32>>>) -> Result<f64> {
+    let (mut sum, mut tokens) = (0.0, 0);
+    for nll in batches {
+        let nll = nll?;
+        sum += nll.iter().map(|&nll| f64::from(nll)).sum::<f64>();
+        tokens += nll.len();
+    }
+    Ok(sum / tokens as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_held_out_loss_is_the_mean_over_tokens_and_not_over_batches() {
+        // The mean of the batches' means would be 2.5.
+        let batches = [vec![1.0], vec![4.0, 4.0, 4.0], Vec::new()];
+        assert_eq!(super::mean_over_tokens(batches.into_iter().map(Ok)).unwrap(), 3.25);
     }
 }

@@ -22,6 +22,7 @@ use super::step::Recompute;
 use super::trainer::Trainer;
 use super::{HeldOut, Run};
 use crate::adapter::end_of_turn::{self, EndOfTurn};
+use crate::adapter::rope_scaling;
 use crate::adapter::targets::{expand_target_modules, parse_layers};
 use crate::adapter::{AdapterLayout, DeviceAdapter, LoraSpec};
 use crate::cache::cache_folder;
@@ -193,6 +194,14 @@ impl<'m> Prepared<'m> {
         self.data.report.turn_ends.iter().filter_map(token).collect()
     }
 
+    /// The files that tell, beside the adapter, how to generate with it, by name; `None` where it needs no such file.
+    pub(super) fn notes(&self) -> beginning::Notes {
+        [
+            (end_of_turn::FILE, end_of_turn::content(&self.turn_ends())),
+            (rope_scaling::FILE, rope_scaling::content(self.options.rope_scaling)),
+        ]
+    }
+
     /// Says where other programs may not stop: at ends of turns that the model's files do not name as such.
     fn note_on_ends(&self) -> String {
         let known = self.model.tokenizer.eos_token_ids();
@@ -299,7 +308,9 @@ impl<'m> Prepared<'m> {
         } else {
             output.state.template_time = self.model.template_time;
         }
-        output.state.may_replace = self.purpose(self.options.resume).may_replace(&output.state.may_replace)?;
+        let purpose = self.purpose(self.options.resume);
+        purpose.check_notes(&self.notes())?;
+        (output.state.may_replace, output.aside) = purpose.may_replace(&output.state.may_replace)?;
         output.begins = output.checkpoint.is_none();
         Ok(output)
     }
@@ -313,7 +324,7 @@ impl<'m> Prepared<'m> {
     pub(super) fn stand(&self, lock: FolderLock, fingerprint: BTreeMap<String, String>, resume: bool) -> Result<Output> {
         let (saved, checkpoint) = self.purpose(resume).newest(&fingerprint, &self.layout)?.unzip();
         let state = checkpoint.as_ref().map_or_else(|| RunState::start(fingerprint), |checkpoint| checkpoint.state.clone());
-        Ok(Output { lock, state, checkpoint, saved, begins: false })
+        Ok(Output { lock, state, checkpoint, saved, begins: false, aside: Vec::new() })
     }
 
     /// Puts the run on the device that holds the weights.
@@ -353,12 +364,14 @@ impl<'m> Prepared<'m> {
     /// Takes a fresh engine to where the run stands.
     pub(super) fn start_with(self, engine: Engine, output: Output, interrupt: Interrupt, progress: Progress) -> Result<Run<'m>> {
         let Engine { mut trainer, held_out } = engine;
-        let Output { lock, mut state, checkpoint, saved, begins } = output;
+        let Output { lock, mut state, checkpoint, saved, begins, aside } = output;
         let out = &self.options.out;
         state.check_base_weights(out, trainer.weights().digest())?;
         if begins {
             beginning::make_way(out)?;
         }
+        beginning::put_aside(&aside)?;
+        beginning::make_way_for_notes(out, &self.notes())?;
         let mut sampler = self.sampler.clone();
         if let Some(Checkpoint { state, adapter, moments: [first, second] }) = &checkpoint {
             sampler.seek(state.position)?;
@@ -427,6 +440,8 @@ pub struct Output {
     saved: Option<PathBuf>,
     /// Whether this is the first start of the run in this process, and there is no checkpoint of it.
     begins: bool,
+    /// Adapters that nobody can tell the origin of any more; they get other names.
+    aside: Vec<PathBuf>,
 }
 
 impl Output {

@@ -220,3 +220,71 @@ fn what_long_records_lose_is_told_and_split_loses_nothing() {
     let dropped = load(LongRecords::Drop).unwrap_err().to_string();
     assert!(dropped.contains("2 records left out: 12 tokens lost, 10 of them supervised"), "{dropped}");
 }
+
+/// A Parquet file with one row: a list of two structs, and a null.
+fn parquet() -> Vec<u8> {
+    use std::sync::Arc;
+
+    use parquet::basic::Compression;
+    use parquet::data_type::{ByteArray, ByteArrayType, Int64Type};
+    use parquet::file::{properties::WriterProperties, writer::SerializedFileWriter};
+    use parquet::schema::parser::parse_message_type;
+    let schema = "message schema {
+        REQUIRED group messages (LIST) { REPEATED group list { REQUIRED group element {
+            REQUIRED BYTE_ARRAY role (UTF8); OPTIONAL BYTE_ARRAY content (UTF8); } } }
+        OPTIONAL INT64 id; }";
+    let mut bytes = Vec::new();
+    let schema = Arc::new(parse_message_type(schema).unwrap());
+    let properties = WriterProperties::builder().set_compression(Compression::SNAPPY).build();
+    let mut writer = SerializedFileWriter::new(&mut bytes, schema, Arc::new(properties)).unwrap();
+    let mut rows = writer.next_row_group().unwrap();
+    for (texts, level) in [(["user", "assistant"], 1), (["Hi", "Lo"], 2)] {
+        let mut column = rows.next_column().unwrap().unwrap();
+        let texts = texts.map(|text| ByteArray::from(text));
+        column.typed::<ByteArrayType>().write_batch(&texts, Some(&[level, level]), Some(&[0, 1])).unwrap();
+        column.close().unwrap();
+    }
+    let mut column = rows.next_column().unwrap().unwrap();
+    column.typed::<Int64Type>().write_batch(&[], Some(&[0]), None).unwrap();
+    column.close().unwrap();
+    rows.close().unwrap();
+    writer.close().unwrap();
+    bytes
+}
+
+#[test]
+fn parquet_holds_lists_of_messages() {
+    let turns = json!([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Lo"}]);
+    let wanted = load_records(&[json!({"messages": turns})], Some(&chatml()), 99).unwrap();
+    let bytes = parquet();
+    let dataset = load_bytes("data.parquet", &bytes).unwrap();
+    assert_eq!(dataset.fingerprint(), wanted.fingerprint());
+    assert!(dataset.report.place(1).ends_with("data.parquet, row 1"), "{}", dataset.report.place(1));
+    let shown = preview(&dataset, &tokenizer("<|im_end|>"), 1, false);
+    assert!(shown.contains("record 1 (row 1)"), "{shown}");
+    // Cut short, or damaged in the middle: an error, and no panic.
+    for wrong in [&bytes[..bytes.len() - 9], &[&bytes[..4], &[0xff; 60], &bytes[64..]].concat()] {
+        let message = load_bytes("data.parquet", wrong).unwrap_err().to_string();
+        assert!(message.contains("Parquet file cannot be read"), "{message}");
+    }
+}
+
+/// mlx-lm's habit.
+#[test]
+fn a_folder_is_its_train_and_its_held_out_files() {
+    use graftling::data::source::folder::{Side, brought, files};
+    let folder = tempfile::tempdir().unwrap();
+    let all = [folder.path().to_path_buf()];
+    let none = files(&all, Side::Train).unwrap_err().to_string();
+    assert!(none.contains("no train.jsonl"), "{none}");
+    let [train, valid] = ["train.jsonl", "valid.jsonl"].map(|name| folder.path().join(name));
+    fs::write(&train, "{}").unwrap();
+    assert!(brought(&all).unwrap().is_empty());
+    fs::write(&valid, "{}").unwrap();
+    fs::write(folder.path().join("trainer.jsonl"), "{}").unwrap();
+    assert_eq!(files(&all, Side::Train).unwrap(), [train.clone()]);
+    assert_eq!(brought(&all).unwrap(), [valid.clone()]);
+    assert!(brought(&[train]).unwrap().is_empty(), "a file brings nothing");
+    fs::write(folder.path().join("train.csv"), "text\na").unwrap();
+    assert!(files(&all, Side::Train).unwrap_err().to_string().contains("not clear which"));
+}

@@ -169,6 +169,7 @@ fn keys_that_change_no_number_are_passed_over() {
         ("fan_in_fan_out", json!(true)),
         ("peft_version", json!("9.0")),
         ("exclude_modules", json!(["lm_head"])),
+        ("exclude_modules", json!([])),
         ("corda_config", json!({"cache_file": "x"})),
         ("an_option_that_peft_gets_next_year", json!(false)),
         ("an_option_that_peft_gets_next_year", json!([])),
@@ -192,6 +193,13 @@ fn a_listed_module_without_tensors_is_passed_over_where_the_model_lacks_it_too()
     let (config, _) = load_adapter(folder.path()).unwrap();
     let text = message(LoraSpec::from_peft("adapter", &config, &tiny::config()));
     assert!(text.contains("module o_proj") && text.contains("target_modules"), "{text}");
+    // Unless it is excluded, by name or by a pattern.
+    for excluded in [json!(["self_attn.o_proj"]), json!(".*o_proj")] {
+        change_config(folder.path(), "exclude_modules", excluded);
+        let (config, _) = load_adapter(folder.path()).unwrap();
+        LoraSpec::from_peft("adapter", &config, &tiny::config()).unwrap();
+        assert_eq!(config.target_modules, ["q_proj", "v_proj"]);
+    }
 }
 
 #[test]

@@ -49,19 +49,23 @@ pub(super) fn rows(path: &str, bytes: &[u8]) -> Result<Vec<(usize, Map<String, V
         Err(cause) => return Err(damaged(path, &cause)),
     };
     let place = format!("{path}:1");
-    if let Some((at, name)) = header.iter().enumerate().find(|(at, name)| header[..*at].contains(name)) {
-        if !name.is_empty() || header.get(at).is_some_and(|name| COLUMNS.contains(&name.as_str())) {
-            return Err(Error::bad_input(place, format!("two columns are named `{name}`"), "rename or remove one of them"));
-        }
+    let mut named = header.iter().enumerate().filter(|(_, name)| !name.is_empty());
+    if let Some((_, name)) = named.find(|(at, name)| header[..*at].contains(name)) {
+        return Err(Error::bad_input(place, format!("two columns are named `{name}`"), "rename or remove one of them"));
     }
     if !header.iter().any(|name| COLUMNS.contains(&name.as_str())) {
         let problem = format!("the first row names no column of a record: {}", header.join(", "));
         return Err(Error::bad_input(place, problem, format!("the first row names the columns, after the keys of {KINDS}")));
     }
     let mut rows = Vec::new();
+    // Lines are counted here: the reader takes the second half of a CR LF for the beginning of the next row.
+    let (mut line, mut counted) = (1, 0);
     for row in reader.records() {
         let row = row.map_err(|cause| damaged(path, &cause))?;
-        let line = row.position().map_or(0, |position| position.line() as usize);
+        let begin = row.position().map_or(counted, |position| position.byte() as usize);
+        let blank = bytes[begin..].iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+        line += bytes[counted..begin + blank].iter().filter(|byte| **byte == b'\n').count();
+        counted = begin + blank;
         if row.len() != header.len() {
             let problem = format!("the row has {} cells, but the first row names {} columns", row.len(), header.len());
             let proposal =
@@ -80,5 +84,19 @@ fn damaged(path: &str, cause: &csv::Error) -> Error {
     match cause.kind() {
         csv::ErrorKind::Utf8 { .. } => Error::bad_input(place, "this is not UTF-8 text", "save the file as CSV in UTF-8"),
         _ => Error::bad_input(place, format!("the CSV file cannot be read: {cause}"), "export it again as CSV in UTF-8"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_found_in_the_line_where_they_begin() {
+        for end in ["\n", "\r\n"] {
+            let text = ["prompt,completion", "a,b", "\"c", "d\",e", "", "f,g", ""].join(end);
+            let lines: Vec<usize> = rows("t.csv", text.as_bytes()).unwrap().into_iter().map(|(line, _)| line).collect();
+            assert_eq!(lines, [2, 3, 6], "{end:?}");
+        }
     }
 }

@@ -9,7 +9,7 @@ use super::checkpoint::{Checkpoint, RunState, cannot_list};
 use super::folder::{self, ADAPTER_FILES, FILES, Found, Kind};
 use super::sums;
 use crate::adapter::AdapterLayout;
-use crate::adapter::end_of_turn;
+use crate::adapter::{end_of_turn, rope_scaling};
 use crate::train::curve::CURVE_FILE;
 use crate::train::metrics::METRICS_FILE;
 use crate::train::options::TrainOptions;
@@ -46,7 +46,7 @@ impl Purpose<'_> {
         let there = |name: &str| fs::symlink_metadata(self.out.join(name)).ok();
         // A file of no bytes is what a run leaves that was stopped before its first step.
         let full = |name: &str| there(name).is_some_and(|found| !found.is_file() || found.len() > 0);
-        let names = [ADAPTER_FILES[0], ADAPTER_FILES[1], METRICS_FILE, CURVE_FILE, end_of_turn::FILE];
+        let names = [ADAPTER_FILES[0], ADAPTER_FILES[1], METRICS_FILE, CURVE_FILE, end_of_turn::FILE, rope_scaling::FILE];
         // A config of an adapter beside a model changes what other programs load.
         let of_models = ["adapter_model.bin", "config.json", "model.safetensors", "model.safetensors.index.json"];
         let files: Vec<String> = names.iter().chain(&of_models).filter(|name| full(name)).map(|name| name.to_string()).collect();
@@ -137,14 +137,31 @@ impl Purpose<'_> {
         Ok(Checkpoint::load(&found.path, state.clone(), layout).map_err(|error| error.to_string()))
     }
 
+    /// That a run which goes on finds beside its adapter what it wrote there, or nothing.
+    ///
+    /// # Errors
+    /// Bad input: something else is there.
+    pub fn check_notes(&self, notes: &Notes) -> Result<()> {
+        match notes.iter().map(|(name, text)| (self.out.join(name), text)).find(|(path, text)| is_other(path, text.as_deref())) {
+            Some((path, _)) if !self.overwrite => {
+                let problem = "is not as this run wrote it, or is a link, and the run would replace it";
+                Err(Error::bad_input(path.display(), problem, "move it away, or put it aside with --overwrite"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Digests of the adapter's files that are in the folder, all of which the run may replace at its end: copies of what a checkpoint
-    /// holds, or what `before` says.
+    /// holds, or what `before` says. And those files that may be of this run, but whose checkpoint has lost its digests: the run puts
+    /// them aside.
     ///
     /// # Errors
     /// Bad input: another adapter is there, or something that cannot be replaced.
-    pub fn may_replace(&self, before: &BTreeMap<String, String>) -> Result<BTreeMap<String, String>> {
-        let mut may = BTreeMap::new();
+    pub fn may_replace(&self, before: &BTreeMap<String, String>) -> Result<(BTreeMap<String, String>, Vec<PathBuf>)> {
+        let (mut may, mut aside) = (BTreeMap::new(), Vec::new());
         let found = self.found()?;
+        let undigested = |found: &Found| found.kind != Kind::Foreign && sums::read(&found.path).is_ok_and(|all| all.is_empty());
+        let lost = self.resume && found.iter().any(undigested);
         for name in ADAPTER_FILES {
             let path = self.out.join(name);
             let Ok(there) = fs::symlink_metadata(&path) else { continue };
@@ -162,13 +179,17 @@ impl Purpose<'_> {
                 };
                 before.get(name) == Some(digest) || found.iter().any(|found| found.kind != Kind::Foreign && in_checkpoint(found))
             });
+            if !known && !self.overwrite && lost && there.is_file() {
+                aside.push(path);
+                continue;
+            }
             if !known && !self.overwrite {
                 let problem = "this adapter is not of this run, which would replace it at its end";
                 return Err(Error::bad_input(path.display(), problem, "give another --out, or replace it with --overwrite"));
             }
             may.extend(digest.map(|digest| (name.to_string(), digest)));
         }
-        Ok(may)
+        Ok((may, aside))
     }
 }
 
@@ -195,9 +216,42 @@ pub fn make_way(out: &Path) -> Result<()> {
         }
     }
     let metrics = out.join(METRICS_FILE);
-    if fs::symlink_metadata(&metrics).is_ok_and(|found| !found.is_file() || found.len() > 0) {
-        let kept = folder::rename_to_free(&metrics, |number| format!("{METRICS_FILE}.{number}")).map_err(failed)?;
-        tracing::info!("{} is kept as {}", metrics.display(), kept.display());
+    match fs::symlink_metadata(&metrics).is_ok_and(|found| !found.is_file() || found.len() > 0) {
+        true => put_aside(&[metrics]),
+        false => Ok(()),
+    }
+}
+
+/// Files beside an adapter that tell how to generate with it, by name; `None`: the adapter needs no such file, and one that is there
+/// would be wrong.
+pub type Notes = [(&'static str, Option<String>); 2];
+
+/// Puts aside what stands in the place of `notes` and says something else.
+///
+/// # Errors
+/// Failed: something cannot be renamed.
+pub fn make_way_for_notes(out: &Path, notes: &Notes) -> Result<()> {
+    let others = notes.iter().map(|(name, text)| (out.join(name), text)).filter(|(path, text)| is_other(path, text.as_deref()));
+    put_aside(&others.map(|(path, _)| path).collect::<Vec<_>>())
+}
+
+/// Whether there is something at `path`, and not a file that says `text`.
+fn is_other(path: &Path, text: Option<&str>) -> bool {
+    let same = |text: &str| super::plain::read(path, text.len() as u64 + 1).is_ok_and(|found| found == text.as_bytes());
+    fs::symlink_metadata(path).is_ok() && !text.is_some_and(same)
+}
+
+/// Gives each of these files the first free name of `NAME.1`, `NAME.2` ...
+///
+/// # Errors
+/// Failed: one cannot be renamed.
+pub fn put_aside(paths: &[PathBuf]) -> Result<()> {
+    for path in paths {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let kept = folder::rename_to_free(path, |number| format!("{name}.{number}")).map_err(|error| {
+            Error::failed(path.display(), format!("cannot be put aside: {error}"), "check the folder's permissions")
+        })?;
+        tracing::info!("{} is kept as {}", path.display(), kept.display());
     }
     Ok(())
 }
@@ -218,6 +272,29 @@ pub fn check_is_no_model(out: &Path, model: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn notes_of_others_are_neither_replaced_nor_left_to_mislead() {
+        let out = tempfile::tempdir().unwrap();
+        let notes: Notes = [("end", Some("mine".to_string())), ("scaling", None)];
+        let purpose = |overwrite| Purpose { out: out.path(), resume: true, overwrite, total_steps: 9 };
+        let names = || {
+            let mut all: Vec<_> = fs::read_dir(out.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+            all.sort();
+            all
+        };
+        purpose(false).check_notes(&notes).unwrap();
+        fs::write(out.path().join("end"), "mine").unwrap();
+        purpose(false).check_notes(&notes).unwrap();
+        make_way_for_notes(out.path(), &notes).unwrap();
+        assert_eq!(names(), ["end"]);
+        fs::write(out.path().join("scaling"), "of another run").unwrap();
+        fs::write(out.path().join("end"), "mine, edited").unwrap();
+        assert!(purpose(false).check_notes(&notes).unwrap_err().to_string().contains("end: is not"));
+        purpose(true).check_notes(&notes).unwrap();
+        make_way_for_notes(out.path(), &notes).unwrap();
+        assert_eq!(names(), ["end.1", "scaling.1"]);
+    }
 
     #[test]
     fn an_earlier_run_is_put_aside_under_names_that_are_free() {

@@ -222,6 +222,10 @@ impl Checkpoint {
         };
         // The second is a mean of squares.
         let moments = [moment(MOMENT_NAMES[0], f32::is_finite)?, moment(MOMENT_NAMES[1], |v| v.is_finite() && v >= 0.0)?];
+        // A run into whose adapter no gradient ever came has nothing to go on with either.
+        if moments[1].iter().all(|value| *value == 0.0) {
+            return Err(damaged(OPTIMIZER, &"its moments are all zero"));
+        }
         Ok(Self { state, adapter: layout.pack(&place, &tensors)?, moments })
     }
 }
