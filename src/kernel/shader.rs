@@ -90,6 +90,7 @@ mod tests {
         let slots = &[
             ("activations", "activations_f32"),
             ("weights", "weights_q4_1"),
+            ("words", "words_plain"),
             ("tile_operands", "tile_operands"),
             ("tile", "tile_f16"),
         ];

@@ -240,9 +240,9 @@ mod tests {
     fn percent_after_a_string() {
         for (source, expected) in [
             ("{{ '%s' % x }}", "{{ '%s' |python_percent(x) }}"),
-            ("{{ '%s %s' % (a, b) ~ c }}", "{{ '%s %s' |python_percent_tuple((a, b))|python_str ~ c|python_str }}"),
+            ("{{ '%s %s' % (a, b) ~ c }}", "{{ '%s %s' |python_percent_tuple(python_tuple([a, b]))|python_str ~ c|python_str }}"),
             ("{{ '%s' % (a) }}", "{{ '%s' |python_percent((a)) }}"),
-            ("{{ '%s' % (a, b)[0] }}", "{{ '%s' |python_percent((a, b)[0]) }}"),
+            ("{{ '%s' % (a, b)[0] }}", "{{ '%s' |python_percent(python_tuple([a, b])[0]) }}"),
             ("{{ '%s' % x.y|trim + z }}", "{{ '%s' |python_percent(x.y|trim) + z }}"),
             ("{{ '%s' % ('%d' % 1) }}", "{{ '%s' |python_percent(('%d' |python_percent(1))) }}"),
             ("{{ i % 2 }}{% if i % 2 == 0 %}%{% endif %}'a' % b", "{{ i % 2 }}{% if i % 2 == 0 %}%{% endif %}'a' % b"),

@@ -88,7 +88,9 @@ pub fn run_split(
         let slices = part_starts.iter().map(|&start| {
             let most = TensorType::new(Rows::Fixed(step.min(rows - start)), tensor.shape.columns, tensor.dtype);
             let slice = device.allocate(&graph[*id].name, most.max_bytes().next_multiple_of(16)).unwrap();
-            let mut bytes = matrix.encoded(tensor.dtype, start..(start + step).min(rows));
+            // A value of this run may have fewer rows than there is room for.
+            let end = (start + step).min(matrix.rows);
+            let mut bytes = matrix.encoded(tensor.dtype, start.min(end)..end);
             bytes.resize(bytes.len().next_multiple_of(4), 0);
             device.write(&slice, &bytes);
             slice

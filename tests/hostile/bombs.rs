@@ -83,7 +83,8 @@ fn template(what: &str, template: &str, expected: &str) {
 
 /// Which bound is met first, of time or memory, depends on the machine.
 const STOPPED: &str = "and was stopped";
-const STACK: &str = "nests too deeply";
+/// Said of the stack, and of values by what reads them.
+const STACK: &str = "too deeply";
 
 /// A list that lies in a list, a hundred thousand times.
 fn nested(use_of_it: &str) -> String {

@@ -295,8 +295,8 @@ pub const ALL: &[Target] = &[
         words: TENSORS,
         ..target("adapter_tensors", seeds::adapter_tensors, adapter_tensors)
     },
-    // Added tokens go into an automaton.
-    Target { words: TOKENIZER, multiple: 256, base: 4 << 20, ..target("tokenizer", seeds::tokenizer, tokenizer) },
+    // Added tokens go into an automaton; what normalisers and decoders make of a text is bounded by the worker alone, at 256 MiB.
+    Target { words: TOKENIZER, multiple: 256, base: 300 << 20, ..target("tokenizer", seeds::tokenizer, tokenizer) },
     target("tokenizer_config", seeds::tokenizer_config, tokenizer_config),
     // What the program lets a template hold (a template that wants more ends it, which is tested by itself), and its output.
     Target { words: TEMPLATE, base: 300 << 20, ..target("chat_template", seeds::chat_template, chat_template) },
