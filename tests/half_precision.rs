@@ -146,8 +146,9 @@ impl Product {
     }
 }
 
-/// Sizes with tails in rows, columns and steps, by tiles of 32, 64 and 128 and groups of 8; blocks of 32 for quantised weights.
-const SIZES: [[usize; 3]; 6] = [[65, 192, 64], [17, 32, 20], [127, 68, 36], [130, 260, 132], [101, 96, 160], [64, 64, 576]];
+/// Sizes with tails in rows, columns and steps, by tiles of 32, 64 and 128 and groups of 8; blocks of 32 and of 256 for quantised weights.
+const SIZES: [[usize; 3]; 7] =
+    [[65, 192, 64], [17, 32, 20], [127, 68, 36], [130, 260, 132], [101, 96, 160], [64, 64, 576], [39, 256, 512]];
 
 /// Every form, all storage types of weights, with an addend and without.
 fn every_kernel_is_within_its_bound(arithmetic: Arithmetic, layouts: &[Layout]) {

@@ -31,9 +31,10 @@ const SIZES: [[usize; 3]; 20] = [
     [9, 64, 4108],
 ];
 
-/// Sizes for the formats that have the same kernels as others but for the loader: one row, few, many, with tails in all but what is a whole
-/// number of blocks.
-const SIZES_OF_BLOCKS: [[usize; 3]; 4] = [[1, 256, 512], [7, 512, 256], [40, 256, 768], [67, 288, 256]];
+/// Sizes for the formats that have the same kernels as others but for the loader: one row, few, many, an odd number of columns, few columns,
+/// with tails in all but what is a whole number of blocks.
+const SIZES_OF_BLOCKS: [[usize; 3]; 6] =
+    [[1, 256, 512], [7, 512, 256], [40, 256, 768], [67, 288, 256], [2, 33, 256], [33, 8, 768]];
 
 /// Formats that are multiplied in all [`SIZES`].
 const IN_ALL_SIZES: [DType; 5] = [DType::F32, DType::BF16, DType::F16, DType::Q8_0, DType::Q4_1];
