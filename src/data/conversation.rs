@@ -17,7 +17,7 @@
 //! That token is supervised; a turn without one is counted, as the model cannot learn from it to stop.
 //!
 //! What a message cannot do is to begin or end a turn: what looks like a special token in it is encoded as plain characters
-//! ([`super::marked`]).
+//! (`marked`).
 
 use std::ops::Range;
 

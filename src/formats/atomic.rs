@@ -3,7 +3,7 @@
 //! The new content goes to a temporary file in the same folder (a rename across file systems would be a copy), is flushed to
 //! the disk, and takes the final name in one step; then the folder itself is flushed, so that the new name survives a power
 //! cut. A process that is killed in between leaves the old file untouched and at most one file of a random name beside it
-//! ([`is_temporary`]).
+//! (`is_temporary`).
 //!
 //! The temporary file is made anew under a name that nobody can know, so that no link is followed to another file. What stands at the
 //! final name is replaced as a name: a link goes, and what it points to stays as it is. A file that its owner has made read-only is not

@@ -3,7 +3,7 @@
 //! * [`model_files`]: `ModelFiles::open` takes what a user calls a model and finds config, weights and text in it;
 //! * [`gguf`], [`safetensors`], [`hugging_face`], [`hub`]: where models come from;
 //! * [`peft`]: adapters, both ways;
-//! * [`storage`], [`tensors`], [`text_source`]: what the readers hand to the rest of the program;
+//! * [`tensors`], [`text_source`]: what the readers hand to the rest of the program;
 //! * `open`: the one place where files are opened; [`atomic`]: files written all or nothing.
 //!
 //! Nothing here trusts a file: every length and offset is checked before it is used, and what cannot be used is an

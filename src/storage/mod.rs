@@ -1,11 +1,11 @@
 //! How numbers rest: the one list of formats, one file each.
 //!
 //! A format has two forms. In a **file**, blocks follow each other as the format's makers laid them out. On the **device**, the same codes
-//! and scales lie so that a kernel loads them in few pieces ([`planes`]): in groups of whole blocks, scales first, then codes, then
+//! and scales lie so that a kernel loads them in few pieces (`planes`): in groups of whole blocks, scales first, then codes, then
 //! high bits. Packing moves bits and rounds nothing, so values on the device are exactly those that the reference library (gguf-py,
 //! bitsandbytes) computes from the file; the resident form takes at most 10 % more bytes.
 //!
-//! To add a format: its file here with a [`Format`], a line in [`DType`] and its tables, and `shaders/common/weights_<name>.wgsl`, which
+//! To add a format: its file here with a `Format`, a line in [`DType`] and its tables, and `shaders/common/weights_<name>.wgsl`, which
 //! loads it. Every algorithm then has a kernel for it ([`crate::kernel::algorithm`]), and the property suite tests them all.
 
 mod float;

@@ -1,5 +1,5 @@
 //! What Hugging Face chat templates may call beside plain Jinja: `raise_exception`, `strftime_now`, the filters of
-//! [`super::template_filters`], the methods of [`super::string_methods`], and values printed as Python prints them.
+//! `template_filters`, the methods of `string_methods`, and values printed as Python prints them.
 //!
 //! Behaviour matched: `transformers.utils.chat_template_utils`.
 

@@ -240,7 +240,7 @@ fn parquet() -> Vec<u8> {
     let mut rows = writer.next_row_group().unwrap();
     for (texts, level) in [(["user", "assistant"], 1), (["Hi", "Lo"], 2)] {
         let mut column = rows.next_column().unwrap().unwrap();
-        let texts = texts.map(|text| ByteArray::from(text));
+        let texts = texts.map(ByteArray::from);
         column.typed::<ByteArrayType>().write_batch(&texts, Some(&[level, level]), Some(&[0, 1])).unwrap();
         column.close().unwrap();
     }
@@ -282,8 +282,8 @@ fn a_folder_is_its_train_and_its_held_out_files() {
     assert!(brought(&all).unwrap().is_empty());
     fs::write(&valid, "{}").unwrap();
     fs::write(folder.path().join("trainer.jsonl"), "{}").unwrap();
-    assert_eq!(files(&all, Side::Train).unwrap(), [train.clone()]);
-    assert_eq!(brought(&all).unwrap(), [valid.clone()]);
+    assert_eq!(files(&all, Side::Train).unwrap(), std::slice::from_ref(&train));
+    assert_eq!(brought(&all).unwrap(), std::slice::from_ref(&valid));
     assert!(brought(&[train]).unwrap().is_empty(), "a file brings nothing");
     fs::write(folder.path().join("train.csv"), "text\na").unwrap();
     assert!(files(&all, Side::Train).unwrap_err().to_string().contains("not clear which"));

@@ -2,8 +2,8 @@
 //!
 //! What a file is, its content says; the name decides only where the content does not (CSV).
 //!
-//! * [`json`]: lines, and the elements of a list;
-//! * [`table`]: CSV; [`parquet`]: Parquet. Their rows become JSON objects, one key a column;
+//! * `json`: lines, and the elements of a list;
+//! * `table`: CSV; `parquet`: Parquet. Their rows become JSON objects, one key a column;
 //! * [`folder`]: `train.jsonl` and `valid.jsonl`.
 
 pub mod folder;

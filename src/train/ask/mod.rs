@@ -1,4 +1,4 @@
-//! What a run is asked to do: [`options`] is the table of all options, [`recipe`] reads them from a file, [`row`] is what one row of the
+//! What a run is asked to do: [`options`] is the table of all options, [`recipe`] reads them from a file, `row` is what one row of the
 //! table means.
 
 pub mod options;

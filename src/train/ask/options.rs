@@ -1,4 +1,4 @@
-//! The options of a training run: one table, in which an option is one row (see [`row`](super::row)).
+//! The options of a training run: one table, in which an option is one row (see `row.rs`).
 //!
 //! [`Recipe`] is what the user wrote, on the command line or in a recipe file: every key is optional and has one name
 //! (kebab case as an option, snake case in the file). [`Recipe::resolve`] fills in the defaults, checks the values and gives

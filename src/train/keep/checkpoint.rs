@@ -11,7 +11,7 @@
 //!
 //! A checkpoint is written under a temporary name, each file and the folder forced to disk, and renamed last. So a folder called
 //! `checkpoint-STEP` is complete, whenever the process was killed or the power went. Removal renames first, for the same reason; what may
-//! be removed, [`folder`](super::folder) says.
+//! be removed, [`super::folder`] says.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

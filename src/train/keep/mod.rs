@@ -2,7 +2,7 @@
 //!
 //! * [`checkpoint`]: what a run is, on disk; [`sums`]: the digests that tell a good one; [`recovery`]: going on after a lost device;
 //! * [`folder`]: what is in an output folder, and what of it may be touched; [`beginning`]: whether a run may begin or go on there;
-//!   [`lock`]: one run a folder; [`plain`]: opening files there.
+//!   [`lock`]: one run a folder; `plain`: opening files there.
 
 pub mod beginning;
 pub mod checkpoint;
