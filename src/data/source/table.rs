@@ -49,10 +49,9 @@ pub(super) fn rows(path: &str, bytes: &[u8]) -> Result<Vec<(usize, Map<String, V
         Err(cause) => return Err(damaged(path, &cause)),
     };
     let place = format!("{path}:1");
-    if let Some((at, name)) = header.iter().enumerate().find(|(at, name)| header[..*at].contains(name)) {
-        if !name.is_empty() || header.get(at).is_some_and(|name| COLUMNS.contains(&name.as_str())) {
-            return Err(Error::bad_input(place, format!("two columns are named `{name}`"), "rename or remove one of them"));
-        }
+    let mut named = header.iter().enumerate().filter(|(_, name)| !name.is_empty());
+    if let Some((_, name)) = named.find(|(at, name)| header[..*at].contains(name)) {
+        return Err(Error::bad_input(place, format!("two columns are named `{name}`"), "rename or remove one of them"));
     }
     if !header.iter().any(|name| COLUMNS.contains(&name.as_str())) {
         let problem = format!("the first row names no column of a record: {}", header.join(", "));
