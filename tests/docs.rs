@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use graftling::architecture::FAMILIES;
+use graftling::storage::DType;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -67,6 +68,19 @@ fn the_table_of_families_is_that_of_the_code() {
     }
     let rows = page.lines().filter(|line| line.contains("ForCausalLM`")).count();
     assert_eq!(rows, FAMILIES.len(), "docs/models.md has a row for a family that is not there");
+}
+
+fn row_of(format: DType) -> String {
+    let written = if format.can_quantise() || format.block() == 1 { format!("`{format}`") } else { String::new() };
+    format!("| {} | {} | {} | {} | {written} |", format.name(), format.block(), format.block_bytes(), format.bytes(1024))
+}
+
+#[test]
+fn the_table_of_formats_is_that_of_the_code() {
+    let page = read("docs/models.md");
+    let rows: Vec<String> = DType::WEIGHTS.into_iter().map(row_of).collect();
+    let table = rows.join("\n");
+    assert!(page.contains(&table), "docs/models.md should have the table\n{table}");
 }
 
 /// The last column of the table names tests that exist: `tests/NAME.rs` or `tests/NAME/main.rs`.
