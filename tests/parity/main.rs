@@ -3,6 +3,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod families;
+mod modes;
 
 use common::device;
 use graftling::adapter::{DeviceAdapter, LoraSpec};
@@ -68,8 +69,12 @@ impl Setup {
     }
 
     fn open_on(device: Arc<Device>, spec: &Path) -> Self {
+        Self::open_as(device, spec, WeightType::Lossless)
+    }
+
+    fn open_as(device: Arc<Device>, spec: &Path, weight_type: WeightType) -> Self {
         let files = ModelFiles::open(spec.to_str().unwrap()).unwrap();
-        let weights = DeviceWeights::upload(device, &files.config, &*files.tensors, WeightType::Lossless, |_, _| {}).unwrap();
+        let weights = DeviceWeights::upload(device, &files.config, &*files.tensors, weight_type, |_, _| {}).unwrap();
         Self { files, weights: Arc::new(weights) }
     }
 
