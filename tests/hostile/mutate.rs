@@ -33,7 +33,7 @@ pub fn mutated(random: &mut Random, seeds: &[Vec<u8>], structure: Structure, wor
 }
 
 /// Numbers at the edges of the types that a reader may use.
-pub const NUMBERS: [u64; 18] = [
+pub const NUMBERS: [u64; 20] = [
     0,
     1,
     2,
@@ -49,6 +49,8 @@ pub const NUMBERS: [u64; 18] = [
     1 << 31,
     u32::MAX as u64,
     1 << 32,
+    1_000_000_000_000,
+    1_000_000_000_000_000_000,
     i64::MAX as u64,
     1 << 63,
     u64::MAX,
@@ -144,7 +146,7 @@ fn text(random: &mut Random, bytes: &[u8], other: &[u8], words: &[&str]) -> Vec<
     [before, middle, after].concat()
 }
 
-const NESTS: [(&str, &str); 9] = [
+const NESTS: [(&str, &str); 15] = [
     ("[", "]"),
     ("{\"a\":", "}"),
     ("(", ")"),
@@ -154,16 +156,26 @@ const NESTS: [(&str, &str); 9] = [
     ("{% for x in messages %}", "{% endfor %}"),
     ("a.", "a"),
     ("[[", "]]"),
+    // Chains that a parser nests to one side or the other.
+    ("1+", "1"),
+    ("'a' ~ ", "1"),
+    ("2**", "1"),
+    ("1 if 1 else ", "1"),
+    // A normaliser, a pre-tokenizer or a decoder in another; a text that grows.
+    (r#"{"type": "Sequence", "normalizers": ["#, "]}"),
+    (r#"{"type": "Replace", "pattern": {"String": "a"}, "content": "ab"}, "#, ""),
 ];
 
 /// Another value of the kind of `token`.
 fn extreme(random: &mut Random, token: &[u8], words: &[&str]) -> Vec<u8> {
-    const WRITTEN: [&str; 16] = [
+    const WRITTEN: [&str; 18] = [
         "-1",
         "-9223372036854775808",
         "-9223372036854775809",
         "18446744073709551616",
         "99999999999999999999999999999999999999",
+        "1e18",
+        "1000000000000000000",
         "1e308",
         "1e400",
         "1e-400",
@@ -176,7 +188,7 @@ fn extreme(random: &mut Random, token: &[u8], words: &[&str]) -> Vec<u8> {
         "[]",
         "{}",
     ];
-    const TEXTS: [&str; 12] = [
+    const TEXTS: [&str; 13] = [
         "\"\"",
         "\"\\u0000\"",
         "\"\\ud800\"",
@@ -184,6 +196,7 @@ fn extreme(random: &mut Random, token: &[u8], words: &[&str]) -> Vec<u8> {
         "\"../../../etc/passwd\"",
         "\"/dev/zero\"",
         "\"(a+)+$\"",
+        "\"(?:a?){40}a{40}$b\"",
         "\"(?:\"",
         "\"\\\\\"",
         "\" \"",

@@ -220,6 +220,17 @@ pub fn tokenizer() -> Files {
         ),
     ];
     let mut files = texts(&values);
+    // Normalisers in normalisers that make a text longer, and a post-processor of many pieces: harmless as they stand here.
+    let mut nest = json!({ "type": "Prepend", "prepend": "a" });
+    for content in ["aa", "ab", "ba"] {
+        let grow = json!({ "type": "Replace", "pattern": { "String": "a" }, "content": content });
+        nest = json!({ "type": "Sequence", "normalizers": [nest, grow] });
+    }
+    let mut grows = values[0].clone();
+    grows["normalizer"] = nest;
+    let many = vec![json!({ "SpecialToken": { "id": "<s>", "type_id": 0 } }); 40];
+    grows["post_processor"]["single"] = [many, vec![json!({ "Sequence": { "id": "A", "type_id": 0 } })]].concat().into();
+    files.extend(texts(&[grows]));
     files.push(read("text/sentencepiece_tokenizer.json"));
     files
 }
@@ -248,6 +259,9 @@ pub fn chat_template() -> Files {
         "{{ messages[0].content.split(' ')[1:][::-1] | map('upper') | first | default('x', true) | indent(4) }}",
         "{{ strftime_now('%d %b %Y') }}{{ raise_exception('no') }}",
         "{%- for m in messages if m.role != 'user' -%}{{ loop.index0 * 2 ** 3 // 2 % 5 - 1 }}{% break %}{%- else -%}{{ [1, 2] * 3 }}{%- endfor %}",
+        "{% set ns = namespace(x=1) %}{% for i in range(150) %}{% set ns.x = [ns.x] %}{% endfor %}{{ ns.x | tojson }}{{ ns.x == [ns.x] }}",
+        "{{ 1+1+1+1+1+1+1+1 ~ 'a' ~ 'b' ~ 2**2**2 }}{{ ('ab' * 3000) | replace('a', 'c') | list | sort | unique | join }}",
+        "{% for a, b in {'a': (1, 'x'), 'b': ()}.items() if b < (2,) or a >= 'a' %}{{ (a, b) }}{{ range(3)[::-1] }}{% endfor %}",
     ];
     files.extend(harm.map(|text| text.as_bytes().to_vec()));
     files

@@ -101,6 +101,15 @@ const TOKENIZER: &[&str] = &[
     "\"(a|b)*c\"",
     "\"\\\\p{L}\"",
     "\"(?=a)\"",
+    "\"(a|aa)+$b\"",
+    "\"Replace\"",
+    "\"pattern\"",
+    "{\"type\": \"Replace\", \"pattern\": {\"String\": \"a\"}, \"content\": \"aa\"}",
+    "{\"type\": \"Replace\", \"pattern\": {\"Regex\": \".\"}, \"content\": \"aa\"}",
+    "{\"type\": \"Prepend\", \"prepend\": \"a\"}",
+    "{\"Sequence\": {\"id\": \"A\", \"type_id\": 0}},",
+    "{\"SpecialToken\": {\"id\": \"<s>\", \"type_id\": 0}},",
+    "1000000000000000000",
 ];
 const TEMPLATE: &[&str] = &[
     "{{",
@@ -214,6 +223,22 @@ const TEMPLATE: &[&str] = &[
     "{% for x in x recursive %}",
     "{{ loop(x) }}",
     "{% do x %}",
+    "{% set ns = namespace(x=1) %}{% for i in range(300) %}{% set ns.x = [ns.x] %}{% endfor %}{{ ns.x | tojson }}",
+    "{% set ns = namespace(x='a') %}{% for i in range(12) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}{{ ns.x }}",
+    "range(10**9)",
+    "range(99999)",
+    "('ab' * 3000)",
+    "'a' * 10**10",
+    "(1, 'a')",
+    "()",
+    " < ",
+    " >= ",
+    "[1, 2][::-1]",
+    "|replace('a', 'aa')",
+    ".replace('', 'x')",
+    ".values()",
+    "|tojson(indent=4)",
+    "loop.previtem",
 ];
 const DATA: &[&str] = &[
     "\n",
@@ -242,6 +267,7 @@ const DATA: &[&str] = &[
     "\"</s>\"",
     "\"ab <s> </s>\"",
     "4294967295",
+    "1000000000000000000",
     "8",
 ];
 const RECIPE: &[&str] = &[
@@ -269,6 +295,7 @@ const RECIPE: &[&str] = &[
     "model",
     "\"all-linear\"",
     "\"0-18446744073709551615\"",
+    "1000000000000000000",
     "\"cosine\"",
     "\"f16\"",
 ];
