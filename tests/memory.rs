@@ -8,18 +8,17 @@ use graftling::adapter::{AdapterLayout, DeviceAdapter, LoraSpec};
 use graftling::architecture::Architecture;
 use graftling::data::{Batch, Example};
 use graftling::formats::ModelFiles;
-use graftling::generate::Generator;
+use graftling::generate::{Generation, Generator};
 use graftling::gpu::{Device, Room};
 use graftling::graph::DType;
 use graftling::kernel::{Arithmetic, Facts};
-use graftling::model::opened::OpenModel;
 use graftling::model::weights::{DeviceWeights, WeightType};
 use graftling::ops::Random;
 use graftling::ops::adamw::Hyper;
-use graftling::session::evaluate::Evaluator;
+use graftling::session::evaluate::Evaluation;
 use graftling::session::memory::Needs;
 use graftling::session::prefix_cache::Lowest;
-use graftling::session::{Session, SessionOptions, Use, Watch};
+use graftling::session::{OpenModel, Session, SessionOptions, Use};
 use graftling::train::memory::{Memory, Planner, StepShape};
 use graftling::train::step::Recompute;
 use graftling::train::trainer::Trainer;
@@ -319,13 +318,6 @@ fn plan_and_device_agree(model: &Path, tokens: usize, recompute: Recompute, driv
     }
 }
 
-struct Nobody;
-
-impl Watch for Nobody {
-    fn tuning(&self, _: usize, _: usize) {}
-    fn loading(&self, _: u64, _: u64) {}
-}
-
 /// Evaluation and generation, with an adapter: what is refused or allowed beforehand is what they will take.
 #[test]
 fn a_session_holds_what_it_says_it_needs() {
@@ -339,27 +331,23 @@ fn a_session_holds_what_it_says_it_needs() {
         cache: None,
     };
     let config = &model.files.config;
-    for used in [Use::Evaluate { max_tokens: 64 }, Use::Generate { context: 48 }] {
-        let session = Session::open(&model, Some(&fixture().join("adapter")), &options, &[used], &Nobody).unwrap();
+    let (evaluation, generation) = (Evaluation { max_tokens: 64 }, Generation { context: 48 });
+    let uses: [(&str, &dyn Use); 2] = [("evaluation", &evaluation), ("generation", &generation)];
+    for (name, used) in uses {
+        let session = Session::open(&model, Some(&fixture().join("adapter")), &options, &[used], &()).unwrap();
         let device = session.weights().device().clone();
         let spec = session.adapter().map(|adapter| &adapter.spec);
-        let storage = model.storage(WeightType::Lossless);
-        let (models, _holder): (_, Box<dyn std::any::Any>) = match used {
-            Use::Evaluate { max_tokens } => {
-                let models = vec![Evaluator::model(config, &storage, spec, max_tokens).unwrap()];
-                (models, Box::new(session.evaluator(max_tokens).unwrap()))
-            }
-            Use::Generate { context } => {
-                let models = Generator::models(config, &storage, spec, context).unwrap();
-                (models, Box::new(session.generator(context).unwrap()))
-            }
+        let models = used.models(config, &model.storage(WeightType::Lossless), spec).unwrap();
+        let _holder: Box<dyn std::any::Any> = match name {
+            "evaluation" => Box::new(session.evaluator(evaluation.max_tokens).unwrap()),
+            _ => Box::new(Generator::of(&session, generation).unwrap()),
         };
         let needs = Needs {
             weights: model.weight_bytes(WeightType::Lossless),
             adapter: session.adapter().unwrap().bytes(),
             ..Needs::of(&models, &device.facts)
         };
-        assert_as_planned(device.allocated().now, needs.total(), &format!("{used:?}"));
+        assert_as_planned(device.allocated().now, needs.total(), name);
         let room = |free: usize| Room { free: Some((free as u64, "as the test says")), largest_binding: usize::MAX };
         assert_eq!(needs.check_room("GPU `test`", &room(needs.total()), &[]).ok(), Some(()));
         let refused = needs.check_room("GPU `test`", &room(needs.total() - 1), &["less of it"]).unwrap_err().to_string();

@@ -9,12 +9,12 @@ use graftling::architecture::known;
 use graftling::bench::report::{Report, Table};
 use graftling::bench::speed::Speed;
 use graftling::bench::{generation, kernels, step};
-use graftling::formats::TensorInfo;
 use graftling::formats::atomic::write_atomically;
 use graftling::graph::{DType, Graph};
-use graftling::model::opened::OpenModel;
 use graftling::model::weights::WeightType;
 use graftling::plan::timings;
+use graftling::session::{self, OpenModel};
+use graftling::storage::TensorInfo;
 use graftling::terminal;
 use graftling::train::budget::RecomputeOption;
 use graftling::train::step::{LossGraph, Recompute};
@@ -153,7 +153,7 @@ pub fn run(args: BenchArgs) -> Result<()> {
         }
         bar.hide();
         if args.wants(Part::Step) || args.wants(Part::Generation) {
-            let weights = super::upload(model, args.weight_type(), device.clone())?;
+            let weights = super::with_bars(|bars| session::send(model, device.clone(), args.weight_type(), bars))?;
             let bar = Bar::new();
             if args.wants(Part::Step) {
                 let options = step::Options {

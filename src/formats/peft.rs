@@ -14,7 +14,8 @@ use std::{
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Map, Value, json};
 
-use super::{TensorSource, atomic, open, safetensors::Safetensors};
+use super::{atomic, open, safetensors::Safetensors};
+use crate::storage::TensorSource;
 use crate::{Error, Result};
 
 const CONFIG: &str = "adapter_config.json";

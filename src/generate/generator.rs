@@ -15,10 +15,27 @@ use crate::graph::{Counts, ShapeError, ValueId};
 use crate::model::graph::{Head, Inputs, Model, Part, Purpose, StorageOf};
 use crate::model::weights::DeviceWeights;
 use crate::plan::{Executable, fuse_adapters};
+use crate::session::{Session, Use};
 use crate::{Error, Result};
 
 /// Rows of the prompt that go through the model together.
 const PREFILL_ROWS: usize = 256;
+
+/// What a session is opened for: texts of at most so many tokens, prompt and answer together.
+#[derive(Clone, Copy, Debug)]
+pub struct Generation {
+    pub context: usize,
+}
+
+impl Use for Generation {
+    fn models(&self, config: &Architecture, storage: StorageOf, lora: Option<&LoraSpec>) -> Result<Vec<Model>> {
+        Generator::models(config, storage, lora, self.context)
+    }
+
+    fn smaller(&self) -> &'static str {
+        "fewer --max-new-tokens, or a shorter prompt"
+    }
+}
 
 /// A model, adapted or not, with the text that it has read so far.
 pub struct Generator {
@@ -43,6 +60,14 @@ impl Generator {
         let prefill = Pass::new(weights, config, adapter, PREFILL_ROWS.min(context), context, &mut caches)?;
         let decode = Pass::new(weights, config, adapter, 1, context, &mut caches)?;
         Ok(Self { prefill, decode, vocab_size: config.vocab_size, context, read: 0 })
+    }
+
+    /// [`Generator::new`] with the model and the adapter of a session that was opened for it.
+    ///
+    /// # Errors
+    /// Failed: the device has not the memory.
+    pub fn of(session: &Session, used: Generation) -> Result<Self> {
+        Self::new(session.weights(), session.config(), session.adapter(), used.context)
     }
 
     /// The models that a generator for such texts runs, which are known before there is a device.

@@ -1,5 +1,6 @@
 //! Loss without training: each supervised token's negative log-likelihood.
 
+use super::Use;
 use super::batch::write_batch;
 use super::prefix_cache::PrefixCache;
 use crate::Result;
@@ -11,6 +12,22 @@ use crate::model::graph::{Head, Inputs, Model, Part, Purpose, StorageOf};
 use crate::model::weights::DeviceWeights;
 use crate::plan::Executable;
 use std::sync::Arc;
+
+/// What a session is opened for: losses of batches of at most so many tokens.
+#[derive(Clone, Copy, Debug)]
+pub struct Evaluation {
+    pub max_tokens: usize,
+}
+
+impl Use for Evaluation {
+    fn models(&self, config: &Architecture, storage: StorageOf, lora: Option<&LoraSpec>) -> Result<Vec<Model>> {
+        Ok(vec![Evaluator::model(config, storage, lora, self.max_tokens)?])
+    }
+
+    fn smaller(&self) -> &'static str {
+        "a smaller --max-length, if records are long"
+    }
+}
 
 /// A model, adapted or not, that evaluates batches.
 pub struct Evaluator {

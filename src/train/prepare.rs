@@ -32,10 +32,9 @@ use crate::formats::peft::{self, AdapterConfig, AdapterTensor};
 use crate::gpu::Device;
 use crate::graph::{Counts, Graph};
 use crate::kernel::Facts;
-use crate::model::opened::OpenModel;
 use crate::model::weights::{DeviceWeights, WeightType};
 use crate::session::prefix_cache::{Lowest, PrefixCachePlan, PrefixCacheType, Seen};
-use crate::session::{self, SessionOptions, Watch};
+use crate::session::{self, OpenModel, SessionOptions, Watch};
 use crate::{Error, Result};
 
 /// A run whose options, model and data fit together; nothing is written and no GPU is used yet.
