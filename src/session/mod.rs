@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::Result;
-use crate::adapter::{DeviceAdapter, LoadedAdapter, LoraSpec};
+use crate::adapter::{DeviceAdapter, LoadedAdapter, Placement};
 use crate::architecture::Architecture;
 use crate::generate::Generator;
 use crate::gpu::Device;
@@ -53,10 +53,10 @@ pub enum Use {
 
 impl Use {
     /// The models that it runs.
-    fn models(self, config: &Architecture, storage: StorageOf, lora: Option<&LoraSpec>) -> Result<Vec<Model>> {
+    fn models(self, config: &Architecture, storage: StorageOf, placement: Option<&Placement>) -> Result<Vec<Model>> {
         match self {
-            Self::Evaluate { max_tokens } => Ok(vec![Evaluator::model(config, storage, lora, max_tokens)?]),
-            Self::Generate { context } => Generator::models(config, storage, lora, context),
+            Self::Evaluate { max_tokens } => Ok(vec![Evaluator::model(config, storage, placement, max_tokens)?]),
+            Self::Generate { context } => Generator::models(config, storage, placement, context),
         }
     }
 
@@ -120,11 +120,11 @@ impl Session {
     ) -> Result<Self> {
         let config = &model.files.config;
         let adapter = adapter.map(|folder| LoadedAdapter::load(folder, config)).transpose()?;
-        let spec = adapter.as_ref().map(|adapter| &adapter.spec);
+        let placement = adapter.as_ref().map(|adapter| &adapter.placement);
         let storage = model.storage(options.weights);
         let mut models = Vec::new();
         for used in uses {
-            models.extend(used.models(config, &storage, spec)?);
+            models.extend(used.models(config, &storage, placement)?);
         }
         let device = Device::open_for(options.device.as_deref(), options.matmul)?;
         let needs = Needs {
