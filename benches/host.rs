@@ -7,7 +7,7 @@
 //! many dispatches without any code of ours. `cargo bench --bench host -- 2000` does more rounds, for a profiler.
 
 use graftling::Result;
-use graftling::adapter::{DeviceAdapter, LoraSpec};
+use graftling::adapter::{DeviceAdapter, UniformLora};
 use graftling::architecture::Architecture;
 use graftling::architecture::known;
 use graftling::architecture::parameters;
@@ -114,8 +114,8 @@ fn main() -> Result<()> {
             WeightType::In(DType::BF16),
             |_, _| {},
         )?);
-        let spec = LoraSpec { layers: (layers - adapted..layers).collect(), ..step::lora(8, &config) };
-        let adapter = DeviceAdapter::fresh(device.clone(), spec, &config, 0)?;
+        let spec = UniformLora { layers: (layers - adapted..layers).collect(), ..step::lora(8, &config) };
+        let adapter = DeviceAdapter::fresh(device.clone(), spec.on(&config), 0)?;
         let batches: Vec<Batch> = (0..2).map(|fewer| step::random_batch(4, 32 - fewer, config.vocab_size)).collect();
         let (max_tokens, recompute) = (batches[0].rows(), Recompute::None);
         let shape = StepShape { max_tokens, accumulate: false, recompute, held_out_tokens: 0 };

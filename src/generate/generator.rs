@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::sampling::Sampler;
-use crate::adapter::{Adapted, DeviceAdapter, LoraSpec};
+use crate::adapter::{Adapted, DeviceAdapter, Placement};
 use crate::architecture::Architecture;
 use crate::gpu::Slice;
 use crate::graph::{Counts, ShapeError, ValueId};
@@ -28,8 +28,8 @@ pub struct Generation {
 }
 
 impl Use for Generation {
-    fn models(&self, config: &Architecture, storage: StorageOf, lora: Option<&LoraSpec>) -> Result<Vec<Model>> {
-        Generator::models(config, storage, lora, self.context)
+    fn models(&self, config: &Architecture, storage: StorageOf, placement: Option<&Placement>) -> Result<Vec<Model>> {
+        Generator::models(config, storage, placement, self.context)
     }
 
     fn smaller(&self) -> &'static str {
@@ -74,9 +74,14 @@ impl Generator {
     ///
     /// # Errors
     /// If the configuration contradicts itself.
-    pub fn models(config: &Architecture, storage: StorageOf, lora: Option<&LoraSpec>, context: usize) -> Result<Vec<Model>> {
+    pub fn models(
+        config: &Architecture,
+        storage: StorageOf,
+        placement: Option<&Placement>,
+        context: usize,
+    ) -> Result<Vec<Model>> {
         let context = clamped(context, config);
-        let model = |rows| Ok(fused(config, storage, lora, context, rows)?.0.model);
+        let model = |rows| Ok(fused(config, storage, placement, context, rows)?.0.model);
         [PREFILL_ROWS.min(context), 1].into_iter().map(model).collect()
     }
 
@@ -151,11 +156,11 @@ fn clamped(context: usize, config: &Architecture) -> usize {
 fn fused(
     config: &Architecture,
     storage: StorageOf,
-    lora: Option<&LoraSpec>,
+    placement: Option<&Placement>,
     context: usize,
     rows: usize,
 ) -> Result<(Adapted, ValueId)> {
-    let mut adapted = Adapted::build(config, storage, lora, Purpose::Generate { cache: context }, Part::Whole, rows)?;
+    let mut adapted = Adapted::build(config, storage, placement, Purpose::Generate { cache: context }, Part::Whole, rows)?;
     let Head::Logits(logits) = adapted.model.head else {
         return Err(ShapeError::new("model", "the head", "a loss", "logits").into());
     };
@@ -181,8 +186,8 @@ impl Pass {
         context: usize,
         caches: &mut Vec<Slice>,
     ) -> Result<Self> {
-        let lora = adapter.map(|adapter| &adapter.spec);
-        let (adapted, logits) = fused(config, &|name| weights.dtype(name), lora, context, rows)?;
+        let placement = adapter.map(|adapter| &adapter.placement);
+        let (adapted, logits) = fused(config, &|name| weights.dtype(name), placement, context, rows)?;
         let Adapted { model, adapters, .. } = adapted;
         let device = weights.device().clone();
         if caches.is_empty() {

@@ -4,7 +4,7 @@ use super::Use;
 use super::batch::write_batch;
 use super::prefix_cache::PrefixCache;
 use crate::Result;
-use crate::adapter::{Adapted, DeviceAdapter, LoraSpec};
+use crate::adapter::{Adapted, DeviceAdapter, Placement};
 use crate::architecture::Architecture;
 use crate::data::Batch;
 use crate::graph::{ShapeError, ValueId};
@@ -20,8 +20,8 @@ pub struct Evaluation {
 }
 
 impl Use for Evaluation {
-    fn models(&self, config: &Architecture, storage: StorageOf, lora: Option<&LoraSpec>) -> Result<Vec<Model>> {
-        Ok(vec![Evaluator::model(config, storage, lora, self.max_tokens)?])
+    fn models(&self, config: &Architecture, storage: StorageOf, placement: Option<&Placement>) -> Result<Vec<Model>> {
+        Ok(vec![Evaluator::model(config, storage, placement, self.max_tokens)?])
     }
 
     fn smaller(&self) -> &'static str {
@@ -76,9 +76,9 @@ impl Evaluator {
         max_tokens: usize,
         prefix: Option<PrefixCache>,
     ) -> Result<Self> {
-        let lora = adapter.map(|adapter| &adapter.spec);
+        let placement = adapter.map(|adapter| &adapter.placement);
         let part = Part::above(prefix.as_ref().map(PrefixCache::first_layer));
-        let adapted = Adapted::build(config, &|name| weights.dtype(name), lora, Purpose::Evaluate, part, max_tokens)?;
+        let adapted = Adapted::build(config, &|name| weights.dtype(name), placement, Purpose::Evaluate, part, max_tokens)?;
         let Adapted { model, adapters, .. } = adapted;
         let Head::Loss { nll, loss } = model.head else {
             return Err(ShapeError::new("model", "the head", "logits", "a loss").into());
@@ -97,8 +97,8 @@ impl Evaluator {
     ///
     /// # Errors
     /// If the configuration contradicts itself.
-    pub fn model(config: &Architecture, storage: StorageOf, lora: Option<&LoraSpec>, max_tokens: usize) -> Result<Model> {
-        Ok(Adapted::build(config, storage, lora, Purpose::Evaluate, Part::Whole, max_tokens)?.model)
+    pub fn model(config: &Architecture, storage: StorageOf, placement: Option<&Placement>, max_tokens: usize) -> Result<Model> {
+        Ok(Adapted::build(config, storage, placement, Purpose::Evaluate, Part::Whole, max_tokens)?.model)
     }
 
     /// -log p of each supervised token, natural logarithm, in the order of `batch.targets`.

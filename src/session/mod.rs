@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::Result;
-use crate::adapter::{DeviceAdapter, LoadedAdapter, LoraSpec};
+use crate::adapter::{DeviceAdapter, LoadedAdapter, Placement};
 use crate::architecture::Architecture;
 use crate::gpu::Device;
 use crate::graph::Graph;
@@ -50,7 +50,7 @@ pub trait Use {
     ///
     /// # Errors
     /// If the configuration contradicts itself.
-    fn models(&self, config: &Architecture, storage: StorageOf, lora: Option<&LoraSpec>) -> Result<Vec<Model>>;
+    fn models(&self, config: &Architecture, storage: StorageOf, placement: Option<&Placement>) -> Result<Vec<Model>>;
 
     /// Which options make it need less.
     fn smaller(&self) -> &'static str;
@@ -134,11 +134,11 @@ impl Session {
     ) -> Result<Self> {
         let config = &model.files.config;
         let adapter = adapter.map(|folder| LoadedAdapter::load(folder, config)).transpose()?;
-        let spec = adapter.as_ref().map(|adapter| &adapter.spec);
+        let placement = adapter.as_ref().map(|adapter| &adapter.placement);
         let storage = model.storage(options.weights);
         let mut models = Vec::new();
         for used in uses {
-            models.extend(used.models(config, &storage, spec)?);
+            models.extend(used.models(config, &storage, placement)?);
         }
         let device = Device::open_for(options.device.as_deref(), options.matmul)?;
         let needs = Needs {
