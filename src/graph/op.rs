@@ -241,6 +241,13 @@ pub struct Dispatch {
 }
 
 impl Dispatch {
+    /// The only kernel call of a node: all inputs are bound in their order, then all outputs.
+    pub fn only(kernel: &'static Kernel, call: &Call, params: Vec<u8>, workgroups: [u32; 3]) -> Self {
+        let inputs = (0..call.inputs.len()).map(Bind::Input);
+        let bindings = inputs.chain((0..call.outputs.len()).map(Bind::Output)).collect();
+        Self { kernel, constants: Vec::new(), params, bindings, workgroups, work: 1.0 }
+    }
+
     /// The same call on other operands: that of an op within another one.
     pub(crate) fn rebind(mut self, to: impl Fn(Bind) -> Bind) -> Self {
         self.bindings.iter_mut().for_each(|bind| *bind = to(*bind));

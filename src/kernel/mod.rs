@@ -52,6 +52,13 @@ pub struct Kernel {
     pub unchecked: bool,
 }
 
+impl Kernel {
+    /// The kernel in `shaders/<name>.wgsl`, which runs on every device and whose every index is in range by construction.
+    pub const fn plain(name: &'static str, params: &'static [ParamField]) -> Self {
+        Self { name, shader: name, slots: &[], constants: &[], params, needs: Needs::NONE, unchecked: true }
+    }
+}
+
 /// What a kernel asks of the device beyond WebGPU's defaults.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Needs {
