@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 use super::weights::{DeviceWeights, WeightType};
 use crate::Result;
 use crate::architecture::parameters;
-use crate::formats::ModelFiles;
+use crate::formats::{ModelFiles, TensorInfo};
 use crate::gpu::Device;
 use crate::graph::DType;
 use crate::text::{ChatTemplate, Tokenizer};
@@ -47,7 +47,7 @@ impl OpenModel {
         Ok(Self { files, tokenizer, template, template_time })
     }
 
-    /// Sends the weights to the device; `progress` is told the bytes done and the bytes in all.
+    /// Sends the weights to the device; `progress` is told the bytes done and the bytes in all. Warns of matrices that will not rest as asked.
     ///
     /// # Errors
     /// As [`DeviceWeights::upload`].
@@ -57,6 +57,11 @@ impl OpenModel {
         weight_type: WeightType,
         progress: impl FnMut(u64, u64),
     ) -> Result<Arc<DeviceWeights>> {
+        let parameters = parameters(&self.files.config);
+        let used: Vec<&TensorInfo> = parameters.iter().filter_map(|parameter| self.files.tensors.find(&parameter.name)).collect();
+        for exception in weight_type.exceptions(&used) {
+            tracing::warn!("{exception}");
+        }
         DeviceWeights::upload(device, &self.files.config, &*self.files.tensors, weight_type, progress).map(Arc::new)
     }
 

@@ -8,9 +8,10 @@ use crate::gpu::{Device, split_rows};
 use crate::graph::ValueId;
 use crate::ops::rope::rope_table;
 use crate::plan::Pinned;
+use crate::storage::mixture::for_rows;
 use crate::storage::{DType, convert};
 use crate::{Error, Result};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -20,7 +21,8 @@ pub enum WeightType {
     /// As in the file, value for value.
     #[default]
     Lossless,
-    /// Rounded to this; a matrix whose rows are no whole blocks of it stays as in the file.
+    /// Rounded to this. A matrix whose rows are no whole blocks of it gets what llama.cpp takes instead ([`for_rows`]); where they are no
+    /// whole blocks of that either, it stays as in the file.
     In(DType),
 }
 
@@ -29,9 +31,33 @@ impl WeightType {
     pub fn of(self, tensor: &TensorInfo) -> DType {
         match self {
             _ if tensor.shape.len() < 2 => DType::F32,
-            Self::In(dtype) if tensor.row_values().is_multiple_of(dtype.block()) => dtype,
-            Self::In(_) | Self::Lossless => tensor.storage,
+            Self::In(dtype) => {
+                let dtype = for_rows(dtype, tensor.row_values());
+                if tensor.row_values().is_multiple_of(dtype.block()) { dtype } else { tensor.storage }
+            }
+            Self::Lossless => tensor.storage,
         }
+    }
+
+    /// Which matrices will rest otherwise than asked, a sentence for each format and length of rows.
+    pub fn exceptions(self, tensors: &[&TensorInfo]) -> Vec<String> {
+        let Self::In(asked) = self else { return Vec::new() };
+        let matrices = tensors.iter().filter(|tensor| tensor.shape.len() > 1);
+        let mut counts: BTreeMap<(usize, DType), usize> = BTreeMap::new();
+        for tensor in matrices.clone() {
+            let found = self.of(tensor);
+            if found != asked {
+                *counts.entry((tensor.row_values(), found)).or_default() += 1;
+            }
+        }
+        let of = matrices.count();
+        let say = |((row, found), count): ((usize, DType), usize)| {
+            format!(
+                "{count} of {of} matrices rest in {found}: their rows of {row} values are no whole blocks of {} ({asked})",
+                asked.block()
+            )
+        };
+        counts.into_iter().map(say).collect()
     }
 
     /// Bytes that a tensor of the file will occupy.
