@@ -3,13 +3,12 @@
 use super::graph::Model;
 use super::inspection::Inspection;
 use crate::architecture::{Architecture, parameters};
-use crate::formats::{TensorInfo, TensorSource};
 use crate::gpu::{Device, split_rows};
 use crate::graph::ValueId;
 use crate::ops::rope::rope_table;
 use crate::plan::Pinned;
 use crate::storage::mixture::for_rows;
-use crate::storage::{DType, convert};
+use crate::storage::{DType, TensorInfo, TensorSource, convert};
 use crate::{Error, Result};
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
@@ -88,7 +87,8 @@ pub struct DeviceWeights {
 const CHUNK_BYTES: usize = 1 << 20;
 
 impl DeviceWeights {
-    /// Sends every weight that the model uses to the device. `progress` is told the bytes done and the bytes in all.
+    /// Sends every weight that the model uses to the device, and warns of matrices that will not rest as asked. `progress` is told the bytes
+    /// done and the bytes in all.
     ///
     /// # Errors
     /// If a tensor is missing or cannot be read, or the device has not the memory.
@@ -106,6 +106,9 @@ impl DeviceWeights {
                 let problem = format!("tensor `{}` is missing", parameter.name);
                 Error::bad_input(source.place(&parameter.name), problem, "download or convert the model again")
             })?);
+        }
+        for exception in weight_type.exceptions(&infos) {
+            tracing::warn!("{exception}");
         }
         let total: u64 = infos.iter().map(|info| weight_type.bytes(info) as u64).sum();
         let mut weights = Self { device, tensors: HashMap::new(), dtypes: HashMap::new(), bytes: 0, digest: String::new() };
