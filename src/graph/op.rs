@@ -1,7 +1,7 @@
 //! What the op of a node is: the trait that every op implements, and what its rules work with. The ops themselves are in `ops`.
 
 use super::{Graph, ShapeError, TensorType, ValueId};
-use crate::kernel::{Facts, Kernel};
+use crate::kernel::{Facts, Kernel, Tuning};
 use crate::storage::{DType, encode};
 use std::ops::Range;
 
@@ -179,6 +179,8 @@ pub struct Call<'a> {
     pub inputs: &'a [Operand],
     pub outputs: &'a [Operand],
     pub device: &'a Facts,
+    /// Forms of matmul that were measured to be fast on this very device.
+    pub tuning: &'a Tuning,
 }
 
 /// An input or output of a node in one run.

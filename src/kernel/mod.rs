@@ -28,8 +28,6 @@ pub struct Facts {
     pub cooperative: Option<Matrices>,
     /// What the large products are to be computed in.
     pub arithmetic: Arithmetic,
-    /// Forms of matmul that were measured to be fast on this very device.
-    pub tuning: Tuning,
 }
 
 /// A compute kernel. Its WGSL is a file of `shaders/` with all parts that this names ([`shader`]), its entry point `main`, its

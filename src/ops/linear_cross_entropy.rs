@@ -125,7 +125,7 @@ impl Op for LinearCrossEntropy {
             let chunk = TensorType::f32(Rows::Fixed(CHUNK_ROWS.min(most)), columns);
             let operands = [Operand { tensor: chunk, rows, ..hidden.clone() }, weights.clone()];
             let outputs = [logits.clone()];
-            let inner = Call { inputs: &operands, outputs: &outputs, device: call.device };
+            let inner = Call { inputs: &operands, outputs: &outputs, device: call.device, tuning: call.tuning };
             dispatches.extend(product.launch_rows(&inner, first, 0).into_iter().map(|dispatch| {
                 dispatch.rebind(|bind| match bind {
                     Bind::Output(0) => Bind::Scratch(0),
@@ -153,7 +153,7 @@ impl Op for LinearCrossEntropy {
                 let operands = [logits, weights.clone()];
                 let outputs = [Operand { rows, ..call.outputs[2].clone() }];
                 debug_assert_eq!(outputs[0].columns(), columns);
-                let inner = Call { inputs: &operands, outputs: &outputs, device: call.device };
+                let inner = Call { inputs: &operands, outputs: &outputs, device: call.device, tuning: call.tuning };
                 dispatches.extend(product.launch_rows(&inner, 0, first).into_iter().map(|dispatch| {
                     dispatch.rebind(|bind| match bind {
                         Bind::Input(0) => Bind::Scratch(0),
