@@ -69,6 +69,9 @@ pub fn config_file(path: &Path) -> Result<Architecture> {
     Architecture::from_json_at(&path.display().to_string(), &text)
 }
 
+const EMBEDDING: &str = "model.embed_tokens.weight";
+const OUTPUT: &str = "lm_head.weight";
+
 /// The weights in `folder`: `model.safetensors`, or what `model.safetensors.index.json` lists, or the only safetensors file. The order is
 /// that of transformers: an index that an earlier, larger save left behind does not count beside a whole file.
 ///
@@ -81,7 +84,7 @@ pub fn weights(folder: &Path, config: &mut Architecture) -> Result<Safetensors> 
     let mut weights = Safetensors::open(&weight_files(folder)?)?;
     if !config.text_path.is_empty() {
         weights = weights.renamed(text_name)?;
-        let others = weights.tensors().iter().filter(|info| !info.name.starts_with("model.") && info.name != "lm_head.weight");
+        let others = weights.tensors().iter().filter(|info| !info.name.starts_with("model.") && info.name != OUTPUT);
         let others: Vec<&str> = others.map(|info| info.name.as_str()).collect();
         if let Some(first) = others.first() {
             let place = folder.display();
@@ -90,6 +93,10 @@ pub fn weights(folder: &Path, config: &mut Architecture) -> Result<Safetensors> 
                 others.len()
             );
         }
+    }
+    if config.tie_word_embeddings && weights.find(EMBEDDING).is_none() {
+        // As transformers 5 does: the one matrix that is there is both.
+        weights = weights.renamed(|name| if name == OUTPUT { EMBEDDING.to_owned() } else { name.to_owned() })?;
     }
     if config.tie_word_embeddings && has_own_output(&weights)? {
         let place = folder.display();
@@ -109,7 +116,7 @@ fn text_name(name: &str) -> String {
     }
     match name.strip_prefix("language_model.") {
         Some(rest) => rest.to_owned(),
-        None if name == "lm_head.weight" => name.to_owned(),
+        None if name == OUTPUT => name.to_owned(),
         None => format!("other.{name}"),
     }
 }
@@ -117,8 +124,7 @@ fn text_name(name: &str) -> String {
 /// Whether there is an output matrix that is not the embedding.
 fn has_own_output(weights: &Safetensors) -> Result<bool> {
     const ROWS: usize = 1024;
-    let [embedding, output] = ["model.embed_tokens.weight", "lm_head.weight"];
-    let (Some(of_embedding), Some(of_output)) = (weights.find(embedding), weights.find(output)) else { return Ok(false) };
+    let (Some(of_embedding), Some(of_output)) = (weights.find(EMBEDDING), weights.find(OUTPUT)) else { return Ok(false) };
     if of_embedding.shape != of_output.shape {
         return Ok(true);
     }
@@ -127,8 +133,8 @@ fn has_own_output(weights: &Safetensors) -> Result<bool> {
     for first in (0..rows).step_by(ROWS) {
         let chunk = first..(first + ROWS).min(rows);
         let values = chunk.len() * columns;
-        weights.read_rows_f32(embedding, chunk.clone(), &mut left[..values])?;
-        weights.read_rows_f32(output, chunk, &mut right[..values])?;
+        weights.read_rows_f32(EMBEDDING, chunk.clone(), &mut left[..values])?;
+        weights.read_rows_f32(OUTPUT, chunk, &mut right[..values])?;
         if left[..values] != right[..values] {
             return Ok(true);
         }
