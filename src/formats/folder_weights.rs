@@ -2,13 +2,11 @@
 
 use std::{collections::BTreeMap, ops::Range, path::PathBuf};
 
-use super::{
-    TensorInfo, TensorSource,
-    quantised::{Held, Scheme},
-    stored::Stored,
-    tensors::{byte_range, missing},
-};
-use crate::{Error, Result, storage::DType};
+use super::quantised::{Held, Scheme};
+use super::stored::Stored;
+use crate::storage::source::{byte_range, missing};
+use crate::storage::{DType, TensorInfo, TensorSource};
+use crate::{Error, Result};
 
 /// The tensors of one or many files that together hold a model or an adapter.
 pub struct FolderWeights {

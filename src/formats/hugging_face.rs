@@ -8,12 +8,12 @@ use std::{
 use serde_json::Value;
 
 use super::{
-    TensorSource, TextSource, TokenizerSource, folder_weights::FolderWeights, open, quantised::Scheme, special_tokens,
-    stored::Stored,
+    TextSource, TokenizerSource, folder_weights::FolderWeights, open, quantised::Scheme, special_tokens, stored::Stored,
 };
 use crate::{
     Error, Result,
     architecture::{Architecture, json::token_ids},
+    storage::TensorSource,
 };
 
 /// The forms of weights, the better one first: all in one file, and the list of shards where they are in several.

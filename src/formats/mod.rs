@@ -5,7 +5,7 @@
 //! * [`folder_weights`]: the weights of a folder, of safetensors or PyTorch files (`safetensors`, `pytorch`, `pickle`, `stored`), quantised or
 //!   not (`quantised`);
 //! * [`peft`]: adapters, both ways;
-//! * [`tensors`], [`text_source`]: what the readers hand to the rest of the program;
+//! * [`text_source`]: what the readers hand to the rest of the program, besides the [`TensorSource`](crate::storage::TensorSource);
 //! * `open`: the one place where files are opened; [`atomic`]: files written all or nothing.
 //!
 //! Nothing here trusts a file: every length and offset is checked before it is used, and what cannot be used is an
@@ -25,10 +25,8 @@ mod quantised;
 mod safetensors;
 mod special_tokens;
 mod stored;
-pub mod tensors;
 pub mod text_source;
 mod weight_file;
 
 pub use model_files::{ModelFiles, ModelPlace};
-pub use tensors::{TensorInfo, TensorSource};
 pub use text_source::{AddedTokenSource, GgufTokenizer, TextSource, TokenizerSource};

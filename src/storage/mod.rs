@@ -26,6 +26,9 @@ mod q5_1;
 mod q5_k;
 mod q6_k;
 mod q8_0;
+pub mod source;
+
+pub use source::{TensorInfo, TensorSource};
 
 pub(crate) use affine::put_codes;
 pub use affine::{Affine, Offset};

@@ -12,9 +12,8 @@ use std::ops::Range;
 use super::packed::{Axis, Values};
 use super::{Held, Matrix, Scheme};
 use crate::Result;
-use crate::formats::TensorInfo;
 use crate::formats::stored::{Entry, Stored};
-use crate::storage::DType;
+use crate::storage::{DType, TensorInfo};
 
 /// Tensors that tell how activations were rounded.
 const OF_ACTIVATIONS: [&str; 3] = ["input_scale", "activation_scale", "input_scale_ub"];

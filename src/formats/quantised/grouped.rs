@@ -7,8 +7,8 @@ use rayon::prelude::*;
 
 use super::packed::{Packed, Values};
 use super::{DAMAGED, Held, Matrix};
-use crate::formats::{TensorInfo, stored::Stored};
-use crate::storage::{Affine, DType, Offset, put_codes};
+use crate::formats::stored::Stored;
+use crate::storage::{Affine, DType, Offset, TensorInfo, put_codes};
 use crate::{Error, Result};
 
 /// What is taken from codes, or added to their products.

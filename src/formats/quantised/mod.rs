@@ -16,10 +16,8 @@ use std::ops::Range;
 
 use serde_json::Value;
 
-use super::{
-    TensorInfo,
-    stored::{Entry, Stored},
-};
+use super::stored::{Entry, Stored};
+use crate::storage::TensorInfo;
 use crate::{Error, Result};
 
 /// A matrix that several tensors hold together.
