@@ -102,7 +102,7 @@ fn models_in_pytorch_files_alone_are_fetched() {
     let config = tiny::config_json().to_string().into_bytes();
     let (endpoint, _) = serve(BTreeMap::from([("config.json", config.clone()), ("pytorch_model.bin", b"x".to_vec())]));
     let folder = hub(&endpoint, &tempfile::tempdir().unwrap()).fetch_weights("owner/model").unwrap();
-    assert_eq!(fs::read(folder.join("pytorch_model.bin")).unwrap(), b"x");
+    assert_eq!(std::fs::read(folder.join("pytorch_model.bin")).unwrap(), b"x");
     let (endpoint, _) = serve(BTreeMap::from([("config.json", config), ("flax_model.msgpack", b"x".to_vec())]));
     let text = message(hub(&endpoint, &tempfile::tempdir().unwrap()).fetch_weights("owner/model"));
     assert!(text.contains("pytorch_model.bin"), "{text}");
