@@ -136,14 +136,6 @@ impl Keys<'_> {
     }
 
     fn refuse_what_is_not_known(&self) -> Result<()> {
-        if let Some(quantised) = self.get("quantization_config") {
-            let method = quantised.get("quant_method").and_then(Value::as_str).unwrap_or("unknown");
-            return Err(Error::bad_input(
-                format!("{}: key `quantization_config`", self.place),
-                format!("the weights are quantised by `{method}`, which graftling does not read"),
-                "Use the original f32, f16 or bf16 weights, or a .gguf file in Q8_0, Q4_0 or Q4_1.",
-            ));
-        }
         let known = |key: &str| {
             READ.contains(&key)
                 || HARMLESS.contains(&key)

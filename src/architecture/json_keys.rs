@@ -23,6 +23,7 @@ pub(super) const READ: &[&str] = &[
     "bos_token_id",
     "eos_token_id",
     "quantization_config",
+    "quantization",
 ];
 
 /// Keys that change no number of a forward pass in a causal model: what transformers' base configuration has (versions 4 and 5), settings
