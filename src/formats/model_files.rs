@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    TensorSource, TextSource,
+    TextSource,
     gguf::Gguf,
     hub::{self, Hub},
     hugging_face,
@@ -15,6 +15,7 @@ use crate::{
     Error, Result,
     architecture::{Architecture, parameters},
     files,
+    storage::TensorSource,
 };
 
 /// A model that can be trained: its config is supported, and all its weights are there with the right shapes.
@@ -53,8 +54,7 @@ impl ModelPlace {
             return match extension.as_str() {
                 "gguf" => Ok(Self::Gguf(path)),
                 "json" => Ok(Self::Config(path)),
-                "bin" | "pt" | "pth" | "ckpt" => Err(hugging_face::pickle_refused(&path)),
-                "safetensors" => {
+                "safetensors" | "bin" | "pt" | "pth" | "ckpt" => {
                     let problem = "is a file of weights without a config";
                     Err(Error::bad_input(
                         spec,

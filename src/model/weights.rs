@@ -3,14 +3,14 @@
 use super::graph::Model;
 use super::inspection::Inspection;
 use crate::architecture::{Architecture, parameters};
-use crate::formats::{TensorInfo, TensorSource};
 use crate::gpu::{Device, split_rows};
 use crate::graph::ValueId;
 use crate::ops::rope::rope_table;
-use crate::plan::Pinned;
-use crate::storage::{DType, convert};
+use crate::plan::{Pinned, Tuned};
+use crate::storage::mixture::for_rows;
+use crate::storage::{DType, TensorInfo, TensorSource, convert};
 use crate::{Error, Result};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -20,7 +20,8 @@ pub enum WeightType {
     /// As in the file, value for value.
     #[default]
     Lossless,
-    /// Rounded to this; a matrix whose rows are no whole blocks of it stays as in the file.
+    /// Rounded to this. A matrix whose rows are no whole blocks of it gets what llama.cpp takes instead ([`for_rows`]); where they are no
+    /// whole blocks of that either, it stays as in the file.
     In(DType),
 }
 
@@ -29,9 +30,33 @@ impl WeightType {
     pub fn of(self, tensor: &TensorInfo) -> DType {
         match self {
             _ if tensor.shape.len() < 2 => DType::F32,
-            Self::In(dtype) if tensor.row_values().is_multiple_of(dtype.block()) => dtype,
-            Self::In(_) | Self::Lossless => tensor.storage,
+            Self::In(dtype) => {
+                let dtype = for_rows(dtype, tensor.row_values());
+                if tensor.row_values().is_multiple_of(dtype.block()) { dtype } else { tensor.storage }
+            }
+            Self::Lossless => tensor.storage,
         }
+    }
+
+    /// Which matrices will rest otherwise than asked, a sentence for each format and length of rows.
+    pub fn exceptions(self, tensors: &[&TensorInfo]) -> Vec<String> {
+        let Self::In(asked) = self else { return Vec::new() };
+        let matrices = tensors.iter().filter(|tensor| tensor.shape.len() > 1);
+        let mut counts: BTreeMap<(usize, DType), usize> = BTreeMap::new();
+        for tensor in matrices.clone() {
+            let found = self.of(tensor);
+            if found != asked {
+                *counts.entry((tensor.row_values(), found)).or_default() += 1;
+            }
+        }
+        let of = matrices.count();
+        let say = |((row, found), count): ((usize, DType), usize)| {
+            format!(
+                "{count} of {of} matrices rest in {found}: their rows of {row} values are no whole blocks of {} ({asked})",
+                asked.block()
+            )
+        };
+        counts.into_iter().map(say).collect()
     }
 
     /// Bytes that a tensor of the file will occupy.
@@ -49,7 +74,7 @@ impl From<Option<DType>> for WeightType {
 
 /// All frozen weights of a model on a device; shared by the graphs that train, evaluate and generate.
 pub struct DeviceWeights {
-    device: Arc<Device>,
+    place: Tuned,
     /// By the name of [`crate::architecture::Parameter::taken`].
     tensors: HashMap<String, Pinned>,
     /// Of each tensor of the file the type in which it rests.
@@ -62,12 +87,13 @@ pub struct DeviceWeights {
 const CHUNK_BYTES: usize = 1 << 20;
 
 impl DeviceWeights {
-    /// Sends every weight that the model uses to the device. `progress` is told the bytes done and the bytes in all.
+    /// Sends every weight that the model uses to the device, and warns of matrices that will not rest as asked. `progress` is told the bytes
+    /// done and the bytes in all.
     ///
     /// # Errors
     /// If a tensor is missing or cannot be read, or the device has not the memory.
     pub fn upload(
-        device: Arc<Device>,
+        place: impl Into<Tuned>,
         architecture: &Architecture,
         source: &dyn TensorSource,
         weight_type: WeightType,
@@ -81,8 +107,12 @@ impl DeviceWeights {
                 Error::bad_input(source.place(&parameter.name), problem, "download or convert the model again")
             })?);
         }
+        for exception in weight_type.exceptions(&infos) {
+            tracing::warn!("{exception}");
+        }
         let total: u64 = infos.iter().map(|info| weight_type.bytes(info) as u64).sum();
-        let mut weights = Self { device, tensors: HashMap::new(), dtypes: HashMap::new(), bytes: 0, digest: String::new() };
+        let mut weights =
+            Self { place: place.into(), tensors: HashMap::new(), dtypes: HashMap::new(), bytes: 0, digest: String::new() };
         let mut inspection = Inspection::default();
         for (parameter, info) in parameters.iter().zip(infos) {
             let dtype = weight_type.of(info);
@@ -94,7 +124,7 @@ impl DeviceWeights {
             }
             inspection.end();
         }
-        weights.device.wait()?;
+        weights.device().wait()?;
         weights.digest = inspection.digest();
         Ok(weights)
     }
@@ -108,7 +138,7 @@ impl DeviceWeights {
         (name, taken): (String, Range<usize>),
         inspection: &mut Inspection,
     ) -> Result<()> {
-        let device = self.device.clone();
+        let device = self.device().clone();
         // A vector is one row.
         let vector = info.shape.len() < 2;
         let (rows, columns) = if vector { (1, taken.len()) } else { (taken.len(), info.row_values()) };
@@ -142,7 +172,12 @@ impl DeviceWeights {
 
     /// The device that holds the weights.
     pub fn device(&self) -> &Arc<Device> {
-        &self.device
+        &self.place.device
+    }
+
+    /// The device with its tuning: what executables are made on.
+    pub fn place(&self) -> Tuned {
+        self.place.clone()
     }
 
     /// Bytes on the device.
@@ -185,8 +220,8 @@ impl DeviceWeights {
             let of_length =
                 |&length| rope_table(&rope.inverse_frequencies(length), rope.attention_factor(), rows / lengths.len());
             let table: Vec<f32> = lengths.iter().flat_map(of_length).collect();
-            let slice = self.device.allocate("rope_table", table.len() * 4)?;
-            self.device.write(&slice, bytemuck::cast_slice(&table));
+            let slice = self.device().allocate("rope_table", table.len() * 4)?;
+            self.device().write(&slice, bytemuck::cast_slice(&table));
             pinned.insert(id, slice.into());
         }
         Ok(pinned)

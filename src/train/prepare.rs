@@ -1,4 +1,7 @@
-//! From options to a run: everything is checked that can be checked before the GPU is touched and before a file is written.
+//! From options to a run: everything is checked that can be checked before the GPU is touched and before a file is written. What of it
+//! the user is told, `summary` says.
+
+mod summary;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -24,18 +27,17 @@ use super::{HeldOut, Run};
 use crate::adapter::end_of_turn::{self, EndOfTurn};
 use crate::adapter::rope_scaling;
 use crate::adapter::targets::{expand_target_modules, parse_layers};
-use crate::adapter::{AdapterLayout, DeviceAdapter, LoraSpec};
+use crate::adapter::{AdapterLayout, DeviceAdapter, Placement};
 use crate::cache::cache_folder;
 use crate::data::source::folder::{self as data_folder, Side};
 use crate::data::{self, Batch, Dataset, LoadOptions, Sampler, SamplerOptions};
 use crate::formats::peft::{self, AdapterConfig, AdapterTensor};
 use crate::gpu::Device;
-use crate::graph::{Counts, Graph};
+use crate::graph::Graph;
 use crate::kernel::Facts;
-use crate::model::opened::OpenModel;
 use crate::model::weights::{DeviceWeights, WeightType};
 use crate::session::prefix_cache::{Lowest, PrefixCachePlan, PrefixCacheType, Seen};
-use crate::session::{self, SessionOptions, Watch};
+use crate::session::{self, OpenModel, SessionOptions, Watch};
 use crate::{Error, Result};
 
 /// A run whose options, model and data fit together; nothing is written and no GPU is used yet.
@@ -48,7 +50,7 @@ pub struct Prepared<'m> {
     /// Optimizer steps of the whole run.
     pub total_steps: u64,
     pub(super) model: &'m OpenModel,
-    spec: LoraSpec,
+    placement: Placement,
     layout: AdapterLayout,
     /// The adapter's start where `--init-adapter` gives one, laid out as `layout`.
     start: Option<Vec<f32>>,
@@ -71,8 +73,8 @@ impl<'m> Prepared<'m> {
         let config = &model.files.config;
         let (adapter, start) = adapter_of(&options, model)?;
         let place = options.init_adapter.as_deref().unwrap_or(Path::new("adapter")).display().to_string();
-        let spec = LoraSpec::from_peft(&place, &adapter, config)?;
-        let layout = AdapterLayout::new(&spec, config);
+        let placement = Placement::from_peft(&place, &adapter, config)?;
+        let layout = AdapterLayout::new(&placement);
         let start = start.map(|tensors| layout.pack(&place, &tensors)).transpose()?;
 
         // A packed row may be longer than the model's context; a record in it may not.
@@ -86,7 +88,7 @@ impl<'m> Prepared<'m> {
         let schedule = Schedule::new(options.lr_schedule, options.learning_rate, options.warmup_steps, total_steps);
         let seen = Seen { data: &data, repeatedly: total_steps > steps_of_epoch(&sampler, &options, 0) };
         let held_out = eval_data.as_ref().map(|data| Seen { data, repeatedly: eval_steps(&options, total_steps) < total_steps });
-        let lowest = spec.layers.first().copied().unwrap_or(0);
+        let lowest = placement.lowest_layer();
         let prefix = PrefixCachePlan::new(&options.prefix_cache(), lowest, config.hidden_size, seen, held_out)?;
 
         let accumulate = options.gradient_accumulation_steps > 1;
@@ -96,8 +98,8 @@ impl<'m> Prepared<'m> {
         };
         let shape = StepShape { max_tokens: sampler.max_rows(), accumulate, recompute: Recompute::None, held_out_tokens };
         let weights = WeightType::from(options.weights);
-        let whole = planner(model, &spec, weights, shape, Lowest::default())?;
-        let planner = planner(model, &spec, weights, shape, prefix.lowest())?;
+        let whole = planner(model, &placement, weights, shape, Lowest::default())?;
+        let planner = planner(model, &placement, weights, shape, prefix.lowest())?;
         let planner = budget::within_budget(planner, options.recompute, options.memory_budget)?;
         Ok(Self {
             options,
@@ -106,7 +108,7 @@ impl<'m> Prepared<'m> {
             adapter,
             total_steps,
             model,
-            spec,
+            placement,
             layout,
             start,
             sampler,
@@ -117,9 +119,9 @@ impl<'m> Prepared<'m> {
         })
     }
 
-    /// The adapter's shape on this model.
-    pub fn spec(&self) -> &LoraSpec {
-        &self.spec
+    /// What is adapted, and how.
+    pub fn placement(&self) -> &Placement {
+        &self.placement
     }
 
     /// Numbers that the run trains.
@@ -134,7 +136,7 @@ impl<'m> Prepared<'m> {
 
     /// The plan of the same run with other weights and steps of another shape.
     pub(super) fn planner_of(&self, weights: WeightType, shape: StepShape) -> Result<Planner> {
-        planner(self.model, &self.spec, weights, shape, self.prefix.lowest())
+        planner(self.model, &self.placement, weights, shape, self.prefix.lowest())
     }
 
     /// Opens the device of the run, which has the memory for it as far as that is known.
@@ -175,19 +177,6 @@ impl<'m> Prepared<'m> {
         WeightType::from(self.options.weights)
     }
 
-    /// The first `records` as the model will see them, the report on the data, and what the run would be. `color`: for a terminal.
-    pub fn preview(&self, records: usize, color: bool) -> String {
-        let preview = data::preview(&self.data, &self.model.tokenizer, records, color);
-        let held_out = self.eval_data.as_ref().map_or(String::new(), |data| format!("{}\n\n", data.report));
-        format!("{preview}\n{held_out}{}", self.summary())
-    }
-
-    /// The reports on the data, and on the held-out data if there is any.
-    pub fn data_reports(&self) -> String {
-        let all = std::iter::once(&self.data).chain(&self.eval_data).map(|data| data.report.to_string());
-        all.collect::<Vec<_>>().join("\n")
-    }
-
     /// The tokens that end the turns of the data.
     pub fn turn_ends(&self) -> Vec<EndOfTurn> {
         let token = |&id: &u32| Some(EndOfTurn { id, token: self.model.tokenizer.token(id)? });
@@ -200,91 +189,6 @@ impl<'m> Prepared<'m> {
             (end_of_turn::FILE, end_of_turn::content(&self.turn_ends())),
             (rope_scaling::FILE, rope_scaling::content(self.options.rope_scaling)),
         ]
-    }
-
-    /// Says where other programs may not stop: at ends of turns that the model's files do not name as such.
-    fn note_on_ends(&self) -> String {
-        let known = self.model.tokenizer.eos_token_ids();
-        let unknown: Vec<String> =
-            self.turn_ends().into_iter().filter(|end| !known.contains(&end.id)).map(|end| end.token).collect();
-        if unknown.is_empty() {
-            return String::new();
-        }
-        format!(
-            "turns end with {}, which the model's files do not name as an end token: {} beside the adapter lets `generate` stop \
-             there; tell other programs to\n",
-            unknown.join(", "),
-            end_of_turn::FILE
-        )
-    }
-
-    /// What will be trained, for how many steps, and what it will occupy.
-    pub fn summary(&self) -> String {
-        let Memory { weights, adapters, optimizer, activations, inputs, evaluation } = self.memory();
-        let mib = |bytes: usize| bytes as f64 / f64::from(1 << 20);
-        let layers = match &self.adapter.layers_to_transform {
-            Some(layers) => format!("{} of {} layers", layers.len(), self.model.files.config.num_hidden_layers),
-            None => format!("all {} layers", self.model.files.config.num_hidden_layers),
-        };
-        format!(
-            "{}: {} in {layers}, rank {}, {} parameters\n\
-             {} examples, {} supervised of {} tokens; {} steps\n\
-             GPU memory: {:.0} MiB (weights {:.0}, adapter and optimizer {:.0}, activations {:.0})\n{}",
-            self.model.files.name,
-            self.adapter.target_modules.join(", "),
-            self.adapter.r,
-            self.trained_parameters(),
-            self.data.report.examples,
-            self.data.report.supervised_tokens,
-            self.data.report.tokens,
-            self.total_steps,
-            mib(self.memory().total()),
-            mib(weights),
-            mib(adapters + optimizer),
-            mib(activations + inputs + evaluation),
-            self.recompute_summary() + &self.prefix_summary() + &self.note_on_ends(),
-        )
-    }
-
-    /// Share of a full batch's operations that the prefix cache saves.
-    fn prefix_saves(&self) -> f64 {
-        let (tokens, report) = (self.planner.shape().max_tokens, &self.data.report);
-        let counts = Counts { tokens, supervised: tokens * report.supervised_tokens / report.tokens.max(1) };
-        1.0 - self.planner.flops(&counts) / self.whole.flops(&counts)
-    }
-
-    /// What the prefix cache will hold, and what it will save in a full batch; empty if there is none.
-    fn prefix_summary(&self) -> String {
-        let (kept, all) = self.prefix.examples();
-        if all == 0 {
-            return String::new();
-        }
-        let layers = match self.prefix.first_layer {
-            1 => "layer 0 runs".to_string(),
-            first => format!("layers 0-{} run", first - 1),
-        };
-        let place = if self.prefix.on_disk { "on disk" } else { "of memory" };
-        let (mib, dtype) = (self.prefix.bytes() as f64 / f64::from(1 << 20), self.options.prefix_cache_type.dtype());
-        let saves = match self.prefix.lowest().train {
-            Some(_) => format!("a batch of them then needs {:.0} % fewer operations", 100.0 * self.prefix_saves()),
-            None => "held-out data only".to_string(),
-        };
-        format!(
-            "prefix cache: {layers} once a record, for {kept} of {all} records; up to {mib:.1} MiB {place} ({dtype}); {saves}\n"
-        )
-    }
-
-    /// What is computed again, what that saves and what it costs; empty if nothing is.
-    fn recompute_summary(&self) -> String {
-        let Recompute::Layers(count) = self.planner.shape().recompute else { return String::new() };
-        let kept = self.planner.clone().with(Recompute::None).memory();
-        let layers = self.planner.layers();
-        format!(
-            "recompute: {} of {layers} layers, {:.0} MiB of activations less for {:.1} % more arithmetic\n",
-            count.min(layers),
-            (kept.activations as f64 - self.memory().activations as f64) / f64::from(1 << 20),
-            100.0 * self.planner.extra_flops(),
-        )
     }
 
     /// Makes and locks the output folder, and finds what to go on from.
@@ -341,8 +245,8 @@ impl<'m> Prepared<'m> {
         let (options, config) = (&self.options, &self.model.files.config);
         let device = weights.device().clone();
         let on_device = match &self.start {
-            Some(contents) => DeviceAdapter::new(device, self.spec.clone(), self.layout.clone(), contents)?,
-            None => DeviceAdapter::fresh(device, self.spec.clone(), config, options.seed)?,
+            Some(contents) => DeviceAdapter::new(device, self.placement.clone(), self.layout.clone(), contents)?,
+            None => DeviceAdapter::fresh(device, self.placement.clone(), options.seed)?,
         };
         let cache = |store, max_tokens| self.prefix.open(store, &weights, config, &options.out, max_tokens);
         let shape = self.planner.shape();
@@ -479,10 +383,10 @@ fn load_data(options: &TrainOptions, model: &OpenModel, max_length: usize) -> Re
     Ok((data, held_out))
 }
 
-fn planner(model: &OpenModel, spec: &LoraSpec, weights: WeightType, shape: StepShape, lowest: Lowest) -> Result<Planner> {
+fn planner(model: &OpenModel, placement: &Placement, weights: WeightType, shape: StepShape, lowest: Lowest) -> Result<Planner> {
     // The device is not known yet; one with no more than WebGPU asks for needs the most kernel calls.
     let (facts, bytes) = (Facts::default(), model.weight_bytes(weights));
-    Planner::new(&model.files.config, &model.storage(weights), spec, shape, bytes, &facts, lowest)
+    Planner::new(&model.files.config, &model.storage(weights), placement, shape, bytes, &facts, lowest)
 }
 
 /// What of a run is on the device.

@@ -67,6 +67,22 @@ fn a_tied_config_with_an_output_matrix_of_its_own() {
     }
 }
 
+/// As transformers 5 reads it: the one matrix that is there is both.
+#[test]
+fn a_tied_model_whose_only_matrix_is_the_output() {
+    let folder = folder();
+    let mut config = tiny::config_json();
+    config["tie_word_embeddings"] = json!(true);
+    fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+    let tensors = tiny::tensors().into_iter().filter(|(name, ..)| name != "model.embed_tokens.weight");
+    let all: Vec<_> = tensors.map(|(name, shape, values)| (name, "F32", shape, tiny::f32_bytes(&values))).collect();
+    fs::write(folder.path().join("model.safetensors"), tiny::safetensors(&all)).unwrap();
+    let files = open(folder.path()).unwrap();
+    let output = tiny::tensors().into_iter().find(|(name, ..)| name == "lm_head.weight").unwrap().2;
+    assert!(files.config.tie_word_embeddings);
+    assert_eq!(files.tensors.read_f32("model.embed_tokens.weight").unwrap(), output);
+}
+
 /// An earlier, larger save leaves its index behind: the whole file counts, as in transformers.
 #[test]
 fn a_whole_file_counts_beside_a_stale_index() {
@@ -192,10 +208,9 @@ fn what_is_not_a_model_gets_advice() {
     fs::write(at("config.json"), tiny::config_json().to_string()).unwrap();
     assert!(message(open(empty.path())).contains("no weights"));
     fs::write(at("pytorch_model.bin"), "x").unwrap();
-    for spec in [empty.path().to_path_buf(), at("pytorch_model.bin")] {
-        let text = message(open(&spec));
-        assert!(text.contains("pickle") && text.contains("execute") && text.contains("save_pretrained"), "{text}");
-    }
+    let text = message(open(empty.path()));
+    assert!(text.contains("torch.save") && text.contains("save_pretrained"), "{text}");
+    assert!(message(open(&at("pytorch_model.bin"))).contains("Give the folder"));
     fs::write(at("a.safetensors"), tiny::weights()).unwrap();
     assert!(open(empty.path()).is_ok());
     assert!(message(open(&at("a.safetensors"))).contains("Give the folder"));
@@ -203,6 +218,34 @@ fn what_is_not_a_model_gets_advice() {
     assert!(message(open(empty.path())).contains("index"));
     assert!(message(open(&at("config.json"))).contains("without weights"));
     assert!(message(open(&at("nothing.gguf"))).contains("does not exist"));
+}
+
+/// What was quantised in a way that is not read is refused by the library's or the setting's name, before anything is downloaded.
+#[test]
+fn quantised_folders_that_are_not_read_are_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    for (settings, name) in [
+        (json!({"quant_method": "exl2", "bits": 4}), "exl2"),
+        (json!({"quant_method": "hqq"}), "hqq"),
+        (json!({"bits": 4}), "does not name"),
+        (json!({"quant_method": "gptq", "bits": 5}), "`bits`: is 5"),
+        (json!({"quant_method": "gptq", "bits": 4, "checkpoint_format": "marlin"}), "\"marlin\""),
+        (json!({"quant_method": "gptq", "bits": 4, "is_marlin_format": true}), "is_marlin_format"),
+        (json!({"quant_method": "awq", "bits": 4, "version": "gemv"}), "\"gemv\""),
+        (json!({"quant_method": "awq", "w_bit": 3}), "w_bit"),
+        (json!({"quant_method": "compressed-tensors", "format": "nvfp4-pack-quantized"}), "nvfp4-pack-quantized"),
+        (json!({"quant_method": "fp8", "fmt": "e5m2"}), "e5m2"),
+    ] {
+        let mut config = tiny::config_json();
+        config["quantization_config"] = settings.clone();
+        fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+        let text = message(graftling::formats::hugging_face::config(folder.path()));
+        assert!(text.contains(name) && text.contains("quantization_config"), "{settings}: {text}");
+    }
+    let mut config = tiny::config_json();
+    config["quantization"] = json!({"group_size": 32, "bits": 4, "mode": "mxfp4"});
+    fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+    assert!(message(graftling::formats::hugging_face::config(folder.path())).contains("mxfp4"));
 }
 
 #[test]

@@ -33,9 +33,9 @@ fn all() -> Vec<Variant> {
         found.entry(variant.to_string()).or_insert(variant);
     };
     for facts in variants::kinds_of_device().into_iter().filter(|facts| !facts.cpu_driver) {
-        let listening = Facts { tuning: Tuning::listening(), ..facts.clone() };
-        variants::calls(&listening).into_iter().flat_map(|(_, dispatches)| dispatches).for_each(&mut add);
-        for class in listening.tuning.asked().into_iter().collect::<HashSet<_>>() {
+        let listening = Tuning::listening();
+        variants::calls(&facts, &listening).into_iter().flat_map(|(_, dispatches)| dispatches).for_each(&mut add);
+        for class in listening.asked().into_iter().collect::<HashSet<_>>() {
             class.candidates(&facts).into_iter().for_each(|id| add(class.dispatch(id, &facts)));
         }
         for columns in HEAD_DIMS {
@@ -61,7 +61,8 @@ fn attention(heads: Heads, facts: &Facts) -> Vec<Dispatch> {
         let query = graph.apply(AttentionBackwardQuery(heads), &query, "d_q").expect("the heads are sound");
         let key_value = [q, k, v, query[1], d_out, start];
         graph.apply(AttentionBackwardKeyValue(heads), &key_value, "d_k").expect("the heads are sound");
-        dispatches.extend(variants::calls_of(&graph, facts, 512).into_iter().flat_map(|(_, dispatches)| dispatches));
+        dispatches
+            .extend(variants::calls_of(&graph, facts, &Tuning::NONE, 512).into_iter().flat_map(|(_, dispatches)| dispatches));
     }
     dispatches
 }
