@@ -76,6 +76,10 @@ impl TensorSource for FolderWeights {
         self.stored.place(part.unwrap_or(name))
     }
 
+    fn order(&self, name: &str) -> Option<Vec<u32>> {
+        self.held[self.index(name)?].as_ref()?.order()
+    }
+
     fn read_rows(&self, name: &str, rows: Range<usize>) -> Result<Vec<u8>> {
         let Some(index) = self.index(name) else { return Err(missing(self.place(name), name)) };
         let info = &self.tensors[index];
