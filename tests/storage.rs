@@ -194,13 +194,13 @@ fn heads(affine: Affine) -> Vec<(u32, f32, f32)> {
 fn folder_formats_have_the_values_of_their_formulas() {
     let mut random = Random(11);
     for &affine in Affine::ALL {
-        let (dtype, bits) = (DType::Affine(affine), affine.bits());
+        let (dtype, width) = (DType::Affine(affine), affine.bits());
         let (mut blocks, mut expected) = (Vec::new(), Vec::new());
         for (head, scale, shift) in heads(affine) {
-            let bytes: Vec<u8> = (0..affine.block() * bits / 8).map(|_| random.below(256) as u8).collect();
+            let bytes: Vec<u8> = (0..affine.block() * width / 8).map(|_| random.below(256) as u8).collect();
             for at in 0..affine.block() {
-                let code = (0..bits).fold(0_u32, |code, bit| {
-                    let place = at * bits + bit;
+                let code = (0..width).fold(0_u32, |code, bit| {
+                    let place = at * width + bit;
                     code | u32::from(bytes[place / 8] >> (place % 8) & 1) << bit
                 });
                 expected.push(match affine.offset() {
