@@ -15,7 +15,7 @@ use super::{Example, OpEntry, Random, expect, spread};
 use crate::graph::{
     Bind, Call, Counts, DType, Derivative, Differentiate, Dispatch, Matrix, Op, Rows, ShapeError, TensorType, Vjp,
 };
-use crate::kernel::{Kernel, Needs};
+use crate::kernel::Kernel;
 use crate::kernel_params;
 
 /// Inputs `x, order, inverse`.
@@ -82,15 +82,7 @@ impl Differentiate for PermuteColumns {
 kernel_params!(Params { rows: u32, columns: u32 });
 
 /// One workgroup a row.
-pub static KERNEL: Kernel = Kernel {
-    name: "permute_columns",
-    shader: "permute_columns",
-    slots: &[],
-    constants: &[],
-    params: Params::FIELDS,
-    needs: Needs::NONE,
-    unchecked: false,
-};
+pub static KERNEL: Kernel = Kernel { unchecked: false, ..Kernel::plain("permute_columns", Params::FIELDS) };
 
 /// A random order of `columns` columns, and its inverse.
 fn orders(random: &mut Random, columns: usize) -> [Matrix; 2] {
