@@ -187,8 +187,8 @@ impl DeviceWeights {
         let mut inverse = vec![0_u32; order.len()];
         order.iter().enumerate().for_each(|(at, &column)| inverse[column as usize] = at as u32);
         for (name, order) in order_names(&info.name).into_iter().zip([order, inverse]) {
-            let slice = self.device.allocate(&name, DType::U32.bytes(order.len()))?;
-            self.device.write(&slice, bytemuck::cast_slice(&order));
+            let slice = self.device().allocate(&name, DType::U32.bytes(order.len()))?;
+            self.device().write(&slice, bytemuck::cast_slice(&order));
             self.bytes += slice.bytes;
             self.tensors.insert(name, slice.into());
         }
