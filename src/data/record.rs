@@ -62,7 +62,7 @@ const MEDIA: &str = "images, audio and video cannot be used: remove the records 
 const PREFERENCE: [&str; 2] = ["chosen", "rejected"];
 
 /// Bytes of the longest record. As a tree of values, and then as tokens, it takes up to a hundred times as much memory.
-const LONGEST: usize = 16 << 20;
+pub(super) const LONGEST: usize = 16 << 20;
 
 /// A record as it stands in the file.
 #[derive(Clone, Debug, PartialEq, Eq)]

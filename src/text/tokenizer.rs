@@ -26,6 +26,10 @@ const BYTES_A_SECOND: usize = 64 << 10;
 const WORKING_MEMORY: usize = 256 << 20;
 const MEMORY_A_BYTE: usize = 512;
 
+/// llama.cpp puts the token behind prompts as well where this key is set, and programs that generate refuse such a file.
+const ADDS_EOS: &str = "`tokenizer.ggml.add_eos_token` is true: texts end with the end token when they are learned, as always; \
+                        prompts for generation do not get it";
+
 /// What reading a tokenizer of `size` bytes may take. The largest known ones have 35 MB, and take seconds.
 fn loading(size: usize) -> Limits {
     Limits::new(20, size, 1 << 20, (512 << 20) + size.saturating_mul(64))
@@ -113,6 +117,9 @@ impl Tokenizer {
                 let add_bos = gguf.add_bos_token.or(source.add_bos).unwrap_or(add_bos);
                 if !retyped.is_empty() {
                     notes.push(retyped_note(&retyped));
+                }
+                if gguf.add_eos_token == Some(true) {
+                    notes.push(ADDS_EOS.to_string());
                 }
                 (tokenizer, Some(add_bos), "the tokenizer in the GGUF file".to_string())
             }

@@ -2,28 +2,25 @@
 //!
 //! What a file is, its content says; the name decides only where the content does not (CSV).
 //!
+//! * `bytes`: a file's content, unpacked, if it can be text or Parquet at all;
 //! * `json`: lines, and the elements of a list;
 //! * `table`: CSV; `parquet`: Parquet. Their rows become JSON objects, one key a column;
 //! * [`folder`]: `train.jsonl` and `valid.jsonl`.
 
+mod bytes;
 pub mod folder;
 mod json;
 mod parquet;
 mod table;
 
 use std::fmt;
-use std::io::Read;
 use std::ops::Range;
 use std::path::Path;
 
 use serde_json::{Map, Value};
 
 use super::record::KINDS;
-use crate::formats::open;
-use crate::{Error, Result, files};
-
-/// Most bytes that a gzipped file may unpack to.
-const MOST_UNPACKED: u64 = 8 << 30;
+use crate::{Error, Result};
 
 /// What the records of a file are counted in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -104,11 +101,9 @@ impl SourceFile {
     /// The file cannot be read, is of a kind that is not read (which is then named), is damaged, or has no records.
     pub fn open(path: &Path) -> Result<Self> {
         let name = path.display().to_string();
-        let what = format!("a data file has {KINDS}");
-        let mut bytes = open::read(path, files::ANY, &what)?;
+        let (mut bytes, packed) = bytes::read(path)?;
         let mut file = name.to_ascii_lowercase();
-        if bytes.starts_with(b"\x1f\x8b") {
-            bytes = unpacked(&name, &bytes)?;
+        if packed {
             file.truncate(file.strip_suffix(".gz").map_or(file.len(), str::len));
         }
         if let Some((what, proposal)) = foreign(&bytes) {
@@ -173,17 +168,6 @@ impl SourceFile {
     pub fn last_number(&self) -> usize {
         self.len().checked_sub(1).map_or(0, |last| self.record(last).0.number)
     }
-}
-
-fn unpacked(name: &str, bytes: &[u8]) -> Result<Vec<u8>> {
-    let mut plain = Vec::new();
-    let read = flate2::read::MultiGzDecoder::new(bytes).take(MOST_UNPACKED + 1).read_to_end(&mut plain);
-    read.map_err(|cause| Error::bad_input(name, format!("the gzip file is damaged: {cause}"), "download or make it again"))?;
-    if plain.len() as u64 > MOST_UNPACKED {
-        let problem = format!("the gzip file unpacks to more than {} GiB", MOST_UNPACKED >> 30);
-        return Err(Error::bad_input(name, problem, "unpack it by gunzip, and give the parts that you want to train on"));
-    }
-    Ok(plain)
 }
 
 /// What the file is, and what to do, if its first bytes tell that it is no data that is read here.
