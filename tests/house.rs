@@ -26,9 +26,8 @@ const LAYERS: &[&[&str]] = &[
     &["model"],
     &["adapter"],
     // Models on a device, and what they are used for.
-    &["generate"],
     &["session"],
-    &["train"],
+    &["generate", "train"],
     &["bench", "demo"],
     &["cli"],
 ];

@@ -16,12 +16,14 @@ use serde::{
     de::{IgnoredAny, MapAccess, Visitor},
 };
 
-use super::{
-    TensorInfo, TensorSource,
-    tensors::{byte_range, missing},
-    weight_file::WeightFile,
+use super::weight_file::WeightFile;
+use crate::{
+    Error, Result,
+    storage::{
+        DType, TensorInfo, TensorSource,
+        source::{byte_range, missing},
+    },
 };
-use crate::{Error, Result, storage::DType};
 
 /// The format allows headers of up to 100 MB.
 const LARGEST_HEADER: u64 = 100_000_000;

@@ -8,9 +8,11 @@
 //! To add a format: its file here with a `Format`, a line in [`DType`] and its tables, and `shaders/common/weights_<name>.wgsl`, which
 //! loads it. Every algorithm then has a kernel for it ([`crate::kernel::algorithm`]), and the property suite tests them all.
 
+mod fit;
 mod float;
 mod iq4_nl;
 mod iq4_xs;
+pub mod mixture;
 mod mxfp4;
 mod nf4;
 mod planes;
@@ -24,9 +26,13 @@ mod q5_1;
 mod q5_k;
 mod q6_k;
 mod q8_0;
+pub mod source;
+
+pub use source::{TensorInfo, TensorSource};
 
 use clap::ValueEnum;
 use clap::builder::PossibleValue;
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -235,8 +241,9 @@ impl DType {
         let quantise = format.quantise.unwrap_or_else(|| panic!("nothing is written in {self}"));
         assert!(values.len().is_multiple_of(format.block), "{} values are no whole blocks of {self}", values.len());
         let mut stored = vec![0; values.len() / format.block * format.block_bytes];
-        let blocks = values.chunks_exact(format.block).zip(stored.chunks_exact_mut(format.block_bytes));
-        blocks.for_each(|(values, block)| quantise(values, block));
+        // K-quants search for their scales, so all processors work.
+        let blocks = values.par_chunks_exact(format.block).zip(stored.par_chunks_exact_mut(format.block_bytes));
+        blocks.with_min_len(4096 / format.block).for_each(|(values, block)| quantise(values, block));
         stored
     }
 }
@@ -295,7 +302,21 @@ impl TryFrom<String> for DType {
 /// What `--weights` may ask for.
 impl ValueEnum for DType {
     fn value_variants<'a>() -> &'a [Self] {
-        &[Self::F32, Self::BF16, Self::F16, Self::Q8_0, Self::Q5_1, Self::Q5_0, Self::Q4_1, Self::Q4_0, Self::NF4]
+        const WRITTEN: [DType; 12] = [
+            DType::F32,
+            DType::BF16,
+            DType::F16,
+            DType::Q8_0,
+            DType::Q6_K,
+            DType::Q5_1,
+            DType::Q5_K,
+            DType::Q5_0,
+            DType::Q4_1,
+            DType::Q4_K,
+            DType::Q4_0,
+            DType::NF4,
+        ];
+        &WRITTEN
     }
 
     fn to_possible_value(&self) -> Option<PossibleValue> {
