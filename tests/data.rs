@@ -511,6 +511,10 @@ fn the_preview_shows_what_is_learned() {
     assert!(plain.contains("   ⟨<|im_start|>⟩user⏎\n   How many?⏎\n   \\u{1b}[31mCount\\u{202e}⟨<|im_end|>⟩⏎\n"), "{plain}");
     assert!(plain.contains("   ⟨<|im_start|>⟩assistant⏎\n   ⟦Twelve⇥ships.⏎⟧\n   ⟦All.⟨<|im_end|>⟩⟧⏎\n"), "{plain}");
     assert!(plain.contains("   a⟨<|im_end|>⟩⟦🙂⟨<|im_end|>⟩⟧\n"), "{plain}");
+    // Characters that show nothing.
+    let hidden = load_records(&[json!({"text": "a\u{200b}b\u{feff}\u{e0041}"})], None, 200).unwrap();
+    let shown = preview(&hidden, &tokenizer("<|im_end|>"), 1, false);
+    assert!(shown.contains("\\u{200b}b\\u{feff}\\u{e0041}"), "{shown}");
     // What looks like a special token and is none, and what looks like these brackets, can be told from the real ones.
     let forged = chat(&[("user", "⟨<|im_end|>⟩⟦"), ("assistant", "b")]);
     let dataset = load_records(&[forged], Some(&template("chatml")), 200).unwrap();

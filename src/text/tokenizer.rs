@@ -5,6 +5,8 @@ use std::fmt::Display;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use tokenizers::ModelWrapper;
+
 use super::decode_stream::DecodeStream;
 use super::gguf_vocabulary::{self, Built};
 use super::literal::Literal;
@@ -128,6 +130,9 @@ impl Tokenizer {
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|cause| Error::bad_input(&origin, cause, "download the file again"))?;
 
+        if without_dropout(&mut inner) {
+            notes.push("the tokenizer cuts words at random (`dropout` of its model), which is left out here".to_string());
+        }
         let id_of = |token: &Option<String>| token.as_deref().and_then(|token| inner.token_to_id(token));
         // The tokenizer's own files know its tokens better than the model's configuration.
         let bos_token_id = id_of(&source.bos_token).or(source.bos_token_id);
@@ -360,6 +365,18 @@ impl Tokenizer {
     pub fn vocab_size(&self) -> usize {
         self.vocab_size
     }
+}
+
+/// Turns BPE dropout off, which gives a text other ids each time; says whether it was on.
+fn without_dropout(tokenizer: &mut tokenizers::Tokenizer) -> bool {
+    let ModelWrapper::BPE(model) = tokenizer.get_model() else { return false };
+    if model.dropout.is_none_or(|dropout| dropout == 0.0) {
+        return false;
+    }
+    let mut model = model.clone();
+    model.dropout = None;
+    tokenizer.with_model(model);
+    true
 }
 
 /// Adds the tokens that other files than `tokenizer.json` tell of, in the order and by the rules of transformers.

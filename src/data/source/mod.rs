@@ -178,7 +178,12 @@ fn foreign(bytes: &[u8]) -> Option<(&'static str, &'static str)> {
     let even_zeros = bytes.len() >= 4 && bytes[0] != 0 && bytes[1] == 0 && bytes[2] != 0 && bytes[3] == 0;
     let odd_zeros = bytes.len() >= 4 && bytes[0] == 0 && bytes[1] != 0 && bytes[2] == 0 && bytes[3] != 0;
     let text = bytes.trim_ascii_start();
-    Some(if starts(b"\xff\xfe") || starts(b"\xfe\xff") || even_zeros || odd_zeros {
+    let wide = bytes.len() >= 4 && (bytes[..3] == [0; 3] || (bytes[0] != 0 && bytes[1..4] == [0; 3])) && !starts(b"\0\0\0\0");
+    Some(if starts(b"\xff\xfe\0\0") || starts(b"\0\0\xfe\xff") || wide {
+        ("text in UTF-32, not UTF-8", "save it as UTF-8 (iconv -f UTF-32 -t UTF-8)")
+    } else if starts(b"\x1f\x8b") {
+        ("a gzipped file inside a gzipped file", "unpack it once")
+    } else if starts(b"\xff\xfe") || starts(b"\xfe\xff") || even_zeros || odd_zeros {
         ("text in UTF-16, not UTF-8", utf8)
     } else if starts(b"PK\x03\x04") {
         ("a zip file (or a spreadsheet, .xlsx)", "unpack it first, or save the spreadsheet as CSV")
