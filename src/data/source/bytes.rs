@@ -57,6 +57,10 @@ fn pieces(name: &str, mut source: impl Read, most: u64, unreadable: impl Fn(io::
             return Err(too_long(name, "it unpacks to"));
         }
         if form == Form::Unknown {
+            // What it is, its first bytes say; it is refused by that name.
+            if super::foreign(&bytes).is_some() {
+                return Ok(bytes);
+            }
             form = Form::of(&bytes);
         }
         let piece = &bytes[before..];
@@ -84,7 +88,7 @@ fn pieces(name: &str, mut source: impl Read, most: u64, unreadable: impl Fn(io::
 #[derive(PartialEq, Eq)]
 enum Form {
     Unknown,
-    /// Parquet, or another file that is recognised by its first bytes.
+    /// Parquet.
     Binary,
     /// One list, which may stand on one line.
     List,
@@ -94,7 +98,7 @@ enum Form {
 impl Form {
     fn of(head: &[u8]) -> Self {
         match head.iter().find(|byte| !byte.is_ascii_whitespace()) {
-            _ if head.starts_with(b"PAR1") || super::foreign(head).is_some() => Self::Binary,
+            _ if head.starts_with(b"PAR1") => Self::Binary,
             None => Self::Unknown,
             Some(b'[') => Self::List,
             Some(_) => Self::Lines,
