@@ -147,53 +147,12 @@ fn arguments_of_a_macro(source: &str) -> Result<(), String> {
     used.map_or(Ok(()), |three| Err(format!("it reads the attribute `arguments` of the macro `{}`", three[0].text)))
 }
 
-/// Tuples are made by a function, and so are slices of them; those that are added or compared are refused.
+/// Tuples are made by a function; those that are added, sliced or compared are refused.
 fn tuples(source: &str) -> Result<String, String> {
-    const REFUSED: &str = "it adds or compares a tuple, or slices what is a tuple in one place and something else in another";
-    let tokens = tokens(source);
-    let literals = literal_tuples(&tokens);
-    let mut pieces = Insertions::default();
-    for &(from, to) in &literals {
-        let text = |at: Option<usize>| at.and_then(|at| tokens.get(at)).map_or("", |token| token.text);
-        let (before, after) = (text(from.checked_sub(1)), text(Some(to + 1)));
-        // What is only searched or gone through may be a list.
-        if before == "in" && after != "[" {
-            continue;
-        }
-        if is_joined(&tokens, from, to + 1) {
-            return Err(REFUSED.to_string());
-        }
-        if after == "[" && slice(&tokens[to + 1..]) {
-            pieces.put(tokens[from].at, format!("{TUPLE}("));
-            pieces.put(end(&tokens[closing(&tokens, to + 1)]), ")");
-        }
-        pieces.put(tokens[from].at + 1, "[");
-        pieces.put(tokens[from].at, TUPLE);
-        pieces.put(tokens[to].at, "]");
-    }
-    for (name, only) in variables_with_tuples(&tokens, &literals) {
-        for at in (0..tokens.len()).filter(|&at| tokens[at].text == name) {
-            let own = at == 0 || !matches!(tokens[at - 1].text, "." | "set" | "for");
-            if !own || tokens.get(at + 1).is_some_and(|next| next.text == "=") {
-                continue;
-            }
-            let sliced = tokens.get(at + 1).is_some_and(|next| next.text == "[") && slice(&tokens[at + 1..]);
-            if is_joined(&tokens, at, at + 1) || (sliced && !only) {
-                return Err(format!("{REFUSED} (`{name}`)"));
-            }
-            if sliced {
-                pieces.put(tokens[at].at, format!("{TUPLE}("));
-                pieces.put(end(&tokens[closing(&tokens, at + 1)]), ")");
-            }
-        }
-    }
-    Ok(pieces.into(source))
-}
-
-/// The brackets of all tuples, each by the tokens that open and close it.
-fn literal_tuples(tokens: &[Token]) -> Vec<(usize, usize)> {
     const BEFORE: [&str; 12] = ["in", "and", "or", "not", "if", "elif", "else", "is", "print", "recursive", "return", "do"];
-    let (mut open, mut found) = (Vec::new(), Vec::new());
+    let tokens = tokens(source);
+    let mut pieces = Insertions::default();
+    let mut open = Vec::new();
     // Between `set` and `=`, and between `for` and `in`, stands what is assigned to.
     let mut assigned = false;
     for (at, token) in tokens.iter().enumerate() {
@@ -215,91 +174,27 @@ fn literal_tuples(tokens: &[Token]) -> Vec<(usize, usize)> {
                 let before = if from > 0 { tokens[from - 1].text } else { "" };
                 let named = before.starts_with(|c: char| c.is_alphanumeric() || c == '_') && !BEFORE.contains(&before);
                 let called = named || before.starts_with(['"', '\'', ')', ']', '}']) && !matches!(before, "}}");
-                if token.text == ")" && tokens[from].text == "(" && !called && (comma || from + 1 == at) && !assigned {
-                    found.push((from, at));
+                let tuple = token.text == ")" && tokens[from].text == "(" && !called && (comma || from + 1 == at) && !assigned;
+                // What is only searched or gone through may be a list.
+                let after = tokens.get(at + 1).map_or("", |next| next.text);
+                if !tuple || (before == "in" && after != "[") {
+                    continue;
                 }
+                let sliced = after == "[" && slice(&tokens[at + 1..]);
+                let joined = |text: &str| matches!(text, "+" | "==" | "!" | "*" | "<" | ">");
+                let control = |index: usize| index > 0 && matches!(tokens[index - 1].text, "{{" | "{%");
+                let equals = before == "=" && from >= 2 && matches!(tokens[from - 2].text, "!" | "<" | ">");
+                if sliced || joined(after) || equals || (joined(before) && !control(from - 1)) {
+                    return Err("it adds, slices or compares a tuple".to_string());
+                }
+                pieces.put(tokens[from].at + 1, "[");
+                pieces.put(tokens[from].at, TUPLE);
+                pieces.put(token.at, "]");
             }
             _ => {}
         }
     }
-    found
-}
-
-/// Whether an operator that tells a tuple from a list stands before token `from` or at token `after`.
-fn is_joined(tokens: &[Token], from: usize, after: usize) -> bool {
-    let text = |at: Option<usize>| at.and_then(|at| tokens.get(at)).map_or("", |token| token.text);
-    let joins = |text: &str| matches!(text, "+" | "==" | "!" | "*" | "<" | ">");
-    let (one, two) = (text(from.checked_sub(1)), text(from.checked_sub(2)));
-    let control = from > 0 && is_begin(two) && tokens[from - 1].at == tokens[from - 2].at + 2;
-    let control_after = after + 1 < tokens.len() && matches!(tokens[after + 1].text, "%}" | "}}");
-    let equals = one == "=" && matches!(two, "!" | "<" | ">");
-    (joins(text(Some(after))) && !control_after) || equals || (joins(one) && !control)
-}
-
-fn is_begin(text: &str) -> bool {
-    matches!(text, "{{" | "{%")
-}
-
-/// The variables that hold tuples, and whether each holds nothing else.
-fn variables_with_tuples<'a>(tokens: &[Token<'a>], literals: &[(usize, usize)]) -> Vec<(&'a str, bool)> {
-    let ends = |at: usize| tokens.get(at).is_some_and(|token| matches!(token.text, "%}" | "-" | "+" | ","));
-    let whole = |start: usize| literals.iter().any(|&(from, to)| from == start && ends(to + 1));
-    let mut found: Vec<(&str, bool)> = Vec::new();
-    let mut add = |name, tuple| match found.iter_mut().find(|(known, _)| *known == name) {
-        Some((_, only)) => *only &= tuple,
-        None => found.push((name, tuple)),
-    };
-    // Those that hold something else as well count where a tuple is among it, which is known at the end.
-    let mut with_tuple = Vec::new();
-    let mut in_tag = "";
-    for at in 1..tokens.len() {
-        let previous = tokens[at - 1].text;
-        if previous == "{%" || (at > 1 && tokens[at - 2].text == "{%" && matches!(previous, "-" | "+")) {
-            in_tag = tokens[at].text;
-        }
-        let name = tokens[at].text;
-        let next = |ahead: usize| tokens.get(at + ahead).map_or("", |token| token.text);
-        let target = matches!(previous, "set" | "with" | "for") || (in_tag == "with" && previous == ",");
-        if !target || !name.starts_with(|c: char| c.is_alphabetic() || c == '_') {
-            continue;
-        }
-        let tuple = match (in_tag, next(1)) {
-            ("set" | "with", "=") => whole(at + 2),
-            ("for", "in") => {
-                let stop = (at + 2..tokens.len()).find(|&at| tokens[at].text == "%}").unwrap_or(tokens.len());
-                let pairs = tokens[at + 2..stop].windows(2).any(|two| two[0].text == "." && two[1].text == "items")
-                    || tokens[at + 2..stop]
-                        .windows(2)
-                        .any(|two| two[0].text == "|" && matches!(two[1].text, "items" | "dictsort"));
-                // Of a literal list of tuples: each element is one.
-                let first = literals.iter().any(|&(from, _)| from == at + 3) && matches!(next(2), "[" | "(");
-                pairs || first
-            }
-            _ => continue,
-        };
-        if tuple {
-            with_tuple.push(name);
-        }
-        add(name, tuple);
-    }
-    found.retain(|(name, _)| with_tuple.contains(name));
-    found
-}
-
-/// Where the bracket closes that opens at token `at`.
-fn closing(tokens: &[Token], at: usize) -> usize {
-    let mut depth = 0;
-    for (index, token) in tokens.iter().enumerate().skip(at) {
-        match token.text {
-            "(" | "[" | "{" => depth += 1,
-            ")" | "]" | "}" => depth -= 1,
-            _ => {}
-        }
-        if depth == 0 {
-            return index;
-        }
-    }
-    tokens.len() - 1
+    Ok(pieces.into(source))
 }
 
 /// Whether the bracket that opens the tokens holds a `:` of its own.
