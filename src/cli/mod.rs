@@ -10,6 +10,7 @@ mod doctor;
 mod eval;
 mod generate;
 mod inspect;
+mod sweep;
 mod train;
 mod tuning;
 
@@ -19,7 +20,6 @@ use std::sync::Arc;
 
 use clap::{Args, Parser, Subcommand};
 use counter::Counter;
-use graftling::adapter::rope_scaling;
 use graftling::architecture::RopeOverride;
 use graftling::cache::cache_folder;
 use graftling::gpu::Device;
@@ -47,6 +47,7 @@ enum Command {
     Eval(eval::EvalArgs),
     Generate(generate::GenerateArgs),
     Inspect(inspect::InspectArgs),
+    Sweep(sweep::SweepArgs),
     Doctor(doctor::DoctorArgs),
     Bench(bench::BenchArgs),
 }
@@ -63,6 +64,7 @@ pub fn run() -> i32 {
         Command::Eval(args) => eval::run(args).map(|()| 0),
         Command::Generate(args) => generate::run(args).map(|()| 0),
         Command::Inspect(args) => inspect::run(args).map(|()| 0),
+        Command::Sweep(args) => sweep::run(args),
         Command::Doctor(args) => doctor::run(args).map(|()| 0),
         Command::Bench(args) => bench::run(args).map(|()| 0),
     });
@@ -152,13 +154,9 @@ struct DeviceArgs {
     no_autotune: bool,
 }
 
-/// The model with the rotation that is asked for, or that the adapter was trained with, which is put in `scaling`.
-fn rotated(mut model: OpenModel, scaling: &mut Option<RopeOverride>, adapter: Option<&Path>) -> Result<OpenModel> {
-    *scaling = rope_scaling::chosen(*scaling, adapter)?;
-    if let Some(scaling) = *scaling {
-        model.files.config.override_rope(scaling);
-    }
-    Ok(model)
+/// [`OpenModel::rotated`].
+fn rotated(model: OpenModel, scaling: &mut Option<RopeOverride>, adapter: Option<&Path>) -> Result<OpenModel> {
+    model.rotated(scaling, adapter)
 }
 
 impl DeviceArgs {
@@ -187,11 +185,9 @@ impl DeviceArgs {
 
 /// Calls `open` with what shows how far opening a session is.
 fn with_bars<T>(open: impl FnOnce(&Bars) -> T) -> T {
-    // Silent where there is nothing to measure.
-    let bars = Bars { tuning: Counter::of("choosing kernels for this GPU, once"), loading: Counter::of_bytes("loading") };
+    let bars = Bars::new();
     let opened = open(&bars);
-    bars.tuning.finish();
-    bars.loading.finish();
+    bars.finish();
     opened
 }
 
@@ -199,6 +195,19 @@ fn with_bars<T>(open: impl FnOnce(&Bars) -> T) -> T {
 struct Bars {
     tuning: Counter,
     loading: Counter,
+}
+
+impl Bars {
+    /// Silent where there is nothing to measure.
+    fn new() -> Self {
+        Self { tuning: Counter::of("choosing kernels for this GPU, once"), loading: Counter::of_bytes("loading") }
+    }
+
+    /// Takes them away.
+    fn finish(&self) {
+        self.tuning.finish();
+        self.loading.finish();
+    }
 }
 
 impl Watch for Bars {

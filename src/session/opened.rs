@@ -1,9 +1,12 @@
 //! A model as the commands use it: its files, tokenizer and chat template.
 
+use std::path::Path;
+
 use sha2::{Digest, Sha256};
 
 use crate::Result;
-use crate::architecture::parameters;
+use crate::adapter::rope_scaling;
+use crate::architecture::{RopeOverride, parameters};
 use crate::formats::ModelFiles;
 use crate::graph::DType;
 use crate::model::weights::WeightType;
@@ -42,6 +45,18 @@ impl OpenModel {
         let template = ChatTemplate::from_source_at(&files.text, template_time)?;
         let template_time = template.as_ref().map(|_| template_time);
         Ok(Self { files, tokenizer, template, template_time })
+    }
+
+    /// The model with the rotation that is asked for, or that the adapter was trained with, which is put in `scaling`.
+    ///
+    /// # Errors
+    /// As [`rope_scaling::chosen`].
+    pub fn rotated(mut self, scaling: &mut Option<RopeOverride>, adapter: Option<&Path>) -> Result<Self> {
+        *scaling = rope_scaling::chosen(*scaling, adapter)?;
+        if let Some(scaling) = *scaling {
+            self.files.config.override_rope(scaling);
+        }
+        Ok(self)
     }
 
     /// The type in which a weight will rest on the device, by its name.
