@@ -29,6 +29,7 @@ const LAYERS: &[&[&str]] = &[
     &["session"],
     &["generate", "train"],
     &["bench", "demo", "sweep"],
+    &["advise"],
     &["cli"],
 ];
 

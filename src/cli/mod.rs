@@ -3,6 +3,7 @@
 //! Exit codes: 0 done, 1 failed (or interrupted), 2 usage or bad input. What a program may read goes to standard output, all else
 //! to standard error.
 
+mod advise;
 mod bench;
 mod counter;
 mod demo;
@@ -28,6 +29,7 @@ use graftling::kernel::Arithmetic;
 use graftling::plan::autotune::Choice;
 use graftling::session::{self, OpenModel, Session, SessionOptions, Use, Watch};
 use graftling::storage::DType;
+use graftling::terminal::quoted;
 use graftling::{Error, Result, terminal};
 use serde_json::Value;
 
@@ -47,7 +49,8 @@ enum Command {
     Eval(eval::EvalArgs),
     Generate(generate::GenerateArgs),
     Inspect(inspect::InspectArgs),
-    Sweep(sweep::SweepArgs),
+    Advise(advise::AdviseArgs),
+    Sweep(Box<sweep::SweepArgs>),
     Doctor(doctor::DoctorArgs),
     Bench(bench::BenchArgs),
 }
@@ -64,7 +67,8 @@ pub fn run() -> i32 {
         Command::Eval(args) => eval::run(args).map(|()| 0),
         Command::Generate(args) => generate::run(args).map(|()| 0),
         Command::Inspect(args) => inspect::run(args).map(|()| 0),
-        Command::Sweep(args) => sweep::run(args),
+        Command::Advise(args) => advise::run(args).map(|()| 0),
+        Command::Sweep(args) => sweep::run(*args),
         Command::Doctor(args) => doctor::run(args).map(|()| 0),
         Command::Bench(args) => bench::run(args).map(|()| 0),
     });
@@ -125,15 +129,6 @@ fn printed(written: std::io::Result<()>) -> Result<()> {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == ErrorKind::BrokenPipe => std::process::exit(0),
         Err(error) => Err(Error::failed("standard output", format!("cannot be written: {error}"), "check where the output goes")),
-    }
-}
-
-/// A word as a shell wants it.
-fn quoted(word: &str) -> String {
-    let plain = |character: char| character.is_ascii_alphanumeric() || "-_./=,:@+\\".contains(character);
-    match !word.is_empty() && word.chars().all(plain) {
-        true => word.to_string(),
-        false => format!("'{}'", word.replace('\'', "'\\''")),
     }
 }
 

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use super::result::{ArmResult, Best, Figure, Results};
 use super::run::Listed;
 use crate::picture::count;
+use crate::terminal::duration;
 
 /// A column: its head, the figure it shows, and how a number of it is written.
 struct Column {
@@ -27,16 +28,6 @@ fn mebibytes(value: f64) -> String {
 
 fn seconds(value: f64) -> String {
     if value < 1.0 { format!("{value:.3}") } else { format!("{value:.2}") }
-}
-
-/// A number of seconds as people say it.
-pub fn duration(seconds: f64) -> String {
-    match seconds {
-        short if short < 90.0 => format!("{short:.0} s"),
-        minutes if minutes < 90.0 * 60.0 => format!("{:.0} min", minutes / 60.0),
-        hours if hours < 48.0 * 3600.0 => format!("{:.1} h", hours / 3600.0),
-        days => format!("{:.1} days", days / 86_400.0),
-    }
 }
 
 /// Lines of cells as a table, the first column to the left, the others to the right.
@@ -225,10 +216,5 @@ mod tests {
         assert!(lines[1].contains("50.0 % +- 10.0 %") && lines[1].ends_with("0.0123 +- 0.0010"), "{text}");
         assert!(text.contains("impossible: tiny: no room"));
         assert!(text.ends_with("best by check share: mlp with 50.0 % +- 10.0 %; next is attention with 40.0 % +- 10.0 %, which the spread over the seeds can explain\n"), "{text}");
-    }
-
-    #[test]
-    fn durations_are_said_as_people_do() {
-        assert_eq!([3.2, 89.0, 100.0, 3600.0 * 2.0, 86_400.0 * 3.0].map(duration), ["3 s", "89 s", "2 min", "2.0 h", "3.0 days"]);
     }
 }

@@ -18,6 +18,7 @@ use crate::gpu::Device;
 use crate::model::weights::DeviceWeights;
 use crate::plan::autotune::Record;
 use crate::session::{self, OpenModel, Watch};
+use crate::terminal::duration;
 use crate::train::Outcome;
 use crate::train::interrupt::Interrupt;
 use crate::train::metrics::StepMetrics;
@@ -443,7 +444,7 @@ impl Pace {
     fn left(&self, waiting: &[Waiting]) -> String {
         let flops: f64 = waiting.iter().map(|run| run.flops).sum();
         match self.flops > 0.0 {
-            true => format!(", about {} left", report::duration(self.took.as_secs_f64() * flops / self.flops)),
+            true => format!(", about {} left", duration(self.took.as_secs_f64() * flops / self.flops)),
             false => String::new(),
         }
     }

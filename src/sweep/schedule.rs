@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::run::Sweep;
 use crate::formats::atomic;
+use crate::terminal::quoted;
 use crate::{Error, Result};
 
 /// Who runs the arms.
@@ -62,13 +63,45 @@ impl Scheduler {
     }
 }
 
-/// A path or word as a shell wants it.
-fn quoted(word: &str) -> String {
-    let plain = |character: char| character.is_ascii_alphanumeric() || "-_./=,:@+".contains(character);
-    match !word.is_empty() && word.chars().all(plain) {
-        true => word.to_string(),
-        false => format!("'{}'", word.replace('\'', "'\\''")),
-    }
+/// The arms for HyperQueue's Python package, which brings a server and workers with it, but not the program `hq`.
+fn python(arms: usize, command: &[String], current: &str, logs: &str) -> String {
+    // A list of texts is the same in JSON and Python.
+    let [command, current, logs] = [serde_json::json!(command), serde_json::json!(current), serde_json::json!(logs)];
+    format!(
+        "\
+\"\"\"The arms of a sweep on HyperQueue, by its Python package (pip install hyperqueue).
+
+    python sweep.hq.py            on this machine, one arm at a time
+    python sweep.hq.py N          on this machine, N arms at a time
+    python sweep.hq.py FOLDER     on the server whose folder this is
+\"\"\"
+
+import os
+import sys
+
+from hyperqueue import Client, Job, LocalCluster
+from hyperqueue.cluster import WorkerConfig
+
+COMMAND = {command}
+LOGS = {logs}
+
+
+def run(client):
+    job = Job(default_workdir={current}, max_fails=None, default_env=dict(os.environ), name=\"graftling-sweep\")
+    for arm in range(1, {arms} + 1):
+        log = f\"{{LOGS}}/arm-{{arm}}.log\"
+        job.program(COMMAND + [\"--arm\", str(arm)], stdout=log, stderr=log, name=f\"arm-{{arm}}\")
+    client.wait_for_jobs([client.submit(job)])
+
+
+where = sys.argv[1] if len(sys.argv) > 1 else \"1\"
+if where.isdigit():
+    with LocalCluster(worker_config=WorkerConfig(cores=int(where))) as cluster:
+        run(cluster.client())
+else:
+    run(Client(where))
+"
+    )
 }
 
 impl Sweep {
@@ -90,6 +123,14 @@ impl Sweep {
         let word = |path: &Path| quoted(&path.display().to_string());
         let arguments = format!("sweep --config {} --out {}", word(&current.join(&self.file.path)), word(&out));
         let script = scheduler.script(self.file.arms.len(), &word(&program), &arguments, &word(&current), &out.join("logs"));
+        if scheduler == Scheduler::HyperQueue {
+            let [program, config, out, current, logs] =
+                [program, current.join(&self.file.path), out.clone(), current, out.join("logs")]
+                    .map(|path| path.display().to_string());
+            let command = [&program, "sweep", "--config", &config, "--out", &out].map(str::to_string);
+            let script = python(self.file.arms.len(), &command, &current, &logs);
+            atomic::write_atomically(&self.out.join("sweep.hq.py"), script.as_bytes())?;
+        }
         let path = self.out.join(scheduler.file_name());
         atomic::write_atomically(&path, script.as_bytes())?;
         let command = format!("{} {}", scheduler.command(), word(&path));
@@ -115,5 +156,7 @@ mod tests {
             hq.starts_with("#!/bin/bash\n#HQ ") && hq.contains("#HQ --array=1-7\n") && hq.contains("/logs/arm-%{TASK_ID}.log")
         );
         assert!(hq.ends_with("--arm \"$HQ_TASK_ID\"\n"), "{hq}");
+        let script = python(7, &["a \"b\"".to_string()], "/home", "/logs");
+        assert!(script.contains("COMMAND = [\"a \\\"b\\\"\"]") && script.contains("range(1, 7 + 1)"), "{script}");
     }
 }

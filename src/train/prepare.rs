@@ -143,6 +143,11 @@ impl<'m> Prepared<'m> {
         self.planner.memory()
     }
 
+    /// What of the forward pass is computed again.
+    pub fn recompute(&self) -> Recompute {
+        self.planner.shape().recompute
+    }
+
     /// The plan of the same run with other weights and steps of another shape.
     pub(super) fn planner_of(&self, weights: WeightType, shape: StepShape) -> Result<Planner> {
         planner(self.model, &self.placement, weights, shape, self.prefix.lowest())
