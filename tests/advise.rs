@@ -90,7 +90,8 @@ fn measures_tell_kinds_of_data_apart() {
     let shop = Workshop::new();
     let record = |prompt: Vec<usize>, answer: Vec<usize>| {
         let labels: Vec<i64> = prompt.iter().map(|_| -100).chain(answer.iter().map(|&id| id as i64)).collect();
-        json!({ "input_ids": [prompt, answer].concat(), "labels": labels })
+        let input_ids = [prompt, answer].concat();
+        json!({ "input_ids": input_ids, "labels": labels })
     };
     // Each record has tokens of its own order: a stride that no other has.
     let run_of =

@@ -34,7 +34,7 @@ use crate::data::source::folder::{self as data_folder, Side};
 use crate::data::{self, Batch, Dataset, LoadOptions, Sampler, SamplerOptions};
 use crate::formats::peft::{self, AdapterConfig, AdapterTensor};
 use crate::gpu::Device;
-use crate::graph::Graph;
+use crate::graph::{Counts, Graph};
 use crate::kernel::Facts;
 use crate::model::weights::{DeviceWeights, WeightType};
 use crate::plan::autotune::Record;
@@ -185,9 +185,13 @@ impl<'m> Prepared<'m> {
 
     /// Floating-point operations of a full batch, forward and backward, as the run computes it.
     pub fn flops_a_batch(&self) -> f64 {
+        self.planner.flops(&self.full_batch()) * (1.0 + self.planner.extra_flops())
+    }
+
+    /// The rows of a full batch, with as many supervised ones as the data has on the whole.
+    fn full_batch(&self) -> Counts {
         let (tokens, report) = (self.planner.shape().max_tokens, &self.data.report);
-        let counts = Counts { tokens, supervised: tokens * report.supervised_tokens / report.tokens.max(1) };
-        self.planner.flops(&counts) * (1.0 + self.planner.extra_flops())
+        Counts { tokens, supervised: tokens * report.supervised_tokens / report.tokens.max(1) }
     }
 
     /// Floating-point operations of this batch, as the run computes it.
