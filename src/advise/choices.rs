@@ -39,7 +39,8 @@ impl Value {
         match self {
             Self::Text(text) => toml::Value::String(text.clone()).to_string(),
             Self::Whole(number) => number.to_string(),
-            Self::Real(number) => format!("{number:e}"),
+            Self::Real(small) if small.abs() < 1e-2 => format!("{small:e}"),
+            Self::Real(number) => number.to_string(),
         }
     }
 
@@ -167,7 +168,7 @@ mod tests {
         let text = Value::Text("a \"b\"".to_string());
         let read: toml::Table = toml::from_str(&format!("key = {}", text.toml())).unwrap();
         assert_eq!((text.plain(), read["key"].as_str()), ("a \"b\"".to_string(), Some("a \"b\"")));
-        assert_eq!((Value::Real(2e-4).toml(), Value::Whole(16).plain()), ("2e-4".to_string(), "16".to_string()));
+        assert_eq!([Value::Real(2e-4), Value::Real(32.0), Value::Whole(16)].map(|value| value.plain()), ["2e-4", "32", "16"]);
     }
 
     #[test]

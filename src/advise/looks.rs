@@ -30,7 +30,7 @@ pub struct Looks {
     pub longest: usize,
     /// Share of the 4-grams of tokens of all answers that stand in the record's own prompt.
     pub copied: f64,
-    /// Share of the 4-grams of all answers that stand in the answer of another record too.
+    /// Share of the 4-grams of all answers that stand in a tenth of all answers or more, and in three at least.
     pub repeated: f64,
     /// Share of answers that are a JSON object or list.
     pub json: f64,
@@ -83,7 +83,8 @@ impl Looks {
     /// # Errors
     /// An answer's tokens are no text.
     pub fn of(data: &Dataset, tokenizer: &Tokenizer) -> Result<Self> {
-        let mut seen: HashMap<[u32; GRAM], (usize, bool)> = HashMap::new();
+        // In how many answers, and in which last.
+        let mut seen: HashMap<[u32; GRAM], (usize, usize)> = HashMap::new();
         let (mut grams, mut copied, mut json, mut code) = (0_usize, 0_usize, 0_usize, 0_usize);
         for (number, example) in data.examples.iter().enumerate() {
             let prompt: HashSet<[u32; GRAM]> = spans(example, false).flat_map(grams_of).collect();
@@ -92,17 +93,18 @@ impl Looks {
                 for gram in grams_of(answer) {
                     grams += 1;
                     copied += usize::from(prompt.contains(&gram));
-                    let (first, again) = seen.entry(gram).or_insert((number, false));
-                    *again |= *first != number;
+                    let (answers, last) = seen.entry(gram).or_insert((0, usize::MAX));
+                    *answers += usize::from(*last != number);
+                    *last = number;
                 }
                 text += &tokenizer.decode(answer, true)?;
             }
             json += usize::from(is_json(&text));
             code += usize::from(is_code(&text));
         }
-        let in_others = |gram: &[u32; GRAM]| seen.get(gram).is_some_and(|(_, again)| *again);
-        let answers = || data.examples.iter().flat_map(|example| spans(example, true)).flat_map(grams_of);
-        let repeated = answers().filter(in_others).count();
+        let many = data.examples.len().div_ceil(10).max(3);
+        let answers = data.examples.iter().flat_map(|example| spans(example, true)).flat_map(grams_of);
+        let repeated = answers.filter(|gram| seen.get(gram).is_some_and(|(answers, _)| *answers >= many)).count();
         let share = |part: usize, of: usize| if of == 0 { 0.0 } else { part as f64 / of as f64 };
         Ok(Self {
             records: data.examples.len(),
@@ -154,7 +156,7 @@ impl Looks {
         [
             rule(Kind::Code, "answers that look like code", self.code, 0.5),
             rule(Kind::Format, "answers that are JSON", self.json, 0.5),
-            rule(Kind::Format, "4-grams of the answers that stand in other answers too", self.repeated, 0.5),
+            rule(Kind::Format, "4-grams of the answers that a tenth of all answers have", self.repeated, 0.5),
             rule(Kind::Extraction, "4-grams of the answers that stand in the prompt", self.copied, 0.3),
             rule(Kind::Facts, "answer tokens to which the model gives less than 1 %", self.surprising, 0.1),
         ]

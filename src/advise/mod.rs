@@ -288,7 +288,7 @@ fn sweep(question: &Question, looks: &Looks, choices: &[Choice], parameters: usi
         file += "target_modules = [\"attention\", \"mlp\", \"all-linear\"]\n";
     }
     if open.contains(&"learning_rate") {
-        file += "learning_rate = [1e-4, 2e-4, 5e-4]\n";
+        file += "learning_rate = [1e-4, 3e-4, 1e-3]\n";
     }
     if open.contains(&"epochs") {
         let most = choices.iter().find_map(|choice| match (choice.option, &choice.value) {
