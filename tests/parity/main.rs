@@ -4,6 +4,7 @@
 mod common;
 mod families;
 mod modes;
+mod quantised;
 
 use common::device;
 use graftling::adapter::{DeviceAdapter, UniformLora};
