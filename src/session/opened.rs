@@ -1,11 +1,8 @@
 //! A model as the commands use it: its files, tokenizer and chat template.
 
-use std::path::Path;
-
 use sha2::{Digest, Sha256};
 
 use crate::Result;
-use crate::adapter::rope_scaling;
 use crate::architecture::{RopeOverride, parameters};
 use crate::formats::ModelFiles;
 use crate::graph::DType;
@@ -47,16 +44,13 @@ impl OpenModel {
         Ok(Self { files, tokenizer, template, template_time })
     }
 
-    /// The model with the rotation that is asked for, or that the adapter was trained with, which is put in `scaling`.
-    ///
-    /// # Errors
-    /// As [`rope_scaling::chosen`].
-    pub fn rotated(mut self, scaling: &mut Option<RopeOverride>, adapter: Option<&Path>) -> Result<Self> {
-        *scaling = rope_scaling::chosen(*scaling, adapter)?;
-        if let Some(scaling) = *scaling {
+    /// The model with this rotation in place of its own.
+    #[must_use]
+    pub fn rotated(mut self, scaling: Option<RopeOverride>) -> Self {
+        if let Some(scaling) = scaling {
             self.files.config.override_rope(scaling);
         }
-        Ok(self)
+        self
     }
 
     /// The type in which a weight will rest on the device, by its name.

@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 
 use super::measure::Yardsticks;
 use super::result::{Measures, write_json};
+use crate::adapter::rope_scaling;
 use crate::files;
 use crate::formats::atomic;
 use crate::gpu::Device;
@@ -59,7 +60,8 @@ impl Base {
     pub fn open(&self, out: &Path) -> Result<OpenModel> {
         let known = self.read::<Kernels>(out, "base")?;
         let model = OpenModel::open_at(&self.model, known.and_then(|known| known.template_time))?;
-        model.rotated(&mut self.recipe.rope_scaling.clone(), self.recipe.init_adapter.as_deref())
+        let scaling = rope_scaling::chosen(self.recipe.rope_scaling, self.recipe.init_adapter.as_deref())?;
+        Ok(model.rotated(scaling))
     }
 
     fn path(&self, out: &Path, kind: &str) -> PathBuf {
