@@ -9,9 +9,14 @@ use std::{
 
 use clap::Args;
 use graftling::storage::{DType, TensorSource};
+use graftling::train::needs::{self, Need, needs};
+use graftling::train::options::TrainOptions;
 use graftling::{
     Error, Result,
-    adapter::targets::{expand_target_modules, parse_layers},
+    adapter::{
+        UniformLora,
+        targets::{expand_target_modules, parse_layers},
+    },
     architecture::{Architecture, Parameter, Part, RopeScaling, Site, linear_modules, parameters},
     files,
     formats::{ModelPlace, TextSource, TokenizerSource, gguf::Gguf, hub::Hub, hugging_face, model_files::check_tensors},
@@ -171,6 +176,22 @@ impl Adapter {
         Ok(Self { modules, layers, r: args.lora_r })
     }
 
+    /// What training it needs, by format of the weights; nothing for a model that cannot be trained, or of a size that nobody plans for.
+    fn needs(&self, config: &Architecture, parameters: u64) -> Vec<Need> {
+        let is_usual = config.num_hidden_layers <= 256 && parameters < 1 << 40;
+        if config.supported().is_err() || !is_usual {
+            return Vec::new();
+        }
+        let lora = UniformLora {
+            r: self.r,
+            scale: 1.0,
+            dropout: 0.0,
+            target_modules: self.modules.iter().map(|module| module.module.to_owned()).collect(),
+            layers: self.layers.clone(),
+        };
+        needs(config, &lora).unwrap_or_default()
+    }
+
     fn parameters(&self) -> u64 {
         self.modules.iter().map(|module| module.lora_parameters(self.r)).sum::<u64>() * self.layers.len() as u64
     }
@@ -273,6 +294,9 @@ fn json_report(model: &Model, adapter: &Adapter) -> Value {
             "share": adapter.parameters() as f64 / counts.total as f64,
             "bytes_f32": adapter.parameters() * 4,
         },
+        "training": adapter.needs(config, counts.total).iter().map(|need| {
+            json!({"weights": need.weights, "bytes": need.bytes, "bytes_recompute_all": need.recomputed})
+        }).collect::<Vec<_>>(),
     })
 }
 
@@ -480,6 +504,7 @@ fn text_report(model: &Model, adapter: &Adapter) -> String {
         format!("layers {:?}", adapter.layers)
     };
     let modules: Vec<&str> = adapter.modules.iter().map(|module| module.module).collect();
+    let training = adapter.needs(&model.config, counts.total);
     out += &format!(
         "\nLoRA r {} on {} of {layers} would train {} parameters, {} of the model ({} in f32)\n",
         adapter.r,
@@ -488,6 +513,15 @@ fn text_report(model: &Model, adapter: &Adapter) -> String {
         share(trained),
         binary_size(trained * 4),
     );
+    if !training.is_empty() {
+        out += &format!(
+            "\nGPU memory for training it, {} rows of {} tokens a step, and which GPU has it\n{}{}",
+            TrainOptions::BATCH_SIZE,
+            TrainOptions::MAX_LENGTH,
+            needs::head(""),
+            needs::lines("", &training)
+        );
+    }
     out
 }
 
