@@ -1,14 +1,14 @@
 //! The frozen weights on the device: in which type they rest, how they are split, how they get there.
 
-use super::graph::Model;
+use super::graph::{Model, order_names};
 use super::inspection::Inspection;
 use crate::architecture::{Architecture, is_of_a_layer, parameters};
 use crate::gpu::{Device, split_rows};
 use crate::graph::ValueId;
 use crate::ops::rope::rope_table;
-use crate::plan::Pinned;
+use crate::plan::{Pinned, Tuned};
 use crate::storage::mixture::for_rows;
-use crate::storage::{DType, TensorInfo, TensorSource, convert, double_quant};
+use crate::storage::{DType, TensorInfo, TensorSource, convert, double_quant, encode};
 use crate::{Error, Result};
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
@@ -81,13 +81,15 @@ impl WeightType {
 
     /// Bytes that a tensor of the file will occupy.
     pub fn bytes(self, tensor: &TensorInfo) -> usize {
-        self.of(tensor).bytes(tensor.values() as usize)
+        let dtype = self.of(tensor);
+        let orders = if dtype.is_ordered() { 2 * DType::U32.bytes(tensor.row_values()) } else { 0 };
+        dtype.bytes(tensor.values() as usize) + orders
     }
 }
 
 /// All frozen weights of a model on a device; shared by the graphs that train, evaluate and generate.
 pub struct DeviceWeights {
-    device: Arc<Device>,
+    place: Tuned,
     /// By the name of [`crate::architecture::Parameter::taken`].
     tensors: HashMap<String, Pinned>,
     /// Of each tensor of the file the type in which it rests.
@@ -106,7 +108,7 @@ impl DeviceWeights {
     /// # Errors
     /// If a tensor is missing or cannot be read, or the device has not the memory.
     pub fn upload(
-        device: Arc<Device>,
+        place: impl Into<Tuned>,
         architecture: &Architecture,
         source: &dyn TensorSource,
         weight_type: WeightType,
@@ -124,7 +126,8 @@ impl DeviceWeights {
             tracing::warn!("{exception}");
         }
         let total: u64 = infos.iter().map(|info| weight_type.bytes(info) as u64).sum();
-        let mut weights = Self { device, tensors: HashMap::new(), dtypes: HashMap::new(), bytes: 0, digest: String::new() };
+        let mut weights =
+            Self { place: place.into(), tensors: HashMap::new(), dtypes: HashMap::new(), bytes: 0, digest: String::new() };
         let mut inspection = Inspection::default();
         for (parameter, info) in parameters.iter().zip(infos) {
             let dtype = weight_type.of(info);
@@ -136,9 +139,12 @@ impl DeviceWeights {
                 weights.upload_one(source, info, (dtype, absmax.as_deref()), (name, rows), &mut inspection)?;
                 progress(weights.bytes as u64, total);
             }
+            if dtype.is_ordered() {
+                weights.upload_orders(source, info)?;
+            }
             inspection.end();
         }
-        weights.device.wait()?;
+        weights.device().wait()?;
         weights.digest = inspection.digest();
         Ok(weights)
     }
@@ -152,7 +158,7 @@ impl DeviceWeights {
         (name, taken): (String, Range<usize>),
         inspection: &mut Inspection,
     ) -> Result<()> {
-        let device = self.device.clone();
+        let device = self.device().clone();
         // A vector is one row.
         let vector = info.shape.len() < 2;
         let (rows, columns) = if vector { (1, taken.len()) } else { (taken.len(), info.row_values()) };
@@ -169,11 +175,17 @@ impl DeviceWeights {
                 let last = (first + step).min(end);
                 let source_rows = if vector { taken.clone() } else { taken.start + first..taken.start + last };
                 let first_block = source_rows.start * columns / dtype.block();
-                let stored = source.read_rows(&info.name, source_rows)?;
+                let stored = source.read_rows(&info.name, source_rows.clone())?;
                 inspection.see(&stored, info.storage)?;
-                let mut bytes = match absmax {
-                    Some(absmax) => double_quant::convert(&stored, info.storage, &absmax[first_block..]),
-                    None => convert(&stored, info.storage, dtype),
+                let mut bytes = if absmax.is_some() || info.storage.is_ordered() && dtype != info.storage {
+                    let mut values = vec![0.0; source_rows.len() * columns];
+                    source.read_rows_f32(&info.name, source_rows, &mut values)?;
+                    match absmax {
+                        Some(absmax) => double_quant::encode(&values, &absmax[first_block..]),
+                        None => encode(&values, dtype),
+                    }
+                } else {
+                    convert(&stored, info.storage, dtype)
                 };
                 inspection.check_packed(&bytes, dtype)?;
                 bytes.resize(bytes.len().next_multiple_of(4), 0);
@@ -188,9 +200,28 @@ impl DeviceWeights {
         Ok(())
     }
 
+    /// Sends the order of a matrix's columns and its inverse, as the graph names them.
+    fn upload_orders(&mut self, source: &dyn TensorSource, info: &TensorInfo) -> Result<()> {
+        let order = source.order(&info.name).unwrap_or_default();
+        let mut inverse = vec![0_u32; order.len()];
+        order.iter().enumerate().for_each(|(at, &column)| inverse[column as usize] = at as u32);
+        for (name, order) in order_names(&info.name).into_iter().zip([order, inverse]) {
+            let slice = self.device().allocate(&name, DType::U32.bytes(order.len()))?;
+            self.device().write(&slice, bytemuck::cast_slice(&order));
+            self.bytes += slice.bytes;
+            self.tensors.insert(name, slice.into());
+        }
+        Ok(())
+    }
+
     /// The device that holds the weights.
     pub fn device(&self) -> &Arc<Device> {
-        &self.device
+        &self.place.device
+    }
+
+    /// The device with its tuning: what executables are made on.
+    pub fn place(&self) -> Tuned {
+        self.place.clone()
     }
 
     /// Bytes on the device.
@@ -233,8 +264,8 @@ impl DeviceWeights {
             let of_length =
                 |&length| rope_table(&rope.inverse_frequencies(length), rope.attention_factor(), rows / lengths.len());
             let table: Vec<f32> = lengths.iter().flat_map(of_length).collect();
-            let slice = self.device.allocate("rope_table", table.len() * 4)?;
-            self.device.write(&slice, bytemuck::cast_slice(&table));
+            let slice = self.device().allocate("rope_table", table.len() * 4)?;
+            self.device().write(&slice, bytemuck::cast_slice(&table));
             pinned.insert(id, slice.into());
         }
         Ok(pinned)

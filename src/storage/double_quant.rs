@@ -35,11 +35,9 @@ pub fn absmax(values: &[f32]) -> impl Iterator<Item = f32> {
     values.chunks(DType::NF4.block()).map(|block| block.iter().fold(0.0_f32, |most, value| most.max(value.abs())))
 }
 
-/// Blocks of a file in format `from` as they rest on the device in NF4, with absmax that have been rounded. Codes are those of the exact ones.
-pub fn convert(stored: &[u8], from: DType, absmax: &[f32]) -> Vec<u8> {
-    let mut values = vec![0.0; stored.len() / from.block_bytes() * from.block()];
-    from.dequantise(stored, &mut values);
-    let mut blocks = DType::NF4.quantise(&values);
+/// Values as they rest on the device in NF4, with absmax that have been rounded. Codes are those of the exact ones.
+pub fn encode(values: &[f32], absmax: &[f32]) -> Vec<u8> {
+    let mut blocks = DType::NF4.quantise(values);
     for (block, absmax) in blocks.chunks_exact_mut(DType::NF4.block_bytes()).zip(absmax) {
         block[..4].copy_from_slice(&absmax.to_le_bytes());
     }

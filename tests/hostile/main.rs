@@ -20,6 +20,7 @@ mod targets;
 #[path = "../files/tiny.rs"]
 #[allow(dead_code)]
 mod tiny;
+mod words;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -175,6 +176,9 @@ macro_rules! campaigns {
 campaigns!(
     safetensors,
     safetensors_index,
+    pytorch,
+    quantised,
+    quantised_config,
     gguf,
     config,
     adapter_config,

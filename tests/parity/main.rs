@@ -5,6 +5,7 @@ mod bitsandbytes;
 mod common;
 mod families;
 mod modes;
+mod quantised;
 
 use common::device;
 use graftling::adapter::{DeviceAdapter, UniformLora};
