@@ -28,9 +28,8 @@ pub struct EvalArgs {
     /// Model: a folder, a .gguf file, or a Hugging Face name
     #[arg(long, value_name = "M")]
     model: String,
-    /// PEFT folder of an adapter for this model
-    #[arg(long, value_name = "A")]
-    adapter: Option<PathBuf>,
+    #[command(flatten)]
+    adapters: super::AdapterArgs,
     /// Another rotary scaling than the model's: none, linear:FACTOR, yarn:FACTOR or llama3:FACTOR [default: what the adapter was trained with]
     #[arg(long, value_name = "SCALING")]
     rope_scaling: Option<RopeOverride>,
@@ -57,8 +56,8 @@ pub struct EvalArgs {
 ///
 /// # Errors
 /// Bad input in model, adapter or data; the GPU failed; a loss is not finite.
-pub fn run(mut args: EvalArgs) -> Result<()> {
-    let model = super::rotated(OpenModel::open(&args.model)?, &mut args.rope_scaling, args.adapter.as_deref())?;
+pub fn run(args: EvalArgs) -> Result<()> {
+    let model = super::rotated(OpenModel::open(&args.model)?, args.adapters.rope_scaling(args.rope_scaling)?);
     let config = &model.files.config;
     let max_length = args.max_length.unwrap_or(config.max_position_embeddings).min(config.max_position_embeddings);
     let files = folder::files(&args.data, Side::HeldOut)?;
@@ -70,7 +69,7 @@ pub fn run(mut args: EvalArgs) -> Result<()> {
     }
     let batches = batches(&data);
     let most = batches.iter().map(|batch| batch.iter().map(|&at| data.examples[at].input_ids.len()).sum()).max().unwrap_or(1);
-    let session = args.device.session(&model, args.adapter.as_deref(), &[&Evaluation { max_tokens: most }])?;
+    let session = args.device.session(&model, &args.adapters, &[&Evaluation { max_tokens: most }])?;
     let mut evaluator = session.evaluator(most)?;
 
     let mut results = Vec::new();
