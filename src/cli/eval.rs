@@ -7,15 +7,12 @@ use clap::Args;
 use graftling::architecture::RopeOverride;
 use graftling::data::source::folder::{self, Side};
 use graftling::data::{self, Batch, Dataset, Example, LoadOptions, LongRecords};
-use graftling::session::OpenModel;
 use graftling::session::evaluate::Evaluation;
+use graftling::session::{OpenModel, batch};
 use graftling::terminal;
 use graftling::text::Tokenizer;
 use graftling::{Error, Result};
 use serde_json::{Value, json};
-
-/// Tokens that go through the model together, where the records are shorter than that.
-const TOKENS_A_BATCH: usize = 1024;
 
 /// Measure the loss of a model on data
 ///
@@ -28,9 +25,8 @@ pub struct EvalArgs {
     /// Model: a folder, a .gguf file, or a Hugging Face name
     #[arg(long, value_name = "M")]
     model: String,
-    /// PEFT folder of an adapter for this model
-    #[arg(long, value_name = "A")]
-    adapter: Option<PathBuf>,
+    #[command(flatten)]
+    adapters: super::AdapterArgs,
     /// Another rotary scaling than the model's: none, linear:FACTOR, yarn:FACTOR or llama3:FACTOR [default: what the adapter was trained with]
     #[arg(long, value_name = "SCALING")]
     rope_scaling: Option<RopeOverride>,
@@ -57,8 +53,8 @@ pub struct EvalArgs {
 ///
 /// # Errors
 /// Bad input in model, adapter or data; the GPU failed; a loss is not finite.
-pub fn run(mut args: EvalArgs) -> Result<()> {
-    let model = super::rotated(OpenModel::open(&args.model)?, &mut args.rope_scaling, args.adapter.as_deref())?;
+pub fn run(args: EvalArgs) -> Result<()> {
+    let model = super::rotated(OpenModel::open(&args.model)?, args.adapters.rope_scaling(args.rope_scaling)?);
     let config = &model.files.config;
     let max_length = args.max_length.unwrap_or(config.max_position_embeddings).min(config.max_position_embeddings);
     let files = folder::files(&args.data, Side::HeldOut)?;
@@ -68,9 +64,9 @@ pub fn run(mut args: EvalArgs) -> Result<()> {
     if !args.json || data.report.lost.tokens + data.report.dropped_tokens.tokens > 0 {
         terminal::say(&data.report.to_string());
     }
-    let batches = batches(&data);
-    let most = batches.iter().map(|batch| batch.iter().map(|&at| data.examples[at].input_ids.len()).sum()).max().unwrap_or(1);
-    let session = args.device.session(&model, args.adapter.as_deref(), &[&Evaluation { max_tokens: most }])?;
+    let batches = batch::in_order(&data);
+    let most = batch::most_tokens(&data, &batches);
+    let session = args.device.session(&model, &args.adapters, &[&Evaluation { max_tokens: most }])?;
     let mut evaluator = session.evaluator(most)?;
 
     let mut results = Vec::new();
@@ -108,26 +104,6 @@ impl ExampleLoss {
         let mut nll = self.nll.iter();
         example.labels.iter().skip(1).map(|label| label.and_then(|_| nll.next().copied())).collect()
     }
-}
-
-/// Examples in the order of the file, as many together as fit [`TOKENS_A_BATCH`].
-fn batches(data: &Dataset) -> Vec<Vec<usize>> {
-    let mut batches: Vec<Vec<usize>> = Vec::new();
-    let mut tokens = usize::MAX;
-    for (at, example) in data.examples.iter().enumerate() {
-        let length = example.input_ids.len();
-        match batches.last_mut() {
-            Some(batch) if tokens + length <= TOKENS_A_BATCH => {
-                batch.push(at);
-                tokens += length;
-            }
-            _ => {
-                batches.push(vec![at]);
-                tokens = length;
-            }
-        }
-    }
-    batches
 }
 
 /// Mean loss and number of all supervised tokens.

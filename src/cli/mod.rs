@@ -3,6 +3,7 @@
 //! Exit codes: 0 done, 1 failed (or interrupted), 2 usage or bad input. What a program may read goes to standard output, all else
 //! to standard error.
 
+mod advise;
 mod bench;
 mod counter;
 mod demo;
@@ -10,24 +11,27 @@ mod doctor;
 mod eval;
 mod generate;
 mod inspect;
+mod sweep;
 mod train;
 mod tuning;
 
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use counter::Counter;
-use graftling::adapter::rope_scaling;
+use graftling::adapter::{LoadedAdapter, rope_scaling};
 use graftling::architecture::RopeOverride;
 use graftling::cache::cache_folder;
 use graftling::gpu::Device;
 use graftling::graph::Graph;
 use graftling::kernel::Arithmetic;
+use graftling::model::weights::WeightType;
 use graftling::plan::Tuned;
 use graftling::plan::autotune::Choice;
 use graftling::session::{self, OpenModel, Session, SessionOptions, Use, Watch};
 use graftling::storage::DType;
+use graftling::terminal::quoted;
 use graftling::{Error, Result, terminal};
 use serde_json::Value;
 
@@ -47,6 +51,8 @@ enum Command {
     Eval(eval::EvalArgs),
     Generate(generate::GenerateArgs),
     Inspect(inspect::InspectArgs),
+    Advise(advise::AdviseArgs),
+    Sweep(Box<sweep::SweepArgs>),
     Doctor(doctor::DoctorArgs),
     Bench(bench::BenchArgs),
 }
@@ -63,6 +69,8 @@ pub fn run() -> i32 {
         Command::Eval(args) => eval::run(args).map(|()| 0),
         Command::Generate(args) => generate::run(args).map(|()| 0),
         Command::Inspect(args) => inspect::run(args).map(|()| 0),
+        Command::Advise(args) => advise::run(args).map(|()| 0),
+        Command::Sweep(args) => sweep::run(*args),
         Command::Doctor(args) => doctor::run(args).map(|()| 0),
         Command::Bench(args) => bench::run(args).map(|()| 0),
     });
@@ -126,21 +134,15 @@ fn printed(written: std::io::Result<()>) -> Result<()> {
     }
 }
 
-/// A word as a shell wants it.
-fn quoted(word: &str) -> String {
-    let plain = |character: char| character.is_ascii_alphanumeric() || "-_./=,:@+\\".contains(character);
-    match !word.is_empty() && word.chars().all(plain) {
-        true => word.to_string(),
-        false => format!("'{}'", word.replace('\'', "'\\''")),
-    }
-}
-
 /// The options of every command that puts a model on a GPU.
 #[derive(Args, Debug)]
 struct DeviceArgs {
     /// Format of the weights on the GPU [default: as in the file]
     #[arg(long, value_enum, value_name = "TYPE")]
     weights: Option<DType>,
+    /// With --weights nf4: keep the scale of each block in f32, instead of rounding it to 8 bits as QLoRA does
+    #[arg(long)]
+    no_double_quant: bool,
     /// Arithmetic of the large matrix products; sums are f32 in all
     #[arg(long, value_enum, value_name = "ARITHMETIC", default_value_t)]
     matmul: Arithmetic,
@@ -152,29 +154,78 @@ struct DeviceArgs {
     no_autotune: bool,
 }
 
-/// The model with the rotation that is asked for, or that the adapter was trained with, which is put in `scaling`.
-fn rotated(mut model: OpenModel, scaling: &mut Option<RopeOverride>, adapter: Option<&Path>) -> Result<OpenModel> {
-    *scaling = rope_scaling::chosen(*scaling, adapter)?;
-    if let Some(scaling) = *scaling {
-        model.files.config.override_rope(scaling);
+/// The model with this rotation in place of its own.
+fn rotated(model: OpenModel, scaling: Option<RopeOverride>) -> OpenModel {
+    model.rotated(scaling)
+}
+
+/// The adapters that a model is used with.
+#[derive(clap::Args, Debug)]
+struct AdapterArgs {
+    /// PEFT folder of an adapter for this model; give --adapter again for several, whose updates are added up
+    #[arg(long = "adapter", value_name = "A")]
+    folders: Vec<PathBuf>,
+    /// Weights of the adapters in their order, such as 1,0.5 [default: 1 each]
+    #[arg(
+        long = "adapter-weight",
+        value_name = "W,...",
+        value_delimiter = ',',
+        allow_negative_numbers = true,
+        requires = "folders"
+    )]
+    weights: Vec<f64>,
+}
+
+impl AdapterArgs {
+    /// Reads the adapters; several become one.
+    fn load(&self, model: &OpenModel) -> Result<Option<LoadedAdapter>> {
+        let count = self.folders.len();
+        if !self.weights.is_empty() && self.weights.len() != count {
+            let problem = format!("has {} weights for {count} adapters", self.weights.len());
+            return Err(Error::bad_input("--adapter-weight", problem, "give one for each --adapter, in their order"));
+        }
+        if let Some(weight) = self.weights.iter().find(|weight| !weight.is_finite()) {
+            return Err(Error::bad_input("--adapter-weight", format!("{weight} is no weight"), "give numbers such as 1,0.5"));
+        }
+        let weights = self.weights.iter().copied().chain(std::iter::repeat(1.0));
+        let read = |(folder, weight): (&PathBuf, f64)| Ok((LoadedAdapter::load(folder, &model.files.config)?, weight));
+        let loaded = self.folders.iter().zip(weights).map(read).collect::<Result<Vec<_>>>()?;
+        (count > 0).then(|| LoadedAdapter::together(loaded)).transpose()
     }
-    Ok(model)
+
+    /// The rotation that the adapters were trained with, which must be one for all.
+    fn rope_scaling(&self, given: Option<RopeOverride>) -> Result<Option<RopeOverride>> {
+        let Some((first, others)) = self.folders.split_first() else { return rope_scaling::chosen(given, None) };
+        let of_first = rope_scaling::chosen(given, Some(first))?;
+        for other in others {
+            if rope_scaling::chosen(given, Some(other))? != of_first {
+                let problem = format!("was trained with another rope scaling than {}", first.display());
+                return Err(Error::bad_input(other.display(), problem, "use adapters that were trained with one"));
+            }
+        }
+        Ok(of_first)
+    }
 }
 
 impl DeviceArgs {
+    fn weight_type(&self) -> WeightType {
+        WeightType::asked(self.weights, !self.no_double_quant)
+    }
+
     fn options(&self) -> SessionOptions {
         SessionOptions {
             device: self.device.clone(),
             matmul: self.matmul,
-            weights: self.weights.into(),
+            weights: self.weight_type(),
             autotune: !self.no_autotune,
             cache: cache_folder(),
         }
     }
 
-    /// Puts a model on the GPU, with the adapter in this folder if there is one, for these uses.
-    fn session(&self, model: &OpenModel, adapter: Option<&Path>, uses: &[&dyn Use]) -> Result<Session> {
-        with_bars(|bars| Session::open(model, adapter, &self.options(), uses, bars))
+    /// Puts a model on the GPU, with these adapters, for these uses.
+    fn session(&self, model: &OpenModel, adapters: &AdapterArgs, uses: &[&dyn Use]) -> Result<Session> {
+        let adapter = adapters.load(model)?;
+        with_bars(|bars| Session::open_with(model, adapter, &self.options(), uses, bars))
     }
 
     /// Opens the GPU and decides with which kernels it computes these graphs.
@@ -187,11 +238,9 @@ impl DeviceArgs {
 
 /// Calls `open` with what shows how far opening a session is.
 fn with_bars<T>(open: impl FnOnce(&Bars) -> T) -> T {
-    // Silent where there is nothing to measure.
-    let bars = Bars { tuning: Counter::of("choosing kernels for this GPU, once"), loading: Counter::of_bytes("loading") };
+    let bars = Bars::new();
     let opened = open(&bars);
-    bars.tuning.finish();
-    bars.loading.finish();
+    bars.finish();
     opened
 }
 
@@ -199,6 +248,19 @@ fn with_bars<T>(open: impl FnOnce(&Bars) -> T) -> T {
 struct Bars {
     tuning: Counter,
     loading: Counter,
+}
+
+impl Bars {
+    /// Silent where there is nothing to measure.
+    fn new() -> Self {
+        Self { tuning: Counter::of("choosing kernels for this GPU, once"), loading: Counter::of_bytes("loading") }
+    }
+
+    /// Takes them away.
+    fn finish(&self) {
+        self.tuning.finish();
+        self.loading.finish();
+    }
 }
 
 impl Watch for Bars {

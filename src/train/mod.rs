@@ -2,7 +2,8 @@
 //!
 //! * this page: [`Run::train`], the algorithm; one step is forward and backward of a few batches, then AdamW;
 //! * [`ask`], [`prepare`]: what the user asks for, checked against model and data before the GPU is touched;
-//! * [`step`], [`trainer`]: a step on the GPU; [`memory`], [`budget`], [`fit`]: what a run occupies there;
+//! * [`shared`]: what runs beside each other have in common; [`step`], [`trainer`]: a step on the GPU;
+//! * [`memory`], [`budget`], [`fit`], [`needs`]: what a run occupies there; [`rate`]: how fast it is;
 //! * [`schedule`]: the learning rate; [`keep`], [`interrupt`]: what makes a run survive;
 //! * [`metrics`], [`curve`], [`progress`]: what it tells.
 
@@ -14,9 +15,12 @@ pub mod interrupt;
 pub mod keep;
 pub mod memory;
 pub mod metrics;
+pub mod needs;
 pub mod prepare;
 pub mod progress;
+pub mod rate;
 pub mod schedule;
+pub mod shared;
 pub mod step;
 pub mod trainer;
 
@@ -164,6 +168,11 @@ impl Run<'_> {
         (self.state.step, self.prepared.total_steps)
     }
 
+    /// What each step so far did, also those before a resume.
+    pub fn history(&self) -> &[StepMetrics] {
+        self.metrics.history()
+    }
+
     /// The engine, with the adapter as it is now.
     pub fn trainer(&self) -> &Trainer {
         &self.trainer
@@ -258,7 +267,7 @@ impl Run<'_> {
         if let Ok(Some((folder, _))) = checkpoint::latest(out) {
             proposal += &format!("; --init-adapter {} builds on the last good checkpoint", folder.display());
         }
-        Error::failed(format!("step {step}"), problem, proposal)
+        Error::Diverged { place: format!("step {step}"), problem, proposal }
     }
 
     /// Whether the model gives every token the same probability. Trained weights never do; zeroed ones do.
@@ -315,7 +324,9 @@ impl Run<'_> {
             return Ok(folder.clone());
         }
         let (moments, _) = self.trainer.optimizer_state()?;
-        let checkpoint = Checkpoint { state: self.state.clone(), adapter: self.trainer.adapter().contents()?, moments };
+        let adapter = self.trainer.adapter().contents()?;
+        let taken_out = self.prepared.adapter.taken_out.clone();
+        let checkpoint = Checkpoint { state: self.state.clone(), adapter, moments, taken_out };
         let values = checkpoint.adapter.iter().chain(checkpoint.moments.iter().flatten());
         if !values.into_iter().all(|value| value.is_finite()) {
             let problem = "the update made the adapter infinite; it is not saved".to_string();

@@ -4,12 +4,13 @@
 mod summary;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
+use super::ask::adapter::Asked;
 use super::budget;
 use super::interrupt::Interrupt;
 use super::keep::beginning::{self, Purpose};
@@ -21,30 +22,32 @@ use super::metrics::{self, MetricsLog};
 use super::options::{MOST_STEPS, TrainOptions};
 use super::progress::Progress;
 use super::schedule::Schedule;
+use super::shared::{Data, Shared};
 use super::step::Recompute;
 use super::trainer::Trainer;
 use super::{HeldOut, Run};
 use crate::adapter::end_of_turn::{self, EndOfTurn};
 use crate::adapter::rope_scaling;
-use crate::adapter::targets::{expand_target_modules, parse_layers};
+use crate::adapter::start::{self, Base, Start, Started};
 use crate::adapter::{AdapterLayout, DeviceAdapter, Placement};
 use crate::cache::cache_folder;
 use crate::data::source::folder::{self as data_folder, Side};
 use crate::data::{self, Batch, Dataset, LoadOptions, Sampler, SamplerOptions};
-use crate::formats::peft::{self, AdapterConfig, AdapterTensor};
+use crate::formats::peft::{AdapterConfig, AdapterTensor};
 use crate::gpu::Device;
-use crate::graph::Graph;
+use crate::graph::{Counts, Graph};
 use crate::kernel::Facts;
 use crate::model::weights::{DeviceWeights, WeightType};
-use crate::session::prefix_cache::{Lowest, PrefixCachePlan, PrefixCacheType, Seen};
+use crate::plan::autotune::Record;
+use crate::session::prefix_cache::{Kept, Lowest, PrefixCachePlan, PrefixCacheType, Seen};
 use crate::session::{self, OpenModel, SessionOptions, Watch};
 use crate::{Error, Result};
 
 /// A run whose options, model and data fit together; nothing is written and no GPU is used yet.
 pub struct Prepared<'m> {
     pub options: TrainOptions,
-    pub data: Dataset,
-    pub eval_data: Option<Dataset>,
+    pub data: Arc<Dataset>,
+    pub eval_data: Option<Arc<Dataset>>,
     /// What the adapter is, as PEFT will read it.
     pub adapter: AdapterConfig,
     /// Optimizer steps of the whole run.
@@ -61,6 +64,7 @@ pub struct Prepared<'m> {
     /// The plan without a prefix cache.
     whole: Planner,
     prefix: PrefixCachePlan,
+    shared: Arc<Shared>,
 }
 
 impl<'m> Prepared<'m> {
@@ -70,16 +74,20 @@ impl<'m> Prepared<'m> {
     /// Bad input: a record, a module, a layer, a start adapter that cannot be used, data with nothing to learn, or a memory budget that
     /// is too small.
     pub fn new(options: TrainOptions, model: &'m OpenModel) -> Result<Self> {
+        Self::beside(Arc::default(), options, model)
+    }
+
+    /// [`Prepared::new`] for one of several runs on this model, which have `shared` in common. The numbers of a run do not depend on it.
+    ///
+    /// # Errors
+    /// As [`Prepared::new`].
+    pub fn beside(shared: Arc<Shared>, options: TrainOptions, model: &'m OpenModel) -> Result<Self> {
         let config = &model.files.config;
-        let (adapter, start) = adapter_of(&options, model)?;
-        let place = options.init_adapter.as_deref().unwrap_or(Path::new("adapter")).display().to_string();
-        let placement = Placement::from_peft(&place, &adapter, config)?;
-        let layout = AdapterLayout::new(&placement);
-        let start = start.map(|tensors| layout.pack(&place, &tensors)).transpose()?;
+        let Asked { config: adapter, placement, layout, start } = Asked::of(&options, model)?;
 
         // A packed row may be longer than the model's context; a record in it may not.
         let longest = options.max_length.min(config.max_position_embeddings);
-        let (data, eval_data) = load_data(&options, model, longest)?;
+        let (data, eval_data) = shared.data(data_key(&options, longest), || load_data(&options, model, longest))?;
         let sampler = Sampler::new(&data, sampler_options(&options))?;
         let total_steps = match options.max_steps {
             Some(steps) => steps,
@@ -97,7 +105,7 @@ impl<'m> Prepared<'m> {
             None => 0,
         };
         let shape = StepShape { max_tokens: sampler.max_rows(), accumulate, recompute: Recompute::None, held_out_tokens };
-        let weights = WeightType::from(options.weights);
+        let weights = WeightType::asked(options.weights, !options.no_double_quant);
         let whole = planner(model, &placement, weights, shape, Lowest::default())?;
         let planner = planner(model, &placement, weights, shape, prefix.lowest())?;
         let planner = budget::within_budget(planner, options.recompute, options.memory_budget)?;
@@ -116,6 +124,7 @@ impl<'m> Prepared<'m> {
             planner,
             whole,
             prefix,
+            shared,
         })
     }
 
@@ -134,6 +143,11 @@ impl<'m> Prepared<'m> {
         self.planner.memory()
     }
 
+    /// What of the forward pass is computed again.
+    pub fn recompute(&self) -> Recompute {
+        self.planner.shape().recompute
+    }
+
     /// The plan of the same run with other weights and steps of another shape.
     pub(super) fn planner_of(&self, weights: WeightType, shape: StepShape) -> Result<Planner> {
         planner(self.model, &self.placement, weights, shape, self.prefix.lowest())
@@ -149,23 +163,51 @@ impl<'m> Prepared<'m> {
         Ok(device)
     }
 
+    /// Which device, and how it computes.
+    pub fn session_options(&self) -> SessionOptions {
+        SessionOptions {
+            device: self.options.device.clone(),
+            matmul: self.options.matmul,
+            weights: self.weight_type(),
+            autotune: !self.options.no_autotune,
+            cache: cache_folder(),
+        }
+    }
+
+    /// What the run computes, for the choice of kernels: with a prefix cache or without the same are chosen, and so the numbers are the
+    /// same.
+    pub fn graphs(&self) -> Vec<Graph> {
+        self.whole.clone().with(self.planner.shape().recompute).graphs()
+    }
+
+    /// Floating-point operations of a full batch, forward and backward, as the run computes it.
+    pub fn flops_a_batch(&self) -> f64 {
+        self.planner.flops(&self.full_batch()) * (1.0 + self.planner.extra_flops())
+    }
+
+    /// The rows of a full batch, with as many supervised ones as the data has on the whole.
+    fn full_batch(&self) -> Counts {
+        let (tokens, report) = (self.planner.shape().max_tokens, &self.data.report);
+        Counts { tokens, supervised: tokens * report.supervised_tokens / report.tokens.max(1) }
+    }
+
+    /// Floating-point operations of this batch, as the run computes it.
+    pub(super) fn flops_of(&self, batch: &Batch) -> f64 {
+        let counts = Counts { tokens: batch.rows(), supervised: batch.targets.len() };
+        self.planner.flops(&counts) * (1.0 + self.planner.extra_flops())
+    }
+
     /// Decides with which kernels `device` computes this run, and the `more` graphs that it is to compute besides: by measurement, or as
     /// the run that is continued did. Then sends the weights there.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`] with the plan's figures; a weight is broken.
     pub fn load(&self, device: Device, output: &mut Output, more: Vec<Graph>, watch: &dyn Watch) -> Result<Arc<DeviceWeights>> {
-        // With a prefix cache or without, the same kernels are chosen, and so the numbers are the same.
-        let graphs = [self.whole.clone().with(self.planner.shape().recompute).graphs(), more].concat();
+        let graphs = [self.graphs(), more].concat();
         // A run from before there was tuning goes on without.
         let untuned = output.steps_done() > 0 && output.state.kernels.is_none();
-        let options = SessionOptions {
-            device: self.options.device.clone(),
-            matmul: self.options.matmul,
-            weights: self.weight_type(),
-            autotune: !self.options.no_autotune && !untuned,
-            cache: cache_folder(),
-        };
+        let options = self.session_options();
+        let options = SessionOptions { autotune: options.autotune && !untuned, ..options };
         let loaded = session::load(self.model, &options, device, &graphs, output.state.kernels.as_ref(), watch);
         let (weights, record) = loaded.map_err(|error| self.explained(error))?;
         output.state.kernels = Some(record);
@@ -174,7 +216,7 @@ impl<'m> Prepared<'m> {
 
     /// The storage type that `--weights` asks for.
     pub fn weight_type(&self) -> WeightType {
-        WeightType::from(self.options.weights)
+        WeightType::asked(self.options.weights, !self.options.no_double_quant)
     }
 
     /// The tokens that end the turns of the data.
@@ -236,38 +278,56 @@ impl<'m> Prepared<'m> {
     /// # Errors
     /// [`Error::OutOfMemory`] with the plan's figures.
     pub fn start(self, weights: Arc<DeviceWeights>, output: Output, interrupt: Interrupt, progress: Progress) -> Result<Run<'m>> {
-        let engine = self.engine(weights).map_err(|error| self.explained(error))?;
+        let engine = self.engine(weights, output.checkpoint.is_some()).map_err(|error| self.explained(error))?;
         self.start_with(engine, output, interrupt, progress)
     }
 
-    /// What of the run is on the device, as it is before the first step.
-    pub(super) fn engine(&self, weights: Arc<DeviceWeights>) -> Result<Engine> {
+    /// What of the run is on the device, as it is before the first step; of a run that `goes_on` without the adapter, which comes from
+    /// the checkpoint.
+    pub(super) fn engine(&self, weights: Arc<DeviceWeights>, goes_on: bool) -> Result<Engine> {
         let (options, config) = (&self.options, &self.model.files.config);
         let device = weights.device().clone();
-        let on_device = match &self.start {
-            Some(contents) => DeviceAdapter::new(device, self.placement.clone(), self.layout.clone(), contents)?,
-            None => DeviceAdapter::fresh(device, self.placement.clone(), options.seed)?,
+        let place = |contents: &[f32]| DeviceAdapter::new(device, self.placement.clone(), self.layout.clone(), contents);
+        let (on_device, taken_out) = match &self.start {
+            Some(contents) => (place(contents)?, Vec::new()),
+            None if goes_on => (place(&vec![0.0; self.layout.elements()])?, Vec::new()),
+            None => {
+                let base = Base { tensors: &*self.model.files.tensors, weight_type: self.weight_type() };
+                let Started { trained, taken_out } = start::start(&self.placement, &base, options.seed)?;
+                (place(&self.layout.pack("adapter", &trained)?)?, taken_out)
+            }
         };
-        let cache = |store, max_tokens| self.prefix.open(store, &weights, config, &options.out, max_tokens);
+        if !taken_out.is_empty() {
+            on_device.set_frozen(&self.placement.frozen_of(&taken_out))?;
+        }
+        let kept = Kept { shelf: &self.shared.prefixes, folder: &options.out };
+        let cache = |store, data, max_tokens| self.prefix.open(store, data, kept, &weights, config, max_tokens);
         let shape = self.planner.shape();
-        let below_step = cache(&self.prefix.train, shape.max_tokens)?;
+        let below_step = cache(&self.prefix.train, &self.data, shape.max_tokens)?;
         let trainer = Trainer::new(weights.clone(), config, on_device, shape, options.seed, below_step)?;
         let held_out = match &self.eval_data {
             Some(held_out) => {
                 let sampler = Sampler::new(held_out, in_order(options))?;
-                let below = cache(&self.prefix.held_out, sampler.max_rows())?;
+                let below = cache(&self.prefix.held_out, held_out, sampler.max_rows())?;
                 let evaluator = trainer.evaluator(config, sampler.max_rows(), below)?;
                 let batches = sampler.plan_of(0).iter().map(|chosen| Batch::assemble(&held_out.examples, chosen)).collect();
                 Some(HeldOut { evaluator, batches })
             }
             None => None,
         };
-        Ok(Engine { trainer, held_out })
+        Ok(Engine { trainer, held_out, taken_out })
     }
 
     /// Takes a fresh engine to where the run stands.
-    pub(super) fn start_with(self, engine: Engine, output: Output, interrupt: Interrupt, progress: Progress) -> Result<Run<'m>> {
-        let Engine { mut trainer, held_out } = engine;
+    pub(super) fn start_with(
+        mut self,
+        engine: Engine,
+        output: Output,
+        interrupt: Interrupt,
+        progress: Progress,
+    ) -> Result<Run<'m>> {
+        let Engine { mut trainer, held_out, taken_out } = engine;
+        self.adapter.taken_out = taken_out;
         let Output { lock, mut state, checkpoint, saved, begins, aside } = output;
         let out = &self.options.out;
         state.check_base_weights(out, trainer.weights().digest())?;
@@ -277,9 +337,11 @@ impl<'m> Prepared<'m> {
         beginning::put_aside(&aside)?;
         beginning::make_way_for_notes(out, &self.notes())?;
         let mut sampler = self.sampler.clone();
-        if let Some(Checkpoint { state, adapter, moments: [first, second] }) = &checkpoint {
+        if let Some(Checkpoint { state, adapter, moments: [first, second], taken_out }) = checkpoint {
+            trainer.adapter().set_frozen(&self.placement.frozen_of(&taken_out))?;
+            self.adapter.taken_out = taken_out;
             sampler.seek(state.position)?;
-            trainer.restore(adapter, [first, second], state.batches);
+            trainer.restore(&adapter, [&first, &second], state.batches);
         }
         let metrics = MetricsLog::open(out, state.step)?;
         let saved = saved.map(|folder| (state.step, folder));
@@ -305,8 +367,27 @@ impl<'m> Prepared<'m> {
         eval_steps(&self.options, self.total_steps)
     }
 
+    /// What of the adapter is not as every adapter was once.
+    fn adapter_print(&self) -> BTreeMap<String, String> {
+        let AdapterConfig { only, rank_pattern, alpha_pattern, use_dora, .. } = &self.adapter;
+        let start = self.options.init_lora_weights.unwrap_or_default();
+        let ratio = self.options.loraplus_lr_ratio.unwrap_or(1.0);
+        let entries = [
+            ("modules", only.is_some(), format!("{only:?}")),
+            ("rank_pattern", !rank_pattern.is_empty(), format!("{:?}", rank_pattern.entries())),
+            ("alpha_pattern", !alpha_pattern.is_empty(), format!("{:?}", alpha_pattern.entries())),
+            ("use_dora", *use_dora, "true".to_string()),
+            ("init_lora_weights", start != Start::default(), start.to_string()),
+            ("loraplus_lr_ratio", ratio != 1.0, ratio.to_string()),
+        ];
+        entries.into_iter().filter(|(_, set, _)| *set).map(|(name, _, value)| (name.to_string(), value)).collect()
+    }
+
     /// All that the numbers of the run depend on, by name.
-    fn fingerprint(&self) -> Result<BTreeMap<String, String>> {
+    ///
+    /// # Errors
+    /// If a tensor of the model cannot be read.
+    pub fn fingerprint(&self) -> Result<BTreeMap<String, String>> {
         let mut print = self.options.fingerprint(self.schedule.warmup_steps(), self.total_steps);
         let AdapterConfig { r, lora_alpha, lora_dropout, target_modules, layers_to_transform, use_rslora, .. } = &self.adapter;
         let layers = layers_to_transform.as_ref().map_or("all".to_string(), |layers| format!("{layers:?}"));
@@ -317,7 +398,7 @@ impl<'m> Prepared<'m> {
         let more = [
             ("model (content)", self.model.fingerprint()?),
             ("data (content)", self.data.fingerprint()),
-            ("eval_data (content)", self.eval_data.as_ref().map_or("none".to_string(), Dataset::fingerprint)),
+            ("eval_data (content)", self.eval_data.as_ref().map_or("none".to_string(), |data| data.fingerprint())),
             ("lora_r", r.to_string()),
             ("lora_alpha", lora_alpha.to_string()),
             ("lora_dropout", lora_dropout.to_string()),
@@ -327,6 +408,7 @@ impl<'m> Prepared<'m> {
             ("init_adapter (content)", start),
         ];
         print.extend(more.map(|(name, value)| (name.to_string(), value)));
+        print.extend(self.adapter_print());
         // A cache in f32 changes no number.
         if self.prefix.train.is_some() && self.options.prefix_cache_type != PrefixCacheType::F32 {
             print.insert("prefix_cache_type".to_string(), serde_json::json!(self.options.prefix_cache_type).to_string());
@@ -349,6 +431,11 @@ pub struct Output {
 }
 
 impl Output {
+    /// The kernels with which the run computes, where it is not [`Prepared::load`] that chooses them; those of a run that goes on stay.
+    pub fn computes_with(&mut self, kernels: &Record) {
+        self.state.kernels.get_or_insert_with(|| kernels.clone());
+    }
+
     /// Steps that are done already.
     pub fn steps_done(&self) -> u64 {
         self.state.step
@@ -356,7 +443,7 @@ impl Output {
 }
 
 /// The training data and, if there is any, the held-out data: as `--eval-data` or `--eval-split` say, or as a folder brings it.
-fn load_data(options: &TrainOptions, model: &OpenModel, max_length: usize) -> Result<(Dataset, Option<Dataset>)> {
+fn load_data(options: &TrainOptions, model: &OpenModel, max_length: usize) -> Result<Data> {
     let load = |paths: &[PathBuf], eval_split: Option<f64>| -> Result<(Dataset, Option<Dataset>)> {
         let load_options = LoadOptions { max_length, long_records: options.long_records, eval_split };
         let (data, held_out) = data::load_files(paths, &model.tokenizer, model.template.as_ref(), load_options)?;
@@ -380,7 +467,13 @@ fn load_data(options: &TrainOptions, model: &OpenModel, max_length: usize) -> Re
         let proposal = "give --eval-data FILE or --eval-split SHARE as well, or leave --eval-steps out";
         return Err(Error::bad_input("--eval-steps", "there is nothing to evaluate on", proposal));
     }
-    Ok((data, held_out))
+    Ok((Arc::new(data), held_out.map(Arc::new)))
+}
+
+/// All that [`load_data`] reads of the options.
+fn data_key(options: &TrainOptions, max_length: usize) -> String {
+    let TrainOptions { data, eval_data, eval_split, eval_steps, long_records, .. } = options;
+    format!("{:?}", (data, eval_data, eval_split, eval_steps.is_some(), long_records, max_length))
 }
 
 fn planner(model: &OpenModel, placement: &Placement, weights: WeightType, shape: StepShape, lowest: Lowest) -> Result<Planner> {
@@ -391,8 +484,10 @@ fn planner(model: &OpenModel, placement: &Placement, weights: WeightType, shape:
 
 /// What of a run is on the device.
 pub(super) struct Engine {
-    trainer: Trainer,
+    pub(super) trainer: Trainer,
     held_out: Option<HeldOut>,
+    /// See [`AdapterConfig::taken_out`].
+    taken_out: Vec<AdapterTensor>,
 }
 
 fn sampler_options(options: &TrainOptions) -> SamplerOptions {
@@ -440,58 +535,10 @@ fn steps_of_epochs(sampler: &Sampler, options: &TrainOptions, records: usize) ->
     }
 }
 
-/// Largest rank that is believed; it keeps sizes far from overflow.
-const LARGEST_RANK: usize = 1 << 16;
-
-/// What the adapter is and, with `--init-adapter`, how it starts.
-fn adapter_of(options: &TrainOptions, model: &OpenModel) -> Result<(AdapterConfig, Option<Vec<AdapterTensor>>)> {
-    let config = &model.files.config;
-    let modules = options.target_modules.as_ref().map(|names| expand_target_modules(names, config)).transpose()?;
-    let layers = options.layers.as_ref().map(|text| parse_layers(text, config.num_hidden_layers)).transpose()?;
-    let all: Vec<usize> = (0..config.num_hidden_layers).collect();
-    let Some(folder) = &options.init_adapter else {
-        let r = options.lora_r.unwrap_or(TrainOptions::LORA_R);
-        if r > LARGEST_RANK {
-            let problem = format!("{r} is no rank: no model has a dimension above {LARGEST_RANK}");
-            return Err(Error::bad_input("--lora-r", problem, "give a small rank, such as 16"));
-        }
-        let adapter = AdapterConfig {
-            r,
-            lora_alpha: options.lora_alpha.unwrap_or(TrainOptions::LORA_ALPHA),
-            lora_dropout: options.lora_dropout.unwrap_or(0.0),
-            target_modules: match modules {
-                Some(modules) => modules,
-                None => expand_target_modules(&[TrainOptions::TARGET_MODULES.to_string()], config)?,
-            },
-            layers_to_transform: layers.filter(|layers| *layers != all),
-            base_model: Some(options.model.clone()),
-            text_path: config.text_path,
-            ..AdapterConfig::default()
-        };
-        return Ok((adapter, None));
-    };
-    let (mut adapter, tensors) = peft::load_adapter(folder)?;
-    let agree = |option: &str, same: bool, of_adapter: String| match same {
-        true => Ok(()),
-        false => {
-            let problem = format!("the adapter of --init-adapter {} has {of_adapter}", folder.display());
-            Err(Error::bad_input(option, problem, "leave this option out, or start from another adapter"))
-        }
-    };
-    agree("--lora-r", options.lora_r.is_none_or(|r| r == adapter.r), format!("rank {}", adapter.r))?;
-    let alpha = adapter.lora_alpha;
-    agree("--lora-alpha", options.lora_alpha.is_none_or(|given| given == alpha), format!("alpha {alpha}"))?;
-    let sorted = |mut names: Vec<String>| {
-        names.sort_unstable();
-        names
-    };
-    let (of_adapter, given) = (sorted(adapter.target_modules.clone()), modules.map(sorted));
-    let same = given.is_none_or(|given| given == of_adapter);
-    agree("--target-modules", same, format!("the modules {}", of_adapter.join(", ")))?;
-    let of_adapter = adapter.layers_to_transform.clone().unwrap_or(all);
-    agree("--layers", layers.is_none_or(|given| given == of_adapter), format!("the layers {of_adapter:?}"))?;
-    adapter.lora_dropout = options.lora_dropout.unwrap_or(adapter.lora_dropout);
-    adapter.base_model = Some(options.model.clone());
-    adapter.text_path = config.text_path;
-    Ok((adapter, Some(tensors)))
+/// What a run with these options adapts; no data is read.
+///
+/// # Errors
+/// Bad input: a module, a layer, a rank or a start adapter that cannot be used.
+pub fn placement_of(options: &TrainOptions, model: &OpenModel) -> Result<Placement> {
+    Asked::of(options, model).map(|asked| asked.placement)
 }

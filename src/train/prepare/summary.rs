@@ -1,9 +1,10 @@
 //! What a prepared run tells the user before it begins: the records, what will be trained, and what it will occupy.
 
+use std::collections::BTreeSet;
+
 use super::Prepared;
 use crate::adapter::end_of_turn;
 use crate::data;
-use crate::graph::Counts;
 use crate::train::memory::Memory;
 use crate::train::step::Recompute;
 
@@ -45,13 +46,19 @@ impl Prepared<'_> {
             Some(layers) => format!("{} of {} layers", layers.len(), self.model.files.config.num_hidden_layers),
             None => format!("all {} layers", self.model.files.config.num_hidden_layers),
         };
+        let ranks: BTreeSet<usize> = self.placement.pieces.iter().map(|piece| piece.method.lora().r).collect();
+        let ranks = match (ranks.first(), ranks.last()) {
+            (Some(least), Some(most)) if least < most => format!("ranks {least} to {most}"),
+            (Some(rank), _) => format!("rank {rank}"),
+            (None, _) => String::new(),
+        };
+        let method = if self.adapter.use_dora { "DoRA on " } else { "" };
         format!(
-            "{}: {} in {layers}, rank {}, {} parameters\n\
+            "{}: {method}{} in {layers}, {ranks}, {} parameters\n\
              {} examples, {} supervised of {} tokens; {} steps\n\
              GPU memory: {:.0} MiB (weights {:.0}, adapter and optimizer {:.0}, activations {:.0})\n{}",
             self.model.files.name,
             self.adapter.target_modules.join(", "),
-            self.adapter.r,
             self.trained_parameters(),
             self.data.report.examples,
             self.data.report.supervised_tokens,
@@ -67,8 +74,7 @@ impl Prepared<'_> {
 
     /// Share of a full batch's operations that the prefix cache saves.
     fn prefix_saves(&self) -> f64 {
-        let (tokens, report) = (self.planner.shape().max_tokens, &self.data.report);
-        let counts = Counts { tokens, supervised: tokens * report.supervised_tokens / report.tokens.max(1) };
+        let counts = self.full_batch();
         1.0 - self.planner.flops(&counts) / self.whole.flops(&counts)
     }
 
