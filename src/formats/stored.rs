@@ -136,10 +136,12 @@ impl Stored {
     pub(super) fn read_words(&self, entry: &Entry, rows: Range<usize>, columns: Range<usize>) -> Result<Vec<u32>> {
         let width = entry.row_values();
         let mut words = Vec::with_capacity(rows.len() * columns.len());
-        let whole = columns == (0..width);
-        let pieces = if whole { vec![rows.start * width..rows.end * width] } else { Vec::new() };
-        let rows = if whole { 0..0 } else { rows };
-        for piece in pieces.into_iter().chain(rows.map(|row| row * width + columns.start..row * width + columns.end)) {
+        // Whole rows lie one behind the other.
+        let pieces: Vec<Range<usize>> = match columns == (0..width) {
+            true => std::iter::once(rows.start * width..rows.end * width).collect(),
+            false => rows.map(|row| row * width + columns.start..row * width + columns.end).collect(),
+        };
+        for piece in pieces {
             let bytes = self.read(entry, 4 * piece.start..4 * piece.end)?;
             words.extend(bytes.chunks_exact(4).map(|word| u32::from_le_bytes([word[0], word[1], word[2], word[3]])));
         }
