@@ -8,6 +8,7 @@ mod counter;
 mod demo;
 mod doctor;
 mod eval;
+mod export;
 mod generate;
 mod inspect;
 mod train;
@@ -48,6 +49,7 @@ enum Command {
     Train(Box<train::TrainArgs>),
     Eval(eval::EvalArgs),
     Generate(generate::GenerateArgs),
+    Export(export::ExportArgs),
     Inspect(inspect::InspectArgs),
     Doctor(doctor::DoctorArgs),
     Bench(bench::BenchArgs),
@@ -64,6 +66,7 @@ pub fn run() -> i32 {
         Command::Train(args) => train::run(*args),
         Command::Eval(args) => eval::run(args).map(|()| 0),
         Command::Generate(args) => generate::run(args).map(|()| 0),
+        Command::Export(args) => export::run(args).map(|()| 0),
         Command::Inspect(args) => inspect::run(args).map(|()| 0),
         Command::Doctor(args) => doctor::run(args).map(|()| 0),
         Command::Bench(args) => bench::run(args).map(|()| 0),

@@ -1,0 +1,103 @@
+//! A model's tensors with adapters in them, in any format, a few rows at a time: a model of any size passes through some megabytes.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::Update;
+use crate::architecture::{Order, Parameter};
+use crate::formats::{TensorInfo, TensorSource};
+use crate::storage::DType;
+use crate::{Error, Result};
+
+/// Values that are in memory at one time, about.
+const CHUNK_VALUES: usize = 1 << 20;
+
+/// A model's weights and what is to be changed of them.
+pub struct MergedWeights<'a> {
+    pub source: &'a dyn TensorSource,
+    pub update: &'a Update,
+}
+
+impl MergedWeights<'_> {
+    /// What the source says of a tensor.
+    ///
+    /// # Errors
+    /// If there is none of this name.
+    pub fn info(&self, name: &str) -> Result<&TensorInfo> {
+        self.source.find(name).ok_or_else(|| {
+            let proposal = "download or convert the model again";
+            Error::bad_input(self.source.place(name), format!("tensor `{name}` is missing"), proposal)
+        })
+    }
+
+    /// Gives the tensor of a parameter in blocks of `dtype`, from its first row to its last, to `each`. Rows are in the order of `order`
+    /// (a GGUF file's; [`Order::Plain`] is Hugging Face's). What is stored in this format already and is not changed keeps its bytes;
+    /// all else is computed in f64 and rounded once.
+    ///
+    /// # Errors
+    /// The tensor cannot be read; a value is not finite, or too large for the format; and what `each` gives.
+    pub fn stream(
+        &self,
+        parameter: &Parameter,
+        order: Order,
+        dtype: DType,
+        mut each: impl FnMut(&[u8]) -> Result<()>,
+    ) -> Result<()> {
+        let info = self.info(&parameter.name)?;
+        let (rows, columns) = (info.rows(), info.row_values());
+        let head = if let Order::Interleaved(head_dim) = order { head_dim } else { 1 };
+        let step = (CHUNK_VALUES / columns.max(1)).max(1).next_multiple_of(head);
+        let row_bytes = columns / dtype.block() * dtype.block_bytes();
+        for first in (0..rows).step_by(step) {
+            let chunk = first..(first + step).min(rows);
+            let bytes = self.rows(info, chunk, order, dtype)?;
+            each(&order.stored(bytes, row_bytes))?;
+        }
+        Ok(())
+    }
+
+    fn rows(&self, info: &TensorInfo, rows: Range<usize>, order: Order, dtype: DType) -> Result<Vec<u8>> {
+        let changed = self.update.changes(&info.name);
+        if !changed && info.storage == dtype && order != Order::PlusOne {
+            return self.source.read_rows(&info.name, rows);
+        }
+        let columns = info.row_values();
+        let mut values = vec![0.0_f32; rows.len() * columns];
+        self.source.read_rows_f32(&info.name, rows.clone(), &mut values)?;
+        if order == Order::PlusOne {
+            values.iter_mut().for_each(|value| *value += 1.0);
+        }
+        if changed {
+            let mut exact: Vec<f64> = values.iter().map(|&value| f64::from(value)).collect();
+            self.update.put_into(&info.name, rows, &mut exact);
+            values = exact.into_iter().map(|value| value as f32).collect();
+        }
+        self.check(info, &values, dtype)?;
+        Ok(quantised(&values, dtype, columns))
+    }
+
+    fn check(&self, info: &TensorInfo, values: &[f32], dtype: DType) -> Result<()> {
+        let place = || format!("{}: tensor {}", self.source.place(&info.name), info.name);
+        if values.iter().any(|value| !value.is_finite()) {
+            let proposal = "the model file or the adapter is damaged: use another copy, or an earlier checkpoint";
+            return Err(Error::bad_input(place(), "has values that are not finite", proposal));
+        }
+        // Scales of blocks are f16 too, but of a block's largest value divided by its codes.
+        let largest = values.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
+        let most = if dtype == DType::F16 { f32::from(half::f16::MAX) } else { f32::MAX };
+        if largest > most {
+            let problem = format!("has a value of {largest}, and {dtype} ends at {most}");
+            return Err(Error::bad_input(place(), problem, "choose --type bf16 or f32"));
+        }
+        Ok(())
+    }
+}
+
+/// Values as blocks of a file, by several threads.
+fn quantised(values: &[f32], dtype: DType, columns: usize) -> Vec<u8> {
+    // Vectors have rows of one value.
+    let piece = columns.max(1).next_multiple_of(dtype.block()) * (1 + (1 << 14) / columns.max(1));
+    let pieces: Vec<Vec<u8>> = values.par_chunks(piece).map(|values| dtype.quantise(values)).collect();
+    pieces.concat()
+}
