@@ -7,16 +7,16 @@
 //! many dispatches without any code of ours. `cargo bench --bench host -- 2000` does more rounds, for a profiler.
 
 use graftling::Result;
-use graftling::adapter::{DeviceAdapter, LoraSpec};
+use graftling::adapter::{DeviceAdapter, UniformLora};
 use graftling::architecture::Architecture;
 use graftling::architecture::known;
 use graftling::architecture::parameters;
 use graftling::bench::step;
 use graftling::data::Batch;
-use graftling::formats::{TensorInfo, TensorSource};
 use graftling::gpu::Device;
 use graftling::model::weights::{DeviceWeights, WeightType};
 use graftling::storage::DType;
+use graftling::storage::{TensorInfo, TensorSource};
 use graftling::train::memory::StepShape;
 use graftling::train::step::Recompute;
 use graftling::train::trainer::Trainer;
@@ -114,8 +114,8 @@ fn main() -> Result<()> {
             WeightType::In(DType::BF16),
             |_, _| {},
         )?);
-        let spec = LoraSpec { layers: (layers - adapted..layers).collect(), ..step::lora(8, &config) };
-        let adapter = DeviceAdapter::fresh(device.clone(), spec, &config, 0)?;
+        let spec = UniformLora { layers: (layers - adapted..layers).collect(), ..step::lora(8, &config) };
+        let adapter = DeviceAdapter::fresh(device.clone(), spec.on(&config), 0)?;
         let batches: Vec<Batch> = (0..2).map(|fewer| step::random_batch(4, 32 - fewer, config.vocab_size)).collect();
         let (max_tokens, recompute) = (batches[0].rows(), Recompute::None);
         let shape = StepShape { max_tokens, accumulate: false, recompute, held_out_tokens: 0 };

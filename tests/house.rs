@@ -29,9 +29,8 @@ const LAYERS: &[&[&str]] = &[
     &["merge"],
     &["export"],
     // Models on a device, and what they are used for.
-    &["generate"],
     &["session"],
-    &["train"],
+    &["generate", "train"],
     &["bench", "demo"],
     &["cli"],
 ];

@@ -4,22 +4,21 @@ mod common;
 mod runs;
 
 use common::device;
-use graftling::adapter::{AdapterLayout, DeviceAdapter, LoraSpec};
+use graftling::adapter::{AdapterLayout, DeviceAdapter, UniformLora};
 use graftling::architecture::Architecture;
 use graftling::data::{Batch, Example};
 use graftling::formats::ModelFiles;
-use graftling::generate::Generator;
+use graftling::generate::{Generation, Generator};
 use graftling::gpu::{Device, Room};
 use graftling::graph::DType;
 use graftling::kernel::{Arithmetic, Facts};
-use graftling::model::opened::OpenModel;
 use graftling::model::weights::{DeviceWeights, WeightType};
 use graftling::ops::Random;
 use graftling::ops::adamw::Hyper;
-use graftling::session::evaluate::Evaluator;
+use graftling::session::evaluate::Evaluation;
 use graftling::session::memory::Needs;
 use graftling::session::prefix_cache::Lowest;
-use graftling::session::{Session, SessionOptions, Use, Watch};
+use graftling::session::{OpenModel, Session, SessionOptions, Use};
 use graftling::train::memory::{Memory, Planner, StepShape};
 use graftling::train::step::Recompute;
 use graftling::train::trainer::Trainer;
@@ -29,9 +28,9 @@ use std::sync::Arc;
 
 const ALL: [&str; 7] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
 
-fn lora(layers: std::ops::Range<usize>, modules: &[&str], dropout: f64) -> LoraSpec {
+fn lora(layers: std::ops::Range<usize>, modules: &[&str], dropout: f64) -> UniformLora {
     let target_modules = modules.iter().map(|&module| module.to_owned()).collect();
-    LoraSpec { r: 8, scale: 2.0, dropout, target_modules, layers: layers.collect() }
+    UniformLora { r: 8, scale: 2.0, dropout, target_modules, layers: layers.collect() }
 }
 
 /// SmolLM2-135M: hidden 576, 9 heads and 3 key/value heads of 64, inner 1536, 30 layers.
@@ -41,9 +40,9 @@ fn smollm2() -> Architecture {
     Architecture::from_json_str(json).unwrap()
 }
 
-fn planner(lora: &LoraSpec, max_tokens: usize) -> Planner {
+fn planner(lora: &UniformLora, max_tokens: usize) -> Planner {
     let shape = StepShape { max_tokens, accumulate: false, recompute: Recompute::None, held_out_tokens: 0 };
-    Planner::new(&smollm2(), &|_| DType::F32, lora, shape, 0, &Facts::default(), Lowest::default()).unwrap()
+    Planner::new(&smollm2(), &|_| DType::F32, &lora.on(&smollm2()), shape, 0, &Facts::default(), Lowest::default()).unwrap()
 }
 
 /// Columns of f32 that a layer with adapters on everything keeps for its backward pass besides what enters it: both norms' outputs
@@ -130,20 +129,20 @@ struct Trace {
     moments: Vec<u32>,
 }
 
-fn train(weights: &Arc<DeviceWeights>, config: &Architecture, lora: &LoraSpec, recompute: Recompute) -> Trace {
-    train_laid_out(weights, config, lora, recompute, AdapterLayout::new(lora, config))
+fn train(weights: &Arc<DeviceWeights>, config: &Architecture, lora: &UniformLora, recompute: Recompute) -> Trace {
+    train_laid_out(weights, config, lora, recompute, AdapterLayout::new(&lora.on(config)))
 }
 
 fn train_laid_out(
     weights: &Arc<DeviceWeights>,
     config: &Architecture,
-    lora: &LoraSpec,
+    lora: &UniformLora,
     recompute: Recompute,
     layout: AdapterLayout,
 ) -> Trace {
     // B is not zero, or A would have no gradient.
     let contents: Vec<f32> = Random(4).matrix([1, layout.elements()], 0.3).data.iter().map(|&x| x as f32).collect();
-    let adapter = DeviceAdapter::new(weights.device().clone(), lora.clone(), layout, &contents).unwrap();
+    let adapter = DeviceAdapter::new(weights.device().clone(), lora.on(config), layout, &contents).unwrap();
     let shape = StepShape { max_tokens: 40, accumulate: true, recompute, held_out_tokens: 0 };
     let mut trainer = Trainer::new(weights.clone(), config, adapter, shape, 7, None).unwrap();
     let mut random = Random(3);
@@ -212,7 +211,7 @@ fn an_adapter_in_several_buffers_trains_as_one_in_one() {
     let lora = lora(0..config.num_hidden_layers, &ALL, 0.0);
     let one = train(&weights, config, &lora, Recompute::None);
     for span in [1, 5000] {
-        let layout = AdapterLayout::with_span(&lora, config, span);
+        let layout = AdapterLayout::with_span(&lora.on(config), span);
         let (buffers, matrices) = (layout.span_elements().len(), layout.tensors.len());
         assert!(if span == 1 { buffers == matrices } else { buffers > 2 && buffers < matrices }, "{buffers} buffers");
         let several = train_laid_out(&weights, config, &lora, Recompute::None, layout);
@@ -286,11 +285,12 @@ fn plan_and_device_agree(model: &Path, tokens: usize, recompute: Recompute, driv
         .iter()
         .map(|parameter| WeightType::Lossless.bytes(files.tensors.find(&parameter.name).unwrap()))
         .sum();
-    let planned = Planner::new(config, &storage, &lora, shape, bytes, &device.facts, Lowest::default()).unwrap().memory();
+    let planned =
+        Planner::new(config, &storage, &lora.on(config), shape, bytes, &device.facts, Lowest::default()).unwrap().memory();
 
     let weights = DeviceWeights::upload(device.clone(), config, &*files.tensors, WeightType::Lossless, |_, _| {}).unwrap();
     let weights = Arc::new(weights);
-    let adapter = DeviceAdapter::fresh(device.clone(), lora, config, 0).unwrap();
+    let adapter = DeviceAdapter::fresh(device.clone(), lora.on(config), 0).unwrap();
     let mut trainer = Trainer::new(weights.clone(), config, adapter, shape, 0, None).unwrap();
     let before = device.allocated().now;
     let mut evaluator = trainer.evaluator(config, tokens, None).unwrap();
@@ -319,13 +319,6 @@ fn plan_and_device_agree(model: &Path, tokens: usize, recompute: Recompute, driv
     }
 }
 
-struct Nobody;
-
-impl Watch for Nobody {
-    fn tuning(&self, _: usize, _: usize) {}
-    fn loading(&self, _: u64, _: u64) {}
-}
-
 /// Evaluation and generation, with an adapter: what is refused or allowed beforehand is what they will take.
 #[test]
 fn a_session_holds_what_it_says_it_needs() {
@@ -339,27 +332,23 @@ fn a_session_holds_what_it_says_it_needs() {
         cache: None,
     };
     let config = &model.files.config;
-    for used in [Use::Evaluate { max_tokens: 64 }, Use::Generate { context: 48 }] {
-        let session = Session::open(&model, Some(&fixture().join("adapter")), &options, &[used], &Nobody).unwrap();
+    let (evaluation, generation) = (Evaluation { max_tokens: 64 }, Generation { context: 48 });
+    let uses: [(&str, &dyn Use); 2] = [("evaluation", &evaluation), ("generation", &generation)];
+    for (name, used) in uses {
+        let session = Session::open(&model, Some(&fixture().join("adapter")), &options, &[used], &()).unwrap();
         let device = session.weights().device().clone();
-        let spec = session.adapter().map(|adapter| &adapter.spec);
-        let storage = model.storage(WeightType::Lossless);
-        let (models, _holder): (_, Box<dyn std::any::Any>) = match used {
-            Use::Evaluate { max_tokens } => {
-                let models = vec![Evaluator::model(config, &storage, spec, max_tokens).unwrap()];
-                (models, Box::new(session.evaluator(max_tokens).unwrap()))
-            }
-            Use::Generate { context } => {
-                let models = Generator::models(config, &storage, spec, context).unwrap();
-                (models, Box::new(session.generator(context).unwrap()))
-            }
+        let placement = session.adapter().map(|adapter| &adapter.placement);
+        let models = used.models(config, &model.storage(WeightType::Lossless), placement).unwrap();
+        let _holder: Box<dyn std::any::Any> = match name {
+            "evaluation" => Box::new(session.evaluator(evaluation.max_tokens).unwrap()),
+            _ => Box::new(Generator::of(&session, generation).unwrap()),
         };
         let needs = Needs {
             weights: model.weight_bytes(WeightType::Lossless),
             adapter: session.adapter().unwrap().bytes(),
             ..Needs::of(&models, &device.facts)
         };
-        assert_as_planned(device.allocated().now, needs.total(), &format!("{used:?}"));
+        assert_as_planned(device.allocated().now, needs.total(), name);
         let room = |free: usize| Room { free: Some((free as u64, "as the test says")), largest_binding: usize::MAX };
         assert_eq!(needs.check_room("GPU `test`", &room(needs.total()), &[]).ok(), Some(()));
         let refused = needs.check_room("GPU `test`", &room(needs.total() - 1), &["less of it"]).unwrap_err().to_string();

@@ -8,10 +8,9 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use common::{device, device_with};
-use graftling::adapter::{DeviceAdapter, LoraSpec};
+use graftling::adapter::{DeviceAdapter, UniformLora};
 use graftling::architecture::Architecture;
 use graftling::data::{Batch, Example};
-use graftling::formats::{TensorInfo, TensorSource};
 use graftling::gpu::Device;
 use graftling::graph::{Counts, DType, Graph, Origin, ValueId};
 use graftling::kernel::Facts;
@@ -20,6 +19,7 @@ use graftling::model::hook::Bare;
 use graftling::model::weights::{DeviceWeights, WeightType};
 use graftling::ops::Random;
 use graftling::session::prefix_cache::{Lowest, PrefixCache, PrefixCacheType, RowsUsed, Store, StorePlan};
+use graftling::storage::{TensorInfo, TensorSource};
 use graftling::train::memory::{Planner, StepShape};
 use graftling::train::step::{LossGraph, Recompute};
 use graftling::train::trainer::Trainer;
@@ -66,7 +66,7 @@ fn a_step_above_the_prefix_has_no_node_below_it() {
     {
         let first = layers[0];
         let target_modules = modules.into_iter().map(str::to_owned).collect();
-        let lora = LoraSpec { r: 4, scale: 2.0, dropout: 0.1, target_modules, layers };
+        let lora = UniformLora { r: 4, scale: 2.0, dropout: 0.1, target_modules, layers }.on(&config(SMALL));
         let step = |part| LossGraph::build_part(&config(SMALL), &|_| DType::F32, &lora, part, 16).unwrap();
         let (whole, above) = (step(Part::Whole), step(Part::From(first)));
         let below =
@@ -221,14 +221,15 @@ fn the_device_holds_what_the_plan_says() {
     let weights =
         DeviceWeights::upload(device(), &config, &RandomWeights::new(&config, DType::F32), WeightType::Lossless, |_, _| {});
     let weights = Arc::new(weights.unwrap());
-    let lora = LoraSpec { r: 4, scale: 2.0, dropout: 0.1, target_modules: vec!["up_proj".to_owned()], layers: vec![2, 3] };
+    let lora = UniformLora { r: 4, scale: 2.0, dropout: 0.1, target_modules: vec!["up_proj".to_owned()], layers: vec![2, 3] };
+    let lora = lora.on(&config);
     let shape = StepShape { max_tokens: 40, accumulate: true, recompute: Recompute::None, held_out_tokens: 0 };
     let lowest = Lowest { train: Some(2), held_out: None };
     let facts = &device().facts;
     let planned = Planner::new(&config, &|_| DType::F32, &lora, shape, weights.bytes(), facts, lowest).unwrap().memory();
     let store = Store::new(&StorePlan::new([40].into_iter(), 32, PrefixCacheType::F32, 0), None).unwrap();
     let cache = PrefixCache::new(&weights, &config, 2, 40, store).unwrap();
-    let adapter = DeviceAdapter::fresh(device(), lora, &config, 0).unwrap();
+    let adapter = DeviceAdapter::fresh(device(), lora, 0).unwrap();
     let held = Trainer::new(weights, &config, adapter, shape, 0, Some(cache)).unwrap().memory();
     assert_eq!(planned, held);
 }

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{device, device_with};
-use graftling::adapter::{DeviceAdapter, LoraSpec};
+use graftling::adapter::{DeviceAdapter, UniformLora};
 use graftling::bench::step::{hyper, lora, random_batch};
 use graftling::data::Batch;
 use graftling::formats::ModelFiles;
@@ -32,8 +32,8 @@ impl Setup {
 
     /// With dropout and two batches a step, so that everything that a step can have is in it.
     fn trainer(&self) -> Trainer {
-        let spec = LoraSpec { dropout: 0.1, ..lora(4, &self.files.config) };
-        let adapter = DeviceAdapter::fresh(self.weights.device().clone(), spec, &self.files.config, 0).unwrap();
+        let spec = UniformLora { dropout: 0.1, ..lora(4, &self.files.config) };
+        let adapter = DeviceAdapter::fresh(self.weights.device().clone(), spec.on(&self.files.config), 0).unwrap();
         let shape = StepShape { max_tokens: 48, accumulate: true, recompute: Recompute::Layers(1), held_out_tokens: 0 };
         Trainer::new(self.weights.clone(), &self.files.config, adapter, shape, 0, None).unwrap()
     }

@@ -1,6 +1,6 @@
-//! A model with its adapters as a graph: low-rank terms hung on the linear layers that a [`LoraSpec`] chooses.
+//! A model with its adapters as a graph: what a [`Placement`] hangs on its linear layers.
 
-use super::lora::{LoraSpec, LoraValues};
+use super::placement::Placement;
 use crate::architecture::Architecture;
 use crate::graph::{Graph, Origin, Rows, ShapeError, TensorType, ValueId};
 use crate::model::graph::{Model, Part, Purpose, StorageOf};
@@ -24,44 +24,49 @@ impl Adapted {
     pub fn build(
         architecture: &Architecture,
         storage: StorageOf,
-        lora: Option<&LoraSpec>,
+        placement: Option<&Placement>,
         purpose: Purpose,
         part: Part,
         max_tokens: usize,
     ) -> Result<Self, ShapeError> {
-        let Some(spec) = lora else {
+        let Some(placement) = placement else {
             let model = Model::build(architecture, storage, &mut Bare, purpose, part, max_tokens)?;
             return Ok(Self { model, adapters: Vec::new(), dropout_counter: None });
         };
-        let mut hook = LoraHook { spec, adapters: Vec::new(), dropout_counter: None };
+        let mut hook = Hooked { placement, adapters: Vec::new(), dropout_counter: None };
         let model = Model::build(architecture, storage, &mut hook, purpose, part, max_tokens)?;
         Ok(Self { model, adapters: hook.adapters, dropout_counter: hook.dropout_counter })
     }
 }
 
-struct LoraHook<'a> {
-    spec: &'a LoraSpec,
+struct Hooked<'a> {
+    placement: &'a Placement,
     adapters: Vec<ValueId>,
     dropout_counter: Option<ValueId>,
 }
 
-impl Hook for LoraHook<'_> {
+impl Hook for Hooked<'_> {
     fn begin(&mut self, graph: &mut Graph, purpose: Purpose) {
-        if purpose == Purpose::Train && self.spec.dropout > 0.0 {
+        if purpose == Purpose::Train && self.placement.has_dropout() {
             let counter = graph.leaf("dropout_counter", TensorType::u32(Rows::Fixed(1), 2), Origin::Input);
             self.dropout_counter = Some(counter);
         }
     }
 
     fn after(&mut self, graph: &mut Graph, linear: Linear) -> Result<Vec<ValueId>, ShapeError> {
-        if !self.spec.adapts(linear.site) {
-            return Ok(linear.outputs);
+        let Some(piece) = self.placement.at(linear.site) else { return Ok(linear.outputs) };
+        let mut leaves = Vec::new();
+        for matrix in piece.method.matrices(&piece.site) {
+            let whole = matrix.parts.len() == 1;
+            let leaf = |(index, &rows): (usize, &usize)| {
+                let part = if whole { String::new() } else { format!(".{index}") };
+                let tensor = TensorType::f32(Rows::Fixed(rows), matrix.shape[1]);
+                graph.leaf(format!("{}{part}", matrix.name), tensor, Origin::Adapter)
+            };
+            leaves.push(matrix.parts.iter().enumerate().map(leaf).collect::<Vec<_>>());
         }
-        let mut values = LoraValues::leaves(graph, self.spec, linear.site);
-        self.adapters.push(values.a);
-        self.adapters.extend(&values.b);
-        values.scale *= linear.factor;
-        values.dropout = self.dropout_counter.map(|counter| (self.spec.dropout, counter, linear.site.number as u32));
-        values.onto(graph, linear.x, &linear.outputs, &linear.site.name())
+        self.adapters.extend(leaves.iter().flatten());
+        let counter = self.dropout_counter.filter(|_| piece.method.dropout() > 0.0);
+        piece.method.forward(graph, linear, &leaves, counter)
     }
 }

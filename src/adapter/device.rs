@@ -1,8 +1,7 @@
 //! The adapter on the device: all its matrices one behind the other, so that norm, clipping and AdamW are one dispatch each for every
 //! [`SPAN`] of them.
 
-use super::{LoraSpec, LoraTensor};
-use crate::architecture::Architecture;
+use super::{AdapterMatrix, Placement};
 use crate::formats::peft::AdapterTensor;
 use crate::gpu::{ALIGNMENT, Device, Slice, padded};
 use crate::graph::ValueId;
@@ -19,7 +18,7 @@ const SPAN: usize = 128 << 20;
 /// Where each matrix of an adapter lies among them all. Gradients and moments have the same layout.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AdapterLayout {
-    pub tensors: Vec<LoraTensor>,
+    pub tensors: Vec<AdapterMatrix>,
     /// Of each matrix the first byte of each of its parts.
     offsets: Vec<Vec<usize>>,
     /// Bytes that lie in one buffer each, whole parts; end to end they are the layout.
@@ -27,13 +26,13 @@ pub struct AdapterLayout {
 }
 
 impl AdapterLayout {
-    pub fn new(spec: &LoraSpec, model: &Architecture) -> Self {
-        Self::with_span(spec, model, SPAN)
+    pub fn new(placement: &Placement) -> Self {
+        Self::with_span(placement, SPAN)
     }
 
     /// [`AdapterLayout::new`] with at most `span` bytes in a buffer, or one part of a matrix if that is larger.
-    pub fn with_span(spec: &LoraSpec, model: &Architecture, span: usize) -> Self {
-        let tensors = spec.tensors(model);
+    pub fn with_span(placement: &Placement, span: usize) -> Self {
+        let tensors = placement.matrices();
         let mut spans: Vec<Range<usize>> = Vec::new();
         let mut place = |bytes: usize| {
             let end = spans.last().map_or(0, |last| last.end);
@@ -62,11 +61,11 @@ impl AdapterLayout {
 
     /// Trained parameters, without gaps.
     pub fn parameters(&self) -> usize {
-        self.tensors.iter().map(|tensor| tensor.shape[0] * tensor.shape[1]).sum()
+        self.tensors.iter().map(AdapterMatrix::elements).sum()
     }
 
     /// Of each part of a matrix its matrix, and the elements where it lies.
-    fn parts(&self) -> impl Iterator<Item = (&LoraTensor, Range<usize>)> {
+    fn parts(&self) -> impl Iterator<Item = (&AdapterMatrix, Range<usize>)> {
         self.tensors.iter().zip(&self.offsets).flat_map(|(tensor, offsets)| {
             let range = |(rows, offset): (&usize, &usize)| offset / 4..offset / 4 + rows * tensor.shape[1];
             tensor.parts.iter().zip(offsets).map(move |part| (tensor, range(part)))
@@ -76,7 +75,7 @@ impl AdapterLayout {
     /// The slices of `buffers` that stand for these values, one a part of a matrix.
     pub fn pinned(&self, buffers: &AdapterBuffers, values: &[ValueId]) -> HashMap<ValueId, Pinned> {
         debug_assert_eq!(values.len(), self.parts().count());
-        let pinned = |(&id, (_, range)): (&ValueId, (&LoraTensor, Range<usize>))| {
+        let pinned = |(&id, (_, range)): (&ValueId, (&AdapterMatrix, Range<usize>))| {
             (id, buffers.part(range.start * 4, range.len() * 4).into())
         };
         values.iter().zip(self.parts()).map(pinned).collect()
@@ -84,7 +83,7 @@ impl AdapterLayout {
 
     /// The matrices that the buffers' contents hold, end to end.
     pub fn unpack(&self, contents: &[f32]) -> Vec<AdapterTensor> {
-        let empty = |tensor: &LoraTensor| AdapterTensor { name: tensor.name.clone(), shape: tensor.shape, values: Vec::new() };
+        let empty = |tensor: &AdapterMatrix| AdapterTensor { name: tensor.name.clone(), shape: tensor.shape, values: Vec::new() };
         let mut matrices: Vec<AdapterTensor> = self.tensors.iter().map(empty).collect();
         let numbers = self.tensors.iter().enumerate().flat_map(|(number, tensor)| tensor.parts.iter().map(move |_| number));
         for (number, (_, range)) in numbers.zip(self.parts()) {
@@ -105,7 +104,7 @@ impl AdapterLayout {
             let Some(found) = given.iter().find(|given| given.name == tensor.name) else {
                 return Err(Error::bad_input(place, format!("`{}` is missing", tensor.name), proposal));
             };
-            if found.shape != tensor.shape || found.values.len() != tensor.shape[0] * tensor.shape[1] {
+            if found.shape != tensor.shape || found.values.len() != tensor.elements() {
                 let problem = format!("`{}` has shape {:?}, the model needs {:?}", tensor.name, found.shape, tensor.shape);
                 return Err(Error::bad_input(place, problem, proposal));
             }
@@ -192,7 +191,7 @@ impl AdapterBuffers {
 /// An adapter's matrices on a device.
 #[derive(Clone)]
 pub struct DeviceAdapter {
-    pub spec: LoraSpec,
+    pub placement: Placement,
     pub layout: AdapterLayout,
     pub(crate) parameters: AdapterBuffers,
 }
@@ -202,7 +201,7 @@ impl DeviceAdapter {
     ///
     /// # Errors
     /// If the device has not the memory, or one matrix alone is more than it binds.
-    pub fn new(device: Arc<Device>, spec: LoraSpec, layout: AdapterLayout, contents: &[f32]) -> Result<Self> {
+    pub fn new(device: Arc<Device>, placement: Placement, layout: AdapterLayout, contents: &[f32]) -> Result<Self> {
         debug_assert_eq!(contents.len(), layout.elements());
         if let Some(span) = layout.spans.iter().map(Range::len).find(|&bytes| bytes > device.max_binding()) {
             return Err(Error::bad_input(
@@ -213,22 +212,17 @@ impl DeviceAdapter {
         }
         let parameters = AdapterBuffers::allocate(device, "adapter", &layout)?;
         parameters.write(contents);
-        Ok(Self { spec, layout, parameters })
+        Ok(Self { placement, layout, parameters })
     }
 
-    /// A fresh adapter: A random by `seed`, B zero.
+    /// A fresh adapter, as its methods start by `seed`.
     ///
     /// # Errors
     /// If the device has not the memory.
-    pub fn fresh(device: Arc<Device>, spec: LoraSpec, model: &Architecture, seed: u64) -> Result<Self> {
-        let layout = AdapterLayout::new(&spec, model);
-        let initial: Vec<AdapterTensor> = layout
-            .tensors
-            .iter()
-            .map(|tensor| AdapterTensor { name: tensor.name.clone(), shape: tensor.shape, values: spec.initial(tensor, seed) })
-            .collect();
-        let contents = layout.pack("adapter", &initial)?;
-        Self::new(device, spec, layout, &contents)
+    pub fn fresh(device: Arc<Device>, placement: Placement, seed: u64) -> Result<Self> {
+        let layout = AdapterLayout::new(&placement);
+        let contents = layout.pack("adapter", &placement.initial(seed))?;
+        Self::new(device, placement, layout, &contents)
     }
 
     /// Reads the matrices back.

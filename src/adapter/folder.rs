@@ -3,13 +3,13 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{AdapterLayout, DeviceAdapter, LoraSpec};
-use crate::architecture::{Architecture, linear_modules};
+use super::{AdapterLayout, DeviceAdapter, Lora, Method, Piece, Placement};
+use crate::architecture::{Architecture, linear_modules, sites};
 use crate::formats::peft::{AdapterConfig, load_adapter};
 use crate::gpu::Device;
 use crate::{Error, Result};
 
-impl LoraSpec {
+impl Placement {
     /// What an adapter's configuration means on this model.
     ///
     /// # Errors
@@ -31,19 +31,15 @@ impl LoraSpec {
                 "{place}: target module {module} is passed over: the model has no such module, nor the adapter its tensors"
             );
         }
-        Ok(Self {
-            r: adapter.r,
-            scale: adapter.scale(),
-            dropout: adapter.lora_dropout,
-            target_modules: adapter.target_modules.clone(),
-            layers,
-        })
+        let adapted = sites(model).into_iter().filter(|site| adapter.adapts(site.layer, site.module));
+        let lora = Lora { r: adapter.r, scale: adapter.scale(), dropout: adapter.lora_dropout };
+        Ok(Self { pieces: adapted.map(|site| Piece { site, method: Method::Lora(lora.clone()) }).collect() })
     }
 }
 
 /// An adapter that has been read and fits its model; it is on no device yet.
 pub struct LoadedAdapter {
-    pub spec: LoraSpec,
+    pub placement: Placement,
     layout: AdapterLayout,
     contents: Vec<f32>,
 }
@@ -56,10 +52,10 @@ impl LoadedAdapter {
     pub fn load(folder: &Path, model: &Architecture) -> Result<Self> {
         let (config, tensors) = load_adapter(folder)?;
         let place = folder.display().to_string();
-        let spec = LoraSpec::from_peft(&place, &config, model)?;
-        let layout = AdapterLayout::new(&spec, model);
+        let placement = Placement::from_peft(&place, &config, model)?;
+        let layout = AdapterLayout::new(&placement);
         let contents = layout.pack(&place, &tensors)?;
-        Ok(Self { spec, layout, contents })
+        Ok(Self { placement, layout, contents })
     }
 
     /// Bytes that it will occupy on a device.
@@ -72,7 +68,7 @@ impl LoadedAdapter {
     /// # Errors
     /// Failed, if the device has not the memory.
     pub fn upload(self, device: Arc<Device>) -> Result<DeviceAdapter> {
-        DeviceAdapter::new(device, self.spec, self.layout, &self.contents)
+        DeviceAdapter::new(device, self.placement, self.layout, &self.contents)
     }
 }
 

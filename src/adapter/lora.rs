@@ -1,75 +1,81 @@
 //! Low-rank adaptation (Hu et al. 2021, arXiv 2106.09685): `y = x W^T + s (x A^T) B^T` with `s = alpha / r`.
 //!
 //! `W [out, in]` is frozen; `A [r, in]` and `B [out, r]` are trained. A starts uniform in `+-1/sqrt(in)`, as PEFT does, B at zero, so that
-//! training starts from the base model exactly.
+//! training starts from the base model exactly. Merged, the weight is `W + s B A`.
 
-use crate::architecture::{Architecture, Site, sites};
-use crate::graph::{Graph, Origin, Rows, ShapeError, TensorType, ValueId};
+use super::method::{AdapterMatrix, Adapting};
+use crate::architecture::Site;
+use crate::graph::{Graph, Matrix, ShapeError, ValueId};
 use crate::kernel::Layout;
+use crate::model::hook::Linear;
 use crate::ops::Random;
 use crate::ops::dropout::Dropout;
 use crate::ops::matmul::Matmul;
 
-/// Which linear layers are adapted, and how.
+/// LoRA at one layer.
 #[derive(Clone, Debug, PartialEq)]
-pub struct LoraSpec {
+pub struct Lora {
     /// Rank.
     pub r: usize,
     /// `s`: alpha / r, or alpha / sqrt(r) for rank-stabilised LoRA.
     pub scale: f64,
     /// Probability with which an element of x is dropped on the adapter's path, in training.
     pub dropout: f64,
-    /// `q_proj`, `down_proj`, ...
-    pub target_modules: Vec<String>,
-    /// Adapted layers, ascending.
-    pub layers: Vec<usize>,
 }
 
-/// One trained matrix.
-#[derive(Clone, Debug, PartialEq)]
-pub struct LoraTensor {
-    /// `layers.3.self_attn.q_proj.lora_a` (or `.lora_b`).
-    pub name: String,
-    /// A `[r, in]`, B `[out, r]`.
-    pub shape: [usize; 2],
-    /// Rows of the parts that the graph takes apart, which B has where a layer fuses several; one part otherwise.
-    pub parts: Vec<usize>,
+impl Adapting for Lora {
+    /// A, then B.
+    fn matrices(&self, site: &Site) -> Vec<AdapterMatrix> {
+        vec![AdapterMatrix::whole(site, "lora_a", [self.r, site.in_features]), AdapterMatrix::by_outputs(site, "lora_b", self.r)]
+    }
+
+    fn initial(&self, matrix: &AdapterMatrix, seed: u64) -> Vec<f32> {
+        if matrix.name.ends_with("lora_b") {
+            return vec![0.0; matrix.elements()];
+        }
+        let bound = 1.0 / (matrix.shape[1] as f64).sqrt();
+        let mut random = stream(&matrix.name, seed);
+        (0..matrix.elements()).map(|_| (random.uniform() * bound) as f32).collect()
+    }
+
+    fn dropout(&self) -> f64 {
+        self.dropout
+    }
+
+    fn forward(
+        &self,
+        graph: &mut Graph,
+        linear: Linear,
+        leaves: &[Vec<ValueId>],
+        dropout_counter: Option<ValueId>,
+    ) -> Result<Vec<ValueId>, ShapeError> {
+        let values = LoraValues {
+            a: leaves[0][0],
+            b: leaves[1].clone(),
+            scale: self.scale * linear.factor,
+            dropout: dropout_counter.map(|counter| (self.dropout, counter, linear.site.number as u32)),
+        };
+        values.onto(graph, linear.x, &linear.outputs, &linear.site.name())
+    }
+
+    fn merged(&self, weight: &Matrix, matrices: &[Matrix]) -> Matrix {
+        let (a, b) = (&matrices[0], &matrices[1]);
+        let mut merged = Matrix::new([weight.rows, weight.columns], weight.data.clone());
+        for o in 0..weight.rows {
+            for (k, &b) in b.row(o).iter().enumerate() {
+                let factor = self.scale * b;
+                merged.row_mut(o).iter_mut().zip(a.row(k)).for_each(|(w, a)| *w += factor * a);
+            }
+        }
+        merged
+    }
 }
 
-impl LoraSpec {
-    /// Is this linear layer adapted?
-    pub fn adapts(&self, site: &Site) -> bool {
-        self.layers.contains(&site.layer) && self.target_modules.iter().any(|target| target == site.module)
-    }
-
-    /// All trained matrices, in the order in which they lie in memory: by layer, then as in [`sites`], A before B.
-    pub fn tensors(&self, model: &Architecture) -> Vec<LoraTensor> {
-        let mut tensors = Vec::new();
-        for site in sites(model).into_iter().filter(|site| self.adapts(site)) {
-            let name = |matrix: &str| format!("{}.{matrix}", site.name());
-            tensors.push(LoraTensor { name: name("lora_a"), shape: [self.r, site.in_features], parts: vec![self.r] });
-            let parts = site.outputs.iter().map(|(_, rows)| *rows).collect();
-            tensors.push(LoraTensor { name: name("lora_b"), shape: [site.out_features, self.r], parts });
-        }
-        tensors
-    }
-
-    /// Starting values of a matrix, row-major; those of A follow from the seed and the matrix's name alone, so that they do not
-    /// depend on which other modules are adapted.
-    pub fn initial(&self, tensor: &LoraTensor, seed: u64) -> Vec<f32> {
-        let count = tensor.shape[0] * tensor.shape[1];
-        if tensor.name.ends_with("lora_b") {
-            return vec![0.0; count];
-        }
-        let bound = 1.0 / (tensor.shape[1] as f64).sqrt();
-        // FNV-1a of the name, so that every matrix has its own stream.
-        let salt = tensor
-            .name
-            .bytes()
-            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
-        let mut random = Random(seed ^ salt);
-        (0..count).map(|_| (random.uniform() * bound) as f32).collect()
-    }
+/// The random numbers that belong to a matrix of this name.
+pub(super) fn stream(name: &str, seed: u64) -> Random {
+    // FNV-1a, so that every matrix has its own.
+    let salt = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
+    Random(seed ^ salt)
 }
 
 /// The adapter of one linear layer, as values of a graph.
@@ -84,21 +90,6 @@ pub struct LoraValues {
 }
 
 impl LoraValues {
-    /// Adds the leaves of one adapted layer to a graph.
-    pub fn leaves(graph: &mut Graph, spec: &LoraSpec, site: &Site) -> Self {
-        let name = site.name();
-        let mut leaf =
-            |name: String, rows, columns| graph.leaf(name, TensorType::f32(Rows::Fixed(rows), columns), Origin::Adapter);
-        let a = leaf(format!("{name}.lora_a"), spec.r, site.in_features);
-        let whole = site.outputs.len() == 1;
-        let part = |(index, (_, rows)): (usize, &(_, usize))| {
-            let part = if whole { String::new() } else { format!(".{index}") };
-            leaf(format!("{name}.lora_b{part}"), *rows, spec.r)
-        };
-        let b = site.outputs.iter().enumerate().map(part).collect();
-        Self { a, b, scale: spec.scale, dropout: None }
-    }
-
     /// Adds the low-rank term to what the frozen layer of this name gives, part by part: `base + s (x A^T) B^T`.
     ///
     /// # Errors

@@ -1,14 +1,23 @@
-//! What is trained: which matrices get a low-rank adapter, how it starts, and how it enters the graph.
+//! What is trained: a placement of methods on linear layers, how they start, where they lie in memory, and how they enter the graph.
+//!
+//! * [`placement`]: the list from which everything else follows; [`targets`]: how users write it;
+//! * `method`: what a method is; one file each: `lora`;
+//! * `adapted`: the graph of a model with its adapters; `device`: their numbers in memory; `folder`: from a file to there;
+//! * [`end_of_turn`], [`rope_scaling`]: what an adapter remembers besides its numbers.
 
 mod adapted;
 mod device;
 pub mod end_of_turn;
 mod folder;
 mod lora;
+mod method;
+pub mod placement;
 pub mod rope_scaling;
 pub mod targets;
 
 pub use adapted::Adapted;
 pub use device::{AdapterBuffers, AdapterLayout, DeviceAdapter};
 pub use folder::LoadedAdapter;
-pub use lora::{LoraSpec, LoraTensor, LoraValues};
+pub use lora::{Lora, LoraValues};
+pub use method::{AdapterMatrix, Adapting, Method};
+pub use placement::{Piece, Placement, UniformLora};

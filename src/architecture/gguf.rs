@@ -168,7 +168,8 @@ impl Architecture {
         let same_rotation = |a: &Option<Rope>, b: &Option<Rope>| match (a, b) {
             (None, None) => true,
             (Some(a), Some(b)) => {
-                let lengths = [1, self.max_position_embeddings];
+                // Dynamic scaling begins beyond the model's own length.
+                let lengths = [1, self.max_position_embeddings, 2 * self.max_position_embeddings];
                 let same = |length| {
                     let (a, b) = (a.inverse_frequencies(length), b.inverse_frequencies(length));
                     a.len() == b.len() && a.iter().zip(&b).all(|(a, b)| (a - b).abs() <= 1e-6 * a.abs())

@@ -2,7 +2,7 @@
 
 use super::kernels::Product;
 use crate::Result;
-use crate::adapter::{DeviceAdapter, LoraSpec};
+use crate::adapter::{DeviceAdapter, UniformLora};
 use crate::architecture::Architecture;
 use crate::architecture::linear_modules;
 use crate::data::{Batch, Example};
@@ -20,7 +20,7 @@ use std::time::Instant;
 /// What is trained, and how many steps are timed.
 #[derive(Clone, Debug)]
 pub struct Options {
-    pub lora: LoraSpec,
+    pub lora: UniformLora,
     /// Layers whose activations are computed again; the matmuls of that count as the step's.
     pub recompute: Recompute,
     /// Sequences a step.
@@ -61,8 +61,8 @@ pub struct StepReport {
 }
 
 /// A rank for all linear modules in all layers.
-pub fn lora(r: usize, config: &Architecture) -> LoraSpec {
-    LoraSpec {
+pub fn lora(r: usize, config: &Architecture) -> UniformLora {
+    UniformLora {
         r,
         scale: 2.0,
         dropout: 0.0,
@@ -100,7 +100,7 @@ pub fn measure(
     mut each: impl FnMut(),
 ) -> Result<StepReport> {
     let device = weights.device().clone();
-    let adapter = DeviceAdapter::fresh(device.clone(), options.lora.clone(), config, 0)?;
+    let adapter = DeviceAdapter::fresh(device.clone(), options.lora.on(config), 0)?;
     let trained_parameters = adapter.layout.parameters();
     let batch = random_batch(options.batch_size, options.max_length, config.vocab_size);
     let (max_tokens, recompute) = (batch.rows(), options.recompute);

@@ -2,19 +2,19 @@
 
 use super::DeviceArgs;
 use clap::{Args, ValueEnum};
-use graftling::adapter::LoraSpec;
+use graftling::adapter::UniformLora;
 use graftling::adapter::targets::{expand_target_modules, parse_layers};
 use graftling::architecture::Architecture;
 use graftling::architecture::known;
 use graftling::bench::report::{Report, Table};
 use graftling::bench::speed::Speed;
 use graftling::bench::{generation, kernels, step};
-use graftling::formats::TensorInfo;
 use graftling::formats::atomic::write_atomically;
 use graftling::graph::{DType, Graph};
-use graftling::model::opened::OpenModel;
 use graftling::model::weights::WeightType;
 use graftling::plan::timings;
+use graftling::session::{self, OpenModel};
+use graftling::storage::TensorInfo;
 use graftling::terminal;
 use graftling::train::budget::RecomputeOption;
 use graftling::train::step::{LossGraph, Recompute};
@@ -153,7 +153,7 @@ pub fn run(args: BenchArgs) -> Result<()> {
         }
         bar.hide();
         if args.wants(Part::Step) || args.wants(Part::Generation) {
-            let weights = super::upload(model, args.weight_type(), device.clone())?;
+            let weights = super::with_bars(|bars| session::send(model, device.clone(), args.weight_type(), bars))?;
             let bar = Bar::new();
             if args.wants(Part::Step) {
                 let options = step::Options {
@@ -208,7 +208,7 @@ impl BenchArgs {
         let Some(model) = model else { return Ok(Vec::new()) };
         let config = &model.files.config;
         let storage = model.storage(self.weight_type());
-        let loss = LossGraph::build(config, &storage, &self.lora(config)?, self.batch_size * self.max_length)?;
+        let loss = LossGraph::build(config, &storage, &self.lora(config)?.on(config), self.batch_size * self.max_length)?;
         Ok(vec![loss.model.graph])
     }
 
@@ -234,7 +234,7 @@ impl BenchArgs {
             .ok_or_else(|| Error::bad_input("--recompute auto", problem, "give none, all or a number of layers"))
     }
 
-    fn lora(&self, config: &Architecture) -> Result<LoraSpec> {
+    fn lora(&self, config: &Architecture) -> Result<UniformLora> {
         let mut lora = step::lora(self.lora_r, config);
         lora.target_modules = expand_target_modules(&self.target_modules, config)?;
         if let Some(layers) = &self.layers {

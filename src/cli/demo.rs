@@ -11,8 +11,8 @@ use graftling::files;
 use graftling::formats::atomic::write_atomically;
 use graftling::generate::{Generator, Sampler, Sampling, end_tokens};
 use graftling::graph::Graph;
-use graftling::model::opened::OpenModel;
 use graftling::model::weights::DeviceWeights;
+use graftling::session::OpenModel;
 use graftling::terminal::{self, report};
 use graftling::text::Message;
 use graftling::train::Outcome;
@@ -180,7 +180,7 @@ fn write_lesson(out: &Path, chat: bool) -> Result<PathBuf> {
 fn generator_graphs(model: &OpenModel, prepared: &Prepared) -> Result<Vec<Graph>> {
     let (config, storage) = (&model.files.config, model.storage(prepared.weight_type()));
     let mut models = Generator::models(config, &storage, None, CONTEXT)?;
-    models.extend(Generator::models(config, &storage, Some(prepared.spec()), CONTEXT)?);
+    models.extend(Generator::models(config, &storage, Some(prepared.placement()), CONTEXT)?);
     Ok(models.into_iter().map(|model| model.graph).collect())
 }
 

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use clap::Args;
-use graftling::adapter::LoraSpec;
+use graftling::adapter::UniformLora;
 use graftling::adapter::targets::expand_target_modules;
 use graftling::architecture::{Architecture, Part, known, parameters};
 use graftling::gpu::{Device, WANTED_FEATURES, adapters};
@@ -131,7 +131,7 @@ fn needs() -> Result<String> {
 }
 
 fn memory(config: &Architecture, storage: DType) -> Result<Memory> {
-    let lora = LoraSpec {
+    let lora = UniformLora {
         r: TrainOptions::LORA_R,
         scale: 1.0,
         dropout: 0.0,
@@ -147,7 +147,7 @@ fn memory(config: &Architecture, storage: DType) -> Result<Memory> {
     let storage = |name: &str| if name.contains("norm") { DType::F32 } else { storage };
     let max_tokens = TrainOptions::BATCH_SIZE * TrainOptions::MAX_LENGTH;
     let shape = StepShape { max_tokens, accumulate: false, recompute: Recompute::None, held_out_tokens: 0 };
-    Ok(Planner::new(config, &storage, &lora, shape, bytes, &Facts::default(), Lowest::default())?.memory())
+    Ok(Planner::new(config, &storage, &lora.on(config), shape, bytes, &Facts::default(), Lowest::default())?.memory())
 }
 
 /// Bytes for people.

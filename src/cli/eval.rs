@@ -7,8 +7,8 @@ use clap::Args;
 use graftling::architecture::RopeOverride;
 use graftling::data::source::folder::{self, Side};
 use graftling::data::{self, Batch, Dataset, Example, LoadOptions, LongRecords};
-use graftling::model::opened::OpenModel;
-use graftling::session::Use;
+use graftling::session::OpenModel;
+use graftling::session::evaluate::Evaluation;
 use graftling::terminal;
 use graftling::text::Tokenizer;
 use graftling::{Error, Result};
@@ -70,7 +70,7 @@ pub fn run(mut args: EvalArgs) -> Result<()> {
     }
     let batches = batches(&data);
     let most = batches.iter().map(|batch| batch.iter().map(|&at| data.examples[at].input_ids.len()).sum()).max().unwrap_or(1);
-    let session = args.device.session(&model, args.adapter.as_deref(), &[Use::Evaluate { max_tokens: most }])?;
+    let session = args.device.session(&model, args.adapter.as_deref(), &[&Evaluation { max_tokens: most }])?;
     let mut evaluator = session.evaluator(most)?;
 
     let mut results = Vec::new();

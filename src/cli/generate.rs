@@ -5,9 +5,8 @@ use std::path::PathBuf;
 use clap::Args;
 use graftling::architecture::RopeOverride;
 use graftling::data::conversation::encode_prompt;
-use graftling::generate::{Sampler, Sampling, end_tokens};
-use graftling::model::opened::OpenModel;
-use graftling::session::Use;
+use graftling::generate::{Generation, Generator, Sampler, Sampling, end_tokens};
+use graftling::session::OpenModel;
 use graftling::text::{Message, marks};
 use graftling::{Error, Result};
 use serde_json::json;
@@ -75,8 +74,9 @@ pub fn run(mut args: GenerateArgs) -> Result<()> {
     }
     let context = prompt.len().saturating_add(args.max_new_tokens).min(config.max_position_embeddings);
 
-    let session = args.device.session(&model, args.adapter.as_deref(), &[Use::Generate { context }])?;
-    let mut generator = session.generator(context)?;
+    let used = Generation { context };
+    let session = args.device.session(&model, args.adapter.as_deref(), &[&used])?;
+    let mut generator = Generator::of(&session, used)?;
 
     let (template, folder) = (model.template.as_ref(), args.adapter.as_deref());
     let ends = end_tokens(&model.tokenizer, template, folder, args.chat.is_some())?;

@@ -8,16 +8,13 @@ use std::{
 };
 
 use clap::Args;
-use graftling::storage::DType;
+use graftling::storage::{DType, TensorSource};
 use graftling::{
     Error, Result,
     adapter::targets::{expand_target_modules, parse_layers},
     architecture::{Architecture, Parameter, Part, RopeScaling, Site, linear_modules, parameters},
     files,
-    formats::{
-        ModelPlace, TextSource, TokenizerSource, gguf::Gguf, hub::Hub, hugging_face, model_files::check_tensors,
-        tensors::TensorSource,
-    },
+    formats::{ModelPlace, TextSource, TokenizerSource, gguf::Gguf, hub::Hub, hugging_face, model_files::check_tensors},
 };
 use serde_json::{Value, json};
 use tables::{aligned, binary_size, grouped, row};

@@ -26,10 +26,8 @@ use graftling::cache::cache_folder;
 use graftling::gpu::Device;
 use graftling::graph::Graph;
 use graftling::kernel::Arithmetic;
-use graftling::model::opened::OpenModel;
-use graftling::model::weights::{DeviceWeights, WeightType};
-use graftling::plan::autotune::{BUDGET, Choice, Sources, tune};
-use graftling::session::{Session, SessionOptions, Use, Watch};
+use graftling::plan::autotune::Choice;
+use graftling::session::{self, OpenModel, Session, SessionOptions, Use, Watch};
 use graftling::storage::DType;
 use graftling::{Error, Result, terminal};
 use serde_json::Value;
@@ -167,33 +165,33 @@ fn rotated(mut model: OpenModel, scaling: &mut Option<RopeOverride>, adapter: Op
 }
 
 impl DeviceArgs {
-    /// Puts a model on the GPU, with the adapter in this folder if there is one, for these uses.
-    fn session(&self, model: &OpenModel, adapter: Option<&Path>, uses: &[Use]) -> Result<Session> {
-        let options = SessionOptions {
+    fn options(&self) -> SessionOptions {
+        SessionOptions {
             device: self.device.clone(),
             matmul: self.matmul,
             weights: self.weights.into(),
             autotune: !self.no_autotune,
             cache: cache_folder(),
-        };
-        with_bars(|bars| Session::open(model, adapter, &options, uses, bars))
+        }
+    }
+
+    /// Puts a model on the GPU, with the adapter in this folder if there is one, for these uses.
+    fn session(&self, model: &OpenModel, adapter: Option<&Path>, uses: &[&dyn Use]) -> Result<Session> {
+        with_bars(|bars| Session::open(model, adapter, &self.options(), uses, bars))
     }
 
     /// Opens the GPU and decides with which kernels it computes these graphs.
     fn open(&self, graphs: &[Graph]) -> Result<(Arc<Device>, Vec<Choice>)> {
-        let mut device = Device::open_for(self.device.as_deref(), self.matmul)?;
-        let (choices, _) = with_tuning_bar(|progress| {
-            let sources =
-                Sources { measure: !self.no_autotune, folder: cache_folder(), recorded: None, budget: BUDGET, progress };
-            tune(&mut device, graphs, &sources)
-        });
-        Ok((Arc::new(device), choices))
+        let device = Device::open_for(self.device.as_deref(), self.matmul)?;
+        let (device, choices, _) = with_bars(|bars| session::tuned(device, &self.options(), graphs, None, bars));
+        Ok((device, choices))
     }
 }
 
 /// Calls `open` with what shows how far opening a session is.
 fn with_bars<T>(open: impl FnOnce(&Bars) -> T) -> T {
-    let bars = Bars { tuning: tuning_bar(), loading: loading_bar() };
+    // Silent where there is nothing to measure.
+    let bars = Bars { tuning: Counter::of("choosing kernels for this GPU, once"), loading: Counter::of_bytes("loading") };
     let opened = open(&bars);
     bars.tuning.finish();
     bars.loading.finish();
@@ -214,29 +212,4 @@ impl Watch for Bars {
     fn loading(&self, done: u64, total: u64) {
         self.loading.at(done, total);
     }
-}
-
-/// Shows the choice of kernels, which is silent where it need not measure.
-fn tuning_bar() -> Counter {
-    Counter::of("choosing kernels for this GPU, once")
-}
-
-fn loading_bar() -> Counter {
-    Counter::of_bytes("loading")
-}
-
-/// Calls `tune` with what shows how far it is, once it has to measure.
-fn with_tuning_bar<T>(tune: impl FnOnce(&(dyn Fn(usize, usize) + Sync)) -> T) -> T {
-    let bar = tuning_bar();
-    let result = tune(&|done, total| bar.at(done as u64, total as u64));
-    bar.finish();
-    result
-}
-
-/// Sends the model's weights to the GPU, with a word on standard error when it takes long enough to be noticed.
-fn upload(model: &OpenModel, weight_type: WeightType, device: Arc<Device>) -> Result<Arc<DeviceWeights>> {
-    let bar = loading_bar();
-    let weights = model.upload(device, weight_type, |done, total| bar.at(done, total));
-    bar.finish();
-    weights
 }

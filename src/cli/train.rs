@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use graftling::model::opened::OpenModel;
+use graftling::session::OpenModel;
 use graftling::session::prefix_cache::RowsUsed;
 use graftling::terminal::{self, say};
 use graftling::train::Outcome;

@@ -204,7 +204,7 @@ fn said_pairs(said: &Said) -> Vec<Pair> {
 
 /// The tensors of a source that describe and are no parameters, as they are.
 fn described(original: &Gguf) -> Result<Vec<(String, Vec<f32>)>> {
-    use crate::formats::TensorSource;
+    use crate::storage::TensorSource;
     let names = ["rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"];
     let there = names.into_iter().filter(|name| original.find(name).is_some());
     there.map(|name| Ok((name.to_owned(), original.read_f32(name)?))).collect()

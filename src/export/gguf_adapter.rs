@@ -72,19 +72,19 @@ pub fn write(source: &Source, kind: Mixture, path: &Path) -> Result<()> {
 }
 
 /// ggml's name of the weight, the order and number of its rows, and what is added to it.
-type Pair3<'a> = (String, Order, usize, Vec<(f64, &'a LowRank)>);
+type Pair3<'a> = (String, Order, usize, Vec<(f64, LowRank<'a>)>);
 
 /// Several adapters of one weight are one of all their ranks together.
-fn rank_of(pieces: &[(f64, &LowRank)]) -> usize {
+fn rank_of(pieces: &[(f64, LowRank)]) -> usize {
     pieces.iter().map(|(_, piece)| piece.rank).sum()
 }
 
-fn stacked_a(pieces: &[(f64, &LowRank)]) -> Vec<f32> {
+fn stacked_a(pieces: &[(f64, LowRank)]) -> Vec<f32> {
     pieces.iter().flat_map(|(_, piece)| piece.a.iter().copied()).collect()
 }
 
 /// B `[rows, rank]` with what is left of the scale beside alpha / rank, its rows as the base model's file has them.
-fn stored_b(pieces: &[(f64, &LowRank)], rows: usize, order: Order, alpha: f32) -> Vec<f32> {
+fn stored_b(pieces: &[(f64, LowRank)], rows: usize, order: Order, alpha: f32) -> Vec<f32> {
     let rank = rank_of(pieces);
     let mut b = Vec::with_capacity(rows * rank);
     for row in 0..rows {

@@ -72,7 +72,7 @@ pub fn write(source: &Source, dtype: DType, out: &Path, overwrite: bool) -> Resu
 }
 
 /// `[in, rank]`, the ranks of several adapters side by side, then zeros.
-fn transposed_a(pieces: &[(f64, &LowRank)], columns: usize, rank: usize) -> Vec<f32> {
+fn transposed_a(pieces: &[(f64, LowRank)], columns: usize, rank: usize) -> Vec<f32> {
     let mut out = vec![0.0; columns * rank];
     let mut first = 0;
     for (_, piece) in pieces {
@@ -85,7 +85,7 @@ fn transposed_a(pieces: &[(f64, &LowRank)], columns: usize, rank: usize) -> Vec<
 }
 
 /// `[rank, out]`, with what is left of the scale.
-fn transposed_b(pieces: &[(f64, &LowRank)], rows: usize, rank: usize, scale: f64) -> Vec<f32> {
+fn transposed_b(pieces: &[(f64, LowRank)], rows: usize, rank: usize, scale: f64) -> Vec<f32> {
     let mut out = vec![0.0; rows * rank];
     let mut first = 0;
     for (weight, piece) in pieces {

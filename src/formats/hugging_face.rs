@@ -7,10 +7,11 @@ use std::{
 
 use serde_json::Value;
 
-use super::{TensorSource, TextSource, TokenizerSource, open, safetensors::Safetensors, special_tokens};
+use super::{TextSource, TokenizerSource, open, safetensors::Safetensors, special_tokens};
 use crate::{
     Error, Result,
     architecture::{Architecture, json::token_ids},
+    storage::TensorSource,
 };
 
 /// Endings of files that may be pickles: reading one can execute any code that its author put in.

@@ -3,7 +3,7 @@
 //! * [`model_files`]: `ModelFiles::open` takes what a user calls a model and finds config, weights and text in it;
 //! * [`gguf`], [`safetensors`], [`hugging_face`], [`hub`]: where models come from;
 //! * [`peft`]: adapters, both ways;
-//! * [`tensors`], [`text_source`]: what the readers hand to the rest of the program;
+//! * [`text_source`]: what the readers hand to the rest of the program, besides the [`TensorSource`](crate::storage::TensorSource);
 //! * `open`: the one place where files are opened; [`atomic`]: files written all or nothing.
 //!
 //! Nothing here trusts a file: every length and offset is checked before it is used, and what cannot be used is an
@@ -18,10 +18,8 @@ pub(crate) mod open;
 pub mod peft;
 pub mod safetensors;
 mod special_tokens;
-pub mod tensors;
 pub mod text_source;
 mod weight_file;
 
 pub use model_files::{ModelFiles, ModelPlace};
-pub use tensors::{TensorInfo, TensorSource};
 pub use text_source::{AddedTokenSource, GgufTokenizer, TextSource, TokenizerSource};

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    TensorSource, TextSource,
+    TextSource,
     gguf::Gguf,
     hub::{self, Hub},
     hugging_face,
@@ -15,6 +15,7 @@ use crate::{
     Error, Result,
     architecture::{Architecture, parameters},
     files,
+    storage::TensorSource,
 };
 
 /// A model that can be trained: its config is supported, and all its weights are there with the right shapes.

@@ -19,12 +19,15 @@ use serde::{
 
 use serde_json::{Value, json};
 
-use super::{
-    TensorInfo, TensorSource, atomic,
-    tensors::{byte_range, missing},
-    weight_file::WeightFile,
+use super::atomic;
+use super::weight_file::WeightFile;
+use crate::{
+    Error, Result,
+    storage::{
+        DType, TensorInfo, TensorSource,
+        source::{byte_range, missing},
+    },
 };
-use crate::{Error, Result, storage::DType};
 
 /// The format allows headers of up to 100 MB.
 const LARGEST_HEADER: u64 = 100_000_000;

@@ -8,17 +8,34 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::sampling::Sampler;
-use crate::adapter::{Adapted, DeviceAdapter, LoraSpec};
+use crate::adapter::{Adapted, DeviceAdapter, Placement};
 use crate::architecture::Architecture;
 use crate::gpu::Slice;
 use crate::graph::{Counts, ShapeError, ValueId};
 use crate::model::graph::{Head, Inputs, Model, Part, Purpose, StorageOf};
 use crate::model::weights::DeviceWeights;
 use crate::plan::{Executable, fuse_adapters};
+use crate::session::{Session, Use};
 use crate::{Error, Result};
 
 /// Rows of the prompt that go through the model together.
 const PREFILL_ROWS: usize = 256;
+
+/// What a session is opened for: texts of at most so many tokens, prompt and answer together.
+#[derive(Clone, Copy, Debug)]
+pub struct Generation {
+    pub context: usize,
+}
+
+impl Use for Generation {
+    fn models(&self, config: &Architecture, storage: StorageOf, placement: Option<&Placement>) -> Result<Vec<Model>> {
+        Generator::models(config, storage, placement, self.context)
+    }
+
+    fn smaller(&self) -> &'static str {
+        "fewer --max-new-tokens, or a shorter prompt"
+    }
+}
 
 /// A model, adapted or not, with the text that it has read so far.
 pub struct Generator {
@@ -45,13 +62,26 @@ impl Generator {
         Ok(Self { prefill, decode, vocab_size: config.vocab_size, context, read: 0 })
     }
 
+    /// [`Generator::new`] with the model and the adapter of a session that was opened for it.
+    ///
+    /// # Errors
+    /// Failed: the device has not the memory.
+    pub fn of(session: &Session, used: Generation) -> Result<Self> {
+        Self::new(session.weights(), session.config(), session.adapter(), used.context)
+    }
+
     /// The models that a generator for such texts runs, which are known before there is a device.
     ///
     /// # Errors
     /// If the configuration contradicts itself.
-    pub fn models(config: &Architecture, storage: StorageOf, lora: Option<&LoraSpec>, context: usize) -> Result<Vec<Model>> {
+    pub fn models(
+        config: &Architecture,
+        storage: StorageOf,
+        placement: Option<&Placement>,
+        context: usize,
+    ) -> Result<Vec<Model>> {
         let context = clamped(context, config);
-        let model = |rows| Ok(fused(config, storage, lora, context, rows)?.0.model);
+        let model = |rows| Ok(fused(config, storage, placement, context, rows)?.0.model);
         [PREFILL_ROWS.min(context), 1].into_iter().map(model).collect()
     }
 
@@ -126,11 +156,11 @@ fn clamped(context: usize, config: &Architecture) -> usize {
 fn fused(
     config: &Architecture,
     storage: StorageOf,
-    lora: Option<&LoraSpec>,
+    placement: Option<&Placement>,
     context: usize,
     rows: usize,
 ) -> Result<(Adapted, ValueId)> {
-    let mut adapted = Adapted::build(config, storage, lora, Purpose::Generate { cache: context }, Part::Whole, rows)?;
+    let mut adapted = Adapted::build(config, storage, placement, Purpose::Generate { cache: context }, Part::Whole, rows)?;
     let Head::Logits(logits) = adapted.model.head else {
         return Err(ShapeError::new("model", "the head", "a loss", "logits").into());
     };
@@ -156,8 +186,8 @@ impl Pass {
         context: usize,
         caches: &mut Vec<Slice>,
     ) -> Result<Self> {
-        let lora = adapter.map(|adapter| &adapter.spec);
-        let (adapted, logits) = fused(config, &|name| weights.dtype(name), lora, context, rows)?;
+        let placement = adapter.map(|adapter| &adapter.placement);
+        let (adapted, logits) = fused(config, &|name| weights.dtype(name), placement, context, rows)?;
         let Adapted { model, adapters, .. } = adapted;
         let device = weights.device().clone();
         if caches.is_empty() {

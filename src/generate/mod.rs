@@ -6,5 +6,5 @@ pub mod generator;
 pub mod sampling;
 
 pub use ends::end_tokens;
-pub use generator::Generator;
+pub use generator::{Generation, Generator};
 pub use sampling::{Sampler, Sampling};

@@ -6,35 +6,41 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
-use crate::adapter::LoraSpec;
-use crate::architecture::{Architecture, Site, sites};
+use crate::Result;
+use crate::adapter::{AdapterLayout, Method, Piece, Placement};
+use crate::architecture::{Architecture, Site};
 use crate::formats::peft::{AdapterTensor, load_adapter};
-use crate::{Error, Result};
+use crate::graph::Matrix;
 
-/// An update of one matrix that is a product: `scale B A`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct LowRank {
+/// A change of one matrix that is a product: `scale B A`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LowRank<'a> {
     /// A `[rank, in_features]`, row-major.
-    pub a: Vec<f32>,
+    pub a: &'a [f32],
     /// B `[out_features, rank]`, row-major.
-    pub b: Vec<f32>,
+    pub b: &'a [f32],
     pub rank: usize,
     pub scale: f64,
 }
 
+/// Rows that are changed together.
+const ROWS: usize = 64;
+
 /// What one adapter does at one linear layer.
 #[derive(Clone, Debug)]
-struct Piece {
-    /// By what its change is multiplied.
+struct Change {
+    /// By what it is multiplied.
     weight: f64,
-    low_rank: LowRank,
+    method: Method,
+    /// As [`Adapting::matrices`](crate::adapter::Adapting::matrices) lists them.
+    matrices: Vec<AdapterTensor>,
 }
 
 /// The changes of one or several adapters, each times a weight of its own.
 #[derive(Clone, Debug, Default)]
 pub struct Update {
-    /// By the name of the changed tensor, `model.layers.3.self_attn.q_proj.weight`; pieces in the order of the adapters.
-    pieces: BTreeMap<String, (Site, Vec<Piece>)>,
+    /// By the name of the changed tensor, `model.layers.3.self_attn.q_proj.weight`; changes in the order of the adapters.
+    changes: BTreeMap<String, (Site, Vec<Change>)>,
     /// Adapter folders, for messages.
     pub places: Vec<PathBuf>,
 }
@@ -49,89 +55,78 @@ impl Update {
         for (folder, weight) in adapters {
             let (config, tensors) = load_adapter(folder)?;
             let place = folder.display().to_string();
-            let spec = LoraSpec::from_peft(&place, &config, model)?;
-            update.add(&place, &spec, &tensors, *weight, model)?;
+            let placement = Placement::from_peft(&place, &config, model)?;
+            // Names, shapes and completeness are checked where adapters are laid out in memory.
+            let layout = AdapterLayout::new(&placement);
+            let mut matrices = layout.unpack(&layout.pack(&place, &tensors)?).into_iter();
+            for Piece { site, method } in placement.pieces {
+                let count = method.matrices(&site).len();
+                let change = Change { weight: *weight, method, matrices: matrices.by_ref().take(count).collect() };
+                let name = format!("model.{}.weight", site.name());
+                update.changes.entry(name).or_insert_with(|| (site, Vec::new())).1.push(change);
+            }
             update.places.push(folder.to_path_buf());
         }
         Ok(update)
     }
 
-    fn add(&mut self, place: &str, spec: &LoraSpec, tensors: &[AdapterTensor], weight: f64, model: &Architecture) -> Result<()> {
-        let mut used = 0;
-        for site in sites(model).into_iter().filter(|site| spec.adapts(site)) {
-            let matrix = |own: &str, shape: [usize; 2]| {
-                let name = format!("{}.{own}", site.name());
-                let proposal = "use an adapter that was trained on this model with these modules and layers";
-                let Some(found) = tensors.iter().find(|tensor| tensor.name == name) else {
-                    return Err(Error::bad_input(place, format!("`{name}` is missing"), proposal));
-                };
-                match found.shape == shape {
-                    true => Ok(found.values.clone()),
-                    false => {
-                        let problem = format!("`{name}` has shape {:?}, the model needs {shape:?}", found.shape);
-                        Err(Error::bad_input(place, problem, proposal))
-                    }
-                }
-            };
-            let low_rank = LowRank {
-                a: matrix("lora_a", [spec.r, site.in_features])?,
-                b: matrix("lora_b", [site.out_features, spec.r])?,
-                rank: spec.r,
-                scale: spec.scale,
-            };
-            used += 2;
-            let name = format!("model.{}.weight", site.name());
-            self.pieces.entry(name).or_insert_with(|| (site, Vec::new())).1.push(Piece { weight, low_rank });
-        }
-        if used != tensors.len() {
-            let problem = format!("has {} tensors, of which {used} have a place in this model", tensors.len());
-            return Err(Error::bad_input(place, problem, "check the adapter's base model"));
-        }
-        Ok(())
-    }
-
     /// Whether this tensor is changed.
     pub fn changes(&self, tensor: &str) -> bool {
-        self.pieces.contains_key(tensor)
+        self.changes.contains_key(tensor)
     }
 
     /// Whether nothing is changed.
     pub fn is_empty(&self) -> bool {
-        self.pieces.is_empty()
+        self.changes.is_empty()
     }
 
     /// The changed layers, in the order of their tensors' names.
     pub fn sites(&self) -> impl Iterator<Item = &Site> {
-        self.pieces.values().map(|(site, _)| site)
+        self.changes.values().map(|(site, _)| site)
     }
 
-    /// The changes of a tensor, one an adapter, with its weight; empty where nothing is changed.
-    pub fn low_rank(&self, tensor: &str) -> Vec<(f64, &LowRank)> {
-        let pieces = self.pieces.get(tensor).map_or(&[][..], |(_, pieces)| pieces);
-        pieces.iter().map(|piece| (piece.weight, &piece.low_rank)).collect()
+    /// The changes of a tensor as products, one an adapter, with its weight; empty where nothing is changed.
+    pub fn low_rank(&self, tensor: &str) -> Vec<(f64, LowRank<'_>)> {
+        let changes = self.changes.get(tensor).map_or(&[][..], |(_, changes)| changes);
+        changes.iter().map(|change| (change.weight, change.low_rank())).collect()
     }
 
-    /// Puts the changes into some rows of a tensor: `values` `[rows.len(), in_features]` before, and after.
+    /// Puts the changes into some rows of a tensor: `values` `[rows.len(), in_features]` before, and after. Several changes are each what
+    /// its adapter alone would do, times its weight, and added up.
     pub fn put_into(&self, tensor: &str, rows: Range<usize>, values: &mut [f64]) {
-        let Some((site, pieces)) = self.pieces.get(tensor) else { return };
+        let Some((site, changes)) = self.changes.get(tensor) else { return };
         let columns = site.in_features;
-        values.par_chunks_exact_mut(columns).zip(rows).for_each(|(row, number)| {
-            for Piece { weight, low_rank } in pieces {
-                low_rank.add_row(number, *weight, row);
+        let first = rows.start;
+        values.par_chunks_mut(columns * ROWS).enumerate().for_each(|(at, values)| {
+            let rows = first + at * ROWS..first + at * ROWS + values.len() / columns;
+            let before = Matrix::new([rows.len(), columns], values.to_vec());
+            for change in changes {
+                let merged = change.method.merged(&before, &change.of_rows(site, &rows));
+                let parts = values.iter_mut().zip(merged.data.iter().zip(&before.data));
+                match (change.weight, changes.len()) {
+                    (1.0, 1) => parts.for_each(|(value, (merged, _))| *value = *merged),
+                    (weight, _) => parts.for_each(|(value, (merged, before))| *value += weight * (merged - before)),
+                }
             }
         });
     }
 }
 
-impl LowRank {
-    /// Adds `weight` times row `number` of the update.
-    pub fn add_row(&self, number: usize, weight: f64, row: &mut [f64]) {
-        let columns = row.len();
-        for (k, &b) in self.b[number * self.rank..][..self.rank].iter().enumerate() {
-            let factor = weight * self.scale * f64::from(b);
-            if factor != 0.0 {
-                row.iter_mut().zip(&self.a[k * columns..][..columns]).for_each(|(value, &a)| *value += factor * f64::from(a));
-            }
-        }
+impl Change {
+    fn low_rank(&self) -> LowRank<'_> {
+        let Method::Lora(lora) = &self.method;
+        LowRank { a: &self.matrices[0].values, b: &self.matrices[1].values, rank: lora.r, scale: lora.scale }
+    }
+
+    /// The matrices with only what concerns these outputs of the layer: a method changes a row of the weight by that row alone.
+    fn of_rows(&self, site: &Site, rows: &Range<usize>) -> Vec<Matrix> {
+        let matrix = |tensor: &AdapterTensor| {
+            let [count, columns] = tensor.shape;
+            let by_outputs = count == site.out_features && !tensor.name.ends_with(".lora_a");
+            let used = if by_outputs { rows.clone() } else { 0..count };
+            let values = &tensor.values[used.start * columns..used.end * columns];
+            Matrix::new([used.len(), columns], values.iter().map(|&value| f64::from(value)).collect())
+        };
+        self.matrices.iter().map(matrix).collect()
     }
 }

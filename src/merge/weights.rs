@@ -6,8 +6,7 @@ use rayon::prelude::*;
 
 use super::Update;
 use crate::architecture::{Order, Parameter};
-use crate::formats::{TensorInfo, TensorSource};
-use crate::storage::DType;
+use crate::storage::{DType, TensorInfo, TensorSource};
 use crate::{Error, Result};
 
 /// Values that are in memory at one time, about.

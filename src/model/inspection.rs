@@ -2,8 +2,7 @@
 
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::formats::{TensorInfo, TensorSource};
-use crate::storage::DType;
+use crate::storage::{DType, TensorInfo, TensorSource};
 use crate::{Error, Result};
 
 /// Looks at one tensor after the other, in pieces of whole blocks.

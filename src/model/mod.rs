@@ -2,12 +2,10 @@
 //!
 //! * [`graph`]: the model as a graph; `block` builds a block of any family;
 //! * [`hook`]: where adapters join it, from above;
-//! * [`weights`]: the frozen weights on the device;
-//! * [`opened`]: a model as the commands use it.
+//! * [`weights`]: the frozen weights on the device.
 
 mod block;
 pub mod graph;
 pub mod hook;
 mod inspection;
-pub mod opened;
 pub mod weights;

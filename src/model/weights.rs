@@ -3,12 +3,11 @@
 use super::graph::Model;
 use super::inspection::Inspection;
 use crate::architecture::{Architecture, parameters};
-use crate::formats::{TensorInfo, TensorSource};
 use crate::gpu::{Device, split_rows};
 use crate::graph::ValueId;
 use crate::ops::rope::rope_table;
 use crate::plan::Pinned;
-use crate::storage::{DType, convert};
+use crate::storage::{DType, TensorInfo, TensorSource, convert};
 use crate::{Error, Result};
 use std::collections::HashMap;
 use std::ops::Range;

@@ -1,9 +1,10 @@
 //! Loss without training: each supervised token's negative log-likelihood.
 
+use super::Use;
 use super::batch::write_batch;
 use super::prefix_cache::PrefixCache;
 use crate::Result;
-use crate::adapter::{Adapted, DeviceAdapter, LoraSpec};
+use crate::adapter::{Adapted, DeviceAdapter, Placement};
 use crate::architecture::Architecture;
 use crate::data::Batch;
 use crate::graph::{ShapeError, ValueId};
@@ -11,6 +12,22 @@ use crate::model::graph::{Head, Inputs, Model, Part, Purpose, StorageOf};
 use crate::model::weights::DeviceWeights;
 use crate::plan::Executable;
 use std::sync::Arc;
+
+/// What a session is opened for: losses of batches of at most so many tokens.
+#[derive(Clone, Copy, Debug)]
+pub struct Evaluation {
+    pub max_tokens: usize,
+}
+
+impl Use for Evaluation {
+    fn models(&self, config: &Architecture, storage: StorageOf, placement: Option<&Placement>) -> Result<Vec<Model>> {
+        Ok(vec![Evaluator::model(config, storage, placement, self.max_tokens)?])
+    }
+
+    fn smaller(&self) -> &'static str {
+        "a smaller --max-length, if records are long"
+    }
+}
 
 /// A model, adapted or not, that evaluates batches.
 pub struct Evaluator {
@@ -59,9 +76,9 @@ impl Evaluator {
         max_tokens: usize,
         prefix: Option<PrefixCache>,
     ) -> Result<Self> {
-        let lora = adapter.map(|adapter| &adapter.spec);
+        let placement = adapter.map(|adapter| &adapter.placement);
         let part = Part::above(prefix.as_ref().map(PrefixCache::first_layer));
-        let adapted = Adapted::build(config, &|name| weights.dtype(name), lora, Purpose::Evaluate, part, max_tokens)?;
+        let adapted = Adapted::build(config, &|name| weights.dtype(name), placement, Purpose::Evaluate, part, max_tokens)?;
         let Adapted { model, adapters, .. } = adapted;
         let Head::Loss { nll, loss } = model.head else {
             return Err(ShapeError::new("model", "the head", "logits", "a loss").into());
@@ -80,8 +97,8 @@ impl Evaluator {
     ///
     /// # Errors
     /// If the configuration contradicts itself.
-    pub fn model(config: &Architecture, storage: StorageOf, lora: Option<&LoraSpec>, max_tokens: usize) -> Result<Model> {
-        Ok(Adapted::build(config, storage, lora, Purpose::Evaluate, Part::Whole, max_tokens)?.model)
+    pub fn model(config: &Architecture, storage: StorageOf, placement: Option<&Placement>, max_tokens: usize) -> Result<Model> {
+        Ok(Adapted::build(config, storage, placement, Purpose::Evaluate, Part::Whole, max_tokens)?.model)
     }
 
     /// -log p of each supervised token, natural logarithm, in the order of `batch.targets`.

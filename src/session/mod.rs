@@ -1,6 +1,8 @@
 //! A model that is on one device: opened, tuned, uploaded, with an adapter or without, ready for what it will be used for.
 //!
-//! * this page: [`Session::open`], the way there, and [`load`], the part of it that a training run shares;
+//! * this page: [`Session::open`], the way there, and its parts, [`tuned`], [`send`] and [`load`], that others share; what a session is
+//!   opened for is a [`Use`];
+//! * [`opened`]: the model's files, before there is a device;
 //! * [`memory`]: what graphs occupy on a device, and the refusal of what does not fit, before a weight is sent;
 //! * [`evaluate`]: losses of batches; [`prefix_cache`]: what of a batch need not be done again in every epoch; [`batch`]: how a batch gets
 //!   to the device.
@@ -8,24 +10,24 @@
 pub mod batch;
 pub mod evaluate;
 pub mod memory;
+pub mod opened;
 pub mod prefix_cache;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::Result;
-use crate::adapter::{DeviceAdapter, LoadedAdapter, LoraSpec};
+use crate::adapter::{DeviceAdapter, LoadedAdapter, Placement};
 use crate::architecture::Architecture;
-use crate::generate::Generator;
 use crate::gpu::Device;
 use crate::graph::Graph;
 use crate::kernel::Arithmetic;
 use crate::model::graph::{Model, StorageOf};
-use crate::model::opened::OpenModel;
 use crate::model::weights::{DeviceWeights, WeightType};
-use crate::plan::autotune::{BUDGET, Record, Sources, tune};
+use crate::plan::autotune::{BUDGET, Choice, Record, Sources, tune};
 use evaluate::Evaluator;
 use memory::Needs;
+pub use opened::OpenModel;
 
 /// Which device, and how it computes.
 #[derive(Clone, Debug)]
@@ -43,30 +45,15 @@ pub struct SessionOptions {
 }
 
 /// What a session is for; it is tuned for it, and must have the memory for all of it at once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Use {
-    /// Losses of batches of at most this many tokens.
-    Evaluate { max_tokens: usize },
-    /// Texts of at most this many tokens, prompt and answer together.
-    Generate { context: usize },
-}
-
-impl Use {
+pub trait Use {
     /// The models that it runs.
-    fn models(self, config: &Architecture, storage: StorageOf, lora: Option<&LoraSpec>) -> Result<Vec<Model>> {
-        match self {
-            Self::Evaluate { max_tokens } => Ok(vec![Evaluator::model(config, storage, lora, max_tokens)?]),
-            Self::Generate { context } => Generator::models(config, storage, lora, context),
-        }
-    }
+    ///
+    /// # Errors
+    /// If the configuration contradicts itself.
+    fn models(&self, config: &Architecture, storage: StorageOf, placement: Option<&Placement>) -> Result<Vec<Model>>;
 
     /// Which options make it need less.
-    fn smaller(self) -> &'static str {
-        match self {
-            Self::Evaluate { .. } => "a smaller --max-length, if records are long",
-            Self::Generate { .. } => "fewer --max-new-tokens, or a shorter prompt",
-        }
-    }
+    fn smaller(&self) -> &'static str;
 }
 
 /// Who is told how far the long parts of opening are.
@@ -77,25 +64,52 @@ pub trait Watch: Sync {
     fn loading(&self, done: u64, total: u64);
 }
 
-/// Decides with which kernels `device` computes these graphs, by measurement or as `recorded`, and sends the model's weights there. Also
-/// gives what was decided.
+/// For whoever does not want to be told.
+impl Watch for () {
+    fn tuning(&self, _done: usize, _total: usize) {}
+
+    fn loading(&self, _done: u64, _total: u64) {}
+}
+
+/// Decides with which kernels `device` computes these graphs, by measurement or as `recorded`. Gives what was chosen by measurement, and
+/// what a run has to record.
+pub fn tuned(
+    mut device: Device,
+    options: &SessionOptions,
+    graphs: &[Graph],
+    recorded: Option<&Record>,
+    watch: &dyn Watch,
+) -> (Arc<Device>, Vec<Choice>, Record) {
+    let progress = |done, total| watch.tuning(done, total);
+    let sources =
+        Sources { measure: options.autotune, folder: options.cache.clone(), recorded, budget: BUDGET, progress: &progress };
+    let (choices, record) = tune(&mut device, graphs, &sources);
+    (Arc::new(device), choices, record)
+}
+
+/// Sends the model's weights to a device.
+///
+/// # Errors
+/// As [`DeviceWeights::upload`].
+pub fn send(model: &OpenModel, device: Arc<Device>, weight_type: WeightType, watch: &dyn Watch) -> Result<Arc<DeviceWeights>> {
+    let progress = |done, total| watch.loading(done, total);
+    DeviceWeights::upload(device, &model.files.config, &*model.files.tensors, weight_type, progress).map(Arc::new)
+}
+
+/// [`tuned`], then [`send`]. Also gives what a run has to record.
 ///
 /// # Errors
 /// If the device has not the memory, or a weight is broken.
 pub fn load(
     model: &OpenModel,
     options: &SessionOptions,
-    mut device: Device,
+    device: Device,
     graphs: &[Graph],
     recorded: Option<&Record>,
     watch: &dyn Watch,
 ) -> Result<(Arc<DeviceWeights>, Record)> {
-    let progress = |done, total| watch.tuning(done, total);
-    let sources =
-        Sources { measure: options.autotune, folder: options.cache.clone(), recorded, budget: BUDGET, progress: &progress };
-    let (_, record) = tune(&mut device, graphs, &sources);
-    let weights = model.upload(Arc::new(device), options.weights, |done, total| watch.loading(done, total))?;
-    Ok((weights, record))
+    let (device, _, record) = tuned(device, options, graphs, recorded, watch);
+    Ok((send(model, device, options.weights, watch)?, record))
 }
 
 /// A model on a device.
@@ -115,16 +129,16 @@ impl Session {
         model: &OpenModel,
         adapter: Option<&Path>,
         options: &SessionOptions,
-        uses: &[Use],
+        uses: &[&dyn Use],
         watch: &dyn Watch,
     ) -> Result<Self> {
         let config = &model.files.config;
         let adapter = adapter.map(|folder| LoadedAdapter::load(folder, config)).transpose()?;
-        let spec = adapter.as_ref().map(|adapter| &adapter.spec);
+        let placement = adapter.as_ref().map(|adapter| &adapter.placement);
         let storage = model.storage(options.weights);
         let mut models = Vec::new();
         for used in uses {
-            models.extend(used.models(config, &storage, spec)?);
+            models.extend(used.models(config, &storage, placement)?);
         }
         let device = Device::open_for(options.device.as_deref(), options.matmul)?;
         let needs = Needs {
@@ -145,6 +159,11 @@ impl Session {
         Ok(Self { config: config.clone(), weights, adapter })
     }
 
+    /// What the model is.
+    pub fn config(&self) -> &Architecture {
+        &self.config
+    }
+
     /// The frozen weights.
     pub fn weights(&self) -> &Arc<DeviceWeights> {
         &self.weights
@@ -161,13 +180,5 @@ impl Session {
     /// If the device has not the memory.
     pub fn evaluator(&self, max_tokens: usize) -> Result<Evaluator> {
         Evaluator::new(self.weights.clone(), &self.config, self.adapter.as_ref(), max_tokens)
-    }
-
-    /// Texts of at most `context` tokens.
-    ///
-    /// # Errors
-    /// If the device has not the memory.
-    pub fn generator(&self, context: usize) -> Result<Generator> {
-        Generator::new(&self.weights, &self.config, self.adapter.as_ref(), context)
     }
 }

@@ -24,6 +24,9 @@ mod q5_1;
 mod q5_k;
 mod q6_k;
 mod q8_0;
+pub mod source;
+
+pub use source::{TensorInfo, TensorSource};
 
 use clap::ValueEnum;
 use clap::builder::PossibleValue;

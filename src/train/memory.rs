@@ -3,7 +3,7 @@
 
 use super::step::{LossGraph, OptimizerGraph, Recompute, accumulator_graph};
 use crate::Result;
-use crate::adapter::{Adapted, AdapterLayout, LoraSpec};
+use crate::adapter::{Adapted, AdapterLayout, Placement};
 use crate::architecture::Architecture;
 use crate::gpu::padded;
 use crate::graph::{Counts, Graph, ShapeError, ValueId};
@@ -72,25 +72,25 @@ impl Planner {
     pub fn new(
         config: &Architecture,
         storage: StorageOf,
-        lora: &LoraSpec,
+        placement: &Placement,
         shape: StepShape,
         weights: usize,
         facts: &Facts,
         lowest: Lowest,
     ) -> Result<Self> {
-        let graphs = LossGraph::build_part(config, storage, lora, Part::above(lowest.train), shape.max_tokens)?;
+        let graphs = LossGraph::build_part(config, storage, placement, Part::above(lowest.train), shape.max_tokens)?;
         let held_out = match shape.held_out_tokens {
             0 => None,
             tokens => {
                 let part = Part::above(lowest.held_out);
-                let model = Adapted::build(config, storage, Some(lora), Purpose::Evaluate, part, tokens)?.model;
+                let model = Adapted::build(config, storage, Some(placement), Purpose::Evaluate, part, tokens)?.model;
                 let Head::Loss { loss, nll } = model.head else {
                     return Err(ShapeError::new("model", "the head", "logits", "a loss").into());
                 };
                 Some((model, [loss, nll]))
             }
         };
-        let elements = AdapterLayout::new(lora, config).span_elements();
+        let elements = AdapterLayout::new(placement).span_elements();
         let below = |layer: Option<usize>, tokens| match layer {
             Some(layer) => PrefixMemory::plan(config, storage, layer, tokens, facts),
             None => Ok(PrefixMemory::default()),

@@ -24,7 +24,7 @@ use super::{HeldOut, Run};
 use crate::adapter::end_of_turn::{self, EndOfTurn};
 use crate::adapter::rope_scaling;
 use crate::adapter::targets::{expand_target_modules, parse_layers};
-use crate::adapter::{AdapterLayout, DeviceAdapter, LoraSpec};
+use crate::adapter::{AdapterLayout, DeviceAdapter, Placement};
 use crate::cache::cache_folder;
 use crate::data::source::folder::{self as data_folder, Side};
 use crate::data::{self, Batch, Dataset, LoadOptions, Sampler, SamplerOptions};
@@ -32,10 +32,9 @@ use crate::formats::peft::{self, AdapterConfig, AdapterTensor};
 use crate::gpu::Device;
 use crate::graph::{Counts, Graph};
 use crate::kernel::Facts;
-use crate::model::opened::OpenModel;
 use crate::model::weights::{DeviceWeights, WeightType};
 use crate::session::prefix_cache::{Lowest, PrefixCachePlan, PrefixCacheType, Seen};
-use crate::session::{self, SessionOptions, Watch};
+use crate::session::{self, OpenModel, SessionOptions, Watch};
 use crate::{Error, Result};
 
 /// A run whose options, model and data fit together; nothing is written and no GPU is used yet.
@@ -48,7 +47,7 @@ pub struct Prepared<'m> {
     /// Optimizer steps of the whole run.
     pub total_steps: u64,
     pub(super) model: &'m OpenModel,
-    spec: LoraSpec,
+    placement: Placement,
     layout: AdapterLayout,
     /// The adapter's start where `--init-adapter` gives one, laid out as `layout`.
     start: Option<Vec<f32>>,
@@ -71,8 +70,8 @@ impl<'m> Prepared<'m> {
         let config = &model.files.config;
         let (adapter, start) = adapter_of(&options, model)?;
         let place = options.init_adapter.as_deref().unwrap_or(Path::new("adapter")).display().to_string();
-        let spec = LoraSpec::from_peft(&place, &adapter, config)?;
-        let layout = AdapterLayout::new(&spec, config);
+        let placement = Placement::from_peft(&place, &adapter, config)?;
+        let layout = AdapterLayout::new(&placement);
         let start = start.map(|tensors| layout.pack(&place, &tensors)).transpose()?;
 
         // A packed row may be longer than the model's context; a record in it may not.
@@ -86,7 +85,7 @@ impl<'m> Prepared<'m> {
         let schedule = Schedule::new(options.lr_schedule, options.learning_rate, options.warmup_steps, total_steps);
         let seen = Seen { data: &data, repeatedly: total_steps > steps_of_epoch(&sampler, &options, 0) };
         let held_out = eval_data.as_ref().map(|data| Seen { data, repeatedly: eval_steps(&options, total_steps) < total_steps });
-        let lowest = spec.layers.first().copied().unwrap_or(0);
+        let lowest = placement.lowest_layer();
         let prefix = PrefixCachePlan::new(&options.prefix_cache(), lowest, config.hidden_size, seen, held_out)?;
 
         let accumulate = options.gradient_accumulation_steps > 1;
@@ -96,8 +95,8 @@ impl<'m> Prepared<'m> {
         };
         let shape = StepShape { max_tokens: sampler.max_rows(), accumulate, recompute: Recompute::None, held_out_tokens };
         let weights = WeightType::from(options.weights);
-        let whole = planner(model, &spec, weights, shape, Lowest::default())?;
-        let planner = planner(model, &spec, weights, shape, prefix.lowest())?;
+        let whole = planner(model, &placement, weights, shape, Lowest::default())?;
+        let planner = planner(model, &placement, weights, shape, prefix.lowest())?;
         let planner = budget::within_budget(planner, options.recompute, options.memory_budget)?;
         Ok(Self {
             options,
@@ -106,7 +105,7 @@ impl<'m> Prepared<'m> {
             adapter,
             total_steps,
             model,
-            spec,
+            placement,
             layout,
             start,
             sampler,
@@ -117,9 +116,9 @@ impl<'m> Prepared<'m> {
         })
     }
 
-    /// The adapter's shape on this model.
-    pub fn spec(&self) -> &LoraSpec {
-        &self.spec
+    /// What is adapted, and how.
+    pub fn placement(&self) -> &Placement {
+        &self.placement
     }
 
     /// Numbers that the run trains.
@@ -134,7 +133,7 @@ impl<'m> Prepared<'m> {
 
     /// The plan of the same run with other weights and steps of another shape.
     pub(super) fn planner_of(&self, weights: WeightType, shape: StepShape) -> Result<Planner> {
-        planner(self.model, &self.spec, weights, shape, self.prefix.lowest())
+        planner(self.model, &self.placement, weights, shape, self.prefix.lowest())
     }
 
     /// Opens the device of the run, which has the memory for it as far as that is known.
@@ -341,8 +340,8 @@ impl<'m> Prepared<'m> {
         let (options, config) = (&self.options, &self.model.files.config);
         let device = weights.device().clone();
         let on_device = match &self.start {
-            Some(contents) => DeviceAdapter::new(device, self.spec.clone(), self.layout.clone(), contents)?,
-            None => DeviceAdapter::fresh(device, self.spec.clone(), config, options.seed)?,
+            Some(contents) => DeviceAdapter::new(device, self.placement.clone(), self.layout.clone(), contents)?,
+            None => DeviceAdapter::fresh(device, self.placement.clone(), options.seed)?,
         };
         let cache = |store, max_tokens| self.prefix.open(store, &weights, config, &options.out, max_tokens);
         let shape = self.planner.shape();
@@ -479,10 +478,10 @@ fn load_data(options: &TrainOptions, model: &OpenModel, max_length: usize) -> Re
     Ok((data, held_out))
 }
 
-fn planner(model: &OpenModel, spec: &LoraSpec, weights: WeightType, shape: StepShape, lowest: Lowest) -> Result<Planner> {
+fn planner(model: &OpenModel, placement: &Placement, weights: WeightType, shape: StepShape, lowest: Lowest) -> Result<Planner> {
     // The device is not known yet; one with no more than WebGPU asks for needs the most kernel calls.
     let (facts, bytes) = (Facts::default(), model.weight_bytes(weights));
-    Planner::new(&model.files.config, &model.storage(weights), spec, shape, bytes, &facts, lowest)
+    Planner::new(&model.files.config, &model.storage(weights), placement, shape, bytes, &facts, lowest)
 }
 
 /// What of a run is on the device.

@@ -1,6 +1,6 @@
 //! The two graphs of a training step: loss with adapter gradients, and the optimizer.
 
-use crate::adapter::{Adapted, LoraSpec};
+use crate::adapter::{Adapted, Placement};
 use crate::architecture::Architecture;
 use crate::autograd::{Root, backward};
 use crate::graph::{Graph, Origin, Rows, ShapeError, TensorType, ValueId};
@@ -45,8 +45,13 @@ impl LossGraph {
     ///
     /// # Errors
     /// A [`ShapeError`] if the configuration contradicts itself.
-    pub fn build(config: &Architecture, storage: StorageOf, lora: &LoraSpec, max_tokens: usize) -> Result<Self, ShapeError> {
-        Self::build_part(config, storage, lora, Part::Whole, max_tokens)
+    pub fn build(
+        config: &Architecture,
+        storage: StorageOf,
+        placement: &Placement,
+        max_tokens: usize,
+    ) -> Result<Self, ShapeError> {
+        Self::build_part(config, storage, placement, Part::Whole, max_tokens)
     }
 
     /// [`LossGraph::build`] for a part of the model that has all adapters and the head.
@@ -56,11 +61,11 @@ impl LossGraph {
     pub fn build_part(
         config: &Architecture,
         storage: StorageOf,
-        lora: &LoraSpec,
+        placement: &Placement,
         part: Part,
         max_tokens: usize,
     ) -> Result<Self, ShapeError> {
-        let adapted = Adapted::build(config, storage, Some(lora), Purpose::Train, part, max_tokens)?;
+        let adapted = Adapted::build(config, storage, Some(placement), Purpose::Train, part, max_tokens)?;
         let Adapted { mut model, adapters, dropout_counter } = adapted;
         let Head::Loss { loss, nll } = model.head else {
             return Err(ShapeError::new("model", "the head", "logits", "a loss"));
@@ -81,7 +86,7 @@ impl LossGraph {
         let place = |nodes: Range<usize>| moved(&plain, &model.graph, nodes);
         model.blocks = model.blocks.into_iter().map(place).collect();
         let forward = place(0..forward).end;
-        let layers = lora.layers.first().copied().unwrap_or(0)..config.num_hidden_layers;
+        let layers = placement.lowest_layer()..config.num_hidden_layers;
         Ok(Self { model, adapters, dropout_counter, loss, nll, gradients, forward, layers })
     }
 

@@ -60,7 +60,7 @@ impl Trainer {
     ) -> Result<Self> {
         let device = weights.device().clone();
         let part = Part::above(prefix.as_ref().map(PrefixCache::first_layer));
-        let graphs = LossGraph::build_part(config, &|name| weights.dtype(name), &adapter.spec, part, shape.max_tokens)?;
+        let graphs = LossGraph::build_part(config, &|name| weights.dtype(name), &adapter.placement, part, shape.max_tokens)?;
         let graphs = graphs.recomputed(shape.recompute);
         let buffers = |name| AdapterBuffers::allocate(device.clone(), name, &adapter.layout);
         let gradients = buffers("gradients")?;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use graftling::gpu::Device;
-use graftling::model::opened::OpenModel;
+use graftling::session::{OpenModel, send};
 use graftling::train::Outcome;
 use graftling::train::interrupt::Interrupt;
 use graftling::train::options::{Recipe, TrainOptions};
@@ -45,7 +45,7 @@ fn train(shop: &Workshop, out: &str, losses: &[u64]) -> Result<(Outcome, bool)> 
     let prepared = Prepared::new(options, &model)?;
     let device = Arc::new(Device::open(std::env::var("GRAFTLING_TEST_DEVICE").ok().as_deref())?);
     let first = Arc::downgrade(&device);
-    let weights = model.upload(device.clone(), prepared.weight_type(), |_, _| {})?;
+    let weights = send(&model, device.clone(), prepared.weight_type(), &())?;
     let output = prepared.open_output()?;
     let run = prepared.start(weights, output, Interrupt::default(), Progress::hidden())?;
     device.destroy_after(losses);

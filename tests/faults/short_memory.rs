@@ -3,7 +3,7 @@
 use graftling::Error;
 use graftling::byte_size::ByteSize;
 use graftling::gpu::{Device, Room};
-use graftling::model::opened::OpenModel;
+use graftling::session::OpenModel;
 use graftling::storage::DType;
 use graftling::train::options::{Recipe, TrainOptions};
 use graftling::train::prepare::Prepared;

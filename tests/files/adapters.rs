@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use graftling::adapter::LoraSpec;
+use graftling::adapter::Placement;
 use graftling::formats::{
     atomic,
     peft::{AdapterConfig, AdapterTensor, load_adapter, save_adapter},
@@ -187,17 +187,18 @@ fn a_listed_module_without_tensors_is_passed_over_where_the_model_lacks_it_too()
     change_config(folder.path(), "target_modules", json!(["query_key_value", "q_proj", "v_proj"]));
     let (config, tensors) = load_adapter(folder.path()).unwrap();
     assert_eq!((&config.target_modules, &tensors), (&adapter().0.target_modules, &adapter().1));
-    let spec = LoraSpec::from_peft("adapter", &config, &tiny::config()).unwrap();
-    assert_eq!(spec.target_modules, ["q_proj", "v_proj"]);
+    let placement = Placement::from_peft("adapter", &config, &tiny::config()).unwrap();
+    assert!(placement.pieces.iter().all(|piece| ["q_proj", "v_proj"].contains(&piece.site.module)));
+    assert_eq!(placement.pieces.len(), 2 * tiny::config().num_hidden_layers);
     change_config(folder.path(), "target_modules", json!(["o_proj", "q_proj", "v_proj"]));
     let (config, _) = load_adapter(folder.path()).unwrap();
-    let text = message(LoraSpec::from_peft("adapter", &config, &tiny::config()));
+    let text = message(Placement::from_peft("adapter", &config, &tiny::config()));
     assert!(text.contains("module o_proj") && text.contains("target_modules"), "{text}");
     // Unless it is excluded, by name or by a pattern.
     for excluded in [json!(["self_attn.o_proj"]), json!(".*o_proj")] {
         change_config(folder.path(), "exclude_modules", excluded);
         let (config, _) = load_adapter(folder.path()).unwrap();
-        LoraSpec::from_peft("adapter", &config, &tiny::config()).unwrap();
+        Placement::from_peft("adapter", &config, &tiny::config()).unwrap();
         assert_eq!(config.target_modules, ["q_proj", "v_proj"]);
     }
 }

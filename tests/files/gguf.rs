@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use graftling::{
     architecture::RopeScaling,
-    formats::{ModelFiles, TensorSource, TokenizerSource, gguf::Gguf},
-    storage::DType,
+    formats::{ModelFiles, TokenizerSource, gguf::Gguf},
+    storage::{DType, TensorSource},
 };
 use half::f16;
 

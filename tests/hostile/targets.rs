@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use graftling::adapter::{AdapterLayout, LoraSpec};
+use graftling::adapter::{AdapterLayout, Placement};
 use graftling::architecture::{self, Architecture, Parameter};
 use graftling::data;
 use graftling::formats::{ModelFiles, TextSource, TokenizerSource, peft};
@@ -421,8 +421,8 @@ fn config(_: &Path, input: &[u8]) {
 fn adapter(folder: &Path) {
     let Ok((config, tensors)) = peft::load_adapter(folder) else { return };
     let model = seeds::model_config();
-    if let Ok(spec) = LoraSpec::from_peft("adapter", &config, &model) {
-        let _ = AdapterLayout::new(&spec, &model).pack("adapter", &tensors);
+    if let Ok(placement) = Placement::from_peft("adapter", &config, &model) {
+        let _ = AdapterLayout::new(&placement).pack("adapter", &tensors);
     }
 }
 
@@ -503,7 +503,7 @@ fn checkpoint(scratch: &Path, name: &str, input: &[u8]) {
     fs::write(folder.join(name), input).unwrap();
     let (config, _) = peft::load_adapter(&folder).unwrap();
     let model = seeds::model_config();
-    let layout = AdapterLayout::new(&LoraSpec::from_peft("adapter", &config, &model).unwrap(), &model);
+    let layout = AdapterLayout::new(&Placement::from_peft("adapter", &config, &model).unwrap());
     // As if it had been written so: otherwise the digests would keep everything from being looked at.
     sums::write(&folder, &FILES).unwrap();
     if let Ok(Some((_, state))) = latest(scratch) {

@@ -4,9 +4,10 @@
 mod common;
 mod families;
 mod modes;
+mod taken_home;
 
 use common::device;
-use graftling::adapter::{DeviceAdapter, LoraSpec};
+use graftling::adapter::{DeviceAdapter, UniformLora};
 use graftling::data::{Batch, Example};
 use graftling::formats::ModelFiles;
 use graftling::formats::peft::{AdapterTensor, load_adapter};
@@ -78,15 +79,15 @@ impl Setup {
         Self { files, weights: Arc::new(weights) }
     }
 
-    fn adapter(&self, spec: &LoraSpec, start: &[AdapterTensor]) -> DeviceAdapter {
-        let layout = graftling::adapter::AdapterLayout::new(spec, &self.files.config);
+    fn adapter(&self, spec: &UniformLora, start: &[AdapterTensor]) -> DeviceAdapter {
+        let layout = graftling::adapter::AdapterLayout::new(&spec.on(&self.files.config));
         let used: Vec<AdapterTensor> =
             start.iter().filter(|given| layout.tensors.iter().any(|tensor| tensor.name == given.name)).cloned().collect();
         let contents = layout.pack("start", &used).unwrap();
-        DeviceAdapter::new(self.weights.device().clone(), spec.clone(), layout, &contents).unwrap()
+        DeviceAdapter::new(self.weights.device().clone(), spec.on(&self.files.config), layout, &contents).unwrap()
     }
 
-    fn trainer(&self, spec: &LoraSpec, start: &[AdapterTensor], max_tokens: usize, accumulate: bool) -> Trainer {
+    fn trainer(&self, spec: &UniformLora, start: &[AdapterTensor], max_tokens: usize, accumulate: bool) -> Trainer {
         let shape = StepShape { max_tokens, accumulate, recompute: Recompute::None, held_out_tokens: 0 };
         Trainer::new(self.weights.clone(), &self.files.config, self.adapter(spec, start), shape, 0, None).unwrap()
     }
@@ -97,9 +98,9 @@ impl Setup {
     }
 }
 
-fn spec_of(expected: &Value, layers: Vec<usize>, modules: &[&str]) -> LoraSpec {
+fn spec_of(expected: &Value, layers: Vec<usize>, modules: &[&str]) -> UniformLora {
     let r = expected["lora"]["r"].as_u64().unwrap() as usize;
-    LoraSpec {
+    UniformLora {
         r,
         scale: expected["lora"]["alpha"].as_f64().unwrap() / r as f64,
         dropout: 0.0,
@@ -295,7 +296,7 @@ fn smollm2_token_losses() {
 }
 
 /// The start that the fixtures' README specifies: B zero, A from an integer hash.
-fn hashed_start(spec: &LoraSpec, setup: &Setup) -> Vec<AdapterTensor> {
+fn hashed_start(spec: &UniformLora, setup: &Setup) -> Vec<AdapterTensor> {
     let mix = |mut x: u32| {
         x ^= x >> 16;
         x = x.wrapping_mul(0x7feb_352d);
@@ -303,7 +304,8 @@ fn hashed_start(spec: &LoraSpec, setup: &Setup) -> Vec<AdapterTensor> {
         x = x.wrapping_mul(0x846c_a68b);
         x ^ (x >> 16)
     };
-    spec.tensors(&setup.files.config)
+    spec.on(&setup.files.config)
+        .matrices()
         .into_iter()
         .map(|tensor| {
             let seed = tensor.name.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));

@@ -32,7 +32,7 @@ const STEPS: usize = 4;
 struct Family {
     name: &'static str,
     setup: Setup,
-    spec: LoraSpec,
+    spec: UniformLora,
     start: Vec<AdapterTensor>,
     examples: Vec<Example>,
 }

@@ -2,7 +2,7 @@
 //! models, on every kind of device.
 
 use super::translate::Resolved;
-use graftling::adapter::{Adapted, LoraSpec};
+use graftling::adapter::{Adapted, Placement, UniformLora};
 use graftling::architecture::Architecture;
 use graftling::graph::{Call, Counts, DType, Dispatch, Graph, Operand};
 use graftling::kernel::{Arithmetic, Facts, Kernel, Matrices, Needs, Tuning};
@@ -205,15 +205,16 @@ fn model_graphs(config: &Architecture, storage: DType, tokens: usize) -> Vec<Gra
     ]
 }
 
-fn lora(config: &Architecture) -> LoraSpec {
+fn lora(config: &Architecture) -> Placement {
     let modules = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
-    LoraSpec {
+    UniformLora {
         r: 8,
         scale: 2.0,
         dropout: 0.1,
         target_modules: modules.map(str::to_owned).into(),
         layers: (0..config.num_hidden_layers).collect(),
     }
+    .on(config)
 }
 
 fn small_llama() -> Architecture {

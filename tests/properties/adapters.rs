@@ -3,7 +3,7 @@
 use crate::cases;
 use crate::common::{device, device_with, relative_distance, run_on_device, run_split};
 use crate::sketch::*;
-use graftling::adapter::{LoraSpec, LoraValues};
+use graftling::adapter::{LoraValues, UniformLora};
 use graftling::architecture::Architecture;
 use graftling::autograd::{Root, backward};
 use graftling::graph::{Counts, DType, Graph, Matrix, Origin, Rows, TensorType, ValueId};
@@ -123,8 +123,8 @@ fn config() -> Architecture {
 
 fn loss_graph(layers: &[usize], modules: &[&str], max_tokens: usize) -> LossGraph {
     let target_modules = modules.iter().map(|&module| module.to_owned()).collect();
-    let lora = LoraSpec { r: 4, scale: SCALE, dropout: 0.0, target_modules, layers: layers.to_vec() };
-    LossGraph::build(&config(), &|_| DType::F32, &lora, max_tokens).unwrap()
+    let lora = UniformLora { r: 4, scale: SCALE, dropout: 0.0, target_modules, layers: layers.to_vec() };
+    LossGraph::build(&config(), &|_| DType::F32, &lora.on(&config()), max_tokens).unwrap()
 }
 
 const ALL: [&str; 7] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];

@@ -1,7 +1,7 @@
 //! Laws of a model that is trained, evaluated and asked, on a tiny one: dropout, the adapter's start, prompts of several chunks.
 
 use crate::common::device;
-use graftling::adapter::{Adapted, DeviceAdapter, LoraSpec};
+use graftling::adapter::{Adapted, DeviceAdapter, UniformLora};
 use graftling::bench::step::{lora, random_batch};
 use graftling::data::{Batch, Example};
 use graftling::formats::ModelFiles;
@@ -35,15 +35,15 @@ fn dropouts(graph: &Graph) -> Vec<String> {
 #[test]
 fn every_projection_has_its_own_dropout_and_only_in_training() {
     let config = files().config;
-    let spec = LoraSpec { dropout: 0.3, ..lora(4, &config) };
-    let step = LossGraph::build(&config, &|_| DType::F32, &spec, 16).unwrap();
+    let placement = UniformLora { dropout: 0.3, ..lora(4, &config) }.on(&config);
+    let step = LossGraph::build(&config, &|_| DType::F32, &placement, 16).unwrap();
     let forward: Vec<String> = dropouts(&step.model.graph);
-    let adapted = spec.tensors(&config).len() / 2;
+    let adapted = placement.pieces.len();
     // The backward pass repeats those whose input depends on an adapter, with the same salt.
     let distinct: HashSet<&String> = forward.iter().collect();
     assert_eq!(distinct.len(), adapted, "{forward:?}");
     for purpose in [Purpose::Evaluate, Purpose::Generate { cache: 16 }] {
-        let adapted = Adapted::build(&config, &|_| DType::F32, Some(&spec), purpose, Part::Whole, 16).unwrap();
+        let adapted = Adapted::build(&config, &|_| DType::F32, Some(&placement), purpose, Part::Whole, 16).unwrap();
         assert_eq!(dropouts(&adapted.model.graph), [""; 0], "{purpose:?}");
         assert!(adapted.dropout_counter.is_none());
     }
@@ -57,8 +57,8 @@ fn dropout_differs_from_batch_to_batch() {
     let weights = weights(&files);
     let batch = random_batch(2, 16, files.config.vocab_size);
     for dropout in [0.0, 0.5] {
-        let spec = LoraSpec { dropout, ..lora(4, &files.config) };
-        let adapter = DeviceAdapter::fresh(device(), spec, &files.config, 3).unwrap();
+        let spec = UniformLora { dropout, ..lora(4, &files.config) };
+        let adapter = DeviceAdapter::fresh(device(), spec.on(&files.config), 3).unwrap();
         // B starts at zero, where no adapter is seen, dropped or not.
         let mut random = Random(8);
         adapter.set(&(0..adapter.layout.elements()).map(|_| 0.3 * random.uniform() as f32).collect::<Vec<f32>>());
@@ -77,10 +77,11 @@ fn every_a_starts_from_its_own_stream() {
     let config = files().config;
     let spec = lora(4, &config);
     let starts: Vec<(String, Vec<u32>)> = spec
-        .tensors(&config)
+        .on(&config)
+        .initial(7)
         .iter()
         .filter(|tensor| tensor.name.ends_with("lora_a"))
-        .map(|tensor| (tensor.name.clone(), spec.initial(tensor, 7).iter().map(|x| x.to_bits()).collect()))
+        .map(|tensor| (tensor.name.clone(), tensor.values.iter().map(|x| x.to_bits()).collect()))
         .collect();
     assert_eq!(starts.len(), 7 * config.num_hidden_layers);
     for (at, (name, values)) in starts.iter().enumerate() {
@@ -93,10 +94,10 @@ fn every_a_starts_from_its_own_stream() {
             assert!(agree * 10 < count * 8, "{name} and {other} start alike: {agree} of {count} signs");
         }
     }
-    let alone = LoraSpec { target_modules: vec!["v_proj".into()], layers: vec![1], ..spec.clone() };
-    let tensor = alone.tensors(&config).remove(0);
-    let (_, among_all) = starts.iter().find(|(name, _)| *name == tensor.name).expect("it is adapted in both");
-    let bits = |seed| alone.initial(&tensor, seed).iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+    let alone = UniformLora { target_modules: vec!["v_proj".into()], layers: vec![1], ..spec.clone() };
+    let first = |seed| alone.on(&config).initial(seed).remove(0);
+    let (_, among_all) = starts.iter().find(|(name, _)| *name == first(7).name).expect("it is adapted in both");
+    let bits = |seed| first(seed).values.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
     assert_eq!(&bits(7), among_all);
     assert!(bits(8) != bits(7));
 }

@@ -16,15 +16,14 @@ use std::{ops::Range, path::Path};
 pub use container::{Container, MetaValue, RawTensor};
 pub use types::GgmlType;
 
-use super::{
-    TensorInfo, TensorSource, TextSource,
-    tensors::{byte_range, missing},
-    weight_file::WeightFile,
-};
+use super::{TextSource, weight_file::WeightFile};
 use crate::{
     Error, Result,
     architecture::{Architecture, Order, Parameter, parameters},
-    storage::DType,
+    storage::{
+        DType, TensorInfo, TensorSource,
+        source::{byte_range, missing},
+    },
 };
 use metadata::Metadata;
 use std::collections::HashMap;

@@ -266,7 +266,7 @@ pub(in crate::train) fn with_last_good(out: &Path, error: Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::adapter::LoraSpec;
+    use crate::adapter::Placement;
     use crate::architecture::Architecture;
 
     fn layout() -> (AdapterConfig, AdapterLayout) {
@@ -277,8 +277,8 @@ mod tests {
         )
         .unwrap();
         let adapter = AdapterConfig { r: 3, target_modules: vec!["q_proj".into(), "v_proj".into()], ..AdapterConfig::default() };
-        let spec = LoraSpec::from_peft("test", &adapter, &config).unwrap();
-        let layout = AdapterLayout::new(&spec, &config);
+        let placement = Placement::from_peft("test", &adapter, &config).unwrap();
+        let layout = AdapterLayout::new(&placement);
         (adapter, layout)
     }
 

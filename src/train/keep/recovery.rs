@@ -8,7 +8,7 @@ use super::checkpoint::RunState;
 use crate::gpu::Identity;
 use crate::train::prepare::{Engine, Prepared};
 use crate::train::{Outcome, Run};
-use crate::{Error, Result};
+use crate::{Error, Result, session};
 use std::sync::Arc;
 
 /// How often a device is opened again before the run has got any further.
@@ -58,7 +58,7 @@ impl Run<'_> {
 
 fn open(device: &Identity, prepared: &Prepared) -> Result<Engine> {
     let device = Arc::new(device.open()?);
-    let weights = prepared.model.upload(device, prepared.weight_type(), |_, _| {});
+    let weights = session::send(prepared.model, device, prepared.weight_type(), &());
     weights.and_then(|weights| prepared.engine(weights)).map_err(|error| prepared.explained(error))
 }
 

@@ -1,15 +1,12 @@
-//! A model as the commands use it: its files, tokenizer and chat template, and the way of its weights to the device.
-
-use std::sync::Arc;
+//! A model as the commands use it: its files, tokenizer and chat template.
 
 use sha2::{Digest, Sha256};
 
-use super::weights::{DeviceWeights, WeightType};
 use crate::Result;
 use crate::architecture::parameters;
 use crate::formats::ModelFiles;
-use crate::gpu::Device;
 use crate::graph::DType;
+use crate::model::weights::WeightType;
 use crate::text::{ChatTemplate, Tokenizer};
 
 /// A model whose files have been found and checked; no weight has been read yet.
@@ -45,19 +42,6 @@ impl OpenModel {
         let template = ChatTemplate::from_source_at(&files.text, template_time)?;
         let template_time = template.as_ref().map(|_| template_time);
         Ok(Self { files, tokenizer, template, template_time })
-    }
-
-    /// Sends the weights to the device; `progress` is told the bytes done and the bytes in all.
-    ///
-    /// # Errors
-    /// As [`DeviceWeights::upload`].
-    pub fn upload(
-        &self,
-        device: Arc<Device>,
-        weight_type: WeightType,
-        progress: impl FnMut(u64, u64),
-    ) -> Result<Arc<DeviceWeights>> {
-        DeviceWeights::upload(device, &self.files.config, &*self.files.tensors, weight_type, progress).map(Arc::new)
     }
 
     /// The type in which a weight will rest on the device, by its name.

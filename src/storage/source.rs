@@ -1,8 +1,8 @@
-//! What every weight file looks like to the rest of the program: named tensors, read by rows, as stored or as f32.
+//! Where stored weights come from: named tensors, read by rows, as stored or as f32. What reads files is above, in [`crate::formats`].
 
 use std::ops::Range;
 
-use crate::storage::DType;
+use super::DType;
 use crate::{Error, Result};
 
 /// One tensor of a model file.

@@ -14,7 +14,8 @@ use std::{
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Map, Value, json};
 
-use super::{TensorSource, atomic, open, safetensors::Safetensors};
+use super::{atomic, open, safetensors::Safetensors};
+use crate::storage::TensorSource;
 use crate::{Error, Result};
 
 const CONFIG: &str = "adapter_config.json";
@@ -67,6 +68,12 @@ impl Default for AdapterConfig {
 }
 
 impl AdapterConfig {
+    /// Is this module of this layer adapted?
+    pub fn adapts(&self, layer: usize, module: &str) -> bool {
+        self.layers_to_transform.as_ref().is_none_or(|layers| layers.contains(&layer))
+            && self.target_modules.iter().any(|target| target == module)
+    }
+
     /// The factor of `B A x`.
     pub fn scale(&self) -> f64 {
         self.lora_alpha / if self.use_rslora { (self.r as f64).sqrt() } else { self.r as f64 }
