@@ -171,10 +171,10 @@ fn models_that_are_not_there_are_named() {
 }
 
 #[test]
-fn a_pickle_is_refused_with_the_reason() {
+fn what_only_looks_like_a_file_of_pytorch_is_refused_with_the_reason() {
     let workplace = Workplace::new();
     fs::rename(workplace.path("model/model.safetensors"), workplace.path("model/pytorch_model.bin")).unwrap();
-    workplace.train_refuses(&[], 2, &["pytorch_model.bin", "pickle", "execute", "save_pretrained"]);
+    workplace.train_refuses(&[], 2, &["pytorch_model.bin", "torch.save", "save_pretrained"]);
 }
 
 #[test]

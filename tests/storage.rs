@@ -99,6 +99,27 @@ fn values_become_the_blocks_that_gguf_py_writes() {
     }
 }
 
+/// What ggml's own quantisers make of values with the tails that weights have is in no row nearer to them by more than a fiftieth.
+#[test]
+fn k_quants_lose_no_more_than_those_of_ggml() {
+    let file = fixture();
+    let tensors = SafeTensors::deserialize(&file).unwrap();
+    let wide = floats(tensors.tensor("wide").unwrap().data());
+    let values_of = |dtype, blocks: Vec<u8>| Matrix::of_blocks([1, wide.len()], dtype, blocks).data;
+    for dtype in [DType::Q4_1, DType::Q8_0, DType::Q4_K, DType::Q5_K, DType::Q6_K] {
+        let stored = tensors.tensor(&format!("{}.wide", dtype.name())).unwrap().data().to_vec();
+        let found = dtype.quantise(&wide);
+        let alike = found.chunks(dtype.block_bytes()).zip(stored.chunks(dtype.block_bytes())).filter(|(a, b)| a == b).count();
+        let [found, expected] = [found, stored].map(|blocks| values_of(dtype, blocks));
+        for (row, values) in wide.chunks(512).enumerate() {
+            let error =
+                |of: &[f64]| -> f64 { of[512 * row..][..512].iter().zip(values).map(|(a, b)| (a - f64::from(*b)).powi(2)).sum() };
+            let [found, expected] = [error(&found), error(&expected)];
+            assert!(found <= 1.02 * expected, "{dtype}, row {row}: {found:e}, ggml {expected:e} ({alike} blocks alike)");
+        }
+    }
+}
+
 /// Codes, absmax and values are bitsandbytes'.
 #[test]
 fn nf4_is_that_of_bitsandbytes() {
@@ -116,7 +137,8 @@ fn nf4_is_that_of_bitsandbytes() {
     assert_eq!(on_the_device(DType::NF4, blocks, values.len()), values);
 }
 
-/// A weight that is read back as it was written is the same again, where a format can be written.
+/// A weight that is read back as it was written is the same again, where a format can be written. K-quants search for scales and may find
+/// others for values that are rounded already; but then they are hardly worse than before.
 #[test]
 fn rounding_twice_is_rounding_once() {
     let values: Vec<f32> = Random(3).matrix([4, 256], 0.1).data.iter().map(|&value| value as f32).collect();
@@ -125,7 +147,12 @@ fn rounding_twice_is_rounding_once() {
         let worst = values.iter().zip(&once).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
         assert!(worst < 0.02, "{dtype}: {worst}");
         let twice = graftling::storage::rounded(&once, dtype);
-        let drift = once.iter().zip(&twice).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-        assert!(drift <= 2e-4, "{dtype}: {drift}");
+        if matches!(dtype, DType::Q4_K | DType::Q5_K | DType::Q6_K) {
+            let error = |of: &[f32]| of.iter().zip(&values).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>();
+            assert!(error(&twice) <= 1.1 * error(&once), "{dtype}: {:e} after {:e}", error(&twice), error(&once));
+        } else {
+            let drift = once.iter().zip(&twice).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(drift <= 2e-4, "{dtype}: {drift}");
+        }
     }
 }

@@ -35,6 +35,7 @@ const READ: &[&str] = &[
     "bos_token_id",
     "eos_token_id",
     "quantization_config",
+    "quantization",
 ];
 
 /// Keys that change no number of a forward pass in a causal model: what transformers' base configuration has (versions 4 and 5), settings
@@ -246,14 +247,6 @@ impl Keys<'_> {
     }
 
     fn refuse_what_is_not_known(&self) -> Result<()> {
-        if let Some(quantised) = self.get("quantization_config") {
-            let method = quantised.get("quant_method").and_then(Value::as_str).unwrap_or("unknown");
-            return Err(Error::bad_input(
-                format!("{}: key `quantization_config`", self.place),
-                format!("the weights are quantised by `{method}`, which graftling does not read"),
-                "Use the original f32, f16 or bf16 weights, or a .gguf file in Q8_0, Q4_0 or Q4_1.",
-            ));
-        }
         let known = |key: &str| {
             READ.contains(&key)
                 || HARMLESS.contains(&key)

@@ -16,17 +16,18 @@ use hf_hub::{
     api::sync::{ApiBuilder, ApiError, ApiRepo},
 };
 
-use super::hugging_face;
+use super::hugging_face::{self, Form};
 use crate::{Error, Result};
 
 /// Small files that describe a model. Only the first is in every model.
-const DESCRIPTIONS: [&str; 6] = [
+const DESCRIPTIONS: [&str; 7] = [
     "config.json",
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "chat_template.jinja",
-    "model.safetensors.index.json",
+    Form::Safetensors.index(),
+    Form::PyTorch.index(),
 ];
 
 /// How to reach the hub and where its files rest.
@@ -115,25 +116,23 @@ impl Hub {
     /// The folder with the whole model, fetched if need be.
     ///
     /// # Errors
-    /// As [`Hub::fetch_descriptions`], or if the model has no safetensors.
+    /// As [`Hub::fetch_descriptions`], or if the model has no weights in a form that is read.
     pub fn fetch_weights(&self, name: &str) -> Result<PathBuf> {
         let folder = self.fetch_descriptions(name)?;
-        let wanted: Vec<String> = match hugging_face::shards(&folder)? {
-            Some(shards) => shards.into_iter().collect(),
-            None => vec!["model.safetensors".to_owned()],
-        };
-        let missing: Vec<&String> = wanted.iter().filter(|file| !folder.join(file).exists()).collect();
-        if missing.is_empty() {
+        let mut forms = Vec::new();
+        for form in Form::ALL {
+            let shards = hugging_face::shards(&folder, form)?;
+            forms.push(shards.map_or(vec![form.whole().to_owned()], |shards| shards.into_iter().collect()));
+        }
+        if forms.iter().any(|wanted| wanted.iter().all(|file| folder.join(file).exists())) {
             return Ok(folder);
         }
         let (repo, listed) = self.connect(name)?;
-        if let Some(absent) = missing.iter().find(|file| !listed.contains(file)) {
-            if let Some(pickle) = listed.iter().find(|file| file.ends_with(".bin") || file.ends_with(".pth")) {
-                return Err(hugging_face::pickle_refused(&Path::new(name).join(pickle)));
-            }
-            let problem = format!("has no {absent} on Hugging Face");
-            return Err(Error::bad_input(name, problem, "Choose a model whose weights are in the safetensors format."));
-        }
+        let Some(wanted) = forms.iter().find(|wanted| wanted.iter().all(|file| listed.contains(file))) else {
+            let problem = "has neither model.safetensors nor pytorch_model.bin on Hugging Face";
+            return Err(Error::bad_input(name, problem, "Choose a model whose weights are in one of these forms."));
+        };
+        let missing = wanted.iter().filter(|file| !folder.join(file).exists());
         for file in missing {
             self.fetch(name, &repo, file)?;
         }

@@ -7,19 +7,46 @@ use std::{
 
 use serde_json::Value;
 
-use super::{TextSource, TokenizerSource, open, safetensors::Safetensors, special_tokens};
+use super::{
+    TextSource, TokenizerSource, folder_weights::FolderWeights, open, quantised::Scheme, special_tokens, stored::Stored,
+};
 use crate::{
     Error, Result,
     architecture::{Architecture, json::token_ids},
     storage::TensorSource,
 };
 
-/// Endings of files that may be pickles: reading one can execute any code that its author put in.
-const PICKLES: [&str; 4] = ["bin", "pt", "pth", "ckpt"];
+/// The forms of weights, the better one first: all in one file, and the list of shards where they are in several.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    Safetensors,
+    PyTorch,
+}
 
-/// All weights in one file, and the list of shards where they are in several.
-const WHOLE: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
+impl Form {
+    pub(super) const ALL: [Self; 2] = [Self::Safetensors, Self::PyTorch];
+
+    pub(super) const fn whole(self) -> &'static str {
+        match self {
+            Self::Safetensors => "model.safetensors",
+            Self::PyTorch => "pytorch_model.bin",
+        }
+    }
+
+    pub(super) const fn index(self) -> &'static str {
+        match self {
+            Self::Safetensors => "model.safetensors.index.json",
+            Self::PyTorch => "pytorch_model.bin.index.json",
+        }
+    }
+
+    const fn ending(self) -> &'static str {
+        match self {
+            Self::Safetensors => ".safetensors",
+            Self::PyTorch => ".bin",
+        }
+    }
+}
 
 /// Config of the model in `folder`, with the end tokens of `generation_config.json` after those of `config.json`.
 ///
@@ -42,6 +69,7 @@ pub fn config(folder: &Path) -> Result<Architecture> {
         return Err(Error::bad_input(folder.display(), problem, proposal));
     }
     let mut config = config_file(&path)?;
+    scheme(folder)?;
     if let Some(generation) = optional_json(&folder.join("generation_config.json"))? {
         let ids = token_ids(generation.get("eos_token_id")).ok_or_else(|| {
             let place = folder.join("generation_config.json");
@@ -69,18 +97,31 @@ pub fn config_file(path: &Path) -> Result<Architecture> {
     Architecture::from_json_at(&path.display().to_string(), &text)
 }
 
-/// The weights in `folder`: `model.safetensors`, or what `model.safetensors.index.json` lists, or the only safetensors file. The order is
-/// that of transformers: an index that an earlier, larger save left behind does not count beside a whole file.
+/// How the weights in `folder` were quantised.
+///
+/// # Errors
+/// [`Error::BadInput`] naming the library or the setting that is not read.
+fn scheme(folder: &Path) -> Result<Option<Scheme>> {
+    let path = folder.join("config.json");
+    Scheme::of_config(&path.display().to_string(), &optional_json(&path)?.unwrap_or(Value::Null))
+}
+
+/// The weights in `folder`: `model.safetensors`, or what `model.safetensors.index.json` lists, or the only safetensors file; else the same of
+/// `pytorch_model.bin`. The order is that of transformers: an index that an earlier, larger save left behind does not count beside a whole
+/// file.
 ///
 /// Names are those of a model that has text alone, and `config` learns what only the weights say: as in transformers 5, an output matrix
 /// of its own counts, whatever `tie_word_embeddings` says.
 ///
 /// # Errors
-/// [`Error::BadInput`] if there are none, if they are pickles, or if a file is missing or not sound.
-pub fn weights(folder: &Path, config: &mut Architecture) -> Result<Safetensors> {
-    let mut weights = Safetensors::open(&weight_files(folder)?)?;
+/// [`Error::BadInput`] if there are none, or if a file is missing or not sound.
+pub fn weights(folder: &Path, config: &mut Architecture) -> Result<FolderWeights> {
+    let mut stored = Stored::open(&weight_files(folder)?)?;
     if !config.text_path.is_empty() {
-        weights = weights.renamed(text_name)?;
+        stored = stored.renamed(text_name)?;
+    }
+    let weights = FolderWeights::of(stored, scheme(folder)?.as_ref())?;
+    if !config.text_path.is_empty() {
         let others = weights.tensors().iter().filter(|info| !info.name.starts_with("model.") && info.name != "lm_head.weight");
         let others: Vec<&str> = others.map(|info| info.name.as_str()).collect();
         if let Some(first) = others.first() {
@@ -115,7 +156,7 @@ fn text_name(name: &str) -> String {
 }
 
 /// Whether there is an output matrix that is not the embedding.
-fn has_own_output(weights: &Safetensors) -> Result<bool> {
+fn has_own_output(weights: &FolderWeights) -> Result<bool> {
     const ROWS: usize = 1024;
     let [embedding, output] = ["model.embed_tokens.weight", "lm_head.weight"];
     let (Some(of_embedding), Some(of_output)) = (weights.find(embedding), weights.find(output)) else { return Ok(false) };
@@ -140,51 +181,53 @@ fn has_own_output(weights: &Safetensors) -> Result<bool> {
 pub fn has_weights(folder: &Path) -> bool {
     file_names(folder).is_ok_and(|names| {
         names.iter().any(|name| {
-            (name.ends_with(".safetensors") && !name.starts_with("adapter_")) || name.ends_with(".safetensors.index.json")
+            let known = |form: Form| name == form.whole() || name == form.index();
+            Form::ALL.into_iter().any(known) || (name.ends_with(".safetensors") && !name.starts_with("adapter_"))
         })
     })
 }
 
 fn weight_files(folder: &Path) -> Result<Vec<PathBuf>> {
     let names = file_names(folder)?;
-    if names.contains(WHOLE) {
-        if names.contains(INDEX) {
-            tracing::warn!("{}: there is {WHOLE} beside {INDEX}; the index and its shards are not used", folder.display());
+    for form in Form::ALL {
+        let (whole, index) = (form.whole(), form.index());
+        if names.contains(whole) {
+            if names.contains(index) {
+                tracing::warn!("{}: there is {whole} beside {index}; the index and its shards are not used", folder.display());
+            }
+            return Ok(vec![folder.join(whole)]);
         }
-        return Ok(vec![folder.join(WHOLE)]);
-    }
-    if let Some(shards) = shards(folder)? {
-        return Ok(shards.into_iter().map(|name| folder.join(name)).collect());
-    }
-    let others: Vec<&String> =
-        names.iter().filter(|name| name.ends_with(".safetensors") && !name.starts_with("adapter_")).collect();
-    match others.as_slice() {
-        [only] => return Ok(vec![folder.join(only)]),
-        [] => {}
-        several => {
-            let problem = format!("has {} .safetensors files but no {INDEX}", several.len());
-            return Err(Error::bad_input(
-                folder.display(),
-                problem,
-                format!("Download {INDEX} too; it says which files belong together."),
-            ));
+        if let Some(shards) = shards(folder, form)? {
+            return Ok(shards.into_iter().map(|name| folder.join(name)).collect());
+        }
+        // Other files in PyTorch's form are optimisers, arguments and the like.
+        let of_weights =
+            |name: &&String| form == Form::Safetensors && name.ends_with(form.ending()) && !name.starts_with("adapter_");
+        let others: Vec<&String> = names.iter().filter(of_weights).collect();
+        match others.as_slice() {
+            [only] => return Ok(vec![folder.join(only)]),
+            [] => {}
+            several => {
+                let problem = format!("has {} .safetensors files but no {index}", several.len());
+                return Err(Error::bad_input(
+                    folder.display(),
+                    problem,
+                    format!("Download {index} too; it says which files belong together."),
+                ));
+            }
         }
     }
-    let is_pickle = |name: &&String| Path::new(name).extension().is_some_and(|e| PICKLES.iter().any(|pickle| e == *pickle));
-    if let Some(name) = names.iter().find(is_pickle) {
-        return Err(pickle_refused(&folder.join(name)));
-    }
-    let problem = "has no weights (*.safetensors)";
     Err(Error::bad_input(
         folder.display(),
-        problem,
-        "Download the model's .safetensors files into it; config.json alone is enough only for `graftling inspect`.",
+        "has no weights (*.safetensors, or pytorch_model.bin)",
+        "Download the model's weights into it, under the names that transformers gives them; config.json alone is enough only for \
+         `graftling inspect`.",
     ))
 }
 
 /// The shard names of the index, if there is one.
-pub(super) fn shards(folder: &Path) -> Result<Option<BTreeSet<String>>> {
-    let path = folder.join(INDEX);
+pub(super) fn shards(folder: &Path, form: Form) -> Result<Option<BTreeSet<String>>> {
+    let path = folder.join(form.index());
     let Some(index) = optional_json(&path)? else { return Ok(None) };
     let bad = |problem: String| Error::bad_input(path.display(), problem, "Download the model again.");
     let map = index.get("weight_map").and_then(Value::as_object).ok_or_else(|| bad("has no `weight_map`".to_owned()))?;
@@ -192,27 +235,13 @@ pub(super) fn shards(folder: &Path) -> Result<Option<BTreeSet<String>>> {
     for (tensor, name) in map {
         let name = name.as_str().ok_or_else(|| bad(format!("gives no file name for tensor {tensor}")))?;
         // A plain name: the index must not lead out of the folder.
-        if Path::new(name).file_name() != Some(name.as_ref()) || !name.ends_with(".safetensors") {
-            return Err(bad(format!("names `{name}` for tensor {tensor}, which is no .safetensors file in the same folder")));
+        if Path::new(name).file_name() != Some(name.as_ref()) || !name.ends_with(form.ending()) {
+            let ending = form.ending();
+            return Err(bad(format!("names `{name}` for tensor {tensor}, which is no {ending} file in the same folder")));
         }
         names.insert(name.to_owned());
     }
     Ok(Some(names))
-}
-
-/// The refusal of a pickle, with the reason and the way out.
-pub(super) fn pickle_refused(path: &Path) -> Error {
-    let folder = path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new(".")).display().to_string();
-    Error::bad_input(
-        path.display(),
-        "is a PyTorch pickle, which is refused: reading a pickle can execute any code that its author put into it",
-        format!(
-            "Use the model's .safetensors files, or, if you trust the author, convert it with Python: \
-             from transformers import AutoModelForCausalLM, AutoTokenizer; \
-             AutoModelForCausalLM.from_pretrained({folder:?}).save_pretrained(\"converted\"); \
-             AutoTokenizer.from_pretrained({folder:?}).save_pretrained(\"converted\")"
-        ),
-    )
 }
 
 /// Tokenizer, special tokens and chat template of the model in `folder`.

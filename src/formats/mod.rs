@@ -1,7 +1,9 @@
 //! Model files and adapter files, read and written.
 //!
 //! * [`model_files`]: `ModelFiles::open` takes what a user calls a model and finds config, weights and text in it;
-//! * [`gguf`], [`safetensors`], [`hugging_face`], [`hub`]: where models come from;
+//! * [`gguf`], [`hugging_face`], [`hub`]: where models come from;
+//! * [`folder_weights`]: the weights of a folder, of safetensors or PyTorch files (`safetensors`, `pytorch`, `pickle`, `stored`), quantised or
+//!   not (`quantised`);
 //! * [`peft`]: adapters, both ways;
 //! * [`text_source`]: what the readers hand to the rest of the program, besides the [`TensorSource`](crate::storage::TensorSource);
 //! * `open`: the one place where files are opened; [`atomic`]: files written all or nothing.
@@ -10,14 +12,19 @@
 //! [`Error`](crate::Error) that names file, tensor or key.
 
 pub mod atomic;
+pub mod folder_weights;
 pub mod gguf;
 pub mod hub;
 pub mod hugging_face;
 pub mod model_files;
 pub(crate) mod open;
 pub mod peft;
+mod pickle;
+mod pytorch;
+mod quantised;
 pub mod safetensors;
 mod special_tokens;
+mod stored;
 pub mod text_source;
 mod weight_file;
 

@@ -56,8 +56,7 @@ impl ModelPlace {
             return match extension.as_str() {
                 "gguf" => Ok(Self::Gguf(path)),
                 "json" => Ok(Self::Config(path)),
-                "bin" | "pt" | "pth" | "ckpt" => Err(hugging_face::pickle_refused(&path)),
-                "safetensors" => {
+                "safetensors" | "bin" | "pt" | "pth" | "ckpt" => {
                     let problem = "is a file of weights without a config";
                     Err(Error::bad_input(
                         spec,

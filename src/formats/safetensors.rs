@@ -1,16 +1,10 @@
-//! Safetensors files: a JSON header and raw numbers, one file or several shards.
+//! The directory of a safetensors file: a JSON header before raw numbers.
 //!
 //! Layout (the format's README): the header's length as u64, the header `{"name": {"dtype", "shape", "data_offsets"}, ...}`
 //! with an optional `__metadata__`, then the data without holes. The header is read here and not by the `safetensors` crate,
 //! so that a wrong file is refused with the tensor's name and the numbers that do not fit, and so that no sum can overflow.
 
-use std::{
-    collections::BTreeMap,
-    fmt,
-    io::Write,
-    ops::Range,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, fmt, io::Write, path::Path};
 
 use serde::{
     Deserialize, Deserializer,
@@ -20,113 +14,61 @@ use serde::{
 use serde_json::{Value, json};
 
 use super::atomic;
-use super::weight_file::WeightFile;
-use crate::{
-    Error, Result,
-    storage::{
-        DType, TensorInfo, TensorSource,
-        source::{byte_range, missing},
-    },
-};
+use super::stored::{Entry, element_bits};
+use crate::storage::DType;
+use crate::{Error, Result};
 
 /// The format allows headers of up to 100 MB.
 const LARGEST_HEADER: u64 = 100_000_000;
 /// What to do about a file that breaks the format's rules.
 const DAMAGED: &str = "The file is damaged or was cut off: delete it and download or save it again.";
 
-/// The tensors of one or many safetensors files.
-pub struct Safetensors {
-    files: Vec<WeightFile>,
-    /// Sorted by name; `located` has the same order.
-    tensors: Vec<TensorInfo>,
-    located: Vec<Located>,
-    unreadable: Vec<(String, String)>,
-}
+/// The directory of a file: names and entries in the order of their data, each holding exactly its shape's values.
+///
+/// # Errors
+/// [`Error::BadInput`] naming the file, and the tensor where there is one, if it is not sound.
+pub(super) fn directory(path: &Path, file: &[u8]) -> Result<Vec<(String, Entry)>> {
+    let bad = |problem: String| Error::bad_input(path.display(), problem, DAMAGED);
+    let Some((length, rest)) = file.split_first_chunk::<8>() else {
+        return Err(bad(format!("has {} bytes, too few for a safetensors file", file.len())));
+    };
+    let length = u64::from_le_bytes(*length);
+    if length > LARGEST_HEADER || length > rest.len() as u64 {
+        return Err(bad(format!(
+            "announces a header of {length} bytes, but only {} follow (at most 100 MB are allowed)",
+            rest.len()
+        )));
+    }
+    let (header, data) = rest.split_at(length as usize);
+    let start = 8 + header.len();
+    let Header(entries) =
+        serde_json::from_slice(header).map_err(|error| bad(format!("has a header that is no table of tensors: {error}")))?;
 
-struct Located {
-    file: usize,
-    bytes: Range<usize>,
-}
-
-impl Safetensors {
-    /// Opens and checks files that together hold a model. Weights are not read.
-    ///
-    /// # Errors
-    /// [`Error::BadInput`] naming the file, and the tensor where there is one, if a file cannot be read, is not sound, or if
-    /// two files hold a tensor of the same name.
-    pub fn open(paths: &[PathBuf]) -> Result<Self> {
-        let mut files: Vec<WeightFile> = Vec::with_capacity(paths.len());
-        let mut found: BTreeMap<String, (TensorInfo, Located)> = BTreeMap::new();
-        let mut unreadable = Vec::new();
-        for path in paths {
-            let file = WeightFile::open(path)?;
-            for (name, entry) in directory(path, file.mapped())? {
-                let Some(storage) = DType::of_name(&entry.dtype).filter(|dtype| dtype.block() == 1) else {
-                    unreadable.push((name, entry.dtype));
-                    continue;
-                };
-                if let Some((_, other)) = found.get(&name) {
-                    let problem = format!("is also in {}", files.get(other.file).map_or(path, |file| &file.path).display());
-                    let proposal = "Keep only one set of weights in the folder.";
-                    return Err(Error::bad_input(format!("{}: tensor {name}", path.display()), problem, proposal));
-                }
-                let info = TensorInfo { name: name.clone(), shape: entry.shape, storage, bytes: entry.bytes.len() as u64 };
-                found.insert(name, (info, Located { file: files.len(), bytes: entry.bytes }));
-            }
-            files.push(file);
+    let mut order: Vec<(String, RawEntry)> = entries.into_iter().collect();
+    order.sort_by_key(|(_, entry)| entry.data_offsets);
+    let mut end_before = 0;
+    let mut directory = Vec::with_capacity(order.len());
+    for (name, RawEntry { dtype, shape, data_offsets: (begin, end) }) in order {
+        let bad = |problem: String| Err(Error::bad_input(format!("{}: tensor {name}", path.display()), problem, DAMAGED));
+        if begin != end_before || end < begin {
+            return bad(format!("lies at bytes {begin}..{end}, but the data before it end at {end_before}"));
         }
-        let (tensors, located) = found.into_values().unzip();
-        Ok(Self { files, tensors, located, unreadable })
-    }
-
-    /// The same tensors under other names.
-    ///
-    /// # Errors
-    /// [`Error::BadInput`] if two have one name then.
-    pub fn renamed(self, rename: impl Fn(&str) -> String) -> Result<Self> {
-        let mut found: BTreeMap<String, (TensorInfo, Located)> = BTreeMap::new();
-        for (info, located) in self.tensors.into_iter().zip(self.located) {
-            let name = rename(&info.name);
-            let place = format!("{}: tensor {}", self.files[located.file].path.display(), info.name);
-            if found.insert(name.clone(), (TensorInfo { name, ..info }, located)).is_some() {
-                return Err(Error::bad_input(place, "is there under two names", "Keep only one set of weights in the folder."));
-            }
+        if end > data.len() as u64 {
+            return bad(format!("ends at byte {end} of the data, but the file has only {} (it was cut off)", data.len()));
         }
-        let (tensors, located) = found.into_values().unzip();
-        let unreadable = self.unreadable.into_iter().map(|(name, kind)| (rename(&name), kind)).collect();
-        Ok(Self { files: self.files, tensors, located, unreadable })
-    }
-
-    fn index(&self, name: &str) -> Option<usize> {
-        self.tensors.binary_search_by(|info| info.name.as_str().cmp(name)).ok()
-    }
-}
-
-impl TensorSource for Safetensors {
-    fn tensors(&self) -> &[TensorInfo] {
-        &self.tensors
-    }
-
-    fn unreadable(&self) -> &[(String, String)] {
-        &self.unreadable
-    }
-
-    fn place(&self, name: &str) -> String {
-        let file = self.index(name).map_or(0, |index| self.located[index].file);
-        match self.files.get(file) {
-            Some(file) if self.files.len() == 1 || self.index(name).is_some() => file.path.display().to_string(),
-            Some(file) => file.path.parent().unwrap_or(&file.path).display().to_string(),
-            None => String::from("no file"),
+        let bits = element_bits(&dtype);
+        let values = shape.iter().try_fold(1_u64, |product, &size| product.checked_mul(size as u64));
+        let needed = values.zip(bits).and_then(|(values, bits)| values.checked_mul(bits));
+        if bits.is_some() && needed != Some((end - begin).saturating_mul(8)) {
+            return bad(format!("has shape {shape:?} in {dtype}, which does not take the {} bytes that it has", end - begin));
         }
+        end_before = end;
+        directory.push((name, Entry::new(dtype, shape, start + begin as usize, None)));
     }
-
-    fn read_rows(&self, name: &str, rows: Range<usize>) -> Result<Vec<u8>> {
-        let Some(index) = self.index(name) else { return Err(missing(self.place(name), name)) };
-        let (info, located) = (&self.tensors[index], &self.located[index]);
-        let bytes = byte_range(&self.place(name), info, &rows)?;
-        let start = located.bytes.start;
-        self.files[located.file].read(start + bytes.start..start + bytes.end)
+    if end_before != data.len() as u64 {
+        return Err(bad(format!("has {} bytes of data, but its tensors end at byte {end_before}", data.len())));
     }
+    Ok(directory)
 }
 
 /// A tensor that a file will have; its type is one of single numbers.
@@ -174,68 +116,6 @@ pub fn write(
         }
         Ok(())
     })
-}
-
-/// One tensor of a file's directory, checked: `bytes` lies inside the file and holds exactly the shape's values.
-struct Entry {
-    dtype: String,
-    shape: Vec<usize>,
-    bytes: Range<usize>,
-}
-
-fn directory(path: &Path, file: &[u8]) -> Result<Vec<(String, Entry)>> {
-    let bad = |problem: String| Error::bad_input(path.display(), problem, DAMAGED);
-    let Some((length, rest)) = file.split_first_chunk::<8>() else {
-        return Err(bad(format!("has {} bytes, too few for a safetensors file", file.len())));
-    };
-    let length = u64::from_le_bytes(*length);
-    if length > LARGEST_HEADER || length > rest.len() as u64 {
-        return Err(bad(format!(
-            "announces a header of {length} bytes, but only {} follow (at most 100 MB are allowed)",
-            rest.len()
-        )));
-    }
-    let (header, data) = rest.split_at(length as usize);
-    let start = 8 + header.len();
-    let Header(entries) =
-        serde_json::from_slice(header).map_err(|error| bad(format!("has a header that is no table of tensors: {error}")))?;
-
-    let mut order: Vec<(String, RawEntry)> = entries.into_iter().collect();
-    order.sort_by_key(|(_, entry)| entry.data_offsets);
-    let mut end_before = 0;
-    let mut directory = Vec::with_capacity(order.len());
-    for (name, RawEntry { dtype, shape, data_offsets: (begin, end) }) in order {
-        let bad = |problem: String| Err(Error::bad_input(format!("{}: tensor {name}", path.display()), problem, DAMAGED));
-        if begin != end_before || end < begin {
-            return bad(format!("lies at bytes {begin}..{end}, but the data before it end at {end_before}"));
-        }
-        if end > data.len() as u64 {
-            return bad(format!("ends at byte {end} of the data, but the file has only {} (it was cut off)", data.len()));
-        }
-        let bits = element_bits(&dtype);
-        let values = shape.iter().try_fold(1_u64, |product, &size| product.checked_mul(size as u64));
-        let needed = values.zip(bits).and_then(|(values, bits)| values.checked_mul(bits));
-        if bits.is_some() && needed != Some((end - begin).saturating_mul(8)) {
-            return bad(format!("has shape {shape:?} in {dtype}, which does not take the {} bytes that it has", end - begin));
-        }
-        end_before = end;
-        directory.push((name, Entry { dtype, shape, bytes: start + begin as usize..start + end as usize }));
-    }
-    if end_before != data.len() as u64 {
-        return Err(bad(format!("has {} bytes of data, but its tensors end at byte {end_before}", data.len())));
-    }
-    Ok(directory)
-}
-
-/// Bits of one value, for the types whose size is checked.
-fn element_bits(dtype: &str) -> Option<u64> {
-    match dtype {
-        "BOOL" | "U8" | "I8" | "F8_E4M3" | "F8_E5M2" => Some(8),
-        "F16" | "BF16" | "U16" | "I16" => Some(16),
-        "F32" | "U32" | "I32" => Some(32),
-        "F64" | "U64" | "I64" => Some(64),
-        _ => None,
-    }
 }
 
 #[derive(Deserialize)]

@@ -31,15 +31,20 @@ impl Loads {
     /// What fills the slots of an algorithm for this format; `None` for one without blocks where the algorithm takes blocks.
     fn slots(self, format: DType) -> Option<Vec<(&'static str, &'static str)>> {
         let stem = |suffix: &str| -> &'static str { format!("weights_{format}{suffix}").leak() };
+        let blocks = |words: &'static str| match format {
+            DType::Affine(affine) => {
+                let [loader, heads, scales] = affine.parts();
+                vec![("weights", loader), ("heads", heads), ("scales", scales), ("words", words)]
+            }
+            _ => vec![("weights", stem("")), ("words", words)],
+        };
         match (self, format.block() > 1) {
             _ if format == DType::U32 => None,
             (Self::Elements, false) => Some(vec![("weights", stem(""))]),
             (Self::WideElements, false) => Some(vec![("weights", stem("_wide"))]),
             (Self::Blocks | Self::WholeBlocks, false) => None,
-            (Self::WholeBlocks, true) => Some(vec![("weights", stem("")), ("words", "words_wide")]),
-            (Self::Elements | Self::WideElements | Self::Blocks, true) => {
-                Some(vec![("weights", stem("")), ("words", "words_plain")])
-            }
+            (Self::WholeBlocks, true) => Some(blocks("words_wide")),
+            (Self::Elements | Self::WideElements | Self::Blocks, true) => Some(blocks("words_plain")),
         }
     }
 }

@@ -7,9 +7,10 @@ use crate::gpu::{Device, split_rows};
 use crate::graph::ValueId;
 use crate::ops::rope::rope_table;
 use crate::plan::Pinned;
+use crate::storage::mixture::for_rows;
 use crate::storage::{DType, TensorInfo, TensorSource, convert};
 use crate::{Error, Result};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -19,7 +20,8 @@ pub enum WeightType {
     /// As in the file, value for value.
     #[default]
     Lossless,
-    /// Rounded to this; a matrix whose rows are no whole blocks of it stays as in the file.
+    /// Rounded to this. A matrix whose rows are no whole blocks of it gets what llama.cpp takes instead ([`for_rows`]); where they are no
+    /// whole blocks of that either, it stays as in the file.
     In(DType),
 }
 
@@ -28,9 +30,33 @@ impl WeightType {
     pub fn of(self, tensor: &TensorInfo) -> DType {
         match self {
             _ if tensor.shape.len() < 2 => DType::F32,
-            Self::In(dtype) if tensor.row_values().is_multiple_of(dtype.block()) => dtype,
-            Self::In(_) | Self::Lossless => tensor.storage,
+            Self::In(dtype) => {
+                let dtype = for_rows(dtype, tensor.row_values());
+                if tensor.row_values().is_multiple_of(dtype.block()) { dtype } else { tensor.storage }
+            }
+            Self::Lossless => tensor.storage,
         }
+    }
+
+    /// Which matrices will rest otherwise than asked, a sentence for each format and length of rows.
+    pub fn exceptions(self, tensors: &[&TensorInfo]) -> Vec<String> {
+        let Self::In(asked) = self else { return Vec::new() };
+        let matrices = tensors.iter().filter(|tensor| tensor.shape.len() > 1);
+        let mut counts: BTreeMap<(usize, DType), usize> = BTreeMap::new();
+        for tensor in matrices.clone() {
+            let found = self.of(tensor);
+            if found != asked {
+                *counts.entry((tensor.row_values(), found)).or_default() += 1;
+            }
+        }
+        let of = matrices.count();
+        let say = |((row, found), count): ((usize, DType), usize)| {
+            format!(
+                "{count} of {of} matrices rest in {found}: their rows of {row} values are no whole blocks of {} ({asked})",
+                asked.block()
+            )
+        };
+        counts.into_iter().map(say).collect()
     }
 
     /// Bytes that a tensor of the file will occupy.
@@ -61,7 +87,8 @@ pub struct DeviceWeights {
 const CHUNK_BYTES: usize = 1 << 20;
 
 impl DeviceWeights {
-    /// Sends every weight that the model uses to the device. `progress` is told the bytes done and the bytes in all.
+    /// Sends every weight that the model uses to the device, and warns of matrices that will not rest as asked. `progress` is told the bytes
+    /// done and the bytes in all.
     ///
     /// # Errors
     /// If a tensor is missing or cannot be read, or the device has not the memory.
@@ -79,6 +106,9 @@ impl DeviceWeights {
                 let problem = format!("tensor `{}` is missing", parameter.name);
                 Error::bad_input(source.place(&parameter.name), problem, "download or convert the model again")
             })?);
+        }
+        for exception in weight_type.exceptions(&infos) {
+            tracing::warn!("{exception}");
         }
         let total: u64 = infos.iter().map(|info| weight_type.bytes(info) as u64).sum();
         let mut weights = Self { device, tensors: HashMap::new(), dtypes: HashMap::new(), bytes: 0, digest: String::new() };

@@ -111,7 +111,16 @@ impl Random {
                 match place {
                     Scale::F16(at) => block[at..at + 2].copy_from_slice(&half::f16::from_f64(number).to_le_bytes()),
                     Scale::F32(at) => block[at..at + 4].copy_from_slice(&(number as f32).to_le_bytes()),
+                    Scale::BF16(at) => block[at..at + 2].copy_from_slice(&half::bf16::from_f64(number).to_le_bytes()),
                     Scale::E8(at) => block[at] = 118 + self.below(8) as u8,
+                    Scale::WithZeroPoint(at) => {
+                        let word = (number as f32).to_bits() & !0x1fff | self.below(256) as u32;
+                        block[at..at + 4].copy_from_slice(&word.to_le_bytes());
+                    }
+                    // Any number; the code of all ones is none.
+                    Scale::E4M3s(at, count) => {
+                        block[at..at + count].iter_mut().filter(|code| **code & 0x7f == 0x7f).for_each(|code| *code ^= 1)
+                    }
                 }
             }
         }

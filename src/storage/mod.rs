@@ -8,9 +8,13 @@
 //! To add a format: its file here with a `Format`, a line in [`DType`] and its tables, and `shaders/common/weights_<name>.wgsl`, which
 //! loads it. Every algorithm then has a kernel for it ([`crate::kernel::algorithm`]), and the property suite tests them all.
 
+mod affine;
+mod fit;
 mod float;
+mod fp8_e4m3;
 mod iq4_nl;
 mod iq4_xs;
+pub mod mixture;
 mod mxfp4;
 mod nf4;
 mod planes;
@@ -28,8 +32,11 @@ pub mod source;
 
 pub use source::{TensorInfo, TensorSource};
 
+pub(crate) use affine::put_codes;
+pub use affine::{Affine, Offset};
 use clap::ValueEnum;
 use clap::builder::PossibleValue;
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -57,6 +64,9 @@ pub enum DType {
     NF4,
     Q3_K,
     Q2_K,
+    FP8_E4M3,
+    /// Codes in groups of columns, of folders that were quantised by GPTQ, AWQ, MLX and the like.
+    Affine(Affine),
 }
 
 /// What a format is made of.
@@ -84,29 +94,42 @@ pub(crate) struct Format {
 pub(crate) enum Scale {
     F16(usize),
     F32(usize),
+    BF16(usize),
     /// The exponent of a power of two, plus 127.
     E8(usize),
+    /// An f32 whose lowest bits are not its own.
+    WithZeroPoint(usize),
+    /// So many numbers of 8 bits in E4M3.
+    E4M3s(usize, usize),
 }
 
 impl DType {
-    /// The formats in which a frozen weight may rest, from exact to coarse.
-    pub const WEIGHTS: [Self; 17] = [
+    /// The formats in which a frozen weight may rest, from exact to coarse; of those that are made alike ([`Affine::ALL`]), some in which
+    /// every part of them occurs.
+    pub const WEIGHTS: [Self; 24] = [
         Self::F32,
         Self::BF16,
         Self::F16,
+        Self::FP8_E4M3,
         Self::Q8_0,
+        Self::Affine(Affine::INT8_64),
         Self::Q6_K,
+        Self::Affine(Affine::INT6_32_BF16),
+        Self::Affine(Affine::INT5_64_F16),
         Self::Q5_1,
         Self::Q5_K,
         Self::Q5_0,
         Self::Q4_1,
         Self::Q4_K,
         Self::Q4_0,
+        Self::Affine(Affine::INT4_128),
         Self::IQ4_NL,
         Self::IQ4_XS,
         Self::MXFP4,
         Self::NF4,
+        Self::Affine(Affine::INT3_64_BF16),
         Self::Q3_K,
+        Self::Affine(Affine::INT2_32_F16),
         Self::Q2_K,
     ];
 
@@ -130,6 +153,8 @@ impl DType {
             Self::IQ4_XS => &iq4_xs::FORMAT,
             Self::MXFP4 => &mxfp4::FORMAT,
             Self::NF4 => &nf4::FORMAT,
+            Self::FP8_E4M3 => &fp8_e4m3::FORMAT,
+            Self::Affine(affine) => affine.format(),
         }
     }
 
@@ -200,7 +225,11 @@ impl DType {
                 let format = self.format();
                 let is_finite = |block: &[u8], scale: &Scale| match *scale {
                     Scale::F16(at) => planes::f16_at(block, at).is_finite(),
-                    Scale::F32(at) => f32::from_le_bytes([block[at], block[at + 1], block[at + 2], block[at + 3]]).is_finite(),
+                    Scale::F32(at) | Scale::WithZeroPoint(at) => {
+                        f32::from_le_bytes([block[at], block[at + 1], block[at + 2], block[at + 3]]).is_finite()
+                    }
+                    Scale::BF16(at) => half::bf16::from_le_bytes([block[at], block[at + 1]]).is_finite(),
+                    Scale::E4M3s(at, count) => block[at..at + count].iter().fold(true, |all, code| all & (code & 0x7f != 0x7f)),
                     // 2^127 times 12 is beyond f32, and 255 means NaN.
                     Scale::E8(at) => block[at] < 252,
                 };
@@ -238,8 +267,9 @@ impl DType {
         let quantise = format.quantise.unwrap_or_else(|| panic!("nothing is written in {self}"));
         assert!(values.len().is_multiple_of(format.block), "{} values are no whole blocks of {self}", values.len());
         let mut stored = vec![0; values.len() / format.block * format.block_bytes];
-        let blocks = values.chunks_exact(format.block).zip(stored.chunks_exact_mut(format.block_bytes));
-        blocks.for_each(|(values, block)| quantise(values, block));
+        // K-quants search for their scales, so all processors work.
+        let blocks = values.par_chunks_exact(format.block).zip(stored.par_chunks_exact_mut(format.block_bytes));
+        blocks.with_min_len(4096 / format.block).for_each(|(values, block)| quantise(values, block));
         stored
     }
 }
@@ -298,7 +328,21 @@ impl TryFrom<String> for DType {
 /// What `--weights` may ask for.
 impl ValueEnum for DType {
     fn value_variants<'a>() -> &'a [Self] {
-        &[Self::F32, Self::BF16, Self::F16, Self::Q8_0, Self::Q5_1, Self::Q5_0, Self::Q4_1, Self::Q4_0, Self::NF4]
+        const WRITTEN: [DType; 12] = [
+            DType::F32,
+            DType::BF16,
+            DType::F16,
+            DType::Q8_0,
+            DType::Q6_K,
+            DType::Q5_1,
+            DType::Q5_K,
+            DType::Q5_0,
+            DType::Q4_1,
+            DType::Q4_K,
+            DType::Q4_0,
+            DType::NF4,
+        ];
+        &WRITTEN
     }
 
     fn to_possible_value(&self) -> Option<PossibleValue> {

@@ -5,8 +5,8 @@
 //! | file, a block of 256 | 144 | d, dmin: f16, 12 bytes of s and n, 128 bytes of nibbles |
 //! | device, the same | 144 | d, dmin: f16; a word of the low four bits of s, one of those of n, one of the others; 256 x q |
 
-use super::planes::{BLOCK, f16_at, put_nibbles};
-use super::{Format, Scale};
+use super::planes::{BLOCK, f16_at, put_f16, put_nibbles};
+use super::{Format, Scale, fit};
 
 pub(super) static FORMAT: Format = Format {
     name: "Q4_K",
@@ -22,7 +22,14 @@ pub(super) static FORMAT: Format = Format {
             put_nibbles(&codes(&block[16..], sub), &mut group[16 + 16 * sub..]);
         }
     },
-    quantise: None,
+    quantise: Some(|values, block| {
+        // Steps from 1 less than the codes' range to 1 more.
+        let wider: [f32; 21] = std::array::from_fn(|step| 0.1 * step as f32 - 1.0);
+        let codes = quantise_subs(values, block, 15.0, &wider);
+        for (packed, pair) in block[16..].chunks_exact_mut(BLOCK).zip(codes.chunks_exact(2)) {
+            packed.iter_mut().enumerate().for_each(|(at, byte)| *byte = pair[0][at] | pair[1][at] << 4);
+        }
+    }),
 };
 
 /// Codes of sub-block `sub`: each 32 bytes hold two, one in their low halves.
@@ -64,4 +71,39 @@ pub(super) fn pack_scales(block: &[u8], group: &mut [u8]) {
     }
     group[..4].copy_from_slice(&block[..4]);
     group[4..16].copy_from_slice(bytemuck::cast_slice(&words.map(u32::to_le)));
+}
+
+/// Writes d, dmin and the 12 bytes of scales and offsets of a block with codes `0 ..= most`, and gives the codes of each sub-block.
+pub(super) fn quantise_subs(values: &[f32], block: &mut [u8], most: f32, wider: &[f32]) -> [[u8; BLOCK]; 8] {
+    let sub = |at: usize| -> [f32; BLOCK] { std::array::from_fn(|value| values[BLOCK * at + value]) };
+    let fitted: [[f32; 2]; 8] = std::array::from_fn(|at| fit::scale_and_offset(&sub(at), most, wider));
+    // Scales and offsets are themselves kept in 63 steps, the largest of a block being the last.
+    let largest = fitted.iter().fold([0.0_f32; 2], |most, fitted| [most[0].max(fitted[0]), most[1].max(fitted[1])]);
+    let inverse = largest.map(|most| if most > 0.0 { 63.0 / most } else { 0.0 });
+    put_f16(largest[0] / 63.0, block, 0);
+    put_f16(largest[1] / 63.0, block, 2);
+    let (d, dmin) = (f16_at(block, 0), f16_at(block, 2));
+    std::array::from_fn(|at| {
+        let values = sub(at);
+        let rounded: [f32; 2] = std::array::from_fn(|which| fit::code(fitted[at][which] * inverse[which], 0.0, 63.0));
+        // Rounded one by one they no longer suit each other: of the pairs next to them the best is taken.
+        let (scales, codes) = fit::best_neighbour(&values, rounded, [d, dmin], most);
+        put_scale(scales, at, &mut block[4..16]);
+        codes
+    })
+}
+
+/// The inverse of [`scale`], into bytes that are zeros before.
+fn put_scale([s, n]: [u8; 2], sub: usize, packed: &mut [u8]) {
+    match sub {
+        ..4 => {
+            packed[sub] |= s;
+            packed[sub + 4] |= n;
+        }
+        _ => {
+            packed[sub + 4] |= (s & 15) | n << 4;
+            packed[sub - 4] |= s >> 4 << 6;
+            packed[sub] |= n >> 4 << 6;
+        }
+    }
 }

@@ -24,7 +24,18 @@ pub(super) static FORMAT: Format = Format {
             put_nibbles(&codes, &mut group[48 + 16 * sub..]);
         }
     },
-    quantise: None,
+    quantise: Some(|values, block| {
+        // Steps from half of one less than the codes' range to one more.
+        let wider: [f32; 16] = std::array::from_fn(|step| 0.1 * step as f32 - 0.5);
+        let codes = q4_k::quantise_subs(values, block, 31.0, &wider);
+        let (high, low) = block[16..].split_at_mut(BLOCK);
+        for (sub, codes) in codes.iter().enumerate() {
+            for (at, code) in codes.iter().enumerate() {
+                high[at] |= code >> 4 << sub;
+                low[sub / 2 * BLOCK + at] |= (code & 15) << (4 * (sub % 2));
+            }
+        }
+    }),
 };
 
 /// Bit `sub` of byte l is the highest of element l of sub-block `sub`.

@@ -227,7 +227,7 @@ fn tensors_that_do_not_fit_are_named() {
 fn what_is_no_adapter_gets_advice() {
     let folder = saved();
     fs::rename(folder.path().join("adapter_model.safetensors"), folder.path().join("adapter_model.bin")).unwrap();
-    assert!(message(load_adapter(folder.path())).contains("pickle"));
+    assert!(message(load_adapter(folder.path())).contains("torch.save"));
     fs::remove_file(folder.path().join("adapter_model.bin")).unwrap();
     assert!(message(load_adapter(folder.path())).contains("adapter_model.safetensors"));
     fs::remove_file(folder.path().join("adapter_config.json")).unwrap();

@@ -177,7 +177,6 @@ fn wrong_values_are_named() {
         (json!({"rope_scaling": {"rope_type": "linear", "factor": 0}}), "rope_scaling"),
         (json!({"eos_token_id": "</s>"}), "eos_token_id"),
         (json!({"hidden_act": "gelu"}), "hidden_act"),
-        (json!({"quantization_config": {"quant_method": "gptq"}}), "gptq"),
         (json!({"architectures": null, "model_type": null}), "architectures"),
     ] {
         let text = message(changed(changes.clone()));

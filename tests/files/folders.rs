@@ -192,10 +192,9 @@ fn what_is_not_a_model_gets_advice() {
     fs::write(at("config.json"), tiny::config_json().to_string()).unwrap();
     assert!(message(open(empty.path())).contains("no weights"));
     fs::write(at("pytorch_model.bin"), "x").unwrap();
-    for spec in [empty.path().to_path_buf(), at("pytorch_model.bin")] {
-        let text = message(open(&spec));
-        assert!(text.contains("pickle") && text.contains("execute") && text.contains("save_pretrained"), "{text}");
-    }
+    let text = message(open(empty.path()));
+    assert!(text.contains("torch.save") && text.contains("save_pretrained"), "{text}");
+    assert!(message(open(&at("pytorch_model.bin"))).contains("Give the folder"));
     fs::write(at("a.safetensors"), tiny::weights()).unwrap();
     assert!(open(empty.path()).is_ok());
     assert!(message(open(&at("a.safetensors"))).contains("Give the folder"));
@@ -203,6 +202,34 @@ fn what_is_not_a_model_gets_advice() {
     assert!(message(open(empty.path())).contains("index"));
     assert!(message(open(&at("config.json"))).contains("without weights"));
     assert!(message(open(&at("nothing.gguf"))).contains("does not exist"));
+}
+
+/// What was quantised in a way that is not read is refused by the library's or the setting's name, before anything is downloaded.
+#[test]
+fn quantised_folders_that_are_not_read_are_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    for (settings, name) in [
+        (json!({"quant_method": "exl2", "bits": 4}), "exl2"),
+        (json!({"quant_method": "hqq"}), "hqq"),
+        (json!({"bits": 4}), "does not name"),
+        (json!({"quant_method": "gptq", "bits": 5}), "`bits`: is 5"),
+        (json!({"quant_method": "gptq", "bits": 4, "checkpoint_format": "marlin"}), "\"marlin\""),
+        (json!({"quant_method": "gptq", "bits": 4, "is_marlin_format": true}), "is_marlin_format"),
+        (json!({"quant_method": "awq", "bits": 4, "version": "gemv"}), "\"gemv\""),
+        (json!({"quant_method": "awq", "w_bit": 3}), "w_bit"),
+        (json!({"quant_method": "compressed-tensors", "format": "nvfp4-pack-quantized"}), "nvfp4-pack-quantized"),
+        (json!({"quant_method": "fp8", "fmt": "e5m2"}), "e5m2"),
+    ] {
+        let mut config = tiny::config_json();
+        config["quantization_config"] = settings.clone();
+        fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+        let text = message(graftling::formats::hugging_face::config(folder.path()));
+        assert!(text.contains(name) && text.contains("quantization_config"), "{settings}: {text}");
+    }
+    let mut config = tiny::config_json();
+    config["quantization"] = json!({"group_size": 32, "bits": 4, "mode": "mxfp4"});
+    fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+    assert!(message(graftling::formats::hugging_face::config(folder.path())).contains("mxfp4"));
 }
 
 #[test]

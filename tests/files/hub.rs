@@ -98,11 +98,14 @@ fn a_half_cached_model_is_completed_where_the_network_allows_it() {
 }
 
 #[test]
-fn pickles_on_the_hub_are_refused() {
+fn models_in_pytorch_files_alone_are_fetched() {
     let config = tiny::config_json().to_string().into_bytes();
-    let (endpoint, _) = serve(BTreeMap::from([("config.json", config), ("pytorch_model.bin", b"x".to_vec())]));
+    let (endpoint, _) = serve(BTreeMap::from([("config.json", config.clone()), ("pytorch_model.bin", b"x".to_vec())]));
+    let folder = hub(&endpoint, &tempfile::tempdir().unwrap()).fetch_weights("owner/model").unwrap();
+    assert_eq!(std::fs::read(folder.join("pytorch_model.bin")).unwrap(), b"x");
+    let (endpoint, _) = serve(BTreeMap::from([("config.json", config), ("flax_model.msgpack", b"x".to_vec())]));
     let text = message(hub(&endpoint, &tempfile::tempdir().unwrap()).fetch_weights("owner/model"));
-    assert!(text.contains("pickle") && text.contains("from_pretrained(\"owner/model\")"), "{text}");
+    assert!(text.contains("pytorch_model.bin"), "{text}");
 }
 
 #[test]

@@ -4,7 +4,7 @@
     python tools/reference/make_blocks.py [--out tests/fixtures/reference/blocks.safetensors]
 
 Every bit of a block is random but for its scales, which are finite: random ones, and in some blocks the largest, the smallest and zero.
-NF4 also has what bitsandbytes makes of given values.
+NF4 also has what bitsandbytes makes of given values, K-quants what ggml's own quantisers (libgguf) make of them.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import pathlib
 
 import bitsandbytes.functional as bnb
 import gguf
+import libgguf
 import numpy as np
 import torch
 from gguf import GGMLQuantizationType as T
@@ -75,6 +76,14 @@ def main():
     tensors["NF4.rows"] = codes.numpy().reshape(-1)
     tensors["NF4.absmax"] = state.absmax.numpy()
     tensors["NF4.values"] = bnb.dequantize_4bit(codes, state).numpy()
+    # A tensor with the tails that weights have, rows of larger and smaller spread, none below zero, and the odd ones from above.
+    wide = (random.standard_t(5, (24, 512)) * np.exp(random.normal(-3.5, 0.7, (24, 1)))).astype(np.float32)
+    wide[20], wide[21] = np.abs(wide[20]), -np.abs(wide[21])
+    wide[22, :256], wide[22, 256:], wide[23, ::2] = 0.25, 0.0, 0.0
+    tensors["wide"] = wide
+    for kind in [T.Q4_1, T.Q8_0, T.Q4_K, T.Q5_K, T.Q6_K]:
+        stored = libgguf.quantize_rows_raw(kind, wide, *wide.shape)
+        tensors[f"{kind.name}.wide"] = np.frombuffer(stored, np.uint8).copy()
     save_file(tensors, out)
 
 

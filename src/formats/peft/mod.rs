@@ -1,4 +1,4 @@
-//! Adapters as PEFT keeps them: a folder with `adapter_config.json` and `adapter_model.safetensors`.
+//! Adapters as PEFT keeps them: a folder with `adapter_config.json` and `adapter_model.safetensors`, or `.bin`.
 //!
 //! Keys are those of peft's `LoraConfig`. A tensor is called `base_model.model.model.layers.3.self_attn.q_proj.lora_A.weight`
 //! in the file, and `layers.3.self_attn.q_proj.lora_a` in this program. A is `[r, in_features]`, B is `[out_features, r]`, and
@@ -14,12 +14,14 @@ use std::{
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Map, Value, json};
 
-use super::{atomic, open, safetensors::Safetensors};
+use super::{atomic, folder_weights::FolderWeights, open};
 use crate::storage::TensorSource;
 use crate::{Error, Result};
 
 const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";
+/// Of PEFT before 0.7, and of `safe_serialization=False`; read and never written.
+const PYTORCH: &str = "adapter_model.bin";
 
 /// What PEFT puts before the path of a module of a causal language model.
 const PREFIX: &str = "base_model.model.model.";
@@ -95,7 +97,7 @@ pub struct AdapterTensor {
 /// so an adapter whose `target_modules` is a pattern is as good as one with a list.
 ///
 /// # Errors
-/// [`Error::BadInput`] naming the file, key or tensor: no adapter, a pickle, another method than LoRA, an option that
+/// [`Error::BadInput`] naming the file, key or tensor: no adapter, another method than LoRA, an option that
 /// graftling does not have, a tensor that is missing, of a wrong shape, or not finite.
 pub fn load_adapter(dir: &Path) -> Result<(AdapterConfig, Vec<AdapterTensor>)> {
     let path = dir.join(CONFIG);
@@ -104,17 +106,10 @@ pub fn load_adapter(dir: &Path) -> Result<(AdapterConfig, Vec<AdapterTensor>)> {
         return Err(Error::bad_input(dir.display(), "is no PEFT adapter: it has no adapter_config.json", proposal));
     }
     let mut config = ConfigFile::read(&path)?.into_config()?;
-    let weights = dir.join(WEIGHTS);
-    if !weights.exists() {
-        if dir.join("adapter_model.bin").is_file() {
-            return Err(Error::bad_input(
-                dir.join("adapter_model.bin").display(),
-                "is a PyTorch pickle, which is refused: reading a pickle can execute any code that its author put into it",
-                "If you trust the author, load the adapter with PEFT and save it again with safe_serialization=True.",
-            ));
-        }
+    // In PEFT's order.
+    let Some(weights) = [WEIGHTS, PYTORCH].map(|name| dir.join(name)).into_iter().find(|path| path.exists()) else {
         return Err(Error::bad_input(dir.display(), format!("has no {WEIGHTS}"), "Copy the whole folder of the adapter."));
-    }
+    };
     let tensors = read_tensors(&weights, config.r)?;
     adopt_modules(&weights, &mut config, &tensors)?;
     Ok((config, tensors))
@@ -236,7 +231,7 @@ fn our_name(key: &str) -> Option<(String, usize, &str)> {
 
 /// All matrices of the file, sorted by name, each A with its B, of rank `r`.
 fn read_tensors(path: &Path, r: usize) -> Result<Vec<AdapterTensor>> {
-    let file = Safetensors::open(&[path.to_owned()])?;
+    let file = FolderWeights::open(&[path.to_owned()])?;
     let bad = |key: &str, problem: &str, proposal: &str| {
         Error::bad_input(format!("{}: tensor {key}", path.display()), problem, proposal)
     };
