@@ -8,6 +8,7 @@ use graftling::architecture::RopeOverride;
 use graftling::data::source::folder::{self, Side};
 use graftling::data::{self, Batch, Dataset, Example, LoadOptions, LongRecords};
 use graftling::session::OpenModel;
+use graftling::session::Session;
 use graftling::session::evaluate::Evaluation;
 use graftling::terminal;
 use graftling::text::Tokenizer;
@@ -69,12 +70,25 @@ pub fn run(mut args: EvalArgs) -> Result<()> {
         terminal::say(&data.report.to_string());
     }
     let batches = batches(&data);
-    let most = batches.iter().map(|batch| batch.iter().map(|&at| data.examples[at].input_ids.len()).sum()).max().unwrap_or(1);
+    let most = most_tokens(&data, &batches);
     let session = args.device.session(&model, args.adapter.as_deref(), &[&Evaluation { max_tokens: most }])?;
-    let mut evaluator = session.evaluator(most)?;
+    let results = losses(&session, &data, &batches)?;
+    match args.json {
+        true => super::print_json(&as_json(&data, &results, args.per_token)),
+        false => super::print(&as_text(&data, &results, args.per_token.then_some(&model.tokenizer))),
+    }
+}
 
+/// Tokens of the longest batch.
+pub(super) fn most_tokens(data: &Dataset, batches: &[Vec<usize>]) -> usize {
+    batches.iter().map(|batch| batch.iter().map(|&at| data.examples[at].input_ids.len()).sum()).max().unwrap_or(1)
+}
+
+/// The losses of all examples, in the order of the file.
+pub(super) fn losses(session: &Session, data: &Dataset, batches: &[Vec<usize>]) -> Result<Vec<ExampleLoss>> {
+    let mut evaluator = session.evaluator(most_tokens(data, batches))?;
     let mut results = Vec::new();
-    for chosen in &batches {
+    for chosen in batches {
         let nll = evaluator.token_nll(&Batch::assemble(&data.examples, chosen))?;
         let mut nll = nll.into_iter();
         for example in chosen.iter().map(|&at| &data.examples[at]) {
@@ -87,14 +101,11 @@ pub fn run(mut args: EvalArgs) -> Result<()> {
             results.push(result);
         }
     }
-    match args.json {
-        true => super::print_json(&as_json(&data, &results, args.per_token)),
-        false => super::print(&as_text(&data, &results, args.per_token.then_some(&model.tokenizer))),
-    }
+    Ok(results)
 }
 
 /// -log p of the supervised tokens of one example, in order.
-struct ExampleLoss {
+pub(super) struct ExampleLoss {
     nll: Vec<f64>,
 }
 
@@ -111,7 +122,7 @@ impl ExampleLoss {
 }
 
 /// Examples in the order of the file, as many together as fit [`TOKENS_A_BATCH`].
-fn batches(data: &Dataset) -> Vec<Vec<usize>> {
+pub(super) fn batches(data: &Dataset) -> Vec<Vec<usize>> {
     let mut batches: Vec<Vec<usize>> = Vec::new();
     let mut tokens = usize::MAX;
     for (at, example) in data.examples.iter().enumerate() {
@@ -131,7 +142,7 @@ fn batches(data: &Dataset) -> Vec<Vec<usize>> {
 }
 
 /// Mean loss and number of all supervised tokens.
-fn total(results: &[ExampleLoss]) -> (f64, usize) {
+pub(super) fn total(results: &[ExampleLoss]) -> (f64, usize) {
     let tokens = results.iter().map(|result| result.nll.len()).sum();
     let sum: f64 = results.iter().flat_map(|result| &result.nll).sum();
     (sum / tokens as f64, tokens)

@@ -139,12 +139,8 @@ pub fn run(args: ExportArgs) -> Result<()> {
     let opened = Opened::open(&args.model, args.rope_scaling, &args.adapter)?;
     let update = Update::load(&adapters, &opened.files.config)?;
     let bar = Counter::of("writing, in values");
-    let source = Source {
-        files: &opened.files,
-        tokenizer: opened.tokenizer.as_ref(),
-        update: &update,
-        progress: &|done, total| bar.at(done, total),
-    };
+    let progress = |done, total| bar.at(done, total);
+    let source = Source { progress: &progress, ..Source::new(&opened.files, opened.tokenizer.as_ref(), &update) };
     let of_adapter = matches!(args.to, Target::GgufAdapter | Target::MlxAdapter);
     let kind = args.kind.unwrap_or_else(|| if of_adapter { Mixture::F32 } else { opened.own_type() });
     let mut report = json!({ "out": args.out, "type": kind.name() });

@@ -11,6 +11,7 @@ mod eval;
 mod export;
 mod generate;
 mod inspect;
+mod merge;
 mod train;
 mod tuning;
 
@@ -48,6 +49,7 @@ enum Command {
     Eval(eval::EvalArgs),
     Generate(generate::GenerateArgs),
     Export(export::ExportArgs),
+    Merge(merge::MergeArgs),
     Inspect(inspect::InspectArgs),
     Doctor(doctor::DoctorArgs),
     Bench(bench::BenchArgs),
@@ -65,6 +67,7 @@ pub fn run() -> i32 {
         Command::Eval(args) => eval::run(args).map(|()| 0),
         Command::Generate(args) => generate::run(args).map(|()| 0),
         Command::Export(args) => export::run(args).map(|()| 0),
+        Command::Merge(args) => merge::run(args).map(|()| 0),
         Command::Inspect(args) => inspect::run(args).map(|()| 0),
         Command::Doctor(args) => doctor::run(args).map(|()| 0),
         Command::Bench(args) => bench::run(args).map(|()| 0),

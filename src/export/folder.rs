@@ -153,11 +153,14 @@ fn weights(source: &Source, dtype: DType, folder: &Path) -> Result<()> {
         let tensors: Vec<Planned> = shard.iter().map(|&number| planned(&parameters[number])).collect();
         map.extend(tensors.iter().map(|tensor| (tensor.name.clone(), Value::String(name.clone()))));
         safetensors::write(&folder.join(&name), &tensors, |number, sink| {
-            merged.stream(&parameters[shard[number]], Order::Plain, dtype, |bytes| {
+            let parameter = &parameters[shard[number]];
+            let sums = merged.stream(parameter, Order::Plain, dtype, |bytes| {
                 done += (bytes.len() / dtype.block_bytes()) as u64;
                 (source.progress)(done, total);
                 sink(bytes)
-            })
+            })?;
+            sums.into_iter().for_each(|sums| (source.measured)(parameter, sums));
+            Ok(())
         })?;
     }
     if count > 1 {

@@ -114,11 +114,13 @@ impl Plan {
                 return sink.put(bytemuck::cast_slice(values)).map_err(full);
             }
             let (parameter, dtype) = (&self.parameters[number - self.vectors.len()], self.tensors[number].dtype);
-            weights.stream(parameter, parameter.order, dtype, |bytes| {
+            let sums = weights.stream(parameter, parameter.order, dtype, |bytes| {
                 done += (bytes.len() / dtype.block_bytes() * dtype.block()) as u64;
                 (source.progress)(done, total);
                 sink.put(bytes).map_err(full)
-            })
+            })?;
+            sums.into_iter().for_each(|sums| (source.measured)(parameter, sums));
+            Ok(())
         })
     }
 }

@@ -31,7 +31,7 @@ pub fn write(source: &Source, kind: Mixture, path: &Path) -> Result<()> {
     let model = &source.files.config;
     let mut pairs: Vec<Pair3> = Vec::new();
     for parameter in parameters(model) {
-        let pieces = source.update.low_rank(&parameter.name);
+        let pieces = source.update.low_rank(&parameter.name)?;
         if !pieces.is_empty() {
             pairs.push((parameter.ggml, parameter.order, parameter.shape[0], pieces));
         }

@@ -31,7 +31,7 @@ pub fn write(source: &Source, dtype: DType, out: &Path, overwrite: bool) -> Resu
     for site in source.update.sites() {
         keys.insert(site.path());
         first_layer = first_layer.min(site.layer);
-        let pieces = source.update.low_rank(&format!("model.{}.weight", site.name()));
+        let pieces = source.update.low_rank(&format!("model.{}.weight", site.name()))?;
         rank = rank.max(pieces.iter().map(|(_, piece)| piece.rank).sum());
         scales.extend(pieces.iter().map(|(weight, piece)| weight * piece.scale));
     }
@@ -43,7 +43,7 @@ pub fn write(source: &Source, dtype: DType, out: &Path, overwrite: bool) -> Resu
     for parameter in parameters(model).iter().filter(|parameter| source.update.changes(&parameter.name)) {
         let module = parameter.name.trim_end_matches(".weight");
         let module = format!("{}{module}", model.text_path);
-        let pieces = source.update.low_rank(&parameter.name);
+        let pieces = source.update.low_rank(&parameter.name)?;
         let (rows, columns) = (parameter.shape[0], parameter.shape[1]);
         tensors.push((format!("{module}.lora_a"), [columns, rank], transposed_a(&pieces, columns, rank)));
         tensors.push((format!("{module}.lora_b"), [rank, rows], transposed_b(&pieces, rows, rank, scale)));

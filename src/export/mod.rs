@@ -15,8 +15,10 @@ pub mod vocabulary;
 
 use std::path::Path;
 
+use crate::architecture::Parameter;
 use crate::formats::ModelFiles;
-use crate::merge::{MergedWeights, Update};
+use crate::merge::report::Sums;
+use crate::merge::{Combination, MergedWeights, Update};
 use crate::text::Tokenizer;
 use crate::{Error, Result};
 
@@ -27,13 +29,22 @@ pub struct Source<'a> {
     pub tokenizer: Option<&'a Tokenizer>,
     /// What adapters change; may be empty.
     pub update: &'a Update,
+    /// How the changes of several adapters become one.
+    pub combination: Combination,
     /// Is told the values written, and those in all.
     pub progress: &'a dyn Fn(u64, u64),
+    /// Is told what each changed matrix went through.
+    pub measured: &'a dyn Fn(&Parameter, Sums),
 }
 
 impl<'a> Source<'a> {
+    /// A model with what adapters change of it, added up; nobody is told how far it is.
+    pub fn new(files: &'a ModelFiles, tokenizer: Option<&'a Tokenizer>, update: &'a Update) -> Self {
+        Self { files, tokenizer, update, combination: Combination::default(), progress: &|_, _| {}, measured: &|_, _| {} }
+    }
+
     fn weights(&self) -> MergedWeights<'a> {
-        MergedWeights { source: &*self.files.tensors, update: self.update }
+        MergedWeights { source: &*self.files.tensors, update: self.update, combination: self.combination }
     }
 }
 

@@ -1,16 +1,16 @@
 //! What adapters change of a model's matrices, in f64.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
-use crate::Result;
-use crate::adapter::{AdapterLayout, Method, Piece, Placement};
+use crate::adapter::{Method, Piece, Placement};
 use crate::architecture::{Architecture, Site};
 use crate::formats::peft::{AdapterTensor, load_adapter};
 use crate::graph::Matrix;
+use crate::{Error, Result};
 
 /// A change of one matrix that is a product: `scale B A`.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -29,6 +29,8 @@ const ROWS: usize = 64;
 /// What one adapter does at one linear layer.
 #[derive(Clone, Debug)]
 struct Change {
+    /// Place in the list of adapters.
+    adapter: usize,
     /// By what it is multiplied.
     weight: f64,
     method: Method,
@@ -52,18 +54,36 @@ impl Update {
     /// Bad input: no adapter, one that graftling cannot use, or one for another model.
     pub fn load(adapters: &[(&Path, f64)], model: &Architecture) -> Result<Self> {
         let mut update = Self::default();
-        for (folder, weight) in adapters {
+        for (adapter, (folder, weight)) in adapters.iter().enumerate() {
             let (config, tensors) = load_adapter(folder)?;
             let place = folder.display().to_string();
             let placement = Placement::from_peft(&place, &config, model)?;
-            // Names, shapes and completeness are checked where adapters are laid out in memory.
-            let layout = AdapterLayout::new(&placement);
-            let mut matrices = layout.unpack(&layout.pack(&place, &tensors)?).into_iter();
+            let mut given: HashMap<String, AdapterTensor> =
+                tensors.into_iter().map(|tensor| (tensor.name.clone(), tensor)).collect();
             for Piece { site, method } in placement.pieces {
-                let count = method.matrices(&site).len();
-                let change = Change { weight: *weight, method, matrices: matrices.by_ref().take(count).collect() };
+                let matrices = method.matrices(&site).into_iter().map(|matrix| {
+                    let proposal = "use an adapter that was trained on this model with these modules and layers";
+                    let Some(found) = given.remove(&matrix.name) else {
+                        return Err(Error::bad_input(&place, format!("`{}` is missing", matrix.name), proposal));
+                    };
+                    if found.shape != matrix.shape {
+                        let problem =
+                            format!("`{}` has shape {:?}, the model needs {:?}", matrix.name, found.shape, matrix.shape);
+                        return Err(Error::bad_input(&place, problem, proposal));
+                    }
+                    Ok(found)
+                });
+                let matrices = matrices.collect::<Result<_>>()?;
                 let name = format!("model.{}.weight", site.name());
+                let change = Change { adapter, weight: *weight, method, matrices };
                 update.changes.entry(name).or_insert_with(|| (site, Vec::new())).1.push(change);
+            }
+            if let Some(other) = given.keys().min() {
+                return Err(Error::bad_input(
+                    &place,
+                    format!("`{other}` has no place in this model"),
+                    "check the adapter's base model",
+                ));
             }
             update.places.push(folder.to_path_buf());
         }
@@ -80,15 +100,36 @@ impl Update {
         self.changes.is_empty()
     }
 
+    /// The layer whose weight this tensor is, if it is changed.
+    pub fn site(&self, tensor: &str) -> Option<&Site> {
+        self.changes.get(tensor).map(|(site, _)| site)
+    }
+
+    /// Which adapters change this tensor, as places in the list of them.
+    pub fn adapters(&self, tensor: &str) -> Vec<usize> {
+        self.changes.get(tensor).map_or_else(Vec::new, |(_, changes)| changes.iter().map(|change| change.adapter).collect())
+    }
+
     /// The changed layers, in the order of their tensors' names.
     pub fn sites(&self) -> impl Iterator<Item = &Site> {
         self.changes.values().map(|(site, _)| site)
     }
 
     /// The changes of a tensor as products, one an adapter, with its weight; empty where nothing is changed.
-    pub fn low_rank(&self, tensor: &str) -> Vec<(f64, LowRank<'_>)> {
+    ///
+    /// # Errors
+    /// Bad input: a method whose change is no such product.
+    pub fn low_rank(&self, tensor: &str) -> Result<Vec<(f64, LowRank<'_>)>> {
         let changes = self.changes.get(tensor).map_or(&[][..], |(_, changes)| changes);
-        changes.iter().map(|change| (change.weight, change.low_rank())).collect()
+        let mut products = Vec::with_capacity(changes.len());
+        for change in changes {
+            let product = change.low_rank().ok_or_else(|| {
+                let problem = "an adapter's change of this tensor is no product of two matrices (DoRA, say)";
+                Error::bad_input(tensor, problem, "Merge it into the weights: --to gguf or --to safetensors.")
+            })?;
+            products.push((change.weight, product));
+        }
+        Ok(products)
     }
 
     /// Puts the changes into some rows of a tensor: `values` `[rows.len(), in_features]` before, and after. Several changes are each what
@@ -113,9 +154,11 @@ impl Update {
 }
 
 impl Change {
-    fn low_rank(&self) -> LowRank<'_> {
-        let Method::Lora(lora) = &self.method;
-        LowRank { a: &self.matrices[0].values, b: &self.matrices[1].values, rank: lora.r, scale: lora.scale }
+    fn low_rank(&self) -> Option<LowRank<'_>> {
+        match (&self.method, self.matrices.as_slice()) {
+            (Method::Lora(lora), [a, b]) => Some(LowRank { a: &a.values, b: &b.values, rank: lora.r, scale: lora.scale }),
+            _ => None,
+        }
     }
 
     /// The matrices with only what concerns these outputs of the layer: a method changes a row of the weight by that row alone.
@@ -128,5 +171,16 @@ impl Change {
             Matrix::new([used.len(), columns], values.iter().map(|&value| f64::from(value)).collect())
         };
         self.matrices.iter().map(matrix).collect()
+    }
+}
+
+impl LowRank<'_> {
+    /// Adds `weight` times row `number` of the change.
+    pub fn add_row(&self, number: usize, weight: f64, row: &mut [f64]) {
+        let columns = row.len();
+        for (k, &b) in self.b[number * self.rank..][..self.rank].iter().enumerate() {
+            let factor = weight * self.scale * f64::from(b);
+            row.iter_mut().zip(&self.a[k * columns..][..columns]).for_each(|(value, &a)| *value += factor * f64::from(a));
+        }
     }
 }

@@ -4,7 +4,8 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::Update;
+use super::report::Sums;
+use super::{Combination, Combined, Update};
 use crate::architecture::{Order, Parameter};
 use crate::storage::{DType, TensorInfo, TensorSource};
 use crate::{Error, Result};
@@ -16,6 +17,7 @@ const CHUNK_VALUES: usize = 1 << 20;
 pub struct MergedWeights<'a> {
     pub source: &'a dyn TensorSource,
     pub update: &'a Update,
+    pub combination: Combination,
 }
 
 impl MergedWeights<'_> {
@@ -34,6 +36,8 @@ impl MergedWeights<'_> {
     /// (a GGUF file's; [`Order::Plain`] is Hugging Face's). What is stored in this format already and is not changed keeps its bytes;
     /// all else is computed in f64 and rounded once.
     ///
+    /// Of a changed tensor, sums over its values are given back.
+    ///
     /// # Errors
     /// The tensor cannot be read; a value is not finite, or too large for the format; and what `each` gives.
     pub fn stream(
@@ -42,38 +46,58 @@ impl MergedWeights<'_> {
         order: Order,
         dtype: DType,
         mut each: impl FnMut(&[u8]) -> Result<()>,
-    ) -> Result<()> {
+    ) -> Result<Option<Sums>> {
         let info = self.info(&parameter.name)?;
         let (rows, columns) = (info.rows(), info.row_values());
         let head = if let Order::Interleaved(head_dim) = order { head_dim } else { 1 };
         let step = (CHUNK_VALUES / columns.max(1)).max(1).next_multiple_of(head);
         let row_bytes = columns / dtype.block() * dtype.block_bytes();
+        let change = Combined::of(self.update, &info.name, &self.combination)?;
+        let mut sums = change.is_some().then(Sums::default);
         for first in (0..rows).step_by(step) {
             let chunk = first..(first + step).min(rows);
-            let bytes = self.rows(info, chunk, order, dtype)?;
+            let bytes = match (&change, &mut sums) {
+                (Some(change), Some(sums)) => self.changed_rows(info, chunk, dtype, change, sums)?,
+                _ => self.rows(info, chunk, order, dtype)?,
+            };
             each(&order.stored(bytes, row_bytes))?;
         }
-        Ok(())
+        Ok(sums)
     }
 
+    /// Rows that nothing changes.
     fn rows(&self, info: &TensorInfo, rows: Range<usize>, order: Order, dtype: DType) -> Result<Vec<u8>> {
-        let changed = self.update.changes(&info.name);
-        if !changed && info.storage == dtype && order != Order::PlusOne {
+        if info.storage == dtype && order != Order::PlusOne {
             return self.source.read_rows(&info.name, rows);
         }
-        let columns = info.row_values();
-        let mut values = vec![0.0_f32; rows.len() * columns];
-        self.source.read_rows_f32(&info.name, rows.clone(), &mut values)?;
+        let mut values = vec![0.0_f32; rows.len() * info.row_values()];
+        self.source.read_rows_f32(&info.name, rows, &mut values)?;
         if order == Order::PlusOne {
             values.iter_mut().for_each(|value| *value += 1.0);
         }
-        if changed {
-            let mut exact: Vec<f64> = values.iter().map(|&value| f64::from(value)).collect();
-            self.update.put_into(&info.name, rows, &mut exact);
-            values = exact.into_iter().map(|value| value as f32).collect();
-        }
         self.check(info, &values, dtype)?;
-        Ok(quantised(&values, dtype, columns))
+        Ok(quantised(&values, dtype, info.row_values()))
+    }
+
+    fn changed_rows(
+        &self,
+        info: &TensorInfo,
+        rows: Range<usize>,
+        dtype: DType,
+        change: &Combined,
+        sums: &mut Sums,
+    ) -> Result<Vec<u8>> {
+        let mut before = vec![0.0_f32; rows.len() * info.row_values()];
+        self.source.read_rows_f32(&info.name, rows.clone(), &mut before)?;
+        let mut exact: Vec<f64> = before.iter().map(|&value| f64::from(value)).collect();
+        change.put_into(rows, &mut exact);
+        let values: Vec<f32> = exact.iter().map(|&value| value as f32).collect();
+        self.check(info, &values, dtype)?;
+        let bytes = quantised(&values, dtype, info.row_values());
+        let mut stored = values;
+        dtype.dequantise(&bytes, &mut stored);
+        sums.see(&before, &exact, &stored);
+        Ok(bytes)
     }
 
     fn check(&self, info: &TensorInfo, values: &[f32], dtype: DType) -> Result<()> {

@@ -32,7 +32,7 @@ fn exported(name: &str, adapted: bool, write: impl FnOnce(&Source, &Path)) -> (t
     let update = Update::load(adapters, &files.config).unwrap();
     let out = tempfile::tempdir().unwrap();
     let path = out.path().join("out.gguf");
-    write(&Source { files: &files, tokenizer: None, update: &update, progress: &|_, _| {} }, &path);
+    write(&Source::new(&files, None, &update), &path);
     (out, path)
 }
 
@@ -68,7 +68,7 @@ fn every_family_comes_back_bit_for_bit() {
         same_weights(&before, &after, name);
         // And from there into a folder, which has the config of the first.
         let update = Update::default();
-        let source = Source { files: &after, tokenizer: None, update: &update, progress: &|_, _| {} };
+        let source = Source::new(&after, None, &update);
         let back = tempfile::tempdir().unwrap();
         let back = back.path().join("model");
         export::folder::write(&source, graftling::storage::DType::F32, &back, false, |_| Ok(())).unwrap();
