@@ -7,6 +7,9 @@ use clap::Args;
 use graftling::architecture::RopeOverride;
 use graftling::data::source::folder::{self, Side};
 use graftling::data::{self, Batch, Dataset, Example, LoadOptions, LongRecords};
+use graftling::data::expect::questions;
+use graftling::generate::answers::{Share, answer_all, shares};
+use graftling::generate::{Generation, Generator, end_tokens};
 use graftling::session::OpenModel;
 use graftling::session::Session;
 use graftling::session::evaluate::Evaluation;
@@ -14,6 +17,8 @@ use graftling::terminal;
 use graftling::text::Tokenizer;
 use graftling::{Error, Result};
 use serde_json::{Value, json};
+
+use super::counter::Counter;
 
 /// Tokens that go through the model together, where the records are shorter than that.
 const TOKENS_A_BATCH: usize = 1024;
@@ -24,7 +29,9 @@ const TOKENS_A_BATCH: usize = 1024;
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   graftling eval --model SmolLM2-135M-Instruct.Q4_1.gguf --data held-out.jsonl
-  graftling eval --model SmolLM2-135M-Instruct.Q4_1.gguf --adapter my-adapter --data held-out.jsonl --json --per-token")]
+  graftling eval --model SmolLM2-135M-Instruct.Q4_1.gguf --adapter my-adapter --data held-out.jsonl --json --per-token
+  graftling eval --model SmolLM2-135M-Instruct.Q4_1.gguf --adapter my-adapter --data questions.jsonl --generate
+      where a record is {\"messages\": [...], \"expect\": {\"contains\": TEXT, \"exact\": TEXT, \"regex\": R, \"json_schema\": S}}")]
 pub struct EvalArgs {
     /// Model: a folder, a .gguf file, or a Hugging Face name
     #[arg(long, value_name = "M")]
@@ -44,6 +51,12 @@ pub struct EvalArgs {
     /// What to do with records that are longer
     #[arg(long, value_enum, value_name = "WHAT", default_value = "cut")]
     long_records: LongRecords,
+    /// Let the model answer the records that have `expect`, in place of measuring losses, and tell which share of the answers meets it
+    #[arg(long, conflicts_with_all = ["per_token", "max_length", "long_records"])]
+    generate: bool,
+    /// Tokens of an answer at most, with --generate
+    #[arg(long, value_name = "TOKENS", default_value_t = 256, requires = "generate")]
+    max_new_tokens: usize,
     /// Print one JSON document
     #[arg(long)]
     json: bool,
@@ -60,6 +73,9 @@ pub struct EvalArgs {
 /// Bad input in model, adapter or data; the GPU failed; a loss is not finite.
 pub fn run(mut args: EvalArgs) -> Result<()> {
     let model = super::rotated(OpenModel::open(&args.model)?, &mut args.rope_scaling, args.adapter.as_deref())?;
+    if args.generate {
+        return answers(&args, &model);
+    }
     let config = &model.files.config;
     let max_length = args.max_length.unwrap_or(config.max_position_embeddings).min(config.max_position_embeddings);
     let files = folder::files(&args.data, Side::HeldOut)?;
@@ -77,6 +93,47 @@ pub fn run(mut args: EvalArgs) -> Result<()> {
         true => super::print_json(&as_json(&data, &results, args.per_token)),
         false => super::print(&as_text(&data, &results, args.per_token.then_some(&model.tokenizer))),
     }
+}
+
+/// `--generate`: answers, and the shares that are right.
+fn answers(args: &EvalArgs, model: &OpenModel) -> Result<()> {
+    let files = folder::files(&args.data, Side::HeldOut)?;
+    let (tokenizer, template) = (&model.tokenizer, model.template.as_ref());
+    let questions = questions(&files, tokenizer, template)?;
+    let longest = questions.iter().map(|question| question.prompt.len()).max().unwrap_or(1);
+    let most = model.files.config.max_position_embeddings;
+    if let Some(question) = questions.iter().find(|question| question.prompt.len() >= most) {
+        let problem = format!("the question has {} tokens, and the model reads {most}", question.prompt.len());
+        return Err(Error::bad_input(&question.place, problem, "give a shorter one"));
+    }
+    let used = Generation { context: longest.saturating_add(args.max_new_tokens).min(most) };
+    let session = args.device.session(model, args.adapter.as_deref(), &[&used])?;
+    let mut generator = Generator::of(&session, used)?;
+    let ends = |chat| end_tokens(tokenizer, template, args.adapter.as_deref(), chat);
+    let (in_chat, in_text) = (ends(true)?, ends(false)?);
+    let bar = Counter::of("answering");
+    let each = |done| bar.at(done as u64, questions.len() as u64);
+    let answers = answer_all(&mut generator, tokenizer, &questions, args.max_new_tokens, [&in_chat, &in_text], each)?;
+    bar.finish();
+    let shares = shares(&answers);
+    if args.json {
+        let share = |share: &Share| json!({ "right": share.right, "of": share.of });
+        let checks: serde_json::Map<String, Value> =
+            shares.iter().map(|(kind, of)| ((*kind).to_owned(), share(of))).collect();
+        let answers: Vec<Value> =
+            answers.iter().map(|answer| json!({ "text": answer.text, "met": answer.is_right() })).collect();
+        return super::print_json(&json!({ "checks": checks, "answers": answers }));
+    }
+    let mut text = String::new();
+    // Writing to a String cannot fail; the results are dropped for that reason.
+    for (question, answer) in questions.iter().zip(&answers).filter(|(_, answer)| !answer.is_right()) {
+        let missed: Vec<&str> = answer.met.iter().filter(|(_, met)| !met).map(|(kind, _)| *kind).collect();
+        let _ = writeln!(text, "{}: not {}: {:?}", question.place, missed.join(", "), answer.text);
+    }
+    for (kind, Share { right, of }) in shares {
+        let _ = writeln!(text, "{kind}: {right} of {of}, {:.1} %", 100.0 * right as f64 / of as f64);
+    }
+    super::print(&text)
 }
 
 /// Tokens of the longest batch.
