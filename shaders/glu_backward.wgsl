@@ -1,11 +1,8 @@
-// uses: activation
+// uses: elements, activation
 // glu_backward: d_up = d_y activation(gate), d_gate = d_y up activation'(gate): see activation.
-// One workgroup for 1,024 elements, 4 an invocation at a time, as in glu.
+// Element by element: see elements.
 // Traffic: reads gate, up and d_y, writes d_gate and d_up. No accumulation.
 
-struct Params { elements: u32 }
-
-@group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> gate: array<vec4f>;         // [elements]
 @group(0) @binding(2) var<storage, read> up: array<vec4f>;           // [elements]
 @group(0) @binding(3) var<storage, read> d_y: array<vec4f>;          // [elements]
@@ -14,15 +11,14 @@ struct Params { elements: u32 }
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) lane: u32) {
-    let start = (group.y * groups.x + group.x) * 256u;
-    let end = min(start + 256u, (params.elements + 3u) / 4u);
-    for (var i = start + lane; i < end; i += 64u) {
+    let fours = fours_of(group, groups);
+    for (var i = fours.x + lane; i < fours.y; i += 64u) {
         let g = gate[i];
         let s = gate_share(g);
         let d = d_y[i];
         let of_gate = d * up[i] * gate_slope(g, s);
         let of_up = d * g * s;
-        let left = params.elements - 4u * i;
+        let left = left_from(i);
         if left >= 4u {
             d_gate[i] = of_gate;
             d_up[i] = of_up;

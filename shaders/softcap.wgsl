@@ -1,20 +1,16 @@
-// uses: soft_cap
-// softcap: y = c tanh(x / c), c = SOFTCAP. One workgroup for 1,024 elements, 4 an invocation at a time, as in glu.
-// Traffic: reads x, writes y. No accumulation. The last four are read whole, since buffers are padded, and stored one by one.
+// uses: elements, soft_cap
+// softcap: y = c tanh(x / c), c = SOFTCAP. Element by element: see elements.
+// Traffic: reads x, writes y. No accumulation.
 
-struct Params { elements: u32 }
-
-@group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<vec4f>;       // [elements]
 @group(0) @binding(2) var<storage, read_write> y: array<vec4f>; // [elements]
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) lane: u32) {
-    let start = (group.y * groups.x + group.x) * 256u;
-    let end = min(start + 256u, (params.elements + 3u) / 4u);
-    for (var i = start + lane; i < end; i += 64u) {
+    let fours = fours_of(group, groups);
+    for (var i = fours.x + lane; i < fours.y; i += 64u) {
         let value = capped(x[i]);
-        let left = params.elements - 4u * i;
+        let left = left_from(i);
         if left >= 4u {
             y[i] = value;
         } else {

@@ -1,21 +1,17 @@
-// uses: soft_cap
-// softcap_backward: d_x = d_y (1 - (y / c)^2), c = SOFTCAP. One workgroup for 1,024 elements, 4 an invocation at a time, as in softcap.
+// uses: elements, soft_cap
+// softcap_backward: d_x = d_y (1 - (y / c)^2), c = SOFTCAP. Element by element: see elements.
 // Traffic: reads y and d_y, writes d_x. No accumulation.
 
-struct Params { elements: u32 }
-
-@group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> y: array<vec4f>;         // [elements]
 @group(0) @binding(2) var<storage, read> d_y: array<vec4f>;       // [elements]
 @group(0) @binding(3) var<storage, read_write> d_x: array<vec4f>; // [elements]
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) lane: u32) {
-    let start = (group.y * groups.x + group.x) * 256u;
-    let end = min(start + 256u, (params.elements + 3u) / 4u);
-    for (var i = start + lane; i < end; i += 64u) {
+    let fours = fours_of(group, groups);
+    for (var i = fours.x + lane; i < fours.y; i += 64u) {
         let value = d_y[i] * cap_slope(y[i]);
-        let left = params.elements - 4u * i;
+        let left = left_from(i);
         if left >= 4u {
             d_x[i] = value;
         } else {

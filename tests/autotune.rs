@@ -8,7 +8,7 @@ use graftling::gpu::Device;
 use graftling::graph::{Graph, Origin, Rows, TensorType};
 use graftling::kernel::{Arithmetic, Class, Layout};
 use graftling::ops::matmul::Matmul;
-use graftling::plan::autotune::{BUDGET, Choice, Decided, Record, Sources, tune};
+use graftling::plan::autotune::{BUDGET, Choice, Decided, Decision, Record, Sources, tune};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -32,13 +32,12 @@ fn class() -> Class {
     Class { layout: Layout::NT, size: [64, 96, 96], dtype: graftling::graph::DType::F32, arithmetic: Arithmetic::F32 }
 }
 
-/// Tunes a fresh device; gives what was chosen for [`class`], and what the device then holds.
+/// Tunes a fresh device; gives what was chosen for [`class`], and what stands for it in the table.
 fn tuned(folder: &Path, recorded: Option<&Record>, budget: Duration) -> (Option<Choice>, Record, Option<String>) {
-    let mut device = device();
     let sources = Sources { measure: true, folder: Some(folder.to_path_buf()), recorded, budget, progress: &|_, _| {} };
-    let (mut choices, record) = tune(&mut device, &[graph()], &sources);
+    let Decision { tuning, mut choices, record } = tune(&device(), &[graph()], &sources);
     assert!(choices.len() <= 1);
-    (choices.pop(), record, device.facts.tuning.get(&class()).map(str::to_string))
+    (choices.pop(), record, tuning.get(&class()).map(str::to_string))
 }
 
 /// The candidates on this device, if it has more than one.
@@ -181,12 +180,11 @@ fn a_run_that_goes_on_takes_its_own_choices_and_not_those_of_the_file() {
 #[test]
 fn without_measurement_the_device_has_no_table() {
     let folder = tempfile::tempdir().unwrap();
-    let mut device = device();
     let folder = Some(folder.path().to_path_buf());
     let sources = Sources { measure: false, folder, recorded: None, budget: BUDGET, progress: &|_, _| {} };
-    let (choices, record) = tune(&mut device, &[graph()], &sources);
+    let Decision { tuning, choices, record } = tune(&device(), &[graph()], &sources);
     assert!(choices.is_empty() && record.choices.is_empty());
-    assert_eq!(device.facts.tuning.get(&class()), None);
+    assert_eq!(tuning.get(&class()), None);
 }
 
 /// The real program: a run measures once, obeys the file, records what it used, and goes on with that whatever the file then says.

@@ -11,6 +11,7 @@ use graftling::gpu::{Device, adapters};
 use graftling::graph::{Call, Dispatch, Operand, Origin, TensorType};
 use graftling::kernel::{Arithmetic, Facts, Kernel, Matrices, Needs, Tuning};
 use graftling::ops::{Example, Random, registry};
+use graftling::plan::Tuned;
 use graftling::reference;
 use libtest_mimic::{Arguments, Failed, Trial};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -22,9 +23,10 @@ struct Way {
     example: Example,
     bound: f64,
     facts: Facts,
+    tuning: Tuning,
 }
 
-fn launch(example: &Example, facts: &Facts) -> Vec<Dispatch> {
+fn launch(example: &Example, facts: &Facts, tuning: &Tuning) -> Vec<Dispatch> {
     let types: Vec<TensorType> = example.inputs.iter().map(|(tensor, _)| *tensor).collect();
     let operands = |types: &[TensorType]| -> Vec<Operand> {
         let operand =
@@ -32,7 +34,7 @@ fn launch(example: &Example, facts: &Facts) -> Vec<Dispatch> {
         types.iter().map(operand).collect()
     };
     let outputs = example.op.infer(&types).expect("an example fits its op");
-    example.op.launch(&Call { inputs: &operands(&types), outputs: &operands(&outputs), device: facts })
+    example.op.launch(&Call { inputs: &operands(&types), outputs: &operands(&outputs), device: facts, tuning })
 }
 
 /// Devices on which different kernels are chosen, from those that have least on: the first that launches a kernel is the way it is run.
@@ -58,21 +60,21 @@ fn ways() -> BTreeMap<&'static str, Way> {
     for facts in kinds_of_device() {
         for entry in registry() {
             for example in (entry.examples)(&mut Random(6)) {
-                let listening = Facts { tuning: Tuning::listening(), ..facts.clone() };
+                let listening = Tuning::listening();
                 let mut tables = vec![Tuning::NONE];
-                launch(&example, &listening);
-                for class in listening.tuning.asked().into_iter().collect::<HashSet<_>>() {
+                launch(&example, &facts, &listening);
+                for class in listening.asked().into_iter().collect::<HashSet<_>>() {
                     let named = |id: &str| Tuning::new(HashMap::from([(class, id.to_owned())]));
                     tables.extend(class.candidates(&facts).into_iter().map(named));
                     // No measurement would choose it for weights in blocks, since it adds no low-rank term, but a table may name it.
                     tables.push(named("matvec_subgroup8"));
                 }
                 for tuning in tables {
-                    let facts = Facts { tuning, ..facts.clone() };
-                    for dispatch in launch(&example, &facts).iter().filter(|dispatch| !dispatch.workgroups.contains(&0)) {
+                    for dispatch in launch(&example, &facts, &tuning).iter().filter(|dispatch| !dispatch.workgroups.contains(&0))
+                    {
                         // In less than f32, half_precision has bounds that follow from how each kernel rounds; this one is for all.
                         let bound = (entry.tolerance)(&example).max(if facts.arithmetic == Arithmetic::F32 { 0.0 } else { 2e-2 });
-                        let way = || Way { example: example.clone(), bound, facts: facts.clone() };
+                        let way = || Way { example: example.clone(), bound, facts: facts.clone(), tuning: tuning.clone() };
                         ways.entry(dispatch.kernel.name).or_insert_with(way);
                     }
                 }
@@ -103,14 +105,14 @@ fn device_for(kernel: &Kernel, facts: &Facts) -> Result<Device, String> {
 
 fn check(kernel: &Kernel, way: &Way) -> Result<(), Failed> {
     let device = Arc::new(device_for(kernel, &way.facts)?);
-    let launched = launch(&way.example, &device.facts);
+    let launched = launch(&way.example, &device.facts, &way.tuning);
     if launched.iter().all(|dispatch| dispatch.kernel.name != kernel.name) {
         return Err("the device at hand launches another kernel".into());
     }
     let (graph, ids, outputs) = graph_of(&way.example, Origin::Input);
     let leaves: Vec<_> = ids.into_iter().zip(way.example.inputs.iter().map(|(_, matrix)| matrix.clone())).collect();
     let expected = reference::run(&graph, leaves.iter().cloned().collect(), &way.example.counts);
-    let found = run_on(&device, &graph, &leaves, &outputs, &way.example.counts);
+    let found = run_on(&Tuned { device, tuning: way.tuning.clone() }, &graph, &leaves, &outputs, &way.example.counts);
     for (found, output) in found.iter().zip(&outputs) {
         let distance = relative_distance(found, &expected[output].data);
         if distance > way.bound {

@@ -10,6 +10,7 @@ use graftling::graph::{Call, DType, Dispatch, Matrix, Op, Operand, Origin, Rows,
 use graftling::kernel::{Arithmetic, Class, Facts, Layout, Matrices, Tuning};
 use graftling::ops::matmul::Matmul;
 use graftling::ops::{Example, Random};
+use graftling::plan::Tuned;
 use libtest_mimic::{Arguments, Trial};
 use runs::{Workshop, run};
 use std::collections::{BTreeSet, HashMap};
@@ -50,11 +51,11 @@ fn devices(arithmetic: Arithmetic) -> Vec<Arc<Device>> {
     std::iter::once(first).chain(others.into_iter().map(with)).map(Arc::new).collect()
 }
 
-fn launch(op: &dyn Op, types: &[TensorType], facts: &Facts) -> Vec<Dispatch> {
+fn launch(op: &dyn Op, types: &[TensorType], facts: &Facts, tuning: &Tuning) -> Vec<Dispatch> {
     let operand = |&tensor: &TensorType| Operand { tensor, rows: tensor.shape.rows.max(), part_starts: vec![0] };
     let outputs = op.infer(types).unwrap();
     let (inputs, outputs): (Vec<_>, Vec<_>) = (types.iter().map(operand).collect(), outputs.iter().map(operand).collect());
-    op.launch(&Call { inputs: &inputs, outputs: &outputs, device: facts })
+    op.launch(&Call { inputs: &inputs, outputs: &outputs, device: facts, tuning })
 }
 
 fn types_of(example: &Example) -> Vec<TensorType> {
@@ -64,7 +65,7 @@ fn types_of(example: &Example) -> Vec<TensorType> {
 /// Does the device compute this in another arithmetic than f32?
 fn is_reduced(example: &Example, facts: &Facts) -> bool {
     let reduced = |dispatch: &Dispatch| dispatch.kernel.needs.f16 || dispatch.kernel.needs.cooperative.is_some();
-    launch(&*example.op, &types_of(example), facts).iter().any(reduced)
+    launch(&*example.op, &types_of(example), facts, &Tuning::NONE).iter().any(reduced)
 }
 
 /// `scale op(a) op(b) (+ addend)` in f64.
@@ -93,10 +94,10 @@ impl Product {
         Self { layout, scale, example: Example::new(Matmul { layout, scale }, inputs) }
     }
 
-    fn run(&self, device: &Arc<Device>) -> Vec<f32> {
+    fn run(&self, place: &(impl Into<Tuned> + Clone)) -> Vec<f32> {
         let (graph, ids, outputs) = graph_of(&self.example, Origin::Input);
         let matrices = self.example.inputs.iter().map(|(_, matrix)| matrix.clone());
-        run_on(device, &graph, &ids.into_iter().zip(matrices).collect::<Vec<_>>(), &outputs, &self.example.counts).swap_remove(0)
+        run_on(place, &graph, &ids.into_iter().zip(matrices).collect::<Vec<_>>(), &outputs, &self.example.counts).swap_remove(0)
     }
 
     fn inputs(&self) -> Vec<&Matrix> {
@@ -137,8 +138,9 @@ impl Product {
         squares.data.iter().zip(&sums.data).map(of).collect()
     }
 
-    fn check(&self, device: &Arc<Device>, what: &str) {
-        let (found, expected, bounds) = (self.run(device), self.expected(), self.bounds(device));
+    fn check(&self, place: &(impl Into<Tuned> + Clone), what: &str) {
+        let place: Tuned = place.clone().into();
+        let (found, expected, bounds) = (self.run(&place), self.expected(), self.bounds(&place.device));
         for (at, ((&found, expected), bound)) in found.iter().zip(&expected.data).zip(bounds).enumerate() {
             let distance = (f64::from(found) - expected).abs();
             assert!(distance <= bound, "{what}, element {at}: {found} is {distance:e} from {expected}, more than {bound:e}");
@@ -154,7 +156,6 @@ const SIZES: [[usize; 3]; 7] =
 fn every_kernel_is_within_its_bound(arithmetic: Arithmetic, layouts: &[Layout]) {
     for device in devices(arithmetic) {
         let plain = device.facts.clone();
-        let mut device = device;
         let mut checked = BTreeSet::new();
         for (number, size) in SIZES.into_iter().enumerate() {
             for (dtype, &layout) in DType::WEIGHTS.iter().flat_map(|dtype| layouts.iter().map(move |layout| (*dtype, layout))) {
@@ -164,9 +165,9 @@ fn every_kernel_is_within_its_bound(arithmetic: Arithmetic, layouts: &[Layout]) 
                 }
                 let product = Product::new(&mut Random(7), layout, size, dtype, number % 2 == 1);
                 assert!(is_reduced(&product.example, &plain), "{layout:?} {size:?} {dtype} is computed in f32");
-                let listening = Facts { tuning: Tuning::listening(), ..plain.clone() };
-                launch(&*product.example.op, &types_of(&product.example), &listening);
-                let class: Class = listening.tuning.asked().pop().unwrap();
+                let listening = Tuning::listening();
+                launch(&*product.example.op, &types_of(&product.example), &plain, &listening);
+                let class: Class = listening.asked().pop().unwrap();
                 assert_eq!(class.arithmetic, arithmetic);
                 for id in class.candidates(&plain) {
                     // Drivers compile large tiles for seconds: every tile with one storage, and every storage with the smallest.
@@ -174,9 +175,8 @@ fn every_kernel_is_within_its_bound(arithmetic: Arithmetic, layouts: &[Layout]) 
                         continue;
                     }
                     checked.insert((id, dtype.to_string()));
-                    let table = Tuning::new(HashMap::from([(class, id.to_string())]));
-                    Arc::get_mut(&mut device).unwrap().facts.tuning = table;
-                    product.check(&device, &format!("{class} {id}"));
+                    let tuning = Tuning::new(HashMap::from([(class, id.to_string())]));
+                    product.check(&Tuned { device: device.clone(), tuning }, &format!("{class} {id}"));
                 }
             }
         }

@@ -8,6 +8,7 @@ use graftling::gpu::Device;
 use graftling::graph::{Call, DType, Dispatch, Operand, Origin, TensorType};
 use graftling::kernel::{Class, Facts, Tuning};
 use graftling::ops::{Example, Random, registry};
+use graftling::plan::Tuned;
 use graftling::reference;
 use libtest_mimic::{Arguments, Trial};
 use std::collections::HashMap;
@@ -47,19 +48,19 @@ fn kernels_for_subgroups_of_eight_equal_the_reference() {
     check(|facts| facts.cpu_driver = true);
 }
 
-fn launch(example: &Example, facts: &Facts) -> Vec<Dispatch> {
+fn launch(example: &Example, facts: &Facts, tuning: &Tuning) -> Vec<Dispatch> {
     let types: Vec<TensorType> = example.inputs.iter().map(|(tensor, _)| *tensor).collect();
     let operand = |&tensor: &TensorType| Operand { tensor, rows: tensor.shape.rows.max(), part_starts: vec![0] };
     let outputs = example.op.infer(&types).unwrap();
     let (inputs, outputs): (Vec<_>, Vec<_>) = (types.iter().map(operand).collect(), outputs.iter().map(operand).collect());
-    example.op.launch(&Call { inputs: &inputs, outputs: &outputs, device: facts })
+    example.op.launch(&Call { inputs: &inputs, outputs: &outputs, device: facts, tuning })
 }
 
 /// The class of an example's product, where there is one.
 fn class_of(example: &Example, facts: &Facts) -> Option<Class> {
-    let listening = Facts { tuning: Tuning::listening(), ..facts.clone() };
-    launch(example, &listening);
-    listening.tuning.asked().pop()
+    let listening = Tuning::listening();
+    launch(example, facts, &listening);
+    listening.asked().pop()
 }
 
 /// Forms that add along k in order, with one `fma` a step and output.
@@ -75,7 +76,7 @@ fn check_candidates(changed: impl Fn(&mut Facts), dtypes: &[DType]) {
     let mut device = Device::open(choice.as_deref()).unwrap();
     changed(&mut device.facts);
     let plain = device.facts.clone();
-    let mut device = Arc::new(device);
+    let device = Arc::new(device);
     let entry = registry().into_iter().find(|entry| entry.name == "matmul").unwrap();
     let examples: Vec<(Example, Class)> = (entry.examples)(&mut Random(5))
         .into_iter()
@@ -88,17 +89,17 @@ fn check_candidates(changed: impl Fn(&mut Facts), dtypes: &[DType]) {
         let ids: Vec<Option<&'static str>> =
             examples.iter().map(|(_, class)| class.candidates(&plain).get(rank).copied()).collect();
         let table = examples.iter().zip(&ids).filter_map(|((_, class), id)| id.map(|id| (*class, id.to_string())));
-        Arc::get_mut(&mut device).unwrap().facts.tuning = Tuning::new(table.collect::<HashMap<_, _>>());
+        let place = Tuned { device: device.clone(), tuning: Tuning::new(table.collect::<HashMap<_, _>>()) };
         for (((example, class), id), in_order) in examples.iter().zip(&ids).zip(&mut in_order) {
             let Some(id) = id else { continue };
-            let kernels = |facts: &Facts| {
-                launch(example, facts).into_iter().map(|one| (one.kernel.name, one.constants)).collect::<Vec<_>>()
+            let kernels = |tuning: &Tuning| {
+                launch(example, &plain, tuning).into_iter().map(|one| (one.kernel.name, one.constants)).collect::<Vec<_>>()
             };
-            assert_eq!(kernels(&device.facts) != kernels(&plain), rank > 0, "{class}: {id} is taken");
+            assert_eq!(kernels(&place.tuning) != kernels(&Tuning::NONE), rank > 0, "{class}: {id} is taken");
             let (graph, leaves, outputs) = graph_of(example, Origin::Input);
             let leaves: Vec<_> = leaves.into_iter().zip(example.inputs.iter().map(|(_, matrix)| matrix.clone())).collect();
             let expected = reference::run(&graph, leaves.iter().cloned().collect(), &example.counts);
-            let found = &run_on(&device, &graph, &leaves, &outputs, &example.counts)[0];
+            let found = &run_on(&place, &graph, &leaves, &outputs, &example.counts)[0];
             let distance = relative_distance(found, &expected[&outputs[0]].data);
             let bound = (entry.tolerance)(example);
             assert!(distance <= bound, "{class}: {id}: {distance:e} > {bound:e}");

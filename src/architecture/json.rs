@@ -5,124 +5,13 @@
 
 use serde_json::{Map, Value, json};
 
+use super::json_keys::{HARMLESS, READ};
 use super::rope::{longrope_attention_factor, yarn_attention_factor};
 use super::{
     Activation, Architecture, FAMILIES, Family, Layer, Norms, QueryKeyNorm, Rope, RopeScaling, WRONG_CONFIG,
     unsupported_architecture,
 };
 use crate::{Error, Result};
-
-/// Keys that [`Architecture::from_json_str`] reads for every family.
-const READ: &[&str] = &[
-    "architectures",
-    "model_type",
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "head_dim",
-    "rms_norm_eps",
-    "hidden_act",
-    "max_position_embeddings",
-    "original_max_position_embeddings",
-    "partial_rotary_factor",
-    "rope_parameters",
-    "rope_scaling",
-    "rope_theta",
-    "tie_word_embeddings",
-    "bos_token_id",
-    "eos_token_id",
-    "quantization_config",
-    "quantization",
-];
-
-/// Keys that change no number of a forward pass in a causal model: what transformers' base configuration has (versions 4 and 5), settings
-/// of generation, and what exporting programs leave behind.
-const HARMLESS: &[&str] = &[
-    // Of training and of initial values: the weights are there already, and dropout is the adapter's own.
-    "attention_dropout",
-    "attn_pdrop",
-    "embd_pdrop",
-    "resid_pdrop",
-    "hidden_dropout",
-    "hidden_dropout_prob",
-    "classifier_dropout",
-    "initializer_range",
-    "initializer_factor",
-    "use_cache",
-    "gradient_checkpointing",
-    "pretraining_tp",
-    // Files and programs.
-    "transformers_version",
-    "torch_dtype",
-    "dtype",
-    "auto_map",
-    "custom_pipelines",
-    "name_or_path",
-    "tokenizer_class",
-    "processor_class",
-    "task_specific_params",
-    "attn_implementation",
-    "experts_implementation",
-    "use_bfloat16",
-    "tf_legacy_loss",
-    "torchscript",
-    "pruned_heads",
-    "transformers.js_config",
-    "is_llama_config",
-    "rope_interleaved",
-    "original_max_length",
-    // Outputs.
-    "output_attentions",
-    "output_hidden_states",
-    "output_router_logits",
-    "return_dict",
-    "return_dict_in_generate",
-    "output_scores",
-    "chunk_size_feed_forward",
-    "tie_last_hidden_states",
-    // Heads for other tasks.
-    "id2label",
-    "label2id",
-    "num_labels",
-    "problem_type",
-    "finetuning_task",
-    "prefix",
-    "sep_token_id",
-    "cls_token_id",
-    "mask_token_id",
-    "pad_token_id",
-    "unk_token_id",
-    "decoder_start_token_id",
-    // Generation, which has options of its own here.
-    "cache_implementation",
-    "max_length",
-    "min_length",
-    "max_new_tokens",
-    "do_sample",
-    "early_stopping",
-    "num_beams",
-    "num_beam_groups",
-    "diversity_penalty",
-    "temperature",
-    "top_k",
-    "top_p",
-    "typical_p",
-    "repetition_penalty",
-    "length_penalty",
-    "no_repeat_ngram_size",
-    "encoder_no_repeat_ngram_size",
-    "bad_words_ids",
-    "num_return_sequences",
-    "forced_bos_token_id",
-    "forced_eos_token_id",
-    "remove_invalid_values",
-    "exponential_decay_length_penalty",
-    "suppress_tokens",
-    "begin_suppress_tokens",
-];
 
 impl Architecture {
     /// Reads the text of a `config.json`.

@@ -12,6 +12,7 @@ mod gemma3;
 pub mod gguf;
 mod granite;
 pub mod json;
+mod json_keys;
 pub mod known;
 mod llama;
 mod mistral;

@@ -6,7 +6,7 @@ use crate::architecture::Architecture;
 use crate::gpu::Device;
 use crate::graph::{Call, Counts, DType, Graph, Operand, Origin, ValueId};
 use crate::plan::timings::{Bound, Roofline};
-use crate::plan::{Executable, Pinned};
+use crate::plan::{Executable, Pinned, Tuned};
 use crate::{Error, Result};
 use std::cmp::Ordering;
 use std::collections::HashMap;
@@ -59,7 +59,7 @@ const LARGEST: usize = 256 << 20;
 
 /// Measures models one after the other; what it learns from a smaller one keeps it from taking too long with a larger one.
 pub struct Tables {
-    device: Arc<Device>,
+    place: Tuned,
     roofline: Roofline,
     options: Options,
     /// Share of the roofline that a case of this name had.
@@ -67,8 +67,8 @@ pub struct Tables {
 }
 
 impl Tables {
-    pub fn new(device: Arc<Device>, roofline: Roofline, options: Options) -> Self {
-        Self { device, roofline, options, shares: HashMap::new() }
+    pub fn new(place: Tuned, roofline: Roofline, options: Options) -> Self {
+        Self { place, roofline, options, shares: HashMap::new() }
     }
 
     /// How many lines a model has.
@@ -99,7 +99,7 @@ impl Tables {
 
     fn sizes(&self, rows: usize) -> Sizes {
         let Options { storage, r, .. } = self.options;
-        Sizes { rows, storage, r, largest: LARGEST.min(self.device.max_binding()) }
+        Sizes { rows, storage, r, largest: LARGEST.min(self.place.device.max_binding()) }
     }
 
     /// Chooses the rows of a line by what a short version of it takes, and measures it.
@@ -168,7 +168,7 @@ impl Tables {
                 .collect()
         };
         let (inputs, outputs) = (operands(&node.inputs), operands(&outputs));
-        let call = Call { inputs: &inputs, outputs: &outputs, device: &self.device.facts };
+        let call = Call { inputs: &inputs, outputs: &outputs, device: &self.place.device.facts, tuning: &self.place.tuning };
         Ok(KernelRow {
             name: case.name.clone(),
             shape: case.shape.clone(),
@@ -181,18 +181,18 @@ impl Tables {
     }
 
     fn time(&self, case: &Case, budget: Duration) -> Result<f64> {
-        seconds_of_run(&self.device, &mut self.prepare(case)?, budget)
+        seconds_of_run(&self.place.device, &mut self.prepare(case)?, budget)
     }
 
     fn prepare(&self, case: &Case) -> Result<Executable> {
         let (graph, leaves, outputs) = graph_of(case)?;
         let mut pinned: HashMap<ValueId, Pinned> = HashMap::new();
         for (id, (tensor, fill)) in leaves.into_iter().zip(&case.inputs) {
-            let slice = self.device.allocate(&case.name, tensor.max_bytes())?;
-            fill.write(&self.device, &slice, *tensor)?;
+            let slice = self.place.device.allocate(&case.name, tensor.max_bytes())?;
+            fill.write(&self.place.device, &slice, *tensor)?;
             pinned.insert(id, slice.into());
         }
-        Executable::new(self.device.clone(), graph, &outputs, pinned)
+        Executable::new(self.place.clone(), graph, &outputs, pinned)
     }
 
     /// The product with the best rate of those in these lines, if one was measured: to be timed again beside something else.
@@ -209,7 +209,7 @@ impl Tables {
         let mut same = sizes.flat_map(|rows| cases(config, &self.sizes(rows)));
         let case = same.find(|case| case.name == best.name && case.shape == best.shape);
         case.map(|case| {
-            let (device, executable) = (self.device.clone(), self.prepare(&case)?);
+            let (device, executable) = (self.place.device.clone(), self.prepare(&case)?);
             let seconds = best.measured.map_or(f64::INFINITY, |measured| measured.seconds);
             Ok(Product { device, executable, flops: best.flops, seconds, budget: self.options.budget })
         })

@@ -99,7 +99,7 @@ const GENERATION: Duration = Duration::from_secs(3);
 /// Bad input in model or options; the GPU failed.
 pub fn run(args: BenchArgs) -> Result<()> {
     let model = args.check()?;
-    let (device, choices) = args.device.open(&args.step_graph(model.as_ref())?)?;
+    let (place, choices) = args.device.open(&args.step_graph(model.as_ref())?)?;
     if args.tuning {
         return super::tuning::print(&choices, args.json);
     }
@@ -110,10 +110,11 @@ pub fn run(args: BenchArgs) -> Result<()> {
     let bar = Bar::new();
     let budget = if args.quick { LINE / 5 } else { LINE };
     bar.says("peak and bandwidth");
-    let speed = Speed::measure(&device, budget)?;
+    let device = &place.device;
+    let speed = Speed::measure(device, budget)?;
     let storage = args.storage(model.as_ref());
     let options = kernels::Options { rows: args.batch_size * args.max_length, storage, r: args.lora_r, budget };
-    let mut measured = kernels::Tables::new(device.clone(), speed.roofline, options);
+    let mut measured = kernels::Tables::new(place.clone(), speed.roofline, options);
     let mut tables = Vec::new();
     let mut table = |name: &str, config: &Architecture, wanted: fn(&str) -> bool| -> Result<Table> {
         bar.lengthen(measured.lines(config));
@@ -153,7 +154,7 @@ pub fn run(args: BenchArgs) -> Result<()> {
         }
         bar.hide();
         if args.wants(Part::Step) || args.wants(Part::Generation) {
-            let weights = super::with_bars(|bars| session::send(model, device.clone(), args.weight_type(), bars))?;
+            let weights = super::with_bars(|bars| session::send(model, place.clone(), args.weight_type(), bars))?;
             let bar = Bar::new();
             if args.wants(Part::Step) {
                 let options = step::Options {

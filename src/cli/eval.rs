@@ -5,9 +5,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 use graftling::architecture::RopeOverride;
+use graftling::data::expect::questions;
 use graftling::data::source::folder::{self, Side};
 use graftling::data::{self, Batch, Dataset, Example, LoadOptions, LongRecords};
-use graftling::data::expect::questions;
 use graftling::generate::answers::{Share, answer_all, shares};
 use graftling::generate::{Generation, Generator, end_tokens};
 use graftling::session::OpenModel;
@@ -118,10 +118,8 @@ fn answers(args: &EvalArgs, model: &OpenModel) -> Result<()> {
     let shares = shares(&answers);
     if args.json {
         let share = |share: &Share| json!({ "right": share.right, "of": share.of });
-        let checks: serde_json::Map<String, Value> =
-            shares.iter().map(|(kind, of)| ((*kind).to_owned(), share(of))).collect();
-        let answers: Vec<Value> =
-            answers.iter().map(|answer| json!({ "text": answer.text, "met": answer.is_right() })).collect();
+        let checks: serde_json::Map<String, Value> = shares.iter().map(|(kind, of)| ((*kind).to_owned(), share(of))).collect();
+        let answers: Vec<Value> = answers.iter().map(|answer| json!({ "text": answer.text, "met": answer.is_right() })).collect();
         return super::print_json(&json!({ "checks": checks, "answers": answers }));
     }
     let mut text = String::new();

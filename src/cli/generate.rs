@@ -75,11 +75,8 @@ pub fn run(mut args: GenerateArgs) -> Result<()> {
     }
     let model = super::rotated(OpenModel::open(&args.model)?, &mut args.rope_scaling, args.adapter.as_deref())?;
     if let Some(None) = args.chat {
-        let settings = chat::Settings {
-            adapter: args.adapter.as_deref(),
-            max_new_tokens: args.max_new_tokens,
-            device: &args.device,
-        };
+        let settings =
+            chat::Settings { adapter: args.adapter.as_deref(), max_new_tokens: args.max_new_tokens, device: &args.device };
         return chat::run(&model, &settings, &mut sampler);
     }
     let config = &model.files.config;

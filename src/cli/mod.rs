@@ -17,7 +17,6 @@ mod tuning;
 
 use std::io::ErrorKind;
 use std::path::Path;
-use std::sync::Arc;
 
 use clap::{Args, Parser, Subcommand};
 use counter::Counter;
@@ -27,6 +26,7 @@ use graftling::cache::cache_folder;
 use graftling::gpu::Device;
 use graftling::graph::Graph;
 use graftling::kernel::Arithmetic;
+use graftling::plan::Tuned;
 use graftling::plan::autotune::Choice;
 use graftling::session::{self, OpenModel, Session, SessionOptions, Use, Watch};
 use graftling::storage::DType;
@@ -184,10 +184,10 @@ impl DeviceArgs {
     }
 
     /// Opens the GPU and decides with which kernels it computes these graphs.
-    fn open(&self, graphs: &[Graph]) -> Result<(Arc<Device>, Vec<Choice>)> {
+    fn open(&self, graphs: &[Graph]) -> Result<(Tuned, Vec<Choice>)> {
         let device = Device::open_for(self.device.as_deref(), self.matmul)?;
-        let (device, choices, _) = with_bars(|bars| session::tuned(device, &self.options(), graphs, None, bars));
-        Ok((device, choices))
+        let (place, choices, _) = with_bars(|bars| session::tuned(device, &self.options(), graphs, None, bars));
+        Ok((place, choices))
     }
 }
 

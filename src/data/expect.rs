@@ -94,7 +94,10 @@ impl Expect {
             }
             "json_schema" => {
                 let compiled = jsonschema::validator_for(value).map_err(|cause| {
-                    place.error(format!("`expect.json_schema` is no schema: {cause}"), "write a JSON Schema, such as {\"type\": \"object\"}")
+                    place.error(
+                        format!("`expect.json_schema` is no schema: {cause}"),
+                        "write a JSON Schema, such as {\"type\": \"object\"}",
+                    )
                 })?;
                 Ok(Check::JsonSchema(Box::new(compiled)))
             }
@@ -123,7 +126,9 @@ pub fn questions(paths: &[PathBuf], tokenizer: &Tokenizer, template: Option<&Cha
             let Some(expect) = expectation(&raw) else { continue };
             let expect = Expect::read(place, &expect)?;
             let Some((messages, text)) = asked(place, record::parse(place, raw, tokenizer.vocab_size())?.record)? else {
-                return Err(place.error("`expect` in a record without a question", "write `messages`, or `prompt` and `completion`"));
+                return Err(
+                    place.error("`expect` in a record without a question", "write `messages`, or `prompt` and `completion`")
+                );
             };
             let chat = text.is_none();
             let prompt = match (text, template) {
@@ -207,7 +212,11 @@ mod tests {
             (json!({"json_schema": {"type": "object", "required": ["name"]}}), "{}", false),
             (json!({"json_schema": {"type": "object"}}), "Here: {}", false),
         ] {
-            assert_eq!(met(expect.clone(), answer).iter().map(|(_, met)| *met).collect::<Vec<_>>(), [is_met], "{expect} {answer}");
+            assert_eq!(
+                met(expect.clone(), answer).iter().map(|(_, met)| *met).collect::<Vec<_>>(),
+                [is_met],
+                "{expect} {answer}"
+            );
         }
         assert_eq!(met(json!({"exact": "a", "contains": "a"}), "a b"), [("exact", false), ("contains", true)]);
     }

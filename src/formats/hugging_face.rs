@@ -97,6 +97,9 @@ pub fn config_file(path: &Path) -> Result<Architecture> {
     Architecture::from_json_at(&path.display().to_string(), &text)
 }
 
+const EMBEDDING: &str = "model.embed_tokens.weight";
+const OUTPUT: &str = "lm_head.weight";
+
 /// How the weights in `folder` were quantised.
 ///
 /// # Errors
@@ -120,9 +123,14 @@ pub fn weights(folder: &Path, config: &mut Architecture) -> Result<FolderWeights
     if !config.text_path.is_empty() {
         stored = stored.renamed(text_name)?;
     }
+    let has_embedding = stored.entries().any(|(name, _)| name.starts_with("model.embed_tokens."));
+    if config.tie_word_embeddings && !has_embedding {
+        // As in transformers 5: the one matrix that is there is both.
+        stored = stored.renamed(|name| name.replace("lm_head.", "model.embed_tokens."))?;
+    }
     let weights = FolderWeights::of(stored, scheme(folder)?.as_ref())?;
     if !config.text_path.is_empty() {
-        let others = weights.tensors().iter().filter(|info| !info.name.starts_with("model.") && info.name != "lm_head.weight");
+        let others = weights.tensors().iter().filter(|info| !info.name.starts_with("model.") && info.name != OUTPUT);
         let others: Vec<&str> = others.map(|info| info.name.as_str()).collect();
         if let Some(first) = others.first() {
             let place = folder.display();
@@ -150,7 +158,7 @@ fn text_name(name: &str) -> String {
     }
     match name.strip_prefix("language_model.") {
         Some(rest) => rest.to_owned(),
-        None if name == "lm_head.weight" => name.to_owned(),
+        None if name == OUTPUT => name.to_owned(),
         None => format!("other.{name}"),
     }
 }
@@ -158,8 +166,7 @@ fn text_name(name: &str) -> String {
 /// Whether there is an output matrix that is not the embedding.
 fn has_own_output(weights: &FolderWeights) -> Result<bool> {
     const ROWS: usize = 1024;
-    let [embedding, output] = ["model.embed_tokens.weight", "lm_head.weight"];
-    let (Some(of_embedding), Some(of_output)) = (weights.find(embedding), weights.find(output)) else { return Ok(false) };
+    let (Some(of_embedding), Some(of_output)) = (weights.find(EMBEDDING), weights.find(OUTPUT)) else { return Ok(false) };
     if of_embedding.shape != of_output.shape {
         return Ok(true);
     }
@@ -168,8 +175,8 @@ fn has_own_output(weights: &FolderWeights) -> Result<bool> {
     for first in (0..rows).step_by(ROWS) {
         let chunk = first..(first + ROWS).min(rows);
         let values = chunk.len() * columns;
-        weights.read_rows_f32(embedding, chunk.clone(), &mut left[..values])?;
-        weights.read_rows_f32(output, chunk, &mut right[..values])?;
+        weights.read_rows_f32(EMBEDDING, chunk.clone(), &mut left[..values])?;
+        weights.read_rows_f32(OUTPUT, chunk, &mut right[..values])?;
         if left[..values] != right[..values] {
             return Ok(true);
         }

@@ -6,7 +6,6 @@
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
-use std::sync::Arc;
 
 use super::sampling::Sampler;
 use crate::adapter::{Adapted, DeviceAdapter, Placement};
@@ -224,7 +223,7 @@ impl Pass {
         if let Some(adapter) = adapter {
             pinned.extend(adapter.layout.pinned(&adapter.parameters, &adapters));
         }
-        let executable = Executable::new(Arc::clone(&device), model.graph, &[logits], pinned)?;
+        let executable = Executable::new(weights.place(), model.graph, &[logits], pinned)?;
         Ok(Self { inputs: model.inputs, logits, executable, rows })
     }
 

@@ -21,6 +21,14 @@ pub struct Allocated {
     pub peak: usize,
 }
 
+/// The buffers of a device.
+#[derive(Default)]
+pub(super) struct Memory {
+    allocated: Arc<Mutex<Allocated>>,
+    /// Staging buffers that no read is using.
+    pub(super) staging: Mutex<Vec<Slice>>,
+}
+
 /// A buffer, counted as long as it lives.
 #[derive(Debug)]
 pub(crate) struct Buffer {
@@ -121,13 +129,13 @@ impl Device {
         let errors = [pollster::block_on(validation.pop()), pollster::block_on(memory.pop())];
         match errors.into_iter().flatten().next() {
             Some(error) => Err(self.or_lost(refused(error.to_string()))),
-            None => Ok(Slice { buffer: Arc::new(Buffer::counted(buffer, bytes, &self.allocated)), offset: 0, bytes }),
+            None => Ok(Slice { buffer: Arc::new(Buffer::counted(buffer, bytes, &self.memory.allocated)), offset: 0, bytes }),
         }
     }
 
     /// What the buffers of this device occupy.
     pub fn allocated(&self) -> Allocated {
-        *lock(&self.allocated)
+        *lock(&self.memory.allocated)
     }
 
     /// Writes to the start of a slice, before anything that is submitted later.

@@ -1,32 +1,26 @@
 //! Choice of an adapter, and the device opened on it.
 
-use super::buffer::SMALLER;
-use super::loss::Planned;
-use super::{Created, Pipeline, Slice, pipeline};
+use super::buffer::{Memory, SMALLER};
+use super::loss::{Loss, OUT_OF_MEMORY};
+use super::pipeline::Pipelines;
+use super::{Created, Pipeline};
 use crate::caught::caught;
-use crate::kernel::{Arithmetic, Facts, Kernel, Matrices, Tuning};
+use crate::kernel::{Arithmetic, Facts, Kernel, Matrices};
 use crate::{Error, Result};
-use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-/// An opened GPU: queue, limits, and the kernels compiled so far.
+/// An opened GPU: queue, limits and facts, and three parts that each keep a state of their own.
 pub struct Device {
     pub(crate) device: wgpu::Device,
     pub(crate) queue: wgpu::Queue,
     pub info: wgpu::AdapterInfo,
     pub limits: wgpu::Limits,
     pub facts: Facts,
-    pipelines: Mutex<HashMap<pipeline::Key, Arc<Pipeline>>>,
-    /// The first error that nobody has been told of yet.
-    pub(super) trouble: Arc<Mutex<Option<String>>>,
-    /// Why the device was lost, if it was.
-    pub(super) lost: Arc<Mutex<Option<String>>>,
-    pub(super) planned: Planned,
-    pub(super) allocated: Arc<Mutex<super::Allocated>>,
+    pub(super) memory: Memory,
+    pub(super) pipelines: Pipelines,
+    pub(super) loss: Loss,
     pub(super) created: Mutex<Created>,
-    /// Staging buffers that no read is using.
-    pub(super) staging: Mutex<Vec<Slice>>,
     pub(super) spent: Mutex<Spent>,
 }
 
@@ -38,9 +32,6 @@ pub struct Spent {
     /// Handing over encoded work. A driver that runs on the CPU may do the work itself meanwhile.
     pub submitting: Duration,
 }
-
-/// How wgpu says so.
-const OUT_OF_MEMORY: &str = "Out of memory";
 
 /// Features that graftling uses where they are offered; none is required.
 pub const WANTED_FEATURES: wgpu::Features = wgpu::Features::SUBGROUP
@@ -165,16 +156,7 @@ impl Device {
         features: wgpu::Features,
         limits: wgpu::Limits,
     ) -> Self {
-        let trouble: Arc<Mutex<Option<String>>> = Arc::default();
-        let first = trouble.clone();
-        device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| note(&first, error.to_string())));
-        let lost: Arc<Mutex<Option<String>>> = Arc::default();
-        let (first, why) = (trouble.clone(), lost.clone());
-        device.set_device_lost_callback(move |reason, message| match message.as_str() {
-            // wgpu gives up a device that has no memory for a submission. The next would not have it either.
-            OUT_OF_MEMORY => note(&first, message),
-            _ => note(&why, format!("{reason:?} {message}").trim().to_lowercase()),
-        });
+        let loss = Loss::watch(&device);
         let facts = Facts {
             cpu_driver: info.device_type == wgpu::DeviceType::Cpu,
             subgroup: features.contains(wgpu::Features::SUBGROUP).then_some((info.subgroup_min_size, info.subgroup_max_size)),
@@ -182,7 +164,6 @@ impl Device {
             f16: features.contains(wgpu::Features::SHADER_F16),
             cooperative: None,
             arithmetic: Arithmetic::F32,
-            tuning: Tuning::NONE,
         };
         Self {
             device,
@@ -190,13 +171,10 @@ impl Device {
             info,
             limits,
             facts,
-            pipelines: Mutex::default(),
-            trouble,
-            lost,
-            planned: Planned::default(),
-            allocated: Arc::default(),
+            memory: Memory::default(),
+            pipelines: Pipelines::default(),
+            loss,
             created: Mutex::default(),
-            staging: Mutex::default(),
             spent: Mutex::default(),
         }
     }
@@ -206,19 +184,12 @@ impl Device {
     /// # Errors
     /// If the shader's interface differs from what the host declares, or the driver refuses it.
     pub fn pipeline(&self, kernel: &'static Kernel, constants: &[(&'static str, f64)]) -> Result<Arc<Pipeline>> {
-        let key = pipeline::key(kernel, constants);
-        if let Some(known) = lock(&self.pipelines).get(&key) {
-            return Ok(known.clone());
-        }
-        let compiled = Arc::new(Pipeline::compile(self, kernel, constants)?);
-        lock(&self.pipelines).insert(key, compiled.clone());
-        Ok(compiled)
+        self.pipelines.get(self, kernel, constants)
     }
 
     /// Lets go of all compiled kernels but these.
     pub(crate) fn keep_pipelines(&self, kept: &[(&'static Kernel, Vec<(&'static str, f64)>)]) {
-        let kept: HashSet<pipeline::Key> = kept.iter().map(|(kernel, constants)| pipeline::key(kernel, constants)).collect();
-        lock(&self.pipelines).retain(|key, _| kept.contains(key));
+        self.pipelines.keep(kept);
     }
 
     /// Bytes that the driver has set aside for buffers, with what its blocks leave unused; where it tells.
@@ -280,8 +251,7 @@ impl Device {
     /// # Errors
     /// That error; [`Error::DeviceLost`] from the moment at which the device was lost.
     pub fn check(&self) -> Result<()> {
-        let trouble = lock(&self.trouble).take().or_else(|| lock(&self.lost).clone());
-        trouble.map_or(Ok(()), |message| Err(self.failed(message)))
+        self.loss.take().map_or(Ok(()), |message| Err(self.failed(message)))
     }
 
     pub(crate) fn failed(&self, message: String) -> Error {
@@ -296,10 +266,6 @@ impl Device {
             "go on from the last checkpoint with --resume, if there is one; where memory is short, --recompute all needs less and changes no number",
         ))
     }
-}
-
-fn note(first: &Mutex<Option<String>>, message: String) {
-    lock(first).get_or_insert(message);
 }
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

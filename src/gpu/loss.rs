@@ -49,29 +49,67 @@ impl Identity {
         }
         let mut device = opened?;
         device.facts.clone_from(&self.facts);
-        device.planned.clone_from(&self.planned);
+        device.loss.planned.clone_from(&self.planned);
         Ok(device)
     }
 }
 
+/// How wgpu says so.
+pub(super) const OUT_OF_MEMORY: &str = "Out of memory";
+
+/// What a device has reported: errors, and its loss.
+pub(super) struct Loss {
+    /// The first error that nobody has been told of yet.
+    trouble: Arc<Mutex<Option<String>>>,
+    /// Why the device was lost, if it was.
+    lost: Arc<Mutex<Option<String>>>,
+    planned: Planned,
+}
+
+impl Loss {
+    /// From now on takes note of what `device` reports.
+    pub(super) fn watch(device: &wgpu::Device) -> Self {
+        let trouble: Arc<Mutex<Option<String>>> = Arc::default();
+        let first = trouble.clone();
+        device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| note(&first, error.to_string())));
+        let lost: Arc<Mutex<Option<String>>> = Arc::default();
+        let (first, why) = (trouble.clone(), lost.clone());
+        device.set_device_lost_callback(move |reason, message| match message.as_str() {
+            // wgpu gives up a device that has no memory for a submission. The next would not have it either.
+            OUT_OF_MEMORY => note(&first, message),
+            _ => note(&why, format!("{reason:?} {message}").trim().to_lowercase()),
+        });
+        Self { trouble, lost, planned: Planned::default() }
+    }
+
+    /// The first error since the last call; why the device was lost, from then on.
+    pub(super) fn take(&self) -> Option<String> {
+        lock(&self.trouble).take().or_else(|| lock(&self.lost).clone())
+    }
+}
+
+fn note(first: &Mutex<Option<String>>, message: String) {
+    lock(first).get_or_insert(message);
+}
+
 /// Losses that are planned, as counts of submissions: the first on this device, the next on the one that is opened in its place.
-pub(super) type Planned = Arc<Mutex<VecDeque<u64>>>;
+type Planned = Arc<Mutex<VecDeque<u64>>>;
 
 impl Device {
     /// What to open again when this device is lost.
     pub fn identity(&self) -> Identity {
-        Identity { info: self.info.clone(), facts: self.facts.clone(), planned: self.planned.clone() }
+        Identity { info: self.info.clone(), facts: self.facts.clone(), planned: self.loss.planned.clone() }
     }
 
     /// Destroys this device after so many more submissions, then the one that is opened in its place after so many, and so on.
     /// This is how a test loses a device at a chosen moment, such as the middle of a step.
     pub fn destroy_after(&self, submissions: &[u64]) {
-        *lock(&self.planned) = submissions.iter().copied().collect();
+        *lock(&self.loss.planned) = submissions.iter().copied().collect();
     }
 
     /// Hands commands to the queue. On a lost device this does nothing; [`Device::check`] says so.
     pub(crate) fn submit(&self, commands: impl IntoIterator<Item = wgpu::CommandBuffer>) -> wgpu::SubmissionIndex {
-        let mut planned = lock(&self.planned);
+        let mut planned = lock(&self.loss.planned);
         match planned.front_mut() {
             Some(0) => {
                 planned.pop_front();
@@ -91,7 +129,7 @@ impl Device {
     pub(crate) fn or_lost(&self, error: Error) -> Error {
         // wgpu tells of a loss when it is asked how far the work is.
         let _ = caught(|| self.device.poll(wgpu::PollType::wait_indefinitely()));
-        match lock(&self.lost).as_ref() {
+        match lock(&self.loss.lost).as_ref() {
             Some(reason) => Error::DeviceLost {
                 place: format!("GPU `{}`", self.info.name),
                 problem: format!("the device was lost ({reason})"),

@@ -1,4 +1,5 @@
-//! The *where* of a computation: adapter, limits, buffers, compiled kernels.
+//! The *where* of a computation: an adapter, opened, with three parts that it owns: its memory (`buffer`, `readback`), the kernels compiled
+//! for it (`pipeline`), and what it reports, up to its loss (`loss`).
 
 mod buffer;
 mod created;

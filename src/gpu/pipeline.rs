@@ -5,8 +5,9 @@ use super::device::{Device, lock};
 use crate::kernel::reflect::{self, BindingKind};
 use crate::kernel::{Kernel, shader};
 use crate::{Error, Result};
+use std::collections::{HashMap, HashSet};
 use std::num::NonZeroU64;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 /// A compiled kernel and the layout of its bindings.
 pub struct Pipeline {
@@ -15,14 +16,42 @@ pub struct Pipeline {
     pub(crate) bindings: Vec<BindingKind>,
 }
 
-pub(super) type Key = (&'static str, Vec<(&'static str, u64)>);
+type Key = (&'static str, Vec<(&'static str, u64)>);
 
-pub(super) fn key(kernel: &Kernel, constants: &[(&'static str, f64)]) -> Key {
+fn key(kernel: &Kernel, constants: &[(&'static str, f64)]) -> Key {
     (kernel.name, constants.iter().map(|(name, value)| (*name, value.to_bits())).collect())
 }
 
+/// The kernels that a device has compiled so far.
+#[derive(Default)]
+pub(super) struct Pipelines(Mutex<HashMap<Key, Arc<Pipeline>>>);
+
+impl Pipelines {
+    /// The kernel as it was compiled before, or as it is compiled now, for the device that these are of.
+    pub(super) fn get(
+        &self,
+        device: &Device,
+        kernel: &'static Kernel,
+        constants: &[(&'static str, f64)],
+    ) -> Result<Arc<Pipeline>> {
+        let key = key(kernel, constants);
+        if let Some(known) = lock(&self.0).get(&key) {
+            return Ok(known.clone());
+        }
+        let compiled = Arc::new(Pipeline::compile(device, kernel, constants)?);
+        lock(&self.0).insert(key, compiled.clone());
+        Ok(compiled)
+    }
+
+    /// Lets go of all but these.
+    pub(super) fn keep(&self, kept: &[(&'static Kernel, Vec<(&'static str, f64)>)]) {
+        let kept: HashSet<Key> = kept.iter().map(|(kernel, constants)| key(kernel, constants)).collect();
+        lock(&self.0).retain(|key, _| kept.contains(key));
+    }
+}
+
 impl Pipeline {
-    pub(super) fn compile(device: &Device, kernel: &'static Kernel, constants: &[(&'static str, f64)]) -> Result<Self> {
+    fn compile(device: &Device, kernel: &'static Kernel, constants: &[(&'static str, f64)]) -> Result<Self> {
         let broken = |problem: String| {
             Error::failed(format!("kernel {}", kernel.name), problem, "please report this with `graftling doctor`")
         };

@@ -86,7 +86,7 @@ impl Device {
         let values = bytemuck::pod_collect_to_vec(&mapped);
         drop(mapped);
         copy.staging.buffer.unmap();
-        let mut kept = lock(&self.staging);
+        let mut kept = lock(&self.memory.staging);
         if copy.staging.bytes <= LARGEST_KEPT && kept.len() < MOST_KEPT {
             kept.push(copy.staging);
         }
@@ -97,7 +97,7 @@ impl Device {
     fn staging(&self, bytes: usize) -> Result<Slice> {
         // Powers of two, so that reads of slightly different lengths share buffers.
         let wanted = super::padded(if bytes <= LARGEST_KEPT { bytes.next_power_of_two() } else { bytes });
-        let mut kept = lock(&self.staging);
+        let mut kept = lock(&self.memory.staging);
         if let Some(at) = kept.iter().position(|slice| slice.bytes == wanted) {
             return Ok(kept.swap_remove(at));
         }

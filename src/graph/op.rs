@@ -1,7 +1,7 @@
 //! What the op of a node is: the trait that every op implements, and what its rules work with. The ops themselves are in `ops`.
 
 use super::{Graph, ShapeError, TensorType, ValueId};
-use crate::kernel::{Facts, Kernel};
+use crate::kernel::{Facts, Kernel, Tuning};
 use crate::storage::{DType, encode};
 use std::ops::Range;
 
@@ -179,6 +179,8 @@ pub struct Call<'a> {
     pub inputs: &'a [Operand],
     pub outputs: &'a [Operand],
     pub device: &'a Facts,
+    /// Forms of matmul that were measured to be fast on this very device.
+    pub tuning: &'a Tuning,
 }
 
 /// An input or output of a node in one run.
@@ -241,6 +243,13 @@ pub struct Dispatch {
 }
 
 impl Dispatch {
+    /// The only kernel call of a node: all inputs are bound in their order, then all outputs.
+    pub fn only(kernel: &'static Kernel, call: &Call, params: Vec<u8>, workgroups: [u32; 3]) -> Self {
+        let inputs = (0..call.inputs.len()).map(Bind::Input);
+        let bindings = inputs.chain((0..call.outputs.len()).map(Bind::Output)).collect();
+        Self { kernel, constants: Vec::new(), params, bindings, workgroups, work: 1.0 }
+    }
+
     /// The same call on other operands: that of an op within another one.
     pub(crate) fn rebind(mut self, to: impl Fn(Bind) -> Bind) -> Self {
         self.bindings.iter_mut().for_each(|bind| *bind = to(*bind));

@@ -28,8 +28,6 @@ pub struct Facts {
     pub cooperative: Option<Matrices>,
     /// What the large products are to be computed in.
     pub arithmetic: Arithmetic,
-    /// Forms of matmul that were measured to be fast on this very device.
-    pub tuning: Tuning,
 }
 
 /// A compute kernel. Its WGSL is a file of `shaders/` with all parts that this names ([`shader`]), its entry point `main`, its
@@ -50,6 +48,13 @@ pub struct Kernel {
     /// Compile without the run-time bounds checks that wgpu adds: only for kernels whose every index is in range by construction,
     /// which the guard-word tests show.
     pub unchecked: bool,
+}
+
+impl Kernel {
+    /// The kernel in `shaders/<name>.wgsl`, which runs on every device and whose every index is in range by construction.
+    pub const fn plain(name: &'static str, params: &'static [ParamField]) -> Self {
+        Self { name, shader: name, slots: &[], constants: &[], params, needs: Needs::NONE, unchecked: true }
+    }
 }
 
 /// What a kernel asks of the device beyond WebGPU's defaults.

@@ -1,5 +1,5 @@
-//! Which form each class of matrix products takes on a device: a table that is measured and that [`Facts`](super::Facts) carry, so that
-//! the choice of a kernel stays a function of the call. What a class's forms are, `ops::matmul` knows.
+//! Which form each class of matrix products takes on a device: a table that is measured, and that a launch is given beside the
+//! device's [`Facts`](super::Facts), so that the choice of a kernel stays a function of the call. What a class's forms are, `ops::matmul` knows.
 
 use super::Arithmetic;
 use crate::storage::DType;

@@ -6,7 +6,7 @@ use crate::architecture::{Architecture, parameters};
 use crate::gpu::{Device, split_rows};
 use crate::graph::ValueId;
 use crate::ops::rope::rope_table;
-use crate::plan::Pinned;
+use crate::plan::{Pinned, Tuned};
 use crate::storage::mixture::for_rows;
 use crate::storage::{DType, TensorInfo, TensorSource, convert};
 use crate::{Error, Result};
@@ -74,7 +74,7 @@ impl From<Option<DType>> for WeightType {
 
 /// All frozen weights of a model on a device; shared by the graphs that train, evaluate and generate.
 pub struct DeviceWeights {
-    device: Arc<Device>,
+    place: Tuned,
     /// By the name of [`crate::architecture::Parameter::taken`].
     tensors: HashMap<String, Pinned>,
     /// Of each tensor of the file the type in which it rests.
@@ -93,7 +93,7 @@ impl DeviceWeights {
     /// # Errors
     /// If a tensor is missing or cannot be read, or the device has not the memory.
     pub fn upload(
-        device: Arc<Device>,
+        place: impl Into<Tuned>,
         architecture: &Architecture,
         source: &dyn TensorSource,
         weight_type: WeightType,
@@ -111,7 +111,8 @@ impl DeviceWeights {
             tracing::warn!("{exception}");
         }
         let total: u64 = infos.iter().map(|info| weight_type.bytes(info) as u64).sum();
-        let mut weights = Self { device, tensors: HashMap::new(), dtypes: HashMap::new(), bytes: 0, digest: String::new() };
+        let mut weights =
+            Self { place: place.into(), tensors: HashMap::new(), dtypes: HashMap::new(), bytes: 0, digest: String::new() };
         let mut inspection = Inspection::default();
         for (parameter, info) in parameters.iter().zip(infos) {
             let dtype = weight_type.of(info);
@@ -123,7 +124,7 @@ impl DeviceWeights {
             }
             inspection.end();
         }
-        weights.device.wait()?;
+        weights.device().wait()?;
         weights.digest = inspection.digest();
         Ok(weights)
     }
@@ -137,7 +138,7 @@ impl DeviceWeights {
         (name, taken): (String, Range<usize>),
         inspection: &mut Inspection,
     ) -> Result<()> {
-        let device = self.device.clone();
+        let device = self.device().clone();
         // A vector is one row.
         let vector = info.shape.len() < 2;
         let (rows, columns) = if vector { (1, taken.len()) } else { (taken.len(), info.row_values()) };
@@ -171,7 +172,12 @@ impl DeviceWeights {
 
     /// The device that holds the weights.
     pub fn device(&self) -> &Arc<Device> {
-        &self.device
+        &self.place.device
+    }
+
+    /// The device with its tuning: what executables are made on.
+    pub fn place(&self) -> Tuned {
+        self.place.clone()
     }
 
     /// Bytes on the device.
@@ -214,8 +220,8 @@ impl DeviceWeights {
             let of_length =
                 |&length| rope_table(&rope.inverse_frequencies(length), rope.attention_factor(), rows / lengths.len());
             let table: Vec<f32> = lengths.iter().flat_map(of_length).collect();
-            let slice = self.device.allocate("rope_table", table.len() * 4)?;
-            self.device.write(&slice, bytemuck::cast_slice(&table));
+            let slice = self.device().allocate("rope_table", table.len() * 4)?;
+            self.device().write(&slice, bytemuck::cast_slice(&table));
             pinned.insert(id, slice.into());
         }
         Ok(pinned)

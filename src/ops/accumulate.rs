@@ -4,7 +4,7 @@
 
 use super::{Example, OpEntry, expect, spread};
 use crate::graph::{Bind, Call, DType, Derivative, Dispatch, Matrix, Op, Rows, ShapeError, TensorType};
-use crate::kernel::{Kernel, Needs};
+use crate::kernel::Kernel;
 use crate::kernel_params;
 
 /// See the [module](self).
@@ -39,27 +39,15 @@ impl Op for Accumulate {
     fn launch(&self, call: &Call) -> Vec<Dispatch> {
         let count = call.outputs[0].elements();
         vec![Dispatch {
-            kernel: &ACCUMULATE,
-            constants: vec![],
-            params: Params { count: count as u32 }.bytes(),
             bindings: vec![Bind::Input(1), Bind::Output(0)],
-            workgroups: spread(count.div_ceil(256)),
-            work: 1.0,
+            ..Dispatch::only(&ACCUMULATE, call, Params { count: count as u32 }.bytes(), spread(count.div_ceil(256)))
         }]
     }
 }
 
 kernel_params!(Params { count: u32 });
 
-static ACCUMULATE: Kernel = Kernel {
-    name: "accumulate",
-    shader: "accumulate",
-    slots: &[],
-    constants: &[],
-    params: Params::FIELDS,
-    needs: Needs::NONE,
-    unchecked: false,
-};
+static ACCUMULATE: Kernel = Kernel { unchecked: false, ..Kernel::plain("accumulate", Params::FIELDS) };
 
 pub(super) fn entry() -> OpEntry {
     OpEntry {

@@ -20,7 +20,7 @@
 
 use super::{Example, OpEntry, Random, expect, spread};
 use crate::graph::{Bind, Call, Derivative, Dispatch, Matrix, Op, Rows, ShapeError, TensorType};
-use crate::kernel::{Kernel, Needs};
+use crate::kernel::Kernel;
 use crate::kernel_params;
 
 #[derive(Clone, Copy, Debug)]
@@ -111,12 +111,8 @@ impl Op for AdamW {
     fn launch(&self, call: &Call) -> Vec<Dispatch> {
         let elements = call.outputs[0].elements();
         vec![Dispatch {
-            kernel: &KERNEL,
-            constants: vec![],
-            params: Params { elements: elements as u32 }.bytes(),
             bindings: vec![Bind::Input(1), Bind::Input(4), Bind::Input(5), Bind::Output(0), Bind::Output(1), Bind::Output(2)],
-            workgroups: spread(elements.div_ceil(1024)),
-            work: 1.0,
+            ..Dispatch::only(&KERNEL, call, Params { elements: elements as u32 }.bytes(), spread(elements.div_ceil(1024)))
         }]
     }
 
@@ -128,15 +124,7 @@ impl Op for AdamW {
 kernel_params!(Params { elements: u32 });
 
 /// One workgroup for 1,024 parameters.
-pub static KERNEL: Kernel = Kernel {
-    name: "adamw",
-    shader: "adamw",
-    slots: &[],
-    constants: &[],
-    params: Params::FIELDS,
-    needs: Needs::NONE,
-    unchecked: false,
-};
+pub static KERNEL: Kernel = Kernel { unchecked: false, ..Kernel::plain("adamw", Params::FIELDS) };
 
 pub(super) fn entry() -> OpEntry {
     OpEntry {

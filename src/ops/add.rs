@@ -3,8 +3,8 @@
 //! **Gradient.** `d_a = d_b = d_out`: the same value, no node.
 
 use super::{Example, OpEntry, expect, spread};
-use crate::graph::{Bind, Call, DType, Derivative, Differentiate, Dispatch, Matrix, Op, Rows, ShapeError, TensorType, Vjp};
-use crate::kernel::{Kernel, Needs};
+use crate::graph::{Call, DType, Derivative, Differentiate, Dispatch, Matrix, Op, Rows, ShapeError, TensorType, Vjp};
+use crate::kernel::Kernel;
 use crate::kernel_params;
 
 /// See the [module](self).
@@ -34,14 +34,7 @@ impl Op for Add {
 
     fn launch(&self, call: &Call) -> Vec<Dispatch> {
         let count = call.outputs[0].elements();
-        vec![Dispatch {
-            kernel: &ADD,
-            constants: vec![],
-            params: Params { count: count as u32 }.bytes(),
-            bindings: vec![Bind::Input(0), Bind::Input(1), Bind::Output(0)],
-            workgroups: spread(count.div_ceil(256)),
-            work: 1.0,
-        }]
+        vec![Dispatch::only(&ADD, call, Params { count: count as u32 }.bytes(), spread(count.div_ceil(256)))]
     }
 }
 
@@ -59,15 +52,7 @@ impl Differentiate for Add {
 
 kernel_params!(Params { count: u32 });
 
-static ADD: Kernel = Kernel {
-    name: "add",
-    shader: "add",
-    slots: &[],
-    constants: &[],
-    params: Params::FIELDS,
-    needs: Needs::NONE,
-    unchecked: false,
-};
+static ADD: Kernel = Kernel { unchecked: false, ..Kernel::plain("add", Params::FIELDS) };
 
 pub(super) fn entry() -> OpEntry {
     OpEntry {

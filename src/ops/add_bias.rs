@@ -8,8 +8,8 @@
 //! **Gradient.** `d_x = d_out`: the same value, no node.
 
 use super::{Example, OpEntry, expect, spread};
-use crate::graph::{Bind, Call, DType, Derivative, Differentiate, Dispatch, Matrix, Op, Rows, ShapeError, TensorType, Vjp};
-use crate::kernel::{Kernel, Needs};
+use crate::graph::{Call, DType, Derivative, Differentiate, Dispatch, Matrix, Op, Rows, ShapeError, TensorType, Vjp};
+use crate::kernel::Kernel;
 use crate::kernel_params;
 
 /// See the [module](self).
@@ -42,14 +42,12 @@ impl Op for AddBias {
 
     fn launch(&self, call: &Call) -> Vec<Dispatch> {
         let out = &call.outputs[0];
-        vec![Dispatch {
-            kernel: &KERNEL,
-            constants: vec![],
-            params: Params { rows: out.rows as u32, columns: out.columns() as u32 }.bytes(),
-            bindings: vec![Bind::Input(0), Bind::Input(1), Bind::Output(0)],
-            workgroups: spread(out.rows),
-            work: 1.0,
-        }]
+        vec![Dispatch::only(
+            &KERNEL,
+            call,
+            Params { rows: out.rows as u32, columns: out.columns() as u32 }.bytes(),
+            spread(out.rows),
+        )]
     }
 }
 
@@ -65,15 +63,7 @@ impl Differentiate for AddBias {
 kernel_params!(Params { rows: u32, columns: u32 });
 
 /// One workgroup a row.
-pub static KERNEL: Kernel = Kernel {
-    name: "add_bias",
-    shader: "add_bias",
-    slots: &[],
-    constants: &[],
-    params: Params::FIELDS,
-    needs: Needs::NONE,
-    unchecked: true,
-};
+pub static KERNEL: Kernel = Kernel::plain("add_bias", Params::FIELDS);
 
 pub(super) fn entry() -> OpEntry {
     OpEntry {

@@ -12,7 +12,7 @@
 
 use super::{Example, OpEntry, expect, spread};
 use crate::graph::{Bind, Call, Counts, DType, Derivative, Dispatch, Matrix, Op, Operand, Rows, ShapeError, TensorType};
-use crate::kernel::{Kernel, Needs};
+use crate::kernel::Kernel;
 use crate::kernel_params;
 use std::sync::Arc;
 
@@ -55,12 +55,8 @@ impl Op for CacheRows {
         let (cache, x) = (&call.inputs[0], &call.inputs[1]);
         let params = Params { rows: x.rows as u32, columns: x.columns() as u32, positions: cache.rows as u32 };
         vec![Dispatch {
-            kernel: &CACHE_ROWS,
-            constants: vec![],
-            params: params.bytes(),
             bindings: vec![Bind::Input(1), Bind::Input(2), Bind::Output(0)],
-            workgroups: spread(x.elements().div_ceil(64)),
-            work: 1.0,
+            ..Dispatch::only(&CACHE_ROWS, call, params.bytes(), spread(x.elements().div_ceil(64)))
         }]
     }
 
@@ -76,15 +72,7 @@ impl Op for CacheRows {
 
 kernel_params!(Params { rows: u32, columns: u32, positions: u32 });
 
-static CACHE_ROWS: Kernel = Kernel {
-    name: "cache_rows",
-    shader: "cache_rows",
-    slots: &[],
-    constants: &[],
-    params: Params::FIELDS,
-    needs: Needs::NONE,
-    unchecked: false,
-};
+static CACHE_ROWS: Kernel = Kernel { unchecked: false, ..Kernel::plain("cache_rows", Params::FIELDS) };
 
 pub(super) fn entry() -> OpEntry {
     OpEntry {

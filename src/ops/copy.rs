@@ -4,8 +4,8 @@
 //! **Gradient.** None: no model has this op.
 
 use super::{Example, OpEntry, expect, spread};
-use crate::graph::{Bind, Call, DType, Derivative, Dispatch, Matrix, Op, Rows, ShapeError, TensorType};
-use crate::kernel::{Kernel, Needs};
+use crate::graph::{Call, DType, Derivative, Dispatch, Matrix, Op, Rows, ShapeError, TensorType};
+use crate::kernel::Kernel;
 use crate::kernel_params;
 
 #[derive(Clone, Copy, Debug)]
@@ -35,14 +35,7 @@ impl Op for Copy {
 
     fn launch(&self, call: &Call) -> Vec<Dispatch> {
         let vec4s = call.outputs[0].elements() / 4;
-        vec![Dispatch {
-            kernel: &KERNEL,
-            constants: vec![],
-            params: Params { vec4s: vec4s as u32 }.bytes(),
-            bindings: vec![Bind::Input(0), Bind::Output(0)],
-            workgroups: spread(vec4s.div_ceil(1024)),
-            work: 1.0,
-        }]
+        vec![Dispatch::only(&KERNEL, call, Params { vec4s: vec4s as u32 }.bytes(), spread(vec4s.div_ceil(1024)))]
     }
 
     fn flops(&self, _: &[[usize; 2]], _: &[[usize; 2]]) -> u64 {
@@ -53,15 +46,7 @@ impl Op for Copy {
 kernel_params!(Params { vec4s: u32 });
 
 /// One workgroup for 4,096 elements.
-pub static KERNEL: Kernel = Kernel {
-    name: "copy",
-    shader: "copy",
-    slots: &[],
-    constants: &[],
-    params: Params::FIELDS,
-    needs: Needs::NONE,
-    unchecked: true,
-};
+pub static KERNEL: Kernel = Kernel::plain("copy", Params::FIELDS);
 
 pub(super) fn entry() -> OpEntry {
     OpEntry {

@@ -14,8 +14,8 @@
 //! **Gradient.** `d_x` is `d_y` under the same mask and factor: the op itself, with the same counter and salt.
 
 use super::{Example, OpEntry, expect, spread};
-use crate::graph::{Bind, Call, DType, Derivative, Differentiate, Dispatch, Matrix, Op, Rows, ShapeError, TensorType, Vjp};
-use crate::kernel::{Kernel, Needs};
+use crate::graph::{Call, DType, Derivative, Differentiate, Dispatch, Matrix, Op, Rows, ShapeError, TensorType, Vjp};
+use crate::kernel::Kernel;
 use crate::kernel_params;
 
 #[derive(Clone, Copy, Debug)]
@@ -79,14 +79,7 @@ impl Op for Dropout {
         let elements = call.outputs[0].elements();
         let params =
             Params { elements: elements as u32, salt: self.salt, threshold: self.threshold(), factor: self.factor() as f32 };
-        vec![Dispatch {
-            kernel: &KERNEL,
-            constants: vec![],
-            params: params.bytes(),
-            bindings: vec![Bind::Input(0), Bind::Input(1), Bind::Output(0)],
-            workgroups: spread(elements.div_ceil(1024)),
-            work: 1.0,
-        }]
+        vec![Dispatch::only(&KERNEL, call, params.bytes(), spread(elements.div_ceil(1024)))]
     }
 }
 
@@ -103,15 +96,7 @@ impl Differentiate for Dropout {
 kernel_params!(Params { elements: u32, salt: u32, threshold: u32, factor: f32 });
 
 /// One workgroup for 1,024 elements.
-pub static KERNEL: Kernel = Kernel {
-    name: "dropout",
-    shader: "dropout",
-    slots: &[],
-    constants: &[],
-    params: Params::FIELDS,
-    needs: Needs::NONE,
-    unchecked: false,
-};
+pub static KERNEL: Kernel = Kernel { unchecked: false, ..Kernel::plain("dropout", Params::FIELDS) };
 
 pub(super) fn entry() -> OpEntry {
     OpEntry {

@@ -11,9 +11,9 @@
 
 use super::{Example, OpEntry, Random, expect, spread};
 use crate::graph::{
-    Bind, Call, Counts, DType, Derivative, Differentiate, Dispatch, Matrix, Op, Operand, Rows, ShapeError, TensorType, Vjp,
+    Call, Counts, DType, Derivative, Differentiate, Dispatch, Matrix, Op, Operand, Rows, ShapeError, TensorType, Vjp,
 };
-use crate::kernel::{Kernel, Needs};
+use crate::kernel::Kernel;
 use crate::kernel_params;
 
 /// Inputs `x, rows`.
@@ -56,14 +56,7 @@ impl Op for GatherRows {
     fn launch(&self, call: &Call) -> Vec<Dispatch> {
         let y = &call.outputs[0];
         let params = GatherParams { rows: y.rows as u32, columns: y.columns() as u32, x_rows: call.inputs[0].rows as u32 };
-        vec![Dispatch {
-            kernel: &GATHER,
-            constants: vec![],
-            params: params.bytes(),
-            bindings: vec![Bind::Input(0), Bind::Input(1), Bind::Output(0)],
-            workgroups: spread(y.rows),
-            work: 1.0,
-        }]
+        vec![Dispatch::only(&GATHER, call, params.bytes(), spread(y.rows))]
     }
 
     fn flops(&self, _: &[[usize; 2]], _: &[[usize; 2]]) -> u64 {
@@ -116,14 +109,7 @@ impl Op for ScatterRows {
     fn launch(&self, call: &Call) -> Vec<Dispatch> {
         let d_x = &call.outputs[0];
         let params = ScatterParams { rows: d_x.rows as u32, columns: d_x.columns() as u32, chosen: call.inputs[0].rows as u32 };
-        vec![Dispatch {
-            kernel: &SCATTER,
-            constants: vec![],
-            params: params.bytes(),
-            bindings: vec![Bind::Input(0), Bind::Input(1), Bind::Output(0)],
-            workgroups: spread(d_x.rows),
-            work: 1.0,
-        }]
+        vec![Dispatch::only(&SCATTER, call, params.bytes(), spread(d_x.rows))]
     }
 
     fn flops(&self, _: &[[usize; 2]], _: &[[usize; 2]]) -> u64 {
@@ -145,26 +131,10 @@ kernel_params!(GatherParams { rows: u32, columns: u32, x_rows: u32 });
 kernel_params!(ScatterParams { rows: u32, columns: u32, chosen: u32 });
 
 /// One workgroup a row.
-pub static GATHER: Kernel = Kernel {
-    name: "gather_rows",
-    shader: "gather_rows",
-    slots: &[],
-    constants: &[],
-    params: GatherParams::FIELDS,
-    needs: Needs::NONE,
-    unchecked: false,
-};
+pub static GATHER: Kernel = Kernel { unchecked: false, ..Kernel::plain("gather_rows", GatherParams::FIELDS) };
 
 /// One workgroup a row.
-pub static SCATTER: Kernel = Kernel {
-    name: "scatter_rows",
-    shader: "scatter_rows",
-    slots: &[],
-    constants: &[],
-    params: ScatterParams::FIELDS,
-    needs: Needs::NONE,
-    unchecked: false,
-};
+pub static SCATTER: Kernel = Kernel { unchecked: false, ..Kernel::plain("scatter_rows", ScatterParams::FIELDS) };
 
 /// `T`, share of rows that are picked, columns.
 const SIZES: [(usize, f64, usize); 5] = [(1, 1.0, 1), (9, 0.5, 7), (70, 0.2, 65), (33, 0.8, 576), (20, 1.0, 64)];

@@ -12,7 +12,7 @@
 
 use super::{Example, OpEntry, expect};
 use crate::graph::{Bind, Call, Derivative, Dispatch, Matrix, Op, Rows, ShapeError, TensorType};
-use crate::kernel::{Kernel, Needs};
+use crate::kernel::Kernel;
 use crate::kernel_params;
 
 #[derive(Clone, Copy, Debug)]
@@ -84,26 +84,10 @@ impl Op for GlobalNorm {
 kernel_params!(Params { elements: u32, partials: u32, first: u32 });
 
 /// Up to 1,024 workgroups.
-pub static SUMS: Kernel = Kernel {
-    name: "global_norm",
-    shader: "global_norm",
-    slots: &[],
-    constants: &[],
-    params: Params::FIELDS,
-    needs: Needs::NONE,
-    unchecked: false,
-};
+pub static SUMS: Kernel = Kernel { unchecked: false, ..Kernel::plain("global_norm", Params::FIELDS) };
 
 /// One workgroup.
-pub static FINISH: Kernel = Kernel {
-    name: "global_norm_finish",
-    shader: "global_norm_finish",
-    slots: &[],
-    constants: &[],
-    params: Params::FIELDS,
-    needs: Needs::NONE,
-    unchecked: false,
-};
+pub static FINISH: Kernel = Kernel { unchecked: false, ..Kernel::plain("global_norm_finish", Params::FIELDS) };
 
 pub(super) fn entry() -> OpEntry {
     OpEntry {

@@ -16,10 +16,9 @@
 //! **Gradient.** `sigmoid' = s (1 - s)`, so `activation'(g) = s + g s (1 - s) z'`, with `z' = 1` for silu and
 //! `2 sqrt(2/pi) (1 + 3 * 0.044715 g^2)` for gelu; hence `d_gate = d_y up activation'(gate)` and `d_up = d_y activation(gate)`.
 
-use super::{Example, OpEntry, Random, expect, spread};
-use crate::graph::{Bind, Call, DType, Derivative, Differentiate, Dispatch, Matrix, Op, Rows, ShapeError, TensorType, Vjp};
-use crate::kernel::{Kernel, Needs};
-use crate::kernel_params;
+use super::{Elements, Example, OpEntry, Random, expect};
+use crate::graph::{Call, DType, Derivative, Differentiate, Dispatch, Matrix, Op, Rows, ShapeError, TensorType, Vjp};
+use crate::kernel::Kernel;
 
 /// Forward.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -89,7 +88,7 @@ impl Op for Glu {
     }
 
     fn launch(&self, call: &Call) -> Vec<Dispatch> {
-        launch(&FORWARD, self.activation, call, vec![Bind::Input(0), Bind::Input(1), Bind::Output(0)])
+        launch(&FORWARD, self.activation, call)
     }
 
     fn flops(&self, inputs: &[[usize; 2]], _: &[[usize; 2]]) -> u64 {
@@ -145,12 +144,7 @@ impl Op for GluBackward {
     }
 
     fn launch(&self, call: &Call) -> Vec<Dispatch> {
-        launch(
-            &BACKWARD,
-            self.activation,
-            call,
-            vec![Bind::Input(0), Bind::Input(1), Bind::Input(2), Bind::Output(0), Bind::Output(1)],
-        )
+        launch(&BACKWARD, self.activation, call)
     }
 
     fn flops(&self, inputs: &[[usize; 2]], _: &[[usize; 2]]) -> u64 {
@@ -162,42 +156,15 @@ fn sigmoid(x: f64) -> f64 {
     1.0 / (1.0 + (-x).exp())
 }
 
-fn launch(kernel: &'static Kernel, activation: Activation, call: &Call, bindings: Vec<Bind>) -> Vec<Dispatch> {
-    let elements = call.outputs[0].elements();
-    let params = Params { elements: elements as u32 };
-    vec![Dispatch {
-        kernel,
-        constants: activation.constants(),
-        params: params.bytes(),
-        bindings,
-        workgroups: spread(elements.div_ceil(1024)),
-        work: 1.0,
-    }]
+fn launch(kernel: &'static Kernel, activation: Activation, call: &Call) -> Vec<Dispatch> {
+    vec![Dispatch { constants: activation.constants(), ..Elements::dispatch(kernel, call) }]
 }
 
-kernel_params!(Params { elements: u32 });
+/// One workgroup for 1,024 elements.
+pub static FORWARD: Kernel = Kernel::plain("glu", Elements::FIELDS);
 
 /// One workgroup for 1,024 elements.
-pub static FORWARD: Kernel = Kernel {
-    name: "glu",
-    shader: "glu",
-    slots: &[],
-    constants: &[],
-    params: Params::FIELDS,
-    needs: Needs::NONE,
-    unchecked: true,
-};
-
-/// One workgroup for 1,024 elements.
-pub static BACKWARD: Kernel = Kernel {
-    name: "glu_backward",
-    shader: "glu_backward",
-    slots: &[],
-    constants: &[],
-    params: Params::FIELDS,
-    needs: Needs::NONE,
-    unchecked: true,
-};
+pub static BACKWARD: Kernel = Kernel::plain("glu_backward", Elements::FIELDS);
 
 /// Examples of both activations with `matrices` inputs of one shape; the last holds large magnitudes, at which exp(-gate) overflows f32.
 fn examples_of<T: Op + 'static>(random: &mut Random, op: impl Fn(Activation) -> T, matrices: usize) -> Vec<Example> {

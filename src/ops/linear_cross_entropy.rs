@@ -29,7 +29,7 @@ use super::{Example, OpEntry, Random, expect, softcap, spread};
 use crate::graph::{
     Bind, Call, DType, Derivative, Differentiate, Dispatch, Matrix, Op, Operand, Rows, ShapeError, TensorType, Vjp,
 };
-use crate::kernel::{Kernel, Layout, Needs};
+use crate::kernel::{Kernel, Layout};
 use crate::kernel_params;
 
 /// Rows of logits that exist at one time.
@@ -125,7 +125,7 @@ impl Op for LinearCrossEntropy {
             let chunk = TensorType::f32(Rows::Fixed(CHUNK_ROWS.min(most)), columns);
             let operands = [Operand { tensor: chunk, rows, ..hidden.clone() }, weights.clone()];
             let outputs = [logits.clone()];
-            let inner = Call { inputs: &operands, outputs: &outputs, device: call.device };
+            let inner = Call { inputs: &operands, outputs: &outputs, device: call.device, tuning: call.tuning };
             dispatches.extend(product.launch_rows(&inner, first, 0).into_iter().map(|dispatch| {
                 dispatch.rebind(|bind| match bind {
                     Bind::Output(0) => Bind::Scratch(0),
@@ -153,7 +153,7 @@ impl Op for LinearCrossEntropy {
                 let operands = [logits, weights.clone()];
                 let outputs = [Operand { rows, ..call.outputs[2].clone() }];
                 debug_assert_eq!(outputs[0].columns(), columns);
-                let inner = Call { inputs: &operands, outputs: &outputs, device: call.device };
+                let inner = Call { inputs: &operands, outputs: &outputs, device: call.device, tuning: call.tuning };
                 dispatches.extend(product.launch_rows(&inner, 0, first).into_iter().map(|dispatch| {
                     dispatch.rebind(|bind| match bind {
                         Bind::Input(0) => Bind::Scratch(0),
@@ -213,25 +213,9 @@ impl Differentiate for LinearCrossEntropy {
 kernel_params!(RowParams { rows: u32, columns: u32, first: u32, with_gradient: u32 });
 kernel_params!(SumParams { count: u32 });
 
-static ROWS: Kernel = Kernel {
-    name: "linear_cross_entropy",
-    shader: "linear_cross_entropy",
-    slots: &[],
-    constants: &[],
-    params: RowParams::FIELDS,
-    needs: Needs::NONE,
-    unchecked: false,
-};
+static ROWS: Kernel = Kernel { unchecked: false, ..Kernel::plain("linear_cross_entropy", RowParams::FIELDS) };
 
-static SUM: Kernel = Kernel {
-    name: "linear_cross_entropy_sum",
-    shader: "linear_cross_entropy_sum",
-    slots: &[],
-    constants: &[],
-    params: SumParams::FIELDS,
-    needs: Needs::NONE,
-    unchecked: false,
-};
+static SUM: Kernel = Kernel { unchecked: false, ..Kernel::plain("linear_cross_entropy_sum", SumParams::FIELDS) };
 
 pub(super) fn entry() -> OpEntry {
     OpEntry {

@@ -28,7 +28,9 @@ pub mod softcap;
 
 pub use registry::{Example, OpEntry, Random, registry};
 
-use crate::graph::{ShapeError, TensorType};
+use crate::graph::{Call, Dispatch, ShapeError, TensorType};
+use crate::kernel::Kernel;
+use crate::kernel_params;
 use crate::storage::DType;
 
 /// Splits `total` workgroups over dispatch dimensions, none of which may exceed 65,535; the kernel finds its number as
@@ -36,6 +38,22 @@ use crate::storage::DType;
 pub fn spread(total: usize) -> [u32; 3] {
     const LIMIT: usize = 65_535;
     if total <= LIMIT { [total as u32, 1, 1] } else { [LIMIT as u32, total.div_ceil(LIMIT) as u32, 1] }
+}
+
+kernel_params!(
+    /// What kernels with `shaders/common/elements.wgsl` are told: the elements of each input and output, all of one shape.
+    pub(crate) Elements { elements: u32 }
+);
+
+impl Elements {
+    /// Elements that a workgroup is for: starting one costs a CPU driver about as much as a hundred elements.
+    const OF_A_WORKGROUP: usize = 1024;
+
+    fn dispatch(kernel: &'static Kernel, call: &Call) -> Dispatch {
+        let elements = call.outputs[0].elements();
+        let params = Self { elements: elements as u32 }.bytes();
+        Dispatch::only(kernel, call, params, spread(elements.div_ceil(Self::OF_A_WORKGROUP)))
+    }
 }
 
 /// Shape checks that several ops share.

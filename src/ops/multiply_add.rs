@@ -6,8 +6,8 @@
 //! **Gradient.** None: no model has this op.
 
 use super::{Example, OpEntry, expect, spread};
-use crate::graph::{Bind, Call, Derivative, Dispatch, Matrix, Op, Rows, ShapeError, TensorType};
-use crate::kernel::{Kernel, Needs};
+use crate::graph::{Call, Derivative, Dispatch, Matrix, Op, Rows, ShapeError, TensorType};
+use crate::kernel::Kernel;
 use crate::kernel_params;
 
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -68,12 +68,8 @@ impl Op for MultiplyAdd {
         let vec4s = call.outputs[0].elements() / 4;
         let params = Params { vec4s: vec4s as u32, steps: self.steps, factor: self.factor as f32, addend: self.addend as f32 };
         vec![Dispatch {
-            kernel: &KERNEL,
             constants: vec![("CHAINS", f64::from(self.chains))],
-            params: params.bytes(),
-            bindings: vec![Bind::Input(0), Bind::Output(0)],
-            workgroups: spread(vec4s.div_ceil(64 * self.chains as usize)),
-            work: 1.0,
+            ..Dispatch::only(&KERNEL, call, params.bytes(), spread(vec4s.div_ceil(64 * self.chains as usize)))
         }]
     }
 
@@ -85,15 +81,7 @@ impl Op for MultiplyAdd {
 kernel_params!(Params { vec4s: u32, steps: u32, factor: f32, addend: f32 });
 
 /// One workgroup for 256 elements a chain.
-pub static KERNEL: Kernel = Kernel {
-    name: "multiply_add",
-    shader: "multiply_add",
-    slots: &[],
-    constants: &[],
-    params: Params::FIELDS,
-    needs: Needs::NONE,
-    unchecked: true,
-};
+pub static KERNEL: Kernel = Kernel::plain("multiply_add", Params::FIELDS);
 
 pub(super) fn entry() -> OpEntry {
     OpEntry {

@@ -19,8 +19,8 @@
 //! with negative sines.
 
 use super::{Example, OpEntry, Random, expect, spread};
-use crate::graph::{Bind, Call, DType, Derivative, Differentiate, Dispatch, Matrix, Op, Rows, ShapeError, TensorType, Vjp};
-use crate::kernel::{Kernel, Needs};
+use crate::graph::{Call, DType, Derivative, Differentiate, Dispatch, Matrix, Op, Rows, ShapeError, TensorType, Vjp};
+use crate::kernel::Kernel;
 use crate::kernel_params;
 
 /// Rotates by the position's angle, or by its negative.
@@ -105,12 +105,8 @@ impl Op for Rope {
             inverse: self.inverse as u32,
         };
         vec![Dispatch {
-            kernel: &KERNEL,
             constants: vec![("HALF", (self.rotary_dim / 2) as f64), ("HEAD_DIM", self.head_dim as f64)],
-            params: params.bytes(),
-            bindings: vec![Bind::Input(0), Bind::Input(1), Bind::Input(2), Bind::Output(0)],
-            workgroups: spread(x.rows),
-            work: 1.0,
+            ..Dispatch::only(&KERNEL, call, params.bytes(), spread(x.rows))
         }]
     }
 
@@ -133,15 +129,7 @@ impl Differentiate for Rope {
 kernel_params!(Params { rows: u32, heads: u32, positions: u32, inverse: u32 });
 
 /// One workgroup a row.
-pub static KERNEL: Kernel = Kernel {
-    name: "rope",
-    shader: "rope",
-    slots: &[],
-    constants: &[],
-    params: Params::FIELDS,
-    needs: Needs::NONE,
-    unchecked: true,
-};
+pub static KERNEL: Kernel = Kernel::plain("rope", Params::FIELDS);
 
 pub(super) fn entry() -> OpEntry {
     OpEntry {

@@ -5,8 +5,8 @@
 //! **Gradient.** `d_x = factor d_y`: the op itself.
 
 use super::{Example, OpEntry, expect, spread};
-use crate::graph::{Bind, Call, DType, Derivative, Differentiate, Dispatch, Matrix, Op, Rows, ShapeError, TensorType, Vjp};
-use crate::kernel::{Kernel, Needs};
+use crate::graph::{Call, DType, Derivative, Differentiate, Dispatch, Matrix, Op, Rows, ShapeError, TensorType, Vjp};
+use crate::kernel::Kernel;
 use crate::kernel_params;
 
 #[derive(Clone, Copy, Debug)]
@@ -36,14 +36,12 @@ impl Op for Scale {
 
     fn launch(&self, call: &Call) -> Vec<Dispatch> {
         let elements = call.outputs[0].elements();
-        vec![Dispatch {
-            kernel: &KERNEL,
-            constants: vec![],
-            params: Params { elements: elements as u32, factor: self.factor as f32 }.bytes(),
-            bindings: vec![Bind::Input(0), Bind::Output(0)],
-            workgroups: spread(elements.div_ceil(1024)),
-            work: 1.0,
-        }]
+        vec![Dispatch::only(
+            &KERNEL,
+            call,
+            Params { elements: elements as u32, factor: self.factor as f32 }.bytes(),
+            spread(elements.div_ceil(1024)),
+        )]
     }
 }
 
@@ -60,15 +58,7 @@ impl Differentiate for Scale {
 kernel_params!(Params { elements: u32, factor: f32 });
 
 /// One workgroup for 1,024 elements.
-pub static KERNEL: Kernel = Kernel {
-    name: "scale",
-    shader: "scale",
-    slots: &[],
-    constants: &[],
-    params: Params::FIELDS,
-    needs: Needs::NONE,
-    unchecked: false,
-};
+pub static KERNEL: Kernel = Kernel { unchecked: false, ..Kernel::plain("scale", Params::FIELDS) };
 
 pub(super) fn entry() -> OpEntry {
     OpEntry {

@@ -5,10 +5,9 @@
 //!
 //! **Gradient.** `tanh' = 1 - tanh^2`, so `d_x = d_y (1 - (y / c)^2)`.
 
-use super::{Example, OpEntry, Random, expect, spread};
-use crate::graph::{Bind, Call, DType, Derivative, Differentiate, Dispatch, Matrix, Op, Rows, ShapeError, TensorType, Vjp};
-use crate::kernel::{Kernel, Needs};
-use crate::kernel_params;
+use super::{Elements, Example, OpEntry, Random, expect};
+use crate::graph::{Call, DType, Derivative, Differentiate, Dispatch, Matrix, Op, Rows, ShapeError, TensorType, Vjp};
+use crate::kernel::Kernel;
 
 /// Forward.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -68,7 +67,7 @@ impl Op for Softcap {
     }
 
     fn launch(&self, call: &Call) -> Vec<Dispatch> {
-        launch(&FORWARD, self.cap, call, vec![Bind::Input(0), Bind::Output(0)])
+        launch(&FORWARD, self.cap, call)
     }
 }
 
@@ -105,45 +104,19 @@ impl Op for SoftcapBackward {
     }
 
     fn launch(&self, call: &Call) -> Vec<Dispatch> {
-        launch(&BACKWARD, self.cap, call, vec![Bind::Input(0), Bind::Input(1), Bind::Output(0)])
+        launch(&BACKWARD, self.cap, call)
     }
 }
 
-fn launch(kernel: &'static Kernel, cap: f64, call: &Call, bindings: Vec<Bind>) -> Vec<Dispatch> {
-    let elements = call.outputs[0].elements();
-    vec![Dispatch {
-        kernel,
-        constants: vec![constant(Some(cap))],
-        params: Params { elements: elements as u32 }.bytes(),
-        bindings,
-        workgroups: spread(elements.div_ceil(1024)),
-        work: 1.0,
-    }]
+fn launch(kernel: &'static Kernel, cap: f64, call: &Call) -> Vec<Dispatch> {
+    vec![Dispatch { constants: vec![constant(Some(cap))], ..Elements::dispatch(kernel, call) }]
 }
 
-kernel_params!(Params { elements: u32 });
+/// One workgroup for 1,024 elements.
+pub static FORWARD: Kernel = Kernel::plain("softcap", Elements::FIELDS);
 
 /// One workgroup for 1,024 elements.
-pub static FORWARD: Kernel = Kernel {
-    name: "softcap",
-    shader: "softcap",
-    slots: &[],
-    constants: &[],
-    params: Params::FIELDS,
-    needs: Needs::NONE,
-    unchecked: true,
-};
-
-/// One workgroup for 1,024 elements.
-pub static BACKWARD: Kernel = Kernel {
-    name: "softcap_backward",
-    shader: "softcap_backward",
-    slots: &[],
-    constants: &[],
-    params: Params::FIELDS,
-    needs: Needs::NONE,
-    unchecked: true,
-};
+pub static BACKWARD: Kernel = Kernel::plain("softcap_backward", Elements::FIELDS);
 
 /// From numbers that the cap hardly bends to numbers far beyond it.
 const SIZES: [(usize, usize, f64); 5] = [(1, 1, 20.0), (3, 7, 0.1), (17, 65, 90.0), (1, 1537, 30.0), (5, 13, 1e4)];

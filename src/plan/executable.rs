@@ -3,7 +3,7 @@
 use super::{Pacer, Place, Plan, borrow};
 use crate::gpu::{ALIGNMENT, Device, Pipeline, Readback, Slice, compile_all, lock};
 use crate::graph::{Bind, Call, Counts, Dispatch, Graph, Op, Operand, Origin, Value, ValueId};
-use crate::kernel::Facts;
+use crate::kernel::{Facts, Tuning};
 use crate::{Error, Result};
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
@@ -19,6 +19,20 @@ pub struct Pinned {
 impl From<Slice> for Pinned {
     fn from(slice: Slice) -> Self {
         Self { slices: vec![slice], part_starts: vec![0] }
+    }
+}
+
+/// A device, and the forms of matmul that were measured to be fast on it: what executables are made on.
+#[derive(Clone)]
+pub struct Tuned {
+    pub device: Arc<Device>,
+    pub tuning: Tuning,
+}
+
+/// A device that computes by the fixed rules.
+impl From<Arc<Device>> for Tuned {
+    fn from(device: Arc<Device>) -> Self {
+        Self { device, tuning: Tuning::NONE }
     }
 }
 
@@ -58,6 +72,7 @@ pub struct Executable {
     pub(super) graph: Graph,
     plan: Plan,
     pub(super) device: Arc<Device>,
+    tuning: Tuning,
     /// By value: where it is, if it is anywhere.
     memory: HashMap<ValueId, Pinned>,
     /// Slots of the arena.
@@ -76,13 +91,13 @@ pub struct Executable {
 }
 
 impl Executable {
-    /// Allocates and compiles what `graph` needs on `device`. `keep` are values to be read after a run; `pinned` are the buffers of
+    /// Allocates and compiles what `graph` needs on the device of `place`. `keep` are values to be read after a run; `pinned` are the buffers of
     /// weights, adapters and states, and of gradients that are wanted in a certain place.
     ///
     /// # Errors
     /// If the device cannot hold it, a kernel does not compile, or a weight, adapter or state that a node needs is not in `pinned`.
-    pub fn new(device: Arc<Device>, graph: Graph, keep: &[ValueId], pinned: HashMap<ValueId, Pinned>) -> Result<Self> {
-        Self::beside(None, device, graph, keep, pinned)
+    pub fn new(place: impl Into<Tuned>, graph: Graph, keep: &[ValueId], pinned: HashMap<ValueId, Pinned>) -> Result<Self> {
+        Self::beside(None, place, graph, keep, pinned)
     }
 
     /// [`Executable::new`], in the arena of another executable as far as that has room. The two must not run at the same time, and what
@@ -92,11 +107,12 @@ impl Executable {
     /// As [`Executable::new`].
     pub fn beside(
         other: Option<&Self>,
-        device: Arc<Device>,
+        place: impl Into<Tuned>,
         graph: Graph,
         keep: &[ValueId],
         pinned: HashMap<ValueId, Pinned>,
     ) -> Result<Self> {
+        let Tuned { device, tuning } = place.into();
         let plan = Plan::new(&graph, keep, &pinned.keys().copied().collect::<HashSet<_>>());
         let inputs: HashSet<ValueId> = graph.value_ids().filter(|id| plan.places[id.0] == Place::Input).collect();
         if let Some(id) = graph.value_ids().find(|id| inputs.contains(id) && graph[*id].origin != Origin::Input) {
@@ -139,7 +155,7 @@ impl Executable {
         let dispatches: Vec<(usize, Vec<Dispatch>)> = plan
             .nodes
             .iter()
-            .map(|&node| (node, launch(&graph, &|id| memory[&id].part_starts.clone(), &device.facts, node, &most)))
+            .map(|&node| (node, launch(&graph, &|id| memory[&id].part_starts.clone(), &device.facts, &tuning, node, &most)))
             .collect();
         let mut kernels: Vec<_> =
             dispatches.iter().flat_map(|(_, list)| list).map(|dispatch| (dispatch.kernel, dispatch.constants.clone())).collect();
@@ -181,7 +197,21 @@ impl Executable {
         device.check()?;
         let (counts, pacer) = (None, Pacer::default());
         let unwritten = Mutex::new(inputs);
-        Ok(Self { graph, plan, device, memory, arena: slots, arena_bytes, params, steps, unwritten, counts, pacer, left: 0 })
+        Ok(Self {
+            graph,
+            plan,
+            device,
+            tuning,
+            memory,
+            arena: slots,
+            arena_bytes,
+            params,
+            steps,
+            unwritten,
+            counts,
+            pacer,
+            left: 0,
+        })
     }
 
     /// The graph that runs.
@@ -317,7 +347,7 @@ impl Executable {
         for &node in &self.plan.nodes {
             let (inputs, outputs) = operands(&self.graph, &|id| self.memory[&id].part_starts.clone(), node, counts);
             let op = &*self.graph.nodes()[node].op;
-            let list = op.launch(&Call { inputs: &inputs, outputs: &outputs, device: &self.device.facts });
+            let list = op.launch(&Call { inputs: &inputs, outputs: &outputs, device: &self.device.facts, tuning: &self.tuning });
             let work = work(op, &inputs, &outputs, &list);
             for (dispatch, work) in list.into_iter().zip(work) {
                 let (index, step) = steps.next().expect("the number of dispatches does not depend on the row counts");
@@ -362,11 +392,12 @@ pub(super) fn launch(
     graph: &Graph,
     part_starts: &dyn Fn(ValueId) -> Vec<usize>,
     facts: &Facts,
+    tuning: &Tuning,
     node: usize,
     counts: &Counts,
 ) -> Vec<Dispatch> {
     let (inputs, outputs) = operands(graph, part_starts, node, counts);
-    let list = graph.nodes()[node].op.launch(&Call { inputs: &inputs, outputs: &outputs, device: facts });
+    let list = graph.nodes()[node].op.launch(&Call { inputs: &inputs, outputs: &outputs, device: facts, tuning });
     debug_assert!(list.iter().all(|dispatch| dispatch.params.len() <= ALIGNMENT));
     list
 }

@@ -16,7 +16,7 @@ mod profile;
 mod recompute;
 pub mod timings;
 
-pub use executable::{Executable, Pinned};
+pub use executable::{Executable, Pinned, Tuned};
 pub use fuse::fuse_adapters;
 pub use pacing::Pacer;
 pub use recompute::{Extent, Segment, recompute};
@@ -24,7 +24,7 @@ pub use timings::Timing;
 
 use crate::gpu::{ALIGNMENT, padded};
 use crate::graph::{Call, Graph, Operand, Origin, ValueId};
-use crate::kernel::Facts;
+use crate::kernel::{Facts, Tuning};
 use std::collections::HashSet;
 
 /// A part of the arena.
@@ -88,7 +88,7 @@ impl Plan {
             .sum()
     }
 
-    /// Bytes of the parameters of all dispatches, on a device of this kind.
+    /// Bytes of the parameters of all dispatches, on a device of this kind by its fixed rules.
     pub fn parameter_bytes(&self, graph: &Graph, facts: &Facts) -> usize {
         let largest = |ids: &[ValueId]| -> Vec<Operand> {
             let operand = |id: &ValueId| {
@@ -100,7 +100,7 @@ impl Plan {
         let dispatches = |&node: &usize| {
             let node = &graph.nodes()[node];
             let (inputs, outputs) = (largest(&node.inputs), largest(&node.outputs));
-            node.op.launch(&Call { inputs: &inputs, outputs: &outputs, device: facts }).len()
+            node.op.launch(&Call { inputs: &inputs, outputs: &outputs, device: facts, tuning: &Tuning::NONE }).len()
         };
         padded(self.nodes.iter().map(dispatches).sum::<usize>() * ALIGNMENT)
     }

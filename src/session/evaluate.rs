@@ -89,7 +89,7 @@ impl Evaluator {
         }
         let hidden = model.inputs.hidden.zip(prefix.as_ref());
         pinned.extend(hidden.map(|(id, prefix)| (id, prefix.hidden().clone().into())));
-        let executable = Executable::beside(other, weights.device().clone(), model.graph, &[loss, nll], pinned)?;
+        let executable = Executable::beside(other, weights.place(), model.graph, &[loss, nll], pinned)?;
         Ok(Self { inputs: model.inputs, nll, executable, prefix })
     }
 

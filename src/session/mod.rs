@@ -24,7 +24,8 @@ use crate::graph::Graph;
 use crate::kernel::Arithmetic;
 use crate::model::graph::{Model, StorageOf};
 use crate::model::weights::{DeviceWeights, WeightType};
-use crate::plan::autotune::{BUDGET, Choice, Record, Sources, tune};
+use crate::plan::Tuned;
+use crate::plan::autotune::{BUDGET, Choice, Decision, Record, Sources, tune};
 use evaluate::Evaluator;
 use memory::Needs;
 pub use opened::OpenModel;
@@ -74,26 +75,31 @@ impl Watch for () {
 /// Decides with which kernels `device` computes these graphs, by measurement or as `recorded`. Gives what was chosen by measurement, and
 /// what a run has to record.
 pub fn tuned(
-    mut device: Device,
+    device: Device,
     options: &SessionOptions,
     graphs: &[Graph],
     recorded: Option<&Record>,
     watch: &dyn Watch,
-) -> (Arc<Device>, Vec<Choice>, Record) {
+) -> (Tuned, Vec<Choice>, Record) {
     let progress = |done, total| watch.tuning(done, total);
     let sources =
         Sources { measure: options.autotune, folder: options.cache.clone(), recorded, budget: BUDGET, progress: &progress };
-    let (choices, record) = tune(&mut device, graphs, &sources);
-    (Arc::new(device), choices, record)
+    let Decision { tuning, choices, record } = tune(&device, graphs, &sources);
+    (Tuned { device: Arc::new(device), tuning }, choices, record)
 }
 
 /// Sends the model's weights to a device.
 ///
 /// # Errors
 /// As [`DeviceWeights::upload`].
-pub fn send(model: &OpenModel, device: Arc<Device>, weight_type: WeightType, watch: &dyn Watch) -> Result<Arc<DeviceWeights>> {
+pub fn send(
+    model: &OpenModel,
+    place: impl Into<Tuned>,
+    weight_type: WeightType,
+    watch: &dyn Watch,
+) -> Result<Arc<DeviceWeights>> {
     let progress = |done, total| watch.loading(done, total);
-    DeviceWeights::upload(device, &model.files.config, &*model.files.tensors, weight_type, progress).map(Arc::new)
+    DeviceWeights::upload(place, &model.files.config, &*model.files.tensors, weight_type, progress).map(Arc::new)
 }
 
 /// [`tuned`], then [`send`]. Also gives what a run has to record.
@@ -108,8 +114,8 @@ pub fn load(
     recorded: Option<&Record>,
     watch: &dyn Watch,
 ) -> Result<(Arc<DeviceWeights>, Record)> {
-    let (device, _, record) = tuned(device, options, graphs, recorded, watch);
-    Ok((send(model, device, options.weights, watch)?, record))
+    let (place, _, record) = tuned(device, options, graphs, recorded, watch);
+    Ok((send(model, place, options.weights, watch)?, record))
 }
 
 /// A model on a device.

@@ -10,7 +10,7 @@ use crate::graph::{Counts, Graph, ValueId};
 use crate::model::graph::{Inputs, Part};
 use crate::model::weights::DeviceWeights;
 use crate::ops::adamw::Hyper;
-use crate::plan::{Executable, Timing};
+use crate::plan::{Executable, Timing, Tuned};
 use crate::session::batch::write_batch;
 use crate::session::evaluate::Evaluator;
 use crate::session::memory::rope_bytes;
@@ -70,9 +70,9 @@ impl Trainer {
         let (inputs, loss, rope_bytes) = (graphs.model.inputs, graphs.loss, rope_bytes(&graphs.model));
         let dropout_counter = graphs.dropout_counter;
         pinned.extend(inputs.hidden.zip(prefix.as_ref()).map(|(id, prefix)| (id, prefix.hidden().clone().into())));
-        let step = Executable::new(device.clone(), graphs.model.graph, &[loss, graphs.nll], pinned)?;
+        let step = Executable::new(weights.place(), graphs.model.graph, &[loss, graphs.nll], pinned)?;
 
-        let accumulator = shape.accumulate.then(|| accumulator(&device, &adapter.layout, &gradients)).transpose()?;
+        let accumulator = shape.accumulate.then(|| accumulator(weights.place(), &adapter.layout, &gradients)).transpose()?;
         let moments = [buffers("first moment")?, buffers("second moment")?];
         let optimizer_graph = OptimizerGraph::build(&adapter.layout.span_elements())?;
         let summed = accumulator.as_ref().map_or(&gradients, |(total, _)| total);
@@ -84,7 +84,7 @@ impl Trainer {
             pinned.insert(state.first_moment, first_moment.clone().into());
             pinned.insert(state.second_moment, second_moment.clone().into());
         }
-        let optimizer = Executable::new(device.clone(), optimizer_graph.graph.clone(), &[optimizer_graph.norm], pinned)?;
+        let optimizer = Executable::new(weights.place(), optimizer_graph.graph.clone(), &[optimizer_graph.norm], pinned)?;
         let seed = (seed ^ (seed >> 32)) as u32;
         Ok(Self {
             device,
@@ -308,14 +308,14 @@ fn count_visible_pairs(timings: &mut [Timing], batch: &Batch) {
     timings.iter_mut().filter(|timing| timing.op.starts_with("attention")).for_each(|timing| timing.flops *= share);
 }
 
-fn accumulator(device: &Arc<Device>, layout: &AdapterLayout, gradients: &AdapterBuffers) -> Result<(AdapterBuffers, Executable)> {
-    let total = AdapterBuffers::allocate(device.clone(), "summed gradients", layout)?;
+fn accumulator(place: Tuned, layout: &AdapterLayout, gradients: &AdapterBuffers) -> Result<(AdapterBuffers, Executable)> {
+    let total = AdapterBuffers::allocate(place.device.clone(), "summed gradients", layout)?;
     let (graph, values) = accumulator_graph(&layout.span_elements())?;
     let slices = total.slices().zip(gradients.slices());
     let pinned = values
         .iter()
         .zip(slices)
         .flat_map(|([sum, one], (total, gradients))| [(*sum, total.clone().into()), (*one, gradients.clone().into())]);
-    let executable = Executable::new(device.clone(), graph, &[], pinned.collect())?;
+    let executable = Executable::new(place, graph, &[], pinned.collect())?;
     Ok((total, executable))
 }

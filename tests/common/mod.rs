@@ -5,7 +5,7 @@ use graftling::gpu::{Device, Slice, padded};
 use graftling::graph::{Counts, Graph, Matrix, Origin, Rows, TensorType, ValueId};
 use graftling::kernel::Facts;
 use graftling::ops::Example;
-use graftling::plan::{Executable, Pinned};
+use graftling::plan::{Executable, Pinned, Tuned};
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
@@ -61,24 +61,26 @@ pub fn run_on_device(graph: &Graph, leaves: &[(ValueId, Matrix)], wanted: &[Valu
 
 /// [`run_on_device`] on a device of the test's own.
 pub fn run_on(
-    device: &Arc<Device>,
+    place: &(impl Into<Tuned> + Clone),
     graph: &Graph,
     leaves: &[(ValueId, Matrix)],
     wanted: &[ValueId],
     counts: &Counts,
 ) -> Vec<Vec<f32>> {
-    run_split(device, graph, leaves, wanted, counts, None)
+    run_split(place, graph, leaves, wanted, counts, None)
 }
 
 /// [`run_on`] with the frozen weights in several buffers, none of which holds more than so many rows, as where a weight exceeds a binding.
 pub fn run_split(
-    device: &Arc<Device>,
+    place: &(impl Into<Tuned> + Clone),
     graph: &Graph,
     leaves: &[(ValueId, Matrix)],
     wanted: &[ValueId],
     counts: &Counts,
     part_rows: Option<usize>,
 ) -> Vec<Vec<f32>> {
+    let place: Tuned = place.clone().into();
+    let device = place.device.clone();
     let mut pinned: HashMap<ValueId, Pinned> = HashMap::new();
     for (id, matrix) in leaves {
         let tensor: TensorType = graph[*id].tensor;
@@ -109,7 +111,7 @@ pub fn run_split(
             guarded.push((id, whole));
         }
     }
-    let mut executable = Executable::new(device.clone(), graph.clone(), wanted, pinned).unwrap();
+    let mut executable = Executable::new(place, graph.clone(), wanted, pinned).unwrap();
     executable.run(counts).unwrap();
     let values = wanted
         .iter()

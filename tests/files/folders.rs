@@ -67,6 +67,22 @@ fn a_tied_config_with_an_output_matrix_of_its_own() {
     }
 }
 
+/// As transformers 5 reads it: the one matrix that is there is both.
+#[test]
+fn a_tied_model_whose_only_matrix_is_the_output() {
+    let folder = folder();
+    let mut config = tiny::config_json();
+    config["tie_word_embeddings"] = json!(true);
+    fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+    let tensors = tiny::tensors().into_iter().filter(|(name, ..)| name != "model.embed_tokens.weight");
+    let all: Vec<_> = tensors.map(|(name, shape, values)| (name, "F32", shape, tiny::f32_bytes(&values))).collect();
+    fs::write(folder.path().join("model.safetensors"), tiny::safetensors(&all)).unwrap();
+    let files = open(folder.path()).unwrap();
+    let output = tiny::tensors().into_iter().find(|(name, ..)| name == "lm_head.weight").unwrap().2;
+    assert!(files.config.tie_word_embeddings);
+    assert_eq!(files.tensors.read_f32("model.embed_tokens.weight").unwrap(), output);
+}
+
 /// An earlier, larger save leaves its index behind: the whole file counts, as in transformers.
 #[test]
 fn a_whole_file_counts_beside_a_stale_index() {

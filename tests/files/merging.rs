@@ -81,15 +81,8 @@ impl Setup {
 }
 
 const TENSOR: &str = "model.layers.1.mlp.down_proj.weight";
-const METHODS: [Method; 7] = [
-    Method::Linear,
-    Method::Cat,
-    Method::Svd,
-    Method::Ties,
-    Method::DareLinear,
-    Method::DareTies,
-    Method::MagnitudePrune,
-];
+const METHODS: [Method; 7] =
+    [Method::Linear, Method::Cat, Method::Svd, Method::Ties, Method::DareLinear, Method::DareTies, Method::MagnitudePrune];
 
 fn by(method: Method) -> Combination {
     Combination { method, density: 1.0, ..Combination::default() }
@@ -187,7 +180,11 @@ fn values_are_dropped_as_the_methods_say() {
     assert_ne!(again(8), dropped);
     // Two adapters lose different values.
     let zeros = |at| -> Vec<bool> {
-        let found = setup.change(&[(0, if at == 0 { 1.0 } else { 0.0 }), (1, if at == 1 { 1.0 } else { 0.0 })], with(Method::DareLinear, 0.25, 7), TENSOR);
+        let found = setup.change(
+            &[(0, if at == 0 { 1.0 } else { 0.0 }), (1, if at == 1 { 1.0 } else { 0.0 })],
+            with(Method::DareLinear, 0.25, 7),
+            TENSOR,
+        );
         found.iter().map(|value| *value == 0.0).collect()
     };
     assert_ne!(zeros(0), zeros(1));
@@ -300,7 +297,11 @@ fn every_type_of_gguf_file_can_be_read() {
         assert_eq!(setup.files.config.differs(&read.config), None, "{}", kind.name());
         for info in read.tensors.tensors() {
             let before = setup.files.tensors.read_f32(&info.name).unwrap();
-            assert!(read.tensors.read_f32(&info.name).unwrap() == graftling::storage::rounded(&before, info.storage), "{}", info.name);
+            assert!(
+                read.tensors.read_f32(&info.name).unwrap() == graftling::storage::rounded(&before, info.storage),
+                "{}",
+                info.name
+            );
         }
         let bytes = std::fs::read(&path).unwrap();
         let container = Container::parse("file", &bytes).unwrap();

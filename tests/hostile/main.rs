@@ -20,6 +20,7 @@ mod targets;
 #[path = "../files/tiny.rs"]
 #[allow(dead_code)]
 mod tiny;
+mod words;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;

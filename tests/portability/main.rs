@@ -4,11 +4,12 @@
 mod races;
 mod translate;
 mod uniformity;
+mod values;
 mod variants;
 
 use graftling::graph::Dispatch;
 use graftling::kernel::reflect::{self, BindingKind};
-use graftling::kernel::{Facts, Needs, shader};
+use graftling::kernel::{Facts, Needs, Tuning, shader};
 use graftling::ops::registry;
 use rayon::prelude::*;
 use std::collections::BTreeSet;
@@ -256,7 +257,7 @@ fn planted_races_are_found() {
 /// No device is without a kernel: with WebGPU's default limits and features, every op of every graph has a full set.
 #[test]
 fn a_full_set_of_kernels_runs_everywhere() {
-    let calls = variants::calls(&DEFAULT_LIMITS);
+    let calls = variants::calls(&DEFAULT_LIMITS, &Tuning::NONE);
     let ops: BTreeSet<&str> = calls.iter().map(|(op, _)| *op).collect();
     for entry in registry() {
         assert!(ops.contains(entry.name), "{} has no example", entry.name);
@@ -273,7 +274,7 @@ fn a_full_set_of_kernels_runs_everywhere() {
 #[test]
 fn chosen_kernels_run_on_the_device_that_they_are_chosen_for() {
     for facts in variants::kinds_of_device() {
-        for (op, dispatches) in variants::calls(&facts) {
+        for (op, dispatches) in variants::calls(&facts, &Tuning::NONE) {
             for dispatch in dispatches {
                 assert!(dispatch.kernel.needs.met_by(&facts), "{op} launches {} on {facts:?}", dispatch.kernel.name);
             }
@@ -285,7 +286,7 @@ fn chosen_kernels_run_on_the_device_that_they_are_chosen_for() {
 #[test]
 fn dispatches_of_many_rows_stay_within_a_dimension() {
     for facts in variants::kinds_of_device() {
-        for (op, dispatches) in variants::calls_of_long_rows(&facts, 5_000_000) {
+        for (op, dispatches) in variants::calls_of_long_rows(&facts, &Tuning::NONE, 5_000_000) {
             for dispatch in dispatches {
                 assert!(
                     dispatch.workgroups.iter().all(|&count| count <= MAX_WORKGROUPS),

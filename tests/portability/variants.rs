@@ -13,15 +13,8 @@ use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::sync::OnceLock;
 
-pub const DEFAULT_LIMITS: Facts = Facts {
-    cpu_driver: false,
-    subgroup: None,
-    int64: false,
-    f16: false,
-    cooperative: None,
-    arithmetic: Arithmetic::F32,
-    tuning: Tuning::NONE,
-};
+pub const DEFAULT_LIMITS: Facts =
+    Facts { cpu_driver: false, subgroup: None, int64: false, f16: false, cooperative: None, arithmetic: Arithmetic::F32 };
 
 /// Facts on which the choice of kernels can depend, in the combinations that drivers show.
 pub fn kinds_of_device() -> Vec<Facts> {
@@ -91,11 +84,11 @@ pub fn variants() -> &'static [Variant] {
         };
         registry().into_iter().flat_map(|entry| entry.kernels).for_each(|kernel| add(kernel, vec![]));
         for facts in kinds_of_device() {
-            let listening = Facts { tuning: Tuning::listening(), ..facts.clone() };
-            let calls = calls(&listening).into_iter().chain(calls_of_long_rows(&listening, 70_000));
+            let listening = Tuning::listening();
+            let calls = calls(&facts, &listening).into_iter().chain(calls_of_long_rows(&facts, &listening, 70_000));
             calls.flat_map(|(_, dispatches)| dispatches).for_each(|dispatch| add(dispatch.kernel, dispatch.constants));
             // What measurement may choose instead.
-            for class in listening.tuning.asked().into_iter().collect::<HashSet<_>>() {
+            for class in listening.asked().into_iter().collect::<HashSet<_>>() {
                 for id in class.candidates(&facts) {
                     let dispatch = class.dispatch(id, &facts);
                     add(dispatch.kernel, dispatch.constants);
@@ -107,21 +100,21 @@ pub fn variants() -> &'static [Variant] {
 }
 
 /// What each op launches on such a device, for every registry example and every node of whole models.
-pub fn calls(facts: &Facts) -> Vec<(&'static str, Vec<Dispatch>)> {
-    let mut calls = calls_of_examples(facts);
+pub fn calls(facts: &Facts, tuning: &Tuning) -> Vec<(&'static str, Vec<Dispatch>)> {
+    let mut calls = calls_of_examples(facts, tuning);
     for storage in [DType::F32, DType::BF16, DType::F16] {
         for graph in model_graphs(&small_llama(), storage, 96) {
-            calls.extend(calls_of(&graph, facts, 96));
+            calls.extend(calls_of(&graph, facts, tuning, 96));
         }
     }
     for graph in model_graphs(&smollm2(), DType::BF16, 2048) {
-        calls.extend(calls_of(&graph, facts, 2048));
+        calls.extend(calls_of(&graph, facts, tuning, 2048));
     }
     calls
 }
 
 /// What each op launches on such a device for the registry's examples, which are small.
-fn calls_of_examples(facts: &Facts) -> Vec<(&'static str, Vec<Dispatch>)> {
+fn calls_of_examples(facts: &Facts, tuning: &Tuning) -> Vec<(&'static str, Vec<Dispatch>)> {
     let mut calls = Vec::new();
     for entry in registry() {
         for example in (entry.examples)(&mut Random(1)) {
@@ -133,7 +126,7 @@ fn calls_of_examples(facts: &Facts) -> Vec<(&'static str, Vec<Dispatch>)> {
                     .map(|&tensor| Operand { tensor, rows: tensor.shape.rows.resolve(&example.counts), part_starts: vec![0] })
                     .collect()
             };
-            let call = Call { inputs: &operands(&types), outputs: &operands(&outputs), device: facts };
+            let call = Call { inputs: &operands(&types), outputs: &operands(&outputs), device: facts, tuning };
             calls.push((entry.name, example.op.launch(&call)));
         }
     }
@@ -154,9 +147,9 @@ pub fn small_dispatches() -> BTreeMap<String, Vec<Dispatch>> {
         }
     };
     for facts in kinds_of_device() {
-        let listening = Facts { tuning: Tuning::listening(), ..facts.clone() };
-        calls_of_examples(&listening).into_iter().flat_map(|(_, dispatches)| dispatches).for_each(&mut add);
-        for class in listening.tuning.asked().into_iter().collect::<HashSet<_>>() {
+        let listening = Tuning::listening();
+        calls_of_examples(&facts, &listening).into_iter().flat_map(|(_, dispatches)| dispatches).for_each(&mut add);
+        for class in listening.asked().into_iter().collect::<HashSet<_>>() {
             class.candidates(&facts).into_iter().for_each(|id| add(class.dispatch(id, &facts)));
         }
     }
@@ -164,13 +157,13 @@ pub fn small_dispatches() -> BTreeMap<String, Vec<Dispatch>> {
 }
 
 /// What a training step of a small model launches for this many tokens.
-pub fn calls_of_long_rows(facts: &Facts, tokens: usize) -> Vec<(&'static str, Vec<Dispatch>)> {
+pub fn calls_of_long_rows(facts: &Facts, tuning: &Tuning, tokens: usize) -> Vec<(&'static str, Vec<Dispatch>)> {
     let lora = lora(&small_llama());
     let graph = LossGraph::build(&small_llama(), &|_| DType::F32, &lora, tokens).expect("the configuration is sound").model.graph;
-    calls_of(&graph, facts, tokens)
+    calls_of(&graph, facts, tuning, tokens)
 }
 
-fn calls_of(graph: &Graph, facts: &Facts, tokens: usize) -> Vec<(&'static str, Vec<Dispatch>)> {
+fn calls_of(graph: &Graph, facts: &Facts, tuning: &Tuning, tokens: usize) -> Vec<(&'static str, Vec<Dispatch>)> {
     let counts = Counts { tokens, supervised: tokens };
     let operands = |ids: &[graftling::graph::ValueId]| -> Vec<Operand> {
         ids.iter()
@@ -184,7 +177,7 @@ fn calls_of(graph: &Graph, facts: &Facts, tokens: usize) -> Vec<(&'static str, V
         .nodes()
         .iter()
         .map(|node| {
-            let call = Call { inputs: &operands(&node.inputs), outputs: &operands(&node.outputs), device: facts };
+            let call = Call { inputs: &operands(&node.inputs), outputs: &operands(&node.outputs), device: facts, tuning };
             (node.op.name(), node.op.launch(&call))
         })
         .collect()

@@ -3,7 +3,7 @@
 
 use crate::common::{device, device_with, graph_of, relative_distance, run_on};
 use graftling::graph::{Call, Dispatch, Operand, Origin, TensorType};
-use graftling::kernel::Facts;
+use graftling::kernel::{Facts, Tuning};
 use graftling::ops::{Example, Random, registry};
 use graftling::reference;
 
@@ -16,7 +16,7 @@ fn launch(example: &Example, facts: &Facts) -> Vec<Dispatch> {
             .collect()
     };
     let outputs = example.op.infer(&types).expect("an example fits its op");
-    example.op.launch(&Call { inputs: &operands(&types), outputs: &operands(&outputs), device: facts })
+    example.op.launch(&Call { inputs: &operands(&types), outputs: &operands(&outputs), device: facts, tuning: &Tuning::NONE })
 }
 
 #[test]

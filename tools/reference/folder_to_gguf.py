@@ -3,7 +3,7 @@
 
     python tools/reference/folder_to_gguf.py FOLDER MODEL.gguf
 
-For tests: there is no tokenizer in the file. Matrices keep the type of the folder (bf16, f16 or f32), vectors are f32. What a GGUF file
+For tests: there is no tokenizer in the file, or the plainest. Matrices keep the type of the folder (bf16, f16 or f32), vectors are f32. What a GGUF file
 of the family cannot say (Mistral's window, Qwen's windows, dynamic and YaRN's betas) is lost, as in llama.cpp.
 """
 
@@ -92,11 +92,19 @@ def write_keys(writer, arch, config):
         writer.add_logit_scale(config["logits_scaling"])
 
 
-def convert(folder, path):
+def convert(folder, path, words=None):
+    """Writes `path`; with `words`, the texts of the ids of which the third is the first two
+    in one, there is a vocabulary in it too."""
     config = json.loads((folder / "config.json").read_text())
     arch = ARCHITECTURES[config["model_type"]]
     writer = gguf.GGUFWriter(path, arch)
     write_keys(writer, arch, config)
+    if words:
+        writer.add_tokenizer_model("gpt2")
+        writer.add_tokenizer_pre("gpt-2")
+        writer.add_token_list(words)
+        writer.add_token_types([gguf.TokenType.NORMAL] * len(words))
+        writer.add_token_merges([f"{words[0]} {words[1]}"])
     kind = next(kind for kind, name in gguf.MODEL_ARCH_NAMES.items() if name == arch)
     names = gguf.get_tensor_name_map(kind, config["num_hidden_layers"])
     for name, tensor in load_file(folder / "model.safetensors").items():

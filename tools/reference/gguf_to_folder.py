@@ -1,11 +1,14 @@
 #!/usr/bin/env python3
-"""Turn a Llama GGUF file into a Hugging Face folder with the very same weights.
+"""Turn a GGUF file into a Hugging Face folder with the very same weights.
 
     python tools/reference/gguf_to_folder.py MODEL.gguf FOLDER [--dtype f32|f16|bf16]
 
 Block-quantised tensors are dequantised exactly (the arithmetic of the format, in f32), so PyTorch and graftling work on the
 same numbers. llama.cpp stores the rows of q_proj and k_proj interleaved for its own rotary embedding; they are put back into
 the half-split order that Hugging Face models use. With `--dtype f16` or `bf16` the weights are rounded.
+
+The architecture `llama` is read here, so that the file's tokenizer is the very one that llama.cpp has. All others are read by transformers
+(of graftling's families: qwen2, qwen3, gemma2, gemma3, phi3); what it leaves out of a config is its defaults.
 
 Writes config.json, model.safetensors, tokenizer.json, tokenizer_config.json, generation_config.json and chat_template.jinja.
 """
@@ -20,6 +23,7 @@ import torch
 from gguf.quants import dequantize
 from safetensors.torch import save_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 BLOCK_NAMES = {
     "attn_q": "self_attn.q_proj",
@@ -147,6 +151,20 @@ def write_tokenizer(reader, folder):
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
 
 
+def convert_by_transformers(path, folder, dtype):
+    source = {"pretrained_model_name_or_path": path.parent, "gguf_file": path.name}
+    model = AutoModelForCausalLM.from_pretrained(**source, dtype=dtype)
+    folder.mkdir(parents=True, exist_ok=True)
+    # transformers remembers that the model was quantised, and would not save it
+    weights = {name: values.contiguous() for name, values in model.state_dict().items()}
+    if model.config.tie_word_embeddings:
+        weights.pop("lm_head.weight", None)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    config = {key: value for key, value in model.config.to_dict().items() if key != "quantization_config"}
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    AutoTokenizer.from_pretrained(**source).save_pretrained(folder)
+
+
 def main():
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("gguf", type=pathlib.Path)
@@ -156,11 +174,13 @@ def main():
 
     reader = gguf.GGUFReader(options.gguf)
     architecture = field(reader, "general.architecture")
+    dtype = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}[options.dtype]
     if architecture != "llama":
-        raise SystemExit(f"{options.gguf}: architecture {architecture!r}; only 'llama' is converted")
+        convert_by_transformers(options.gguf, options.folder, dtype)
+        print(f"{options.folder}: {architecture}, read by transformers, {options.dtype}")
+        return
     options.folder.mkdir(parents=True, exist_ok=True)
     config = read_config(reader)
-    dtype = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}[options.dtype]
     weights = {name: values.to(dtype) for name, values in read_weights(reader, config).items()}
     save_file(weights, options.folder / "model.safetensors", metadata={"format": "pt"})
     config["torch_dtype"] = str(dtype).removeprefix("torch.")

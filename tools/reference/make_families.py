@@ -49,6 +49,9 @@ LONG = dict(
     partial_rotary_factor=0.75,
 )
 
+WIDE_HEADS = dict(head_dim=16, query_pre_attn_scalar=16, sliding_window=5)
+FEW_HEADS = WIDE_HEADS | dict(num_attention_heads=2)
+
 # config class and what differs from SIZES; `gguf`: whether a GGUF file can say it
 FAMILIES = {
     "llama_biases": (hf.LlamaConfig, dict(attention_bias=True, mlp_bias=True, tie_word_embeddings=False), True),
@@ -65,25 +68,16 @@ FAMILIES = {
     "qwen3": (hf.Qwen3Config, dict(head_dim=16, tie_word_embeddings=True), True),
     "gemma2": (
         hf.Gemma2Config,
-        dict(
-            head_dim=16,
-            query_pre_attn_scalar=16,
-            sliding_window=5,
-            attn_logit_softcapping=2.0,
-            final_logit_softcapping=3.0,
-        ),
+        WIDE_HEADS | dict(attn_logit_softcapping=2.0, final_logit_softcapping=3.0),
         True,
     ),
     "gemma3": (
         hf.Gemma3TextConfig,
-        dict(
+        FEW_HEADS
+        | dict(
             num_hidden_layers=6,
             intermediate_size=32,
-            head_dim=16,
-            num_attention_heads=2,
             num_key_value_heads=1,
-            query_pre_attn_scalar=16,
-            sliding_window=5,
             rope_parameters={
                 "full_attention": dict(rope_type="linear", factor=8.0, rope_theta=1e6),
                 "sliding_attention": dict(rope_type="default", rope_theta=1e4),
@@ -95,8 +89,7 @@ FAMILIES = {
     "gemma3_with_images": (
         hf.Gemma3Config,
         dict(
-            text_config=SIZES
-            | dict(head_dim=16, num_attention_heads=2, query_pre_attn_scalar=16, sliding_window=5, sliding_window_pattern=2),
+            text_config=SIZES | FEW_HEADS | dict(sliding_window_pattern=2),
             vision_config=dict(
                 hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, image_size=8, patch_size=4
             ),

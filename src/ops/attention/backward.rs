@@ -176,15 +176,8 @@ kernel_params!(StatisticsParams { vectors: u32 });
 kernel_params!(BackwardParams { rows: u32, heads: u32, group: u32, scale: f32, window: u32 });
 
 /// One invocation a (row, query head).
-pub static STATISTICS: Kernel = Kernel {
-    name: "attention_backward_statistics",
-    shader: "attention_backward_statistics",
-    slots: &[],
-    constants: &[],
-    params: StatisticsParams::FIELDS,
-    needs: Needs::NONE,
-    unchecked: false,
-};
+pub static STATISTICS: Kernel =
+    Kernel { unchecked: false, ..Kernel::plain("attention_backward_statistics", StatisticsParams::FIELDS) };
 
 /// One invocation a (row, query head).
 pub static QUERY: [Kernel; 2] = head_sizes!("attention_backward_query", BackwardParams::FIELDS, Needs::NONE);

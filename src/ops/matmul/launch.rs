@@ -89,7 +89,8 @@ fn parts(op: &Matmul, call: &Call, a_first: usize, out_first: usize) -> Vec<Part
 const CACHED_STEPS: usize = 4096;
 
 pub(super) fn launch(op: &Matmul, call: &Call, a_first: usize, out_first: usize) -> Vec<Dispatch> {
-    let dispatch = |part: Part| dispatch(op, call, &part, &Variant::choose(&problem(op, call, &part), call.device), None);
+    let dispatch =
+        |part: Part| dispatch(op, call, &part, &Variant::choose(&problem(op, call, &part), call.device, call.tuning), None);
     parts(op, call, a_first, out_first).into_iter().map(dispatch).collect()
 }
 
@@ -101,7 +102,7 @@ pub(super) fn low_rank(op: &MatmulLowRank, call: &Call) -> Vec<Dispatch> {
     let inner = Call { inputs: &inputs, ..*call };
     let rank = call.inputs[2].columns();
     let plan: Vec<(Part, Variant)> = (parts(&product, &inner, 0, 0).into_iter())
-        .map(|part| (part, Variant::choose(&problem(&product, &inner, &part), call.device)))
+        .map(|part| (part, Variant::choose(&problem(&product, &inner, &part), call.device, call.tuning)))
         .collect();
     let fused = rank.is_multiple_of(4) && plan.iter().all(|(_, variant)| variant.low_rank.is_some());
     let mut dispatches: Vec<Dispatch> = (plan.iter())
@@ -127,7 +128,8 @@ pub(super) fn low_rank(op: &MatmulLowRank, call: &Call) -> Vec<Dispatch> {
         };
         dispatches.extend(parts(&term, &inner, 0, 0).into_iter().map(|part| {
             let part = Part { flags: ACCUMULATE, ..part };
-            dispatch(&term, &inner, &part, &Variant::choose(&problem(&term, &inner, &part), call.device), None).rebind(of_term)
+            dispatch(&term, &inner, &part, &Variant::choose(&problem(&term, &inner, &part), call.device, call.tuning), None)
+                .rebind(of_term)
         }));
     }
     dispatches

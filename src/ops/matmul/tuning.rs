@@ -48,9 +48,9 @@ impl Class {
 
     /// What a product of this class dispatches in the form with this id, or in the rule's form where that one is not possible.
     pub fn dispatch(&self, id: &str, facts: &Facts) -> Dispatch {
-        let facts = Facts { tuning: Tuning::new(HashMap::from([(*self, id.to_string())])), ..facts.clone() };
+        let tuning = &Tuning::new(HashMap::from([(*self, id.to_string())]));
         let [a, b, out] = self.operands().map(|tensor| Operand { tensor, rows: tensor.shape.rows.max(), part_starts: vec![0] });
-        self.product().launch(&Call { inputs: &[a, b], outputs: &[out], device: &facts }).swap_remove(0)
+        self.product().launch(&Call { inputs: &[a, b], outputs: &[out], device: facts, tuning }).swap_remove(0)
     }
 
     /// Floating-point operations of one product.

@@ -22,7 +22,7 @@ use super::arithmetic;
 use super::launch::{GeneralParams, Params};
 use crate::graph::DType;
 use crate::kernel::algorithm::Algorithm;
-use crate::kernel::{Arithmetic, Class, Facts, Kernel, Layout};
+use crate::kernel::{Arithmetic, Class, Facts, Kernel, Layout, Tuning};
 
 /// The text of this page and of [`super::arithmetic`]: the rule and the forms, for [`super::fingerprint`].
 pub(super) const SOURCE: &str = concat!(include_str!("variants.rs"), include_str!("arithmetic.rs"));
@@ -182,11 +182,9 @@ pub(super) struct Variant {
 
 impl Variant {
     /// The tuned form, if it is possible for the problem on this device, else that of the rule.
-    pub(super) fn choose(problem: &Problem, facts: &Facts) -> Self {
-        let tuned = facts
-            .tuning
-            .choice(|| Class::of(problem))
-            .and_then(|id| problem.possible(facts).into_iter().find(|form| form.id == id));
+    pub(super) fn choose(problem: &Problem, facts: &Facts, tuning: &Tuning) -> Self {
+        let tuned =
+            tuning.choice(|| Class::of(problem)).and_then(|id| problem.possible(facts).into_iter().find(|form| form.id == id));
         let form = tuned.unwrap_or_else(|| problem.rule(facts));
         let variant = form.variant(problem, facts).or_else(|| ANY_SIZE.variant(problem, facts));
         variant
@@ -308,7 +306,6 @@ pub(super) const fn small_tile(threads_x: f64, threads_y: f64) -> [(&'static str
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::Tuning;
     use crate::kernel::{Needs, ParamField};
     use std::collections::HashMap;
 
@@ -318,15 +315,8 @@ mod tests {
     }
 
     const KINDS: [Facts; 3] = {
-        const PLAIN: Facts = Facts {
-            cpu_driver: false,
-            subgroup: None,
-            int64: true,
-            f16: false,
-            cooperative: None,
-            arithmetic: Arithmetic::F32,
-            tuning: Tuning::NONE,
-        };
+        const PLAIN: Facts =
+            Facts { cpu_driver: false, subgroup: None, int64: true, f16: false, cooperative: None, arithmetic: Arithmetic::F32 };
         [PLAIN, Facts { cpu_driver: true, ..PLAIN }, Facts { cpu_driver: true, subgroup: Some((8, 8)), ..PLAIN }]
     };
 
@@ -366,8 +356,8 @@ mod tests {
                     let problem = problem(layout, size, dtype, aligned);
                     for facts in &KINDS {
                         let table = Class::of(&problem).map(|class| (class, id.to_owned()));
-                        let facts = Facts { tuning: Tuning::new(table.into_iter().collect::<HashMap<_, _>>()), ..facts.clone() };
-                        let variant = Variant::choose(&problem, &facts);
+                        let tuning = Tuning::new(table.into_iter().collect::<HashMap<_, _>>());
+                        let variant = Variant::choose(&problem, facts, &tuning);
                         let expected = match variant.parameters {
                             Parameters::General => GeneralParams::FIELDS,
                             Parameters::Aligned => Params::FIELDS,

@@ -2,15 +2,15 @@
 
 use crate::gpu::{Device, split_rows};
 use crate::graph::{Counts, Dispatch, Graph, Origin, ValueId};
-use crate::kernel::{Class, Facts, Kernel, Tuning};
+use crate::kernel::{Class, Kernel, Tuning};
 use crate::plan::executable::launch;
 
 /// The classes of all products and the share of each in their work, the largest first.
 pub(super) fn classes(graphs: &[Graph], device: &Device) -> Vec<(Class, f64)> {
-    let facts = Facts { tuning: Tuning::listening(), ..device.facts.clone() };
-    let _ = dispatches(graphs, device, &facts);
+    let tuning = Tuning::listening();
+    let _ = dispatches(graphs, device, &tuning);
     let mut classes: Vec<(Class, f64)> = Vec::new();
-    for class in facts.tuning.asked() {
+    for class in tuning.asked() {
         match classes.iter_mut().find(|(known, _)| *known == class) {
             Some((_, work)) => *work += class.work(),
             None => classes.push((class, class.work())),
@@ -22,12 +22,12 @@ pub(super) fn classes(graphs: &[Graph], device: &Device) -> Vec<(Class, f64)> {
     classes
 }
 
-/// The kernels that the graphs dispatch on a device with these facts.
-pub(super) fn kernels(graphs: &[Graph], device: &Device) -> Vec<(&'static Kernel, Vec<(&'static str, f64)>)> {
-    dispatches(graphs, device, &device.facts).into_iter().map(|dispatch| (dispatch.kernel, dispatch.constants)).collect()
+/// The kernels that the graphs dispatch on a device that is tuned so.
+pub(super) fn kernels(graphs: &[Graph], device: &Device, tuning: &Tuning) -> Vec<(&'static Kernel, Vec<(&'static str, f64)>)> {
+    dispatches(graphs, device, tuning).into_iter().map(|dispatch| (dispatch.kernel, dispatch.constants)).collect()
 }
 
-fn dispatches(graphs: &[Graph], device: &Device, facts: &Facts) -> Vec<Dispatch> {
+fn dispatches(graphs: &[Graph], device: &Device, tuning: &Tuning) -> Vec<Dispatch> {
     let most = Counts { tokens: usize::MAX, supervised: usize::MAX };
     let of_graph = |graph: &Graph| -> Vec<Dispatch> {
         let parts = |id: ValueId| match graph[id].origin {
@@ -38,7 +38,7 @@ fn dispatches(graphs: &[Graph], device: &Device, facts: &Facts) -> Vec<Dispatch>
             }
             _ => vec![0],
         };
-        (0..graph.nodes().len()).flat_map(|node| launch(graph, &parts, facts, node, &most)).collect()
+        (0..graph.nodes().len()).flat_map(|node| launch(graph, &parts, &device.facts, tuning, node, &most)).collect()
     };
     graphs.iter().flat_map(of_graph).collect()
 }

@@ -86,8 +86,19 @@ pub struct Choice {
     pub entry: Entry,
 }
 
-/// Decides which kernels `device` uses for these graphs, from now on. Gives what was chosen by measurement, and what a run has to record.
-pub fn tune(device: &mut Device, graphs: &[Graph], sources: &Sources) -> (Vec<Choice>, Record) {
+/// What was decided for a device and the graphs that it is to compute.
+#[derive(Clone, Debug)]
+pub struct Decision {
+    /// What the graphs' executables are to be made with.
+    pub tuning: Tuning,
+    /// What was chosen by measurement, now or before.
+    pub choices: Vec<Choice>,
+    /// What a run has to record.
+    pub record: Record,
+}
+
+/// Decides which kernels `device` should use for these graphs.
+pub fn tune(device: &Device, graphs: &[Graph], sources: &Sources) -> Decision {
     let subject = Subject::of(device);
     let mut classes = collect::classes(graphs, device);
     if let Some(record) = sources.recorded {
@@ -95,15 +106,15 @@ pub fn tune(device: &mut Device, graphs: &[Graph], sources: &Sources) -> (Vec<Ch
             let before = &record.subject;
             tracing::warn!("the run so far was made on {before}; this is {subject}: results may differ in the last bits");
         } else if sources.measure {
-            let (tuning, record) = recorded(device, &classes, record);
-            device.facts.tuning = tuning;
-            return (Vec::new(), record);
+            let tuning = recorded(device, &classes, record);
+            return Decision { tuning, choices: Vec::new(), record: record.clone() };
         } else if !record.choices.is_empty() {
             tracing::warn!("the run so far used tuned kernels; without them results may differ in the last bits");
         }
     }
     if !sources.measure {
-        return (Vec::new(), Record { subject: subject.to_string(), choices: BTreeMap::new() });
+        let record = Record { subject: subject.to_string(), choices: BTreeMap::new() };
+        return Decision { tuning: Tuning::NONE, choices: Vec::new(), record };
     }
     classes.retain(|(class, share)| *share >= LEAST_SHARE && class.candidates(&device.facts).len() > 1);
     let mut store = sources.folder.as_ref().map(|folder| Store::open(folder, subject.clone()));
@@ -131,16 +142,16 @@ pub fn tune(device: &mut Device, graphs: &[Graph], sources: &Sources) -> (Vec<Ch
         .collect();
     choices.iter().for_each(|choice| say(&choice.class, choice.rule, &choice.entry.choice, "measured"));
     let by_class = choices.iter().map(|choice| (choice.class, choice.entry.choice.clone()));
-    device.facts.tuning = Tuning::new(by_class.clone().collect());
+    let tuning = Tuning::new(by_class.clone().collect());
     if !measured.is_empty() {
-        device.keep_pipelines(&collect::kernels(graphs, device));
+        device.keep_pipelines(&collect::kernels(graphs, device, &tuning));
     }
     let choices_by_name = by_class.map(|(class, id)| (class.to_string(), id)).collect();
-    (choices, Record { subject: subject.to_string(), choices: choices_by_name })
+    Decision { tuning, choices, record: Record { subject: subject.to_string(), choices: choices_by_name } }
 }
 
 /// The table of a record. A class that is not in it was left to the rule.
-fn recorded(device: &Device, classes: &[(Class, f64)], record: &Record) -> (Tuning, Record) {
+fn recorded(device: &Device, classes: &[(Class, f64)], record: &Record) -> Tuning {
     let mut choices = HashMap::new();
     for (class, _) in classes {
         let Some(id) = record.choices.get(&class.to_string()) else { continue };
@@ -151,7 +162,7 @@ fn recorded(device: &Device, classes: &[(Class, f64)], record: &Record) -> (Tuni
             tracing::warn!("the run so far used `{id}` for {class}, which is not there: results may differ in the last bits");
         }
     }
-    (Tuning::new(choices), record.clone())
+    Tuning::new(choices)
 }
 
 fn say(class: &Class, rule: &str, id: &str, why: &str) {

@@ -83,7 +83,7 @@ impl PrefixCache {
         let mut pinned = weights.pinned(&model, config)?;
         pinned.insert(output, hidden.clone().into());
         let (inputs, rope_bytes) = (model.inputs, rope_bytes(&model));
-        let executable = Executable::new(device.clone(), model.graph, &[], pinned)?;
+        let executable = Executable::new(weights.place(), model.graph, &[], pinned)?;
         let (rows, used) = (Vec::new(), RowsUsed::default());
         Ok(Self { device, first_layer, inputs, executable, rope_bytes, hidden, store, rows, used })
     }

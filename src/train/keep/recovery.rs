@@ -6,6 +6,8 @@
 
 use super::checkpoint::RunState;
 use crate::gpu::Identity;
+use crate::kernel::Tuning;
+use crate::plan::Tuned;
 use crate::train::prepare::{Engine, Prepared};
 use crate::train::{Outcome, Run};
 use crate::{Error, Result, session};
@@ -34,7 +36,8 @@ impl Run<'_> {
 
     /// The run on its device, opened again, where its last checkpoint stands.
     fn reopened(self, mut lost: Error, patience: &mut Patience) -> Result<Self> {
-        let device = self.trainer.weights().device().identity();
+        let Tuned { device, tuning } = self.trainer.weights().place();
+        let device = device.identity();
         let Self { prepared, trainer, held_out, sampler, state, metrics, progress, interrupt, unsettled, profile, lock, .. } =
             self;
         // What the lost device holds is freed before the new one needs as much. The sampler and the log of metrics start anew.
@@ -42,7 +45,7 @@ impl Run<'_> {
         let engine = loop {
             patience.lose(state.step, lost)?;
             progress.note(&format!("the GPU was lost in step {}; opening it again", state.step + 1));
-            match open(&device, &prepared) {
+            match open(&device, &tuning, &prepared) {
                 Err(again @ Error::DeviceLost { .. }) => lost = again,
                 opened => break opened?,
             }
@@ -56,9 +59,9 @@ impl Run<'_> {
     }
 }
 
-fn open(device: &Identity, prepared: &Prepared) -> Result<Engine> {
-    let device = Arc::new(device.open()?);
-    let weights = session::send(prepared.model, device, prepared.weight_type(), &());
+fn open(device: &Identity, tuning: &Tuning, prepared: &Prepared) -> Result<Engine> {
+    let place = Tuned { device: Arc::new(device.open()?), tuning: tuning.clone() };
+    let weights = session::send(prepared.model, place, prepared.weight_type(), &());
     weights.and_then(|weights| prepared.engine(weights)).map_err(|error| prepared.explained(error))
 }
 

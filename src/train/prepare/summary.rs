@@ -1,0 +1,108 @@
+//! What a prepared run tells the user before it begins: the records, what will be trained, and what it will occupy.
+
+use super::Prepared;
+use crate::adapter::end_of_turn;
+use crate::data;
+use crate::graph::Counts;
+use crate::train::memory::Memory;
+use crate::train::step::Recompute;
+
+impl Prepared<'_> {
+    /// The first `records` as the model will see them, the report on the data, and what the run would be. `color`: for a terminal.
+    pub fn preview(&self, records: usize, color: bool) -> String {
+        let preview = data::preview(&self.data, &self.model.tokenizer, records, color);
+        let held_out = self.eval_data.as_ref().map_or(String::new(), |data| format!("{}\n\n", data.report));
+        format!("{preview}\n{held_out}{}", self.summary())
+    }
+
+    /// The reports on the data, and on the held-out data if there is any.
+    pub fn data_reports(&self) -> String {
+        let all = std::iter::once(&self.data).chain(&self.eval_data).map(|data| data.report.to_string());
+        all.collect::<Vec<_>>().join("\n")
+    }
+
+    /// Says where other programs may not stop: at ends of turns that the model's files do not name as such.
+    fn note_on_ends(&self) -> String {
+        let known = self.model.tokenizer.eos_token_ids();
+        let unknown: Vec<String> =
+            self.turn_ends().into_iter().filter(|end| !known.contains(&end.id)).map(|end| end.token).collect();
+        if unknown.is_empty() {
+            return String::new();
+        }
+        format!(
+            "turns end with {}, which the model's files do not name as an end token: {} beside the adapter lets `generate` stop \
+             there; tell other programs to\n",
+            unknown.join(", "),
+            end_of_turn::FILE
+        )
+    }
+
+    /// What will be trained, for how many steps, and what it will occupy.
+    pub fn summary(&self) -> String {
+        let Memory { weights, adapters, optimizer, activations, inputs, evaluation } = self.memory();
+        let mib = |bytes: usize| bytes as f64 / f64::from(1 << 20);
+        let layers = match &self.adapter.layers_to_transform {
+            Some(layers) => format!("{} of {} layers", layers.len(), self.model.files.config.num_hidden_layers),
+            None => format!("all {} layers", self.model.files.config.num_hidden_layers),
+        };
+        format!(
+            "{}: {} in {layers}, rank {}, {} parameters\n\
+             {} examples, {} supervised of {} tokens; {} steps\n\
+             GPU memory: {:.0} MiB (weights {:.0}, adapter and optimizer {:.0}, activations {:.0})\n{}",
+            self.model.files.name,
+            self.adapter.target_modules.join(", "),
+            self.adapter.r,
+            self.trained_parameters(),
+            self.data.report.examples,
+            self.data.report.supervised_tokens,
+            self.data.report.tokens,
+            self.total_steps,
+            mib(self.memory().total()),
+            mib(weights),
+            mib(adapters + optimizer),
+            mib(activations + inputs + evaluation),
+            self.recompute_summary() + &self.prefix_summary() + &self.note_on_ends(),
+        )
+    }
+
+    /// Share of a full batch's operations that the prefix cache saves.
+    fn prefix_saves(&self) -> f64 {
+        let (tokens, report) = (self.planner.shape().max_tokens, &self.data.report);
+        let counts = Counts { tokens, supervised: tokens * report.supervised_tokens / report.tokens.max(1) };
+        1.0 - self.planner.flops(&counts) / self.whole.flops(&counts)
+    }
+
+    /// What the prefix cache will hold, and what it will save in a full batch; empty if there is none.
+    fn prefix_summary(&self) -> String {
+        let (kept, all) = self.prefix.examples();
+        if all == 0 {
+            return String::new();
+        }
+        let layers = match self.prefix.first_layer {
+            1 => "layer 0 runs".to_string(),
+            first => format!("layers 0-{} run", first - 1),
+        };
+        let place = if self.prefix.on_disk { "on disk" } else { "of memory" };
+        let (mib, dtype) = (self.prefix.bytes() as f64 / f64::from(1 << 20), self.options.prefix_cache_type.dtype());
+        let saves = match self.prefix.lowest().train {
+            Some(_) => format!("a batch of them then needs {:.0} % fewer operations", 100.0 * self.prefix_saves()),
+            None => "held-out data only".to_string(),
+        };
+        format!(
+            "prefix cache: {layers} once a record, for {kept} of {all} records; up to {mib:.1} MiB {place} ({dtype}); {saves}\n"
+        )
+    }
+
+    /// What is computed again, what that saves and what it costs; empty if nothing is.
+    fn recompute_summary(&self) -> String {
+        let Recompute::Layers(count) = self.planner.shape().recompute else { return String::new() };
+        let kept = self.planner.clone().with(Recompute::None).memory();
+        let layers = self.planner.layers();
+        format!(
+            "recompute: {} of {layers} layers, {:.0} MiB of activations less for {:.1} % more arithmetic\n",
+            count.min(layers),
+            (kept.activations as f64 - self.memory().activations as f64) / f64::from(1 << 20),
+            100.0 * self.planner.extra_flops(),
+        )
+    }
+}
