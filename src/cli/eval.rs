@@ -31,7 +31,7 @@ const TOKENS_A_BATCH: usize = 1024;
   graftling eval --model SmolLM2-135M-Instruct.Q4_1.gguf --data held-out.jsonl
   graftling eval --model SmolLM2-135M-Instruct.Q4_1.gguf --adapter my-adapter --data held-out.jsonl --json --per-token
   graftling eval --model SmolLM2-135M-Instruct.Q4_1.gguf --adapter my-adapter --data questions.jsonl --generate
-      where a record is {\"messages\": [...], \"expect\": {\"contains\": TEXT, \"exact\": TEXT, \"regex\": R, \"json_schema\": S}}")]
+      where a record is {\"messages\": [...], \"expect\": {\"contains\": TEXT, \"exact\": TEXT, \"regex\": R}}")]
 pub struct EvalArgs {
     /// Model: a folder, a .gguf file, or a Hugging Face name
     #[arg(long, value_name = "M")]
