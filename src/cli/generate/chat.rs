@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use graftling::adapter::{Adapting, DeviceAdapter, Method, Piece};
+use graftling::adapter::{DeviceAdapter, Method, Piece};
 use graftling::data::conversation::encode_prompt;
 use graftling::generate::{Generation, Generator, Sampler, end_tokens};
 use graftling::session::{OpenModel, Session};
