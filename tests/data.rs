@@ -104,6 +104,23 @@ fn assistant_turns_are_what_generation_tags_mark() {
     }
 }
 
+#[test]
+fn a_conversation_of_thousands_of_turns_is_learned_turn_by_turn() {
+    const TURNS: usize = 8000;
+    let turns: Vec<(&str, String)> = (0..TURNS)
+        .map(|index| if index % 2 == 0 { ("user", format!("q {index}")) } else { ("assistant", format!("a {}", index % 7)) })
+        .collect();
+    let messages: Vec<Message> = turns.iter().map(|(role, content)| Message::new(*role, content)).collect();
+    let tokenizer = tokenizer("<|im_end|>");
+    let found = conversation::encode(&tokenizer, &template("chatml"), &messages).unwrap();
+    let learned: Vec<u32> =
+        found.encoded.ids.iter().zip(&found.supervised).filter(|(_, learned)| **learned).map(|(id, _)| *id).collect();
+    let answers = turns.iter().filter(|(role, _)| *role == "assistant");
+    let expected: String = answers.map(|(_, content)| format!("{content}<|im_end|>")).collect();
+    assert_eq!(tokenizer.decode(&learned, false).unwrap(), expected);
+    assert_eq!((found.rewritten_turns, found.unended_turns), (0, 0));
+}
+
 /// With the real vocabulary and template: `GRAFTLING_TEST_MODEL` names SmolLM2-135M-Instruct as a GGUF file.
 #[test]
 fn a_conversation_of_smollm2_has_the_ids_of_the_reference() {
@@ -330,6 +347,10 @@ fn the_preview_shows_what_is_learned() {
     assert!(plain.contains("   ⟨<|im_start|>⟩user⏎\n   How many?⏎\n   \\u{1b}[31mCount\\u{202e}⟨<|im_end|>⟩⏎\n"), "{plain}");
     assert!(plain.contains("   ⟨<|im_start|>⟩assistant⏎\n   ⟦Twelve⇥ships.⏎⟧\n   ⟦All.⟨<|im_end|>⟩⟧⏎\n"), "{plain}");
     assert!(plain.contains("   a⟨<|im_end|>⟩⟦🙂⟨<|im_end|>⟩⟧\n"), "{plain}");
+    // Characters that show nothing.
+    let hidden = load_records(&[json!({"text": "a\u{200b}b\u{feff}\u{e0041}"})], None, 200).unwrap();
+    let shown = preview(&hidden, &tokenizer("<|im_end|>"), 1, false);
+    assert!(shown.contains("\\u{200b}b\\u{feff}\\u{e0041}"), "{shown}");
     // What looks like a special token and is none, and what looks like these brackets, can be told from the real ones.
     let forged = chat(&[("user", "⟨<|im_end|>⟩⟦"), ("assistant", "b")]);
     let dataset = load_records(&[forged], Some(&template("chatml")), 200).unwrap();

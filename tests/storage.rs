@@ -6,7 +6,7 @@ use common::run_on_device;
 use graftling::graph::{Counts, Graph, Matrix, Origin, Rows, TensorType, ValueId};
 use graftling::ops::Random;
 use graftling::ops::embedding::Embedding;
-use graftling::storage::DType;
+use graftling::storage::{Affine, DType, Offset};
 use safetensors::SafeTensors;
 use std::path::Path;
 
@@ -155,4 +155,94 @@ fn rounding_twice_is_rounding_once() {
             assert!(drift <= 2e-4, "{dtype}: {drift}");
         }
     }
+}
+
+/// The heads of a format of this kind: scales of ordinary size, the largest, the smallest, zero, and negative ones.
+fn heads(affine: Affine) -> Vec<(u32, f32, f32)> {
+    let f16 = |value: f32| half::f16::from_f32(value).to_f32();
+    let bf16 = |value: f32| half::bf16::from_f32(value).to_f32();
+    let scales = [0.0123, 1.0, -0.37, 0.0, 256.9, 6.1e-5, 6e-8];
+    let pair = |low: u16, high: u16| u32::from(high) << 16 | u32::from(low);
+    match affine.offset() {
+        // Of both types that a scale can have.
+        Offset::ZeroPoint => {
+            let zeros = [0, 1, 7, 8, 128, 255, 256];
+            let wide = [1e30, 1e-30].map(bf16);
+            scales
+                .map(f16)
+                .into_iter()
+                .chain(wide)
+                .zip(zeros.into_iter().cycle())
+                .map(|(s, z)| (s.to_bits() | z, s, z as f32))
+                .collect()
+        }
+        Offset::F16 => {
+            let offsets = [-0.09, 60000.0, 6e-8, -1.0, 0.0, 0.3, -6e-5].map(f16);
+            let head = |(s, b): (f32, f32)| (pair(half::f16::from_f32(s).to_bits(), half::f16::from_f32(b).to_bits()), s, b);
+            scales.map(f16).into_iter().zip(offsets).map(head).collect()
+        }
+        Offset::BF16 => {
+            let offsets = [-0.09, 1e30, 1e-30, -1.0, 0.0, 0.3, -6e-5].map(bf16);
+            let head = |(s, b): (f32, f32)| (pair(half::bf16::from_f32(s).to_bits(), half::bf16::from_f32(b).to_bits()), s, b);
+            scales.map(bf16).into_iter().chain([1e30, 1e-30].map(bf16)).zip(offsets.into_iter().cycle()).map(head).collect()
+        }
+    }
+}
+
+/// Random codes with every kind of head: `s (q - z)` and `s q + b` in f32, bit for bit on the host and on the device.
+#[test]
+fn folder_formats_have_the_values_of_their_formulas() {
+    let mut random = Random(11);
+    for &affine in Affine::ALL {
+        let (dtype, width) = (DType::Affine(affine), affine.bits());
+        let (mut blocks, mut expected) = (Vec::new(), Vec::new());
+        for (head, scale, shift) in heads(affine) {
+            let bytes: Vec<u8> = (0..affine.block() * width / 8).map(|_| random.below(256) as u8).collect();
+            for at in 0..affine.block() {
+                let code = (0..width).fold(0_u32, |code, bit| {
+                    let place = at * width + bit;
+                    code | u32::from(bytes[place / 8] >> (place % 8) & 1) << bit
+                });
+                expected.push(match affine.offset() {
+                    Offset::ZeroPoint => scale * (code as f32 - shift),
+                    Offset::F16 | Offset::BF16 => scale * code as f32 + shift,
+                });
+            }
+            blocks.extend(head.to_le_bytes());
+            blocks.extend(bytes);
+        }
+        let host = Matrix::of_blocks([1, expected.len()], dtype, blocks.clone());
+        assert_eq!(bits_of(&host), bits(&expected), "{dtype}");
+        // But for the sign of zero.
+        assert_eq!(on_the_device(dtype, blocks, expected.len()), expected, "{dtype} on the device");
+    }
+}
+
+fn bits_of(matrix: &Matrix) -> Vec<u32> {
+    matrix.data.iter().map(|&value| (value as f32).to_bits()).collect()
+}
+
+/// All codes but those of NaN, with scales of all sizes: as many steps of 2^-9 as sign, exponent and mantissa say, times the scale.
+#[test]
+fn fp8_has_the_values_of_its_formula() {
+    let (mut blocks, mut expected) = (Vec::new(), Vec::new());
+    for scale in [1.0_f32, 0.00037, 1e30, 1e-30, -3.3] {
+        let codes: Vec<u8> = (0..=255).map(|code| if code & 0x7f == 0x7f { code ^ 1 } else { code }).collect();
+        for codes in codes.chunks(64) {
+            blocks.extend(scale.to_le_bytes());
+            blocks.extend(codes);
+        }
+        expected.extend(codes.iter().map(|code| {
+            let (exponent, mantissa) = (code >> 3 & 15, f64::from(code & 7));
+            let size = if exponent == 0 {
+                mantissa / 8.0 * 2_f64.powi(-6)
+            } else {
+                (1.0 + mantissa / 8.0) * 2_f64.powi(i32::from(exponent) - 7)
+            };
+            (if *code < 128 { size } else { -size }) as f32 * scale
+        }));
+    }
+    let host = Matrix::of_blocks([1, expected.len()], DType::FP8_E4M3, blocks.clone());
+    assert_eq!(bits_of(&host), bits(&expected));
+    assert_eq!(on_the_device(DType::FP8_E4M3, blocks, expected.len()), expected);
 }

@@ -138,6 +138,32 @@ fn a_tokenizer_file_gives_the_same_ids_and_its_padding_is_ignored() {
     }
 }
 
+/// BPE dropout gives a text other ids each time.
+#[test]
+fn words_are_not_cut_at_random() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut file = fixture("sentencepiece_tokenizer.json");
+    let encode = |file: &Value| {
+        let path = folder.path().join("tokenizer.json");
+        std::fs::write(&path, file.to_string()).unwrap();
+        let tokenizer = Tokenizer::from_source(&source(TokenizerSource::Json(path))).unwrap();
+        (tokenizer.encode("the ships count the nights", false).unwrap(), tokenizer.notes().len())
+    };
+    let (ids, _) = encode(&file);
+    file["model"]["dropout"] = json!(1.0);
+    assert_eq!(encode(&file), (ids, 1));
+}
+
+#[test]
+fn llama_cpp_s_key_for_an_end_token_is_told_of_and_prompts_do_not_get_it() {
+    let with = |add_eos_token| from_gguf(GgufTokenizer { add_eos_token, ..byte_level("smollm") });
+    let ids = with(None).encode("a", true).unwrap();
+    for (key, notes) in [(Some(true), 1), (Some(false), 0)] {
+        let tokenizer = with(key);
+        assert_eq!((tokenizer.encode("a", true).unwrap(), tokenizer.notes().len()), (ids.clone(), notes), "{key:?}");
+    }
+}
+
 #[test]
 fn special_tokens_are_found_in_all_the_files_that_transformers_reads() {
     let fixture = fixture("special_tokens.json");
@@ -212,8 +238,8 @@ fn what_is_not_supported_is_named() {
             error.to_string()
         }
     };
-    let message = refused(byte_level("tekken"));
-    assert!(message.contains("`tekken`") && message.contains("smollm, gpt-2, llama-bpe, qwen2"), "{message}");
+    let message = refused(byte_level("chatglm-bpe"));
+    assert!(message.contains("`chatglm-bpe`") && message.contains("smollm, gpt-2, llama-bpe, dbrx, qwen2"), "{message}");
     assert!(refused(GgufTokenizer { pre: None, ..byte_level("") }).contains("does not name its pre-tokenizer"));
     assert!(refused(GgufTokenizer { model: "t5".into(), ..byte_level("gpt-2") }).contains("`t5`"));
     assert!(refused(GgufTokenizer { merges: vec!["ab".into()], ..byte_level("gpt-2") }).contains("merges[0]"));
@@ -337,7 +363,6 @@ fn errors_of_a_template_name_its_origin_and_line() {
     let raised = refusal("a\n{{ raise_exception('no ' ~ messages[0].role) }}");
     assert!(raised.starts_with("here.jinja, line 2: the chat template refuses these messages: no user"), "{raised}");
     assert!(refusal("{{ messages[0].content.frobnicate() }}").contains("frobnicate"));
-    assert!(refusal("{{ messages[0] + bos_token }}").contains("line 1"));
 }
 
 #[test]

@@ -81,6 +81,8 @@ struct Model {
 struct Weights {
     /// Tensors, values and bytes of each type.
     by_type: BTreeMap<String, (usize, u64, u64)>,
+    /// The library that quantised them, as the config calls it.
+    quantised_by: Option<&'static str>,
     /// Why the weights cannot be used with the config, if so.
     problem: Option<String>,
 }
@@ -110,7 +112,7 @@ impl Model {
             for (_, kind) in source.unreadable() {
                 by_type.entry(kind.clone()).or_insert((0, 0, 0)).0 += 1;
             }
-            Some(Weights { by_type, problem: problem_of(&config, &source) })
+            Some(Weights { by_type, quantised_by: source.quantised_by(), problem: problem_of(&config, &source) })
         } else {
             None
         };
@@ -126,7 +128,7 @@ impl Model {
             let name = tensor.kind.map_or_else(|id| format!("type {id}"), |kind| kind.name().to_owned());
             count(&mut by_type, &name, values, tensor.bytes.len() as u64);
         }
-        let weights = Weights { by_type, problem: problem_of(gguf.config(), &gguf) };
+        let weights = Weights { by_type, quantised_by: None, problem: problem_of(gguf.config(), &gguf) };
         let text = gguf.text()?;
         Ok(Self { name: spec.to_owned(), config: gguf.config().clone(), weights: Some(weights), text: Some(text) })
     }
@@ -356,6 +358,9 @@ fn text_report(model: &Model, adapter: &Adapter) -> String {
             table.push(row([name, &tensors.to_string(), &grouped(*values), &grouped(*bytes)]));
         }
         out += &aligned(&table);
+        if let Some(library) = weights.quantised_by {
+            out += &format!("  The matrices were quantised by {library}.\n");
+        }
         if let Some(problem) = &weights.problem {
             out += &format!("  These weights cannot be used: {problem}\n");
         }

@@ -10,7 +10,8 @@
 //!    appears, the turn's own text stands in the whole, if all around it is the same. If it is still what the record says, it
 //!    is supervised, with the special token that ends it; if the template has changed it, it is context only, and counted.
 //!
-//! A turn that neither way finds is an error. The whole text is then encoded *once*, and tokens are supervised by the
+//! A turn that neither way finds is an error. Where there are many turns, most are found by what was found for a few (`repeated`).
+//! The whole text is then encoded *once*, and tokens are supervised by the
 //! characters they stand for: pieces that were tokenised apart and joined would have other ids.
 //!
 //! A turn ends with the special token that the template writes after it, be it with the turn or only when the next one begins.
@@ -19,9 +20,11 @@
 //! What a message cannot do is to begin or end a turn: what looks like a special token in it is encoded as plain characters
 //! (`marked`).
 
+use std::cell::Cell;
 use std::ops::Range;
 
 use super::marked::{Marked, Unmarked};
+use super::repeated;
 use crate::text::{ChatTemplate, Encoded, Message, TemplateInputs, Tokenizer};
 use crate::{Error, Result};
 
@@ -78,7 +81,6 @@ pub fn encode_with(
     messages: &[Message],
     inputs: &TemplateInputs,
 ) -> Result<Conversation> {
-    not_too_long(messages)?;
     let view = View::new(tokenizer, template, messages, inputs, false)?;
     let encoded = tokenizer.encode_literally(&view.text, &view.literal)?;
     let special = |at: usize| tokenizer.is_special(encoded.ids[at]);
@@ -88,8 +90,10 @@ pub fn encode_with(
     };
     // The tokens of each learned turn. Those found exactly end as the template ends them at this place.
     let (mut exact, mut placed, mut rewritten_turns) = (Vec::new(), Vec::new(), 0);
-    for (index, _) in messages.iter().enumerate().filter(|(_, message)| message.role == "assistant" && message.learned) {
-        match view.turn(index)? {
+    let learned: Vec<usize> =
+        (0..messages.len()).filter(|&index| messages[index].role == "assistant" && messages[index].learned).collect();
+    for (index, turn) in learned.iter().copied().zip(view.turns(&learned)?) {
+        match turn {
             Turn::Exact(span) => {
                 let tokens = without_tail(tokenizer, &view.text, &encoded, overlapping(&encoded, &span));
                 let shows_nothing = tokens.clone().all(|at| special(at) || blank(&view.text, &encoded, at));
@@ -129,28 +133,16 @@ pub fn encode_with(
     Ok(Conversation { text: view.text, encoded, supervised, rewritten_turns, neutralised_messages, turn_ends, unended_turns })
 }
 
-/// Following the turns renders the conversation about twice for each turn of the assistant, which takes time that grows with the square
-/// of their number: seconds at this bound.
-fn not_too_long(messages: &[Message]) -> Result<()> {
-    const MOST_BYTES: usize = 1 << 30;
-    /// What a message costs besides its text.
-    const A_MESSAGE: usize = 512;
-    let turns = messages.iter().filter(|message| message.role == "assistant").count();
-    let text: usize = messages.iter().map(Message::size).sum();
-    let rendered = messages.len().saturating_mul(A_MESSAGE).saturating_add(text).saturating_mul(turns);
-    if rendered <= MOST_BYTES {
-        return Ok(());
-    }
-    let problem = format!(
-        "a conversation of {} messages ({turns} of them the assistant's) and {} KiB is too long to find what the assistant wrote",
-        messages.len(),
-        text >> 10
-    );
-    Err(Error::bad_input("messages", problem, "split the conversation into several records, of at most a thousand messages each"))
-}
+/// Up to so many turns, each is looked for by itself.
+const FEW: usize = 64;
+/// Bytes of messages that may be rendered to find the turns of one conversation: seconds.
+const MOST_RENDERED: usize = 1 << 30;
+/// What a message costs besides its text, in such bytes.
+const A_MESSAGE: usize = 512;
 
 /// Where a turn stands in the text of the whole conversation.
-enum Turn {
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Turn {
     /// From the end of the generation prompt to the end of all that the template writes for this turn.
     Exact(Range<usize>),
     /// The content alone.
@@ -159,20 +151,22 @@ enum Turn {
     Rewritten,
 }
 
-struct View<'a> {
+pub(super) struct View<'a> {
     template: &'a ChatTemplate,
-    messages: &'a [Message],
-    marked: Marked,
+    pub messages: &'a [Message],
+    pub marked: Marked,
     /// All messages, rendered.
-    text: String,
+    pub text: String,
     /// Where the text is not what it looks like: the names of special tokens inside messages.
     literal: Vec<Range<usize>>,
     /// Whether `text` ends with the generation prompt.
-    generation: bool,
+    pub generation: bool,
+    /// Bytes that may still be rendered; `None` once they were not enough.
+    left: Cell<Option<usize>>,
 }
 
 impl<'a> View<'a> {
-    fn new(
+    pub fn new(
         tokenizer: &Tokenizer,
         template: &'a ChatTemplate,
         messages: &'a [Message],
@@ -181,15 +175,37 @@ impl<'a> View<'a> {
     ) -> Result<Self> {
         let marked = Marked::of(messages, inputs, tokenizer);
         let Unmarked { text, literal } = marked.unmark(template.render_with(&marked.messages, &marked.inputs, generation)?);
-        Ok(Self { template, messages, marked, text, literal, generation })
+        Ok(Self { template, messages, marked, text, literal, generation, left: Cell::new(Some(MOST_RENDERED)) })
     }
 
     /// What the template makes of `messages`, which are some of those with marks.
-    fn render(&self, messages: &[Message], generation: bool) -> Result<String> {
+    ///
+    /// # Errors
+    /// The template refuses them, or too much has been rendered already.
+    pub fn render(&self, messages: &[Message], generation: bool) -> Result<String> {
+        let cost: usize = messages.iter().map(|message| A_MESSAGE + message.size()).sum();
+        self.left.set(self.left.get().and_then(|left| left.checked_sub(cost)));
+        if self.left.get().is_none() {
+            return Err(self.too_long());
+        }
         Ok(self.marked.unmark(self.template.render_with(messages, &self.marked.inputs, generation)?).text)
     }
 
-    fn turn(&self, index: usize) -> Result<Turn> {
+    /// Where the turns of the messages `learned` stand.
+    fn turns(&self, learned: &[usize]) -> Result<Vec<Turn>> {
+        if learned.len() > FEW
+            && let Some(turns) = repeated::turns(self, learned)?
+        {
+            return Ok(turns);
+        }
+        learned.iter().map(|&index| self.turn(index)).collect()
+    }
+
+    /// Where the turn of message `index` stands.
+    ///
+    /// # Errors
+    /// It is not found.
+    pub fn turn(&self, index: usize) -> Result<Turn> {
         if let Some(span) = self.between_prefixes(index) {
             return Ok(Turn::Exact(span));
         }
@@ -227,10 +243,24 @@ impl<'a> View<'a> {
         fits.then(|| before.len()..self.text.len() - after.len())
     }
 
+    fn too_long(&self) -> Error {
+        let problem = format!(
+            "a conversation of {} messages and {} KiB is too long to find what the assistant wrote, since the chat template ({}) writes its \
+             turns in many ways",
+            self.messages.len(),
+            self.messages.iter().map(Message::size).sum::<usize>() >> 10,
+            self.template.origin()
+        );
+        Error::bad_input("messages", problem, "split the conversation into several records, of at most a thousand messages each")
+    }
+
     fn lost(&self, index: usize) -> Error {
         // Each way that was tried takes a failing template for a closed way; one that was stopped fails in all of them.
         if let Some(stopped) = self.template.stopped() {
             return stopped;
+        }
+        if self.left.get().is_none() {
+            return self.too_long();
         }
         Error::bad_input(
             format!("messages[{index}]"),
@@ -246,7 +276,7 @@ impl<'a> View<'a> {
 /// The tokens that stand for at least one byte of `span`; for an empty span, none, at the right place. Tokens come in the
 /// order of the text.
 fn overlapping(encoded: &Encoded, span: &Range<usize>) -> Range<usize> {
-    let first = encoded.ranges.iter().position(|range| range.end > span.start).unwrap_or(encoded.ranges.len());
+    let first = encoded.ranges.partition_point(|range| range.end <= span.start);
     let count = encoded.ranges[first..].iter().take_while(|range| range.start < span.end).count();
     first..first + count
 }

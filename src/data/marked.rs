@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::text::{Message, TemplateInputs, Tokenizer};
 
 /// Characters for private use: two that no message has are the marks.
-const PRIVATE: Range<u32> = 0xE000..0xF900;
+pub(super) const PRIVATE: Range<u32> = 0xE000..0xF900;
 
 /// What a template is given, with marks.
 pub(super) struct Marked {

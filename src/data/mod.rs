@@ -3,7 +3,7 @@
 //! * [`source`]: files of all forms, cut into records;
 //! * [`record`]: what one record says, read strictly, with errors that name file, line and column; `turns`: its messages;
 //!   `tool_calls`: calls in the form that the template reads;
-//! * [`conversation`]: which characters of a rendered conversation the assistant wrote;
+//! * [`conversation`]: which characters of a rendered conversation the assistant wrote; `repeated`: long ones;
 //! * `marked`: what in a message looks like a special token, kept apart from the template's own;
 //! * [`dataset`]: [`load_files`] makes [`Example`]s with a loss mask, and a [`DataReport`] of what could not be used; `held_out`: which
 //!   records are not trained on; [`long`]: what becomes of those that are longer than a row;
@@ -20,6 +20,7 @@ pub mod long;
 mod marked;
 pub mod preview;
 pub mod record;
+mod repeated;
 pub mod report;
 pub mod sampler;
 pub mod source;

@@ -84,6 +84,14 @@ fn shown(example: &Example, tokenizer: &Tokenizer, marks: &Marks) -> String {
     format!("{shown}\n")
 }
 
+/// Characters that show nothing, or reverse the direction of the text around them. Those that join letters of some scripts, and emoji,
+/// are text.
+fn is_invisible(character: char) -> bool {
+    matches!(character,
+        '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
+        | '\u{feff}' | '\u{e0000}'..='\u{e007f}')
+}
+
 struct Canvas<'a> {
     marks: &'a Marks,
     out: String,
@@ -119,11 +127,8 @@ impl Canvas<'_> {
                     self.out += MARGIN;
                 }
                 '\t' => self.out.push('⇥'),
-                // Also the characters that reverse the direction of the text around them.
                 bracket if BRACKETS.contains(&bracket) => self.out.extend(bracket.escape_unicode()),
-                control if control.is_control() || matches!(control, '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}') => {
-                    self.out.extend(control.escape_unicode());
-                }
+                control if control.is_control() || is_invisible(control) => self.out.extend(control.escape_unicode()),
                 plain => self.out.push(plain),
             }
         }

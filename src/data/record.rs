@@ -62,7 +62,7 @@ const MEDIA: &str = "images, audio and video cannot be used: remove the records 
 const PREFERENCE: [&str; 2] = ["chosen", "rejected"];
 
 /// Bytes of the longest record. As a tree of values, and then as tokens, it takes up to a hundred times as much memory.
-const LONGEST: usize = 16 << 20;
+pub(super) const LONGEST: usize = 16 << 20;
 
 /// A record as it stands in the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -138,6 +138,13 @@ fn object(place: Place<'_>, bytes: &[u8]) -> Result<Map<String, Value>> {
             () if problem.contains("EOF") && matches!(text.trim(), "{" | "[") => {
                 "a record of JSONL stands on one line: write it without line ends, or all records as one JSON list".to_string()
             }
+            () if problem.contains("trailing characters") => {
+                "there is more on the line after the record: each record stands on a line of its own, which ends with a line feed"
+                    .to_string()
+            }
+            () if ["NaN", "Infinity"].iter().any(|name| text[byte_of(text, &cause)..].starts_with(name)) => {
+                "NaN and Infinity are Python's, not JSON: write null, or remove the key".to_string()
+            }
             () => format!("a data file has {KINDS}"),
         };
         Error::bad_input(format!("{}:{line}:{}", place.path, cause.column()), problem, proposal)
@@ -154,6 +161,13 @@ fn object(place: Place<'_>, bytes: &[u8]) -> Result<Map<String, Value>> {
             Err(place.error(format!("the record is {}, not an object", turns::kind(&other)), format!("{hint}{KINDS}")))
         }
     }
+}
+
+/// The byte of `text` at which a JSON error was noticed: the first of a word that no value begins with.
+fn byte_of(text: &str, cause: &serde_json::Error) -> usize {
+    let line: usize = text.split_inclusive('\n').take(cause.line().saturating_sub(1)).map(str::len).sum();
+    let at = (line + cause.column().saturating_sub(1)).min(text.len());
+    (0..=at).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0)
 }
 
 /// The value that a text holds as JSON. `None` if it is no JSON text, so that the text itself is judged.

@@ -108,6 +108,12 @@ impl DataReport {
         }
     }
 
+    /// As [`Self::named`], with the file: `lines 3, 5 of data.jsonl`.
+    pub fn located(&self, numbers: &[usize]) -> String {
+        let named = self.named(numbers);
+        if self.files.len() > 1 { named } else { format!("{named} of {}", self.path) }
+    }
+
     /// `line 3`, `rows 3, 5`, `lines 1, 2, 3, 4, 5, 6, 7, 8 and 92 more`; with several files their places.
     pub fn named(&self, numbers: &[usize]) -> String {
         const SHOWN: usize = 8;

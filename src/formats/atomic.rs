@@ -87,6 +87,7 @@ fn fill_and_rename(path: &Path, fill: impl FnOnce(&mut BufWriter<File>) -> Resul
         Some(folder) if folder != Path::new("") => folder,
         _ => Path::new("."),
     };
+    #[cfg_attr(not(unix), expect(unused_mut))]
     let mut builder = temporary();
     #[cfg(unix)]
     builder.permissions(usual_permissions(0o666));

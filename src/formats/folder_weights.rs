@@ -16,6 +16,7 @@ pub struct FolderWeights {
     /// How a matrix is read that no single tensor holds.
     held: Vec<Option<Box<dyn Held>>>,
     unreadable: Vec<(String, String)>,
+    quantised_by: Option<&'static str>,
 }
 
 impl FolderWeights {
@@ -31,6 +32,13 @@ impl FolderWeights {
     /// The weights among these tensors, with the matrices that the scheme finds in them.
     pub(super) fn of(stored: Stored, scheme: Option<&Scheme>) -> Result<Self> {
         let matrices = scheme.map_or(Ok(Vec::new()), |scheme| scheme.matrices(&stored))?;
+        let in_f32 = matrices.iter().filter(|matrix| matrix.info.storage == DType::F32).count();
+        if in_f32 > 0 {
+            let (of, place) = (matrices.len(), stored.place(&matrices[0].parts[0]));
+            tracing::warn!(
+                "{place}: {in_f32} of {of} quantised matrices rest in f32, since no format has groups of their size or such scales"
+            );
+        }
         let mut found: BTreeMap<String, (TensorInfo, Option<Box<dyn Held>>)> = BTreeMap::new();
         let mut parts = std::collections::HashSet::new();
         for matrix in matrices {
@@ -54,7 +62,12 @@ impl FolderWeights {
             }
         }
         let (tensors, held) = found.into_values().unzip();
-        Ok(Self { stored, tensors, held, unreadable })
+        Ok(Self { stored, tensors, held, unreadable, quantised_by: scheme.map(Scheme::name) })
+    }
+
+    /// The library that quantised matrices of the folder, as its config calls it.
+    pub fn quantised_by(&self) -> Option<&'static str> {
+        self.quantised_by
     }
 
     fn index(&self, name: &str) -> Option<usize> {
@@ -74,6 +87,10 @@ impl TensorSource for FolderWeights {
     fn place(&self, name: &str) -> String {
         let part = self.index(name).and_then(|index| self.held[index].as_ref()).map(|held| held.part());
         self.stored.place(part.unwrap_or(name))
+    }
+
+    fn order(&self, name: &str) -> Option<Vec<u32>> {
+        self.held[self.index(name)?].as_ref()?.order()
     }
 
     fn read_rows(&self, name: &str, rows: Range<usize>) -> Result<Vec<u8>> {

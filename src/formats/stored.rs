@@ -35,7 +35,8 @@ impl Entry {
 
     /// Bytes of all values.
     pub(super) fn bytes(&self) -> usize {
-        self.shape.iter().product::<usize>() * element_bits(&self.kind).unwrap_or(0) as usize / 8
+        let values = self.shape.iter().fold(1_usize, |values, &size| values.saturating_mul(size));
+        values.saturating_mul(element_bits(&self.kind).unwrap_or(0) as usize / 8)
     }
 }
 

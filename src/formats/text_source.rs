@@ -88,6 +88,8 @@ pub struct GgufTokenizer {
     pub eos_token_id: Option<u32>,
     pub unknown_token_id: Option<u32>,
     pub add_bos_token: Option<bool>,
+    /// Whether llama.cpp puts EOS behind every text that it encodes.
+    pub add_eos_token: Option<bool>,
     /// Whether SentencePiece puts a space before the text.
     pub add_space_prefix: Option<bool>,
 }

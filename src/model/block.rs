@@ -127,10 +127,12 @@ impl Builder<'_> {
             first += rows;
         }
         let mut outputs = Vec::with_capacity(parts.len());
+        let tensor = format!("model.{}.weight", site.name());
+        let in_order = self.in_order_of(&tensor, x)?;
         for (rows, name) in &parts {
-            let weight = self.matrix(&format!("model.{}.weight", site.name()), rows, whole, site.in_features);
+            let weight = self.matrix(&tensor, rows, whole, site.in_features);
             let product = Matmul { layout: Layout::NT, scale: factor };
-            outputs.push(product.append(&mut self.graph, [x, weight], residual, name)?);
+            outputs.push(product.append(&mut self.graph, [in_order, weight], residual, name)?);
         }
         let mut outputs = self.hook.after(&mut self.graph, Linear { site, x, factor, outputs })?;
         for (output, (rows, name)) in outputs.iter_mut().zip(&parts).filter(|_| site.bias) {

@@ -11,6 +11,7 @@ use crate::ops::embedding::Embedding;
 use crate::ops::gather_rows::GatherRows;
 use crate::ops::linear_cross_entropy::LinearCrossEntropy;
 use crate::ops::matmul::Matmul;
+use crate::ops::permute_columns::PermuteColumns;
 use crate::ops::rms_norm::{NormWeight, RmsNorm};
 use crate::ops::scale::Scale;
 use crate::ops::softcap::Softcap;
@@ -267,7 +268,17 @@ impl<'a> Builder<'a> {
     /// `rows` of the matrix `tensor`, of which `whole` says whether there are others.
     pub(super) fn matrix(&mut self, tensor: &str, rows: &Range<usize>, whole: bool, columns: usize) -> ValueId {
         let name = if whole { tensor.to_owned() } else { slice_name(tensor, rows) };
-        self.weight(name, (self.storage)(tensor), [rows.len(), columns])
+        self.weight(name, (self.storage)(tensor).in_order(), [rows.len(), columns])
+    }
+
+    /// `x` with its columns in the order in which those of the matrix `tensor` rest.
+    pub(super) fn in_order_of(&mut self, tensor: &str, x: ValueId) -> Result<ValueId, ShapeError> {
+        if !(self.storage)(tensor).is_ordered() {
+            return Ok(x);
+        }
+        let columns = self.graph[x].tensor.shape.columns;
+        let [order, inverse] = order_names(tensor).map(|name| self.weight(name, DType::U32, [1, columns]));
+        self.graph.apply_one(PermuteColumns, &[x, order, inverse], format!("{tensor}.input"))
     }
 
     fn weight(&mut self, name: String, dtype: DType, [rows, columns]: [usize; 2]) -> ValueId {
@@ -275,4 +286,9 @@ impl<'a> Builder<'a> {
         self.weights.push((name, value));
         value
     }
+}
+
+/// The names of the order in which the columns of a matrix rest, and of its inverse.
+pub(super) fn order_names(tensor: &str) -> [String; 2] {
+    ["order", "inverse_order"].map(|own| format!("{tensor}.{own}"))
 }

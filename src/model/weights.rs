@@ -1,6 +1,6 @@
 //! The frozen weights on the device: in which type they rest, how they are split, how they get there.
 
-use super::graph::Model;
+use super::graph::{Model, order_names};
 use super::inspection::Inspection;
 use crate::architecture::{Architecture, parameters};
 use crate::gpu::{Device, split_rows};
@@ -8,7 +8,7 @@ use crate::graph::ValueId;
 use crate::ops::rope::rope_table;
 use crate::plan::{Pinned, Tuned};
 use crate::storage::mixture::for_rows;
-use crate::storage::{DType, TensorInfo, TensorSource, convert};
+use crate::storage::{DType, TensorInfo, TensorSource, convert, encode};
 use crate::{Error, Result};
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
@@ -61,7 +61,9 @@ impl WeightType {
 
     /// Bytes that a tensor of the file will occupy.
     pub fn bytes(self, tensor: &TensorInfo) -> usize {
-        self.of(tensor).bytes(tensor.values() as usize)
+        let dtype = self.of(tensor);
+        let orders = if dtype.is_ordered() { 2 * DType::U32.bytes(tensor.row_values()) } else { 0 };
+        dtype.bytes(tensor.values() as usize) + orders
     }
 }
 
@@ -122,6 +124,9 @@ impl DeviceWeights {
                 weights.upload_one(source, info, dtype, (name, rows), &mut inspection)?;
                 progress(weights.bytes as u64, total);
             }
+            if dtype.is_ordered() {
+                weights.upload_orders(source, info)?;
+            }
             inspection.end();
         }
         weights.device().wait()?;
@@ -154,9 +159,15 @@ impl DeviceWeights {
             for first in (start..end).step_by(step) {
                 let last = (first + step).min(end);
                 let source_rows = if vector { taken.clone() } else { taken.start + first..taken.start + last };
-                let stored = source.read_rows(&info.name, source_rows)?;
+                let stored = source.read_rows(&info.name, source_rows.clone())?;
                 inspection.see(&stored, info.storage)?;
-                let mut bytes = convert(&stored, info.storage, dtype);
+                let mut bytes = if info.storage.is_ordered() && dtype != info.storage {
+                    let mut values = vec![0.0; source_rows.len() * columns];
+                    source.read_rows_f32(&info.name, source_rows, &mut values)?;
+                    encode(&values, dtype)
+                } else {
+                    convert(&stored, info.storage, dtype)
+                };
                 inspection.check_packed(&bytes, dtype)?;
                 bytes.resize(bytes.len().next_multiple_of(4), 0);
                 device.write_at(&slice, bytes_of(first - start), &bytes);
@@ -167,6 +178,20 @@ impl DeviceWeights {
             slices.push(slice);
         }
         self.tensors.insert(name, Pinned { slices, part_starts });
+        Ok(())
+    }
+
+    /// Sends the order of a matrix's columns and its inverse, as the graph names them.
+    fn upload_orders(&mut self, source: &dyn TensorSource, info: &TensorInfo) -> Result<()> {
+        let order = source.order(&info.name).unwrap_or_default();
+        let mut inverse = vec![0_u32; order.len()];
+        order.iter().enumerate().for_each(|(at, &column)| inverse[column as usize] = at as u32);
+        for (name, order) in order_names(&info.name).into_iter().zip([order, inverse]) {
+            let slice = self.device().allocate(&name, DType::U32.bytes(order.len()))?;
+            self.device().write(&slice, bytemuck::cast_slice(&order));
+            self.bytes += slice.bytes;
+            self.tensors.insert(name, slice.into());
+        }
         Ok(())
     }
 

@@ -5,7 +5,7 @@
 //! | input | shape | |
 //! |---|---|---|
 //! | ids | `[rows, 1]` u32 | below `vocab` |
-//! | weight | `[vocab, columns]`, in any of [`DType::WEIGHTS`] | frozen; may be split by rows over several bindings |
+//! | weight | `[vocab, columns]`, in any format of weights ([`DType::is_weight`]) | frozen; may be split by rows over several bindings |
 //!
 //! **Gradient.** None: ids are integers, and the matrix is frozen.
 

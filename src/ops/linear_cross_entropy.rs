@@ -7,7 +7,7 @@
 //! | input | shape | |
 //! |---|---|---|
 //! | h | `[supervised, hidden]` f32 | hidden rows that predict a supervised token, and no others |
-//! | W | `[vocabulary, hidden]` in any of [`DType::WEIGHTS`] | output matrix, frozen |
+//! | W | `[vocabulary, hidden]` in any format of weights ([`DType::is_weight`]) | output matrix, frozen |
 //! | target | `[supervised, 1]` u32 | the token that follows |
 //! | weight | `[1, 1]` f32 | 1 / supervised tokens of the whole optimizer step |
 //!

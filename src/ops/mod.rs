@@ -20,6 +20,7 @@ pub mod glu;
 pub mod linear_cross_entropy;
 pub mod matmul;
 pub mod multiply_add;
+pub mod permute_columns;
 mod registry;
 pub mod rms_norm;
 pub mod rope;
@@ -74,7 +75,7 @@ pub(crate) mod expect {
 
     /// A frozen matrix in any storage type that has one.
     pub fn weight(op: &'static str, what: &str, found: TensorType) -> Result<(), ShapeError> {
-        if DType::WEIGHTS.contains(&found.dtype) && found.shape.columns.is_multiple_of(found.dtype.block()) {
+        if found.dtype.is_weight() && found.shape.columns.is_multiple_of(found.dtype.block()) {
             return Ok(());
         }
         Err(ShapeError::new(op, what, found, "a format of weights, in rows of whole blocks"))

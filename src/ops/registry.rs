@@ -56,6 +56,7 @@ pub fn registry() -> Vec<OpEntry> {
         matmul::entry(),
         matmul::low_rank_entry(),
         multiply_add::entry(),
+        permute_columns::entry(),
         rms_norm::entry(),
         rms_norm::backward_entry(),
         rope::entry(),

@@ -20,6 +20,8 @@ pub struct Affine {
     bits: u8,
     block: u8,
     offset: Offset,
+    /// Whether columns rest in an order of their own, so that those of a group follow each other.
+    ordered: bool,
 }
 
 /// What a head holds besides the scale.
@@ -41,6 +43,16 @@ impl Affine {
     pub fn new(bits: usize, block: usize, offset: Offset) -> Option<Self> {
         let is = |known: &&Self| (known.bits(), known.block(), known.offset) == (bits, block, offset);
         Self::ALL.iter().find(is).copied()
+    }
+
+    /// The same with columns in an order of their own, which [`TensorSource::order`](super::TensorSource::order) tells, or not.
+    pub fn with_order(self, ordered: bool) -> Self {
+        Self { ordered, ..self }
+    }
+
+    /// Whether columns rest in an order of their own.
+    pub fn is_ordered(self) -> bool {
+        self.ordered
     }
 
     /// Bits of a code.
@@ -100,11 +112,11 @@ macro_rules! formats {
         impl Affine {
             /// All of them.
             pub const ALL: &[Self] = &[$(Self::$name),*];
-            $(pub const $name: Self = Self { bits: $bits, block: $block, offset: Offset::$offset };)*
+            $(pub const $name: Self = Self { bits: $bits, block: $block, offset: Offset::$offset, ordered: false };)*
 
             pub(super) fn format(self) -> &'static Format {
                 $(static $name: Format = format::<$bits, $block, { Offset::$offset as u8 }>(stringify!($name));)*
-                match self {
+                match self.with_order(false) {
                     $(Self::$name => &$name,)*
                     // Fields are private to this file, and `new` gives those of the table alone.
                     Self { .. } => unreachable!("there is no such format"),

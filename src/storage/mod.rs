@@ -158,6 +158,24 @@ impl DType {
         }
     }
 
+    /// Can a frozen weight rest in it, as the kernels take it?
+    pub fn is_weight(self) -> bool {
+        self != Self::U32 && self.in_order() == self
+    }
+
+    /// Whether columns rest in an order of their own ([`TensorSource::order`]), in which the kernels need the input too.
+    pub fn is_ordered(self) -> bool {
+        matches!(self, Self::Affine(affine) if affine.is_ordered())
+    }
+
+    /// The format as kernels know it, whatever the order of columns.
+    pub fn in_order(self) -> Self {
+        match self {
+            Self::Affine(affine) => Self::Affine(affine.with_order(false)),
+            other => other,
+        }
+    }
+
     /// As file formats write it: `Q4_K`.
     pub fn name(self) -> &'static str {
         self.format().name

@@ -55,6 +55,12 @@ pub trait TensorSource: Send + Sync {
     /// [`Error::BadInput`] if the tensor is not there, or the rows lie outside it.
     fn read_rows(&self, name: &str, rows: Range<usize>) -> Result<Vec<u8>>;
 
+    /// The order in which the columns of a tensor's blocks rest, if they have one of their own ([`DType::is_ordered`]): column k of a block's
+    /// row is column `order[k]` of the matrix.
+    fn order(&self, _name: &str) -> Option<Vec<u32>> {
+        None
+    }
+
     /// The same rows as f32, row-major: `out` is `[rows.len(), in_features]`.
     ///
     /// # Errors
@@ -67,6 +73,12 @@ pub trait TensorSource: Send + Sync {
             return Err(Error::bad_input(format!("{}: tensor {name}", self.place(name)), problem, CALLER));
         }
         info.storage.dequantise(&self.read_rows(name, rows)?, out);
+        if let Some(order) = self.order(name) {
+            for row in out.chunks_exact_mut(order.len().max(1)) {
+                let resting = row.to_vec();
+                order.iter().zip(resting).for_each(|(&column, value)| row[column as usize] = value);
+            }
+        }
         Ok(())
     }
 

@@ -5,6 +5,8 @@ use std::fmt::Display;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use tokenizers::ModelWrapper;
+
 use super::decode_stream::DecodeStream;
 use super::gguf_vocabulary::{self, Built};
 use super::literal::Literal;
@@ -25,6 +27,10 @@ const BYTES_A_SECOND: usize = 64 << 10;
 /// Bytes that encoding or decoding may hold, besides [`MEMORY_A_BYTE`] for each byte of the text.
 const WORKING_MEMORY: usize = 256 << 20;
 const MEMORY_A_BYTE: usize = 512;
+
+/// llama.cpp puts the token behind prompts as well where this key is set, and programs that generate refuse such a file.
+const ADDS_EOS: &str = "`tokenizer.ggml.add_eos_token` is true: texts end with the end token when they are learned, as always; \
+                        prompts for generation do not get it";
 
 /// What reading a tokenizer of `size` bytes may take. The largest known ones have 35 MB, and take seconds.
 fn loading(size: usize) -> Limits {
@@ -114,6 +120,9 @@ impl Tokenizer {
                 if !retyped.is_empty() {
                     notes.push(retyped_note(&retyped));
                 }
+                if gguf.add_eos_token == Some(true) {
+                    notes.push(ADDS_EOS.to_string());
+                }
                 (tokenizer, Some(add_bos), "the tokenizer in the GGUF file".to_string())
             }
         };
@@ -121,6 +130,9 @@ impl Tokenizer {
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|cause| Error::bad_input(&origin, cause, "download the file again"))?;
 
+        if without_dropout(&mut inner) {
+            notes.push("the tokenizer cuts words at random (`dropout` of its model), which is left out here".to_string());
+        }
         let id_of = |token: &Option<String>| token.as_deref().and_then(|token| inner.token_to_id(token));
         // The tokenizer's own files know its tokens better than the model's configuration.
         let bos_token_id = id_of(&source.bos_token).or(source.bos_token_id);
@@ -366,6 +378,18 @@ impl Tokenizer {
     pub fn vocab_size(&self) -> usize {
         self.vocab_size
     }
+}
+
+/// Turns BPE dropout off, which gives a text other ids each time; says whether it was on.
+fn without_dropout(tokenizer: &mut tokenizers::Tokenizer) -> bool {
+    let ModelWrapper::BPE(model) = tokenizer.get_model() else { return false };
+    if model.dropout.is_none_or(|dropout| dropout == 0.0) {
+        return false;
+    }
+    let mut model = model.clone();
+    model.dropout = None;
+    tokenizer.with_model(model);
+    true
 }
 
 /// Adds the tokens that other files than `tokenizer.json` tell of, in the order and by the rules of transformers.

@@ -235,7 +235,8 @@ impl Run<'_> {
         match value.is_finite() {
             true => Ok(()),
             false => {
-                let problem = format!("the {what} is {value} on the records of lines {}", lines_of(batches));
+                let records: Vec<usize> = batches.iter().flat_map(|batch| batch.lines.iter().copied()).collect();
+                let problem = format!("the {what} is {value} on {}", self.prepared.data.report.located(&records));
                 Err(self.diverged(step, problem, step > 1))
             }
         }
@@ -368,14 +369,6 @@ impl Run<'_> {
         }
         Ok(Outcome::Finished { steps: self.state.step, last_loss, eval_loss })
     }
-}
-
-/// The records of a step, for messages.
-fn lines_of(batches: &[Batch]) -> String {
-    let lines: Vec<String> = batches.iter().flat_map(|batch| &batch.lines).take(12).map(usize::to_string).collect();
-    let more = batches.iter().map(|batch| batch.lines.len()).sum::<usize>() - lines.len();
-    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-    format!("{}{more}", lines.join(", "))
 }
 
 /// The held-out data, and the graph that evaluates it with the adapter as it is.

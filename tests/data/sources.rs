@@ -160,6 +160,12 @@ fn one_record_is_the_same_in_every_kind_of_file() {
     refused("a.csv", b"question,answer\na,b\n", "names no column of a record");
     refused("a.csv", b"messages\n\"[{'role': 'user', 'content': 'a'}]\"\n", "Python's own notation");
     refused("a.jsonl", b"\xff\xfe{\x00", "UTF-16");
+    refused("a.jsonl", b"{\0\0\0\"\0\0\0", "UTF-32");
+    refused("a.jsonl.gz", &gzipped(&gzipped(b"{}")), "inside a gzipped file");
+    refused("a.csv", b"text,id\n\"a\"\"b\",1\n\"c,2\nd,3\n", "a.csv:3: a cell begins with a quote that nothing closes");
+    refused("a.jsonl", b"{\"text\": \"a\"}\r{\"text\": \"b\"}\r", "each record stands on a line of its own");
+    refused("a.jsonl", b"{\"text\": \"a\", \"score\": NaN}\n", "NaN and Infinity are Python's");
+    refused("a.jsonl", b"{\"text\": \"a\"}\n\0\0\0", "a.jsonl:2: there is a NUL byte");
     refused("a.jsonl", b"PK\x03\x04", "zip file");
     refused("a.jsonl", b"<!DOCTYPE html>", "web page");
     refused("a.jsonl.gz", b"\x1f\x8b\x08broken", "gzip file is damaged");

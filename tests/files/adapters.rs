@@ -105,7 +105,15 @@ fn modules_are_those_of_the_tensors() {
         assert_eq!(config.target_modules, ["q_proj", "v_proj"]);
         assert_eq!(config.layers_to_transform, layers);
     }
+    // Tensors of a module that is not chosen would be none of the adapter's in PEFT.
+    change_config(folder.path(), "target_modules", json!(["q_proj"]));
+    assert!(message(load_adapter(folder.path())).contains("tensors of v_proj"));
     change_config(folder.path(), "target_modules", json!(["q_proj", "v_proj"]));
+    for (excluded, problem) in [(json!(["v_proj"]), "tensors of v_proj"), (json!(["q_proj", "v_proj"]), "exclude_modules")] {
+        change_config(folder.path(), "exclude_modules", excluded);
+        assert!(message(load_adapter(folder.path())).contains(problem));
+    }
+    change_config(folder.path(), "exclude_modules", json!(null));
     change_config(folder.path(), "layers_to_transform", json!([1, 0]));
     assert_eq!(load_adapter(folder.path()).unwrap().0.layers_to_transform, Some(vec![0, 1]));
     change_config(folder.path(), "layers_to_transform", json!(1));

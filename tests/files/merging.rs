@@ -10,8 +10,8 @@ use graftling::formats::peft::{AdapterConfig, AdapterTensor, save_adapter};
 use graftling::merge::combine::Method;
 use graftling::merge::report::{self, Sums};
 use graftling::merge::{Combination, Combined, MergedWeights, Update};
-use graftling::storage::DType;
 use graftling::storage::mixture::Mixture;
+use graftling::storage::{DType, TensorInfo, TensorSource};
 
 use super::{message, tiny};
 
@@ -241,19 +241,52 @@ fn the_report_tells_what_can_be_computed_by_hand() {
     let same = report::pairs(&setup.update(&[(0, 1.0), (0, 2.0)]), TENSOR).unwrap();
     assert!((same[0].cosine - 1.0).abs() < 1e-12 && same[0].sign_conflicts == 0.0);
 
-    let (overlap, chance) = report::overlap(&*setup.files.tensors, &setup.update(&[(0, 1.0)]), TENSOR, 8).unwrap().unwrap();
-    // The subspaces by nalgebra's decomposition of the whole matrices; the change has rank 2.
-    let directions = |values: &[f64]| {
+    // A base whose strongest directions are those of the first adapter's change.
+    let base: Vec<f64> = tiny::values(77, a.len()).iter().zip(&a).map(|(&w, d)| f64::from(w) / 1000.0 + d).collect();
+    let values = base.iter().map(|&value| value as f32).collect();
+    let info = setup.files.tensors.find(TENSOR).unwrap().clone();
+    let planted = Planted { tensors: vec![info], values };
+    // The subspaces by nalgebra's decomposition of the whole matrices; the changes have ranks 2 and 3.
+    let directions = |values: &[f64], k: usize| {
         let svd = nalgebra::DMatrix::from_row_slice(64, 96, values).svd(true, false);
         let mut order: Vec<usize> = (0..64).collect();
         order.sort_by(|&a, &b| svd.singular_values[b].total_cmp(&svd.singular_values[a]));
         let u = svd.u.unwrap();
-        nalgebra::DMatrix::from_columns(&[u.column(order[0]), u.column(order[1])])
+        let columns: Vec<_> = order.iter().take(k).map(|&at| u.column(at)).collect();
+        nalgebra::DMatrix::from_columns(&columns)
     };
-    let base: Vec<f64> = setup.files.tensors.read_f32(TENSOR).unwrap().into_iter().map(f64::from).collect();
-    let expected = (directions(&base).transpose() * directions(&a)).norm_squared() / 2.0;
-    assert!((overlap - expected).abs() < 0.02, "{overlap}, by the whole decomposition {expected}");
-    assert!((chance - 2.0 / 64.0).abs() < 1e-12);
+    for (at, change, k) in [(0, &a, 2), (1, &b, 2)] {
+        let update = setup.update(&[(at, 1.0)]);
+        let (overlap, chance) = report::overlap(&planted, &update, TENSOR, k).unwrap().unwrap();
+        let expected = (directions(&base, k).transpose() * directions(change, k)).norm_squared() / k as f64;
+        assert!((overlap - expected).abs() < 1e-3, "adapter {at}: {overlap}, by the whole decomposition {expected}");
+        assert!(at == 1 || overlap > 0.9, "{overlap} where the base was made of the change");
+        assert!((chance - k as f64 / 64.0).abs() < 1e-12);
+    }
+}
+
+/// A source of one matrix.
+struct Planted {
+    tensors: Vec<TensorInfo>,
+    values: Vec<f32>,
+}
+
+impl TensorSource for Planted {
+    fn tensors(&self) -> &[TensorInfo] {
+        &self.tensors
+    }
+
+    fn unreadable(&self) -> &[(String, String)] {
+        &[]
+    }
+
+    fn place(&self, _: &str) -> String {
+        "planted".to_owned()
+    }
+
+    fn read_rows(&self, _: &str, rows: std::ops::Range<usize>) -> graftling::Result<Vec<u8>> {
+        Ok(tiny::f32_bytes(&self.values[96 * rows.start..96 * rows.end]))
+    }
 }
 
 /// An adapter for another model is refused, and so are impossible settings and targets.

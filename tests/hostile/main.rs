@@ -176,6 +176,9 @@ macro_rules! campaigns {
 campaigns!(
     safetensors,
     safetensors_index,
+    pytorch,
+    quantised,
+    quantised_config,
     gguf,
     config,
     adapter_config,

@@ -11,6 +11,8 @@ pub enum Structure {
     Safetensors,
     /// Counts, metadata pairs, tensor entries, data.
     Gguf,
+    /// An archive of which nothing checks the sums, so that any byte of what is in it can be another.
+    Archive,
 }
 
 /// No input is made larger than this.

@@ -67,6 +67,45 @@ pub fn safetensors() -> Files {
     files
 }
 
+/// The model as `torch.save` writes it.
+pub fn pytorch() -> Files {
+    let text = |text: &str| [b"X", &(text.len() as u32).to_le_bytes()[..], text.as_bytes()].concat();
+    let number = |number: usize| [b"J", &(number as u32).to_le_bytes()[..]].concat();
+    let mut pickle = b"\x80\x02ccollections\nOrderedDict\n)R(".to_vec();
+    let mut files = Vec::new();
+    for (key, (name, shape, values)) in tensors().into_iter().enumerate() {
+        let strides: Vec<usize> = (0..shape.len()).map(|at| shape[at + 1..].iter().product()).collect();
+        let tuple =
+            |sizes: &[usize]| [b"(".to_vec(), sizes.iter().flat_map(|&size| number(size)).collect(), b"t".to_vec()].concat();
+        pickle.extend(text(&name));
+        pickle.extend(b"ctorch._utils\n_rebuild_tensor_v2\n((");
+        pickle.extend([text("storage"), b"ctorch\nHalfStorage\n".to_vec(), text(&key.to_string()), text("cpu")].concat());
+        pickle.extend([number(values.len()), b"tQ".to_vec(), number(0), tuple(&shape), tuple(&strides)].concat());
+        pickle.extend(b"\x89ccollections\nOrderedDict\n)RtR");
+        files.push((format!("archive/data/{key}"), tiny::f16_bytes(&values)));
+    }
+    pickle.extend(b"u.");
+    files.push(("archive/data.pkl".to_owned(), pickle));
+    let mut zip = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+    let stored = zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
+    for (name, bytes) in files {
+        zip.start_file(name, stored).unwrap();
+        std::io::Write::write_all(&mut zip, &bytes).unwrap();
+    }
+    vec![zip.finish().unwrap().into_inner()]
+}
+
+/// Folders of `tests/fixtures/reference/quantised/`, one of each library.
+pub const QUANTISED: [&str; 5] = ["gptq", "awq", "mlx_mixed", "compressed_int4", "fp8_block"];
+
+pub fn quantised() -> Files {
+    QUANTISED.map(|name| read(&format!("reference/quantised/{name}/model.safetensors"))).into()
+}
+
+pub fn quantised_configs() -> Files {
+    QUANTISED.map(|name| read(&format!("reference/quantised/{name}/config.json"))).into()
+}
+
 pub fn safetensors_index() -> Files {
     let tensors = tensors();
     let place = |index: usize| if index < tensors.len() / 2 { "model-1.safetensors" } else { "model-2.safetensors" };

@@ -50,6 +50,15 @@ pub const ALL: &[Target] = &[
         ..target("safetensors", seeds::safetensors, safetensors)
     },
     target("safetensors_index", seeds::safetensors_index, safetensors_index),
+    Target { structure: Structure::Archive, multiple: 64, base: MODEL.1, ..target("pytorch", seeds::pytorch, pytorch) },
+    Target {
+        structure: Structure::Safetensors,
+        words: TENSORS,
+        multiple: 64,
+        base: MODEL.1,
+        ..target("quantised", seeds::quantised, quantised)
+    },
+    Target { multiple: 64, base: MODEL.1, ..target("quantised_config", seeds::quantised_configs, quantised_config) },
     // The tokenizer's tables take about 200 bytes a token, and a token may be written with nine.
     Target { structure: Structure::Gguf, multiple: 64, base: MODEL.1, ..target("gguf", seeds::gguf, gguf) },
     Target { base: MODEL.1, ..target("config", seeds::config, config) },
@@ -128,6 +137,30 @@ fn in_model_folder(scratch: &Path, name: &str, input: &[u8]) -> PathBuf {
 
 fn safetensors(scratch: &Path, input: &[u8]) {
     model(&in_model_folder(scratch, "model.safetensors", input));
+}
+
+fn pytorch(scratch: &Path, input: &[u8]) {
+    model(&in_model_folder(scratch, "pytorch_model.bin", input));
+}
+
+/// The weights with the config of each library.
+fn quantised(scratch: &Path, input: &[u8]) {
+    for (name, config) in seeds::QUANTISED.into_iter().zip(seeds::quantised_configs()) {
+        let folder = scratch.join(name);
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("config.json"), config).unwrap();
+        fs::write(folder.join("model.safetensors"), input).unwrap();
+        model(&folder);
+    }
+}
+
+/// The config with the weights of the library that it was made for, as far as it tells.
+fn quantised_config(scratch: &Path, input: &[u8]) {
+    fs::write(scratch.join("config.json"), input).unwrap();
+    for weights in seeds::quantised() {
+        fs::write(scratch.join("model.safetensors"), weights).unwrap();
+        model(scratch);
+    }
 }
 
 fn safetensors_index(scratch: &Path, input: &[u8]) {

@@ -4,6 +4,7 @@
 mod common;
 mod families;
 mod modes;
+mod quantised;
 mod taken_home;
 
 use common::device;

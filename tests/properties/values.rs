@@ -14,7 +14,7 @@ use graftling::reference;
 
 /// Ops of which each output element depends on few inputs, so that large and small numbers side by side are a fair demand.
 /// (In a long sum, 1e4 drowns 1e-3 in any f32 arithmetic.)
-const ELEMENTWISE: [&str; 16] = [
+const ELEMENTWISE: [&str; 17] = [
     "accumulate",
     "add",
     "add_bias",
@@ -24,6 +24,7 @@ const ELEMENTWISE: [&str; 16] = [
     "global_norm",
     "glu",
     "glu_backward",
+    "permute_columns",
     "rms_norm",
     "rms_norm_backward",
     "rope",

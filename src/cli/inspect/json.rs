@@ -54,6 +54,7 @@ pub(super) fn json_report(model: &Model, adapter: &Adapter) -> Value {
         "weights": model.weights.as_ref().map(|weights| json!({
             "complete": weights.problem.is_none(),
             "problem": weights.problem,
+            "quantised_by": weights.quantised_by,
             "storage": weights.by_type.iter().map(|(name, (tensors, values, bytes))| {
                 json!({"type": name, "tensors": tensors, "parameters": values, "bytes": bytes})
             }).collect::<Vec<_>>(),

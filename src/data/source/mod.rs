@@ -2,28 +2,25 @@
 //!
 //! What a file is, its content says; the name decides only where the content does not (CSV).
 //!
+//! * `bytes`: a file's content, unpacked, if it can be text or Parquet at all;
 //! * `json`: lines, and the elements of a list;
 //! * `table`: CSV; `parquet`: Parquet. Their rows become JSON objects, one key a column;
 //! * [`folder`]: `train.jsonl` and `valid.jsonl`.
 
+mod bytes;
 pub mod folder;
 mod json;
 mod parquet;
 mod table;
 
 use std::fmt;
-use std::io::Read;
 use std::ops::Range;
 use std::path::Path;
 
 use serde_json::{Map, Value};
 
 use super::record::KINDS;
-use crate::formats::open;
-use crate::{Error, Result, files};
-
-/// Most bytes that a gzipped file may unpack to.
-const MOST_UNPACKED: u64 = 8 << 30;
+use crate::{Error, Result};
 
 /// What the records of a file are counted in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -104,11 +101,9 @@ impl SourceFile {
     /// The file cannot be read, is of a kind that is not read (which is then named), is damaged, or has no records.
     pub fn open(path: &Path) -> Result<Self> {
         let name = path.display().to_string();
-        let what = format!("a data file has {KINDS}");
-        let mut bytes = open::read(path, files::ANY, &what)?;
+        let (mut bytes, packed) = bytes::read(path)?;
         let mut file = name.to_ascii_lowercase();
-        if bytes.starts_with(b"\x1f\x8b") {
-            bytes = unpacked(&name, &bytes)?;
+        if packed {
             file.truncate(file.strip_suffix(".gz").map_or(file.len(), str::len));
         }
         if let Some((what, proposal)) = foreign(&bytes) {
@@ -175,17 +170,6 @@ impl SourceFile {
     }
 }
 
-fn unpacked(name: &str, bytes: &[u8]) -> Result<Vec<u8>> {
-    let mut plain = Vec::new();
-    let read = flate2::read::MultiGzDecoder::new(bytes).take(MOST_UNPACKED + 1).read_to_end(&mut plain);
-    read.map_err(|cause| Error::bad_input(name, format!("the gzip file is damaged: {cause}"), "download or make it again"))?;
-    if plain.len() as u64 > MOST_UNPACKED {
-        let problem = format!("the gzip file unpacks to more than {} GiB", MOST_UNPACKED >> 30);
-        return Err(Error::bad_input(name, problem, "unpack it by gunzip, and give the parts that you want to train on"));
-    }
-    Ok(plain)
-}
-
 /// What the file is, and what to do, if its first bytes tell that it is no data that is read here.
 fn foreign(bytes: &[u8]) -> Option<(&'static str, &'static str)> {
     let starts = |with: &[u8]| bytes.starts_with(with);
@@ -194,7 +178,12 @@ fn foreign(bytes: &[u8]) -> Option<(&'static str, &'static str)> {
     let even_zeros = bytes.len() >= 4 && bytes[0] != 0 && bytes[1] == 0 && bytes[2] != 0 && bytes[3] == 0;
     let odd_zeros = bytes.len() >= 4 && bytes[0] == 0 && bytes[1] != 0 && bytes[2] == 0 && bytes[3] != 0;
     let text = bytes.trim_ascii_start();
-    Some(if starts(b"\xff\xfe") || starts(b"\xfe\xff") || even_zeros || odd_zeros {
+    let wide = bytes.len() >= 4 && (bytes[..3] == [0; 3] || (bytes[0] != 0 && bytes[1..4] == [0; 3])) && !starts(b"\0\0\0\0");
+    Some(if starts(b"\xff\xfe\0\0") || starts(b"\0\0\xfe\xff") || wide {
+        ("text in UTF-32, not UTF-8", "save it as UTF-8 (iconv -f UTF-32 -t UTF-8)")
+    } else if starts(b"\x1f\x8b") {
+        ("a gzipped file inside a gzipped file", "unpack it once")
+    } else if starts(b"\xff\xfe") || starts(b"\xfe\xff") || even_zeros || odd_zeros {
         ("text in UTF-16, not UTF-8", utf8)
     } else if starts(b"PK\x03\x04") {
         ("a zip file (or a spreadsheet, .xlsx)", "unpack it first, or save the spreadsheet as CSV")

@@ -37,10 +37,27 @@ fn delimiter(header: &[u8]) -> u8 {
     [b',', b';', b'\t'].into_iter().rev().max_by_key(|sign| count(*sign)).unwrap_or(b',')
 }
 
+/// The line of a quote that opens a cell and is not closed before the end of the file.
+fn unclosed_quote(bytes: &[u8], delimiter: u8) -> Option<usize> {
+    let (mut line, mut opened, mut begins) = (1, None, true);
+    let mut rest = bytes.iter().peekable();
+    while let Some(&byte) = rest.next() {
+        line += usize::from(byte == b'\n');
+        match (byte, opened) {
+            (b'"', Some(_)) if rest.peek() == Some(&&b'"') => drop(rest.next()),
+            (b'"', Some(_)) => (opened, begins) = (None, false),
+            (_, Some(_)) => {}
+            (b'"', None) if begins => opened = Some(line),
+            (other, None) => begins = other == delimiter || matches!(other, b'\n' | b'\r'),
+        }
+    }
+    opened
+}
+
 /// The rows, each with the line in which it begins.
 ///
 /// # Errors
-/// A header that names a column twice or none that a record has; a row with more or fewer cells than the header; text that is not UTF-8.
+/// A header that names a column twice or none that a record has; a quote that nothing closes; a row with more or fewer cells than the header; text that is not UTF-8.
 pub(super) fn rows(path: &str, bytes: &[u8]) -> Result<Vec<(usize, Map<String, Value>)>> {
     let header_line = first_line(bytes);
     let mut reader = csv::ReaderBuilder::new().delimiter(delimiter(header_line)).flexible(true).from_reader(bytes);
@@ -56,6 +73,14 @@ pub(super) fn rows(path: &str, bytes: &[u8]) -> Result<Vec<(usize, Map<String, V
     if !header.iter().any(|name| COLUMNS.contains(&name.as_str())) {
         let problem = format!("the first row names no column of a record: {}", header.join(", "));
         return Err(Error::bad_input(place, problem, format!("the first row names the columns, after the keys of {KINDS}")));
+    }
+    if let Some(line) = unclosed_quote(bytes, delimiter(header_line)) {
+        let problem = "a cell begins with a quote that nothing closes: all after it would be this one cell";
+        return Err(Error::bad_input(
+            format!("{path}:{line}"),
+            problem,
+            "close the quote; a quote inside a quoted cell is written twice",
+        ));
     }
     let mut rows = Vec::new();
     // Lines are counted here: the reader takes the second half of a CR LF for the beginning of the next row.

@@ -97,6 +97,7 @@ impl Metadata<'_> {
             eos_token_id: self.token_id("eos_token_id")?,
             unknown_token_id: self.token_id("unknown_token_id")?,
             add_bos_token: self.flag("tokenizer.ggml.add_bos_token")?,
+            add_eos_token: self.flag("tokenizer.ggml.add_eos_token")?,
             add_space_prefix: self.flag("tokenizer.ggml.add_space_prefix")?,
         };
         let text_of = |id: Option<u32>| id.and_then(|id| tokenizer.tokens.get(id as usize).cloned());

@@ -311,6 +311,11 @@ fn adopt_modules(path: &Path, config: &mut AdapterConfig, tensors: &[AdapterTens
     config.without_tensors =
         listed.iter().filter(|module| !layers_of.contains_key(**module)).map(|module| (*module).to_owned()).collect();
     let pattern = config.target_modules.is_empty();
+    // PEFT makes no adapter for a module that is not chosen, and so uses none of its tensors.
+    if let Some(module) = layers_of.keys().find(|module| !pattern && !listed.contains(module.as_str())) {
+        let problem = format!("has tensors of {module}, which {CONFIG} does not choose by target_modules and exclude_modules");
+        return Err(Error::bad_input(path.display(), problem, WRONG_ADAPTER));
+    }
     match &config.layers_to_transform {
         Some(listed) if !listed.iter().eq(all_layers.iter()) => {
             let problem = format!("has tensors for the layers {all_layers:?}, but {CONFIG} has layers_to_transform {listed:?}");
@@ -440,7 +445,7 @@ impl ConfigFile {
             r: r.ok_or_else(|| self.bad("r", "is missing or no possible rank"))?,
             lora_alpha: number("lora_alpha", 8.0)?,
             lora_dropout,
-            target_modules: self.target_modules().map(|listed| self.without_excluded(listed))?,
+            target_modules: self.target_modules().and_then(|listed| self.without_excluded(listed))?,
             layers_to_transform: self.layers()?,
             base_model: self.get("base_model_name_or_path").and_then(Value::as_str).map(str::to_owned),
             text_path: "",
@@ -450,17 +455,21 @@ impl ConfigFile {
     }
 
     /// The modules of the list that `exclude_modules` leaves; none, so that the tensors say which, where it is a pattern.
-    fn without_excluded(&self, mut listed: Vec<String>) -> Vec<String> {
+    fn without_excluded(&self, mut listed: Vec<String>) -> Result<Vec<String>> {
+        let pattern = listed.is_empty();
         match self.get("exclude_modules") {
             Some(Value::String(_)) => listed.clear(),
             Some(Value::Array(names)) => {
                 let of = |name: &str| name.rsplit('.').next().unwrap_or(name).to_owned();
                 let excluded: Vec<String> = names.iter().filter_map(Value::as_str).map(of).collect();
                 listed.retain(|name| !excluded.contains(&of(name)));
+                if listed.is_empty() && !pattern {
+                    return Err(self.bad("exclude_modules", "leaves none of target_modules".to_string()));
+                }
             }
             _ => {}
         }
-        listed
+        Ok(listed)
     }
 
     /// Lets through what graftling computes and what changes no number, by [`KEYS`]; all else is refused by its name, so that an option

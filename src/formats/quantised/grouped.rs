@@ -33,6 +33,8 @@ pub(super) struct Grouped {
     /// Columns of a group; where groups are not of columns that follow each other, the group of each column.
     group: usize,
     group_of: Option<Vec<u32>>,
+    /// The columns, group by group, where the format is one with an order.
+    order: Option<Vec<u32>>,
     format: DType,
 }
 
@@ -93,9 +95,18 @@ impl Description {
             _ => None,
         };
         let fitting = |block: &usize| (group >= columns || group.is_multiple_of(*block)) && columns.is_multiple_of(*block);
-        let affine = offset.filter(|_| group_of.is_none()).and_then(|offset| {
+        // Columns that were quantised by activation rest group by group, where groups are of equal size; the input is brought into that order.
+        // Rows of embedding and output matrix have none.
+        let order = group_of.as_deref().map(|group_of| order_of(group_of, group)).filter(|_| name.contains(".layers."));
+        let in_place = match &order {
+            None => group_of.is_none(),
+            Some(order) => order.is_some(),
+        };
+        let affine = offset.filter(|_| in_place).and_then(|offset| {
             [128, 64, 32].into_iter().filter(fitting).find_map(|block| Affine::new(codes.bits, block, offset))
         });
+        let affine = affine.map(|affine| affine.with_order(group_of.is_some()));
+        let order = order.flatten().filter(|_| affine.is_some());
         let info = TensorInfo {
             name,
             shape: vec![rows, columns],
@@ -103,21 +114,17 @@ impl Description {
             bytes: parts.iter().filter_map(|part| stored.get(part)).map(|entry| entry.bytes() as u64).sum(),
         };
         let part = parts[0].clone();
-        let held = Self::held(part, codes, scales, shift, columns, (group, group_of), info.storage);
-        Ok(Matrix { info, parts, held })
+        let held = Grouped { part, codes, scales, shift, columns, group, group_of, order, format: info.storage };
+        Ok(Matrix { info, parts, held: Box::new(held) })
     }
+}
 
-    fn held(
-        part: String,
-        codes: Packed,
-        scales: Values,
-        shift: Shift,
-        columns: usize,
-        (group, group_of): (usize, Option<Vec<u32>>),
-        format: DType,
-    ) -> Box<dyn Held> {
-        Box::new(Grouped { part, codes, scales, shift, columns, group, group_of, format })
-    }
+/// The columns, group by group; `None` if not all groups but the last have `group` columns.
+fn order_of(group_of: &[u32], group: usize) -> Option<Vec<u32>> {
+    let mut order: Vec<u32> = (0..group_of.len() as u32).collect();
+    order.sort_by_key(|&column| group_of[column as usize]);
+    let fits = order.iter().enumerate().all(|(at, &column)| group_of[column as usize] as usize == at / group);
+    fits.then_some(order)
 }
 
 impl Held for Grouped {
@@ -125,10 +132,18 @@ impl Held for Grouped {
         &self.part
     }
 
+    fn order(&self) -> Option<Vec<u32>> {
+        self.order.clone()
+    }
+
     fn read(&self, stored: &Stored, rows: Range<usize>) -> Result<Vec<u8>> {
         let columns = self.columns;
         let groups = columns.div_ceil(self.group);
         let codes = self.codes.read(stored, rows.clone(), columns)?;
+        let codes = match &self.order {
+            Some(order) => codes.chunks_exact(columns).flat_map(|row| order.iter().map(|&column| row[column as usize])).collect(),
+            None => codes,
+        };
         let scales = self.scales.read(stored, rows.clone())?;
         let shifts: Vec<f32> = match &self.shift {
             Shift::Zero(zero) => vec![f32::from(*zero); scales.len()],

@@ -33,6 +33,11 @@ pub(super) trait Held: Send + Sync {
     /// The tensor by which the matrix is found in files, for messages.
     fn part(&self) -> &str;
 
+    /// The order in which columns rest in the blocks, if it is not the matrix's own.
+    fn order(&self) -> Option<Vec<u32>> {
+        None
+    }
+
     /// Rows of the matrix, in blocks of the format that its `info.storage` names.
     ///
     /// # Errors

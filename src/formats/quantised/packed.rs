@@ -48,7 +48,9 @@ impl Packed {
             // So many codes begin and end with a word.
             let unit = 32 >> self.bits.trailing_zeros().min(5);
             let (first, last) = (rows.start / unit * unit, rows.end.next_multiple_of(unit));
-            (first * self.bits / 32..last * self.bits / 32, first)
+            // The last words may hold fewer.
+            let words = if self.rows == Axis::First { height } else { width };
+            (first * self.bits / 32..(last * self.bits / 32).min(words), first)
         } else {
             (rows.clone(), rows.start)
         };

@@ -12,7 +12,7 @@
 //! NT: `d_a = s d b` (NN), `d_b = s d^T a` (TN). NN: `d_a = s d b^T` (NT), `d_b = s a^T d` (TN).
 //! TN: `d_a = s b d^T` (NT), `d_b = s a d` (NN). Always `d_c = d`. A contribution that `d_a` already has from elsewhere becomes its addend.
 //!
-//! `a` is f32; `b` may rest in any of [`DType::WEIGHTS`] in NT and NN. Sums are accumulated in f32; the large products of a device that was
+//! `a` is f32; `b` may rest in any format of weights ([`DType::is_weight`]) in NT and NN. Sums are accumulated in f32; the large products of a device that was
 //! opened for it are of f16 operands (`arithmetic`).
 
 mod algorithms;

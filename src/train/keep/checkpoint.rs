@@ -150,6 +150,7 @@ impl Checkpoint {
         let failed = |error: io::Error| {
             Error::failed(folder.display(), format!("cannot save the checkpoint: {error}"), "check disk space and permissions")
         };
+        #[cfg_attr(not(unix), expect(unused_mut))]
         let mut builder = atomic::temporary();
         #[cfg(unix)]
         builder.permissions(atomic::usual_permissions(0o777));
