@@ -52,10 +52,14 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
     for (; k < params.k; k++) {
         sums = add_step(sums, i, j, k);
     }
-    for (var row = 0u; row < 4u && first_i + row < params.m; row++) {
-        for (var column = 0u; column < 4u && first_j + column < params.n; column++) {
-            let at = params.out_start + (first_i + row) * params.out_row + first_j + column;
-            var value = params.scale * sums[row][column];
+    // What is stored is always the first: an index that varies would put the sums in memory.
+    for (var row = first_i; row < min(first_i + 4u, params.m); row++) {
+        var values = sums[0];
+        sums = mat4x4f(sums[1], sums[2], sums[3], vec4f());
+        for (var column = first_j; column < min(first_j + 4u, params.n); column++) {
+            let at = params.out_start + row * params.out_row + column;
+            var value = params.scale * values.x;
+            values = values.yzwx;
             if (params.flags & HAS_ADDEND) != 0u {
                 value += addend[at];
             }

@@ -125,6 +125,7 @@ fn check(kernel: &Kernel, way: &Way) -> Result<(), Failed> {
 /// What a kernel asks of a device, for its line in the report.
 fn words(needs: Needs) -> String {
     let mut words = Vec::new();
+    words.extend(needs.cpu_driver.then(|| "a driver that runs on the CPU".to_owned()));
     words.extend(needs.subgroup_size.map(|size| format!("subgroups of {size}")));
     words.extend(needs.int64.then(|| "64-bit integers".to_owned()));
     words.extend(needs.f16.then(|| "f16".to_owned()));

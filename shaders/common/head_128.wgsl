@@ -1,4 +1,3 @@
 // Room of attention's kernels for heads of up to 128 columns.
 
-const MAX_HEAD_VEC4 = 32u; // vec4s that an invocation of the portable kernels can hold
 const SLOTS = 4u;          // vec4s that a lane of the kernels for subgroups of 8 can hold, in pairs: columns <= 8 lanes * 4 * SLOTS

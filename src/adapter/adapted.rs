@@ -1,19 +1,65 @@
 //! A model with its adapters as a graph: what a [`Placement`] hangs on its linear layers.
 
-use super::placement::Placement;
-use crate::architecture::Architecture;
+use super::method::{AdapterMatrix, Leaves, Prepared};
+use super::placement::{Placement, replaced_name};
+use crate::architecture::{Architecture, Site};
 use crate::graph::{Graph, Origin, Rows, ShapeError, TensorType, ValueId};
 use crate::model::graph::{Model, Part, Purpose, StorageOf};
-use crate::model::hook::{Bare, Hook, Linear};
+use crate::model::hook::{Bare, Hook, Linear, Vocabulary};
+use std::collections::HashMap;
 
 /// A model, adapted or not.
 #[derive(Clone, Debug)]
 pub struct Adapted {
     pub model: Model,
-    /// Adapter matrices in the order of [`super::AdapterLayout::pinned`].
-    pub adapters: Vec<ValueId>,
+    pub leaves: AdapterLeaves,
     /// `[1, 2]` u32: counter of the dropout generator, where there is dropout.
     pub dropout_counter: Option<ValueId>,
+}
+
+/// A graph that fills the prepared leaves of another one.
+pub struct Preparation {
+    pub graph: Graph,
+    /// Its leaves, and those of the other graph that have their numbers.
+    pub leaves: Vec<(ValueId, ValueId)>,
+    /// What it computes, in the order of [`AdapterLeaves::prepared`].
+    pub outputs: Vec<ValueId>,
+}
+
+impl AdapterLeaves {
+    /// What fills the prepared leaves of `graph`; `None` if it has none.
+    ///
+    /// # Errors
+    /// None for leaves of that graph.
+    pub fn preparation(&self, graph: &Graph) -> Result<Option<Preparation>, ShapeError> {
+        let mut filling = Preparation { graph: Graph::new(), leaves: Vec::new(), outputs: Vec::new() };
+        for Prepared { value, op, inputs } in &self.prepared {
+            let mut own = Vec::new();
+            for &of in inputs {
+                let known = filling.leaves.iter().find(|(_, other)| *other == of).map(|(own, _)| *own);
+                own.push(known.unwrap_or_else(|| {
+                    let leaf = filling.graph.leaf(&graph[of].name, graph[of].tensor, graph[of].origin);
+                    filling.leaves.push((leaf, of));
+                    leaf
+                }));
+            }
+            filling.outputs.extend(filling.graph.apply_shared(op.clone(), &own, &graph[*value].name)?);
+        }
+        Ok((!self.prepared.is_empty()).then_some(filling))
+    }
+}
+
+/// Where a graph has the numbers of an adapter.
+#[derive(Clone, Debug, Default)]
+pub struct AdapterLeaves {
+    /// Trained matrices, in the order of [`super::AdapterLayout::pinned`].
+    pub trained: Vec<ValueId>,
+    /// Those that are not, in the same order.
+    pub frozen: Vec<ValueId>,
+    /// Leaves with the numbers of others: themselves, and those others.
+    pub copies: Vec<(ValueId, ValueId)>,
+    /// Leaves that a graph of its own fills once a text, in generation.
+    pub prepared: Vec<Prepared>,
 }
 
 impl Adapted {
@@ -31,18 +77,55 @@ impl Adapted {
     ) -> Result<Self, ShapeError> {
         let Some(placement) = placement else {
             let model = Model::build(architecture, storage, &mut Bare, purpose, part, max_tokens)?;
-            return Ok(Self { model, adapters: Vec::new(), dropout_counter: None });
+            return Ok(Self { model, leaves: AdapterLeaves::default(), dropout_counter: None });
         };
-        let mut hook = Hooked { placement, adapters: Vec::new(), dropout_counter: None };
+        let prepares = matches!(purpose, Purpose::Generate { .. });
+        let mut hook =
+            Hooked { placement, leaves: AdapterLeaves::default(), dropout_counter: None, prepares, replaced: HashMap::new() };
         let model = Model::build(architecture, storage, &mut hook, purpose, part, max_tokens)?;
-        Ok(Self { model, adapters: hook.adapters, dropout_counter: hook.dropout_counter })
+        let Hooked { mut leaves, replaced, dropout_counter, .. } = hook;
+        // The graph meets them in another order than the layout has.
+        leaves.frozen.extend(placement.replaced.iter().filter_map(|(module, _)| replaced.get(module)));
+        Ok(Self { model, leaves, dropout_counter })
     }
 }
 
 struct Hooked<'a> {
     placement: &'a Placement,
-    adapters: Vec<ValueId>,
+    leaves: AdapterLeaves,
     dropout_counter: Option<ValueId>,
+    prepares: bool,
+    /// Leaves of the matrices that stand in the place of the model's own.
+    replaced: HashMap<Vocabulary, ValueId>,
+}
+
+impl Hooked<'_> {
+    /// The leaves of a piece's matrices, each in its parts.
+    fn leaves_of(&mut self, graph: &mut Graph, matrices: &[AdapterMatrix]) -> Vec<Vec<ValueId>> {
+        let mut leaves = Vec::new();
+        for matrix in matrices {
+            let whole = matrix.parts.len() == 1;
+            let leaf = |(index, &rows): (usize, &usize)| {
+                let part = if whole { String::new() } else { format!(".{index}") };
+                graph.leaf(format!("{}{part}", matrix.name), matrix.leaf_type(rows), Origin::Adapter)
+            };
+            leaves.push(matrix.parts.iter().enumerate().map(leaf).collect::<Vec<_>>());
+            let kind = if matrix.trained { &mut self.leaves.trained } else { &mut self.leaves.frozen };
+            kind.extend(leaves.last().into_iter().flatten());
+        }
+        leaves
+    }
+
+    /// Leaves of the same numbers by which nothing is differentiated.
+    fn constants_of(&mut self, graph: &mut Graph, leaves: &[Vec<ValueId>]) -> Vec<Vec<ValueId>> {
+        let mut copy = |&of: &ValueId| {
+            let (name, tensor) = (format!("{}.constant", graph[of].name), graph[of].tensor);
+            let copy = graph.leaf(name, tensor, Origin::State);
+            self.leaves.copies.push((copy, of));
+            copy
+        };
+        leaves.iter().map(|parts| parts.iter().map(&mut copy).collect()).collect()
+    }
 }
 
 impl Hook for Hooked<'_> {
@@ -53,20 +136,28 @@ impl Hook for Hooked<'_> {
         }
     }
 
-    fn after(&mut self, graph: &mut Graph, linear: Linear) -> Result<Vec<ValueId>, ShapeError> {
-        let Some(piece) = self.placement.at(linear.site) else { return Ok(linear.outputs) };
-        let mut leaves = Vec::new();
-        for matrix in piece.method.matrices(&piece.site) {
-            let whole = matrix.parts.len() == 1;
-            let leaf = |(index, &rows): (usize, &usize)| {
-                let part = if whole { String::new() } else { format!(".{index}") };
-                let tensor = TensorType::f32(Rows::Fixed(rows), matrix.shape[1]);
-                graph.leaf(format!("{}{part}", matrix.name), tensor, Origin::Adapter)
-            };
-            leaves.push(matrix.parts.iter().enumerate().map(leaf).collect::<Vec<_>>());
+    fn vocabulary(&mut self, graph: &mut Graph, module: Vocabulary) -> Option<ValueId> {
+        let (_, [rows, columns]) = self.placement.replaced.iter().find(|(replaced, _)| *replaced == module)?;
+        let leaf = graph.leaf(replaced_name(module), TensorType::f32(Rows::Fixed(*rows), *columns), Origin::State);
+        self.replaced.insert(module, leaf);
+        Some(leaf)
+    }
+
+    fn stands_alone(&self, site: &Site) -> bool {
+        self.placement.at(site).any(|piece| piece.method.stands_alone())
+    }
+
+    fn after(&mut self, graph: &mut Graph, mut linear: Linear) -> Result<Vec<ValueId>, ShapeError> {
+        let placement = self.placement;
+        for piece in placement.at(linear.site) {
+            let leaves = self.leaves_of(graph, &piece.matrices());
+            let constants = if piece.method.has_constants() { self.constants_of(graph, &leaves) } else { Vec::new() };
+            let prepared = self.prepares.then_some(&mut self.leaves.prepared);
+            let mut leaves = Leaves { values: &leaves, constants: &constants, dropout_counter: self.dropout_counter, prepared };
+            let weights = linear.weights.clone();
+            let outputs = piece.method.forward(graph, Linear { weights, outputs: linear.outputs, ..linear }, &mut leaves)?;
+            linear.outputs = outputs;
         }
-        self.adapters.extend(leaves.iter().flatten());
-        let counter = self.dropout_counter.filter(|_| piece.method.dropout() > 0.0);
-        piece.method.forward(graph, linear, &leaves, counter)
+        Ok(linear.outputs)
     }
 }

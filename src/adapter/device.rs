@@ -1,7 +1,7 @@
 //! The adapter on the device: all its matrices one behind the other, so that norm, clipping and AdamW are one dispatch each for every
 //! [`SPAN`] of them.
 
-use super::{AdapterMatrix, Placement};
+use super::{AdapterLeaves, AdapterMatrix, Placement};
 use crate::formats::peft::AdapterTensor;
 use crate::gpu::{ALIGNMENT, Device, Slice, padded};
 use crate::graph::ValueId;
@@ -23,6 +23,8 @@ pub struct AdapterLayout {
     offsets: Vec<Vec<usize>>,
     /// Bytes that lie in one buffer each, whole parts; end to end they are the layout.
     spans: Vec<Range<usize>>,
+    /// Of each span the learning rate of what lies in it, as a multiple of the run's.
+    rates: Vec<f64>,
 }
 
 impl AdapterLayout {
@@ -32,21 +34,47 @@ impl AdapterLayout {
 
     /// [`AdapterLayout::new`] with at most `span` bytes in a buffer, or one part of a matrix if that is larger.
     pub fn with_span(placement: &Placement, span: usize) -> Self {
-        let tensors = placement.matrices();
-        let mut spans: Vec<Range<usize>> = Vec::new();
-        let mut place = |bytes: usize| {
-            let end = spans.last().map_or(0, |last| last.end);
-            match spans.last_mut().filter(|last| last.len() + bytes <= span) {
-                Some(last) => last.end += bytes,
-                None => spans.push(end..end + bytes),
+        Self::of(placement.matrices(), span)
+    }
+
+    /// Where the matrices lie that are not trained.
+    pub fn frozen(placement: &Placement) -> Self {
+        Self::of(placement.frozen_matrices(), SPAN)
+    }
+
+    /// Matrices of one learning rate lie together, those of the first one first.
+    fn of(tensors: Vec<AdapterMatrix>, span: usize) -> Self {
+        let (mut spans, mut rates): (Vec<Range<usize>>, Vec<f64>) = (Vec::new(), Vec::new());
+        let mut offsets = vec![Vec::new(); tensors.len()];
+        let mut each_rate: Vec<f64> = Vec::new();
+        for tensor in tensors.iter() {
+            if !each_rate.contains(&tensor.rate) {
+                each_rate.push(tensor.rate);
             }
-            end
-        };
-        let offsets = tensors
-            .iter()
-            .map(|tensor| tensor.parts.iter().map(|rows| place(padded(rows * tensor.shape[1] * 4))).collect())
-            .collect();
-        Self { tensors, offsets, spans }
+        }
+        for rate in each_rate {
+            for (tensor, offsets) in tensors.iter().zip(&mut offsets).filter(|(tensor, _)| tensor.rate == rate) {
+                for rows in &tensor.parts {
+                    let bytes = padded(rows * tensor.shape[1] * 4);
+                    let end = spans.last().map_or(0, |last| last.end);
+                    let fits = |last: &&mut Range<usize>| last.len() + bytes <= span && rates.last() == Some(&rate);
+                    match spans.last_mut().filter(fits) {
+                        Some(last) => last.end += bytes,
+                        None => {
+                            spans.push(end..end + bytes);
+                            rates.push(rate);
+                        }
+                    }
+                    offsets.push(end);
+                }
+            }
+        }
+        Self { tensors, offsets, spans, rates }
+    }
+
+    /// Elements of each buffer, gaps included, with the learning rate of what lies in it, as a multiple of the run's.
+    pub fn rated_spans(&self) -> Vec<(usize, f64)> {
+        self.span_elements().into_iter().zip(self.rates.iter().copied()).collect()
     }
 
     /// Elements of each buffer, gaps between matrices included.
@@ -92,6 +120,15 @@ impl AdapterLayout {
         matrices
     }
 
+    /// What the matrices of a file began with, where that follows them there; see [`AdapterMatrix::halves`].
+    pub fn starts(&self, in_file: &[AdapterTensor]) -> Vec<AdapterTensor> {
+        let start = |tensor: &AdapterMatrix| {
+            let found = in_file.iter().find(|found| found.name == tensor.name)?;
+            tensor.halves(found).map(|[_, start]| start)
+        };
+        self.tensors.iter().filter_map(start).collect()
+    }
+
     /// The buffers' contents, end to end, for these matrices, in any order.
     ///
     /// # Errors
@@ -104,6 +141,8 @@ impl AdapterLayout {
             let Some(found) = given.iter().find(|given| given.name == tensor.name) else {
                 return Err(Error::bad_input(place, format!("`{}` is missing", tensor.name), proposal));
             };
+            let halves = tensor.halves(found);
+            let found = halves.as_ref().map_or(found, |[trained, _]| trained);
             if found.shape != tensor.shape || found.values.len() != tensor.elements() {
                 let problem = format!("`{}` has shape {:?}, the model needs {:?}", tensor.name, found.shape, tensor.shape);
                 return Err(Error::bad_input(place, problem, proposal));
@@ -194,6 +233,8 @@ pub struct DeviceAdapter {
     pub placement: Placement,
     pub layout: AdapterLayout,
     pub(crate) parameters: AdapterBuffers,
+    /// What is not trained; zero until it is [given](DeviceAdapter::set_frozen).
+    frozen: (AdapterLayout, AdapterBuffers),
 }
 
 impl DeviceAdapter {
@@ -210,9 +251,17 @@ impl DeviceAdapter {
                 "choose a smaller --lora-r, or other --target-modules",
             ));
         }
-        let parameters = AdapterBuffers::allocate(device, "adapter", &layout)?;
+        let frozen = AdapterLayout::frozen(&placement);
+        if let Some(span) = frozen.spans.iter().map(Range::len).find(|&bytes| bytes > device.max_binding()) {
+            let problem =
+                format!("a matrix of {span} bytes exceeds the device's largest binding, {} bytes", device.max_binding());
+            return Err(Error::bad_input("adapter", problem, "merge the adapter into the model first"));
+        }
+        let parameters = AdapterBuffers::allocate(device.clone(), "adapter", &layout)?;
         parameters.write(contents);
-        Ok(Self { placement, layout, parameters })
+        let buffers = AdapterBuffers::allocate(device, "frozen part of the adapter", &frozen)?;
+        buffers.clear();
+        Ok(Self { placement, layout, parameters, frozen: (frozen, buffers) })
     }
 
     /// A fresh adapter, as its methods start by `seed`.
@@ -223,6 +272,25 @@ impl DeviceAdapter {
         let layout = AdapterLayout::new(&placement);
         let contents = layout.pack("adapter", &placement.initial(seed))?;
         Self::new(device, placement, layout, &contents)
+    }
+
+    /// Gives the matrices that are not trained their values.
+    ///
+    /// # Errors
+    /// If one is missing or does not fit.
+    pub fn set_frozen(&self, given: &[AdapterTensor]) -> Result<()> {
+        let (layout, buffers) = &self.frozen;
+        buffers.write(&layout.pack("adapter", given)?);
+        Ok(())
+    }
+
+    /// Where the leaves of a graph that this adapter is part of have their numbers.
+    pub fn pinned(&self, leaves: &AdapterLeaves) -> HashMap<ValueId, Pinned> {
+        let mut pinned = self.layout.pinned(&self.parameters, &leaves.trained);
+        pinned.extend(self.frozen.0.pinned(&self.frozen.1, &leaves.frozen));
+        let copies: Vec<(ValueId, Pinned)> = leaves.copies.iter().map(|(copy, of)| (*copy, pinned[of].clone())).collect();
+        pinned.extend(copies);
+        pinned
     }
 
     /// Reads the matrices back.
@@ -248,6 +316,6 @@ impl DeviceAdapter {
 
     /// Bytes on the device.
     pub fn bytes(&self) -> usize {
-        self.parameters.bytes()
+        self.parameters.bytes() + self.frozen.1.bytes()
     }
 }

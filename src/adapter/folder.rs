@@ -3,10 +3,12 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{AdapterLayout, DeviceAdapter, Lora, Method, Piece, Placement};
-use crate::architecture::{Architecture, linear_modules, sites};
-use crate::formats::peft::{AdapterConfig, load_adapter};
-use crate::gpu::Device;
+use super::placement::replaced_name;
+use super::{AdapterLayout, DeviceAdapter, Dora, Lora, Method, Piece, Placement};
+use crate::architecture::{Architecture, Site, linear_modules, sites};
+use crate::formats::peft::{AdapterConfig, AdapterTensor, load_adapter, module_path};
+use crate::gpu::{Device, padded};
+use crate::model::hook::Vocabulary;
 use crate::{Error, Result};
 
 impl Placement {
@@ -31,10 +33,28 @@ impl Placement {
                 "{place}: target module {module} is passed over: the model has no such module, nor the adapter its tensors"
             );
         }
-        let adapted = sites(model).into_iter().filter(|site| adapter.adapts(site.layer, site.module));
-        let lora = Lora { r: adapter.r, scale: adapter.scale(), dropout: adapter.lora_dropout };
-        Ok(Self { pieces: adapted.map(|site| Piece { site, method: Method::Lora(lora.clone()) }).collect() })
+        let adapted = sites(model).into_iter().filter(|site| adapter.adapts(site.layer, site.module, &site.name()));
+        let piece = |site: Site| {
+            let path = module_path(&site.name(), model.text_path);
+            let lora = Lora {
+                dropout: adapter.lora_dropout,
+                has_bias: adapter.lora_bias,
+                ..Lora::new(adapter.rank_of(&path), adapter.scale_of(&path))
+            };
+            let method = if adapter.use_dora { Method::Dora(Dora(lora)) } else { Method::Lora(lora) };
+            Piece::new(site, method)
+        };
+        let replaced = |module: &String| {
+            let module = if module == "lm_head" { Vocabulary::Output } else { Vocabulary::Embedding };
+            (module, [model.vocab_size, model.hidden_size])
+        };
+        Ok(Self { pieces: adapted.map(piece).collect(), replaced: adapter.modules_to_save.iter().map(replaced).collect() })
     }
+}
+
+fn not_with_dora(site: &Site, problem: &str) -> Error {
+    let place = format!("--adapter: {}", site.name());
+    Error::bad_input(place, format!("a DoRA adapter {problem}"), "use it alone, or merge it into the model first")
 }
 
 /// An adapter that has been read and fits its model; it is on no device yet.
@@ -42,6 +62,8 @@ pub struct LoadedAdapter {
     pub placement: Placement,
     layout: AdapterLayout,
     contents: Vec<f32>,
+    /// Matrices that are not trained.
+    frozen: Vec<AdapterTensor>,
 }
 
 impl LoadedAdapter {
@@ -53,14 +75,72 @@ impl LoadedAdapter {
         let (config, tensors) = load_adapter(folder)?;
         let place = folder.display().to_string();
         let placement = Placement::from_peft(&place, &config, model)?;
+        let (layout, frozen_layout) = (AdapterLayout::new(&placement), AdapterLayout::frozen(&placement));
+        let is_frozen = |tensor: &AdapterTensor| frozen_layout.tensors.iter().any(|matrix| matrix.name == tensor.name);
+        let (frozen, trained): (Vec<_>, Vec<_>) = tensors.into_iter().partition(is_frozen);
+        let contents = layout.pack(&place, &trained)?;
+        frozen_layout.pack(&place, &frozen)?;
+        Ok(Self { placement, layout, contents, frozen })
+    }
+
+    /// Several adapters as one, each with a weight: their updates are added up. One alone with weight 1 is itself.
+    ///
+    /// # Errors
+    /// Bad input, naming the layer: a DoRA adapter that is weighted, or meets another adapter at a layer. It sets the lengths of whole rows, so
+    /// that what it does is no update that could be scaled or added.
+    pub fn together(weighted: Vec<(Self, f64)>) -> Result<Self> {
+        let several = weighted.len() > 1;
+        let (mut placement, mut trained, mut frozen) =
+            (Placement { pieces: Vec::new(), replaced: Vec::new() }, Vec::new(), Vec::new());
+        let Placement { pieces, replaced } = &mut placement;
+        for (number, (mut adapter, weight)) in weighted.into_iter().enumerate() {
+            let label = if several { format!("{}/", number + 1) } else { String::new() };
+            let is_whole = |name: &str| adapter.placement.replaced.iter().any(|(module, _)| replaced_name(*module) == name);
+            let named = |tensor: AdapterTensor| match is_whole(&tensor.name) {
+                true => tensor,
+                false => AdapterTensor { name: format!("{label}{}", tensor.name), ..tensor },
+            };
+            for (module, _) in &adapter.placement.replaced {
+                let place = format!("--adapter: {}", replaced_name(*module));
+                let proposal = "use the adapter alone, without a weight, or merge it into the model first";
+                if weight != 1.0 {
+                    return Err(Error::bad_input(place, "stands in the place of the model's own and has no weight", proposal));
+                }
+                if replaced.iter().any(|(known, _)| known == module) {
+                    return Err(Error::bad_input(place, "is in more than one of the adapters", proposal));
+                }
+            }
+            replaced.extend(adapter.placement.replaced.iter().copied());
+            trained.extend(adapter.layout.unpack(&adapter.contents).into_iter().map(named));
+            frozen.extend(adapter.frozen.into_iter().map(named));
+            for piece in &mut adapter.placement.pieces {
+                if matches!(piece.method, Method::Dora(_)) && weight != 1.0 {
+                    return Err(not_with_dora(&piece.site, &format!("cannot have weight {weight}")));
+                }
+                piece.label.clone_from(&label);
+                piece.method.lora_mut().scale *= weight;
+            }
+            pieces.extend(adapter.placement.pieces);
+        }
+        pieces.sort_by_key(|piece| piece.site.number);
+        for pair in pieces.windows(2) {
+            let is_dora = pair.iter().any(|piece| matches!(piece.method, Method::Dora(_)));
+            if pair[0].site.number == pair[1].site.number && is_dora {
+                return Err(not_with_dora(&pair[0].site, "cannot be used with another adapter of this layer"));
+            }
+        }
         let layout = AdapterLayout::new(&placement);
-        let contents = layout.pack(&place, &tensors)?;
-        Ok(Self { placement, layout, contents })
+        let contents = layout.pack("adapters", &trained)?;
+        Ok(Self { placement, layout, contents, frozen })
     }
 
     /// Bytes that it will occupy on a device.
     pub fn bytes(&self) -> usize {
-        self.layout.elements() * 4
+        // And what generation computes of it, a number for each output.
+        let prepared = self.placement.pieces.iter().filter(|piece| piece.method.has_constants());
+        let prepared: usize =
+            prepared.map(|piece| piece.site.outputs.iter().map(|(_, rows)| padded(rows * 4)).sum::<usize>()).sum();
+        (self.layout.elements() + AdapterLayout::frozen(&self.placement).elements()) * 4 + prepared
     }
 
     /// Puts it on a device.
@@ -68,7 +148,9 @@ impl LoadedAdapter {
     /// # Errors
     /// Failed, if the device has not the memory.
     pub fn upload(self, device: Arc<Device>) -> Result<DeviceAdapter> {
-        DeviceAdapter::new(device, self.placement, self.layout, &self.contents)
+        let adapter = DeviceAdapter::new(device, self.placement, self.layout, &self.contents)?;
+        adapter.set_frozen(&self.frozen)?;
+        Ok(adapter)
     }
 }
 

@@ -3,14 +3,17 @@
 //! `W [out, in]` is frozen; `A [r, in]` and `B [out, r]` are trained. A starts uniform in `+-1/sqrt(in)`, as PEFT does, B at zero, so that
 //! training starts from the base model exactly. Merged, the weight is `W + s B A`.
 
-use super::method::{AdapterMatrix, Adapting};
+use super::method::{AdapterMatrix, Adapting, Leaves};
+use super::start::{Start, orthogonal};
 use crate::architecture::Site;
 use crate::graph::{Graph, Matrix, ShapeError, ValueId};
 use crate::kernel::Layout;
 use crate::model::hook::Linear;
 use crate::ops::Random;
+use crate::ops::add_bias::AddBias;
 use crate::ops::dropout::Dropout;
 use crate::ops::matmul::Matmul;
+use crate::ops::scale::Scale;
 
 /// LoRA at one layer.
 #[derive(Clone, Debug, PartialEq)]
@@ -21,54 +24,111 @@ pub struct Lora {
     pub scale: f64,
     /// Probability with which an element of x is dropped on the adapter's path, in training.
     pub dropout: f64,
+    /// Learning rate of B, as a multiple of that of A: LoRA+ (Hayou et al. 2024, arXiv 2402.12354).
+    pub b_rate: f64,
+    /// How A and B start.
+    pub start: Start,
+    /// A bias beside B, which is read from files and not trained: `y += s bias`.
+    pub has_bias: bool,
+}
+
+impl Lora {
+    /// A fresh one: no dropout, one learning rate, A random and B zero.
+    pub fn new(r: usize, scale: f64) -> Self {
+        Self { r, scale, dropout: 0.0, b_rate: 1.0, start: Start::Uniform, has_bias: false }
+    }
+
+    /// The matrices as values of a graph, with the factor of the layer in the scale.
+    pub(super) fn values(&self, linear: &Linear, leaves: &Leaves) -> LoraValues {
+        LoraValues {
+            a: leaves.values[0][0],
+            b: leaves.values[1].clone(),
+            scale: self.scale * linear.factor,
+            dropout: leaves
+                .dropout_counter
+                .filter(|_| self.dropout > 0.0)
+                .map(|counter| (self.dropout, counter, linear.site.number as u32)),
+        }
+    }
 }
 
 impl Adapting for Lora {
-    /// A, then B.
+    /// A, B, and what is not trained: A and B as they started, where the base has lost their product, or the bias.
     fn matrices(&self, site: &Site) -> Vec<AdapterMatrix> {
-        vec![AdapterMatrix::whole(site, "lora_a", [self.r, site.in_features]), AdapterMatrix::by_outputs(site, "lora_b", self.r)]
+        let start_follows = self.start.changes_the_base();
+        let a = |name| AdapterMatrix { start_follows, ..AdapterMatrix::whole(site, name, [self.r, site.in_features]) };
+        let b = |name| AdapterMatrix { start_follows, ..AdapterMatrix::by_outputs(site, name, self.r) };
+        let frozen = |matrix| AdapterMatrix { trained: false, ..matrix };
+        let mut matrices = vec![a("lora_a"), AdapterMatrix { rate: self.b_rate, ..b("lora_b") }];
+        if self.start.is_taken_out() {
+            matrices.extend([frozen(a("lora_a0")), frozen(b("lora_b0"))]);
+        }
+        if self.has_bias {
+            matrices.push(frozen(AdapterMatrix::vector(site, "lora_b_bias")));
+        }
+        matrices
     }
 
     fn initial(&self, matrix: &AdapterMatrix, seed: u64) -> Vec<f32> {
-        if matrix.name.ends_with("lora_b") {
-            return vec![0.0; matrix.elements()];
-        }
-        let bound = 1.0 / (matrix.shape[1] as f64).sqrt();
         let mut random = stream(&matrix.name, seed);
-        (0..matrix.elements()).map(|_| (random.uniform() * bound) as f32).collect()
+        match self.start {
+            Start::Orthogonal => orthogonal(self.r, matrix, seed),
+            _ if !matrix.name.ends_with(".lora_a") => vec![0.0; matrix.elements()],
+            Start::Gaussian => (0..matrix.elements()).map(|_| (normal(&mut random) / self.r as f64) as f32).collect(),
+            _ => {
+                let bound = 1.0 / (matrix.shape[1] as f64).sqrt();
+                (0..matrix.elements()).map(|_| (random.uniform() * bound) as f32).collect()
+            }
+        }
     }
 
     fn dropout(&self) -> f64 {
         self.dropout
     }
 
-    fn forward(
-        &self,
-        graph: &mut Graph,
-        linear: Linear,
-        leaves: &[Vec<ValueId>],
-        dropout_counter: Option<ValueId>,
-    ) -> Result<Vec<ValueId>, ShapeError> {
-        let values = LoraValues {
-            a: leaves[0][0],
-            b: leaves[1].clone(),
-            scale: self.scale * linear.factor,
-            dropout: dropout_counter.map(|counter| (self.dropout, counter, linear.site.number as u32)),
-        };
-        values.onto(graph, linear.x, &linear.outputs, &linear.site.name())
+    fn forward(&self, graph: &mut Graph, linear: Linear, leaves: &mut Leaves) -> Result<Vec<ValueId>, ShapeError> {
+        let name = linear.site.name();
+        let values = self.values(&linear, leaves);
+        let mut outputs = values.onto(graph, linear.x, &linear.outputs, &name)?;
+        if self.start.is_taken_out() {
+            let start = LoraValues { a: leaves.values[2][0], b: leaves.values[3].clone(), scale: -values.scale, dropout: None };
+            outputs = start.onto(graph, linear.x, &outputs, &format!("{name}.start"))?;
+        }
+        if let Some(biases) = leaves.values.last().filter(|_| self.has_bias) {
+            for (part, (output, &bias)) in outputs.iter_mut().zip(biases).enumerate() {
+                let name = format!("{name}.lora_bias.{part}");
+                let scaled = graph.apply_one(Scale { factor: values.scale }, &[bias], format!("{name}.scaled"))?;
+                *output = graph.apply_one(AddBias, &[*output, scaled], name)?;
+            }
+        }
+        Ok(outputs)
     }
 
     fn merged(&self, weight: &Matrix, matrices: &[Matrix]) -> Matrix {
-        let (a, b) = (&matrices[0], &matrices[1]);
         let mut merged = Matrix::new([weight.rows, weight.columns], weight.data.clone());
-        for o in 0..weight.rows {
-            for (k, &b) in b.row(o).iter().enumerate() {
-                let factor = self.scale * b;
-                merged.row_mut(o).iter_mut().zip(a.row(k)).for_each(|(w, a)| *w += factor * a);
-            }
+        add_product(&mut merged, self.scale, &matrices[1], &matrices[0]);
+        if self.start.is_taken_out() {
+            add_product(&mut merged, -self.scale, &matrices[3], &matrices[2]);
         }
         merged
     }
+}
+
+/// `to += factor b a`
+fn add_product(to: &mut Matrix, factor: f64, b: &Matrix, a: &Matrix) {
+    for o in 0..to.rows {
+        for (k, &b) in b.row(o).iter().enumerate() {
+            to.row_mut(o).iter_mut().zip(a.row(k)).for_each(|(w, a)| *w += factor * b * a);
+        }
+    }
+}
+
+/// A number of the standard normal distribution (Box and Muller 1958).
+pub(super) fn normal(random: &mut Random) -> f64 {
+    // Above 0 and at most 1.
+    let uniform = |random: &mut Random| 1.0 - (random.uniform() + 1.0) / 2.0;
+    let (radius, angle) = ((-2.0 * uniform(random).ln()).sqrt(), std::f64::consts::TAU * uniform(random));
+    radius * angle.cos()
 }
 
 /// The random numbers that belong to a matrix of this name.
@@ -95,11 +155,27 @@ impl LoraValues {
     /// # Errors
     /// A [`ShapeError`] if the matrices do not fit.
     pub fn onto(&self, graph: &mut Graph, x: ValueId, base: &[ValueId], name: &str) -> Result<Vec<ValueId>, ShapeError> {
+        let x = self.dropped(graph, x, name)?;
+        self.of_dropped(graph, x, base, name)
+    }
+
+    /// What of x goes into the low-rank term: x itself, where nothing is dropped.
+    pub(super) fn dropped(&self, graph: &mut Graph, x: ValueId, name: &str) -> Result<ValueId, ShapeError> {
+        match self.dropout {
+            Some((p, counter, salt)) => graph.apply_one(Dropout { p, salt }, &[x, counter], format!("{name}.dropout")),
+            None => Ok(x),
+        }
+    }
+
+    /// [`LoraValues::onto`] for what [`LoraValues::dropped`] gives.
+    pub(super) fn of_dropped(
+        &self,
+        graph: &mut Graph,
+        x: ValueId,
+        base: &[ValueId],
+        name: &str,
+    ) -> Result<Vec<ValueId>, ShapeError> {
         let nt = |scale| Matmul { layout: Layout::NT, scale };
-        let x = match self.dropout {
-            Some((p, counter, salt)) => graph.apply_one(Dropout { p, salt }, &[x, counter], format!("{name}.dropout"))?,
-            None => x,
-        };
         let u = nt(1.0).append(graph, [x, self.a], None, format!("{name}.lora_u"))?;
         let part = |(index, (&b, &base)): (usize, (&ValueId, &ValueId))| {
             let part = if self.b.len() == 1 { String::new() } else { format!(".{index}") };

@@ -1,23 +1,26 @@
 //! What is trained: a placement of methods on linear layers, how they start, where they lie in memory, and how they enter the graph.
 //!
 //! * [`placement`]: the list from which everything else follows; [`targets`]: how users write it;
-//! * `method`: what a method is; one file each: `lora`;
+//! * `method`: what a method is; one file each: `lora`, [`dora`]; [`start`]: how they start;
 //! * `adapted`: the graph of a model with its adapters; `device`: their numbers in memory; `folder`: from a file to there;
 //! * [`end_of_turn`], [`rope_scaling`]: what an adapter remembers besides its numbers.
 
 mod adapted;
 mod device;
+pub mod dora;
 pub mod end_of_turn;
 mod folder;
 mod lora;
 mod method;
 pub mod placement;
 pub mod rope_scaling;
+pub mod start;
 pub mod targets;
 
-pub use adapted::Adapted;
+pub use adapted::{Adapted, AdapterLeaves, Preparation};
 pub use device::{AdapterBuffers, AdapterLayout, DeviceAdapter};
+pub use dora::Dora;
 pub use folder::LoadedAdapter;
 pub use lora::{Lora, LoraValues};
-pub use method::{AdapterMatrix, Adapting, Method};
+pub use method::{AdapterMatrix, Adapting, Leaves, Method, Prepared};
 pub use placement::{Piece, Placement, UniformLora};

@@ -2,14 +2,30 @@
 
 use super::lora::Lora;
 use super::method::{AdapterMatrix, Method};
+use super::start::Start;
 use crate::architecture::{Architecture, Site, sites};
 use crate::formats::peft::AdapterTensor;
+use crate::model::hook::Vocabulary;
 
 /// A method at a linear layer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Piece {
     pub site: Site,
     pub method: Method,
+    /// What stands before the names of its matrices: something where several adapters are used together, which may meet at a layer.
+    pub label: String,
+}
+
+impl Piece {
+    pub fn new(site: Site, method: Method) -> Self {
+        Self { site, method, label: String::new() }
+    }
+
+    /// Its matrices, as [`super::Adapting::matrices`].
+    pub fn matrices(&self) -> Vec<AdapterMatrix> {
+        let labelled = |matrix: AdapterMatrix| AdapterMatrix { name: format!("{}{}", self.label, matrix.name), ..matrix };
+        self.method.matrices(&self.site).into_iter().map(labelled).collect()
+    }
 }
 
 /// What is adapted. Everything about an adapter follows from it: the layout in memory, the leaves of the graph, names and shapes in
@@ -18,29 +34,74 @@ pub struct Piece {
 pub struct Placement {
     /// In the order of [`sites`], which is that in memory.
     pub pieces: Vec<Piece>,
+    /// Whole matrices that stand in the place of the model's own, `[vocab_size, hidden_size]`; they are not trained.
+    pub replaced: Vec<(Vocabulary, [usize; 2])>,
+}
+
+/// The name of such a matrix among the adapter's own.
+pub fn replaced_name(module: Vocabulary) -> &'static str {
+    match module {
+        Vocabulary::Embedding => "embed_tokens.weight",
+        Vocabulary::Output => "lm_head.weight",
+    }
 }
 
 impl Placement {
     /// All trained matrices, in the order in which they lie in memory.
     pub fn matrices(&self) -> Vec<AdapterMatrix> {
-        self.pieces.iter().flat_map(|piece| piece.method.matrices(&piece.site)).collect()
+        self.all_matrices().filter(|matrix| matrix.trained).collect()
     }
 
-    /// Starting values of all matrices.
+    /// Those that keep the values that they start with.
+    pub fn frozen_matrices(&self) -> Vec<AdapterMatrix> {
+        let replaced = self.replaced.iter().map(|(module, shape)| AdapterMatrix {
+            name: replaced_name(*module).to_owned(),
+            shape: *shape,
+            parts: vec![shape[0]],
+            vector: false,
+            trained: false,
+            rate: 1.0,
+            start_follows: false,
+        });
+        self.all_matrices().filter(|matrix| !matrix.trained).chain(replaced).collect()
+    }
+
+    fn all_matrices(&self) -> impl Iterator<Item = AdapterMatrix> {
+        self.pieces.iter().flat_map(Piece::matrices)
+    }
+
+    /// The same with another start, and another learning rate of what PEFT's optimizer for LoRA+ counts with B.
+    #[must_use]
+    pub fn learning(mut self, start: Start, b_rate: f64) -> Self {
+        for piece in &mut self.pieces {
+            let lora = piece.method.lora_mut();
+            (lora.start, lora.b_rate) = (start, b_rate);
+        }
+        self
+    }
+
+    /// Those of these matrices that the graph has as well.
+    pub fn frozen_of(&self, matrices: &[AdapterTensor]) -> Vec<AdapterTensor> {
+        let frozen = self.frozen_matrices();
+        matrices.iter().filter(|tensor| frozen.iter().any(|matrix| matrix.name == tensor.name)).cloned().collect()
+    }
+
+    /// Starting values of all trained matrices.
     pub fn initial(&self, seed: u64) -> Vec<AdapterTensor> {
         let of_piece = |piece: &Piece| {
             let tensor = |matrix: AdapterMatrix| {
                 let values = piece.method.initial(&matrix, seed);
                 AdapterTensor { name: matrix.name, shape: matrix.shape, values }
             };
-            piece.method.matrices(&piece.site).into_iter().map(tensor).collect::<Vec<_>>()
+            piece.matrices().into_iter().filter(|matrix| matrix.trained).map(tensor).collect::<Vec<_>>()
         };
         self.pieces.iter().flat_map(of_piece).collect()
     }
 
-    /// The method at this site, if it is adapted.
-    pub fn at(&self, site: &Site) -> Option<&Piece> {
-        self.pieces.iter().find(|piece| piece.site.number == site.number)
+    /// The methods at this site, in their order.
+    pub fn at(&self, site: &Site) -> impl Iterator<Item = &Piece> {
+        let number = site.number;
+        self.pieces.iter().filter(move |piece| piece.site.number == number)
     }
 
     /// The lowest layer with something trained in it: nothing below has a backward pass. 0 if there is none.
@@ -79,8 +140,8 @@ impl UniformLora {
     pub fn on(&self, model: &Architecture) -> Placement {
         let adapted =
             |site: &Site| self.layers.contains(&site.layer) && self.target_modules.iter().any(|target| target == site.module);
-        let lora = Lora { r: self.r, scale: self.scale, dropout: self.dropout };
-        let piece = |site| Piece { site, method: Method::Lora(lora.clone()) };
-        Placement { pieces: sites(model).into_iter().filter(adapted).map(piece).collect() }
+        let lora = Lora { dropout: self.dropout, ..Lora::new(self.r, self.scale) };
+        let piece = |site| Piece::new(site, Method::Lora(lora.clone()));
+        Placement { pieces: sites(model).into_iter().filter(adapted).map(piece).collect(), replaced: Vec::new() }
     }
 }

@@ -1,10 +1,12 @@
 //! Which modules of which layers are adapted, as users write it: `--target-modules attention,down_proj --layers 8-15,20`.
 
 use std::collections::BTreeSet;
+use std::str::FromStr;
 
 use crate::{
     Error, Result,
-    architecture::{Architecture, Part, linear_modules},
+    architecture::{Architecture, Part, Site, linear_modules, sites},
+    formats::peft::{Modules, Patterns, module_path},
     nearest::nearest,
 };
 
@@ -49,18 +51,108 @@ fn unknown_module(name: &str, modules: &[(&'static str, Part)]) -> Error {
     Error::bad_input("--target-modules", format!("`{name}` is no module that can be adapted"), proposal)
 }
 
+/// What `--target-modules` or `--exclude-modules` means: names, or one regular expression for whole paths of modules.
+pub fn modules(names: &[String]) -> Modules {
+    let text = names.join(",");
+    match text.contains(['*', '\\', '[', '(', '|', '+', '?', '^', '$']) {
+        true => Modules::Pattern(text),
+        false => Modules::Listed(text.split(',').map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).collect()),
+    }
+}
+
+/// The linear layers that these options choose, by what PEFT calls them, in the order of a forward pass.
+///
+/// # Errors
+/// [`Error::BadInput`] as [`expand_target_modules`] and [`parse_layers`]; for a pattern that is none, or if nothing is left.
+pub fn chosen_sites(
+    targets: &[String],
+    excluded: &[String],
+    layers: Option<&[usize]>,
+    model: &Architecture,
+) -> Result<Vec<Site>> {
+    let bad = |option: &str, problem: String, proposal: &str| Error::bad_input(option, problem, proposal);
+    let no_pattern = |option: &'static str| move |problem: String| bad(option, problem, "write it as PEFT takes it");
+    let path = |site: &Site| module_path(&site.name(), model.text_path);
+    let targets = modules(targets);
+    let named = match &targets {
+        Modules::Listed(names) => expand_target_modules(names, model)?,
+        Modules::Pattern(_) => Vec::new(),
+    };
+    let matches = targets.matcher().map_err(no_pattern("--target-modules"))?;
+    let excluded = modules(excluded);
+    let left_out = match &excluded {
+        Modules::Listed(names) if names.is_empty() => Modules::Listed(Vec::new()),
+        Modules::Listed(names) => Modules::Listed(expand_target_modules(names, model).map_err(|error| match error {
+            Error::BadInput { problem, proposal, .. } => Error::bad_input("--exclude-modules", problem, proposal),
+            other => other,
+        })?),
+        pattern => pattern.clone(),
+    };
+    let is_left_out = left_out.matcher().map_err(no_pattern("--exclude-modules"))?;
+    let is_chosen = |site: &Site| match &targets {
+        Modules::Listed(_) => named.iter().any(|name| name == site.module),
+        Modules::Pattern(_) => matches(&path(site)),
+    };
+    let in_layers = |site: &Site| layers.is_none_or(|layers| layers.contains(&site.layer));
+    let all = sites(model).into_iter();
+    let chosen: Vec<Site> = all.filter(|site| is_chosen(site) && in_layers(site) && !is_left_out(&path(site))).collect();
+    match chosen.is_empty() {
+        false => Ok(chosen),
+        true => {
+            let example = sites(model).first().map(path).unwrap_or_default();
+            let proposal = format!("whole names of modules are such as {example}");
+            Err(bad("--target-modules", "chooses nothing in this model".to_owned(), &proposal))
+        }
+    }
+}
+
+/// `q_proj=2,down_proj=6`: values by pattern. `option` is named in errors.
+///
+/// # Errors
+/// [`Error::BadInput`] for an entry that is none, a value out of range, or a pattern that fits none of `paths`.
+pub fn parse_patterns<T: FromStr>(option: &str, text: &str, right: impl Fn(&T) -> bool, paths: &[String]) -> Result<Patterns<T>> {
+    let bad = |problem: String| Error::bad_input(option, problem, "write it as q_proj=2,down_proj=6");
+    let entry = |entry: &str| {
+        let problem = || bad(format!("`{entry}` is no name with a possible value"));
+        let (key, value) = entry.rsplit_once('=').ok_or_else(problem)?;
+        let value = value.trim().parse::<T>().ok().filter(|value| right(value)).ok_or_else(problem)?;
+        Ok((key.trim().to_owned(), value))
+    };
+    let entries = text.split(',').map(str::trim).filter(|entry| !entry.is_empty()).map(entry).collect::<Result<Vec<_>>>()?;
+    let patterns = Patterns::new(entries).map_err(bad)?;
+    match patterns.unused(paths.iter().map(String::as_str)) {
+        Some(key) => Err(bad(format!("`{key}` is the end of no adapted module's name"))),
+        None => Ok(patterns),
+    }
+}
+
 /// The layers that `text` means in a model with `num_layers` layers, sorted, each once: `8-15,20`, counted from 0, both ends
-/// included.
+/// included; `early`, `middle` and `late`, a third each; or `30%-70%`, from the layer at 30 % of the depth to the one before 70 %.
 ///
 /// # Errors
 /// [`Error::BadInput`] if a part is no number or range, a range runs backwards, a layer does not exist, or nothing is named.
 pub fn parse_layers(text: &str, num_layers: usize) -> Result<Vec<usize>> {
     let last = num_layers.saturating_sub(1);
     let bad = |problem: String| {
-        Error::bad_input("--layers", problem, format!("Give layers from 0 to {last}, such as `0-{last}` or `0,{last}`."))
+        Error::bad_input(
+            "--layers",
+            problem,
+            format!(
+                "Give layers from 0 to {last}, such as `0-{last}` or `0,{last}`; or early, middle, late, or a share such as 30%-70%."
+            ),
+        )
     };
     let mut layers = BTreeSet::new();
     for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+        if let Some(share) = share_of_depth(part) {
+            let [first, end] = share.ok_or_else(|| bad(format!("`{part}` is no share of the depth")))?;
+            let at = |share: f64| ((share * num_layers as f64).round() as usize).min(num_layers);
+            if at(first) >= at(end) {
+                return Err(bad(format!("`{part}` names no layer")));
+            }
+            layers.extend(at(first)..at(end));
+            continue;
+        }
         let number = |text: &str| {
             text.trim().parse::<usize>().map_err(|_| bad(format!("`{part}` is neither a layer nor a range of layers")))
         };
@@ -80,4 +172,24 @@ pub fn parse_layers(text: &str, num_layers: usize) -> Result<Vec<usize>> {
         return Err(bad(format!("`{text}` names no layer")));
     }
     Ok(layers.into_iter().collect())
+}
+
+/// Where a named or written share of the depth begins and ends, 0 to 1; `None` for text that is no share, `Some(None)` for a wrong one.
+fn share_of_depth(text: &str) -> Option<Option<[f64; 2]>> {
+    match text {
+        "early" => return Some(Some([0.0, 1.0 / 3.0])),
+        "middle" => return Some(Some([1.0 / 3.0, 2.0 / 3.0])),
+        "late" => return Some(Some([2.0 / 3.0, 1.0])),
+        _ if !text.contains('%') => return None,
+        _ => {}
+    }
+    let percent = |text: &str| {
+        let share = text.trim().strip_suffix('%')?.parse::<f64>().ok()? / 100.0;
+        (0.0..=1.0).contains(&share).then_some(share)
+    };
+    let ends = || {
+        let (first, end) = text.split_once('-')?;
+        Some([percent(first)?, percent(end)?])
+    };
+    Some(ends())
 }

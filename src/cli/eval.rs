@@ -36,9 +36,8 @@ pub struct EvalArgs {
     /// Model: a folder, a .gguf file, or a Hugging Face name
     #[arg(long, value_name = "M")]
     model: String,
-    /// PEFT folder of an adapter for this model
-    #[arg(long, value_name = "A")]
-    adapter: Option<PathBuf>,
+    #[command(flatten)]
+    adapters: super::AdapterArgs,
     /// Another rotary scaling than the model's: none, linear:FACTOR, yarn:FACTOR or llama3:FACTOR [default: what the adapter was trained with]
     #[arg(long, value_name = "SCALING")]
     rope_scaling: Option<RopeOverride>,
@@ -71,8 +70,8 @@ pub struct EvalArgs {
 ///
 /// # Errors
 /// Bad input in model, adapter or data; the GPU failed; a loss is not finite.
-pub fn run(mut args: EvalArgs) -> Result<()> {
-    let model = super::rotated(OpenModel::open(&args.model)?, &mut args.rope_scaling, args.adapter.as_deref())?;
+pub fn run(args: EvalArgs) -> Result<()> {
+    let model = super::rotated(OpenModel::open(&args.model)?, args.adapters.rope_scaling(args.rope_scaling)?);
     if args.generate {
         return answers(&args, &model);
     }
@@ -87,7 +86,7 @@ pub fn run(mut args: EvalArgs) -> Result<()> {
     }
     let batches = batches(&data);
     let most = most_tokens(&data, &batches);
-    let session = args.device.session(&model, args.adapter.as_deref(), &[&Evaluation { max_tokens: most }])?;
+    let session = args.device.session(&model, &args.adapters, &[&Evaluation { max_tokens: most }])?;
     let results = losses(&session, &data, &batches)?;
     match args.json {
         true => super::print_json(&as_json(&data, &results, args.per_token)),
@@ -107,9 +106,9 @@ fn answers(args: &EvalArgs, model: &OpenModel) -> Result<()> {
         return Err(Error::bad_input(&question.place, problem, "give a shorter one"));
     }
     let used = Generation { context: longest.saturating_add(args.max_new_tokens).min(most) };
-    let session = args.device.session(model, args.adapter.as_deref(), &[&used])?;
+    let session = args.device.session(model, &args.adapters, &[&used])?;
     let mut generator = Generator::of(&session, used)?;
-    let ends = |chat| end_tokens(tokenizer, template, args.adapter.as_deref(), chat);
+    let ends = |chat| end_tokens(tokenizer, template, args.adapters.folders.first().map(PathBuf::as_path), chat);
     let (in_chat, in_text) = (ends(true)?, ends(false)?);
     let bar = Counter::of("answering");
     let each = |done| bar.at(done as u64, questions.len() as u64);

@@ -25,9 +25,8 @@ pub struct GenerateArgs {
     /// Model: a folder, a .gguf file, or a Hugging Face name
     #[arg(long, value_name = "M")]
     model: String,
-    /// PEFT folder of an adapter for this model
-    #[arg(long, value_name = "A")]
-    adapter: Option<PathBuf>,
+    #[command(flatten)]
+    adapters: super::AdapterArgs,
     /// Another rotary scaling than the model's: none, linear:FACTOR, yarn:FACTOR or llama3:FACTOR [default: what the adapter was trained with]
     #[arg(long, value_name = "SCALING")]
     rope_scaling: Option<RopeOverride>,
@@ -64,7 +63,7 @@ pub struct GenerateArgs {
 ///
 /// # Errors
 /// Bad input in model, adapter, prompt or options; the GPU failed.
-pub fn run(mut args: GenerateArgs) -> Result<()> {
+pub fn run(args: GenerateArgs) -> Result<()> {
     let by_chance = args.top_k.is_some() || args.top_p.is_some();
     let temperature = args.temperature.unwrap_or(if by_chance { 1.0 } else { 0.0 });
     let sampling = Sampling { temperature, top_k: args.top_k, top_p: args.top_p, seed: args.seed };
@@ -73,10 +72,10 @@ pub fn run(mut args: GenerateArgs) -> Result<()> {
         let problem = "is for one answer, not for a conversation";
         return Err(Error::bad_input("--json", problem, "Give a message: --chat TEXT."));
     }
-    let model = super::rotated(OpenModel::open(&args.model)?, &mut args.rope_scaling, args.adapter.as_deref())?;
+    let model = super::rotated(OpenModel::open(&args.model)?, args.adapters.rope_scaling(args.rope_scaling)?);
     if let Some(None) = args.chat {
         let settings =
-            chat::Settings { adapter: args.adapter.as_deref(), max_new_tokens: args.max_new_tokens, device: &args.device };
+            chat::Settings { adapters: &args.adapters, max_new_tokens: args.max_new_tokens, device: &args.device };
         return chat::run(&model, &settings, &mut sampler);
     }
     let config = &model.files.config;
@@ -88,11 +87,14 @@ pub fn run(mut args: GenerateArgs) -> Result<()> {
     let context = prompt.len().saturating_add(args.max_new_tokens).min(config.max_position_embeddings);
 
     let used = Generation { context };
-    let session = args.device.session(&model, args.adapter.as_deref(), &[&used])?;
+    let session = args.device.session(&model, &args.adapters, &[&used])?;
     let mut generator = Generator::of(&session, used)?;
 
-    let (template, folder) = (model.template.as_ref(), args.adapter.as_deref());
-    let ends = end_tokens(&model.tokenizer, template, folder, args.chat.is_some())?;
+    let of_adapter = |folder| end_tokens(&model.tokenizer, model.template.as_ref(), folder, args.chat.is_some());
+    let mut ends = of_adapter(args.adapters.folders.first().map(PathBuf::as_path))?;
+    for folder in args.adapters.folders.iter().skip(1) {
+        ends.extend(of_adapter(Some(folder))?);
+    }
     let mut stream = model.tokenizer.decode_stream();
     let mut text = String::new();
     let mut give = |piece: Option<String>| -> Result<()> {

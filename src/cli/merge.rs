@@ -5,6 +5,7 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use graftling::adapter::rope_scaling;
 use graftling::architecture::{Parameter, RopeOverride, parameters};
 use graftling::cache::cache_folder;
 use graftling::data::source::folder::{self, Side};
@@ -205,8 +206,7 @@ fn losses(args: &MergeArgs, opened: &Opened) -> Result<Value> {
     };
     let mut losses = json!({ "base": loss(&base, None, WeightType::Lossless)? });
     if let ([adapter], true) = (args.adapter.as_slice(), args.weights.iter().all(|weight| *weight == 1.0)) {
-        let mut scaling = args.rope_scaling;
-        let rotated = super::rotated(base, &mut scaling, Some(adapter))?;
+        let rotated = super::rotated(base, rope_scaling::chosen(args.rope_scaling, Some(adapter))?);
         losses["unmerged"] = json!(loss(&rotated, Some(adapter), WeightType::Lossless)?);
     }
     losses["merged"] = json!(loss(&merged, None, WeightType::Lossless)?);

@@ -16,11 +16,11 @@ mod train;
 mod tuning;
 
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use counter::Counter;
-use graftling::adapter::rope_scaling;
+use graftling::adapter::{LoadedAdapter, rope_scaling};
 use graftling::architecture::RopeOverride;
 use graftling::cache::cache_folder;
 use graftling::gpu::Device;
@@ -158,13 +158,60 @@ struct DeviceArgs {
     no_autotune: bool,
 }
 
-/// The model with the rotation that is asked for, or that the adapter was trained with, which is put in `scaling`.
-fn rotated(mut model: OpenModel, scaling: &mut Option<RopeOverride>, adapter: Option<&Path>) -> Result<OpenModel> {
-    *scaling = rope_scaling::chosen(*scaling, adapter)?;
-    if let Some(scaling) = *scaling {
+/// The model with this rotation in place of its own.
+fn rotated(mut model: OpenModel, scaling: Option<RopeOverride>) -> OpenModel {
+    if let Some(scaling) = scaling {
         model.files.config.override_rope(scaling);
     }
-    Ok(model)
+    model
+}
+
+/// The adapters that a model is used with.
+#[derive(clap::Args, Debug)]
+struct AdapterArgs {
+    /// PEFT folder of an adapter for this model; give --adapter again for several, whose updates are added up
+    #[arg(long = "adapter", value_name = "A")]
+    folders: Vec<PathBuf>,
+    /// Weights of the adapters in their order, such as 1,0.5 [default: 1 each]
+    #[arg(
+        long = "adapter-weight",
+        value_name = "W,...",
+        value_delimiter = ',',
+        allow_negative_numbers = true,
+        requires = "folders"
+    )]
+    weights: Vec<f64>,
+}
+
+impl AdapterArgs {
+    /// Reads the adapters; several become one.
+    fn load(&self, model: &OpenModel) -> Result<Option<LoadedAdapter>> {
+        let count = self.folders.len();
+        if !self.weights.is_empty() && self.weights.len() != count {
+            let problem = format!("has {} weights for {count} adapters", self.weights.len());
+            return Err(Error::bad_input("--adapter-weight", problem, "give one for each --adapter, in their order"));
+        }
+        if let Some(weight) = self.weights.iter().find(|weight| !weight.is_finite()) {
+            return Err(Error::bad_input("--adapter-weight", format!("{weight} is no weight"), "give numbers such as 1,0.5"));
+        }
+        let weights = self.weights.iter().copied().chain(std::iter::repeat(1.0));
+        let read = |(folder, weight): (&PathBuf, f64)| Ok((LoadedAdapter::load(folder, &model.files.config)?, weight));
+        let loaded = self.folders.iter().zip(weights).map(read).collect::<Result<Vec<_>>>()?;
+        (count > 0).then(|| LoadedAdapter::together(loaded)).transpose()
+    }
+
+    /// The rotation that the adapters were trained with, which must be one for all.
+    fn rope_scaling(&self, given: Option<RopeOverride>) -> Result<Option<RopeOverride>> {
+        let Some((first, others)) = self.folders.split_first() else { return rope_scaling::chosen(given, None) };
+        let of_first = rope_scaling::chosen(given, Some(first))?;
+        for other in others {
+            if rope_scaling::chosen(given, Some(other))? != of_first {
+                let problem = format!("was trained with another rope scaling than {}", first.display());
+                return Err(Error::bad_input(other.display(), problem, "use adapters that were trained with one"));
+            }
+        }
+        Ok(of_first)
+    }
 }
 
 impl DeviceArgs {
@@ -178,9 +225,10 @@ impl DeviceArgs {
         }
     }
 
-    /// Puts a model on the GPU, with the adapter in this folder if there is one, for these uses.
-    fn session(&self, model: &OpenModel, adapter: Option<&Path>, uses: &[&dyn Use]) -> Result<Session> {
-        with_bars(|bars| Session::open(model, adapter, &self.options(), uses, bars))
+    /// Puts a model on the GPU, with these adapters, for these uses.
+    fn session(&self, model: &OpenModel, adapters: &AdapterArgs, uses: &[&dyn Use]) -> Result<Session> {
+        let adapter = adapters.load(model)?;
+        with_bars(|bars| Session::open_with(model, adapter, &self.options(), uses, bars))
     }
 
     /// Opens the GPU and decides with which kernels it computes these graphs.

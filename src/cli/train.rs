@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use graftling::adapter::rope_scaling;
 use graftling::session::OpenModel;
 use graftling::session::prefix_cache::RowsUsed;
 use graftling::terminal::{self, say};
@@ -74,7 +75,8 @@ pub fn run(args: TrainArgs) -> Result<i32> {
     }
     let mut options = recipe.resolve()?;
     let model = OpenModel::open_at(&options.model, beginning::template_time(&options))?;
-    let model = super::rotated(model, &mut options.rope_scaling, options.init_adapter.as_deref())?;
+    options.rope_scaling = rope_scaling::chosen(options.rope_scaling, options.init_adapter.as_deref())?;
+    let model = super::rotated(model, options.rope_scaling);
     let prepared = Prepared::new(options, &model)?;
     if args.dry_run {
         let colour = terminal::has_colour(&std::io::stdout());

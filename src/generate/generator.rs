@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::ops::ControlFlow;
 
 use super::sampling::Sampler;
-use crate::adapter::{Adapted, DeviceAdapter, Placement};
+use crate::adapter::{Adapted, DeviceAdapter, Placement, Preparation};
 use crate::architecture::Architecture;
 use crate::gpu::Slice;
 use crate::graph::{Counts, ShapeError, ValueId};
@@ -41,6 +41,8 @@ impl Use for Generation {
 pub struct Generator {
     prefill: Pass,
     decode: Pass,
+    /// What both take of weights and adapter as computed, run at the beginning of a text.
+    preparation: Option<Executable>,
     vocab_size: usize,
     /// Rows of the cache: the most tokens of prompt and answer together.
     context: usize,
@@ -58,11 +60,12 @@ impl Generator {
     /// Failed: the device has not the memory.
     pub fn new(weights: &DeviceWeights, config: &Architecture, adapter: Option<&DeviceAdapter>, context: usize) -> Result<Self> {
         let context = clamped(context, config);
-        let mut caches = Vec::new();
-        let prefill = Pass::new(weights, config, adapter, PREFILL_ROWS.min(context), context, &mut caches)?;
-        let decode = Pass::new(weights, config, adapter, 1, context, &mut caches)?;
+        let mut shared = Shared::default();
+        let prefill = Pass::new(weights, config, adapter, PREFILL_ROWS.min(context), context, &mut shared)?;
+        let decode = Pass::new(weights, config, adapter, 1, context, &mut shared)?;
+        let preparation = shared.preparation;
         let by_length = config.ropes.iter().any(|rope| rope.changes_beyond().is_some());
-        Ok(Self { prefill, decode, vocab_size: config.vocab_size, context, seen: Vec::new(), by_length })
+        Ok(Self { prefill, decode, preparation, vocab_size: config.vocab_size, context, seen: Vec::new(), by_length })
     }
 
     /// [`Generator::new`] with the model and the adapter of a session that was opened for it.
@@ -109,6 +112,9 @@ impl Generator {
         if length > self.context {
             let problem = format!("{length} tokens are more than the {} that fit", self.context);
             return Err(Error::bad_input("prompt", problem, "give a shorter prompt, or a model with a longer context"));
+        }
+        if let Some(preparation) = self.preparation.as_mut().filter(|_| self.seen.is_empty()) {
+            preparation.run(&Counts::default())?;
         }
         let mut logits = Vec::new();
         for chunk in ids.chunks(self.prefill.rows) {
@@ -198,31 +204,51 @@ struct Pass {
     rows: usize,
 }
 
+/// What the first pass makes and the next one shares.
+#[derive(Default)]
+struct Shared {
+    caches: Vec<Slice>,
+    prepared: Vec<Slice>,
+    preparation: Option<Executable>,
+}
+
 impl Pass {
-    /// `caches`: made by the first pass, shared by the next.
+    /// `shared`: made by the first pass, used by the next.
     fn new(
         weights: &DeviceWeights,
         config: &Architecture,
         adapter: Option<&DeviceAdapter>,
         rows: usize,
         context: usize,
-        caches: &mut Vec<Slice>,
+        shared: &mut Shared,
     ) -> Result<Self> {
         let placement = adapter.map(|adapter| &adapter.placement);
         let (adapted, logits) = fused(config, &|name| weights.dtype(name), placement, context, rows)?;
-        let Adapted { model, adapters, .. } = adapted;
+        let Adapted { model, leaves, .. } = adapted;
         let device = weights.device().clone();
-        if caches.is_empty() {
+        let first = shared.caches.is_empty();
+        if first {
             for &cache in &model.caches {
                 let value = &model.graph[cache];
-                caches.push(device.allocate(&value.name, value.tensor.max_bytes())?);
+                shared.caches.push(device.allocate(&value.name, value.tensor.max_bytes())?);
             }
         }
         let mut pinned: HashMap<_, _> = weights.pinned(&model, config)?;
-        pinned.extend(model.caches.iter().zip(caches.iter()).map(|(&id, slice)| (id, slice.clone().into())));
+        pinned.extend(model.caches.iter().zip(&shared.caches).map(|(&id, slice)| (id, slice.clone().into())));
         if let Some(adapter) = adapter {
-            pinned.extend(adapter.layout.pinned(&adapter.parameters, &adapters));
+            pinned.extend(adapter.pinned(&leaves));
         }
+        if let Some(Preparation { graph, leaves: of, outputs }) = leaves.preparation(&model.graph)?.filter(|_| first) {
+            let mut own: HashMap<_, _> = of.iter().map(|(own, other)| (*own, pinned[other].clone())).collect();
+            for &output in &outputs {
+                let slice = device.allocate(&graph[output].name, graph[output].tensor.max_bytes())?;
+                own.insert(output, slice.clone().into());
+                shared.prepared.push(slice);
+            }
+            shared.preparation = Some(Executable::new(weights.place(), graph, &outputs, own)?);
+        }
+        let filled = leaves.prepared.iter().zip(&shared.prepared);
+        pinned.extend(filled.map(|(prepared, slice)| (prepared.value, slice.clone().into())));
         let executable = Executable::new(weights.place(), model.graph, &[logits], pinned)?;
         Ok(Self { inputs: model.inputs, logits, executable, rows })
     }

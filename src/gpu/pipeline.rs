@@ -64,12 +64,14 @@ impl Pipeline {
         let text = shader::source(kernel).map_err(broken)?;
         let scope = device.device.push_error_scope(wgpu::ErrorFilter::Validation);
         let source = wgpu::ShaderModuleDescriptor { label: Some(kernel.name), source: wgpu::ShaderSource::Wgsl(text.into()) };
-        let module = if kernel.unchecked {
-            // SAFETY: kernels marked `unchecked` keep every index in range by construction; see `Kernel::unchecked`.
-            unsafe { device.device.create_shader_module_trusted(source, wgpu::ShaderRuntimeChecks::unchecked()) }
+        let checks = if kernel.unchecked {
+            wgpu::ShaderRuntimeChecks::unchecked()
         } else {
-            device.device.create_shader_module(source)
+            wgpu::ShaderRuntimeChecks { force_loop_bounding: false, ..wgpu::ShaderRuntimeChecks::checked() }
         };
+        // SAFETY: every loop of every kernel ends (tests/portability/loops.rs says why), and kernels marked `unchecked` keep every index in
+        // range by construction; see `Kernel::unchecked`.
+        let module = unsafe { device.device.create_shader_module_trusted(source, checks) };
         let entries: Vec<wgpu::BindGroupLayoutEntry> =
             interface.bindings.iter().enumerate().map(|(index, kind)| entry(index, *kind)).collect();
         let layout = device

@@ -60,6 +60,8 @@ impl Kernel {
 /// What a kernel asks of the device beyond WebGPU's defaults.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Needs {
+    /// A driver that runs on the CPU: on a GPU the kernel would be right, and slow.
+    pub cpu_driver: bool,
     /// Subgroup operations, with exactly this subgroup size.
     pub subgroup_size: Option<u32>,
     /// 64-bit integers in shaders.
@@ -71,12 +73,13 @@ pub struct Needs {
 }
 
 impl Needs {
-    /// Runs on every device.
-    pub const NONE: Self = Self { subgroup_size: None, int64: false, f16: false, cooperative: None };
+    /// For every device.
+    pub const NONE: Self = Self { cpu_driver: false, subgroup_size: None, int64: false, f16: false, cooperative: None };
 
-    /// Can this device run the kernel?
+    /// Is the kernel one for such a device?
     pub fn met_by(&self, facts: &Facts) -> bool {
-        self.subgroup_size.is_none_or(|size| facts.subgroup == Some((size, size)))
+        (!self.cpu_driver || facts.cpu_driver)
+            && self.subgroup_size.is_none_or(|size| facts.subgroup == Some((size, size)))
             && (!self.int64 || facts.int64)
             && (!self.f16 || facts.f16)
             && (self.cooperative.is_none() || (facts.cooperative == self.cooperative && facts.subgroup.is_some()))

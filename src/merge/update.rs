@@ -60,7 +60,18 @@ impl Update {
             let placement = Placement::from_peft(&place, &config, model)?;
             let mut given: HashMap<String, AdapterTensor> =
                 tensors.into_iter().map(|tensor| (tensor.name.clone(), tensor)).collect();
-            for Piece { site, method } in placement.pieces {
+            let whole = "use the adapter beside the base: it is no change of the layers' matrices alone";
+            if !placement.replaced.is_empty() {
+                return Err(Error::bad_input(&place, "has whole embeddings or output layers, which are not merged", whole));
+            }
+            for Piece { site, method, .. } in placement.pieces {
+                if method.lora().has_bias {
+                    return Err(Error::bad_input(&place, "has biases (`lora_bias`), which no weight can take in", whole));
+                }
+                if matches!(method, Method::Dora(_)) && (*weight != 1.0 || adapters.len() > 1) {
+                    let problem = "is a DoRA adapter, which sets the lengths of whole rows: it has no weight, and adds up with no other";
+                    return Err(Error::bad_input(&place, problem, "merge it alone, without a weight"));
+                }
                 let matrices = method.matrices(&site).into_iter().map(|matrix| {
                     let proposal = "use an adapter that was trained on this model with these modules and layers";
                     let Some(found) = given.remove(&matrix.name) else {

@@ -63,7 +63,7 @@ impl Builder<'_> {
         let factor = self.architecture.residual_multiplier;
         let mut sum = residual;
         for site in sites.iter().filter(|site| site.has(role)) {
-            sum = if norm.is_none() && (factor == 1.0 || !site.bias) {
+            sum = if norm.is_none() && (factor == 1.0 || !site.bias) && !self.hook.stands_alone(site) {
                 self.linear(site, y, factor, Some(sum))?[0]
             } else {
                 let mut y = self.linear(site, y, 1.0, None)?[0];
@@ -126,15 +126,17 @@ impl Builder<'_> {
             parts.push((first..first + rows, name));
             first += rows;
         }
-        let mut outputs = Vec::with_capacity(parts.len());
+        let (mut outputs, mut weights) = (Vec::with_capacity(parts.len()), Vec::with_capacity(parts.len()));
         let tensor = format!("model.{}.weight", site.name());
-        let in_order = self.in_order_of(&tensor, x)?;
+        let order = self.order_of(&tensor, site.in_features);
+        let in_order = self.in_order_of(&tensor, x, order)?;
         for (rows, name) in &parts {
             let weight = self.matrix(&tensor, rows, whole, site.in_features);
             let product = Matmul { layout: Layout::NT, scale: factor };
             outputs.push(product.append(&mut self.graph, [in_order, weight], residual, name)?);
+            weights.push(weight);
         }
-        let mut outputs = self.hook.after(&mut self.graph, Linear { site, x, factor, outputs })?;
+        let mut outputs = self.hook.after(&mut self.graph, Linear { site, x, weights, order, factor, outputs })?;
         for (output, (rows, name)) in outputs.iter_mut().zip(&parts).filter(|_| site.bias) {
             let bias = self.bias(&format!("model.{}.bias", site.name()), rows, whole);
             *output = self.graph.apply_one(AddBias, &[*output, bias], format!("{name}.bias"))?;

@@ -3,7 +3,7 @@
 //! The same code builds the graph for training, for evaluation and for generation; they differ in what stands at the end, and in where
 //! attention finds its keys. It also builds a [`Part`] of the model: the layers below one, or those from one on.
 
-use super::hook::Hook;
+use super::hook::{Hook, Vocabulary};
 use crate::architecture::{Architecture, slice_name};
 use crate::graph::{DType, Graph, Origin, Rows, ShapeError, TensorType, ValueId};
 use crate::kernel::Layout;
@@ -210,7 +210,8 @@ impl<'a> Builder<'a> {
     }
 
     fn embedding(&mut self) -> Result<ValueId, ShapeError> {
-        let matrix = self.vocabulary_weight("model.embed_tokens.weight");
+        let matrix = self.hook.vocabulary(&mut self.graph, Vocabulary::Embedding);
+        let matrix = matrix.unwrap_or_else(|| self.vocabulary_weight("model.embed_tokens.weight"));
         let x = self.graph.apply_one(Embedding, &[self.inputs.input_ids, matrix], "embed_tokens")?;
         match self.architecture.embedding_multiplier {
             1.0 => Ok(x),
@@ -223,7 +224,9 @@ impl<'a> Builder<'a> {
         let x = self.graph.apply_one(GatherRows, &[x, self.inputs.rows], "supervised_rows")?;
         let x = self.norm(x, "model.norm.weight", "norm", 1)?;
         let tied = self.architecture.tie_word_embeddings;
-        let output = self.vocabulary_weight(if tied { "model.embed_tokens.weight" } else { "lm_head.weight" });
+        let output = self.hook.vocabulary(&mut self.graph, Vocabulary::Output);
+        let own = if tied { "model.embed_tokens.weight" } else { "lm_head.weight" };
+        let output = output.unwrap_or_else(|| self.vocabulary_weight(own));
         let scale = 1.0 / self.architecture.logits_scaling;
         Ok(match (self.inputs.targets, self.inputs.loss_weight) {
             (Some(targets), Some(weight)) => {
@@ -271,14 +274,18 @@ impl<'a> Builder<'a> {
         self.weight(name, (self.storage)(tensor).in_order(), [rows.len(), columns])
     }
 
-    /// `x` with its columns in the order in which those of the matrix `tensor` rest.
-    pub(super) fn in_order_of(&mut self, tensor: &str, x: ValueId) -> Result<ValueId, ShapeError> {
-        if !(self.storage)(tensor).is_ordered() {
-            return Ok(x);
+    /// The order in which the `columns` columns of the matrix `tensor` rest, and its inverse, where it is not their own.
+    pub(super) fn order_of(&mut self, tensor: &str, columns: usize) -> Option<[ValueId; 2]> {
+        let ordered = (self.storage)(tensor).is_ordered();
+        ordered.then(|| order_names(tensor).map(|name| self.weight(name, DType::U32, [1, columns])))
+    }
+
+    /// `x` with its columns in this order of the matrix `tensor`.
+    pub(super) fn in_order_of(&mut self, tensor: &str, x: ValueId, order: Option<[ValueId; 2]>) -> Result<ValueId, ShapeError> {
+        match order {
+            None => Ok(x),
+            Some([order, inverse]) => self.graph.apply_one(PermuteColumns, &[x, order, inverse], format!("{tensor}.input")),
         }
-        let columns = self.graph[x].tensor.shape.columns;
-        let [order, inverse] = order_names(tensor).map(|name| self.weight(name, DType::U32, [1, columns]));
-        self.graph.apply_one(PermuteColumns, &[x, order, inverse], format!("{tensor}.input"))
     }
 
     fn weight(&mut self, name: String, dtype: DType, [rows, columns]: [usize; 2]) -> ValueId {

@@ -9,16 +9,39 @@ pub struct Linear<'a> {
     pub site: &'a Site,
     /// What enters it, `[tokens, in_features]`.
     pub x: ValueId,
+    /// Its frozen weight, one a part of [`Site::outputs`]: `[rows of the part, in_features]`.
+    pub weights: Vec<ValueId>,
+    /// The order in which their columns rest, and its inverse, where that is not the order of `x`'s columns.
+    pub order: Option<[ValueId; 2]>,
     /// By what its output is multiplied before it is added to the residual; 1 for layers that are not added to it.
     pub factor: f64,
     /// What it gives, one a part of [`Site::outputs`]: `[tokens, rows of the part]`, the residual added where the layer ends a half.
     pub outputs: Vec<ValueId>,
 }
 
+/// A matrix with a row for each token.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Vocabulary {
+    /// `embed_tokens`: what enters the first layer.
+    Embedding,
+    /// `lm_head`: what gives the logits, also where the model's own is the embedding.
+    Output,
+}
+
 /// Adds to a model from above.
 pub trait Hook {
     /// The graph has the model's inputs and nothing else; those of the hook follow.
     fn begin(&mut self, _graph: &mut Graph, _purpose: Purpose) {}
+
+    /// Must [`Linear::outputs`] of this layer be its product alone, and what is added to the residual be added after the hook?
+    fn stands_alone(&self, _site: &Site) -> bool {
+        false
+    }
+
+    /// What stands for the embedding or the output matrix, `[vocab_size, hidden_size]`; `None` for the model's own.
+    fn vocabulary(&mut self, _graph: &mut Graph, _module: Vocabulary) -> Option<ValueId> {
+        None
+    }
 
     /// What stands for the outputs of a linear layer.
     ///

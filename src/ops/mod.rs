@@ -12,6 +12,7 @@ pub mod add_bias;
 pub mod attention;
 pub mod cache_rows;
 pub mod copy;
+pub mod dora_norm;
 pub mod dropout;
 pub mod embedding;
 pub mod gather_rows;
@@ -25,6 +26,7 @@ mod registry;
 pub mod rms_norm;
 pub mod rope;
 pub mod scale;
+pub mod scale_columns;
 pub mod softcap;
 
 pub use registry::{Example, OpEntry, Random, registry};

@@ -45,6 +45,7 @@ pub fn registry() -> Vec<OpEntry> {
         attention::backward_key_value_entry(),
         cache_rows::entry(),
         copy::entry(),
+        dora_norm::entry(),
         dropout::entry(),
         embedding::entry(),
         gather_rows::entry(),
@@ -61,6 +62,8 @@ pub fn registry() -> Vec<OpEntry> {
         rms_norm::backward_entry(),
         rope::entry(),
         scale::entry(),
+        scale_columns::entry(),
+        scale_columns::dots_entry(),
         softcap::entry(),
         softcap::backward_entry(),
     ]

@@ -220,7 +220,7 @@ macro_rules! kernels {
                 slots: &[("row_sum", "row_sum_subgroup")],
                 constants: &[("LANES", 8.0)],
                 params: Params::FIELDS,
-                needs: Needs { subgroup_size: Some(8), ..Needs::NONE },
+                needs: Needs { cpu_driver: true, subgroup_size: Some(8), ..Needs::NONE },
                 unchecked: true,
             },
         ]

@@ -79,13 +79,13 @@ impl Evaluator {
         let placement = adapter.map(|adapter| &adapter.placement);
         let part = Part::above(prefix.as_ref().map(PrefixCache::first_layer));
         let adapted = Adapted::build(config, &|name| weights.dtype(name), placement, Purpose::Evaluate, part, max_tokens)?;
-        let Adapted { model, adapters, .. } = adapted;
+        let Adapted { model, leaves, .. } = adapted;
         let Head::Loss { nll, loss } = model.head else {
             return Err(ShapeError::new("model", "the head", "logits", "a loss").into());
         };
         let mut pinned = weights.pinned(&model, config)?;
         if let Some(adapter) = adapter {
-            pinned.extend(adapter.layout.pinned(&adapter.parameters, &adapters));
+            pinned.extend(adapter.pinned(&leaves));
         }
         let hidden = model.inputs.hidden.zip(prefix.as_ref());
         pinned.extend(hidden.map(|(id, prefix)| (id, prefix.hidden().clone().into())));

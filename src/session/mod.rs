@@ -138,8 +138,22 @@ impl Session {
         uses: &[&dyn Use],
         watch: &dyn Watch,
     ) -> Result<Self> {
+        let adapter = adapter.map(|folder| LoadedAdapter::load(folder, &model.files.config)).transpose()?;
+        Self::open_with(model, adapter, options, uses, watch)
+    }
+
+    /// [`Session::open`] with an adapter that has been read already.
+    ///
+    /// # Errors
+    /// As [`Session::open`].
+    pub fn open_with(
+        model: &OpenModel,
+        adapter: Option<LoadedAdapter>,
+        options: &SessionOptions,
+        uses: &[&dyn Use],
+        watch: &dyn Watch,
+    ) -> Result<Self> {
         let config = &model.files.config;
-        let adapter = adapter.map(|folder| LoadedAdapter::load(folder, config)).transpose()?;
         let placement = adapter.as_ref().map(|adapter| &adapter.placement);
         let storage = model.storage(options.weights);
         let mut models = Vec::new();

@@ -56,8 +56,10 @@ pub struct Planner {
     held_out: Option<(Model, [ValueId; 2])>,
     /// Bytes of the frozen weights.
     weights: usize,
-    /// Elements of each buffer of the adapter.
-    elements: Vec<usize>,
+    /// Elements of each buffer of the adapter, with its learning rate.
+    buffers: Vec<(usize, f64)>,
+    /// Bytes of the adapter's matrices that are not trained.
+    frozen: usize,
     facts: Facts,
     /// What the layers below a step, and below an evaluation, occupy where they stand apart.
     below: [PrefixMemory; 2],
@@ -90,13 +92,14 @@ impl Planner {
                 Some((model, [loss, nll]))
             }
         };
-        let elements = AdapterLayout::new(placement).span_elements();
+        let buffers = AdapterLayout::new(placement).rated_spans();
+        let frozen = AdapterLayout::frozen(placement).span_elements().iter().map(|elements| padded(elements * 4)).sum();
         let below = |layer: Option<usize>, tokens| match layer {
             Some(layer) => PrefixMemory::plan(config, storage, layer, tokens, facts),
             None => Ok(PrefixMemory::default()),
         };
         let below = [below(lowest.train, shape.max_tokens)?, below(lowest.held_out, shape.held_out_tokens)?];
-        Ok(Self { graphs, shape, held_out, weights, elements, facts: facts.clone(), below })
+        Ok(Self { graphs, shape, held_out, weights, buffers, frozen, facts: facts.clone(), below })
     }
 
     /// The step that is planned.
@@ -138,21 +141,23 @@ impl Planner {
         let graphs = self.graphs.clone().recomputed(recompute);
         let pinned: Vec<ValueId> = graphs.gradients.iter().copied().chain(graphs.model.inputs.hidden).collect();
         let (step, inputs) = self.plan(&graphs.model.graph, &[graphs.loss, graphs.nll], &pinned);
-        let adapter: usize = self.elements.iter().map(|elements| padded(elements * 4)).sum();
+        let adapter: usize = self.buffers.iter().map(|(elements, _)| padded(elements * 4)).sum();
         let mut memory = Memory {
             weights: self.weights,
-            adapters: adapter,
+            adapters: adapter + self.frozen,
             optimizer: 3 * adapter,
             activations: step.arena_bytes() + self.below[0].activations,
             inputs: inputs + rope_bytes(&graphs.model) + self.below[0].inputs,
             evaluation: 0,
         };
         // Neither graph can fail: an adapter that was laid out has elements.
-        if let Ok(optimizer) = OptimizerGraph::build(&self.elements) {
+        if let Ok(optimizer) = OptimizerGraph::build_rated(&self.buffers) {
             let (plan, inputs) = self.plan(&optimizer.graph, &[optimizer.norm], &[]);
             memory.optimizer += plan.arena_bytes() + inputs;
         }
-        if let (true, Ok((graph, ..))) = (self.shape.accumulate, accumulator_graph(&self.elements)) {
+        if let (true, Ok((graph, ..))) =
+            (self.shape.accumulate, accumulator_graph(&self.buffers.iter().map(|(elements, _)| *elements).collect::<Vec<_>>()))
+        {
             memory.optimizer += adapter + self.plan(&graph, &[], &[]).1;
         }
         if let Some((model, keep)) = &self.held_out {

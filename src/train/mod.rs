@@ -315,7 +315,9 @@ impl Run<'_> {
             return Ok(folder.clone());
         }
         let (moments, _) = self.trainer.optimizer_state()?;
-        let checkpoint = Checkpoint { state: self.state.clone(), adapter: self.trainer.adapter().contents()?, moments };
+        let adapter = self.trainer.adapter().contents()?;
+        let taken_out = self.prepared.adapter.taken_out.clone();
+        let checkpoint = Checkpoint { state: self.state.clone(), adapter, moments, taken_out };
         let values = checkpoint.adapter.iter().chain(checkpoint.moments.iter().flatten());
         if !values.into_iter().all(|value| value.is_finite()) {
             let problem = "the update made the adapter infinite; it is not saved".to_string();

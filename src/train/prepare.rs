@@ -4,12 +4,13 @@
 mod summary;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
+use super::ask::adapter::Asked;
 use super::budget;
 use super::interrupt::Interrupt;
 use super::keep::beginning::{self, Purpose};
@@ -26,12 +27,12 @@ use super::trainer::Trainer;
 use super::{HeldOut, Run};
 use crate::adapter::end_of_turn::{self, EndOfTurn};
 use crate::adapter::rope_scaling;
-use crate::adapter::targets::{expand_target_modules, parse_layers};
+use crate::adapter::start::{self, Base, Start, Started};
 use crate::adapter::{AdapterLayout, DeviceAdapter, Placement};
 use crate::cache::cache_folder;
 use crate::data::source::folder::{self as data_folder, Side};
 use crate::data::{self, Batch, Dataset, LoadOptions, Sampler, SamplerOptions};
-use crate::formats::peft::{self, AdapterConfig, AdapterTensor};
+use crate::formats::peft::{AdapterConfig, AdapterTensor};
 use crate::gpu::Device;
 use crate::graph::Graph;
 use crate::kernel::Facts;
@@ -71,11 +72,7 @@ impl<'m> Prepared<'m> {
     /// is too small.
     pub fn new(options: TrainOptions, model: &'m OpenModel) -> Result<Self> {
         let config = &model.files.config;
-        let (adapter, start) = adapter_of(&options, model)?;
-        let place = options.init_adapter.as_deref().unwrap_or(Path::new("adapter")).display().to_string();
-        let placement = Placement::from_peft(&place, &adapter, config)?;
-        let layout = AdapterLayout::new(&placement);
-        let start = start.map(|tensors| layout.pack(&place, &tensors)).transpose()?;
+        let Asked { config: adapter, placement, layout, start } = Asked::of(&options, model)?;
 
         // A packed row may be longer than the model's context; a record in it may not.
         let longest = options.max_length.min(config.max_position_embeddings);
@@ -236,18 +233,28 @@ impl<'m> Prepared<'m> {
     /// # Errors
     /// [`Error::OutOfMemory`] with the plan's figures.
     pub fn start(self, weights: Arc<DeviceWeights>, output: Output, interrupt: Interrupt, progress: Progress) -> Result<Run<'m>> {
-        let engine = self.engine(weights).map_err(|error| self.explained(error))?;
+        let engine = self.engine(weights, output.checkpoint.is_some()).map_err(|error| self.explained(error))?;
         self.start_with(engine, output, interrupt, progress)
     }
 
-    /// What of the run is on the device, as it is before the first step.
-    pub(super) fn engine(&self, weights: Arc<DeviceWeights>) -> Result<Engine> {
+    /// What of the run is on the device, as it is before the first step; of a run that `goes_on` without the adapter, which comes from
+    /// the checkpoint.
+    pub(super) fn engine(&self, weights: Arc<DeviceWeights>, goes_on: bool) -> Result<Engine> {
         let (options, config) = (&self.options, &self.model.files.config);
         let device = weights.device().clone();
-        let on_device = match &self.start {
-            Some(contents) => DeviceAdapter::new(device, self.placement.clone(), self.layout.clone(), contents)?,
-            None => DeviceAdapter::fresh(device, self.placement.clone(), options.seed)?,
+        let place = |contents: &[f32]| DeviceAdapter::new(device, self.placement.clone(), self.layout.clone(), contents);
+        let (on_device, taken_out) = match &self.start {
+            Some(contents) => (place(contents)?, Vec::new()),
+            None if goes_on => (place(&vec![0.0; self.layout.elements()])?, Vec::new()),
+            None => {
+                let base = Base { tensors: &*self.model.files.tensors, weight_type: self.weight_type() };
+                let Started { trained, taken_out } = start::start(&self.placement, &base, options.seed)?;
+                (place(&self.layout.pack("adapter", &trained)?)?, taken_out)
+            }
         };
+        if !taken_out.is_empty() {
+            on_device.set_frozen(&self.placement.frozen_of(&taken_out))?;
+        }
         let cache = |store, max_tokens| self.prefix.open(store, &weights, config, &options.out, max_tokens);
         let shape = self.planner.shape();
         let below_step = cache(&self.prefix.train, shape.max_tokens)?;
@@ -262,12 +269,19 @@ impl<'m> Prepared<'m> {
             }
             None => None,
         };
-        Ok(Engine { trainer, held_out })
+        Ok(Engine { trainer, held_out, taken_out })
     }
 
     /// Takes a fresh engine to where the run stands.
-    pub(super) fn start_with(self, engine: Engine, output: Output, interrupt: Interrupt, progress: Progress) -> Result<Run<'m>> {
-        let Engine { mut trainer, held_out } = engine;
+    pub(super) fn start_with(
+        mut self,
+        engine: Engine,
+        output: Output,
+        interrupt: Interrupt,
+        progress: Progress,
+    ) -> Result<Run<'m>> {
+        let Engine { mut trainer, held_out, taken_out } = engine;
+        self.adapter.taken_out = taken_out;
         let Output { lock, mut state, checkpoint, saved, begins, aside } = output;
         let out = &self.options.out;
         state.check_base_weights(out, trainer.weights().digest())?;
@@ -277,9 +291,11 @@ impl<'m> Prepared<'m> {
         beginning::put_aside(&aside)?;
         beginning::make_way_for_notes(out, &self.notes())?;
         let mut sampler = self.sampler.clone();
-        if let Some(Checkpoint { state, adapter, moments: [first, second] }) = &checkpoint {
+        if let Some(Checkpoint { state, adapter, moments: [first, second], taken_out }) = checkpoint {
+            trainer.adapter().set_frozen(&self.placement.frozen_of(&taken_out))?;
+            self.adapter.taken_out = taken_out;
             sampler.seek(state.position)?;
-            trainer.restore(adapter, [first, second], state.batches);
+            trainer.restore(&adapter, [&first, &second], state.batches);
         }
         let metrics = MetricsLog::open(out, state.step)?;
         let saved = saved.map(|folder| (state.step, folder));
@@ -305,6 +321,22 @@ impl<'m> Prepared<'m> {
         eval_steps(&self.options, self.total_steps)
     }
 
+    /// What of the adapter is not as every adapter was once.
+    fn adapter_print(&self) -> BTreeMap<String, String> {
+        let AdapterConfig { only, rank_pattern, alpha_pattern, use_dora, .. } = &self.adapter;
+        let start = self.options.init_lora_weights.unwrap_or_default();
+        let ratio = self.options.loraplus_lr_ratio.unwrap_or(1.0);
+        let entries = [
+            ("modules", only.is_some(), format!("{only:?}")),
+            ("rank_pattern", !rank_pattern.is_empty(), format!("{:?}", rank_pattern.entries())),
+            ("alpha_pattern", !alpha_pattern.is_empty(), format!("{:?}", alpha_pattern.entries())),
+            ("use_dora", *use_dora, "true".to_string()),
+            ("init_lora_weights", start != Start::default(), start.to_string()),
+            ("loraplus_lr_ratio", ratio != 1.0, ratio.to_string()),
+        ];
+        entries.into_iter().filter(|(_, set, _)| *set).map(|(name, _, value)| (name.to_string(), value)).collect()
+    }
+
     /// All that the numbers of the run depend on, by name.
     fn fingerprint(&self) -> Result<BTreeMap<String, String>> {
         let mut print = self.options.fingerprint(self.schedule.warmup_steps(), self.total_steps);
@@ -327,6 +359,7 @@ impl<'m> Prepared<'m> {
             ("init_adapter (content)", start),
         ];
         print.extend(more.map(|(name, value)| (name.to_string(), value)));
+        print.extend(self.adapter_print());
         // A cache in f32 changes no number.
         if self.prefix.train.is_some() && self.options.prefix_cache_type != PrefixCacheType::F32 {
             print.insert("prefix_cache_type".to_string(), serde_json::json!(self.options.prefix_cache_type).to_string());
@@ -393,6 +426,8 @@ fn planner(model: &OpenModel, placement: &Placement, weights: WeightType, shape:
 pub(super) struct Engine {
     trainer: Trainer,
     held_out: Option<HeldOut>,
+    /// See [`AdapterConfig::taken_out`].
+    taken_out: Vec<AdapterTensor>,
 }
 
 fn sampler_options(options: &TrainOptions) -> SamplerOptions {
@@ -438,60 +473,4 @@ fn steps_of_epochs(sampler: &Sampler, options: &TrainOptions, records: usize) ->
         true => Ok(total),
         false => too_many(format!("{epochs} epochs are {total} steps; a run has {MOST_STEPS} at most")),
     }
-}
-
-/// Largest rank that is believed; it keeps sizes far from overflow.
-const LARGEST_RANK: usize = 1 << 16;
-
-/// What the adapter is and, with `--init-adapter`, how it starts.
-fn adapter_of(options: &TrainOptions, model: &OpenModel) -> Result<(AdapterConfig, Option<Vec<AdapterTensor>>)> {
-    let config = &model.files.config;
-    let modules = options.target_modules.as_ref().map(|names| expand_target_modules(names, config)).transpose()?;
-    let layers = options.layers.as_ref().map(|text| parse_layers(text, config.num_hidden_layers)).transpose()?;
-    let all: Vec<usize> = (0..config.num_hidden_layers).collect();
-    let Some(folder) = &options.init_adapter else {
-        let r = options.lora_r.unwrap_or(TrainOptions::LORA_R);
-        if r > LARGEST_RANK {
-            let problem = format!("{r} is no rank: no model has a dimension above {LARGEST_RANK}");
-            return Err(Error::bad_input("--lora-r", problem, "give a small rank, such as 16"));
-        }
-        let adapter = AdapterConfig {
-            r,
-            lora_alpha: options.lora_alpha.unwrap_or(TrainOptions::LORA_ALPHA),
-            lora_dropout: options.lora_dropout.unwrap_or(0.0),
-            target_modules: match modules {
-                Some(modules) => modules,
-                None => expand_target_modules(&[TrainOptions::TARGET_MODULES.to_string()], config)?,
-            },
-            layers_to_transform: layers.filter(|layers| *layers != all),
-            base_model: Some(options.model.clone()),
-            text_path: config.text_path,
-            ..AdapterConfig::default()
-        };
-        return Ok((adapter, None));
-    };
-    let (mut adapter, tensors) = peft::load_adapter(folder)?;
-    let agree = |option: &str, same: bool, of_adapter: String| match same {
-        true => Ok(()),
-        false => {
-            let problem = format!("the adapter of --init-adapter {} has {of_adapter}", folder.display());
-            Err(Error::bad_input(option, problem, "leave this option out, or start from another adapter"))
-        }
-    };
-    agree("--lora-r", options.lora_r.is_none_or(|r| r == adapter.r), format!("rank {}", adapter.r))?;
-    let alpha = adapter.lora_alpha;
-    agree("--lora-alpha", options.lora_alpha.is_none_or(|given| given == alpha), format!("alpha {alpha}"))?;
-    let sorted = |mut names: Vec<String>| {
-        names.sort_unstable();
-        names
-    };
-    let (of_adapter, given) = (sorted(adapter.target_modules.clone()), modules.map(sorted));
-    let same = given.is_none_or(|given| given == of_adapter);
-    agree("--target-modules", same, format!("the modules {}", of_adapter.join(", ")))?;
-    let of_adapter = adapter.layers_to_transform.clone().unwrap_or(all);
-    agree("--layers", layers.is_none_or(|given| given == of_adapter), format!("the layers {of_adapter:?}"))?;
-    adapter.lora_dropout = options.lora_dropout.unwrap_or(adapter.lora_dropout);
-    adapter.base_model = Some(options.model.clone());
-    adapter.text_path = config.text_path;
-    Ok((adapter, Some(tensors)))
 }

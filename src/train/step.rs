@@ -1,6 +1,6 @@
 //! The two graphs of a training step: loss with adapter gradients, and the optimizer.
 
-use crate::adapter::{Adapted, Placement};
+use crate::adapter::{Adapted, AdapterLeaves, Placement};
 use crate::architecture::Architecture;
 use crate::autograd::{Root, backward};
 use crate::graph::{Graph, Origin, Rows, ShapeError, TensorType, ValueId};
@@ -26,13 +26,13 @@ pub enum Recompute {
 #[derive(Clone, Debug)]
 pub struct LossGraph {
     pub model: Model,
-    /// Adapter matrices, as [`Adapted::adapters`].
-    pub adapters: Vec<ValueId>,
+    /// Adapter matrices, as [`Adapted::leaves`].
+    pub leaves: AdapterLeaves,
     /// As [`Adapted::dropout_counter`].
     pub dropout_counter: Option<ValueId>,
     pub loss: ValueId,
     pub nll: ValueId,
-    /// Gradients in the order of `adapters`.
+    /// Gradients of the trained leaves, in their order.
     pub gradients: Vec<ValueId>,
     /// Nodes of the forward pass, which come first.
     forward: usize,
@@ -66,14 +66,15 @@ impl LossGraph {
         max_tokens: usize,
     ) -> Result<Self, ShapeError> {
         let adapted = Adapted::build(config, storage, Some(placement), Purpose::Train, part, max_tokens)?;
-        let Adapted { mut model, adapters, dropout_counter } = adapted;
+        let Adapted { mut model, leaves, dropout_counter } = adapted;
+        let adapters = &leaves.trained;
         let Head::Loss { loss, nll } = model.head else {
             return Err(ShapeError::new("model", "the head", "logits", "a loss"));
         };
         let forward = model.graph.nodes().len();
-        let gradients = backward(&mut model.graph, Root::Loss(loss), &adapters)?
+        let gradients = backward(&mut model.graph, Root::Loss(loss), adapters)?
             .into_iter()
-            .zip(&adapters)
+            .zip(adapters)
             .map(|(gradient, adapter)| {
                 let name = &model.graph[*adapter].name;
                 gradient.ok_or_else(|| {
@@ -87,7 +88,7 @@ impl LossGraph {
         model.blocks = model.blocks.into_iter().map(place).collect();
         let forward = place(0..forward).end;
         let layers = placement.lowest_layer()..config.num_hidden_layers;
-        Ok(Self { model, adapters, dropout_counter, loss, nll, gradients, forward, layers })
+        Ok(Self { model, leaves, dropout_counter, loss, nll, gradients, forward, layers })
     }
 
     /// Layers that have a backward pass, and so something that can be computed again.
@@ -121,8 +122,8 @@ pub struct OptimizerGraph {
     pub graph: Graph,
     /// One a buffer.
     pub states: Vec<OptimizerState>,
-    /// `[1, 8]`: see [`crate::ops::adamw::Hyper`].
-    pub hyper: ValueId,
+    /// `[1, 8]`, see [`crate::ops::adamw::Hyper`]: one for each learning rate, which is the run's times this.
+    pub hypers: Vec<(f64, ValueId)>,
     /// `[1, 1]`, before clipping.
     pub norm: ValueId,
 }
@@ -142,9 +143,17 @@ impl OptimizerGraph {
     /// # Errors
     /// None for positive numbers of elements.
     pub fn build(elements: &[usize]) -> Result<Self, ShapeError> {
+        Self::build_rated(&elements.iter().map(|&elements| (elements, 1.0)).collect::<Vec<_>>())
+    }
+
+    /// [`OptimizerGraph::build`] where buffers have learning rates of their own, as multiples of the run's.
+    ///
+    /// # Errors
+    /// None for positive numbers of elements.
+    pub fn build_rated(buffers: &[(usize, f64)]) -> Result<Self, ShapeError> {
         let mut graph = Graph::new();
-        let mut states = Vec::with_capacity(elements.len());
-        for &elements in elements {
+        let mut states = Vec::with_capacity(buffers.len());
+        for &(elements, _) in buffers {
             let mut leaf = |name: &str| graph.leaf(name, TensorType::f32(Rows::Fixed(1), elements), Origin::State);
             states.push(OptimizerState {
                 parameters: leaf("parameters"),
@@ -153,13 +162,21 @@ impl OptimizerGraph {
                 second_moment: leaf("second_moment"),
             });
         }
-        let hyper = graph.leaf("hyper", TensorType::f32(Rows::Fixed(1), 8), Origin::Input);
+        let mut hypers: Vec<(f64, ValueId)> = Vec::new();
+        for &(_, rate) in buffers {
+            if hypers.iter().all(|(known, _)| *known != rate) {
+                let name = if hypers.is_empty() { "hyper".to_owned() } else { format!("hyper.{}", hypers.len()) };
+                hypers.push((rate, graph.leaf(name, TensorType::f32(Rows::Fixed(1), 8), Origin::Input)));
+            }
+        }
         let gradients: Vec<ValueId> = states.iter().map(|state| state.gradients).collect();
         let norm = graph.apply_one(GlobalNorm, &gradients, "gradient_norm")?;
-        for OptimizerState { parameters, gradients, first_moment, second_moment } in &states {
-            graph.apply(AdamW, &[*parameters, *gradients, *first_moment, *second_moment, norm, hyper], "adamw")?;
+        for (OptimizerState { parameters, gradients, first_moment, second_moment }, (_, rate)) in states.iter().zip(buffers) {
+            for (_, hyper) in hypers.iter().filter(|(known, _)| known == rate) {
+                graph.apply(AdamW, &[*parameters, *gradients, *first_moment, *second_moment, norm, *hyper], "adamw")?;
+            }
         }
-        Ok(Self { graph, states, hyper, norm })
+        Ok(Self { graph, states, hypers, norm })
     }
 }
 

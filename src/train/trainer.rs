@@ -65,7 +65,7 @@ impl Trainer {
         let buffers = |name| AdapterBuffers::allocate(device.clone(), name, &adapter.layout);
         let gradients = buffers("gradients")?;
         let mut pinned = weights.pinned(&graphs.model, config)?;
-        pinned.extend(adapter.layout.pinned(&adapter.parameters, &graphs.adapters));
+        pinned.extend(adapter.pinned(&graphs.leaves));
         pinned.extend(adapter.layout.pinned(&gradients, &graphs.gradients));
         let (inputs, loss, rope_bytes) = (graphs.model.inputs, graphs.loss, rope_bytes(&graphs.model));
         let dropout_counter = graphs.dropout_counter;
@@ -74,7 +74,7 @@ impl Trainer {
 
         let accumulator = shape.accumulate.then(|| accumulator(weights.place(), &adapter.layout, &gradients)).transpose()?;
         let moments = [buffers("first moment")?, buffers("second moment")?];
-        let optimizer_graph = OptimizerGraph::build(&adapter.layout.span_elements())?;
+        let optimizer_graph = OptimizerGraph::build_rated(&adapter.layout.rated_spans())?;
         let summed = accumulator.as_ref().map_or(&gradients, |(total, _)| total);
         let mut pinned = HashMap::new();
         let slices = adapter.parameters.slices().zip(summed.slices()).zip(moments[0].slices().zip(moments[1].slices()));
@@ -202,7 +202,10 @@ impl Trainer {
     /// # Errors
     /// If the device is lost.
     pub fn update(&mut self, hyper: &Hyper) -> Result<Readback> {
-        self.optimizer.write(self.optimizer_graph.hyper, &hyper.values());
+        for (rate, leaf) in &self.optimizer_graph.hypers {
+            let of_rate = Hyper { learning_rate: hyper.learning_rate * rate, ..*hyper };
+            self.optimizer.write(*leaf, &of_rate.values());
+        }
         run(&mut self.optimizer, &mut self.profile)?;
         self.optimizer.read_later(self.optimizer_graph.norm, 1)
     }

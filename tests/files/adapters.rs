@@ -18,11 +18,8 @@ fn adapter() -> (AdapterConfig, Vec<AdapterTensor>) {
         lora_alpha: 8.0,
         lora_dropout: 0.05,
         target_modules: vec!["q_proj".to_owned(), "v_proj".to_owned()],
-        layers_to_transform: None,
         base_model: Some("owner/model".to_owned()),
-        use_rslora: false,
-        text_path: "",
-        without_tensors: Vec::new(),
+        ..AdapterConfig::default()
     };
     let mut tensors = Vec::new();
     for layer in 0..2 {
@@ -138,17 +135,19 @@ fn other_spellings_of_the_same_adapter() {
 fn options_that_would_change_the_numbers_are_refused_by_key() {
     for (key, value) in [
         ("peft_type", json!("IA3")),
-        ("use_dora", json!(true)),
+        ("use_dora", json!("yes")),
         ("bias", json!("all")),
-        ("lora_bias", json!(true)),
-        ("modules_to_save", json!(["lm_head"])),
-        ("rank_pattern", json!({"q_proj": 8})),
-        ("alpha_pattern", json!({"q_proj": 8})),
+        ("lora_bias", json!(1)),
+        ("modules_to_save", json!(["score"])),
+        ("modules_to_save", json!("lm_head")),
+        ("rank_pattern", json!({"q_proj": 0})),
+        ("rank_pattern", json!({"q_(": 4})),
+        ("alpha_pattern", json!({"q_proj": "8"})),
+        ("alpha_pattern", json!(["q_proj"])),
         ("use_rslora", json!("yes")),
         ("init_lora_weights", json!("pissa")),
         ("init_lora_weights", json!("pissa_niter_16")),
         ("init_lora_weights", json!("olora")),
-        ("init_lora_weights", json!("orthogonal")),
         ("init_lora_weights", json!("loftq")),
         ("init_lora_weights", json!("a start that PEFT gets next year")),
         ("an_option_that_peft_gets_next_year", json!(true)),
@@ -173,6 +172,7 @@ fn options_that_would_change_the_numbers_are_refused_by_key() {
 fn keys_that_change_no_number_are_passed_over() {
     for (key, value) in [
         ("init_lora_weights", json!("gaussian")),
+        ("init_lora_weights", json!("orthogonal")),
         ("init_lora_weights", json!(false)),
         ("fan_in_fan_out", json!(true)),
         ("peft_version", json!("9.0")),
@@ -276,4 +276,65 @@ fn the_text_part_of_a_larger_model_has_its_own_names() {
     assert_eq!(value["target_modules"], r"model\.language_model\.layers\.(\d+)\.(self_attn|mlp)\.(q_proj|v_proj)");
     let (read, found) = load_adapter(folder.path()).unwrap();
     assert_eq!((read.target_modules, found), (config.target_modules, tensors));
+}
+
+/// What the configuration says of a method, its tensors must have, and nothing else.
+#[test]
+fn an_option_and_its_tensors_come_together() {
+    let folder = saved();
+    for (key, tensor) in [("use_dora", "lora_magnitude_vector"), ("lora_bias", "lora_b_bias")] {
+        change_config(folder.path(), key, json!(true));
+        let text = message(load_adapter(folder.path()));
+        assert!(text.contains(&format!("q_proj.{tensor} is missing")), "{text}");
+        change_config(folder.path(), key, json!(false));
+    }
+    for key in ["lora_magnitude_vector", "lora_magnitude_vector.default", "lora_B.bias"] {
+        change_tensors(folder.path(), |all| {
+            let name = format!("base_model.model.model.layers.0.self_attn.q_proj.{key}");
+            all.push((name, "F32", vec![64], tiny::f32_bytes(&[1.0; 64])));
+        });
+        let text = message(load_adapter(folder.path()));
+        assert!(text.contains(key) && text.contains("does not say"), "{text}");
+    }
+}
+
+/// A rank of a module's own is that of its tensors.
+#[test]
+fn ranks_by_pattern_are_those_of_the_tensors() {
+    let folder = saved();
+    change_config(folder.path(), "rank_pattern", json!({"v_proj": 4, "layers.1.self_attn.q_proj": 4}));
+    change_config(folder.path(), "r", json!(9));
+    let text = message(load_adapter(folder.path()));
+    assert!(text.contains("layers.0.self_attn.q_proj.lora_A") && text.contains("r is 9"), "{text}");
+    change_config(folder.path(), "rank_pattern", json!({".*": 4}));
+    change_config(folder.path(), "alpha_pattern", json!({"v_proj": 2, "proj": 7}));
+    let (config, _) = load_adapter(folder.path()).unwrap();
+    let placement = Placement::from_peft("adapter", &config, &tiny::config()).unwrap();
+    for piece in &placement.pieces {
+        let scale = if piece.site.module == "v_proj" { 0.5 } else { 2.0 };
+        assert_eq!((piece.method.lora().r, piece.method.lora().scale), (4, scale), "{}", piece.site.name());
+    }
+}
+
+/// Whole modules that the configuration lists are in the file, and no others.
+#[test]
+fn whole_modules_are_those_that_are_listed() {
+    let folder = saved();
+    let with = |key: &str| {
+        change_tensors(folder.path(), |all| all.push((key.to_owned(), "F32", vec![96, 2], tiny::f32_bytes(&[0.5; 192]))));
+    };
+    with("base_model.model.lm_head.weight");
+    assert!(message(load_adapter(folder.path())).contains("does not list it in modules_to_save"));
+    change_config(folder.path(), "modules_to_save", json!(["lm_head"]));
+    for key in ["base_model.model.lm_head.weight", "base_model.model.lm_head.modules_to_save.default.weight"] {
+        with(key);
+        let (config, tensors) = load_adapter(folder.path()).unwrap();
+        assert_eq!(config.modules_to_save, ["lm_head"]);
+        assert!(tensors.iter().any(|tensor| tensor.name == "lm_head.weight" && tensor.shape == [96, 2]));
+        let written = tempfile::tempdir().unwrap();
+        save_adapter(written.path(), &config, &tensors).unwrap();
+        assert_eq!(load_adapter(written.path()).unwrap(), (config, tensors));
+    }
+    change_config(folder.path(), "modules_to_save", json!(["lm_head", "model.embed_tokens"]));
+    assert!(message(load_adapter(folder.path())).contains("embed_tokens: is missing"));
 }

@@ -207,6 +207,15 @@ fn target_modules_and_layers_as_users_write_them() {
     message(expand(&[]));
 
     assert_eq!(parse_layers("8-10, 2,9", 12).unwrap(), [2, 8, 9, 10]);
+    assert_eq!(parse_layers("early,11", 12).unwrap(), [0, 1, 2, 3, 11]);
+    assert_eq!(parse_layers("middle", 12).unwrap(), [4, 5, 6, 7]);
+    assert_eq!(parse_layers("late", 10).unwrap(), [7, 8, 9]);
+    assert_eq!(parse_layers("25%-50%", 12).unwrap(), [3, 4, 5]);
+    let thirds: Vec<usize> = ["early", "middle", "late"].iter().flat_map(|third| parse_layers(third, 31).unwrap()).collect();
+    assert_eq!(thirds, (0..31).collect::<Vec<_>>());
+    for wrong in ["50%", "70%-30%", "30%-130%", "30-70%", "40%-41%", "upper"] {
+        assert!(message(parse_layers(wrong, 12)).starts_with("--layers"), "{wrong}");
+    }
     for wrong in ["", "12", "5-2", "a", "1-", "-1", "0-99999999999999999999", "1-2-3"] {
         assert!(message(parse_layers(wrong, 12)).starts_with("--layers"), "{wrong}");
     }

@@ -101,7 +101,8 @@ fn a_half_cached_model_is_completed_where_the_network_allows_it() {
 fn models_in_pytorch_files_alone_are_fetched() {
     let config = tiny::config_json().to_string().into_bytes();
     let (endpoint, _) = serve(BTreeMap::from([("config.json", config.clone()), ("pytorch_model.bin", b"x".to_vec())]));
-    let folder = hub(&endpoint, &tempfile::tempdir().unwrap()).fetch_weights("owner/model").unwrap();
+    let cache = tempfile::tempdir().unwrap();
+    let folder = hub(&endpoint, &cache).fetch_weights("owner/model").unwrap();
     assert_eq!(std::fs::read(folder.join("pytorch_model.bin")).unwrap(), b"x");
     let (endpoint, _) = serve(BTreeMap::from([("config.json", config), ("flax_model.msgpack", b"x".to_vec())]));
     let text = message(hub(&endpoint, &tempfile::tempdir().unwrap()).fetch_weights("owner/model"));

@@ -1,5 +1,6 @@
 //! Whole models against PyTorch, transformers and PEFT: the figures in `tests/fixtures/reference/` (its README says how they were made).
 
+mod adapters;
 #[path = "../common/mod.rs"]
 mod common;
 mod families;

@@ -1,6 +1,7 @@
 //! Every kernel on every backend, without any of them: what the engine can dispatch is translated for Vulkan, Metal and DX12, and held
 //! against what it declares and against WebGPU's default limits.
 
+mod loops;
 mod races;
 mod translate;
 mod uniformity;
@@ -140,6 +141,52 @@ fn barriers_stand_in_uniform_control_flow() {
         let one_subgroup = variant.kernel.needs.subgroup_size == Some(resolved.workgroup_size().iter().product());
         uniformity::check(&resolved.module, one_subgroup)
     });
+}
+
+/// No kernel can run for ever, though nothing counts its rounds.
+#[test]
+fn every_loop_ends() {
+    let mut met = BTreeSet::new();
+    for kernel in registry().into_iter().flat_map(|entry| entry.kernels) {
+        let source = shader::source(kernel).unwrap_or_else(|problem| panic!("{problem}"));
+        let module = naga::front::wgsl::parse_str(&source).unwrap_or_else(|error| panic!("{}", error.emit_to_string(&source)));
+        let found = loops::not_counting(&module);
+        let known = loops::OTHERS.iter().find(|(shader, ..)| *shader == kernel.shader).map_or(0, |(_, loops, _)| *loops);
+        assert_eq!(found.len(), known, "{}: {found:?} do not count by a constant; loops.rs lists {known}", kernel.name);
+        met.insert(kernel.shader);
+    }
+    assert!(loops::OTHERS.iter().all(|(shader, ..)| met.contains(shader)), "a listed shader is gone");
+}
+
+/// The check on loops of a few lines.
+#[test]
+fn loops_that_may_not_end_are_found() {
+    let others = |body: &str| {
+        let source = format!(
+            "const STEP = 2u; override LANES: u32 = 8;
+            @group(0) @binding(0) var<storage, read_write> out: array<u32>;
+            @compute @workgroup_size(8) fn main(@builtin(local_invocation_index) lane: u32) {{ var n = out[0]; {body} }}"
+        );
+        let module = naga::front::wgsl::parse_str(&source).unwrap_or_else(|error| panic!("{}", error.emit_to_string(&source)));
+        loops::not_counting(&module).len()
+    };
+    for ends in [
+        "for (var i = lane; i < n; i++) { out[i] = 0u; }",
+        "for (var i = lane; i < out[0]; i += 4u * LANES) { if i == 3u { break; } }",
+        "for (var i = n; i <= min(n, 7u); i += STEP) { for (var j = 8u; j > 0u; j /= 2u) { out[j] = i; } }",
+    ] {
+        assert_eq!(others(ends), 0, "{ends}");
+    }
+    for may_not in [
+        "for (var i = lane; i < n; i += n) { out[i] = 0u; }",
+        "for (var i = lane; i < n; i++) { i = 0u; }",
+        "for (var i = lane; i < n; i++) { n++; }",
+        "while n < 7u { out[n] = 0u; }",
+        "loop { out[n] = 0u; }",
+        "for (var i = lane; i < n; i -= 1u) { }",
+    ] {
+        assert_eq!(others(may_not), 1, "{may_not}");
+    }
 }
 
 /// No kernel races in workgroup memory, and the check that says so sees every barrier: without any one of them, it finds a race. A barrier

@@ -372,7 +372,12 @@ impl<'a> Invocation<'a> {
                     Ok(Value::Unknown)
                 }
                 AddressSpace::Uniform => Ok(self.parameter(global, &pointer.path)),
-                _ => Ok(Value::Unknown),
+                // The rows are one sequence, whose length decides how long attention's loops are.
+                _ => Ok(match (module.global_variables[global].name.as_deref(), &pointer.path[..]) {
+                    (Some("position"), [Some(row)]) => Value::U(*row as u32),
+                    (Some("segment_start"), [_]) => Value::U(0),
+                    _ => Value::Unknown,
+                }),
             },
         }
     }

@@ -63,17 +63,23 @@ pub fn has_spirv_val() -> bool {
 /// What a spirv-val from before cooperative matrices says to their capability.
 const UNKNOWN_CAPABILITY: &str = "Invalid capability operand: 6022";
 
-/// SPIR-V 1.3 (Vulkan 1.1), checked by the Khronos validator where it is installed.
-pub fn spirv(kernel: &Resolved, needs: Needs) -> Result<(), String> {
+/// SPIR-V of this version. `buffers` says how an index into a buffer is kept in range: on drivers with VK_EXT_robustness2 wgpu leaves it to them.
+pub fn spirv_words(kernel: &Resolved, lang_version: (u8, u8), buffers: BoundsCheckPolicy) -> Result<Vec<u32>, String> {
     let options = spv::Options {
-        lang_version: (1, 3),
-        bounds_check_policies: kernel.bounds_checks(),
+        lang_version,
+        bounds_check_policies: BoundsCheckPolicies { buffer: buffers, ..kernel.bounds_checks() },
         zero_initialize_workgroup_memory: spv::ZeroInitializeWorkgroupMemoryMode::None,
-        force_loop_bounding: !kernel.unchecked,
+        force_loop_bounding: false,
+        emit_int_div_checks: !kernel.unchecked,
         ..Default::default()
     };
     let pipeline = spv::PipelineOptions { shader_stage: ShaderStage::Compute, entry_point: "main".into() };
-    let words = spv::write_vec(&kernel.module, &kernel.info, &options, Some(&pipeline)).map_err(|error| error.to_string())?;
+    spv::write_vec(&kernel.module, &kernel.info, &options, Some(&pipeline)).map_err(|error| error.to_string())
+}
+
+/// SPIR-V 1.3 (Vulkan 1.1), checked by the Khronos validator where it is installed.
+pub fn spirv(kernel: &Resolved, needs: Needs) -> Result<(), String> {
+    let words = spirv_words(kernel, (1, 3), kernel.bounds_checks().buffer)?;
     if !has_spirv_val() {
         return Ok(());
     }
@@ -108,7 +114,7 @@ pub fn metal(kernel: &Resolved, needs: Needs) -> Result<(), String> {
         fake_missing_bindings: false,
         bounds_check_policies: kernel.bounds_checks(),
         zero_initialize_workgroup_memory: false,
-        force_loop_bounding: !kernel.unchecked,
+        force_loop_bounding: false,
         ..Default::default()
     };
     let pipeline = msl::PipelineOptions { entry_point: Some((ShaderStage::Compute, "main".into())), ..Default::default() };
@@ -124,7 +130,7 @@ pub fn hlsl(kernel: &Resolved, needs: Needs) -> Result<(), String> {
         fake_missing_bindings: true,
         zero_initialize_workgroup_memory: false,
         restrict_indexing: !kernel.unchecked,
-        force_loop_bounding: !kernel.unchecked,
+        force_loop_bounding: false,
         ..Default::default()
     };
     let pipeline = hlsl::PipelineOptions { entry_point: Some((ShaderStage::Compute, "main".into())) };

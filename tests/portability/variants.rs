@@ -58,7 +58,7 @@ impl Variant {
     /// The kernel as a backend gets it, every constant resolved, checked by naga with all capabilities.
     pub fn resolve(&self) -> Result<Resolved, String> {
         let cooperative = Some(self.kernel.needs.cooperative.unwrap_or(Matrices::ALL[0]));
-        self.resolve_with(Needs { subgroup_size: Some(8), int64: true, f16: true, cooperative })
+        self.resolve_with(Needs { cpu_driver: true, subgroup_size: Some(8), int64: true, f16: true, cooperative })
     }
 
     /// The same, with no more capabilities than these needs stand for.
@@ -163,7 +163,8 @@ pub fn calls_of_long_rows(facts: &Facts, tuning: &Tuning, tokens: usize) -> Vec<
     calls_of(&graph, facts, tuning, tokens)
 }
 
-fn calls_of(graph: &Graph, facts: &Facts, tuning: &Tuning, tokens: usize) -> Vec<(&'static str, Vec<Dispatch>)> {
+/// What each node of a graph launches on such a device for this many tokens, all of them supervised.
+pub fn calls_of(graph: &Graph, facts: &Facts, tuning: &Tuning, tokens: usize) -> Vec<(&'static str, Vec<Dispatch>)> {
     let counts = Counts { tokens, supervised: tokens };
     let operands = |ids: &[graftling::graph::ValueId]| -> Vec<Operand> {
         ids.iter()

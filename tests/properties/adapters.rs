@@ -144,7 +144,7 @@ fn frozen_weights_have_no_gradient() {
         assert_eq!(loss.gradients.len(), 2 * layers.len() * modules.len());
         let distinct: HashSet<ValueId> = loss.gradients.iter().copied().collect();
         assert_eq!(distinct.len(), loss.gradients.len());
-        for (adapter, gradient) in loss.adapters.iter().zip(&loss.gradients) {
+        for (adapter, gradient) in loss.leaves.trained.iter().zip(&loss.gradients) {
             assert_eq!(graph[*adapter].tensor, graph[*gradient].tensor, "{}", graph[*adapter].name);
         }
         // What no adapter's gradient is made of would be work for nothing: there is no such node after the loss.
@@ -240,7 +240,7 @@ fn nothing_below_the_lowest_adapted_layer_has_a_backward() {
 fn batch(loss: &LossGraph, segments: &[&[usize]], supervised_in_all: usize) -> (HashMap<ValueId, Matrix>, Counts) {
     let model = &loss.model;
     let mut leaves = HashMap::new();
-    for (index, id) in model.weights.iter().map(|(_, id)| id).chain(&loss.adapters).enumerate() {
+    for (index, id) in model.weights.iter().map(|(_, id)| id).chain(&loss.leaves.trained).enumerate() {
         let shape = model.graph[*id].tensor.shape;
         leaves.insert(
             *id,

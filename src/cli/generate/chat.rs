@@ -4,7 +4,7 @@
 
 use std::io::{BufRead, IsTerminal};
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -30,7 +30,7 @@ const HELP: &str = "\
 
 /// What the command line says.
 pub(super) struct Settings<'a> {
-    pub adapter: Option<&'a Path>,
+    pub adapters: &'a crate::cli::AdapterArgs,
     pub max_new_tokens: usize,
     pub device: &'a crate::cli::DeviceArgs,
 }
@@ -43,8 +43,8 @@ pub(super) fn run(model: &OpenModel, settings: &Settings, sampler: &mut Sampler)
     chat_template(model)?;
     let context = CONTEXT.min(model.files.config.max_position_embeddings);
     let used = Generation { context };
-    let session = settings.device.session(model, settings.adapter, &[&used])?;
-    let ends = end_tokens(&model.tokenizer, model.template.as_ref(), settings.adapter, true)?;
+    let session = settings.device.session(model, settings.adapters, &[&used])?;
+    let ends = end_tokens(&model.tokenizer, model.template.as_ref(), settings.adapters.folders.first().map(PathBuf::as_path), true)?;
     let mut talk = Talk {
         model,
         generator: Generator::of(&session, used)?,
@@ -132,7 +132,7 @@ impl Talk<'_> {
         let Some(adapter) = self.session.adapter() else {
             return bad("there is no adapter".to_owned(), "start with --adapter FOLDER");
         };
-        if !adapter.placement.pieces.iter().all(is_product) {
+        if !adapter.placement.replaced.is_empty() || !adapter.placement.pieces.iter().all(is_product) {
             return bad("this kind of adapter has no weight".to_owned(), "start without --adapter to compare");
         }
         let whole = match &self.whole {

@@ -66,14 +66,10 @@ impl Op for AttentionBackwardQuery {
             workgroups: spread(vectors.div_ceil(64)),
             work: 0.0,
         };
-        let (kernel, workgroups) = if self.0.fits_subgroup8(call.device) {
-            (self.0.sized(&QUERY_SUBGROUP8), self.0.key_value_heads * (call.inputs[0].rows * self.0.group()).div_ceil(8))
-        } else {
-            (self.0.sized(&QUERY), vectors.div_ceil(64))
-        };
+        let Chosen { kernel, constants, own_rows } = self.0.chosen(call.device, &QUERY, &QUERY_SUBGROUP8);
         let query = Dispatch {
             kernel,
-            constants: self.0.constants(),
+            constants,
             params: params(&self.0, call).bytes(),
             bindings: vec![
                 Bind::Input(0),
@@ -84,7 +80,7 @@ impl Op for AttentionBackwardQuery {
                 Bind::Input(6),
                 Bind::Output(0),
             ],
-            workgroups: spread(workgroups),
+            workgroups: spread(self.0.key_value_heads * (call.inputs[0].rows * self.0.group()).div_ceil(own_rows)),
             work: 1.0,
         };
         vec![statistics, query]
@@ -141,20 +137,22 @@ impl Op for AttentionBackwardKeyValue {
     }
 
     fn launch(&self, call: &Call) -> Vec<Dispatch> {
-        let keys = call.inputs[1].rows;
-        let (kernel, workgroups) = if self.0.fits_subgroup8(call.device) {
-            (self.0.sized(&KEY_VALUE_SUBGROUP8), self.0.key_value_heads * keys.div_ceil(8))
-        } else {
-            (self.0.sized(&KEY_VALUE), (keys * self.0.key_value_heads).div_ceil(64))
-        };
-        vec![Dispatch {
+        let Chosen { kernel, constants, own_rows } = self.0.chosen(call.device, &KEY_VALUE, &KEY_VALUE_SUBGROUP8);
+        // One dispatch for both gradients, or one for each.
+        let outputs = if std::ptr::eq(kernel, &KEY_VALUE) { vec![vec![0], vec![1]] } else { vec![vec![0, 1]] };
+        let dispatch = |outputs: Vec<usize>| Dispatch {
             kernel,
-            constants: self.0.constants(),
+            constants: match outputs[..] {
+                [gradient] => [constants.clone(), vec![("OF_KEY", if gradient == 0 { 1.0 } else { 0.0 })]].concat(),
+                _ => constants.clone(),
+            },
             params: params(&self.0, call).bytes(),
-            bindings: (0..6).map(Bind::Input).chain([Bind::Output(0), Bind::Output(1)]).collect(),
-            workgroups: spread(workgroups),
-            work: 1.0,
-        }]
+            workgroups: spread(self.0.key_value_heads * call.inputs[1].rows.div_ceil(own_rows)),
+            // Of d_k: scores, their gradients, and the sums; of d_v no gradients.
+            work: if outputs == [1] { 2.0 } else { 3.0 },
+            bindings: (0..6).map(Bind::Input).chain(outputs.into_iter().map(Bind::Output)).collect(),
+        };
+        outputs.into_iter().map(dispatch).collect()
     }
 
     fn flops(&self, inputs: &[[usize; 2]], _: &[[usize; 2]]) -> u64 {
@@ -179,15 +177,14 @@ kernel_params!(BackwardParams { rows: u32, heads: u32, group: u32, scale: f32, w
 pub static STATISTICS: Kernel =
     Kernel { unchecked: false, ..Kernel::plain("attention_backward_statistics", StatisticsParams::FIELDS) };
 
-/// One invocation a (row, query head).
-pub static QUERY: [Kernel; 2] = head_sizes!("attention_backward_query", BackwardParams::FIELDS, Needs::NONE);
+/// One workgroup for 32 (row, query head) of a key/value head.
+pub static QUERY: Kernel = tiles("attention_backward_query", BackwardParams::FIELDS);
 
-/// One invocation a (key, key/value head).
-pub static KEY_VALUE: [Kernel; 2] = head_sizes!("attention_backward_key_value", BackwardParams::FIELDS, Needs::NONE);
+/// One workgroup for 32 keys of a key/value head, and one of the two gradients.
+pub static KEY_VALUE: Kernel = tiles("attention_backward_key_value", BackwardParams::FIELDS);
 
 /// One workgroup, of one subgroup of 8, for 8 (row, query head) of a key/value head.
-pub static QUERY_SUBGROUP8: [Kernel; 2] = head_sizes!("attention_backward_query_subgroup8", BackwardParams::FIELDS, SUBGROUP8);
+pub static QUERY_SUBGROUP8: [Kernel; 2] = head_sizes!("attention_backward_query_subgroup8", BackwardParams::FIELDS);
 
 /// One workgroup, of one subgroup of 8, for 8 keys of a key/value head.
-pub static KEY_VALUE_SUBGROUP8: [Kernel; 2] =
-    head_sizes!("attention_backward_key_value_subgroup8", BackwardParams::FIELDS, SUBGROUP8);
+pub static KEY_VALUE_SUBGROUP8: [Kernel; 2] = head_sizes!("attention_backward_key_value_subgroup8", BackwardParams::FIELDS);

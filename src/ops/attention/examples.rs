@@ -7,7 +7,7 @@ use crate::ops::{Example, OpEntry, Random};
 pub(in crate::ops) fn entry() -> OpEntry {
     OpEntry {
         name: "attention",
-        kernels: FORWARD.iter().chain(&FORWARD_SUBGROUP8).collect(),
+        kernels: std::iter::once(&FORWARD).chain(&FORWARD_SUBGROUP8).collect(),
         examples: |random| {
             let example = |(rows, heads)| {
                 let inputs = packed(random, rows, &heads);
@@ -24,7 +24,7 @@ pub(in crate::ops) fn entry() -> OpEntry {
 pub(in crate::ops) fn backward_query_entry() -> OpEntry {
     OpEntry {
         name: "attention_backward_query",
-        kernels: std::iter::once(&STATISTICS).chain(&QUERY).chain(&QUERY_SUBGROUP8).collect(),
+        kernels: [&STATISTICS, &QUERY].into_iter().chain(&QUERY_SUBGROUP8).collect(),
         examples: |random| {
             let example = |(rows, heads)| {
                 let [q, k, v, out, lse, d_out, segment_start, _] = with_outputs(random, rows, &heads);
@@ -39,7 +39,7 @@ pub(in crate::ops) fn backward_query_entry() -> OpEntry {
 pub(in crate::ops) fn backward_key_value_entry() -> OpEntry {
     OpEntry {
         name: "attention_backward_key_value",
-        kernels: KEY_VALUE.iter().chain(&KEY_VALUE_SUBGROUP8).collect(),
+        kernels: std::iter::once(&KEY_VALUE).chain(&KEY_VALUE_SUBGROUP8).collect(),
         examples: |random| {
             let example = |(rows, heads)| {
                 let [q, k, v, _, _, d_out, segment_start, statistics] = with_outputs(random, rows, &heads);

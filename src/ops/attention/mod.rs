@@ -41,7 +41,7 @@ pub(super) use examples::{backward_key_value_entry, backward_query_entry, entry}
 
 use super::{expect, softcap, spread};
 use crate::graph::{Bind, Call, Derivative, Differentiate, Dispatch, Matrix, Op, ShapeError, TensorType, Vjp};
-use crate::kernel::{Facts, Kernel, Needs};
+use crate::kernel::{Facts, Kernel, Needs, ParamField};
 use crate::kernel_params;
 
 /// Shape of the heads, and which keys count how much; the same in all three ops.
@@ -65,8 +65,15 @@ pub struct Heads {
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Attention(pub Heads);
 
+/// A kernel for heads of a size on a device, and how many rows of theirs its workgroups own: query vectors, or keys.
+struct Chosen {
+    kernel: &'static Kernel,
+    constants: Vec<(&'static str, f64)>,
+    own_rows: usize,
+}
+
 impl Heads {
-    /// Largest `head_dim` that the kernels have registers for.
+    /// Largest `head_dim` of which the kernels have workgroups, of 256 invocations.
     pub const MAX_DIM: usize = 256;
 
     /// Heads that see all of the past, with `head_dim^(-1/2)` as scale and no soft cap.
@@ -119,9 +126,17 @@ impl Heads {
         self.window.map_or(u32::MAX, |window| window.try_into().unwrap_or(u32::MAX))
     }
 
-    /// The kernel with room for these heads.
-    fn sized(&self, kernels: &'static [Kernel; 2]) -> &'static Kernel {
-        &kernels[usize::from(self.head_dim > 128)]
+    /// The kernel for such a device: by way of workgroup memory, or in subgroups of 8, which have one for heads of up to 128 columns and one
+    /// for more.
+    fn chosen(&self, facts: &Facts, tiles: &'static Kernel, subgroup8: &'static [Kernel; 2]) -> Chosen {
+        let constants = self.constants();
+        // The kernels for subgroups of 8 load 8 columns at a time.
+        if SUBGROUP8.met_by(facts) && self.head_dim.is_multiple_of(8) {
+            let kernel = &subgroup8[usize::from(self.head_dim > 128)];
+            return Chosen { kernel, constants, own_rows: 8 };
+        }
+        let lanes = ("LANES", self.head_dim.div_ceil(8).max(8) as f64);
+        Chosen { kernel: tiles, constants: [vec![lanes], constants].concat(), own_rows: 32 }
     }
 
     /// The keys that a row sees whose own key is `own`.
@@ -131,11 +146,6 @@ impl Heads {
 
     fn score(&self, q: &[f64], k: &[f64]) -> f64 {
         softcap::capped(self.scale * dot(q, k), self.softcap)
-    }
-
-    /// Do the kernels for subgroups of 8 suit? They load 8 columns at a time.
-    fn fits_subgroup8(&self, facts: &Facts) -> bool {
-        SUBGROUP8.met_by(facts) && self.head_dim.is_multiple_of(8)
     }
 
     /// The part of a q-like (`group` 1) or k-like row that query head `head` works with.
@@ -208,17 +218,13 @@ impl Op for Attention {
             scale: self.0.scale as f32,
             window: self.0.window_parameter(),
         };
-        let (kernel, workgroups) = if self.0.fits_subgroup8(call.device) {
-            (self.0.sized(&FORWARD_SUBGROUP8), self.0.key_value_heads * (rows * self.0.group()).div_ceil(8))
-        } else {
-            (self.0.sized(&FORWARD), (rows * self.0.heads).div_ceil(64))
-        };
+        let Chosen { kernel, constants, own_rows } = self.0.chosen(call.device, &FORWARD, &FORWARD_SUBGROUP8);
         vec![Dispatch {
             kernel,
-            constants: self.0.constants(),
+            constants,
             params: params.bytes(),
             bindings: (0..5).map(Bind::Input).chain([Bind::Output(0), Bind::Output(1)]).collect(),
-            workgroups: spread(workgroups),
+            workgroups: spread(self.0.key_value_heads * (rows * self.0.group()).div_ceil(own_rows)),
             work: 1.0,
         }]
     }
@@ -261,9 +267,9 @@ impl Differentiate for Attention {
 
 kernel_params!(Params { rows: u32, keys: u32, heads: u32, group: u32, scale: f32, window: u32 });
 
-/// A kernel for heads of up to 128 columns, and one for up to 256.
+/// A kernel for subgroups of 8 with heads of up to 128 columns, and one for up to 256.
 macro_rules! head_sizes {
-    ($name:literal, $params:expr, $needs:expr) => {
+    ($name:literal, $params:expr) => {
         [
             Kernel {
                 name: $name,
@@ -271,8 +277,8 @@ macro_rules! head_sizes {
                 slots: &[("head", "head_128")],
                 constants: &[],
                 params: $params,
-                needs: $needs,
-                unchecked: $needs.subgroup_size.is_some(),
+                needs: SUBGROUP8,
+                unchecked: true,
             },
             Kernel {
                 name: concat!($name, "_head_256"),
@@ -280,19 +286,24 @@ macro_rules! head_sizes {
                 slots: &[("head", "head_256")],
                 constants: &[],
                 params: $params,
-                needs: $needs,
-                unchecked: $needs.subgroup_size.is_some(),
+                needs: SUBGROUP8,
+                unchecked: true,
             },
         ]
     };
 }
 use head_sizes;
 
-/// One invocation a (row, query head).
-pub static FORWARD: [Kernel; 2] = head_sizes!("attention", Params::FIELDS, Needs::NONE);
+/// A kernel whose workgroups own 32 rows.
+const fn tiles(name: &'static str, params: &'static [ParamField]) -> Kernel {
+    Kernel { name, shader: name, slots: &[], constants: &[], params, needs: Needs::NONE, unchecked: false }
+}
 
-/// Subgroups of exactly 8, and loads of 8 bytes a component.
-const SUBGROUP8: Needs = Needs { subgroup_size: Some(8), int64: true, ..Needs::NONE };
+/// One workgroup for 32 (row, query head) of a key/value head.
+pub static FORWARD: Kernel = tiles("attention", Params::FIELDS);
+
+/// CPU drivers with subgroups of exactly 8, and loads of 8 bytes a component.
+const SUBGROUP8: Needs = Needs { cpu_driver: true, subgroup_size: Some(8), int64: true, ..Needs::NONE };
 
 /// One workgroup, of one subgroup of 8, for 8 (row, query head) of a key/value head.
-pub static FORWARD_SUBGROUP8: [Kernel; 2] = head_sizes!("attention_subgroup8", Params::FIELDS, SUBGROUP8);
+pub static FORWARD_SUBGROUP8: [Kernel; 2] = head_sizes!("attention_subgroup8", Params::FIELDS);

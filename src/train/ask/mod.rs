@@ -1,6 +1,7 @@
-//! What a run is asked to do: [`options`] is the table of all options, [`recipe`] reads them from a file, `row` is what one row of the
+//! What a run is asked to do: [`options`] is the table of all options, [`recipe`] reads them from a file, [`adapter`] makes of them what is trained, `row` is what one row of the
 //! table means.
 
+pub mod adapter;
 pub mod options;
 pub mod recipe;
 mod row;

@@ -11,6 +11,7 @@ use clap::Args;
 use serde::Deserialize;
 
 use super::row::{above_zero, any, at_least_one, option_rows, within};
+use crate::adapter::start::Start;
 use crate::architecture::RopeOverride;
 use crate::byte_size::ByteSize;
 use crate::data::LongRecords;
@@ -65,16 +66,35 @@ option_rows! {
         /// Probability with which an adapter input is dropped while training
         lora_dropout: f64, "P", optional("0: short runs do not gain from it"),
             check |option, p| within(option, p, (0.0..1.0).contains(p), "of 0 or above and below 1"), resumed derived;
+        /// Ranks of some modules, by the end of their name, such as q_proj=2,down_proj=6 or layers.3.mlp.up_proj=8; a name may be a
+        /// regular expression, and the first one that fits counts
+        rank_pattern: String, "NAME=R,...", optional("none"), check any, resumed derived;
+        /// Alphas of some modules, written as --rank-pattern
+        alpha_pattern: String, "NAME=ALPHA,...", optional("none"), check any, resumed derived;
+        /// Scale by alpha / sqrt(r) instead of alpha / r, so that high ranks learn as fast as low ones
+        use_rslora: bool, "BOOL", switch, check any, resumed derived;
+        /// DoRA: train the length of each weight's rows apart from their direction; a step takes longer
+        use_dora: bool, "BOOL", switch, check any, resumed derived;
+        /// How A and B start: default (A random, B zero), gaussian, orthogonal, pissa (the largest singular vectors of each weight;
+        /// pissa_niter_N for N iterations instead of 16), olora, or loftq (what --weights nf4 takes from each weight). The adapter that
+        /// is saved is one for the unchanged base, of twice the rank with the last three
+        init_lora_weights: Start, "START", optional("default"), check any, resumed derived;
+        /// LoRA+: B learns this many times faster than A
+        loraplus_lr_ratio: f64, "RATIO", optional("1"), check |option, ratio| above_zero(option, ratio, "16"), resumed derived;
         /// Modules to adapt, comma separated: q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj, or attention, mlp,
-        /// all-linear
+        /// all-linear; or one regular expression for whole names, such as '.*[.][0-7][.]mlp[.].*' for model.layers.3.mlp.up_proj
         #[arg(value_delimiter = ',')]
         #[serde(default, deserialize_with = "super::recipe::one_or_many")]
         target_modules: Vec<String>, "NAMES", optional("all-linear: adapters on attention alone fall short even with as many parameters"),
             check |option, names| names_a_module(option, names), resumed derived;
+        /// Modules to leave out of --target-modules, written in the same way
+        #[arg(value_delimiter = ',')]
+        #[serde(default, deserialize_with = "super::recipe::one_or_many")]
+        exclude_modules: Vec<String>, "NAMES", optional("none"), check any, resumed derived;
         /// Stretch the model's context with another rotary scaling than its own: none, linear:FACTOR, yarn:FACTOR or llama3:FACTOR. The
         /// adapter remembers it
         rope_scaling: RopeOverride, "SCALING", optional("the model's own"), check any, resumed derived;
-        /// Layers to adapt, such as 8-15,20 (counted from 0)
+        /// Layers to adapt: such as 8-15,20 (counted from 0), early, middle or late (a third each), or a share such as 30%-70%
         layers: String, "LAYERS", optional("all"), check any, resumed derived;
         /// PEFT folder whose adapter is the starting point; rank, alpha, modules and layers are taken from it
         init_adapter: PathBuf, "DIR", optional("none"), check any, resumed derived;

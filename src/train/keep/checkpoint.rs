@@ -128,6 +128,8 @@ pub struct Checkpoint {
     pub adapter: Vec<f32>,
     /// First and second.
     pub moments: [Vec<f32>; 2],
+    /// What the run's start has taken out of the base, see [`AdapterConfig::taken_out`].
+    pub taken_out: Vec<AdapterTensor>,
 }
 
 impl Checkpoint {
@@ -227,7 +229,7 @@ impl Checkpoint {
         if moments[1].iter().all(|value| *value == 0.0) {
             return Err(damaged(OPTIMIZER, &"its moments are all zero"));
         }
-        Ok(Self { state, adapter: layout.pack(&place, &tensors)?, moments })
+        Ok(Self { state, adapter: layout.pack(&place, &tensors)?, moments, taken_out: layout.starts(&tensors) })
     }
 }
 
@@ -296,7 +298,7 @@ mod tests {
         let mut state = RunState::start(BTreeMap::from([("seed".to_string(), "0".to_string())]));
         state.step = step;
         state.position = Position { epoch: 1, index: step as usize };
-        Checkpoint { state, adapter: of(1), moments: [of(2), of(3)] }
+        Checkpoint { state, adapter: of(1), moments: [of(2), of(3)], taken_out: Vec::new() }
     }
 
     #[test]

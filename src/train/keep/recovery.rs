@@ -62,7 +62,7 @@ impl Run<'_> {
 fn open(device: &Identity, tuning: &Tuning, prepared: &Prepared) -> Result<Engine> {
     let place = Tuned { device: Arc::new(device.open()?), tuning: tuning.clone() };
     let weights = session::send(prepared.model, place, prepared.weight_type(), &());
-    weights.and_then(|weights| prepared.engine(weights)).map_err(|error| prepared.explained(error))
+    weights.and_then(|weights| prepared.engine(weights, false)).map_err(|error| prepared.explained(error))
 }
 
 /// Keeps a run from losing its device for ever: some batch may be too much for it.

@@ -1,5 +1,7 @@
 //! What a prepared run tells the user before it begins: the records, what will be trained, and what it will occupy.
 
+use std::collections::BTreeSet;
+
 use super::Prepared;
 use crate::adapter::end_of_turn;
 use crate::data;
@@ -45,13 +47,19 @@ impl Prepared<'_> {
             Some(layers) => format!("{} of {} layers", layers.len(), self.model.files.config.num_hidden_layers),
             None => format!("all {} layers", self.model.files.config.num_hidden_layers),
         };
+        let ranks: BTreeSet<usize> = self.placement.pieces.iter().map(|piece| piece.method.lora().r).collect();
+        let ranks = match (ranks.first(), ranks.last()) {
+            (Some(least), Some(most)) if least < most => format!("ranks {least} to {most}"),
+            (Some(rank), _) => format!("rank {rank}"),
+            (None, _) => String::new(),
+        };
+        let method = if self.adapter.use_dora { "DoRA on " } else { "" };
         format!(
-            "{}: {} in {layers}, rank {}, {} parameters\n\
+            "{}: {method}{} in {layers}, {ranks}, {} parameters\n\
              {} examples, {} supervised of {} tokens; {} steps\n\
              GPU memory: {:.0} MiB (weights {:.0}, adapter and optimizer {:.0}, activations {:.0})\n{}",
             self.model.files.name,
             self.adapter.target_modules.join(", "),
-            self.adapter.r,
             self.trained_parameters(),
             self.data.report.examples,
             self.data.report.supervised_tokens,

@@ -1,0 +1,277 @@
+//! `adapter_config.json`: which of its keys count, and what they say.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+
+use super::{AdapterConfig, Chosen, Modules, Patterns};
+use crate::formats::open;
+use crate::{Error, Result};
+
+/// What a key of `adapter_config.json` means for the numbers of an adapter that is read.
+enum Key {
+    /// Taken into account.
+    Read,
+    /// Changes no number of an adapter whose tensors are there.
+    Harmless,
+    /// Only while it is off: null, false, an empty list or an empty object.
+    Off,
+}
+
+/// The keys of `LoraConfig` in PEFT 0.21, with those of earlier versions.
+const KEYS: [(&str, Key); 47] = [
+    ("peft_type", Key::Read),
+    ("r", Key::Read),
+    ("lora_alpha", Key::Read),
+    ("lora_dropout", Key::Read),
+    ("use_rslora", Key::Read),
+    ("target_modules", Key::Read),
+    ("layers_to_transform", Key::Read),
+    ("layers_pattern", Key::Read),
+    ("exclude_modules", Key::Read),
+    ("bias", Key::Read),
+    ("init_lora_weights", Key::Read),
+    ("use_dora", Key::Read),
+    ("lora_bias", Key::Read),
+    ("rank_pattern", Key::Read),
+    ("alpha_pattern", Key::Read),
+    ("modules_to_save", Key::Read),
+    ("ensure_weight_tying", Key::Read),
+    ("base_model_name_or_path", Key::Read),
+    // Who made it, from what, and for what.
+    ("peft_version", Key::Harmless),
+    ("auto_mapping", Key::Harmless),
+    ("task_type", Key::Harmless),
+    ("revision", Key::Harmless),
+    ("inference_mode", Key::Harmless),
+    // How PEFT runs it.
+    ("runtime_config", Key::Harmless),
+    ("megatron_config", Key::Harmless),
+    ("megatron_core", Key::Harmless),
+    ("merge_weights", Key::Harmless),
+    // PEFT turns it off for linear layers.
+    ("fan_in_fan_out", Key::Harmless),
+    // How the start is made; init_lora_weights says whether it is.
+    ("eva_config", Key::Harmless),
+    ("corda_config", Key::Harmless),
+    ("lora_ga_config", Key::Harmless),
+    ("loftq_config", Key::Harmless),
+    // Only with an option that must be off.
+    ("qalora_group_size", Key::Harmless),
+    ("use_qalora", Key::Off),
+    ("use_bdlora", Key::Off),
+    ("layer_replication", Key::Off),
+    ("trainable_token_indices", Key::Off),
+    ("target_parameters", Key::Off),
+    ("alora_invocation_tokens", Key::Off),
+    ("arrow_config", Key::Off),
+    ("kasa_config", Key::Off),
+    ("velora_config", Key::Off),
+    ("monteclora_config", Key::Off),
+    ("enable_lora", Key::Off),
+    ("use_kasa", Key::Off),
+    ("use_velora", Key::Off),
+    ("use_monteclora", Key::Off),
+];
+
+/// `adapter_config.json`, read with errors that name the key.
+pub(super) struct ConfigFile {
+    place: String,
+    map: Map<String, Value>,
+}
+
+impl ConfigFile {
+    pub fn read(path: &Path) -> Result<Self> {
+        let place = path.display().to_string();
+        let bad = |problem: String| Error::bad_input(&place, problem, "Copy the adapter's folder again.");
+        let text = open::read_text(path, "Copy the adapter's folder again.")?;
+        match serde_json::from_str(&text).map_err(|error| bad(format!("is not valid JSON: {error}")))? {
+            Value::Object(map) => Ok(Self { place, map }),
+            _ => Err(bad("is not a JSON object".to_owned())),
+        }
+    }
+
+    fn bad(&self, key: &str, problem: impl std::fmt::Display) -> Error {
+        let proposal = "graftling reads LoRA and DoRA adapters: train or convert the adapter without this option.";
+        Error::bad_input(format!("{}: key `{key}`", self.place), problem, proposal)
+    }
+
+    /// The value, where null is the same as absent.
+    fn get(&self, key: &str) -> Option<&Value> {
+        self.map.get(key).filter(|value| !value.is_null())
+    }
+
+    pub fn into_config(self) -> Result<(AdapterConfig, Chosen)> {
+        match self.get("peft_type").and_then(Value::as_str) {
+            Some("LORA") => {}
+            Some(other) => return Err(self.bad("peft_type", format!("is {other}; graftling reads LORA only"))),
+            None => return Err(self.bad("peft_type", "is missing; for graftling it must be LORA")),
+        }
+        self.refuse_what_changes_the_numbers()?;
+        let number = |key: &str, default: f64| match self.get(key) {
+            None => Ok(default),
+            Some(value) => value
+                .as_f64()
+                .filter(|number| number.is_finite())
+                .ok_or_else(|| self.bad(key, format!("is {value}, not a number"))),
+        };
+        let r = self.get("r").and_then(rank).ok_or_else(|| self.bad("r", "is missing or no possible rank"))?;
+        let lora_dropout = number("lora_dropout", 0.0)?;
+        if !(0.0..1.0).contains(&lora_dropout) {
+            return Err(self.bad("lora_dropout", format!("is {lora_dropout}, but must be at least 0 and less than 1")));
+        }
+        let targets = self.modules("target_modules")?.ok_or_else(|| self.bad("target_modules", NO_MODULES))?;
+        let config = AdapterConfig {
+            r,
+            lora_alpha: number("lora_alpha", 8.0)?,
+            lora_dropout,
+            target_modules: Vec::new(),
+            layers_to_transform: self.layers()?,
+            only: None,
+            rank_pattern: self.patterns("rank_pattern", "a possible rank", rank)?,
+            alpha_pattern: self
+                .patterns("alpha_pattern", "a number", |value| value.as_f64().filter(|alpha| alpha.is_finite()))?,
+            base_model: self.get("base_model_name_or_path").and_then(Value::as_str).map(str::to_owned),
+            text_path: "",
+            use_rslora: self.get("use_rslora") == Some(&Value::Bool(true)),
+            use_dora: self.get("use_dora") == Some(&Value::Bool(true)),
+            modules_to_save: self.whole_modules()?,
+            lora_bias: self.get("lora_bias") == Some(&Value::Bool(true)),
+            without_tensors: Vec::new(),
+            taken_out: Vec::new(),
+        };
+        let excluded = self.modules("exclude_modules")?;
+        if let (Modules::Listed(targets), Some(Modules::Listed(excluded))) = (&targets, &excluded) {
+            let of = |name: &String| name.rsplit('.').next().unwrap_or(name).to_owned();
+            let excluded: Vec<String> = excluded.iter().map(of).collect();
+            if targets.iter().all(|target| excluded.contains(&of(target))) {
+                return Err(self.bad("exclude_modules", "leaves none of target_modules"));
+            }
+        }
+        Ok((config, Chosen { targets, excluded }))
+    }
+
+    /// A list of module names, or a pattern; `None` where there is nothing.
+    fn modules(&self, key: &str) -> Result<Option<Modules>> {
+        match self.get(key) {
+            None => Ok(None),
+            Some(Value::String(pattern)) => Ok(Some(Modules::Pattern(pattern.clone()))),
+            Some(Value::Array(names)) if names.is_empty() => Ok(None),
+            Some(Value::Array(names)) => {
+                let name = |name: &Value| name.as_str().map(str::to_owned).ok_or_else(|| self.bad(key, NO_MODULES));
+                Ok(Some(Modules::Listed(names.iter().map(name).collect::<Result<_>>()?)))
+            }
+            Some(_) => Err(self.bad(key, NO_MODULES)),
+        }
+    }
+
+    /// Modules of which the file has the whole matrix.
+    fn whole_modules(&self) -> Result<Vec<String>> {
+        let key = "modules_to_save";
+        let Some(modules) = self.modules(key)? else { return Ok(Vec::new()) };
+        let Modules::Listed(names) = modules else { return Err(self.bad(key, "is no list of module names")) };
+        if self.get("ensure_weight_tying") == Some(&Value::Bool(true)) {
+            return Err(self.bad("ensure_weight_tying", "is true with modules_to_save, which graftling does not support"));
+        }
+        let own_name = |name: &String| name.rsplit('.').next().unwrap_or(name).to_owned();
+        let own: BTreeSet<String> = names.iter().map(own_name).collect();
+        match own.iter().find(|name| !["embed_tokens", "lm_head"].contains(&name.as_str())) {
+            Some(other) => Err(self.bad(key, format!("lists {other}; graftling reads embed_tokens and lm_head only"))),
+            None => Ok(own.into_iter().collect()),
+        }
+    }
+
+    /// An object of patterns and values.
+    fn patterns<T>(&self, key: &str, what: &str, value_of: impl Fn(&Value) -> Option<T>) -> Result<Patterns<T>> {
+        let entries = match self.get(key) {
+            None => Vec::new(),
+            Some(Value::Object(entries)) => {
+                let entry = |(pattern, value): (&String, &Value)| {
+                    let problem = || self.bad(key, format!("has {value} for `{pattern}`, which is not {what}"));
+                    Ok((pattern.clone(), value_of(value).ok_or_else(problem)?))
+                };
+                entries.iter().map(entry).collect::<Result<_>>()?
+            }
+            Some(other) => return Err(self.bad(key, format!("is {other}, not an object of names and values"))),
+        };
+        Patterns::new(entries).map_err(|problem| self.bad(key, problem))
+    }
+
+    /// Lets through what graftling computes and what changes no number, by [`KEYS`]; all else is refused by its name, so that an option
+    /// that PEFT gains later cannot be passed over in silence.
+    fn refuse_what_changes_the_numbers(&self) -> Result<()> {
+        let off = |value: &Value| match value {
+            Value::Bool(on) => !on,
+            Value::Array(items) => items.is_empty(),
+            Value::Object(items) => items.is_empty(),
+            _ => false,
+        };
+        for (key, value) in self.map.iter().filter(|(_, value)| !value.is_null()) {
+            let rule = KEYS.iter().find(|(known, _)| known == key).map(|(_, rule)| rule);
+            match rule {
+                Some(Key::Read | Key::Harmless) => {}
+                Some(Key::Off) if off(value) => {}
+                Some(Key::Off) => return Err(self.bad(key, format!("is {value}, which graftling does not support"))),
+                None if off(value) => {}
+                None => {
+                    let problem = format!("is {value}; graftling does not know this key and cannot tell what it changes");
+                    return Err(self.bad(key, problem));
+                }
+            }
+        }
+        if let Some(bias) = self.get("bias").filter(|bias| bias.as_str() != Some("none")) {
+            return Err(self.bad("bias", format!("is {bias}; graftling supports \"none\" only")));
+        }
+        for switch in ["use_rslora", "use_dora", "lora_bias"] {
+            if let Some(value) = self.get(switch).filter(|value| !value.is_boolean()) {
+                return Err(self.bad(switch, format!("is {value}, neither true nor false")));
+            }
+        }
+        if self.get("use_dora") == Some(&Value::Bool(true)) && self.get("lora_bias") == Some(&Value::Bool(true)) {
+            return Err(self.bad("lora_bias", "is true with use_dora, which PEFT refuses as well"));
+        }
+        let usual = |pattern: &Value| *pattern == json!("layers") || *pattern == json!(["layers"]) || off(pattern);
+        if let Some(pattern) = self.get("layers_pattern").filter(|pattern| !usual(pattern)) {
+            return Err(self.bad("layers_pattern", format!("is {pattern}; the layers of a Llama model are called `layers`")));
+        }
+        self.check_start()
+    }
+
+    /// Some starts are made by taking the adapter's first product out of the base's weights, and PEFT does so again whenever it loads
+    /// such an adapter. The tensors alone would then be added to a base that is not theirs.
+    fn check_start(&self) -> Result<()> {
+        match self.get("init_lora_weights") {
+            None | Some(Value::Bool(_)) => Ok(()),
+            Some(Value::String(start)) if matches!(start.as_str(), "gaussian" | "eva" | "orthogonal") => Ok(()),
+            Some(start) => {
+                let place = format!("{}: key `init_lora_weights`", self.place);
+                let problem = format!(
+                    "is {start}: this start changes the base model's weights, so the tensors do not belong to the base as it is"
+                );
+                let proposal = "Convert it with PEFT to a plain LoRA of the unchanged base: save_pretrained(DIR, \
+                                path_initial_model_for_weight_conversion=FOLDER_OF_THE_INITIAL_ADAPTER).";
+                Err(Error::bad_input(place, problem, proposal))
+            }
+        }
+    }
+
+    fn layers(&self) -> Result<Option<Vec<usize>>> {
+        let layer = |value: &Value| value.as_u64().and_then(|layer| usize::try_from(layer).ok());
+        let layers: Option<BTreeSet<usize>> = match self.get("layers_to_transform") {
+            None => return Ok(None),
+            Some(Value::Array(layers)) => layers.iter().map(layer).collect(),
+            Some(value) => layer(value).map(|layer| BTreeSet::from([layer])),
+        };
+        let layers = layers.ok_or_else(|| self.bad("layers_to_transform", "is neither a layer nor a list of layers"))?;
+        // PEFT takes an empty list for no restriction.
+        Ok((!layers.is_empty()).then(|| layers.into_iter().collect()))
+    }
+}
+
+const NO_MODULES: &str = "is neither a pattern nor a list of module names";
+
+/// A rank, if it is a possible one.
+fn rank(value: &Value) -> Option<usize> {
+    value.as_u64().and_then(|r| usize::try_from(r).ok()).filter(|&r| r > 0 && r <= 1 << 16)
+}

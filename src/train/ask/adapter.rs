@@ -1,0 +1,164 @@
+//! The adapter that the options of a run ask for: its configuration as a file will have it, and its [`Placement`].
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use super::options::TrainOptions;
+use crate::adapter::start::Start;
+use crate::adapter::targets::{chosen_sites, parse_layers, parse_patterns};
+use crate::adapter::{AdapterLayout, Placement};
+use crate::architecture::{Architecture, Site};
+use crate::formats::peft::{self, AdapterConfig, module_path};
+use crate::session::opened::OpenModel;
+use crate::{Error, Result};
+
+/// Largest rank that is believed; it keeps sizes far from overflow.
+const LARGEST_RANK: usize = 1 << 16;
+
+/// What a run trains.
+pub struct Asked {
+    pub config: AdapterConfig,
+    pub placement: Placement,
+    pub layout: AdapterLayout,
+    /// The start where `--init-adapter` gives one, laid out as `layout`.
+    pub start: Option<Vec<f32>>,
+}
+
+impl Asked {
+    /// What the adapter is and, with `--init-adapter`, how it starts.
+    ///
+    /// # Errors
+    /// Bad input: a module, a layer, a rank or a combination that cannot be, or a start adapter that cannot be used or is another than
+    /// the options say.
+    pub fn of(options: &TrainOptions, model: &OpenModel) -> Result<Self> {
+        let architecture = &model.files.config;
+        let (config, tensors) = match &options.init_adapter {
+            None => (fresh(options, architecture)?, None),
+            Some(folder) => {
+                let (config, tensors) = peft::load_adapter(folder)?;
+                (built_on(folder, config, options, architecture)?, Some(tensors))
+            }
+        };
+        let place = options.init_adapter.as_deref().unwrap_or(Path::new("adapter")).display().to_string();
+        let start = options.init_lora_weights.unwrap_or_default();
+        let ratio = options.loraplus_lr_ratio.unwrap_or(1.0);
+        let placement = Placement::from_peft(&place, &config, architecture)?.learning(start, ratio);
+        check_start(options, start, &placement)?;
+        let layout = AdapterLayout::new(&placement);
+        let start = tensors.map(|tensors| layout.pack(&place, &tensors)).transpose()?;
+        Ok(Self { config, placement, layout, start })
+    }
+}
+
+fn check_start(options: &TrainOptions, start: Start, placement: &Placement) -> Result<()> {
+    let bad = |problem: String, proposal: &str| Err(Error::bad_input("--init-lora-weights", problem, proposal));
+    if options.use_dora && start.changes_the_base() {
+        let problem = format!("{start} starts from another base, whose row lengths DoRA would have to keep");
+        return bad(problem, "leave out --use-dora, or choose default, gaussian or orthogonal");
+    }
+    let odd = placement.pieces.iter().find(|piece| piece.method.lora().r % 2 == 1);
+    match odd.filter(|_| start == Start::Orthogonal) {
+        Some(piece) => {
+            bad(format!("orthogonal needs even ranks, and {} has an odd one", piece.site.name()), "choose an even --lora-r")
+        }
+        None => Ok(()),
+    }
+}
+
+fn fresh(options: &TrainOptions, model: &Architecture) -> Result<AdapterConfig> {
+    let r = options.lora_r.unwrap_or(TrainOptions::LORA_R);
+    let possible = |r: &usize| (1..=LARGEST_RANK).contains(r);
+    if !possible(&r) {
+        let problem = format!("{r} is no rank: no model has a dimension above {LARGEST_RANK}");
+        return Err(Error::bad_input("--lora-r", problem, "give a small rank, such as 16"));
+    }
+    let sites = sites_of(options, model)?;
+    let paths: Vec<String> = sites.iter().map(|site| module_path(&site.name(), model.text_path)).collect();
+    let (target_modules, layers_to_transform, only) = as_product(&sites, model);
+    let positive = |alpha: &f64| alpha.is_finite() && *alpha > 0.0;
+    let pattern = |text: &Option<String>| text.clone().unwrap_or_default();
+    Ok(AdapterConfig {
+        r,
+        lora_alpha: options.lora_alpha.unwrap_or(TrainOptions::LORA_ALPHA),
+        lora_dropout: options.lora_dropout.unwrap_or(0.0),
+        target_modules,
+        layers_to_transform,
+        only,
+        rank_pattern: parse_patterns("--rank-pattern", &pattern(&options.rank_pattern), possible, &paths)?,
+        alpha_pattern: parse_patterns("--alpha-pattern", &pattern(&options.alpha_pattern), positive, &paths)?,
+        use_rslora: options.use_rslora,
+        use_dora: options.use_dora,
+        base_model: Some(options.model.clone()),
+        text_path: model.text_path,
+        ..AdapterConfig::default()
+    })
+}
+
+/// The linear layers that the options choose.
+fn sites_of(options: &TrainOptions, model: &Architecture) -> Result<Vec<Site>> {
+    let layers = options.layers.as_ref().map(|text| parse_layers(text, model.num_hidden_layers)).transpose()?;
+    let targets = options.target_modules.clone().unwrap_or_else(|| vec![TrainOptions::TARGET_MODULES.to_string()]);
+    chosen_sites(&targets, options.exclude_modules.as_deref().unwrap_or_default(), layers.as_deref(), model)
+}
+
+/// Layers as PEFT's keys say them: modules, layers unless they are all, and, where that would be more, each by its name.
+fn as_product(sites: &[Site], model: &Architecture) -> (Vec<String>, Option<Vec<usize>>, Option<BTreeSet<String>>) {
+    let mut modules: Vec<String> = Vec::new();
+    for site in sites {
+        if modules.iter().all(|known| known != site.module) {
+            modules.push(site.module.to_owned());
+        }
+    }
+    let layers: BTreeSet<usize> = sites.iter().map(|site| site.layer).collect();
+    let only = (modules.len() * layers.len() != sites.len()).then(|| sites.iter().map(Site::name).collect());
+    let all = layers.len() == model.num_hidden_layers;
+    (modules, (!all).then(|| layers.into_iter().collect()), only)
+}
+
+/// The configuration of an adapter that is trained further, with what may be chosen anew.
+fn built_on(folder: &Path, mut config: AdapterConfig, options: &TrainOptions, model: &Architecture) -> Result<AdapterConfig> {
+    let agree = |option: &str, same: bool, of_adapter: String| match same {
+        true => Ok(()),
+        false => {
+            let problem = format!("the adapter of --init-adapter {} has {of_adapter}", folder.display());
+            Err(Error::bad_input(option, problem, "leave this option out, or start from another adapter"))
+        }
+    };
+    if config.lora_bias {
+        let problem = "has lora_bias, which graftling evaluates and does not train";
+        return Err(Error::bad_input(folder.display(), problem, "start from an adapter without it"));
+    }
+    if !config.modules_to_save.is_empty() {
+        let problem = "has whole modules (modules_to_save), which graftling evaluates and does not train";
+        return Err(Error::bad_input(folder.display(), problem, "start from an adapter without them"));
+    }
+    agree("--lora-r", options.lora_r.is_none_or(|r| r == config.r), format!("rank {}", config.r))?;
+    let alpha = config.lora_alpha;
+    agree("--lora-alpha", options.lora_alpha.is_none_or(|given| given == alpha), format!("alpha {alpha}"))?;
+    agree("--rank-pattern", options.rank_pattern.is_none(), "ranks of its own".to_string())?;
+    agree("--alpha-pattern", options.alpha_pattern.is_none(), "alphas of its own".to_string())?;
+    agree("--init-lora-weights", options.init_lora_weights.is_none(), "its values already".to_string())?;
+    agree("--use-rslora", !options.use_rslora || config.use_rslora, "a scale of alpha / r".to_string())?;
+    agree("--use-dora", !options.use_dora || config.use_dora, "no lengths of rows".to_string())?;
+    let of_adapter: BTreeSet<String> =
+        Placement::from_peft("adapter", &config, model)?.pieces.iter().map(|piece| piece.site.name()).collect();
+    let chosen: BTreeSet<String> = sites_of(options, model)?.iter().map(Site::name).collect();
+    // What is left open is as the adapter has it.
+    let modules = |names: &BTreeSet<String>| names.iter().filter_map(|name| name.rsplit('.').next()).map(str::to_owned).collect();
+    let layers = |names: &BTreeSet<String>| names.iter().filter_map(|name| name.split('.').nth(1)).map(str::to_owned).collect();
+    let (own, given): (BTreeSet<String>, BTreeSet<String>) = (modules(&of_adapter), modules(&chosen));
+    let list = |names: &BTreeSet<String>| names.iter().cloned().collect::<Vec<_>>().join(", ");
+    agree("--target-modules", options.target_modules.is_none() || own == given, format!("the modules {}", list(&own)))?;
+    let (own, given): (BTreeSet<String>, BTreeSet<String>) = (layers(&of_adapter), layers(&chosen));
+    agree("--layers", options.layers.is_none() || own == given, format!("the layers {}", list(&own)))?;
+    let all_given = options.target_modules.is_some() && options.layers.is_some();
+    agree(
+        "--exclude-modules",
+        options.exclude_modules.is_none() || !all_given || of_adapter == chosen,
+        "other modules".to_string(),
+    )?;
+    config.lora_dropout = options.lora_dropout.unwrap_or(config.lora_dropout);
+    config.base_model = Some(options.model.clone());
+    config.text_path = model.text_path;
+    Ok(config)
+}

@@ -1,0 +1,188 @@
+#!/usr/bin/env python3
+"""Adapters of every kind as PEFT writes them, with what PEFT computes with them, on the models of the other generators.
+
+    python tools/reference/make_adapters.py [--out tests/fixtures/reference/adapters]
+
+Each folder NAME/ holds `adapter/` (what training starts from; for pissa, olora what PEFT converts to a LoRA of the unchanged base after
+five steps) and `expected.json`: the model, the token losses with the adapter, and the losses and gradient norms of five AdamW steps.
+"""
+
+import argparse
+import json
+import math
+import pathlib
+import shutil
+import tempfile
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.optimizers import create_loraplus_optimizer
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+import lora_run as run
+
+STEPS, RATE = 5, 3e-3
+
+LLAMA, QWEN = "tiny/grouped_tied", "families/qwen2"
+
+ADAPTERS = {
+    "patterns": dict(
+        r=4,
+        lora_alpha=8,
+        target_modules=["q_proj", "k_proj", "down_proj"],
+        rank_pattern={"q_proj": 2, r"layers.[12].mlp.down_proj": 6},
+        alpha_pattern={"self_attn.k_proj": 3, "layers.1.self_attn.q_proj": 5},
+    ),
+    "rslora": dict(r=4, lora_alpha=8, target_modules=["v_proj", "up_proj"], use_rslora=True, rank_pattern={"up_proj": 2}),
+    "regex": dict(r=3, lora_alpha=6, target_modules=r".*layers\.(0\.self_attn\.q_proj|[12]\.mlp\.(gate|up)_proj)"),
+    "excluded": dict(r=2, lora_alpha=6, target_modules="all-linear", exclude_modules=r".*layers\.0\..*|.*\.o_proj"),
+    "some_layers": dict(r=2, lora_alpha=6, target_modules=["self_attn.o_proj"], layers_to_transform=[0, 2], layers_pattern="layers"),
+    "lora_bias": dict(r=2, lora_alpha=6, target_modules=["q_proj", "down_proj"], lora_bias=True),
+    "orthogonal": dict(r=4, lora_alpha=6, target_modules=["q_proj", "down_proj"], init_lora_weights="orthogonal"),
+    "loraplus": dict(r=4, lora_alpha=8, target_modules=["q_proj", "up_proj"]),
+    "dora": dict(r=3, lora_alpha=6, target_modules=["q_proj", "v_proj", "o_proj", "gate_proj", "down_proj"], use_dora=True),
+    "dora_rslora": dict(r=4, lora_alpha=6, target_modules=["o_proj", "up_proj"], use_dora=True, use_rslora=True),
+    "dora_biases": dict(model=QWEN, r=3, lora_alpha=6, target_modules=["q_proj", "k_proj", "o_proj", "down_proj"], use_dora=True),
+    "whole_modules": dict(r=2, lora_alpha=6, target_modules=["q_proj"], modules_to_save=["embed_tokens", "lm_head"]),
+    "whole_output": dict(r=2, lora_alpha=6, target_modules=["q_proj"], modules_to_save=["lm_head"]),
+    "pissa": dict(r=4, lora_alpha=8, target_modules=["q_proj", "o_proj", "down_proj"], init_lora_weights="pissa"),
+    "olora": dict(r=4, lora_alpha=8, target_modules=["v_proj", "down_proj"], init_lora_weights="olora"),
+    "pissa_patterns": dict(
+        r=4,
+        lora_alpha=8,
+        target_modules=["q_proj", "down_proj"],
+        init_lora_weights="pissa",
+        rank_pattern={"q_proj": 2},
+        alpha_pattern={"down_proj": 3},
+    ),
+}
+
+
+def randomise(model, seed):
+    """Every trained value moved off its start, small against the weights."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in sorted(model.named_parameters()):
+            if not parameter.requires_grad:
+                continue
+            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float32)
+            if "magnitude" in name:
+                parameter.mul_(1 + 0.1 * noise)
+            else:
+                scale = 0.2 if "lora_B" in name or "bias" in name else 1 / math.sqrt(parameter.shape[-1])
+                parameter.copy_((scale * noise).to(parameter.dtype))
+            # As the file will have it.
+            parameter.copy_(parameter.float().to(parameter.dtype))
+
+
+def load(folder, start):
+    """In f64 where there is an exact model, and PEFT makes the start in it."""
+    if folder.name == "qwen2" or start in ("pissa", "olora"):
+        return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+    return run.load_model(folder, "f64")
+
+
+def trained(model):
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def optimizer_of(name, model):
+    settings = dict(betas=(0.9, 0.999), eps=1e-8)
+    if name == "loraplus":
+        return create_loraplus_optimizer(model, torch.optim.AdamW, lr=RATE, loraplus_lr_ratio=8.0, **settings)
+    return torch.optim.AdamW(trained(model), lr=RATE, weight_decay=0.0, **settings)
+
+
+def steps(name, model, records):
+    losses, norms = [], []
+    optimizer = optimizer_of(name, model)
+    for record in records[:STEPS]:
+        optimizer.zero_grad()
+        nll, _ = run.token_nll(model, record["input_ids"])
+        loss = nll[run.supervised(record)].mean()
+        loss.backward()
+        losses.append(loss.item())
+        norms.append(math.sqrt(sum(float(parameter.grad.double().pow(2).sum()) for parameter in trained(model))))
+        optimizer.step()
+    return losses, norms
+
+
+def nll_of(model, ids):
+    with torch.no_grad():
+        return run.token_nll(model, ids)[0].tolist()
+
+
+def make(name, model, out, references, **settings):
+    folder = references / model
+    figures = json.loads((folder / "expected.json").read_text())
+    start = settings.get("init_lora_weights")
+    torch.manual_seed(7)
+    adapted = get_peft_model(load(folder, start), LoraConfig(task_type="CAUSAL_LM", **settings))
+    taken_out = start in ("pissa", "olora")
+    records = figures["adamw"]["records"]
+    expected = {"model": model, "settings": settings, "learning_rate": RATE, "input_ids": figures["input_ids"]}
+    if taken_out:
+        with tempfile.TemporaryDirectory() as initial:
+            # As PEFT's own example: the start is kept, and taken from what was learned.
+            adapted.peft_config["default"].init_lora_weights = True
+            adapted.save_pretrained(initial)
+            adapted.peft_config["default"].init_lora_weights = start
+            expected["losses"], expected["grad_norms"] = steps(name, adapted, records)
+            adapted.save_pretrained(out / "adapter", path_initial_model_for_weight_conversion=initial)
+        expected["token_nll"] = nll_of(adapted, figures["input_ids"])
+    else:
+        if start != "orthogonal":
+            randomise(adapted, 11)
+        adapted.save_pretrained(out / "adapter")
+        expected["token_nll"] = nll_of(adapted, figures["input_ids"])
+        expected["losses"], expected["grad_norms"] = steps(name, adapted, records)
+    weights = out / "adapter" / "adapter_model.safetensors"
+    save_file({name: tensor.float() for name, tensor in load_file(weights).items()}, weights, metadata={"format": "pt"})
+    # No more than tests need: the card names the machine's folders.
+    (out / "adapter" / "README.md").unlink(missing_ok=True)
+    path = out / "adapter" / "adapter_config.json"
+    config = json.loads(path.read_text())
+    config["base_model_name_or_path"] = model
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    (out / "expected.json").write_text(json.dumps(expected) + "\n")
+
+
+def make_several(out, adapters, references):
+    """Two adapters at once, the second with weight 0.5."""
+    figures = json.loads((references / LLAMA / "expected.json").read_text())
+    model = PeftModel.from_pretrained(load(references / LLAMA, None), adapters / "patterns" / "adapter", adapter_name="first")
+    model.load_adapter(adapters / "rslora" / "adapter", adapter_name="second")
+    for module in model.modules():
+        if isinstance(getattr(module, "scaling", None), dict) and "second" in module.scaling:
+            module.scaling["second"] *= 0.5
+    model.base_model.set_adapter(["first", "second"])
+    ids = figures["input_ids"]
+    expected = {"model": LLAMA, "adapters": ["patterns", "rslora"], "weights": [1.0, 0.5], "input_ids": ids}
+    expected["token_nll"] = nll_of(model.double().eval(), ids)
+    (out / "expected.json").write_text(json.dumps(expected) + "\n")
+
+
+def main():
+    here = pathlib.Path(__file__).resolve().parents[2] / "tests/fixtures/reference"
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--out", type=pathlib.Path, default=here / "adapters")
+    parser.add_argument("names", nargs="*")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    for name, settings in ADAPTERS.items():
+        if arguments.names and name not in arguments.names:
+            continue
+        out = arguments.out / name
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir(parents=True)
+        settings = dict(settings)
+        make(name, settings.pop("model", LLAMA), out, here, **settings)
+        print(name)
+    out = arguments.out / "several"
+    out.mkdir(exist_ok=True)
+    make_several(out, arguments.out, here)
+
+
+if __name__ == "__main__":
+    main()
