@@ -74,8 +74,7 @@ pub fn run(args: GenerateArgs) -> Result<()> {
     }
     let model = super::rotated(OpenModel::open(&args.model)?, args.adapters.rope_scaling(args.rope_scaling)?);
     if let Some(None) = args.chat {
-        let settings =
-            chat::Settings { adapters: &args.adapters, max_new_tokens: args.max_new_tokens, device: &args.device };
+        let settings = chat::Settings { adapters: &args.adapters, max_new_tokens: args.max_new_tokens, device: &args.device };
         return chat::run(&model, &settings, &mut sampler);
     }
     let config = &model.files.config;

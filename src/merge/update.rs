@@ -69,7 +69,8 @@ impl Update {
                     return Err(Error::bad_input(&place, "has biases (`lora_bias`), which no weight can take in", whole));
                 }
                 if matches!(method, Method::Dora(_)) && (*weight != 1.0 || adapters.len() > 1) {
-                    let problem = "is a DoRA adapter, which sets the lengths of whole rows: it has no weight, and adds up with no other";
+                    let problem =
+                        "is a DoRA adapter, which sets the lengths of whole rows: it has no weight, and adds up with no other";
                     return Err(Error::bad_input(&place, problem, "merge it alone, without a weight"));
                 }
                 let matrices = method.matrices(&site).into_iter().map(|matrix| {

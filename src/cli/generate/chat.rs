@@ -44,7 +44,8 @@ pub(super) fn run(model: &OpenModel, settings: &Settings, sampler: &mut Sampler)
     let context = CONTEXT.min(model.files.config.max_position_embeddings);
     let used = Generation { context };
     let session = settings.device.session(model, settings.adapters, &[&used])?;
-    let ends = end_tokens(&model.tokenizer, model.template.as_ref(), settings.adapters.folders.first().map(PathBuf::as_path), true)?;
+    let ends =
+        end_tokens(&model.tokenizer, model.template.as_ref(), settings.adapters.folders.first().map(PathBuf::as_path), true)?;
     let mut talk = Talk {
         model,
         generator: Generator::of(&session, used)?,
