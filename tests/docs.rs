@@ -83,6 +83,13 @@ fn the_table_of_formats_is_that_of_the_code() {
     assert!(page.contains(&table), "docs/models.md should have the table\n{table}");
 }
 
+/// From plans, not from memory: `graftling doctor` prints the same.
+#[test]
+fn the_table_of_gpus_is_that_of_the_plan() {
+    let table = graftling::train::needs::table().unwrap();
+    assert!(read("docs/models.md").contains(&table), "docs/models.md should have the table\n{table}");
+}
+
 /// The last column of the table names tests that exist: `tests/NAME.rs` or `tests/NAME/main.rs`.
 #[test]
 fn proofs_name_tests_that_exist() {

@@ -27,7 +27,7 @@ mod sites;
 mod smollm3;
 
 pub use override_rope::RopeOverride;
-pub use parameters::{Order, Parameter, norm_modules, parameters, slice_name};
+pub use parameters::{Order, Parameter, is_of_a_layer, norm_modules, parameters, slice_name};
 pub use rope::{Rope, RopeScaling};
 pub use sites::{Part, Role, Site, layer_sites, linear_modules, sites};
 

@@ -53,6 +53,11 @@ impl Parameter {
     }
 }
 
+/// Does a parameter of this name belong to a layer?
+pub fn is_of_a_layer(name: &str) -> bool {
+    name.starts_with("model.layers.")
+}
+
 /// The name of some rows of a tensor: `model.layers.3.self_attn.qkv_proj.weight[0..96]`.
 pub fn slice_name(tensor: &str, rows: &Range<usize>) -> String {
     format!("{tensor}[{}..{}]", rows.start, rows.end)

@@ -218,7 +218,7 @@ impl BenchArgs {
     }
 
     fn weight_type(&self) -> WeightType {
-        WeightType::from(self.device.weights)
+        self.device.weight_type()
     }
 
     /// DType of the matrices in the tables: as they will rest on the device. Without a model, those of a file in bf16, as most are.

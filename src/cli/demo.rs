@@ -58,7 +58,7 @@ pub struct DemoArgs {
     #[arg(long, value_name = "N", default_value_t = 40, value_parser = clap::value_parser!(u64).range(1..=40))]
     questions: u64,
     /// Only fetch the model into the cache, and print its path
-    #[arg(long, conflicts_with_all = ["model", "out", "overwrite", "max_steps", "questions", "weights", "device"])]
+    #[arg(long, conflicts_with_all = ["model", "out", "overwrite", "max_steps", "questions", "weights", "no_double_quant", "device"])]
     fetch_only: bool,
     #[command(flatten)]
     device: super::DeviceArgs,
@@ -90,6 +90,7 @@ impl DemoArgs {
             resume: Some(true),
             overwrite: Some(self.overwrite),
             weights: self.device.weights,
+            no_double_quant: Some(self.device.no_double_quant),
             matmul: Some(self.device.matmul),
             device: self.device.device.clone(),
             no_autotune: Some(self.device.no_autotune),

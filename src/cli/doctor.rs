@@ -3,17 +3,9 @@
 use std::fmt::Write;
 
 use clap::Args;
-use graftling::adapter::UniformLora;
-use graftling::adapter::targets::expand_target_modules;
-use graftling::architecture::{Architecture, Part, known, parameters};
 use graftling::gpu::{Device, WANTED_FEATURES, adapters};
-use graftling::graph::DType;
-use graftling::kernel::{Arithmetic, Facts, Matrices};
-
-use graftling::session::prefix_cache::Lowest;
-use graftling::train::memory::{Memory, Planner, StepShape};
-use graftling::train::options::TrainOptions;
-use graftling::train::step::Recompute;
+use graftling::kernel::{Arithmetic, Matrices};
+use graftling::train::needs::table;
 use graftling::{Error, Result};
 
 /// Show the GPUs of this machine, what of them graftling uses, and the memory that training needs
@@ -50,7 +42,7 @@ pub fn run(_: DoctorArgs) -> Result<()> {
         });
     }
     let _ = writeln!(report, "Without --device, graftling takes number 0.\n");
-    report.push_str(&needs()?);
+    report.push_str(&table()?);
     super::print(&report)?;
     match usable {
         0 => Err(Error::failed("GPU", "none of the adapters can be used", "update the graphics driver")),
@@ -105,49 +97,6 @@ fn works(adapter: &wgpu::Adapter) -> Result<()> {
         true => Ok(()),
         false => Err(Error::failed("test", "memory gave back other values than were written", "update the graphics driver")),
     }
-}
-
-/// Memory of a training run with default options on a few well-known models, from their plans.
-fn needs() -> Result<String> {
-    let mut text = format!(
-        "GPU memory for training with default options ({} rows of {} tokens, rank {}, all linear layers):\n\n",
-        TrainOptions::BATCH_SIZE,
-        TrainOptions::MAX_LENGTH,
-        TrainOptions::LORA_R
-    );
-    let _ = writeln!(text, "   {:<24}{:>12}{:>12}{:>12}", "model", "bf16", "f32", "activations");
-    for (name, config) in known::configs()? {
-        let [bf16, f32] = [memory(&config, DType::BF16)?, memory(&config, DType::F32)?];
-        let _ = writeln!(
-            text,
-            "   {name:<24}{:>12}{:>12}{:>12}",
-            size(bf16.total() as f64),
-            size(f32.total() as f64),
-            size(bf16.activations as f64)
-        );
-    }
-    text.push_str("\nActivations shrink with --batch-size and --max-length, the rest with --weights bf16.\n");
-    Ok(text)
-}
-
-fn memory(config: &Architecture, storage: DType) -> Result<Memory> {
-    let lora = UniformLora {
-        r: TrainOptions::LORA_R,
-        scale: 1.0,
-        dropout: 0.0,
-        target_modules: expand_target_modules(&[TrainOptions::TARGET_MODULES.to_string()], config)?,
-        layers: (0..config.num_hidden_layers).collect(),
-    };
-    let (hidden, inner, vocabulary) = (config.hidden_size, config.intermediate_size, config.vocab_size);
-    let heads = (2 * config.num_attention_heads + 2 * config.num_key_value_heads) * config.head_dim;
-    let matrices = config.num_hidden_layers * hidden * (heads + 3 * inner);
-    let outputs = vocabulary * hidden * if config.tie_word_embeddings { 1 } else { 2 };
-    let norms = parameters(config).iter().filter(|parameter| parameter.part == Part::Norm).count() * hidden;
-    let bytes = storage.bytes(matrices + outputs) + norms * 4;
-    let storage = |name: &str| if name.contains("norm") { DType::F32 } else { storage };
-    let max_tokens = TrainOptions::BATCH_SIZE * TrainOptions::MAX_LENGTH;
-    let shape = StepShape { max_tokens, accumulate: false, recompute: Recompute::None, held_out_tokens: 0 };
-    Ok(Planner::new(config, &storage, &lora.on(config), shape, bytes, &Facts::default(), Lowest::default())?.memory())
 }
 
 /// Bytes for people.

@@ -10,9 +10,14 @@ use std::{
 
 use clap::Args;
 use graftling::storage::{DType, TensorSource};
+use graftling::train::needs::{self, Need, needs};
+use graftling::train::options::TrainOptions;
 use graftling::{
     Error, Result,
-    adapter::targets::{expand_target_modules, parse_layers},
+    adapter::{
+        UniformLora,
+        targets::{expand_target_modules, parse_layers},
+    },
     architecture::{Architecture, Parameter, Part, Site, linear_modules, parameters},
     files,
     formats::{ModelPlace, TextSource, TokenizerSource, gguf::Gguf, hub::Hub, hugging_face, model_files::check_tensors},
@@ -173,6 +178,22 @@ impl Adapter {
         };
         let modules = linear.into_iter().filter(|module| names.iter().any(|name| name == module.module)).collect();
         Ok(Self { modules, layers, r: args.lora_r })
+    }
+
+    /// What training it needs, by format of the weights; nothing for a model that cannot be trained, or of a size that nobody plans for.
+    fn needs(&self, config: &Architecture, parameters: u64) -> Vec<Need> {
+        let is_usual = config.num_hidden_layers <= 256 && parameters < 1 << 40;
+        if config.supported().is_err() || !is_usual {
+            return Vec::new();
+        }
+        let lora = UniformLora {
+            r: self.r,
+            scale: 1.0,
+            dropout: 0.0,
+            target_modules: self.modules.iter().map(|module| module.module.to_owned()).collect(),
+            layers: self.layers.clone(),
+        };
+        needs(config, &lora).unwrap_or_default()
     }
 
     fn parameters(&self) -> u64 {
@@ -376,6 +397,7 @@ fn text_report(model: &Model, adapter: &Adapter) -> String {
         format!("layers {:?}", adapter.layers)
     };
     let modules: Vec<&str> = adapter.modules.iter().map(|module| module.module).collect();
+    let training = adapter.needs(&model.config, counts.total);
     out += &format!(
         "\nLoRA r {} on {} of {layers} would train {} parameters, {} of the model ({} in f32)\n",
         adapter.r,
@@ -384,6 +406,15 @@ fn text_report(model: &Model, adapter: &Adapter) -> String {
         share(trained),
         binary_size(trained * 4),
     );
+    if !training.is_empty() {
+        out += &format!(
+            "\nGPU memory for training it, {} rows of {} tokens a step, and which GPU has it\n{}{}",
+            TrainOptions::BATCH_SIZE,
+            TrainOptions::MAX_LENGTH,
+            needs::head(""),
+            needs::lines("", &training)
+        );
+    }
     out
 }
 

@@ -26,6 +26,7 @@ use graftling::cache::cache_folder;
 use graftling::gpu::Device;
 use graftling::graph::Graph;
 use graftling::kernel::Arithmetic;
+use graftling::model::weights::WeightType;
 use graftling::plan::Tuned;
 use graftling::plan::autotune::Choice;
 use graftling::session::{self, OpenModel, Session, SessionOptions, Use, Watch};
@@ -147,6 +148,9 @@ struct DeviceArgs {
     /// Format of the weights on the GPU [default: as in the file]
     #[arg(long, value_enum, value_name = "TYPE")]
     weights: Option<DType>,
+    /// With --weights nf4: keep the scale of each block in f32, instead of rounding it to 8 bits as QLoRA does
+    #[arg(long)]
+    no_double_quant: bool,
     /// Arithmetic of the large matrix products; sums are f32 in all
     #[arg(long, value_enum, value_name = "ARITHMETIC", default_value_t)]
     matmul: Arithmetic,
@@ -215,11 +219,15 @@ impl AdapterArgs {
 }
 
 impl DeviceArgs {
+    fn weight_type(&self) -> WeightType {
+        WeightType::asked(self.weights, !self.no_double_quant)
+    }
+
     fn options(&self) -> SessionOptions {
         SessionOptions {
             device: self.device.clone(),
             matmul: self.matmul,
-            weights: self.weights.into(),
+            weights: self.weight_type(),
             autotune: !self.no_autotune,
             cache: cache_folder(),
         }

@@ -2,13 +2,13 @@
 
 use super::graph::{Model, order_names};
 use super::inspection::Inspection;
-use crate::architecture::{Architecture, parameters};
+use crate::architecture::{Architecture, is_of_a_layer, parameters};
 use crate::gpu::{Device, split_rows};
 use crate::graph::ValueId;
 use crate::ops::rope::rope_table;
 use crate::plan::{Pinned, Tuned};
 use crate::storage::mixture::for_rows;
-use crate::storage::{DType, TensorInfo, TensorSource, convert, encode};
+use crate::storage::{DType, TensorInfo, TensorSource, convert, double_quant, encode};
 use crate::{Error, Result};
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
@@ -22,14 +22,29 @@ pub enum WeightType {
     Lossless,
     /// Rounded to this. A matrix whose rows are no whole blocks of it gets what llama.cpp takes instead ([`for_rows`]); where they are no
     /// whole blocks of that either, it stays as in the file.
+    ///
+    /// NF4 is for layers alone, as in bitsandbytes: embedding and output matrix stay as in the file.
     In(DType),
+    /// NF4 whose absmax are rounded too ([`double_quant`]), unless the file has NF4 already.
+    DoubleNf4,
 }
 
 impl WeightType {
+    /// What `--weights` asks for, which may be left out: then nothing is lost against the file. With NF4, `double_quant` rounds absmax too.
+    pub fn asked(weights: Option<DType>, double_quant: bool) -> Self {
+        match weights {
+            Some(DType::NF4) if double_quant => Self::DoubleNf4,
+            Some(dtype) => Self::In(dtype),
+            None => Self::Lossless,
+        }
+    }
+
     /// The format in which a tensor of the file will rest. Vectors (norms) are small and always f32.
     pub fn of(self, tensor: &TensorInfo) -> DType {
         match self {
             _ if tensor.shape.len() < 2 => DType::F32,
+            Self::DoubleNf4 => Self::In(DType::NF4).of(tensor),
+            Self::In(DType::NF4) if !is_of_a_layer(&tensor.name) => tensor.storage,
             Self::In(dtype) => {
                 let dtype = for_rows(dtype, tensor.row_values());
                 if tensor.row_values().is_multiple_of(dtype.block()) { dtype } else { tensor.storage }
@@ -40,8 +55,13 @@ impl WeightType {
 
     /// Which matrices will rest otherwise than asked, a sentence for each format and length of rows.
     pub fn exceptions(self, tensors: &[&TensorInfo]) -> Vec<String> {
-        let Self::In(asked) = self else { return Vec::new() };
-        let matrices = tensors.iter().filter(|tensor| tensor.shape.len() > 1);
+        let asked = match self {
+            Self::Lossless => return Vec::new(),
+            Self::In(asked) => asked,
+            Self::DoubleNf4 => DType::NF4,
+        };
+        let is_meant = |tensor: &&&TensorInfo| tensor.shape.len() > 1 && (asked != DType::NF4 || is_of_a_layer(&tensor.name));
+        let matrices = tensors.iter().filter(is_meant);
         let mut counts: BTreeMap<(usize, DType), usize> = BTreeMap::new();
         for tensor in matrices.clone() {
             let found = self.of(tensor);
@@ -64,13 +84,6 @@ impl WeightType {
         let dtype = self.of(tensor);
         let orders = if dtype.is_ordered() { 2 * DType::U32.bytes(tensor.row_values()) } else { 0 };
         dtype.bytes(tensor.values() as usize) + orders
-    }
-}
-
-/// What an option says that may be left out: then nothing is lost against the file.
-impl From<Option<DType>> for WeightType {
-    fn from(asked: Option<DType>) -> Self {
-        asked.map_or(Self::Lossless, Self::In)
     }
 }
 
@@ -120,8 +133,10 @@ impl DeviceWeights {
             let dtype = weight_type.of(info);
             weights.dtypes.insert(info.name.clone(), dtype);
             inspection.begin(source, info);
+            let doubly = weight_type == WeightType::DoubleNf4 && dtype == DType::NF4 && info.storage != DType::NF4;
+            let absmax = if doubly { Some(rounded_absmax(source, info)?) } else { None };
             for (name, rows) in parameter.taken() {
-                weights.upload_one(source, info, dtype, (name, rows), &mut inspection)?;
+                weights.upload_one(source, info, (dtype, absmax.as_deref()), (name, rows), &mut inspection)?;
                 progress(weights.bytes as u64, total);
             }
             if dtype.is_ordered() {
@@ -134,12 +149,12 @@ impl DeviceWeights {
         Ok(weights)
     }
 
-    /// Sends `taken` of a tensor, under a name of their own.
+    /// Sends `taken` of a tensor, under a name of their own. The absmax of all its blocks may be given.
     fn upload_one(
         &mut self,
         source: &dyn TensorSource,
         info: &TensorInfo,
-        dtype: DType,
+        (dtype, absmax): (DType, Option<&[f32]>),
         (name, taken): (String, Range<usize>),
         inspection: &mut Inspection,
     ) -> Result<()> {
@@ -159,12 +174,16 @@ impl DeviceWeights {
             for first in (start..end).step_by(step) {
                 let last = (first + step).min(end);
                 let source_rows = if vector { taken.clone() } else { taken.start + first..taken.start + last };
+                let first_block = source_rows.start * columns / dtype.block();
                 let stored = source.read_rows(&info.name, source_rows.clone())?;
                 inspection.see(&stored, info.storage)?;
-                let mut bytes = if info.storage.is_ordered() && dtype != info.storage {
+                let mut bytes = if absmax.is_some() || info.storage.is_ordered() && dtype != info.storage {
                     let mut values = vec![0.0; source_rows.len() * columns];
                     source.read_rows_f32(&info.name, source_rows, &mut values)?;
-                    encode(&values, dtype)
+                    match absmax {
+                        Some(absmax) => double_quant::encode(&values, &absmax[first_block..]),
+                        None => encode(&values, dtype),
+                    }
                 } else {
                     convert(&stored, info.storage, dtype)
                 };
@@ -251,4 +270,19 @@ impl DeviceWeights {
         }
         Ok(pinned)
     }
+}
+
+/// The absmax of a whole matrix in NF4 after double quantisation, whose mean is taken over all of them.
+fn rounded_absmax(source: &dyn TensorSource, info: &TensorInfo) -> Result<Vec<f32>> {
+    let (rows, columns) = (info.rows(), info.row_values());
+    let step = (CHUNK_BYTES / columns.max(1)).max(1);
+    let mut absmax = Vec::with_capacity(rows * columns / DType::NF4.block());
+    for first in (0..rows).step_by(step) {
+        let last = (first + step).min(rows);
+        let mut values = vec![0.0; (last - first) * columns];
+        source.read_rows_f32(&info.name, first..last, &mut values)?;
+        absmax.extend(double_quant::absmax(&values));
+    }
+    double_quant::round_absmax(&mut absmax);
+    Ok(absmax)
 }

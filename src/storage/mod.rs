@@ -9,11 +9,14 @@
 //! loads it. Every algorithm then has a kernel for it ([`crate::kernel::algorithm`]), and the property suite tests them all.
 
 mod affine;
+pub mod double_quant;
 mod fit;
 mod float;
+mod fp4;
 mod fp8_e4m3;
 mod iq4_nl;
 mod iq4_xs;
+mod llm_int8;
 pub mod mixture;
 mod mxfp4;
 mod nf4;
@@ -62,6 +65,8 @@ pub enum DType {
     IQ4_XS,
     MXFP4,
     NF4,
+    FP4,
+    LLM_INT8,
     Q3_K,
     Q2_K,
     FP8_E4M3,
@@ -106,12 +111,13 @@ pub(crate) enum Scale {
 impl DType {
     /// The formats in which a frozen weight may rest, from exact to coarse; of those that are made alike ([`Affine::ALL`]), some in which
     /// every part of them occurs.
-    pub const WEIGHTS: [Self; 24] = [
+    pub const WEIGHTS: [Self; 26] = [
         Self::F32,
         Self::BF16,
         Self::F16,
         Self::FP8_E4M3,
         Self::Q8_0,
+        Self::LLM_INT8,
         Self::Affine(Affine::INT8_64),
         Self::Q6_K,
         Self::Affine(Affine::INT6_32_BF16),
@@ -127,6 +133,7 @@ impl DType {
         Self::IQ4_XS,
         Self::MXFP4,
         Self::NF4,
+        Self::FP4,
         Self::Affine(Affine::INT3_64_BF16),
         Self::Q3_K,
         Self::Affine(Affine::INT2_32_F16),
@@ -153,6 +160,8 @@ impl DType {
             Self::IQ4_XS => &iq4_xs::FORMAT,
             Self::MXFP4 => &mxfp4::FORMAT,
             Self::NF4 => &nf4::FORMAT,
+            Self::FP4 => &fp4::FORMAT,
+            Self::LLM_INT8 => &llm_int8::FORMAT,
             Self::FP8_E4M3 => &fp8_e4m3::FORMAT,
             Self::Affine(affine) => affine.format(),
         }
@@ -216,6 +225,15 @@ impl DType {
     /// Can values of other formats be stored in this one?
     pub fn can_quantise(self) -> bool {
         self != Self::U32 && self.format().quantise.is_some()
+    }
+
+    /// The 16 numbers among which the codes of bitsandbytes' formats of 4 bits choose; `None` for others.
+    pub(crate) fn table(self) -> Option<&'static [f32; 16]> {
+        match self {
+            Self::NF4 => Some(&nf4::TABLE),
+            Self::FP4 => Some(&fp4::TABLE),
+            _ => None,
+        }
     }
 
     /// Reads `out.len()` values from `stored`, blocks of a file; exactly the f32 that the reference library computes.

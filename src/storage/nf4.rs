@@ -6,7 +6,8 @@
 //! | a block of 64 | 36 | absmax: f32, 32 bytes of nibbles, the high half first |
 //! | device, a group of 256 | 144 | 4 x absmax: f32, 256 x q |
 //!
-//! bitsandbytes keeps absmax beside the codes, in 8 bits with double quantisation; here it has been computed, in its order of operations.
+//! bitsandbytes keeps absmax beside the codes, in 8 bits with double quantisation; here it has been computed, in its order of operations
+//! ([`super::double_quant`]).
 
 use super::planes::{BLOCK, put_nibbles};
 use super::{Format, Scale};
@@ -18,24 +19,12 @@ pub(super) static FORMAT: Format = Format {
     group: 8 * BLOCK,
     group_bytes: 144,
     scales: &[Scale::F32(0)],
-    dequantise: |block, out| {
-        let absmax = absmax(block);
-        for (out, q) in out.iter_mut().zip(codes(&block[4..])) {
-            *out = TABLE[usize::from(q)] * absmax;
-        }
-    },
-    pack: |blocks, group| {
-        for (at, block) in blocks.chunks_exact(36).enumerate() {
-            group[4 * at..][..4].copy_from_slice(&block[..4]);
-            for (half, codes) in codes(&block[4..]).chunks_exact(BLOCK).enumerate() {
-                put_nibbles(codes, &mut group[16 + 32 * at + 16 * half..]);
-            }
-        }
-    },
+    dequantise: |block, out| dequantise(block, &TABLE, out),
+    pack,
     quantise: Some(|values, block| {
         let absmax = values.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
         block[..4].copy_from_slice(&absmax.to_le_bytes());
-        let inverse = if absmax == 0.0 { 0.0 } else { 1.0 / absmax };
+        let inverse = 1.0 / absmax.max(1e-38);
         for (byte, pair) in block[4..].iter_mut().zip(values.chunks_exact(2)) {
             *byte = code(pair[0] * inverse) << 4 | code(pair[1] * inverse);
         }
@@ -44,7 +33,7 @@ pub(super) static FORMAT: Format = Format {
 
 /// `bitsandbytes.functional.get_4bit_type("nf4")`.
 #[allow(clippy::excessive_precision, reason = "the digits of the paper's code")]
-const TABLE: [f32; 16] = [
+pub(super) static TABLE: [f32; 16] = [
     -1.0,
     -0.6961928009986877,
     -0.5250730514526367,
@@ -63,8 +52,22 @@ const TABLE: [f32; 16] = [
     1.0,
 ];
 
-fn absmax(block: &[u8]) -> f32 {
-    f32::from_le_bytes([block[0], block[1], block[2], block[3]])
+/// The values of a block whose codes number entries of this table.
+pub(super) fn dequantise(block: &[u8], table: &[f32; 16], out: &mut [f32]) {
+    let absmax = f32::from_le_bytes([block[0], block[1], block[2], block[3]]);
+    for (out, q) in out.iter_mut().zip(codes(&block[4..])) {
+        *out = table[usize::from(q)] * absmax;
+    }
+}
+
+/// Blocks of 64 to a group.
+pub(super) fn pack(blocks: &[u8], group: &mut [u8]) {
+    for (at, block) in blocks.chunks_exact(36).enumerate() {
+        group[4 * at..][..4].copy_from_slice(&block[..4]);
+        for (half, codes) in codes(&block[4..]).chunks_exact(BLOCK).enumerate() {
+            put_nibbles(codes, &mut group[16 + 32 * at + 16 * half..]);
+        }
+    }
 }
 
 fn codes(packed: &[u8]) -> [u8; 2 * BLOCK] {

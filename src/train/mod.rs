@@ -2,7 +2,7 @@
 //!
 //! * this page: [`Run::train`], the algorithm; one step is forward and backward of a few batches, then AdamW;
 //! * [`ask`], [`prepare`]: what the user asks for, checked against model and data before the GPU is touched;
-//! * [`step`], [`trainer`]: a step on the GPU; [`memory`], [`budget`], [`fit`]: what a run occupies there;
+//! * [`step`], [`trainer`]: a step on the GPU; [`memory`], [`budget`], [`fit`], [`needs`]: what a run occupies there;
 //! * [`schedule`]: the learning rate; [`keep`], [`interrupt`]: what makes a run survive;
 //! * [`metrics`], [`curve`], [`progress`]: what it tells.
 
@@ -14,6 +14,7 @@ pub mod interrupt;
 pub mod keep;
 pub mod memory;
 pub mod metrics;
+pub mod needs;
 pub mod prepare;
 pub mod progress;
 pub mod schedule;

@@ -94,7 +94,7 @@ impl<'m> Prepared<'m> {
             None => 0,
         };
         let shape = StepShape { max_tokens: sampler.max_rows(), accumulate, recompute: Recompute::None, held_out_tokens };
-        let weights = WeightType::from(options.weights);
+        let weights = WeightType::asked(options.weights, !options.no_double_quant);
         let whole = planner(model, &placement, weights, shape, Lowest::default())?;
         let planner = planner(model, &placement, weights, shape, prefix.lowest())?;
         let planner = budget::within_budget(planner, options.recompute, options.memory_budget)?;
@@ -171,7 +171,7 @@ impl<'m> Prepared<'m> {
 
     /// The storage type that `--weights` asks for.
     pub fn weight_type(&self) -> WeightType {
-        WeightType::from(self.options.weights)
+        WeightType::asked(self.options.weights, !self.options.no_double_quant)
     }
 
     /// The tokens that end the turns of the data.

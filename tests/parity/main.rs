@@ -1,6 +1,7 @@
 //! Whole models against PyTorch, transformers and PEFT: the figures in `tests/fixtures/reference/` (its README says how they were made).
 
 mod adapters;
+mod bitsandbytes;
 #[path = "../common/mod.rs"]
 mod common;
 mod families;
@@ -297,8 +298,8 @@ fn smollm2_token_losses() {
     }
 }
 
-/// The start that the fixtures' README specifies: B zero, A from an integer hash.
-fn hashed_start(spec: &UniformLora, setup: &Setup) -> Vec<AdapterTensor> {
+/// The start that the fixtures' README specifies: A from an integer hash, B likewise up to `b_bound`, or zero.
+fn hashed_start(spec: &UniformLora, setup: &Setup, b_bound: f64) -> Vec<AdapterTensor> {
     let mix = |mut x: u32| {
         x ^= x >> 16;
         x = x.wrapping_mul(0x7feb_352d);
@@ -311,11 +312,11 @@ fn hashed_start(spec: &UniformLora, setup: &Setup) -> Vec<AdapterTensor> {
         .into_iter()
         .map(|tensor| {
             let seed = tensor.name.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
-            let bound = (tensor.shape[1] as f64).sqrt();
+            let unit = |index: u32| f64::from(mix(seed.wrapping_add(index)) >> 8) / f64::from(1 << 23) - 1.0;
             let values = (0..(tensor.shape[0] * tensor.shape[1]) as u32)
                 .map(|index| match tensor.name.ends_with("lora_a") {
-                    true => ((f64::from(mix(seed.wrapping_add(index)) >> 8) / f64::from(1 << 23) - 1.0) / bound) as f32,
-                    false => 0.0,
+                    true => (unit(index) / (tensor.shape[1] as f64).sqrt()) as f32,
+                    false => (unit(index) * b_bound) as f32,
                 })
                 .collect();
             AdapterTensor { name: tensor.name, shape: tensor.shape, values }
@@ -329,7 +330,7 @@ fn smollm2_run(figures: &str, gradients_file: &str, layers: std::ops::Range<usiz
     let spec = spec_of(&expected, layers.collect(), modules);
     let lines = std::fs::read_to_string(folder.join("lora_batches.jsonl")).unwrap();
     let records: Vec<Batch> = lines.lines().map(|line| batch(&[&serde_json::from_str(line).unwrap()])).collect();
-    let mut trainer = setup.trainer(&spec, &hashed_start(&spec, &setup), 128, false);
+    let mut trainer = setup.trainer(&spec, &hashed_start(&spec, &setup, 0.0), 128, false);
     let losses = numbers(&expected["losses"]);
     for (index, (batch, &loss)) in records.iter().zip(&losses).enumerate() {
         let found = trainer.accumulate(batch, 1.0 / batch.supervised_rows.len() as f64, true).unwrap();

@@ -84,6 +84,17 @@ def main():
     for kind in [T.Q4_1, T.Q8_0, T.Q4_K, T.Q5_K, T.Q6_K]:
         stored = libgguf.quantize_rows_raw(kind, wide, *wide.shape)
         tensors[f"{kind.name}.wide"] = np.frombuffer(stored, np.uint8).copy()
+    _, state = bnb.quantize_4bit(torch.from_numpy(wide), quant_type="nf4", blocksize=64, compress_statistics=True)
+    tensors["NF4.wide_absmax"] = (bnb.dequantize_blockwise(state.absmax, state.state2) + state.offset).numpy()
+    # Values of FP4 and LLM.int8 of given rows, with the blocks in which graftling keeps them.
+    codes, state = bnb.quantize_4bit(torch.from_numpy(rows), quant_type="fp4", blocksize=64)
+    blocks = np.concatenate([state.absmax.numpy().view(np.uint8).reshape(-1, 4), codes.numpy().reshape(-1, 32)], 1)
+    tensors["FP4.blocks"], tensors["FP4.values"] = blocks, bnb.dequantize_4bit(codes, state).numpy()
+    codes, scales, _ = bnb.int8_vectorwise_quant(torch.from_numpy(rows).half())
+    of_blocks = scales.numpy().astype(np.float32).repeat(rows.shape[1] // 64)
+    blocks = np.concatenate([of_blocks.view(np.uint8).reshape(-1, 4), codes.numpy().view(np.uint8).reshape(-1, 64)], 1)
+    tensors["LLM_INT8.blocks"] = blocks
+    tensors["LLM_INT8.values"] = bnb.int8_vectorwise_dequant(codes, scales).numpy()
     save_file(tensors, out)
 
 

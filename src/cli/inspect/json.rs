@@ -68,6 +68,9 @@ pub(super) fn json_report(model: &Model, adapter: &Adapter) -> Value {
             "share": adapter.parameters() as f64 / counts.total as f64,
             "bytes_f32": adapter.parameters() * 4,
         },
+        "training": adapter.needs(config, counts.total).iter().map(|need| {
+            json!({"weights": need.weights, "bytes": need.bytes, "bytes_recompute_all": need.recomputed})
+        }).collect::<Vec<_>>(),
     })
 }
 

@@ -324,9 +324,9 @@ fn read_tensors(path: &Path, config: &AdapterConfig) -> Result<Vec<AdapterTensor
             _ if name.ends_with("lora_a") => ("[r, in]", Some(info.shape.first())),
             _ => ("[out, r]", Some(info.shape.get(1))),
         };
-        let shape = match info.shape.as_slice() {
-            &[rows, columns] if rank.is_some() => [rows, columns],
-            &[rows] if rank.is_none() => [rows, 1],
+        let shape = match *info.shape.as_slice() {
+            [rows, columns] if rank.is_some() => [rows, columns],
+            [rows] if rank.is_none() => [rows, 1],
             _ => return Err(bad(key, &format!("has shape {:?}, not {expected}", info.shape), WRONG_ADAPTER)),
         };
         if rank.is_some_and(|found| found != Some(&r)) {
@@ -387,7 +387,7 @@ fn adopt_modules(path: &Path, config: &mut AdapterConfig, chosen: Chosen, tensor
         let problem = format!("has tensors of {} kinds of modules, more than any model has", modules.len());
         return Err(Error::bad_input(path.display(), problem, WRONG_ADAPTER));
     }
-    let part = |site: &str| site.splitn(4, '.').nth(2).unwrap_or_default().to_owned();
+    let part = |site: &str| site.split('.').nth(2).unwrap_or_default().to_owned();
     let homes: BTreeMap<&str, String> = adapted.iter().map(|named| (named.module, part(named.site()))).collect();
     let of = |layer: &usize, module: &str| format!("layers.{layer}.{}.{module}", homes[module]);
     let product = layers.iter().flat_map(|layer| modules.iter().map(|module| (*layer, *module, of(layer, module))));

@@ -5,6 +5,7 @@
 //! name of the weight that it stands for, and is read as rows of blocks of a format of [`crate::storage`], in which it rests on the device.
 
 mod awq;
+mod bitsandbytes;
 mod compressed_tensors;
 mod fp8;
 mod gptq;
@@ -59,6 +60,7 @@ struct Method {
 const METHODS: &[Method] = &[
     Method { name: "gptq", check: gptq::check, find: gptq::find },
     Method { name: "awq", check: awq::check, find: awq::find },
+    Method { name: "bitsandbytes", check: bitsandbytes::check, find: bitsandbytes::find },
     Method { name: "mlx", check: mlx::check, find: mlx::find },
     Method { name: "compressed-tensors", check: compressed_tensors::check, find: compressed_tensors::find },
     Method { name: "fp8", check: fp8::check, find: fp8::find },

@@ -150,6 +150,8 @@ option_rows! {
         /// Format of the frozen weights on the GPU
         #[arg(value_enum)]
         weights: DType, "TYPE", optional("as in the file"), check any, resumed same;
+        /// With --weights nf4: keep the scale of each block in f32, instead of rounding it to 8 bits as QLoRA does
+        no_double_quant: bool, "BOOL", switch, check any, resumed same_if_set;
         /// Arithmetic of the large matrix products; sums are f32 in all. A resumed run must use the same
         #[arg(value_enum)]
         matmul: Arithmetic, "ARITHMETIC", default(Arithmetic::F32, ""), check any, resumed same_if_set;

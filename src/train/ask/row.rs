@@ -119,7 +119,7 @@ macro_rules! option_rows {
         $values.insert(stringify!($name).to_string(), serde_json::json!($value).to_string());
     };
     (@resumed same_if_set $values:ident, $name:ident, $value:expr) => {
-        if $value != Default::default() {
+        if !$crate::train::ask::row::is_default(&$value) {
             $values.insert(stringify!($name).to_string(), serde_json::json!($value).to_string());
         }
     };
@@ -158,6 +158,11 @@ pub(super) fn option_name(key: &str) -> String {
 
 pub(super) fn missing(key: &str, proposal: &str) -> Error {
     Error::bad_input(option_name(key), "this option is required", proposal)
+}
+
+/// Is it what stands where nothing is given?
+pub(super) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// No value is wrong by itself.
