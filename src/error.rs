@@ -13,6 +13,9 @@ pub enum Error {
     /// The work itself failed: disk full, memory short, loss not finite. Exit code 1.
     #[error("{place}: {problem}\n  {proposal}")]
     Failed { place: String, problem: String, proposal: String },
+    /// A training run has left the numbers: its loss, a gradient or the adapter is not finite. Exit code 1.
+    #[error("{place}: {problem}\n  {proposal}")]
+    Diverged { place: String, problem: String, proposal: String },
     /// The GPU has not the memory. Exit code 1.
     #[error("{place}: {problem}\n  {proposal}")]
     OutOfMemory { place: String, problem: String, proposal: String },
@@ -40,7 +43,7 @@ impl Error {
     pub fn exit_code(&self) -> i32 {
         match self {
             Self::BadInput { .. } => 2,
-            Self::Failed { .. } | Self::OutOfMemory { .. } | Self::DeviceLost { .. } => 1,
+            Self::Failed { .. } | Self::Diverged { .. } | Self::OutOfMemory { .. } | Self::DeviceLost { .. } => 1,
         }
     }
 }

@@ -20,6 +20,8 @@
 //! * [`merge`]: adapters into weights, and with one another. [`export`]: models and adapters as other programs' files.
 //! * [`train`]: the loop, the optimizer, checkpoints, metrics.
 //! * [`mod@bench`]: what the device can do, how near the kernels come to it, what a step and a token cost.
+//! * [`sweep`]: many runs that differ in what is adapted, compared. [`advise`]: what to adapt, from the data, the model and the memory.
+//! * [`picture`]: axes and points as SVG files.
 //! * [`terminal`]: what is said, to standard error and standard output.
 //! * [`error`]: the one error type that reaches the user. [`files`]: regular files, and no others. [`allocator`]: the bound on what a template or tokenizer may take.
 //!
@@ -28,6 +30,7 @@
 #![deny(clippy::print_stdout, clippy::print_stderr)] // they panic where nobody reads; `terminal` does not
 
 pub mod adapter;
+pub mod advise;
 pub mod allocator;
 pub mod architecture;
 pub mod autograd;
@@ -50,10 +53,12 @@ pub mod merge;
 pub mod model;
 mod nearest;
 pub mod ops;
+pub mod picture;
 pub mod plan;
 pub mod reference;
 pub mod session;
 pub mod storage;
+pub mod sweep;
 pub mod terminal;
 pub mod text;
 pub mod train;

@@ -15,6 +15,25 @@ use std::io::{IsTerminal, Write};
 
 use serde_json::Value;
 
+/// A word as a shell wants it.
+pub fn quoted(word: &str) -> String {
+    let plain = |character: char| character.is_ascii_alphanumeric() || "-_./=,:@+\\".contains(character);
+    match !word.is_empty() && word.chars().all(plain) {
+        true => word.to_string(),
+        false => format!("'{}'", word.replace('\'', "'\\''")),
+    }
+}
+
+/// A number of seconds as people say it.
+pub fn duration(seconds: f64) -> String {
+    match seconds {
+        short if short < 90.0 => format!("{short:.0} s"),
+        minutes if minutes < 90.0 * 60.0 => format!("{:.0} min", minutes / 60.0),
+        hours if hours < 48.0 * 3600.0 => format!("{:.1} h", hours / 3600.0),
+        days => format!("{:.1} days", days / 86_400.0),
+    }
+}
+
 /// Whether a terminal obeys the character instead of showing it: the control characters of ASCII and Latin-1, and those that reverse
 /// the direction of the text around them. Line ends and tabs are harmless.
 fn commands(character: char) -> bool {
@@ -145,6 +164,11 @@ impl Write for Stderr {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn durations_are_said_as_people_do() {
+        assert_eq!([3.2, 89.0, 100.0, 3600.0 * 2.0, 86_400.0 * 3.0].map(duration), ["3 s", "89 s", "2 min", "2.0 h", "3.0 days"]);
+    }
 
     #[test]
     fn what_commands_a_terminal_is_shown_and_all_else_stays() {

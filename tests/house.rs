@@ -7,7 +7,7 @@ use std::path::Path;
 /// From the bottom up; modules of one layer know nothing of each other.
 const LAYERS: &[&[&str]] = &[
     &["error"],
-    &["byte_size", "cache", "caught", "files", "nearest", "terminal"],
+    &["byte_size", "cache", "caught", "files", "nearest", "picture", "terminal"],
     &["confined"],
     &["allocator", "storage"],
     // What is computed, and with which kernels; no device.
@@ -31,7 +31,8 @@ const LAYERS: &[&[&str]] = &[
     // Models on a device, and what they are used for.
     &["session"],
     &["generate", "train"],
-    &["bench", "demo"],
+    &["bench", "demo", "sweep"],
+    &["advise"],
     &["cli"],
 ];
 

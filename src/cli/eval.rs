@@ -10,18 +10,15 @@ use graftling::data::source::folder::{self, Side};
 use graftling::data::{self, Batch, Dataset, Example, LoadOptions, LongRecords};
 use graftling::generate::answers::{Share, answer_all, shares};
 use graftling::generate::{Generation, Generator, end_tokens};
-use graftling::session::OpenModel;
 use graftling::session::Session;
 use graftling::session::evaluate::Evaluation;
+use graftling::session::{OpenModel, batch};
 use graftling::terminal;
 use graftling::text::Tokenizer;
 use graftling::{Error, Result};
 use serde_json::{Value, json};
 
 use super::counter::Counter;
-
-/// Tokens that go through the model together, where the records are shorter than that.
-const TOKENS_A_BATCH: usize = 1024;
 
 /// Measure the loss of a model on data
 ///
@@ -84,8 +81,8 @@ pub fn run(args: EvalArgs) -> Result<()> {
     if !args.json || data.report.lost.tokens + data.report.dropped_tokens.tokens > 0 {
         terminal::say(&data.report.to_string());
     }
-    let batches = batches(&data);
-    let most = most_tokens(&data, &batches);
+    let batches = batch::in_order(&data);
+    let most = batch::most_tokens(&data, &batches);
     let session = args.device.session(&model, &args.adapters, &[&Evaluation { max_tokens: most }])?;
     let results = losses(&session, &data, &batches)?;
     match args.json {
@@ -133,14 +130,9 @@ fn answers(args: &EvalArgs, model: &OpenModel) -> Result<()> {
     super::print(&text)
 }
 
-/// Tokens of the longest batch.
-pub(super) fn most_tokens(data: &Dataset, batches: &[Vec<usize>]) -> usize {
-    batches.iter().map(|batch| batch.iter().map(|&at| data.examples[at].input_ids.len()).sum()).max().unwrap_or(1)
-}
-
 /// The losses of all examples, in the order of the file.
 pub(super) fn losses(session: &Session, data: &Dataset, batches: &[Vec<usize>]) -> Result<Vec<ExampleLoss>> {
-    let mut evaluator = session.evaluator(most_tokens(data, batches))?;
+    let mut evaluator = session.evaluator(batch::most_tokens(data, batches))?;
     let mut results = Vec::new();
     for chosen in batches {
         let nll = evaluator.token_nll(&Batch::assemble(&data.examples, chosen))?;
@@ -173,26 +165,6 @@ impl ExampleLoss {
         let mut nll = self.nll.iter();
         example.labels.iter().skip(1).map(|label| label.and_then(|_| nll.next().copied())).collect()
     }
-}
-
-/// Examples in the order of the file, as many together as fit [`TOKENS_A_BATCH`].
-pub(super) fn batches(data: &Dataset) -> Vec<Vec<usize>> {
-    let mut batches: Vec<Vec<usize>> = Vec::new();
-    let mut tokens = usize::MAX;
-    for (at, example) in data.examples.iter().enumerate() {
-        let length = example.input_ids.len();
-        match batches.last_mut() {
-            Some(batch) if tokens + length <= TOKENS_A_BATCH => {
-                batch.push(at);
-                tokens += length;
-            }
-            _ => {
-                batches.push(vec![at]);
-                tokens = length;
-            }
-        }
-    }
-    batches
 }
 
 /// Mean loss and number of all supervised tokens.

@@ -18,7 +18,7 @@ use graftling::merge::report::{self, Row, Sums};
 use graftling::merge::{Combination, Update};
 use graftling::model::weights::WeightType;
 use graftling::session::evaluate::Evaluation;
-use graftling::session::{OpenModel, Session, SessionOptions};
+use graftling::session::{OpenModel, Session, SessionOptions, batch};
 use graftling::storage::mixture::Mixture;
 use graftling::storage::{DType, TensorSource};
 use graftling::{Result, terminal};
@@ -190,8 +190,8 @@ fn losses(args: &MergeArgs, opened: &Opened) -> Result<Value> {
     let files = folder::files(&args.data, Side::HeldOut)?;
     let (data, _) = data::load_files(&files, &base.tokenizer, base.template.as_ref(), options)?;
     data.check_vocabulary(base.files.config.vocab_size)?;
-    let batches = super::eval::batches(&data);
-    let most = super::eval::most_tokens(&data, &batches);
+    let batches = batch::in_order(&data);
+    let most = batch::most_tokens(&data, &batches);
     let loss = |model: &OpenModel, adapter: Option<&Path>, weights: WeightType| -> Result<f64> {
         let options = SessionOptions {
             device: args.device.clone(),

@@ -3,6 +3,7 @@
 //! Exit codes: 0 done, 1 failed (or interrupted), 2 usage or bad input. What a program may read goes to standard output, all else
 //! to standard error.
 
+mod advise;
 mod bench;
 mod counter;
 mod demo;
@@ -12,6 +13,7 @@ mod export;
 mod generate;
 mod inspect;
 mod merge;
+mod sweep;
 mod train;
 mod tuning;
 
@@ -31,6 +33,7 @@ use graftling::plan::Tuned;
 use graftling::plan::autotune::Choice;
 use graftling::session::{self, OpenModel, Session, SessionOptions, Use, Watch};
 use graftling::storage::DType;
+use graftling::terminal::quoted;
 use graftling::{Error, Result, terminal};
 use serde_json::Value;
 
@@ -52,6 +55,8 @@ enum Command {
     Export(export::ExportArgs),
     Merge(merge::MergeArgs),
     Inspect(inspect::InspectArgs),
+    Advise(advise::AdviseArgs),
+    Sweep(Box<sweep::SweepArgs>),
     Doctor(doctor::DoctorArgs),
     Bench(bench::BenchArgs),
 }
@@ -70,6 +75,8 @@ pub fn run() -> i32 {
         Command::Export(args) => export::run(args).map(|()| 0),
         Command::Merge(args) => merge::run(args).map(|()| 0),
         Command::Inspect(args) => inspect::run(args).map(|()| 0),
+        Command::Advise(args) => advise::run(args).map(|()| 0),
+        Command::Sweep(args) => sweep::run(*args),
         Command::Doctor(args) => doctor::run(args).map(|()| 0),
         Command::Bench(args) => bench::run(args).map(|()| 0),
     });
@@ -133,15 +140,6 @@ fn printed(written: std::io::Result<()>) -> Result<()> {
     }
 }
 
-/// A word as a shell wants it.
-fn quoted(word: &str) -> String {
-    let plain = |character: char| character.is_ascii_alphanumeric() || "-_./=,:@+\\".contains(character);
-    match !word.is_empty() && word.chars().all(plain) {
-        true => word.to_string(),
-        false => format!("'{}'", word.replace('\'', "'\\''")),
-    }
-}
-
 /// The options of every command that puts a model on a GPU.
 #[derive(Args, Debug)]
 struct DeviceArgs {
@@ -163,11 +161,8 @@ struct DeviceArgs {
 }
 
 /// The model with this rotation in place of its own.
-fn rotated(mut model: OpenModel, scaling: Option<RopeOverride>) -> OpenModel {
-    if let Some(scaling) = scaling {
-        model.files.config.override_rope(scaling);
-    }
-    model
+fn rotated(model: OpenModel, scaling: Option<RopeOverride>) -> OpenModel {
+    model.rotated(scaling)
 }
 
 /// The adapters that a model is used with.
@@ -249,11 +244,9 @@ impl DeviceArgs {
 
 /// Calls `open` with what shows how far opening a session is.
 fn with_bars<T>(open: impl FnOnce(&Bars) -> T) -> T {
-    // Silent where there is nothing to measure.
-    let bars = Bars { tuning: Counter::of("choosing kernels for this GPU, once"), loading: Counter::of_bytes("loading") };
+    let bars = Bars::new();
     let opened = open(&bars);
-    bars.tuning.finish();
-    bars.loading.finish();
+    bars.finish();
     opened
 }
 
@@ -261,6 +254,19 @@ fn with_bars<T>(open: impl FnOnce(&Bars) -> T) -> T {
 struct Bars {
     tuning: Counter,
     loading: Counter,
+}
+
+impl Bars {
+    /// Silent where there is nothing to measure.
+    fn new() -> Self {
+        Self { tuning: Counter::of("choosing kernels for this GPU, once"), loading: Counter::of_bytes("loading") }
+    }
+
+    /// Takes them away.
+    fn finish(&self) {
+        self.tuning.finish();
+        self.loading.finish();
+    }
 }
 
 impl Watch for Bars {

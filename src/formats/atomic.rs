@@ -100,6 +100,24 @@ fn fill_and_rename(path: &Path, fill: impl FnOnce(&mut BufWriter<File>) -> Resul
     flush_folder(folder).map_err(full)
 }
 
+/// Writes a file that is not there yet, all or nothing. One that is there stays, whoever wrote it.
+///
+/// # Errors
+/// [`Error::Failed`] naming the file if it cannot be written.
+pub fn write_new(path: &Path, bytes: &[u8]) -> Result<()> {
+    let written = temporary().tempfile_in(path.parent().unwrap_or(Path::new("."))).and_then(|mut file| {
+        file.write_all(bytes)?;
+        file.as_file().sync_all()?;
+        match file.persist_noclobber(path) {
+            Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            persisted => persisted.map(drop).map_err(|error| error.error),
+        }
+    });
+    written.map_err(|error| {
+        Error::failed(path.display(), format!("cannot be written: {error}"), "Check that the folder may be written to.")
+    })
+}
+
 /// Forces the names in a folder to disk, so that a rename outlasts a power cut. (Windows has no such call; NTFS journals it.)
 pub(crate) fn flush_folder(folder: &Path) -> io::Result<()> {
     if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
@@ -157,6 +175,17 @@ mod tests {
         assert!(write(&path, full).unwrap_err().to_string().contains("full"));
         assert_eq!(fs::read(&path).unwrap(), b"old");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_is_there_is_not_replaced_by_a_new_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        write_new(&path, b"first").unwrap();
+        write_new(&path, b"second").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"first");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+        assert!(write_new(&folder.path().join("nowhere/file"), b"").is_err());
     }
 
     #[test]

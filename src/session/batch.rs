@@ -1,6 +1,6 @@
 //! How a batch gets to the device.
 
-use crate::data::Batch;
+use crate::data::{Batch, Dataset};
 use crate::graph::Counts;
 use crate::model::graph::Inputs;
 use crate::plan::Executable;
@@ -19,4 +19,33 @@ pub fn write_batch(executable: &Executable, inputs: &Inputs, batch: &Batch, loss
         executable.write(weight, &[loss_weight as f32]);
     }
     Counts { tokens: batch.rows(), supervised: batch.supervised_rows.len() }
+}
+
+/// Tokens that go through the model together where nothing is trained, if the records are shorter than that.
+pub const TOKENS_A_BATCH: usize = 1024;
+
+/// Examples by number in the order of the file, as many together as fit [`TOKENS_A_BATCH`].
+pub fn in_order(data: &Dataset) -> Vec<Vec<usize>> {
+    let mut batches: Vec<Vec<usize>> = Vec::new();
+    let mut tokens = usize::MAX;
+    for (at, example) in data.examples.iter().enumerate() {
+        let length = example.input_ids.len();
+        match batches.last_mut() {
+            Some(batch) if tokens + length <= TOKENS_A_BATCH => {
+                batch.push(at);
+                tokens += length;
+            }
+            _ => {
+                batches.push(vec![at]);
+                tokens = length;
+            }
+        }
+    }
+    batches
+}
+
+/// Tokens of the largest of these batches; 1 if there is none.
+pub fn most_tokens(data: &Dataset, batches: &[Vec<usize>]) -> usize {
+    let tokens = |batch: &Vec<usize>| batch.iter().map(|&at| data.examples[at].input_ids.len()).sum();
+    batches.iter().map(tokens).max().unwrap_or(1)
 }

@@ -3,7 +3,7 @@
 use sha2::{Digest, Sha256};
 
 use crate::Result;
-use crate::architecture::parameters;
+use crate::architecture::{RopeOverride, parameters};
 use crate::formats::ModelFiles;
 use crate::graph::DType;
 use crate::model::weights::WeightType;
@@ -42,6 +42,15 @@ impl OpenModel {
         let template = ChatTemplate::from_source_at(&files.text, template_time)?;
         let template_time = template.as_ref().map(|_| template_time);
         Ok(Self { files, tokenizer, template, template_time })
+    }
+
+    /// The model with this rotation in place of its own.
+    #[must_use]
+    pub fn rotated(mut self, scaling: Option<RopeOverride>) -> Self {
+        if let Some(scaling) = scaling {
+            self.files.config.override_rope(scaling);
+        }
+        self
     }
 
     /// The type in which a weight will rest on the device, by its name.

@@ -2,7 +2,8 @@
 //!
 //! * this page: [`Run::train`], the algorithm; one step is forward and backward of a few batches, then AdamW;
 //! * [`ask`], [`prepare`]: what the user asks for, checked against model and data before the GPU is touched;
-//! * [`step`], [`trainer`]: a step on the GPU; [`memory`], [`budget`], [`fit`], [`needs`]: what a run occupies there;
+//! * [`shared`]: what runs beside each other have in common; [`step`], [`trainer`]: a step on the GPU;
+//! * [`memory`], [`budget`], [`fit`], [`needs`]: what a run occupies there; [`rate`]: how fast it is;
 //! * [`schedule`]: the learning rate; [`keep`], [`interrupt`]: what makes a run survive;
 //! * [`metrics`], [`curve`], [`progress`]: what it tells.
 
@@ -17,7 +18,9 @@ pub mod metrics;
 pub mod needs;
 pub mod prepare;
 pub mod progress;
+pub mod rate;
 pub mod schedule;
+pub mod shared;
 pub mod step;
 pub mod trainer;
 
@@ -165,6 +168,11 @@ impl Run<'_> {
         (self.state.step, self.prepared.total_steps)
     }
 
+    /// What each step so far did, also those before a resume.
+    pub fn history(&self) -> &[StepMetrics] {
+        self.metrics.history()
+    }
+
     /// The engine, with the adapter as it is now.
     pub fn trainer(&self) -> &Trainer {
         &self.trainer
@@ -259,7 +267,7 @@ impl Run<'_> {
         if let Ok(Some((folder, _))) = checkpoint::latest(out) {
             proposal += &format!("; --init-adapter {} builds on the last good checkpoint", folder.display());
         }
-        Error::failed(format!("step {step}"), problem, proposal)
+        Error::Diverged { place: format!("step {step}"), problem, proposal }
     }
 
     /// Whether the model gives every token the same probability. Trained weights never do; zeroed ones do.

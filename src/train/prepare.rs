@@ -22,6 +22,7 @@ use super::metrics::{self, MetricsLog};
 use super::options::{MOST_STEPS, TrainOptions};
 use super::progress::Progress;
 use super::schedule::Schedule;
+use super::shared::{Data, Shared};
 use super::step::Recompute;
 use super::trainer::Trainer;
 use super::{HeldOut, Run};
@@ -34,18 +35,19 @@ use crate::data::source::folder::{self as data_folder, Side};
 use crate::data::{self, Batch, Dataset, LoadOptions, Sampler, SamplerOptions};
 use crate::formats::peft::{AdapterConfig, AdapterTensor};
 use crate::gpu::Device;
-use crate::graph::Graph;
+use crate::graph::{Counts, Graph};
 use crate::kernel::Facts;
 use crate::model::weights::{DeviceWeights, WeightType};
-use crate::session::prefix_cache::{Lowest, PrefixCachePlan, PrefixCacheType, Seen};
+use crate::plan::autotune::Record;
+use crate::session::prefix_cache::{Kept, Lowest, PrefixCachePlan, PrefixCacheType, Seen};
 use crate::session::{self, OpenModel, SessionOptions, Watch};
 use crate::{Error, Result};
 
 /// A run whose options, model and data fit together; nothing is written and no GPU is used yet.
 pub struct Prepared<'m> {
     pub options: TrainOptions,
-    pub data: Dataset,
-    pub eval_data: Option<Dataset>,
+    pub data: Arc<Dataset>,
+    pub eval_data: Option<Arc<Dataset>>,
     /// What the adapter is, as PEFT will read it.
     pub adapter: AdapterConfig,
     /// Optimizer steps of the whole run.
@@ -62,6 +64,7 @@ pub struct Prepared<'m> {
     /// The plan without a prefix cache.
     whole: Planner,
     prefix: PrefixCachePlan,
+    shared: Arc<Shared>,
 }
 
 impl<'m> Prepared<'m> {
@@ -71,12 +74,20 @@ impl<'m> Prepared<'m> {
     /// Bad input: a record, a module, a layer, a start adapter that cannot be used, data with nothing to learn, or a memory budget that
     /// is too small.
     pub fn new(options: TrainOptions, model: &'m OpenModel) -> Result<Self> {
+        Self::beside(Arc::default(), options, model)
+    }
+
+    /// [`Prepared::new`] for one of several runs on this model, which have `shared` in common. The numbers of a run do not depend on it.
+    ///
+    /// # Errors
+    /// As [`Prepared::new`].
+    pub fn beside(shared: Arc<Shared>, options: TrainOptions, model: &'m OpenModel) -> Result<Self> {
         let config = &model.files.config;
         let Asked { config: adapter, placement, layout, start } = Asked::of(&options, model)?;
 
         // A packed row may be longer than the model's context; a record in it may not.
         let longest = options.max_length.min(config.max_position_embeddings);
-        let (data, eval_data) = load_data(&options, model, longest)?;
+        let (data, eval_data) = shared.data(data_key(&options, longest), || load_data(&options, model, longest))?;
         let sampler = Sampler::new(&data, sampler_options(&options))?;
         let total_steps = match options.max_steps {
             Some(steps) => steps,
@@ -113,6 +124,7 @@ impl<'m> Prepared<'m> {
             planner,
             whole,
             prefix,
+            shared,
         })
     }
 
@@ -131,6 +143,11 @@ impl<'m> Prepared<'m> {
         self.planner.memory()
     }
 
+    /// What of the forward pass is computed again.
+    pub fn recompute(&self) -> Recompute {
+        self.planner.shape().recompute
+    }
+
     /// The plan of the same run with other weights and steps of another shape.
     pub(super) fn planner_of(&self, weights: WeightType, shape: StepShape) -> Result<Planner> {
         planner(self.model, &self.placement, weights, shape, self.prefix.lowest())
@@ -146,23 +163,51 @@ impl<'m> Prepared<'m> {
         Ok(device)
     }
 
+    /// Which device, and how it computes.
+    pub fn session_options(&self) -> SessionOptions {
+        SessionOptions {
+            device: self.options.device.clone(),
+            matmul: self.options.matmul,
+            weights: self.weight_type(),
+            autotune: !self.options.no_autotune,
+            cache: cache_folder(),
+        }
+    }
+
+    /// What the run computes, for the choice of kernels: with a prefix cache or without the same are chosen, and so the numbers are the
+    /// same.
+    pub fn graphs(&self) -> Vec<Graph> {
+        self.whole.clone().with(self.planner.shape().recompute).graphs()
+    }
+
+    /// Floating-point operations of a full batch, forward and backward, as the run computes it.
+    pub fn flops_a_batch(&self) -> f64 {
+        self.planner.flops(&self.full_batch()) * (1.0 + self.planner.extra_flops())
+    }
+
+    /// The rows of a full batch, with as many supervised ones as the data has on the whole.
+    fn full_batch(&self) -> Counts {
+        let (tokens, report) = (self.planner.shape().max_tokens, &self.data.report);
+        Counts { tokens, supervised: tokens * report.supervised_tokens / report.tokens.max(1) }
+    }
+
+    /// Floating-point operations of this batch, as the run computes it.
+    pub(super) fn flops_of(&self, batch: &Batch) -> f64 {
+        let counts = Counts { tokens: batch.rows(), supervised: batch.targets.len() };
+        self.planner.flops(&counts) * (1.0 + self.planner.extra_flops())
+    }
+
     /// Decides with which kernels `device` computes this run, and the `more` graphs that it is to compute besides: by measurement, or as
     /// the run that is continued did. Then sends the weights there.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`] with the plan's figures; a weight is broken.
     pub fn load(&self, device: Device, output: &mut Output, more: Vec<Graph>, watch: &dyn Watch) -> Result<Arc<DeviceWeights>> {
-        // With a prefix cache or without, the same kernels are chosen, and so the numbers are the same.
-        let graphs = [self.whole.clone().with(self.planner.shape().recompute).graphs(), more].concat();
+        let graphs = [self.graphs(), more].concat();
         // A run from before there was tuning goes on without.
         let untuned = output.steps_done() > 0 && output.state.kernels.is_none();
-        let options = SessionOptions {
-            device: self.options.device.clone(),
-            matmul: self.options.matmul,
-            weights: self.weight_type(),
-            autotune: !self.options.no_autotune && !untuned,
-            cache: cache_folder(),
-        };
+        let options = self.session_options();
+        let options = SessionOptions { autotune: options.autotune && !untuned, ..options };
         let loaded = session::load(self.model, &options, device, &graphs, output.state.kernels.as_ref(), watch);
         let (weights, record) = loaded.map_err(|error| self.explained(error))?;
         output.state.kernels = Some(record);
@@ -255,14 +300,15 @@ impl<'m> Prepared<'m> {
         if !taken_out.is_empty() {
             on_device.set_frozen(&self.placement.frozen_of(&taken_out))?;
         }
-        let cache = |store, max_tokens| self.prefix.open(store, &weights, config, &options.out, max_tokens);
+        let kept = Kept { shelf: &self.shared.prefixes, folder: &options.out };
+        let cache = |store, data, max_tokens| self.prefix.open(store, data, kept, &weights, config, max_tokens);
         let shape = self.planner.shape();
-        let below_step = cache(&self.prefix.train, shape.max_tokens)?;
+        let below_step = cache(&self.prefix.train, &self.data, shape.max_tokens)?;
         let trainer = Trainer::new(weights.clone(), config, on_device, shape, options.seed, below_step)?;
         let held_out = match &self.eval_data {
             Some(held_out) => {
                 let sampler = Sampler::new(held_out, in_order(options))?;
-                let below = cache(&self.prefix.held_out, sampler.max_rows())?;
+                let below = cache(&self.prefix.held_out, held_out, sampler.max_rows())?;
                 let evaluator = trainer.evaluator(config, sampler.max_rows(), below)?;
                 let batches = sampler.plan_of(0).iter().map(|chosen| Batch::assemble(&held_out.examples, chosen)).collect();
                 Some(HeldOut { evaluator, batches })
@@ -338,7 +384,10 @@ impl<'m> Prepared<'m> {
     }
 
     /// All that the numbers of the run depend on, by name.
-    fn fingerprint(&self) -> Result<BTreeMap<String, String>> {
+    ///
+    /// # Errors
+    /// If a tensor of the model cannot be read.
+    pub fn fingerprint(&self) -> Result<BTreeMap<String, String>> {
         let mut print = self.options.fingerprint(self.schedule.warmup_steps(), self.total_steps);
         let AdapterConfig { r, lora_alpha, lora_dropout, target_modules, layers_to_transform, use_rslora, .. } = &self.adapter;
         let layers = layers_to_transform.as_ref().map_or("all".to_string(), |layers| format!("{layers:?}"));
@@ -349,7 +398,7 @@ impl<'m> Prepared<'m> {
         let more = [
             ("model (content)", self.model.fingerprint()?),
             ("data (content)", self.data.fingerprint()),
-            ("eval_data (content)", self.eval_data.as_ref().map_or("none".to_string(), Dataset::fingerprint)),
+            ("eval_data (content)", self.eval_data.as_ref().map_or("none".to_string(), |data| data.fingerprint())),
             ("lora_r", r.to_string()),
             ("lora_alpha", lora_alpha.to_string()),
             ("lora_dropout", lora_dropout.to_string()),
@@ -382,6 +431,11 @@ pub struct Output {
 }
 
 impl Output {
+    /// The kernels with which the run computes, where it is not [`Prepared::load`] that chooses them; those of a run that goes on stay.
+    pub fn computes_with(&mut self, kernels: &Record) {
+        self.state.kernels.get_or_insert_with(|| kernels.clone());
+    }
+
     /// Steps that are done already.
     pub fn steps_done(&self) -> u64 {
         self.state.step
@@ -389,7 +443,7 @@ impl Output {
 }
 
 /// The training data and, if there is any, the held-out data: as `--eval-data` or `--eval-split` say, or as a folder brings it.
-fn load_data(options: &TrainOptions, model: &OpenModel, max_length: usize) -> Result<(Dataset, Option<Dataset>)> {
+fn load_data(options: &TrainOptions, model: &OpenModel, max_length: usize) -> Result<Data> {
     let load = |paths: &[PathBuf], eval_split: Option<f64>| -> Result<(Dataset, Option<Dataset>)> {
         let load_options = LoadOptions { max_length, long_records: options.long_records, eval_split };
         let (data, held_out) = data::load_files(paths, &model.tokenizer, model.template.as_ref(), load_options)?;
@@ -413,7 +467,13 @@ fn load_data(options: &TrainOptions, model: &OpenModel, max_length: usize) -> Re
         let proposal = "give --eval-data FILE or --eval-split SHARE as well, or leave --eval-steps out";
         return Err(Error::bad_input("--eval-steps", "there is nothing to evaluate on", proposal));
     }
-    Ok((data, held_out))
+    Ok((Arc::new(data), held_out.map(Arc::new)))
+}
+
+/// All that [`load_data`] reads of the options.
+fn data_key(options: &TrainOptions, max_length: usize) -> String {
+    let TrainOptions { data, eval_data, eval_split, eval_steps, long_records, .. } = options;
+    format!("{:?}", (data, eval_data, eval_split, eval_steps.is_some(), long_records, max_length))
 }
 
 fn planner(model: &OpenModel, placement: &Placement, weights: WeightType, shape: StepShape, lowest: Lowest) -> Result<Planner> {
@@ -424,7 +484,7 @@ fn planner(model: &OpenModel, placement: &Placement, weights: WeightType, shape:
 
 /// What of a run is on the device.
 pub(super) struct Engine {
-    trainer: Trainer,
+    pub(super) trainer: Trainer,
     held_out: Option<HeldOut>,
     /// See [`AdapterConfig::taken_out`].
     taken_out: Vec<AdapterTensor>,
@@ -473,4 +533,12 @@ fn steps_of_epochs(sampler: &Sampler, options: &TrainOptions, records: usize) ->
         true => Ok(total),
         false => too_many(format!("{epochs} epochs are {total} steps; a run has {MOST_STEPS} at most")),
     }
+}
+
+/// What a run with these options adapts; no data is read.
+///
+/// # Errors
+/// Bad input: a module, a layer, a rank or a start adapter that cannot be used.
+pub fn placement_of(options: &TrainOptions, model: &OpenModel) -> Result<Placement> {
+    Asked::of(options, model).map(|asked| asked.placement)
 }

@@ -20,20 +20,22 @@
 //! run has the same numbers under any bound and after any interruption. The cache itself is never saved: a run that goes on fills it anew.
 
 mod plan;
+mod shelf;
 mod store;
 
 pub use plan::{Lowest, PrefixCacheMode, PrefixCacheOptions, PrefixCachePlan, Seen};
+pub use shelf::Shelf;
 pub use store::{PrefixCacheType, Store, StorePlan};
 
 use std::collections::HashSet;
 use std::iter::repeat_n;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::Result;
 use crate::architecture::Architecture;
-use crate::data::Batch;
+use crate::data::{Batch, Dataset};
 use crate::gpu::{Device, Slice, padded};
 use crate::graph::{Counts, Origin, ShapeError, ValueId};
 use crate::kernel::Facts;
@@ -42,6 +44,7 @@ use crate::model::hook::Bare;
 use crate::model::weights::DeviceWeights;
 use crate::plan::{Executable, Plan};
 use crate::session::memory::rope_bytes;
+use shelf::Of;
 
 /// The layers below the lowest adapted one on a device, and the store of what they gave.
 pub struct PrefixCache {
@@ -52,7 +55,7 @@ pub struct PrefixCache {
     rope_bytes: usize,
     /// `[tokens, hidden_size]` f32: the prefix's output and the input of the layers above.
     hidden: Slice,
-    store: Store,
+    store: Arc<Mutex<Store>>,
     /// Host copy of `hidden` for the batch at hand.
     rows: Vec<f32>,
     used: RowsUsed,
@@ -75,7 +78,7 @@ impl PrefixCache {
         config: &Architecture,
         first_layer: usize,
         max_tokens: usize,
-        store: Store,
+        store: impl Into<Arc<Mutex<Store>>>,
     ) -> Result<Self> {
         let device = weights.device().clone();
         let (model, output) = prefix(config, &|name| weights.dtype(name), first_layer, max_tokens)?;
@@ -85,7 +88,7 @@ impl PrefixCache {
         let (inputs, rope_bytes) = (model.inputs, rope_bytes(&model));
         let executable = Executable::new(weights.place(), model.graph, &[], pinned)?;
         let (rows, used) = (Vec::new(), RowsUsed::default());
-        Ok(Self { device, first_layer, inputs, executable, rope_bytes, hidden, store, rows, used })
+        Ok(Self { device, first_layer, inputs, executable, rope_bytes, hidden, store: store.into(), rows, used })
     }
 
     /// The lowest layer that is left to be run.
@@ -104,24 +107,27 @@ impl PrefixCache {
     /// # Errors
     /// If the device is lost; bad input, if a hidden state does not fit the type of the store.
     pub fn provide(&mut self, batch: &Batch) -> Result<()> {
-        let columns = self.store.columns();
+        let store = self.store.clone();
+        // Whoever else panicked with it left whole examples.
+        let mut store = store.lock().unwrap_or_else(PoisonError::into_inner);
+        let columns = store.columns();
         let values = |rows: &Range<usize>| rows.start * columns..rows.end * columns;
         self.rows.resize(batch.rows() * columns, 0.0);
         let mut missing = Vec::new();
         for (example, rows) in batch.examples.iter().copied().zip(batch.rows_by_example()) {
-            let stored = self.store.load(example, &mut self.rows[values(&rows)]);
+            let stored = store.load(example, &mut self.rows[values(&rows)]);
             let count = if stored { &mut self.used.stored } else { &mut self.used.computed };
             *count += rows.len() as u64;
             if !stored {
                 missing.push((example, rows));
             }
         }
-        let mut computed = self.compute(batch, missing.iter().map(|(_, rows)| rows.clone()))?;
+        let mut computed = self.compute(batch, missing.iter().map(|(_, rows)| rows.clone()), columns)?;
         let mut left = &mut computed[..];
         for (example, rows) in missing {
             let (these, others) = left.split_at_mut(rows.len() * columns);
             left = others;
-            self.store.save(example, these)?;
+            store.save(example, these)?;
             self.rows[values(&rows)].copy_from_slice(these);
         }
         self.device.write(&self.hidden, bytemuck::cast_slice(&self.rows));
@@ -129,7 +135,7 @@ impl PrefixCache {
     }
 
     /// Runs the prefix for some examples of a batch, given by their rows; gives the hidden states one after the other.
-    fn compute(&mut self, batch: &Batch, examples: impl Iterator<Item = Range<usize>>) -> Result<Vec<f32>> {
+    fn compute(&mut self, batch: &Batch, examples: impl Iterator<Item = Range<usize>>, columns: usize) -> Result<Vec<f32>> {
         let (mut input_ids, mut position, mut segment_start) = (Vec::new(), Vec::new(), Vec::new());
         let mut lengths = Vec::new();
         for rows in examples {
@@ -148,7 +154,7 @@ impl PrefixCache {
             self.executable.write(rope.row, &rope.values(position.iter().copied().zip(lengths)));
         }
         self.executable.run(&Counts { tokens: input_ids.len(), supervised: 0 })?;
-        self.device.read(&self.hidden, input_ids.len() * self.store.columns())
+        self.device.read(&self.hidden, input_ids.len() * columns)
     }
 
     /// Rows that came from the store so far, and rows that were computed.
@@ -165,22 +171,41 @@ impl PrefixCache {
 }
 
 impl PrefixCachePlan {
-    /// The cache of one of the two data sets, `train` or `held_out`; `None` where none is planned. `out` is the output folder.
+    /// The cache of one of the two data sets, `train` or `held_out`; `None` where none is planned. `kept` has
+    /// what earlier runs may have stored of this data.
     ///
     /// # Errors
     /// As [`Store::new`] and [`PrefixCache::new`].
     pub fn open(
         &self,
         store: &Option<StorePlan>,
+        data: &Dataset,
+        kept: Kept,
         weights: &DeviceWeights,
         config: &Architecture,
-        out: &Path,
         max_tokens: usize,
     ) -> Result<Option<PrefixCache>> {
         let Some(plan) = store else { return Ok(None) };
-        let store = Store::new(plan, self.on_disk.then_some(out))?;
+        let of = Of {
+            weights: weights.digest().to_string(),
+            data: data.fingerprint(),
+            first_layer: self.first_layer,
+            max_tokens,
+            on_disk: self.on_disk,
+            plan: plan.clone(),
+        };
+        let store = kept.shelf.store(of, self.bound, || Store::new(plan, self.on_disk.then_some(kept.folder)))?;
         PrefixCache::new(weights, config, self.first_layer, max_tokens, store).map(Some)
     }
+}
+
+/// Where stores are kept.
+#[derive(Clone, Copy, Debug)]
+pub struct Kept<'a> {
+    /// Those of earlier runs.
+    pub shelf: &'a Shelf,
+    /// Where the file of a new one goes, if it is on disk.
+    pub folder: &'a Path,
 }
 
 /// Bytes that the prefix occupies on the device beside the weights.

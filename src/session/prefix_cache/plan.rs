@@ -61,6 +61,8 @@ pub struct PrefixCachePlan {
     /// The lowest adapted layer: those below it are the prefix.
     pub first_layer: usize,
     pub on_disk: bool,
+    /// Most bytes that are kept.
+    pub bound: usize,
     /// The training data; `None` where it does not pay.
     pub train: Option<StorePlan>,
     /// The held-out data.
@@ -92,7 +94,8 @@ impl PrefixCachePlan {
             ));
         }
         let rounds = options.dtype != PrefixCacheType::F32;
-        let mut left = options.bound();
+        let bound = options.bound();
+        let mut left = bound;
         let mut plan_of = |seen: Seen| {
             let wanted = ordered || rounds || (mode == PrefixCacheMode::Auto && seen.repeatedly);
             if first_layer == 0 || mode == PrefixCacheMode::Off || !wanted {
@@ -105,7 +108,7 @@ impl PrefixCachePlan {
         };
         let train = plan_of(train);
         let held_out = held_out.and_then(plan_of);
-        Ok(Self { first_layer, on_disk: mode == PrefixCacheMode::Disk, train, held_out })
+        Ok(Self { first_layer, on_disk: mode == PrefixCacheMode::Disk, bound, train, held_out })
     }
 
     /// The lowest layers that training and evaluation run in each batch.

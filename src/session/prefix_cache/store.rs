@@ -9,6 +9,7 @@
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 
 use clap::ValueEnum;
 use half::slice::HalfFloatSliceExt;
@@ -111,6 +112,12 @@ pub struct Store {
     slots: Vec<Slot>,
     /// `None`: in memory.
     file: Option<File>,
+}
+
+impl From<Store> for Arc<Mutex<Store>> {
+    fn from(store: Store) -> Self {
+        Self::new(Mutex::new(store))
+    }
 }
 
 impl Store {

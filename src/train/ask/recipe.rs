@@ -1,5 +1,6 @@
 //! Recipe files: the options of a run as TOML, `key = value`, one a line.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use clap::{CommandFactory, Parser};
@@ -27,7 +28,7 @@ pub(super) fn one_or_many<'de, D: serde::Deserializer<'de>>(
 }
 
 /// `data` in a recipe: one path, or a list of paths.
-pub(super) fn one_or_many_paths<'de, D: serde::Deserializer<'de>>(
+pub(crate) fn one_or_many_paths<'de, D: serde::Deserializer<'de>>(
     deserializer: D,
 ) -> std::result::Result<Option<Vec<PathBuf>>, D::Error> {
     #[derive(Deserialize)]
@@ -67,28 +68,26 @@ impl Recipe {
     /// # Errors
     /// As [`Recipe::from_file`].
     pub fn from_toml(text: &str, path: &Path) -> Result<Self> {
-        let place = |span: Option<std::ops::Range<usize>>| match span {
-            Some(span) => format!("{}:{}", path.display(), line_of(text, span.start)),
-            None => path.display().to_string(),
-        };
-        let table = toml::de::DeTable::parse(text).map_err(|error| {
-            Error::bad_input(place(error.span()), error.message().trim(), "write the recipe as TOML: key = value, one a line")
-        })?;
-        let known = Self::keys();
-        for key in table.get_ref().keys() {
-            let name: &str = key.get_ref();
-            if !known.iter().any(|known| known == name) {
-                let proposal = match nearest(name, &known) {
-                    Some(near) => format!("did you mean `{near}`?"),
-                    None => format!("known keys: {}", known.join(", ")),
-                };
-                return Err(Error::bad_input(place(Some(key.span())), format!("unknown key `{name}`"), proposal));
-            }
-        }
-        toml::from_str(text).map_err(|error| {
-            let proposal = "see `graftling train --help` for the values of each option";
-            Error::bad_input(place(error.span()), error.message().trim(), proposal)
-        })
+        let written = Written { text, path };
+        written.check_keys(written.parse()?.get_ref(), &Self::keys())?;
+        toml::from_str(text).map_err(|error| written.wrong_value(error.span(), &error))
+    }
+
+    /// A recipe of some entries of a file; each has been checked by [`Recipe::check_entry`].
+    ///
+    /// # Errors
+    /// Bad input, at `place`.
+    pub fn from_entries(place: &str, entries: toml::Table) -> Result<Self> {
+        entries.try_into().map_err(|error: toml::de::Error| Error::bad_input(place, error.message().trim(), SEE_HELP))
+    }
+
+    /// That a recipe may have `value` under `key`, which stands at `span` of a file.
+    ///
+    /// # Errors
+    /// Bad input, with the line: a value of the wrong type.
+    pub fn check_entry(written: Written, key: &str, value: &toml::Value, span: Range<usize>) -> Result<()> {
+        let alone = toml::Table::from_iter([(key.to_string(), value.clone())]);
+        alone.try_into::<Self>().map(drop).map_err(|error| written.wrong_value(Some(span), &error))
     }
 
     /// All keys of a recipe file, in the order of the help text.
@@ -97,9 +96,57 @@ impl Recipe {
     }
 }
 
-/// The line, counted from 1, in which byte `offset` of `text` stands.
-fn line_of(text: &str, offset: usize) -> usize {
-    text.as_bytes().iter().take(offset).filter(|&&byte| byte == b'\n').count() + 1
+/// What is told of a wrong value.
+const SEE_HELP: &str = "see `graftling train --help` for the values of each option";
+
+/// A TOML file that a person wrote: what it takes to say where something in it stands.
+#[derive(Clone, Copy, Debug)]
+pub struct Written<'a> {
+    pub text: &'a str,
+    /// Only names it in errors.
+    pub path: &'a Path,
+}
+
+impl<'a> Written<'a> {
+    /// File and line, counted from 1, of a part of the text.
+    pub fn place(&self, span: Option<Range<usize>>) -> String {
+        let Some(span) = span else { return self.path.display().to_string() };
+        let before = self.text.as_bytes().iter().take(span.start);
+        format!("{}:{}", self.path.display(), before.filter(|&&byte| byte == b'\n').count() + 1)
+    }
+
+    /// The table with the place of every key and value.
+    ///
+    /// # Errors
+    /// Bad input, with the line: it is no TOML.
+    pub fn parse(&self) -> Result<toml::Spanned<toml::de::DeTable<'a>>> {
+        toml::de::DeTable::parse(self.text).map_err(|error| {
+            let proposal = "write it as TOML: key = value, one a line";
+            Error::bad_input(self.place(error.span()), error.message().trim(), proposal)
+        })
+    }
+
+    /// That a table has no other keys than these.
+    ///
+    /// # Errors
+    /// Bad input, with the line and the nearest known key.
+    pub fn check_keys(&self, table: &toml::de::DeTable, known: &[String]) -> Result<()> {
+        for key in table.keys() {
+            let name: &str = key.get_ref();
+            if !known.iter().any(|known| known == name) {
+                let proposal = match nearest(name, known) {
+                    Some(near) => format!("did you mean `{near}`?"),
+                    None => format!("known keys: {}", known.join(", ")),
+                };
+                return Err(Error::bad_input(self.place(Some(key.span())), format!("unknown key `{name}`"), proposal));
+            }
+        }
+        Ok(())
+    }
+
+    fn wrong_value(&self, span: Option<Range<usize>>, error: &toml::de::Error) -> Error {
+        Error::bad_input(self.place(span), error.message().trim(), SEE_HELP)
+    }
 }
 
 #[cfg(test)]

@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 use super::Prepared;
 use crate::adapter::end_of_turn;
 use crate::data;
-use crate::graph::Counts;
 use crate::train::memory::Memory;
 use crate::train::step::Recompute;
 
@@ -75,8 +74,7 @@ impl Prepared<'_> {
 
     /// Share of a full batch's operations that the prefix cache saves.
     fn prefix_saves(&self) -> f64 {
-        let (tokens, report) = (self.planner.shape().max_tokens, &self.data.report);
-        let counts = Counts { tokens, supervised: tokens * report.supervised_tokens / report.tokens.max(1) };
+        let counts = self.full_batch();
         1.0 - self.planner.flops(&counts) / self.whole.flops(&counts)
     }
 
