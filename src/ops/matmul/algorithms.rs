@@ -5,9 +5,10 @@ use super::arithmetic;
 use super::launch::{GeneralParams, Params};
 use crate::kernel::algorithm::{Algorithm, Loads};
 use crate::kernel::{Kernel, Needs};
+use crate::storage::DType;
 
-/// Subgroups of exactly 8, and loads of 8 bytes.
-pub(super) const SUBGROUP8: Needs = Needs { subgroup_size: Some(8), int64: true, ..Needs::NONE };
+/// CPU drivers with subgroups of exactly 8, and loads of 8 bytes.
+pub(super) const SUBGROUP8: Needs = Needs { cpu_driver: true, subgroup_size: Some(8), int64: true, ..Needs::NONE };
 
 /// An algorithm that takes [`Params`]: its name, the file of `main`, what fills the slots besides the weights.
 pub(super) const fn algorithm(
@@ -57,6 +58,8 @@ pub(super) static TILED_LOW_RANK: Algorithm = algorithm(
     Needs::NONE,
 );
 pub(super) static NARROW: Algorithm = algorithm("matmul_narrow", "matmul_narrow", &[PLAIN], Loads::Elements, Needs::NONE);
+/// Of two f32 operands that both lie by k.
+pub(super) static OUTER: Algorithm = algorithm("matmul_outer", "matmul_outer", &[PLAIN], Loads::Elements, Needs::NONE);
 pub(super) static MATVEC: Algorithm =
     algorithm("matmul_matvec", "matmul_matvec", &[PLAIN, ("lane_sum", "lane_sum_workgroup")], Loads::Elements, Needs::NONE);
 
@@ -101,7 +104,8 @@ pub(super) static MATVEC_BLOCKS_LOW_RANK: Algorithm =
 pub fn kernels() -> Vec<&'static Kernel> {
     let of_elements = [&GENERAL, &SUBGROUP8_TILE, &SUBGROUP8_MATVEC, &REGISTER, &TILED, &NARROW, &MATVEC];
     let of_blocks = [&SUBGROUP8_BLOCKS, &SUBGROUP8_BLOCKS_BY_K, &MATVEC_BLOCKS];
-    of_elements.into_iter().chain(of_blocks).chain(arithmetic::algorithms()).flat_map(|algorithm| algorithm.kernels()).collect()
+    let of_all = of_elements.into_iter().chain(of_blocks).chain(arithmetic::algorithms());
+    of_all.flat_map(|algorithm| algorithm.kernels()).chain(OUTER.with(DType::F32)).collect()
 }
 
 /// Those of them that add a low-rank term as well.

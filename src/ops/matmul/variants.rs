@@ -6,6 +6,7 @@
 //! | register | other CPU drivers | 8 x 8 in registers |
 //! | tiled | GPUs | 64 x 64 by way of workgroup memory; 16 x 64, 64 x 16 where `m` or `n` is small; 32 x 32, 128 x 128 if tuned |
 //! | narrow | GPUs, few columns or rows and a long `k` | 4 x 8, lanes along `k` |
+//! | outer | GPUs, few columns or rows in TN: gradients of adapters | 32 x 8 or 8 x 32, 32 slices of `k` |
 //! | matvec | one row of `a` (generation) | 8 columns, lanes along `k`; of block-quantised weights on CPU drivers a column a lane |
 //! | general | sizes that are no multiples of 4 | 4 x 4 |
 //! | f16, cooperative | `--matmul` says so | 64 x 64 and others; see [`super::arithmetic`] |
@@ -14,7 +15,7 @@
 //! demands: on the largest `m` where rows are counted anew for each run, and on the device's [`Tuning`](super::Tuning), where the product's
 //! class stands in it. Where it does not, a rule decides that suits most devices of a kind.
 //!
-//! All forms in f32 but narrow and matvec, which add up several sums at the end, add along k in order, one `fma` a step; general multiplies,
+//! All forms in f32 but narrow, outer and matvec, which add up several sums at the end, add along k in order, one `fma` a step; general multiplies,
 //! then adds.
 
 use super::algorithms::*;
@@ -91,6 +92,8 @@ static TILED_128X128: Form =
 static TILED_16X64: Form = tiles("tiled_16x64", &TILED, &small_tile(16.0, 4.0), 16, 64).with_low_rank(&TILED_LOW_RANK);
 static TILED_64X16: Form = tiles("tiled_64x16", &TILED, &small_tile(4.0, 16.0), 64, 16).with_low_rank(&TILED_LOW_RANK);
 static NARROW_4X8: Form = tiles("narrow_4x8", &NARROW, &[], 4, 8);
+static OUTER_32X8: Form = tiles("outer_32x8", &OUTER, &[], 32, 8).only(Layout::TN);
+static OUTER_8X32: Form = tiles("outer_8x32", &OUTER, &[("SWAPPED", 1.0)], 8, 32).only(Layout::TN);
 static VECTOR: Form = tiles("matvec", &MATVEC, &[], 1, 8);
 
 /// Workgroups that a dimension of a dispatch may have.
@@ -244,12 +247,13 @@ impl Problem {
         if subgroup8 && self.n <= 16 {
             forms.push(&SUBGROUP8_32X8);
         }
-        if !(subgroup8 && facts.cpu_driver) {
+        if !subgroup8 {
             forms.push(&REGISTER_8X8);
             forms.extend(self.is_vector().then_some(&VECTOR));
         }
         if !facts.cpu_driver {
             forms.extend([&TILED_64X64, &TILED_32X32, &TILED_128X128, &TILED_16X64, &TILED_64X16, &NARROW_4X8]);
+            forms.extend([&OUTER_32X8, &OUTER_8X32]);
         }
         forms.retain(|form| form.suits(self));
         forms
@@ -291,6 +295,9 @@ impl Problem {
             _ if self.is_vector() => &VECTOR,
             Layout::NT if m <= 4 && lanes_fill => &NARROW_4X8,
             Layout::NT | Layout::NN if n <= 16 && lanes_fill => &NARROW_4X8,
+            // Gradients of adapters of a usual rank: a tile would leave most of a GPU idle.
+            Layout::TN if n <= 32 => &OUTER_32X8,
+            Layout::TN if m <= 32 => &OUTER_8X32,
             _ if m <= 16 => &TILED_16X64,
             _ if n <= 16 => &TILED_64X16,
             _ => &TILED_64X64,
