@@ -17,6 +17,7 @@
 //! * [`model`]: an architecture as a graph, and its weights on the device. [`adapter`]: what to adapt, and LoRA.
 //! * [`generate`]: the key/value cache and sampling. [`session`]: a model that is on a device, ready for use: its memory, evaluation, the
 //!   cache of the layers below the adapters. [`byte_size`]: how memory is told.
+//! * [`merge`]: adapters into weights, and with one another. [`export`]: models and adapters as other programs' files.
 //! * [`train`]: the loop, the optimizer, checkpoints, metrics.
 //! * [`mod@bench`]: what the device can do, how near the kernels come to it, what a step and a token cost.
 //! * [`sweep`]: many runs that differ in what is adapted, compared. [`advise`]: what to adapt, from the data, the model and the memory.
@@ -41,12 +42,14 @@ mod confined;
 pub mod data;
 pub mod demo;
 pub mod error;
+pub mod export;
 pub mod files;
 pub mod formats;
 pub mod generate;
 pub mod gpu;
 pub mod graph;
 pub mod kernel;
+pub mod merge;
 pub mod model;
 mod nearest;
 pub mod ops;

@@ -25,6 +25,9 @@ const LAYERS: &[&[&str]] = &[
     &["data"],
     &["model"],
     &["adapter"],
+    // Adapters into weights, and both into files; no device.
+    &["merge"],
+    &["export"],
     // Models on a device, and what they are used for.
     &["session"],
     &["generate", "train"],

@@ -1,5 +1,8 @@
 //! Gemma 2: norms before and after, by 1 + weight; GeGLU; scaled embeddings; soft caps; a sliding window in every other layer.
 
+use serde_json::{Map, json};
+
+use super::gguf::Value;
 use super::json::Keys;
 use super::{Activation, Architecture, Defaults, Family, Norms};
 use crate::Result;
@@ -31,6 +34,15 @@ pub(super) static FAMILY: Family = Family {
         model.layers.iter_mut().step_by(2).for_each(|layer| layer.window = Some(window));
         Ok(())
     },
+    to_gguf: |model, said| {
+        for (key, cap) in [("attn_logit_softcapping", model.attention_softcap), ("final_logit_softcapping", model.final_softcap)]
+        {
+            // A file that does not say it means the usual one.
+            said.say(key, Value::Number(cap.unwrap_or(0.0)));
+        }
+        said.say("attention.sliding_window", Value::Size(model.windows().first().copied().unwrap_or(0)));
+    },
+    to_json: say,
     interleaved: false,
 };
 
@@ -71,6 +83,22 @@ pub(super) fn json_features(keys: &Keys, model: &mut Architecture) -> Result<()>
     model.attention_output_bias = model.query_key_value_bias;
     model.attention_scale = keys.number_or("query_pre_attn_scalar", 256.0)?.powf(-0.5);
     Ok(())
+}
+
+/// What a config of these families says.
+pub(super) fn say(model: &Architecture, map: &mut Map<String, serde_json::Value>) {
+    map.remove("hidden_act");
+    for (key, value) in [
+        ("hidden_activation", json!("gelu_pytorch_tanh")),
+        ("query_pre_attn_scalar", json!(model.attention_scale.powi(-2))),
+        ("attn_logit_softcapping", json!(model.attention_softcap)),
+        ("final_logit_softcapping", json!(model.final_softcap)),
+        ("attention_bias", json!(model.query_key_value_bias)),
+        ("sliding_window", json!(model.windows().first())),
+        ("layer_types", model.layer_types()),
+    ] {
+        map.insert(key.to_owned(), value);
+    }
 }
 
 /// Windows in the layers that `layer_types` names, else in those that `slides` does.

@@ -1,9 +1,10 @@
 //! Gemma 3, text: Gemma 2 with norms of query and key in place of soft caps, and one layer in six without a window, which has a rotation
 //! of its own. The larger models see images too; of those the text part is read.
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
-use super::gemma2::{self, features, json_features, windows};
+use super::gemma2::{self, features, json_features, say, windows};
+use super::gguf::Value as Said;
 use super::{Defaults, Family, QueryKeyNorm, Rope};
 
 pub(super) static FAMILY: Family = Family {
@@ -78,6 +79,23 @@ pub(super) static FAMILY: Family = Family {
         }
         model.ropes.push(Rope::plain(keys.number("rope.freq_base_swa")?.unwrap_or(LOCAL_THETA), model.head_dim));
         Ok(())
+    },
+    to_gguf: |model, said| {
+        said.say("attention.sliding_window", Said::Size(model.windows().first().copied().unwrap_or(0)));
+        // What llama.cpp takes where nothing is said is left out, as its converter does.
+        let slides: Vec<bool> = model.layers.iter().map(|layer| layer.window.is_some()).collect();
+        if slides.iter().enumerate().any(|(index, &slides)| slides == (index + 1).is_multiple_of(PATTERN)) {
+            said.say("attention.sliding_window_pattern", Said::Flags(slides));
+        }
+        if let Some(local) = model.ropes.get(1).filter(|local| local.theta != LOCAL_THETA) {
+            said.say("rope.freq_base_swa", Said::Number(local.theta));
+        }
+    },
+    to_json: |model, map| {
+        say(model, map);
+        if let Some(local) = model.ropes.get(1) {
+            map.insert("rope_local_base_freq".to_owned(), json!(local.theta));
+        }
     },
     interleaved: false,
 };

@@ -53,6 +53,170 @@ pub trait Metadata {
     fn end_tokens(&self) -> Result<Vec<u32>>;
 }
 
+/// What a GGUF file is to say of a model: the inverse of [`Architecture::from_gguf`].
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Said {
+    /// `general.architecture`, with which the keys begin.
+    pub ggml: &'static str,
+    /// In the order of `convert_hf_to_gguf.py`.
+    pub keys: Vec<(String, Value)>,
+    /// Tensors that describe and are no parameters: factors of frequencies.
+    pub vectors: Vec<(String, Vec<f32>)>,
+}
+
+/// The value of a key.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value {
+    Size(usize),
+    Number(f64),
+    Text(&'static str),
+    Flags(Vec<bool>),
+}
+
+impl Said {
+    /// Says something under the architecture's name.
+    pub fn say(&mut self, key: &str, value: Value) {
+        self.keys.push((format!("{}.{key}", self.ggml), value));
+    }
+
+    fn rope(&mut self, rope: &Rope) {
+        let size = |value: usize| Value::Size(value);
+        let factors = |factors: &[f64]| factors.iter().map(|&factor| factor as f32).collect();
+        match &rope.scaling {
+            RopeScaling::None | RopeScaling::Dynamic { .. } | RopeScaling::Unsupported(_) => {}
+            RopeScaling::Linear { factor } => {
+                self.say("rope.scaling.type", Value::Text("linear"));
+                self.say("rope.scaling.factor", Value::Number(*factor));
+            }
+            RopeScaling::Llama3 { .. } => {
+                let plain = Rope::plain(rope.theta, rope.dim).inverse_frequencies(1);
+                let scaled = rope.inverse_frequencies(1);
+                let divisors: Vec<f64> = plain.iter().zip(scaled).map(|(plain, scaled)| plain / scaled).collect();
+                self.vectors.push(("rope_freqs.weight".to_owned(), factors(&divisors)));
+            }
+            RopeScaling::Yarn { factor, attention_factor, beta_fast, beta_slow, original_max_position_embeddings, .. } => {
+                self.say("rope.scaling.type", Value::Text("yarn"));
+                self.say("rope.scaling.factor", Value::Number(*factor));
+                self.say("rope.scaling.original_context_length", size(*original_max_position_embeddings));
+                // Beside what follows from the factor, or is usual.
+                for (key, value, usual) in [
+                    ("rope.scaling.attn_factor", attention_factor / yarn_attention_factor(*factor, 1.0), 1.0),
+                    ("rope.scaling.yarn_beta_fast", *beta_fast, 32.0),
+                    ("rope.scaling.yarn_beta_slow", *beta_slow, 1.0),
+                ] {
+                    if (value - usual).abs() > 1e-9 {
+                        self.say(key, Value::Number(value));
+                    }
+                }
+            }
+            RopeScaling::LongRope { short, long, attention_factor, original_max_position_embeddings } => {
+                self.say("rope.scaling.original_context_length", size(*original_max_position_embeddings));
+                self.say("rope.scaling.attn_factor", Value::Number(*attention_factor));
+                self.vectors.push(("rope_factors_long.weight".to_owned(), factors(long)));
+                self.vectors.push(("rope_factors_short.weight".to_owned(), factors(short)));
+            }
+            RopeScaling::Factors(given) => self.vectors.push(("rope_freqs.weight".to_owned(), factors(given))),
+        }
+    }
+}
+
+impl Architecture {
+    /// What a GGUF file of this model says. Whether it says all of it is for [`Architecture::differs`] to find, from what is read back.
+    pub fn to_gguf(&self) -> Said {
+        let family = self.family();
+        // Files of a family without a name of its own are Llama's.
+        let mut said = Said { ggml: if family.ggml.is_empty() { FAMILIES[0].ggml } else { family.ggml }, ..Said::default() };
+        let rope = self.ropes.first().cloned().unwrap_or(Rope::plain(10_000.0, self.head_dim));
+        for (key, value) in [
+            ("block_count", Value::Size(self.num_hidden_layers)),
+            ("context_length", Value::Size(self.max_position_embeddings)),
+            ("embedding_length", Value::Size(self.hidden_size)),
+            ("feed_forward_length", Value::Size(self.intermediate_size)),
+            ("attention.head_count", Value::Size(self.num_attention_heads)),
+            ("attention.head_count_kv", Value::Size(self.num_key_value_heads)),
+            ("rope.freq_base", Value::Number(rope.theta)),
+            ("attention.layer_norm_rms_epsilon", Value::Number(self.rms_norm_eps)),
+            ("attention.key_length", Value::Size(self.head_dim)),
+            ("attention.value_length", Value::Size(self.head_dim)),
+        ] {
+            said.say(key, value);
+        }
+        (family.to_gguf)(self, &mut said);
+        said.say("vocab_size", Value::Size(self.vocab_size));
+        said.say("rope.dimension_count", Value::Size(rope.dim));
+        said.rope(&rope);
+        said
+    }
+
+    /// The family whose class this is.
+    pub fn family(&self) -> &'static Family {
+        FAMILIES.into_iter().find(|family| family.class == self.class).unwrap_or(FAMILIES[0])
+    }
+
+    /// The first thing in which a model that was read from a file, `read`, computes something else than this one: what, here, there.
+    /// Windows stand apart ([`Architecture::windows_of_layers`]), and what files keep in f32 is compared as that.
+    pub fn differs(&self, read: &Self) -> Option<(&'static str, String, String)> {
+        let close = |a: f64, b: f64| (a - b).abs() <= 2e-7 * a.abs().max(b.abs());
+        let both = |a: Option<f64>, b: Option<f64>| match (a, b) {
+            (Some(a), Some(b)) => close(a, b),
+            (None, None) => true,
+            _ => false,
+        };
+        let rotations = |model: &Self| -> Vec<Option<Rope>> {
+            model.layers.iter().map(|layer| layer.rope.and_then(|at| model.ropes.get(at).cloned())).collect()
+        };
+        let same_rotation = |a: &Option<Rope>, b: &Option<Rope>| match (a, b) {
+            (None, None) => true,
+            (Some(a), Some(b)) => {
+                // Dynamic scaling begins beyond the model's own length.
+                let lengths = [1, self.max_position_embeddings, 2 * self.max_position_embeddings];
+                let same = |length| {
+                    let (a, b) = (a.inverse_frequencies(length), b.inverse_frequencies(length));
+                    a.len() == b.len() && a.iter().zip(&b).all(|(a, b)| (a - b).abs() <= 1e-6 * a.abs())
+                };
+                lengths.into_iter().all(same) && (a.attention_factor() - b.attention_factor()).abs() <= 1e-6
+            }
+            _ => false,
+        };
+        let mut found = None;
+        let mut compare = |what: &'static str, same: bool, show: &dyn Fn(&Self) -> String| {
+            if !same && found.is_none() {
+                found = Some((what, show(self), show(read)));
+            }
+        };
+        macro_rules! equal {
+            ($($field:ident)*) => { $(compare(stringify!($field), self.$field == read.$field, &|model| format!("{:?}", model.$field));)* };
+        }
+        macro_rules! near {
+            ($($field:ident)*) => { $(compare(stringify!($field), close(self.$field, read.$field), &|model| model.$field.to_string());)* };
+        }
+        equal! {
+            vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads head_dim
+            max_position_embeddings tie_word_embeddings norms norm_adds_one query_key_norm fused query_key_value_bias
+            attention_output_bias mlp_bias activation
+        }
+        near! { rms_norm_eps attention_scale embedding_multiplier residual_multiplier logits_scaling }
+        compare("attention_softcap", both(self.attention_softcap, read.attention_softcap), &|model| {
+            format!("{:?}", model.attention_softcap)
+        });
+        compare("final_softcap", both(self.final_softcap, read.final_softcap), &|model| format!("{:?}", model.final_softcap));
+        let (ours, theirs) = (rotations(self), rotations(read));
+        let same = ours.len() == theirs.len() && ours.iter().zip(&theirs).all(|(a, b)| same_rotation(a, b));
+        compare("rope", same, &|model| {
+            let mut kinds: Vec<String> =
+                model.ropes.iter().map(|rope| format!("{} of theta {}", rope.scaling, rope.theta)).collect();
+            kinds.dedup();
+            kinds.join(", ")
+        });
+        found
+    }
+
+    /// The window of each layer.
+    pub fn windows_of_layers(&self) -> Vec<Option<usize>> {
+        self.layers.iter().map(|layer| layer.window).collect()
+    }
+}
+
 /// The keys that begin with the architecture's name.
 pub struct Keys<'a> {
     pub metadata: &'a dyn Metadata,

@@ -1,5 +1,8 @@
 //! Granite: Llama with four multipliers: of embeddings, of both halves of a layer, of the products of query and key, and of logits.
 
+use serde_json::json;
+
+use super::gguf::Value;
 use super::{Defaults, Family};
 
 pub(super) static FAMILY: Family = Family {
@@ -35,6 +38,28 @@ pub(super) static FAMILY: Family = Family {
         model.residual_multiplier = said("residual_scale")?.unwrap_or(1.0);
         model.logits_scaling = said("logit_scale")?.unwrap_or(1.0);
         Ok(())
+    },
+    to_gguf: |model, said| {
+        for (key, value) in [
+            ("attention.scale", model.attention_scale),
+            ("embedding_scale", model.embedding_multiplier),
+            ("residual_scale", model.residual_multiplier),
+            ("logit_scale", model.logits_scaling),
+        ] {
+            said.say(key, Value::Number(value));
+        }
+    },
+    to_json: |model, map| {
+        for (key, value) in [
+            ("attention_multiplier", json!(model.attention_scale)),
+            ("embedding_multiplier", json!(model.embedding_multiplier)),
+            ("residual_multiplier", json!(model.residual_multiplier)),
+            ("logits_scaling", json!(model.logits_scaling)),
+            ("attention_bias", json!(model.query_key_value_bias)),
+            ("mlp_bias", json!(model.mlp_bias)),
+        ] {
+            map.insert(key.to_owned(), value);
+        }
     },
     interleaved: true,
 };

@@ -3,7 +3,7 @@
 //! Which keys a family has is a list ([`Family::keys`]) beside that of all families here. A key in neither could change the numbers
 //! without graftling's knowing: it is refused by name, unless it is off (null, false, empty).
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::json_keys::{HARMLESS, READ};
 use super::rope::{longrope_attention_factor, yarn_attention_factor};
@@ -358,6 +358,79 @@ impl Keys<'_> {
             }
             other => RopeScaling::Unsupported(other.to_owned()),
         })
+    }
+}
+
+impl Architecture {
+    /// The `config.json` of this model. Whether it says all of it is for [`Architecture::differs`] to find, from what is read back.
+    pub fn to_json(&self) -> Value {
+        let family = self.family();
+        let ends = match self.eos_token_ids.as_slice() {
+            [] => Value::Null,
+            [id] => json!(id),
+            ids => json!(ids),
+        };
+        let mut config = json!({
+            "architectures": [family.class],
+            "model_type": family.model_type,
+            "vocab_size": self.vocab_size,
+            "hidden_size": self.hidden_size,
+            "intermediate_size": self.intermediate_size,
+            "num_hidden_layers": self.num_hidden_layers,
+            "num_attention_heads": self.num_attention_heads,
+            "num_key_value_heads": self.num_key_value_heads,
+            "head_dim": self.head_dim,
+            "hidden_act": "silu",
+            "rms_norm_eps": self.rms_norm_eps,
+            "max_position_embeddings": self.max_position_embeddings,
+            "tie_word_embeddings": self.tie_word_embeddings,
+            "bos_token_id": self.bos_token_id,
+            "eos_token_id": ends,
+        });
+        let Some(map) = config.as_object_mut() else { return config };
+        if let Some(rope) = self.ropes.first() {
+            map.insert("rope_theta".to_owned(), json!(rope.theta));
+            map.insert("rope_scaling".to_owned(), rope.scaling_json());
+            if rope.dim != self.head_dim {
+                map.insert("partial_rotary_factor".to_owned(), json!(rope.dim as f64 / self.head_dim as f64));
+            }
+            if let RopeScaling::LongRope { original_max_position_embeddings, .. } = rope.scaling {
+                map.insert("original_max_position_embeddings".to_owned(), json!(original_max_position_embeddings));
+            }
+        }
+        (family.to_json)(self, map);
+        config
+    }
+
+    /// `layer_types`: which layers have a window.
+    pub(super) fn layer_types(&self) -> Value {
+        let kind = |layer: &Layer| if layer.window.is_some() { "sliding_attention" } else { "full_attention" };
+        self.layers.iter().map(kind).collect()
+    }
+}
+
+impl Rope {
+    /// `rope_scaling` of a config; null where there is none, or none that a config can say.
+    fn scaling_json(&self) -> Value {
+        match &self.scaling {
+            RopeScaling::None | RopeScaling::Factors(_) | RopeScaling::Unsupported(_) => Value::Null,
+            RopeScaling::Linear { factor } => json!({ "rope_type": "linear", "factor": factor }),
+            RopeScaling::Dynamic { factor, .. } => json!({ "rope_type": "dynamic", "factor": factor }),
+            RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => json!({
+                "rope_type": "llama3", "factor": factor, "low_freq_factor": low_freq_factor, "high_freq_factor": high_freq_factor,
+                "original_max_position_embeddings": original_max_position_embeddings,
+            }),
+            RopeScaling::Yarn { factor, attention_factor, beta_fast, beta_slow, truncate, original_max_position_embeddings } => {
+                json!({
+                    "rope_type": "yarn", "factor": factor, "attention_factor": attention_factor, "beta_fast": beta_fast,
+                    "beta_slow": beta_slow, "truncate": truncate,
+                    "original_max_position_embeddings": original_max_position_embeddings,
+                })
+            }
+            RopeScaling::LongRope { short, long, attention_factor, .. } => json!({
+                "rope_type": "longrope", "short_factor": short, "long_factor": long, "attention_factor": attention_factor,
+            }),
+        }
     }
 }
 

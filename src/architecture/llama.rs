@@ -1,5 +1,7 @@
 //! Llama: norms before attention and MLP, SwiGLU, grouped heads; biases where a config says so. SmolLM2, TinyLlama and many others are of it.
 
+use serde_json::json;
+
 use super::{Defaults, Family};
 
 pub(super) static FAMILY: Family = Family {
@@ -17,5 +19,10 @@ pub(super) static FAMILY: Family = Family {
         keys.rotate_whole_heads(model)
     },
     from_gguf: |_, _| Ok(()),
+    to_gguf: |_, _| {},
+    to_json: |model, map| {
+        map.insert("attention_bias".to_owned(), json!(model.query_key_value_bias));
+        map.insert("mlp_bias".to_owned(), json!(model.mlp_bias));
+    },
     interleaved: true,
 };

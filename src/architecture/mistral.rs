@@ -1,5 +1,7 @@
 //! Mistral: Llama with a sliding window in every layer. Its GGUF files are of architecture `llama` and have lost the window.
 
+use serde_json::json;
+
 use super::{Defaults, Family};
 
 pub(super) static FAMILY: Family = Family {
@@ -16,5 +18,9 @@ pub(super) static FAMILY: Family = Family {
         keys.rotate_whole_heads(model)
     },
     from_gguf: |_, _| Ok(()),
+    to_gguf: |_, _| {},
+    to_json: |model, map| {
+        map.insert("sliding_window".to_owned(), json!(model.windows().first()));
+    },
     interleaved: true,
 };

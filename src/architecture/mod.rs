@@ -31,6 +31,8 @@ pub use parameters::{Order, Parameter, is_of_a_layer, norm_modules, parameters, 
 pub use rope::{Rope, RopeScaling};
 pub use sites::{Part, Role, Site, layer_sites, linear_modules, sites};
 
+use serde_json::{Map, Value};
+
 use crate::{Error, Result};
 
 /// All families, in the order in which messages name them.
@@ -53,7 +55,7 @@ pub struct Family {
     pub class: &'static str,
     /// `model_type` of its config.json: `llama`.
     pub model_type: &'static str,
-    /// `general.architecture` of its GGUF files; empty where they go by another family's.
+    /// `general.architecture` of its GGUF files; empty where they go by Llama's.
     pub ggml: &'static str,
     /// Models of it, for people.
     pub models: &'static str,
@@ -65,6 +67,10 @@ pub struct Family {
     pub from_json: fn(&json::Keys, &mut Architecture) -> Result<()>,
     /// The same from the metadata of a GGUF file.
     pub from_gguf: fn(&gguf::Keys, &mut Architecture) -> Result<()>,
+    /// Its inverse: what a GGUF file says of a model of this family beside what all say.
+    pub to_gguf: fn(&Architecture, &mut gguf::Said),
+    /// The inverse of [`Family::from_json`]: what a config.json says of a model of this family beside what all say, or in place of it.
+    pub to_json: fn(&Architecture, &mut Map<String, Value>),
     /// Whether GGUF files keep the rows of query and key in the order of ggml's older rotary embedding; see [`Order::Interleaved`].
     pub interleaved: bool,
 }

@@ -1,5 +1,7 @@
 //! OLMo 2: Llama with norms after attention and MLP in place of those before, and norms of query and key over all heads together.
 
+use serde_json::json;
+
 use super::{Defaults, Family, Norms, QueryKeyNorm};
 
 pub(super) static FAMILY: Family = Family {
@@ -21,6 +23,10 @@ pub(super) static FAMILY: Family = Family {
         model.norms = Norms::After;
         model.query_key_norm = QueryKeyNorm::Width;
         Ok(())
+    },
+    to_gguf: |_, _| {},
+    to_json: |model, map| {
+        map.insert("attention_bias".to_owned(), json!(model.query_key_value_bias));
     },
     interleaved: false,
 };

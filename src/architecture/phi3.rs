@@ -1,6 +1,9 @@
 //! Phi-3, Phi-3.5 and Phi-4-mini: Llama with query, key and value in one matrix and gate and up in another, LongRoPE, and heads that are
 //! rotated in part.
 
+use serde_json::json;
+
+use super::gguf::Value;
 use super::{Defaults, Family};
 
 pub(super) static FAMILY: Family = Family {
@@ -29,6 +32,10 @@ pub(super) static FAMILY: Family = Family {
         let window = keys.size("attention.sliding_window")?.filter(|&window| window > 0);
         model.layers.iter_mut().for_each(|layer| layer.window = window);
         Ok(())
+    },
+    to_gguf: |model, said| said.say("attention.sliding_window", Value::Size(model.layers[0].window.unwrap_or(0))),
+    to_json: |model, map| {
+        map.insert("sliding_window".to_owned(), json!(model.windows().first()));
     },
     interleaved: false,
 };

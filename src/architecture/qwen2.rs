@@ -1,5 +1,7 @@
 //! Qwen 2 and 2.5: Llama with biases of query, key and value, and a sliding window in the upper layers where the config says so.
 
+use serde_json::{Map, Value, json};
+
 use super::json::Keys;
 use super::{Architecture, Defaults, Family};
 use crate::Result;
@@ -18,6 +20,8 @@ pub(super) static FAMILY: Family = Family {
         keys.rotate_whole_heads(model)
     },
     from_gguf: |_, _| Ok(()),
+    to_gguf: |_, _| {},
+    to_json: say_windows,
     interleaved: false,
 };
 
@@ -36,4 +40,14 @@ pub(super) fn upper_windows(keys: &Keys, model: &mut Architecture) -> Result<()>
         layer.window = window.filter(|_| slides);
     }
     Ok(())
+}
+
+/// Their inverse.
+pub(super) fn say_windows(model: &Architecture, map: &mut Map<String, Value>) {
+    let window = model.windows().first().copied();
+    map.insert("use_sliding_window".to_owned(), json!(window.is_some()));
+    if window.is_some() {
+        map.insert("sliding_window".to_owned(), json!(window));
+        map.insert("layer_types".to_owned(), model.layer_types());
+    }
 }

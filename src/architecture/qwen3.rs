@@ -1,6 +1,8 @@
 //! Qwen 3: Llama with norms of query and key, each head by itself, and heads of a size of their own.
 
-use super::qwen2::{DEFAULTS, upper_windows};
+use serde_json::json;
+
+use super::qwen2::{DEFAULTS, say_windows, upper_windows};
 use super::{Defaults, Family, QueryKeyNorm};
 
 pub(super) static FAMILY: Family = Family {
@@ -21,6 +23,11 @@ pub(super) static FAMILY: Family = Family {
     from_gguf: |_, model| {
         model.query_key_norm = QueryKeyNorm::Head;
         Ok(())
+    },
+    to_gguf: |_, _| {},
+    to_json: |model, map| {
+        map.insert("attention_bias".to_owned(), json!(model.query_key_value_bias));
+        say_windows(model, map);
     },
     interleaved: false,
 };

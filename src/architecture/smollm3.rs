@@ -1,7 +1,8 @@
 //! SmolLM3: Llama in which every fourth layer rotates nothing.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use super::qwen2::say_windows;
 use super::{Defaults, Family};
 
 pub(super) static FAMILY: Family = Family {
@@ -60,6 +61,14 @@ pub(super) static FAMILY: Family = Family {
     from_gguf: |_, model| {
         model.layers.iter_mut().skip(INTERVAL - 1).step_by(INTERVAL).for_each(|layer| layer.rope = None);
         Ok(())
+    },
+    to_gguf: |_, _| {},
+    to_json: |model, map| {
+        map.insert("attention_bias".to_owned(), json!(model.query_key_value_bias));
+        map.insert("mlp_bias".to_owned(), json!(model.mlp_bias));
+        let rotates: Vec<u32> = model.layers.iter().map(|layer| u32::from(layer.rope.is_some())).collect();
+        map.insert("no_rope_layers".to_owned(), json!(rotates));
+        say_windows(model, map);
     },
     interleaved: true,
 };

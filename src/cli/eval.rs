@@ -5,8 +5,12 @@ use std::path::PathBuf;
 
 use clap::Args;
 use graftling::architecture::RopeOverride;
+use graftling::data::expect::questions;
 use graftling::data::source::folder::{self, Side};
 use graftling::data::{self, Batch, Dataset, Example, LoadOptions, LongRecords};
+use graftling::generate::answers::{Share, answer_all, shares};
+use graftling::generate::{Generation, Generator, end_tokens};
+use graftling::session::Session;
 use graftling::session::evaluate::Evaluation;
 use graftling::session::{OpenModel, batch};
 use graftling::terminal;
@@ -14,13 +18,17 @@ use graftling::text::Tokenizer;
 use graftling::{Error, Result};
 use serde_json::{Value, json};
 
+use super::counter::Counter;
+
 /// Measure the loss of a model on data
 ///
 /// The loss is the mean of -log p (natural logarithm) over the supervised tokens, as in training; perplexity is its exponential.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   graftling eval --model SmolLM2-135M-Instruct.Q4_1.gguf --data held-out.jsonl
-  graftling eval --model SmolLM2-135M-Instruct.Q4_1.gguf --adapter my-adapter --data held-out.jsonl --json --per-token")]
+  graftling eval --model SmolLM2-135M-Instruct.Q4_1.gguf --adapter my-adapter --data held-out.jsonl --json --per-token
+  graftling eval --model SmolLM2-135M-Instruct.Q4_1.gguf --adapter my-adapter --data questions.jsonl --generate
+      where a record is {\"messages\": [...], \"expect\": {\"contains\": TEXT, \"exact\": TEXT, \"regex\": R}}")]
 pub struct EvalArgs {
     /// Model: a folder, a .gguf file, or a Hugging Face name
     #[arg(long, value_name = "M")]
@@ -39,6 +47,12 @@ pub struct EvalArgs {
     /// What to do with records that are longer
     #[arg(long, value_enum, value_name = "WHAT", default_value = "cut")]
     long_records: LongRecords,
+    /// Let the model answer the records that have `expect`, in place of measuring losses, and tell which share of the answers meets it
+    #[arg(long, conflicts_with_all = ["per_token", "max_length", "long_records"])]
+    generate: bool,
+    /// Tokens of an answer at most, with --generate
+    #[arg(long, value_name = "TOKENS", default_value_t = 256, requires = "generate")]
+    max_new_tokens: usize,
     /// Print one JSON document
     #[arg(long)]
     json: bool,
@@ -55,6 +69,9 @@ pub struct EvalArgs {
 /// Bad input in model, adapter or data; the GPU failed; a loss is not finite.
 pub fn run(args: EvalArgs) -> Result<()> {
     let model = super::rotated(OpenModel::open(&args.model)?, args.adapters.rope_scaling(args.rope_scaling)?);
+    if args.generate {
+        return answers(&args, &model);
+    }
     let config = &model.files.config;
     let max_length = args.max_length.unwrap_or(config.max_position_embeddings).min(config.max_position_embeddings);
     let files = folder::files(&args.data, Side::HeldOut)?;
@@ -67,10 +84,57 @@ pub fn run(args: EvalArgs) -> Result<()> {
     let batches = batch::in_order(&data);
     let most = batch::most_tokens(&data, &batches);
     let session = args.device.session(&model, &args.adapters, &[&Evaluation { max_tokens: most }])?;
-    let mut evaluator = session.evaluator(most)?;
+    let results = losses(&session, &data, &batches)?;
+    match args.json {
+        true => super::print_json(&as_json(&data, &results, args.per_token)),
+        false => super::print(&as_text(&data, &results, args.per_token.then_some(&model.tokenizer))),
+    }
+}
 
+/// `--generate`: answers, and the shares that are right.
+fn answers(args: &EvalArgs, model: &OpenModel) -> Result<()> {
+    let files = folder::files(&args.data, Side::HeldOut)?;
+    let (tokenizer, template) = (&model.tokenizer, model.template.as_ref());
+    let questions = questions(&files, tokenizer, template)?;
+    let longest = questions.iter().map(|question| question.prompt.len()).max().unwrap_or(1);
+    let most = model.files.config.max_position_embeddings;
+    if let Some(question) = questions.iter().find(|question| question.prompt.len() >= most) {
+        let problem = format!("the question has {} tokens, and the model reads {most}", question.prompt.len());
+        return Err(Error::bad_input(&question.place, problem, "give a shorter one"));
+    }
+    let used = Generation { context: longest.saturating_add(args.max_new_tokens).min(most) };
+    let session = args.device.session(model, &args.adapters, &[&used])?;
+    let mut generator = Generator::of(&session, used)?;
+    let ends = |chat| end_tokens(tokenizer, template, args.adapters.folders.first().map(PathBuf::as_path), chat);
+    let (in_chat, in_text) = (ends(true)?, ends(false)?);
+    let bar = Counter::of("answering");
+    let each = |done| bar.at(done as u64, questions.len() as u64);
+    let answers = answer_all(&mut generator, tokenizer, &questions, args.max_new_tokens, [&in_chat, &in_text], each)?;
+    bar.finish();
+    let shares = shares(&answers);
+    if args.json {
+        let share = |share: &Share| json!({ "right": share.right, "of": share.of });
+        let checks: serde_json::Map<String, Value> = shares.iter().map(|(kind, of)| ((*kind).to_owned(), share(of))).collect();
+        let answers: Vec<Value> = answers.iter().map(|answer| json!({ "text": answer.text, "met": answer.is_right() })).collect();
+        return super::print_json(&json!({ "checks": checks, "answers": answers }));
+    }
+    let mut text = String::new();
+    // Writing to a String cannot fail; the results are dropped for that reason.
+    for (question, answer) in questions.iter().zip(&answers).filter(|(_, answer)| !answer.is_right()) {
+        let missed: Vec<&str> = answer.met.iter().filter(|(_, met)| !met).map(|(kind, _)| *kind).collect();
+        let _ = writeln!(text, "{}: not {}: {:?}", question.place, missed.join(", "), answer.text);
+    }
+    for (kind, Share { right, of }) in shares {
+        let _ = writeln!(text, "{kind}: {right} of {of}, {:.1} %", 100.0 * right as f64 / of as f64);
+    }
+    super::print(&text)
+}
+
+/// The losses of all examples, in the order of the file.
+pub(super) fn losses(session: &Session, data: &Dataset, batches: &[Vec<usize>]) -> Result<Vec<ExampleLoss>> {
+    let mut evaluator = session.evaluator(batch::most_tokens(data, batches))?;
     let mut results = Vec::new();
-    for chosen in &batches {
+    for chosen in batches {
         let nll = evaluator.token_nll(&Batch::assemble(&data.examples, chosen))?;
         let mut nll = nll.into_iter();
         for example in chosen.iter().map(|&at| &data.examples[at]) {
@@ -83,14 +147,11 @@ pub fn run(args: EvalArgs) -> Result<()> {
             results.push(result);
         }
     }
-    match args.json {
-        true => super::print_json(&as_json(&data, &results, args.per_token)),
-        false => super::print(&as_text(&data, &results, args.per_token.then_some(&model.tokenizer))),
-    }
+    Ok(results)
 }
 
 /// -log p of the supervised tokens of one example, in order.
-struct ExampleLoss {
+pub(super) struct ExampleLoss {
     nll: Vec<f64>,
 }
 
@@ -107,7 +168,7 @@ impl ExampleLoss {
 }
 
 /// Mean loss and number of all supervised tokens.
-fn total(results: &[ExampleLoss]) -> (f64, usize) {
+pub(super) fn total(results: &[ExampleLoss]) -> (f64, usize) {
     let tokens = results.iter().map(|result| result.nll.len()).sum();
     let sum: f64 = results.iter().flat_map(|result| &result.nll).sum();
     (sum / tokens as f64, tokens)

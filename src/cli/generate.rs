@@ -7,15 +7,18 @@ use graftling::architecture::RopeOverride;
 use graftling::data::conversation::encode_prompt;
 use graftling::generate::{Generation, Generator, Sampler, Sampling, end_tokens};
 use graftling::session::OpenModel;
-use graftling::text::{Message, marks};
+use graftling::text::{ChatTemplate, Message, marks};
 use graftling::{Error, Result};
 use serde_json::json;
+
+mod chat;
 
 /// Let a model continue a text or answer a message
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   graftling generate --model SmolLM2-135M-Instruct.Q4_1.gguf --chat \"What is a graft?\"
   graftling generate --model SmolLM2-135M-Instruct.Q4_1.gguf --adapter my-adapter --chat \"What is a graft?\"
+  graftling generate --model SmolLM2-135M-Instruct.Q4_1.gguf --adapter my-adapter --chat      (a conversation; /help in it)
   graftling generate --model path/to/model --prompt \"Once upon a time\" --temperature 0.8 --top-p 0.95 --seed 7
   graftling generate --model path/to/model --prompt \"1, 2, 3,\" --max-new-tokens 16 --json")]
 pub struct GenerateArgs {
@@ -30,9 +33,10 @@ pub struct GenerateArgs {
     /// Text to continue, as it is
     #[arg(long, value_name = "P", required_unless_present = "chat", conflicts_with = "chat")]
     prompt: Option<String>,
-    /// Message to answer, put into the model's chat template
-    #[arg(long, value_name = "P")]
-    chat: Option<String>,
+    /// Message to answer, put into the model's chat template; without a message, a conversation in the terminal, or a line a turn from
+    /// standard input
+    #[arg(long, value_name = "P", num_args = 0..=1)]
+    chat: Option<Option<String>>,
     /// Tokens to generate at most; the model may end earlier
     #[arg(long, value_name = "TOKENS", default_value_t = 256)]
     max_new_tokens: usize,
@@ -64,7 +68,15 @@ pub fn run(args: GenerateArgs) -> Result<()> {
     let temperature = args.temperature.unwrap_or(if by_chance { 1.0 } else { 0.0 });
     let sampling = Sampling { temperature, top_k: args.top_k, top_p: args.top_p, seed: args.seed };
     let mut sampler = Sampler::new(sampling)?;
+    if matches!(args.chat, Some(None)) && args.json {
+        let problem = "is for one answer, not for a conversation";
+        return Err(Error::bad_input("--json", problem, "Give a message: --chat TEXT."));
+    }
     let model = super::rotated(OpenModel::open(&args.model)?, args.adapters.rope_scaling(args.rope_scaling)?);
+    if let Some(None) = args.chat {
+        let settings = chat::Settings { adapters: &args.adapters, max_new_tokens: args.max_new_tokens, device: &args.device };
+        return chat::run(&model, &settings, &mut sampler);
+    }
     let config = &model.files.config;
     let prompt = prompt_ids(&model, &args)?;
     if prompt.len() >= config.max_position_embeddings {
@@ -102,9 +114,17 @@ pub fn run(args: GenerateArgs) -> Result<()> {
 }
 
 fn prompt_ids(model: &OpenModel, args: &GenerateArgs) -> Result<Vec<u32>> {
-    let Some(message) = &args.chat else {
+    let Some(Some(message)) = &args.chat else {
         return model.tokenizer.encode(args.prompt.as_deref().unwrap_or_default(), true);
     };
+    encode_prompt(&model.tokenizer, chat_template(model)?, &[Message::new("user", message)])
+}
+
+/// The template of a model that answers messages.
+///
+/// # Errors
+/// Bad input: it has none, or one with marks that its tokenizer takes for text.
+fn chat_template(model: &OpenModel) -> Result<&ChatTemplate> {
     let Some(template) = &model.template else {
         let problem = "the model has no chat template";
         return Err(Error::bad_input("--chat", problem, "use --prompt, or an instruction-tuned model"));
@@ -113,5 +133,5 @@ fn prompt_ids(model: &OpenModel, args: &GenerateArgs) -> Result<Vec<u32>> {
     if let Some(mark) = marks::split_in_template(&model.tokenizer, template) {
         return Err(marks::refusal(&model.tokenizer, &mark));
     }
-    encode_prompt(&model.tokenizer, template, &[Message::new("user", message)])
+    Ok(template)
 }

@@ -9,8 +9,10 @@ mod counter;
 mod demo;
 mod doctor;
 mod eval;
+mod export;
 mod generate;
 mod inspect;
+mod merge;
 mod sweep;
 mod train;
 mod tuning;
@@ -50,6 +52,8 @@ enum Command {
     Train(Box<train::TrainArgs>),
     Eval(eval::EvalArgs),
     Generate(generate::GenerateArgs),
+    Export(export::ExportArgs),
+    Merge(merge::MergeArgs),
     Inspect(inspect::InspectArgs),
     Advise(advise::AdviseArgs),
     Sweep(Box<sweep::SweepArgs>),
@@ -68,6 +72,8 @@ pub fn run() -> i32 {
         Command::Train(args) => train::run(*args),
         Command::Eval(args) => eval::run(args).map(|()| 0),
         Command::Generate(args) => generate::run(args).map(|()| 0),
+        Command::Export(args) => export::run(args).map(|()| 0),
+        Command::Merge(args) => merge::run(args).map(|()| 0),
         Command::Inspect(args) => inspect::run(args).map(|()| 0),
         Command::Advise(args) => advise::run(args).map(|()| 0),
         Command::Sweep(args) => sweep::run(*args),

@@ -14,6 +14,7 @@
 pub mod batch;
 pub mod conversation;
 pub mod dataset;
+pub mod expect;
 mod held_out;
 pub mod long;
 mod marked;

@@ -47,19 +47,30 @@ pub(crate) fn usual_permissions(mode: u32) -> fs::Permissions {
 /// [`Error::Failed`] naming the file if it is read-only, or cannot be created, filled, flushed or renamed; the old content is then
 /// still there.
 pub fn write(path: &Path, fill: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>) -> Result<()> {
+    write_with(path, |file| fill(file).map_err(|error| unwritable(path, &error)))
+}
+
+/// [`write()`] through what may fail for reasons of its own.
+///
+/// # Errors
+/// As [`write()`], and what `fill` gives.
+pub fn write_with(path: &Path, fill: impl FnOnce(&mut BufWriter<File>) -> Result<()>) -> Result<()> {
     if path.file_name().is_none() {
         return Err(Error::bad_input(path.display(), "this is not the name of a file", "Give the path of a file to write."));
     }
     if fs::symlink_metadata(path).is_ok_and(|found| found.is_file() && found.permissions().readonly()) {
         return Err(Error::failed(path.display(), "is read-only and is not replaced", "Make it writable, or move it away."));
     }
-    fill_and_rename(path, fill).map_err(|error| {
-        Error::failed(
-            path.display(),
-            format!("cannot be written: {error}"),
-            "Check that the folder exists, that it may be written to, and that the disk is not full.",
-        )
-    })
+    fill_and_rename(path, fill)
+}
+
+/// That a file could not be written, and why.
+pub fn unwritable(path: &Path, error: &io::Error) -> Error {
+    Error::failed(
+        path.display(),
+        format!("cannot be written: {error}"),
+        "Check that the folder exists, that it may be written to, and that the disk is not full.",
+    )
 }
 
 /// Writes `bytes` to `path`, all or nothing. See [`write()`].
@@ -70,7 +81,8 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     write(path, |file| file.write_all(bytes))
 }
 
-fn fill_and_rename(path: &Path, fill: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>) -> io::Result<()> {
+fn fill_and_rename(path: &Path, fill: impl FnOnce(&mut BufWriter<File>) -> Result<()>) -> Result<()> {
+    let full = |error| unwritable(path, &error);
     let folder = match path.parent() {
         Some(folder) if folder != Path::new("") => folder,
         _ => Path::new("."),
@@ -80,12 +92,12 @@ fn fill_and_rename(path: &Path, fill: impl FnOnce(&mut BufWriter<File>) -> io::R
     #[cfg(unix)]
     builder.permissions(usual_permissions(0o666));
     // Removed when it goes out of scope without having got its name.
-    let (file, name) = builder.tempfile_in(folder)?.into_parts();
+    let (file, name) = builder.tempfile_in(folder).map_err(full)?.into_parts();
     let mut file = BufWriter::new(file);
     fill(&mut file)?;
-    file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
-    name.persist(path).map_err(|error| error.error)?;
-    flush_folder(folder)
+    file.into_inner().map_err(io::IntoInnerError::into_error).and_then(|file| file.sync_all()).map_err(full)?;
+    name.persist(path).map_err(|error| full(error.error))?;
+    flush_folder(folder).map_err(full)
 }
 
 /// Writes a file that is not there yet, all or nothing. One that is there stays, whoever wrote it.

@@ -301,7 +301,7 @@ fn read(path: &Path) -> Result<String> {
 }
 
 /// The JSON in a file that need not be there.
-pub(super) fn optional_json(path: &Path) -> Result<Option<Value>> {
+pub(crate) fn optional_json(path: &Path) -> Result<Option<Value>> {
     if !path.exists() {
         return Ok(None);
     }

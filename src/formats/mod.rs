@@ -22,7 +22,7 @@ pub mod peft;
 mod pickle;
 mod pytorch;
 mod quantised;
-mod safetensors;
+pub mod safetensors;
 mod special_tokens;
 mod stored;
 pub mod text_source;

@@ -22,6 +22,8 @@ use crate::{
 pub struct ModelFiles {
     /// For people: the folder's or file's name, or the Hugging Face name.
     pub name: String,
+    /// Where its files are: a folder or a GGUF file.
+    pub place: ModelPlace,
     pub config: Architecture,
     pub tensors: Box<dyn TensorSource>,
     pub text: TextSource,
@@ -112,7 +114,7 @@ impl ModelFiles {
         let tensors = hugging_face::weights(folder, &mut config)?;
         check_tensors(&config, &tensors)?;
         let text = hugging_face::text(folder, &config)?;
-        Ok(Self { name, config, tensors: Box::new(tensors), text })
+        Ok(Self { name, place: ModelPlace::Folder(folder.to_owned()), config, tensors: Box::new(tensors), text })
     }
 
     fn open_gguf(path: &Path) -> Result<Self> {
@@ -121,7 +123,8 @@ impl ModelFiles {
         config.supported()?;
         check_tensors(&config, &gguf)?;
         let text = gguf.text()?;
-        Ok(Self { name: display_name(path), config, tensors: Box::new(gguf), text })
+        let place = ModelPlace::Gguf(path.to_owned());
+        Ok(Self { name: display_name(path), place, config, tensors: Box::new(gguf), text })
     }
 }
 

@@ -4,14 +4,18 @@
 //! with an optional `__metadata__`, then the data without holes. The header is read here and not by the `safetensors` crate,
 //! so that a wrong file is refused with the tensor's name and the numbers that do not fit, and so that no sum can overflow.
 
-use std::{collections::BTreeMap, fmt, path::Path};
+use std::{collections::BTreeMap, fmt, io::Write, path::Path};
 
 use serde::{
     Deserialize, Deserializer,
     de::{IgnoredAny, MapAccess, Visitor},
 };
 
+use serde_json::{Value, json};
+
+use super::atomic;
 use super::stored::{Entry, element_bits};
+use crate::storage::DType;
 use crate::{Error, Result};
 
 /// The format allows headers of up to 100 MB.
@@ -65,6 +69,53 @@ pub(super) fn directory(path: &Path, file: &[u8]) -> Result<Vec<(String, Entry)>
         return Err(bad(format!("has {} bytes of data, but its tensors end at byte {end_before}", data.len())));
     }
     Ok(directory)
+}
+
+/// A tensor that a file will have; its type is one of single numbers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Planned {
+    pub name: String,
+    pub shape: Vec<usize>,
+    pub dtype: DType,
+}
+
+/// Writes a file, all or nothing. `data` gives the bytes of the tensor with this number, in the order of `tensors`, piece by piece.
+///
+/// # Errors
+/// As [`atomic::write()`], and what `data` gives.
+pub fn write(
+    path: &Path,
+    tensors: &[Planned],
+    mut data: impl FnMut(usize, &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()>,
+) -> Result<()> {
+    let mut header = serde_json::Map::new();
+    // As transformers asks for it.
+    header.insert("__metadata__".to_owned(), json!({ "format": "pt" }));
+    let mut end = 0_u64;
+    let mut ends = Vec::with_capacity(tensors.len());
+    for Planned { name, shape, dtype } in tensors {
+        let values: u64 = shape.iter().map(|&size| size as u64).product();
+        let begin = end;
+        end += values * dtype.block_bytes() as u64;
+        header.insert(name.clone(), json!({ "dtype": dtype.name(), "shape": shape, "data_offsets": [begin, end] }));
+        ends.push(end);
+    }
+    let mut header = Value::Object(header).to_string().into_bytes();
+    // The data begin at a multiple of 8, as the library has it.
+    header.resize(header.len().next_multiple_of(8), b' ');
+    atomic::write_with(path, |file| {
+        let full = |error| atomic::unwritable(path, &error);
+        file.write_all(&(header.len() as u64).to_le_bytes()).and_then(|()| file.write_all(&header)).map_err(full)?;
+        let mut written = 0;
+        for (number, &end) in ends.iter().enumerate() {
+            data(number, &mut |bytes| {
+                written += bytes.len() as u64;
+                file.write_all(bytes).map_err(full)
+            })?;
+            assert_eq!(written, end, "{} has another size", tensors[number].name);
+        }
+        Ok(())
+    })
 }
 
 #[derive(Deserialize)]

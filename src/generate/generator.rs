@@ -5,6 +5,7 @@
 //! conversation left behind them is never read.
 
 use std::collections::HashMap;
+use std::ops::ControlFlow;
 
 use super::sampling::Sampler;
 use crate::adapter::{Adapted, DeviceAdapter, Placement, Preparation};
@@ -46,7 +47,9 @@ pub struct Generator {
     /// Rows of the cache: the most tokens of prompt and answer together.
     context: usize,
     /// Tokens in the cache.
-    read: usize,
+    seen: Vec<u32>,
+    /// Whether what is in the cache depends on the length of the text that it was read as a part of.
+    by_length: bool,
 }
 
 impl Generator {
@@ -61,7 +64,8 @@ impl Generator {
         let prefill = Pass::new(weights, config, adapter, PREFILL_ROWS.min(context), context, &mut shared)?;
         let decode = Pass::new(weights, config, adapter, 1, context, &mut shared)?;
         let preparation = shared.preparation;
-        Ok(Self { prefill, decode, preparation, vocab_size: config.vocab_size, context, read: 0 })
+        let by_length = config.ropes.iter().any(|rope| rope.changes_beyond().is_some());
+        Ok(Self { prefill, decode, preparation, vocab_size: config.vocab_size, context, seen: Vec::new(), by_length })
     }
 
     /// [`Generator::new`] with the model and the adapter of a session that was opened for it.
@@ -89,7 +93,7 @@ impl Generator {
 
     /// Forgets the text.
     pub fn reset(&mut self) {
-        self.read = 0;
+        self.seen.clear();
     }
 
     /// Reads `ids` after what has been read before, and gives the logits `[vocab_size]` of the token that follows.
@@ -104,19 +108,19 @@ impl Generator {
         if ids.is_empty() {
             return Err(Error::bad_input("prompt", "it has no tokens", "give at least one character"));
         }
-        if self.read + ids.len() > self.context {
-            let problem = format!("{} tokens are more than the {} that fit", self.read + ids.len(), self.context);
+        let length = self.seen.len() + ids.len();
+        if length > self.context {
+            let problem = format!("{length} tokens are more than the {} that fit", self.context);
             return Err(Error::bad_input("prompt", problem, "give a shorter prompt, or a model with a longer context"));
         }
-        if let Some(preparation) = self.preparation.as_mut().filter(|_| self.read == 0) {
+        if let Some(preparation) = self.preparation.as_mut().filter(|_| self.seen.is_empty()) {
             preparation.run(&Counts::default())?;
         }
         let mut logits = Vec::new();
-        let length = self.read + ids.len();
         for chunk in ids.chunks(self.prefill.rows) {
             let pass = if chunk.len() == 1 { &mut self.decode } else { &mut self.prefill };
-            logits = pass.run(chunk, self.read, length, self.vocab_size)?;
-            self.read += chunk.len();
+            logits = pass.run(chunk, self.seen.len(), length, self.vocab_size)?;
+            self.seen.extend(chunk);
         }
         Ok(logits)
     }
@@ -135,16 +139,35 @@ impl Generator {
         mut each: impl FnMut(u32) -> Result<()>,
     ) -> Result<Vec<u32>> {
         self.reset();
+        self.go_on(prompt, sampler, max_new_tokens, ends, |id| each(id).map(|()| ControlFlow::Continue(())))
+    }
+
+    /// [`Generator::generate`] for a text of which the beginning may be in the cache already: that is not read again. `each` may end the
+    /// answer.
+    ///
+    /// # Errors
+    /// As [`Generator::generate`].
+    pub fn go_on(
+        &mut self,
+        prompt: &[u32],
+        sampler: &mut Sampler,
+        max_new_tokens: usize,
+        ends: &[u32],
+        mut each: impl FnMut(u32) -> Result<ControlFlow<()>>,
+    ) -> Result<Vec<u32>> {
         let mut answer = Vec::new();
         if max_new_tokens == 0 {
             return Ok(answer);
         }
-        let mut logits = self.read(prompt)?;
+        let same = self.seen.iter().zip(prompt).take_while(|(seen, id)| seen == id).count();
+        // The last token is read in any case: its logits are wanted.
+        self.seen.truncate(if self.by_length { 0 } else { same.min(prompt.len().saturating_sub(1)) });
+        let mut logits = self.read(&prompt[self.seen.len()..])?;
         loop {
             let next = sampler.sample(&logits)?;
             answer.push(next);
-            each(next)?;
-            if ends.contains(&next) || answer.len() == max_new_tokens || self.read == self.context {
+            let stopped = each(next)?.is_break();
+            if stopped || ends.contains(&next) || answer.len() == max_new_tokens || self.seen.len() == self.context {
                 return Ok(answer);
             }
             logits = self.read(&[next])?;

@@ -311,6 +311,19 @@ impl Tokenizer {
         DecodeStream::new(self, false)
     }
 
+    /// The tokenizer as a `tokenizer.json` has it, with the tokens that other files add.
+    ///
+    /// # Errors
+    /// If it cannot be put into words.
+    pub fn to_json(&self) -> Result<serde_json::Value> {
+        serde_json::to_value(&*self.inner).map_err(|cause| self.fault("write this tokenizer", cause))
+    }
+
+    /// Whether BOS goes first, where another file than `tokenizer.json` says so.
+    pub fn adds_bos(&self) -> Option<bool> {
+        self.add_bos
+    }
+
     /// A token as the vocabulary writes it (`Ġmountain`, `▁mountain`, `<|im_end|>`).
     pub fn token(&self, id: u32) -> Option<String> {
         self.inner.id_to_token(id)

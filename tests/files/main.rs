@@ -7,6 +7,7 @@ mod gguf;
 mod gguf_file;
 mod hub;
 mod inspect;
+mod merging;
 mod tiny;
 
 /// The whole message of an error that must be there.

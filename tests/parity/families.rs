@@ -7,7 +7,7 @@ use graftling::generate::sampling::{Sampler, Sampling};
 /// The first Adam steps divide noise by noise, and these models' losses are steep.
 const STEP_LOSS: f64 = 5e-4;
 
-fn folder_of(name: &str) -> PathBuf {
+pub fn folder_of(name: &str) -> PathBuf {
     fixtures().join("families").join(name)
 }
 

@@ -7,6 +7,7 @@ mod common;
 mod families;
 mod modes;
 mod quantised;
+mod taken_home;
 
 use common::device;
 use graftling::adapter::{DeviceAdapter, UniformLora};

@@ -16,13 +16,15 @@ const SMALLEST_TENSOR: usize = 8 + 4 + 8 + 4 + 8;
 /// The specification allows 4 dimensions.
 const MOST_DIMENSIONS: u32 = 4;
 /// The specification's default for `general.alignment`.
-const DEFAULT_ALIGNMENT: u64 = 32;
+pub(super) const DEFAULT_ALIGNMENT: u64 = 32;
 
 /// A parsed directory. Offsets are absolute and lie inside the file.
 #[derive(Debug, Default)]
 pub struct Container {
     pub version: u32,
     pub metadata: HashMap<String, MetaValue>,
+    /// Keys in the order of the file, and where their values lie in it: the type's id, then the value.
+    pub pairs: Vec<(String, Range<usize>)>,
     /// In the order of the file.
     pub tensors: Vec<RawTensor>,
 }
@@ -76,10 +78,20 @@ pub enum ValueType {
     F64,
 }
 
+/// In the order of their ids.
+const VALUE_TYPES: [ValueType; 13] = {
+    use ValueType::*;
+    [U8, I8, U16, I16, U32, I32, F32, Bool, String, Array, U64, I64, F64]
+};
+
 impl ValueType {
     fn from_id(id: u32) -> Option<Self> {
-        use ValueType::*;
-        [U8, I8, U16, I16, U32, I32, F32, Bool, String, Array, U64, I64, F64].get(usize::try_from(id).ok()?).copied()
+        VALUE_TYPES.get(usize::try_from(id).ok()?).copied()
+    }
+
+    /// What stands for it in a file.
+    pub(super) fn id(self) -> u32 {
+        VALUE_TYPES.iter().position(|kind| *kind == self).unwrap_or_default() as u32
     }
 
     /// Bytes of a value, where all values of the type have the same.
@@ -116,10 +128,13 @@ impl Container {
         let metadata_count = cursor.count("the number of metadata values", SMALLEST_PAIR)?;
 
         let mut metadata = HashMap::with_capacity(metadata_count);
+        let mut pairs = Vec::with_capacity(metadata_count);
         for _ in 0..metadata_count {
             let key = cursor.string("a metadata key")?;
+            let start = cursor.at;
             let kind = cursor.value_type(&key)?;
             let value = cursor.value(kind, &key)?;
+            pairs.push((key.clone(), start..cursor.at));
             if metadata.insert(key.clone(), value).is_some() {
                 return Err(cursor.bad(&format!("metadata key {key}"), "occurs twice"));
             }
@@ -135,7 +150,7 @@ impl Container {
         }
         let data = (cursor.at as u64).next_multiple_of(alignment);
         let tensors = entries.into_iter().map(|entry| entry.locate(place, file.len(), data, alignment)).collect::<Result<_>>()?;
-        let container = Self { version, metadata, tensors };
+        let container = Self { version, metadata, pairs, tensors };
         container.refuse_overlaps(place)?;
         Ok(container)
     }

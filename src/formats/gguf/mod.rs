@@ -9,6 +9,7 @@ mod container;
 mod metadata;
 pub(super) mod parts;
 mod types;
+pub mod writer;
 
 use std::{ops::Range, path::Path};
 
@@ -124,6 +125,12 @@ impl Gguf {
         &self.container
     }
 
+    /// Whatever the first file says, in its order, as it is said there.
+    pub fn pairs(&self) -> Vec<writer::Pair> {
+        let file = self.files[0].mapped();
+        self.container.pairs.iter().map(|(key, bytes)| writer::Pair::raw(key, &file[bytes.clone()])).collect()
+    }
+
     /// The model's name as its maker wrote it.
     pub fn name(&self) -> Option<String> {
         self.container.metadata.get("general.name").and_then(MetaValue::as_str).map(str::to_owned)
@@ -182,6 +189,44 @@ impl TensorSource for Gguf {
             .copied()
             .collect())
     }
+}
+
+impl Order {
+    /// Rows as a GGUF file keeps them, of rows as Hugging Face does; `bytes` are whole heads, of `row_bytes` a row.
+    pub fn stored(self, bytes: Vec<u8>, row_bytes: usize) -> Vec<u8> {
+        let Self::Interleaved(head_dim) = self else { return bytes };
+        let mut stored = vec![0; bytes.len()];
+        for (row, values) in bytes.chunks_exact(row_bytes).enumerate() {
+            stored[stored_row(row, head_dim) * row_bytes..][..row_bytes].copy_from_slice(values);
+        }
+        stored
+    }
+}
+
+/// The model that metadata and tensors of a file to be written would be read as.
+///
+/// # Errors
+/// As [`Architecture::from_gguf`]; a tensor cannot be stored in its type.
+pub fn read_back(pairs: &[writer::Pair], tensors: &[writer::Planned], vectors: &[(String, Vec<f32>)]) -> Result<Architecture> {
+    let place = "the GGUF file to be written";
+    // The data of all tensors but the vectors that are a part of the description is left out: a hole of the right size.
+    let described: Vec<writer::Planned> = vectors
+        .iter()
+        .map(|(name, values)| writer::Planned { name: name.clone(), shape: vec![values.len()], dtype: DType::F32 })
+        .collect();
+    let (mut file, sizes) = writer::directory(pairs, &described)?;
+    for ((_, values), size) in vectors.iter().zip(sizes) {
+        file.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+        file.resize(file.len() + (size.next_multiple_of(container::DEFAULT_ALIGNMENT) - size) as usize, 0);
+    }
+    let mut container = Container::parse(place, &file)?;
+    container.tensors.extend(tensors.iter().filter(|tensor| vectors.iter().all(|(name, _)| *name != tensor.name)).map(
+        |tensor| {
+            let kind = GgmlType::of_dtype(tensor.dtype).ok_or(u32::MAX);
+            RawTensor { name: tensor.name.clone(), shape: tensor.shape.clone(), kind, bytes: 0..0 }
+        },
+    ));
+    Architecture::from_gguf(&Metadata { place, container: &container, file: &file })
 }
 
 /// The file's row of a Hugging Face row: `h d + t d/2 + j` is stored at `h d + 2 j + t`.

@@ -54,6 +54,16 @@ impl GgmlType {
         Some(Self { id, name, block_values, block_bytes })
     }
 
+    /// What ggml calls a format that graftling reads; `None` for those of other libraries (NF4).
+    pub fn of_dtype(dtype: DType) -> Option<Self> {
+        TYPES.iter().find(|entry| entry.1 == dtype.name()).and_then(|entry| Self::from_id(entry.0))
+    }
+
+    /// What stands for it in a file.
+    pub fn id(self) -> u32 {
+        self.id
+    }
+
     /// ggml's name: `Q4_K`.
     pub fn name(self) -> &'static str {
         self.name

@@ -1,0 +1,264 @@
+//! `graftling merge`: adapters into the weights of their model, with a report of what that does to it.
+
+use std::cell::RefCell;
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use graftling::adapter::rope_scaling;
+use graftling::architecture::{Parameter, RopeOverride, parameters};
+use graftling::cache::cache_folder;
+use graftling::data::source::folder::{self, Side};
+use graftling::data::{self, LoadOptions, LongRecords};
+use graftling::export::{self, Source};
+use graftling::formats::atomic;
+use graftling::kernel::Arithmetic;
+use graftling::merge::combine::Method;
+use graftling::merge::report::{self, Row, Sums};
+use graftling::merge::{Combination, Update};
+use graftling::model::weights::WeightType;
+use graftling::session::evaluate::Evaluation;
+use graftling::session::{OpenModel, Session, SessionOptions, batch};
+use graftling::storage::mixture::Mixture;
+use graftling::storage::{DType, TensorSource};
+use graftling::{Result, terminal};
+use serde_json::{Value, json};
+
+use super::counter::Counter;
+use super::export::{Opened, weighted};
+
+/// The report's name in the merged folder.
+const REPORT: &str = "merge-report.json";
+/// Lines of the table of modules.
+const SHOWN: usize = 12;
+
+/// Put adapters into the weights of their model, and tell what that does to it
+///
+/// OUT becomes a Hugging Face folder; `graftling export` makes a GGUF file of it, or of model and adapter at once. Weights pass through
+/// matrix by matrix, computed in f64 and rounded once, so that a model of any size needs some hundred megabytes of memory. OUT appears
+/// complete or not at all, with merge-report.json in it: of each matrix how large the change is against the base, how far its strongest
+/// directions are the base's own, and what the rounding of the type costs.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  graftling merge --model path/to/model --adapter my-adapter --out merged
+  graftling merge --model path/to/model --adapter my-adapter --type bf16 --out merged --data held-out.jsonl
+  graftling merge --model path/to/model --adapter facts --adapter style --weights 1,0.5 --method ties --density 0.3 --out merged")]
+pub struct MergeArgs {
+    /// Model: a folder, a .gguf file, or a Hugging Face name
+    #[arg(long, value_name = "M")]
+    model: String,
+    /// PEFT folder of an adapter for this model; give --adapter again for more
+    #[arg(long, value_name = "A", required = true)]
+    adapter: Vec<PathBuf>,
+    /// By what each adapter's change is multiplied, separated by commas [default: 1 for each]
+    #[arg(long, value_name = "W,...", value_delimiter = ',', allow_negative_numbers = true)]
+    weights: Vec<f64>,
+    /// How the changes of several adapters become one
+    #[arg(long, value_enum, value_name = "METHOD", default_value_t)]
+    method: Method,
+    /// Share of the values of each adapter's change that stay, with ties, dare-* and magnitude-prune
+    #[arg(long, value_name = "SHARE", default_value_t = 0.5, allow_negative_numbers = true)]
+    density: f64,
+    /// Rank of the result, with svd [default: the largest of the adapters']
+    #[arg(long, value_name = "R")]
+    rank: Option<usize>,
+    /// Decides which values dare-* drops
+    #[arg(long, value_name = "SEED", default_value_t = 0)]
+    seed: u64,
+    /// Folder to write
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Type of the matrices: f32, f16 or bf16 [default: the model's own if it is one of these, else f16]
+    #[arg(long = "type", value_enum, value_name = "TYPE")]
+    kind: Option<Mixture>,
+    /// Another rotary scaling than the model's [default: what the adapter was trained with]
+    #[arg(long, value_name = "SCALING")]
+    rope_scaling: Option<RopeOverride>,
+    /// Directions that are compared with the base's strongest ones in each matrix; 0 leaves this out, which takes the most time
+    #[arg(long, value_name = "K", default_value_t = 8)]
+    overlap: usize,
+    /// Data on which to compare the losses of base, base with adapter, merged, and merged in --requantise
+    #[arg(long, value_name = "FILE")]
+    data: Vec<PathBuf>,
+    /// Type in which the merged weights are tried besides [default: the model's own if it is one of blocks, else q4_0]
+    #[arg(long, value_enum, value_name = "TYPE", requires = "data")]
+    requantise: Option<DType>,
+    /// GPU for --data: its number or a part of its name as `graftling doctor` lists it [default: the fastest kind]
+    #[arg(long, value_name = "GPU")]
+    device: Option<String>,
+    /// Replace what an earlier merge or export wrote at --out
+    #[arg(long)]
+    overwrite: bool,
+    /// Print the report as one JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Bad input in model, adapters, data or options; the disk is full; the GPU failed.
+pub fn run(args: MergeArgs) -> Result<()> {
+    let adapters = weighted(&args.adapter, &args.weights)?;
+    let combination = Combination { method: args.method, density: args.density, seed: args.seed, rank: args.rank };
+    combination.check()?;
+    export::check_target(&args.out, args.overwrite)?;
+    let opened = Opened::open(&args.model, args.rope_scaling, &args.adapter)?;
+    let update = Update::load(&adapters, &opened.files.config)?;
+    let kind = args.kind.unwrap_or_else(|| opened.own_type());
+    let changed: Vec<Parameter> =
+        parameters(&opened.files.config).into_iter().filter(|parameter| update.changes(&parameter.name)).collect();
+    let sums: RefCell<Vec<(String, Sums)>> = RefCell::default();
+    let bar = Counter::of("merging, in values");
+    let progress = |done, total| bar.at(done, total);
+    let measured = |parameter: &Parameter, found| sums.borrow_mut().push((parameter.name.clone(), found));
+    let source = Source {
+        combination,
+        progress: &progress,
+        measured: &measured,
+        ..Source::new(&opened.files, opened.tokenizer.as_ref(), &update)
+    };
+    let mut document = Value::Null;
+    let written = export::folder::write(&source, kind.base(), &args.out, args.overwrite, |folder| {
+        let rows = rows(&args, &update, &*opened.files.tensors, &sums.borrow())?;
+        let warnings = report::warnings(&rows, &kind.base().to_string());
+        let listed: Vec<Value> = adapters.iter().map(|(path, weight)| json!({ "path": path, "weight": weight })).collect();
+        document = json!({
+            "model": args.model,
+            "adapters": listed,
+            "method": clap::ValueEnum::to_possible_value(&args.method).map(|value| value.get_name().to_owned()),
+            "type": kind.name(),
+            "matrices": changed.len(),
+            "modules": rows,
+            "warnings": warnings,
+        });
+        atomic::write_atomically(&folder.join(REPORT), format!("{document:#}\n").as_bytes())
+    });
+    bar.finish();
+    written?;
+    if !args.data.is_empty() {
+        document["losses"] = losses(&args, &opened)?;
+        atomic::write_atomically(&args.out.join(REPORT), format!("{document:#}\n").as_bytes())?;
+    }
+    for warning in document["warnings"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+        terminal::say(&format!("warning: {warning}"));
+    }
+    match args.json {
+        true => super::print_json(&document),
+        false => {
+            super::print(&table(&document))?;
+            terminal::say(&format!("{} is written ({}), the report in {REPORT}", args.out.display(), kind.name()));
+            Ok(())
+        }
+    }
+}
+
+/// What is told of each changed matrix.
+fn rows(args: &MergeArgs, update: &Update, source: &dyn TensorSource, sums: &[(String, Sums)]) -> Result<Vec<Row>> {
+    let bar = Counter::of("comparing with the base, in matrices");
+    let total = sums.len() as u64;
+    let mut rows = Vec::with_capacity(sums.len());
+    for (at, (tensor, sums)) in sums.iter().enumerate() {
+        let overlap = match args.overlap {
+            0 => None,
+            k => report::overlap(source, update, tensor, k)?,
+        };
+        let pairs = if update.places.len() > 1 { report::pairs(update, tensor)? } else { Vec::new() };
+        rows.push(Row {
+            module: update.site(tensor).map(|site| site.name()).unwrap_or_default(),
+            size: sums.size(),
+            rounding: sums.rounding(),
+            overlap: overlap.map(|(overlap, _)| overlap),
+            overlap_by_chance: overlap.map(|(_, chance)| chance),
+            pairs,
+        });
+        bar.at(at as u64 + 1, total);
+    }
+    bar.finish();
+    Ok(rows)
+}
+
+/// The losses of base, base with adapter (if there is one, with weight 1), merged, and merged in blocks.
+fn losses(args: &MergeArgs, opened: &Opened) -> Result<Value> {
+    let own = opened.files.tensors.tensors().iter().filter(|info| info.shape.len() > 1).max_by_key(|info| info.values());
+    let own = own.map(|info| info.storage).filter(|dtype| dtype.block() > 1 && dtype.can_quantise());
+    let coarse = args.requantise.or(own).unwrap_or(DType::Q4_0);
+    let base = OpenModel::open(&args.model)?;
+    let merged = OpenModel::open(&args.out.display().to_string())?;
+    let max_length = base.files.config.max_position_embeddings;
+    let options = LoadOptions { max_length, long_records: LongRecords::Cut, eval_split: None };
+    let files = folder::files(&args.data, Side::HeldOut)?;
+    let (data, _) = data::load_files(&files, &base.tokenizer, base.template.as_ref(), options)?;
+    data.check_vocabulary(base.files.config.vocab_size)?;
+    let batches = batch::in_order(&data);
+    let most = batch::most_tokens(&data, &batches);
+    let loss = |model: &OpenModel, adapter: Option<&Path>, weights: WeightType| -> Result<f64> {
+        let options = SessionOptions {
+            device: args.device.clone(),
+            matmul: Arithmetic::default(),
+            weights,
+            autotune: true,
+            cache: cache_folder(),
+        };
+        let uses = Evaluation { max_tokens: most };
+        let session = super::with_bars(|bars| Session::open(model, adapter, &options, &[&uses], bars))?;
+        Ok(super::eval::total(&super::eval::losses(&session, &data, &batches)?).0)
+    };
+    let mut losses = json!({ "base": loss(&base, None, WeightType::Lossless)? });
+    if let ([adapter], true) = (args.adapter.as_slice(), args.weights.iter().all(|weight| *weight == 1.0)) {
+        let rotated = super::rotated(base, rope_scaling::chosen(args.rope_scaling, Some(adapter))?);
+        losses["unmerged"] = json!(loss(&rotated, Some(adapter), WeightType::Lossless)?);
+    }
+    losses["merged"] = json!(loss(&merged, None, WeightType::Lossless)?);
+    losses[format!("merged in {coarse}")] = json!(loss(&merged, None, WeightType::In(coarse))?);
+    Ok(losses)
+}
+
+/// The report for people: means by kind of module, the matrices that change the most, losses.
+fn table(document: &Value) -> String {
+    let mut text = String::new();
+    // Writing to a String cannot fail; the results are dropped for that reason.
+    let empty = Vec::new();
+    let mut rows: Vec<&Value> = document["modules"].as_array().unwrap_or(&empty).iter().collect();
+    let number = |row: &Value, key: &str| row[key].as_f64();
+    rows.sort_by(|a, b| number(b, "size").unwrap_or(0.0).total_cmp(&number(a, "size").unwrap_or(0.0)));
+    let _ = writeln!(text, "{:<32} {:>9} {:>9} {:>9} {:>9}", "module", "size", "overlap", "chance", "rounding");
+    let shown = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.4}"));
+    for row in rows.iter().take(SHOWN) {
+        let [size, overlap, chance, rounding] =
+            ["size", "overlap", "overlap_by_chance", "rounding"].map(|key| shown(number(row, key)));
+        let module = row["module"].as_str().unwrap_or_default();
+        let _ = writeln!(text, "{module:<32} {size:>9} {overlap:>9} {chance:>9} {rounding:>9}");
+    }
+    if rows.len() > SHOWN {
+        let _ = writeln!(text, "... and {} more in {REPORT}", rows.len() - SHOWN);
+    }
+    let mean = |key: &str| {
+        let values: Vec<f64> = rows.iter().filter_map(|row| number(row, key)).collect();
+        (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
+    };
+    let [size, overlap, chance, rounding] = ["size", "overlap", "overlap_by_chance", "rounding"].map(|key| shown(mean(key)));
+    let _ = writeln!(text, "{:<32} {size:>9} {overlap:>9} {chance:>9} {rounding:>9}", "mean");
+    let mut pairs: Vec<(Value, Vec<(f64, f64)>)> = Vec::new();
+    for pair in rows.iter().filter_map(|row| row["pairs"].as_array()).flatten() {
+        let values = (pair["cosine"].as_f64().unwrap_or(0.0), pair["sign_conflicts"].as_f64().unwrap_or(0.0));
+        match pairs.iter_mut().find(|(adapters, _)| *adapters == pair["adapters"]) {
+            Some((_, found)) => found.push(values),
+            None => pairs.push((pair["adapters"].clone(), vec![values])),
+        }
+    }
+    for (adapters, values) in pairs {
+        let count = values.len() as f64;
+        let (cosine, conflicts) = values.iter().fold((0.0, 0.0), |sum, value| (sum.0 + value.0, sum.1 + value.1));
+        let _ = writeln!(
+            text,
+            "adapters {adapters}: cosine {:.3}, signs differ in {:.1} % of the values",
+            cosine / count,
+            100.0 * conflicts / count
+        );
+    }
+    for (name, loss) in document["losses"].as_object().into_iter().flatten() {
+        let _ = writeln!(text, "loss, {name}: {:.4}", loss.as_f64().unwrap_or(f64::NAN));
+    }
+    text
+}

@@ -1,0 +1,266 @@
+//! A model as a Hugging Face folder: `config.json`, `*.safetensors` in shards, tokenizer and template.
+//!
+//! What a folder's own files say is kept as it is but for the type of the numbers; of a GGUF file, config and tokenizer are made.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+
+use super::{Source, check_target};
+use crate::architecture::{Architecture, Order, parameters};
+use crate::formats::safetensors::{self, Planned};
+use crate::formats::{ModelPlace, atomic};
+use crate::storage::DType;
+use crate::{Error, Result};
+
+/// Bytes of a file of weights at most, unless one tensor has more.
+const SHARD: u64 = 5_000_000_000;
+
+/// What a model's folder may say about text; copied.
+const TEXT_FILES: [&str; 9] = [
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+    "chat_template.jinja",
+];
+
+/// What else an exported folder may hold.
+const OTHER_FILES: [&str; 6] = [
+    "config.json",
+    "model.safetensors.index.json",
+    "merge-report.json",
+    "adapter_config.json",
+    "adapters.safetensors",
+    "adapter_model.safetensors",
+];
+
+/// Writes the folder `out`, all or nothing, matrices in this type. `more` adds files of its own.
+///
+/// # Errors
+/// Bad input: a type of blocks, a folder that may not be replaced, a config that cannot say what the model is. Failed: the disk is full.
+pub fn write(source: &Source, dtype: DType, out: &Path, overwrite: bool, more: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    if dtype.block() > 1 {
+        let proposal = "Use f32, f16 or bf16; for other types, --to gguf.";
+        return Err(Error::bad_input("--type", format!("a folder is not written in {dtype}"), proposal));
+    }
+    let config = config(source, dtype)?;
+    written(out, overwrite, |folder| {
+        let put = |name: &str, text: String| atomic::write_atomically(&folder.join(name), text.as_bytes());
+        put("config.json", format!("{config:#}\n"))?;
+        text_files(source, folder)?;
+        weights(source, dtype, folder)?;
+        more(folder)
+    })
+}
+
+/// Lets `fill` fill a new folder, which then gets its name. What was there before goes, if that is asked for and it is nothing but an
+/// exported folder.
+///
+/// # Errors
+/// Bad input: something is there that may not be replaced. Failed: the folder cannot be made. And what `fill` gives.
+pub fn written(out: &Path, overwrite: bool, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    check_target(out, overwrite)?;
+    check_replaceable(out)?;
+    let unwritable = |error: std::io::Error| {
+        let proposal = "Check that the folder above it exists, that it may be written to, and that the disk is not full.";
+        Error::failed(out.display(), format!("cannot be written: {error}"), proposal)
+    };
+    let Some(name) = out.file_name() else {
+        return Err(Error::bad_input(out.display(), "is not the name of a folder", "Give the path of a folder to write."));
+    };
+    let parent = out.parent().filter(|parent| *parent != Path::new("")).unwrap_or(Path::new("."));
+    fs::create_dir_all(parent).map_err(unwritable)?;
+    let mut builder = atomic::temporary();
+    #[cfg(unix)]
+    builder.permissions(atomic::usual_permissions(0o777));
+    // Removed with what is in it when it goes out of scope without having got its name.
+    let folder = builder.tempdir_in(parent).map_err(unwritable)?;
+    fill(folder.path())?;
+    atomic::flush_folder(folder.path()).map_err(unwritable)?;
+    let before = atomic::temporary().tempdir_in(parent).map_err(unwritable)?;
+    if out.symlink_metadata().is_ok() {
+        fs::rename(out, before.path().join(name)).map_err(unwritable)?;
+    }
+    if let Err(error) = fs::rename(folder.path(), out) {
+        let _ = fs::rename(before.path().join(name), out);
+        return Err(unwritable(error));
+    }
+    let _ = folder.keep();
+    atomic::flush_folder(parent).map_err(unwritable)
+}
+
+/// That what stands at `out`, if anything, is a folder with nothing but what an export writes.
+fn check_replaceable(out: &Path) -> Result<()> {
+    let Ok(found) = out.symlink_metadata() else { return Ok(()) };
+    let refused = |what: String| {
+        let proposal = "give another --out: only what an export has written is replaced";
+        Err(Error::bad_input(out.display(), what, proposal))
+    };
+    if !found.is_dir() {
+        return refused("is not a folder".to_owned());
+    }
+    let entries = fs::read_dir(out)
+        .map_err(|error| Error::bad_input(out.display(), format!("cannot be listed: {error}"), "Check its permissions."))?;
+    for entry in entries.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let known = TEXT_FILES.contains(&name.as_str()) || OTHER_FILES.contains(&name.as_str()) || is_shard(&name);
+        if !known || !entry.file_type().is_ok_and(|kind| kind.is_file()) {
+            return refused(format!("holds {name}, which no export has written"));
+        }
+    }
+    Ok(())
+}
+
+fn is_shard(name: &str) -> bool {
+    name.strip_prefix("model")
+        .and_then(|rest| rest.strip_suffix(".safetensors"))
+        .is_some_and(|rest| rest.is_empty() || rest.bytes().all(|byte| byte.is_ascii_digit() || b"-of".contains(&byte)))
+}
+
+fn weights(source: &Source, dtype: DType, folder: &Path) -> Result<()> {
+    let merged = source.weights();
+    let parameters = parameters(&source.files.config);
+    let planned = |parameter: &crate::architecture::Parameter| Planned {
+        name: parameter.name.clone(),
+        shape: parameter.shape.clone(),
+        dtype,
+    };
+    let bytes = |number: usize| parameters[number].count() * dtype.block_bytes() as u64;
+    let mut shards: Vec<Vec<usize>> = Vec::new();
+    let mut room = 0;
+    for number in 0..parameters.len() {
+        match shards.last_mut().filter(|_| bytes(number) <= room) {
+            Some(shard) => shard.push(number),
+            None => {
+                shards.push(vec![number]);
+                room = SHARD;
+            }
+        }
+        room = room.saturating_sub(bytes(number));
+    }
+    let (mut done, total) = (0, parameters.iter().map(|parameter| parameter.count()).sum());
+    let mut map = Map::new();
+    let count = shards.len();
+    for (at, shard) in shards.iter().enumerate() {
+        let name =
+            if count == 1 { "model.safetensors".to_owned() } else { format!("model-{:05}-of-{count:05}.safetensors", at + 1) };
+        let tensors: Vec<Planned> = shard.iter().map(|&number| planned(&parameters[number])).collect();
+        map.extend(tensors.iter().map(|tensor| (tensor.name.clone(), Value::String(name.clone()))));
+        safetensors::write(&folder.join(&name), &tensors, |number, sink| {
+            let parameter = &parameters[shard[number]];
+            let sums = merged.stream(parameter, Order::Plain, dtype, |bytes| {
+                done += (bytes.len() / dtype.block_bytes()) as u64;
+                (source.progress)(done, total);
+                sink(bytes)
+            })?;
+            sums.into_iter().for_each(|sums| (source.measured)(parameter, sums));
+            Ok(())
+        })?;
+    }
+    if count > 1 {
+        let size: u64 = (0..parameters.len()).map(bytes).sum();
+        let index = json!({ "metadata": { "total_size": size }, "weight_map": map });
+        atomic::write_atomically(&folder.join("model.safetensors.index.json"), format!("{index:#}\n").as_bytes())?;
+    }
+    Ok(())
+}
+
+/// `config.json` of the folder.
+fn config(source: &Source, dtype: DType) -> Result<Value> {
+    let model = &source.files.config;
+    let name = match dtype {
+        DType::F16 => "float16",
+        DType::BF16 => "bfloat16",
+        _ => "float32",
+    };
+    let with_type = |mut config: Value| {
+        config.as_object_mut().into_iter().for_each(|map| {
+            map.retain(|key, _| key != "dtype" && key != "torch_dtype" && key != "quantization_config" && key != "quantization");
+            map.insert("torch_dtype".to_owned(), json!(name));
+            map.insert("tie_word_embeddings".to_owned(), json!(model.tie_word_embeddings));
+        });
+        config
+    };
+    let says_it = |config: &Value| -> Result<Option<(&'static str, String, String)>> {
+        let read = Architecture::from_json_str(&config.to_string())?;
+        Ok(model.differs(&read).or_else(|| {
+            let windows = |model: &Architecture| format!("{:?}", model.windows());
+            (model.windows_of_layers() != read.windows_of_layers()).then(|| ("sliding_window", windows(model), windows(&read)))
+        }))
+    };
+    if let ModelPlace::Folder(folder) = &source.files.place
+        && model.text_path.is_empty()
+        && let Some(config) = crate::formats::hugging_face::optional_json(&folder.join("config.json"))?
+    {
+        let config = with_type(config);
+        if says_it(&config)?.is_none() {
+            return Ok(config);
+        }
+    }
+    let config = with_type(model.to_json());
+    match says_it(&config)? {
+        None => Ok(config),
+        Some((what, here, there)) => {
+            let problem =
+                format!("a config.json of a {} cannot say that {what} is {here}: it would be read as {there}", model.class);
+            Err(Error::bad_input(&source.files.name, problem, "Use --to gguf."))
+        }
+    }
+}
+
+fn text_files(source: &Source, out: &Path) -> Result<()> {
+    let put = |name: &str, bytes: &[u8]| atomic::write_atomically(&out.join(name), bytes);
+    if let ModelPlace::Folder(folder) = &source.files.place {
+        for name in TEXT_FILES {
+            let path = folder.join(name);
+            if path.is_file() {
+                let bytes = crate::files::read(&path, crate::files::TOKENIZER).map_err(|error| {
+                    Error::bad_input(path.display(), format!("cannot be read: {error}"), "Check its permissions.")
+                })?;
+                put(name, &bytes)?;
+            }
+        }
+        return Ok(());
+    }
+    let text = &source.files.text;
+    let model = &source.files.config;
+    let ends = &model.eos_token_ids;
+    put(
+        "generation_config.json",
+        format!("{:#}\n", json!({ "bos_token_id": model.bos_token_id, "eos_token_id": ends })).as_bytes(),
+    )?;
+    let Some(tokenizer) = source.tokenizer else { return Ok(()) };
+    let mut json = tokenizer.to_json()?;
+    // Elsewhere in a GGUF file, a part of the tokenizer in a folder.
+    if tokenizer.adds_bos() == Some(true)
+        && let Some(id) = tokenizer.bos_token_id()
+        && let Some(token) = tokenizer.token(id)
+    {
+        let special = json!({ "SpecialToken": { "id": token, "type_id": 0 } });
+        let sequence = |id: &str, kind: u32| json!({ "Sequence": { "id": id, "type_id": kind } });
+        let second = json!({ "SpecialToken": { "id": token, "type_id": 1 } });
+        json["post_processor"] = json!({
+            "type": "TemplateProcessing",
+            "single": [special, sequence("A", 0)],
+            "pair": [special, sequence("A", 0), second, sequence("B", 1)],
+            "special_tokens": { token.clone(): { "id": token, "ids": [id], "tokens": [token] } },
+        });
+    }
+    put("tokenizer.json", format!("{json:#}\n").as_bytes())?;
+    let mut settings = json!({ "tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": false });
+    for (role, token) in &text.named_tokens {
+        settings[role] = json!(token);
+    }
+    settings["model_max_length"] = json!(model.max_position_embeddings);
+    if let Some(template) = &text.chat_template {
+        settings["chat_template"] = json!(template);
+        put("chat_template.jinja", template.as_bytes())?;
+    }
+    put("tokenizer_config.json", format!("{settings:#}\n").as_bytes())
+}

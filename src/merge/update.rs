@@ -1,0 +1,198 @@
+//! What adapters change of a model's matrices, in f64.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
+
+use crate::adapter::{Method, Piece, Placement};
+use crate::architecture::{Architecture, Site};
+use crate::formats::peft::{AdapterTensor, load_adapter};
+use crate::graph::Matrix;
+use crate::{Error, Result};
+
+/// A change of one matrix that is a product: `scale B A`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LowRank<'a> {
+    /// A `[rank, in_features]`, row-major.
+    pub a: &'a [f32],
+    /// B `[out_features, rank]`, row-major.
+    pub b: &'a [f32],
+    pub rank: usize,
+    pub scale: f64,
+}
+
+/// Rows that are changed together.
+const ROWS: usize = 64;
+
+/// What one adapter does at one linear layer.
+#[derive(Clone, Debug)]
+struct Change {
+    /// Place in the list of adapters.
+    adapter: usize,
+    /// By what it is multiplied.
+    weight: f64,
+    method: Method,
+    /// As [`Adapting::matrices`](crate::adapter::Adapting::matrices) lists them.
+    matrices: Vec<AdapterTensor>,
+}
+
+/// The changes of one or several adapters, each times a weight of its own.
+#[derive(Clone, Debug, Default)]
+pub struct Update {
+    /// By the name of the changed tensor, `model.layers.3.self_attn.q_proj.weight`; changes in the order of the adapters.
+    changes: BTreeMap<String, (Site, Vec<Change>)>,
+    /// Adapter folders, for messages.
+    pub places: Vec<PathBuf>,
+}
+
+impl Update {
+    /// Reads adapters for this model, each with its weight.
+    ///
+    /// # Errors
+    /// Bad input: no adapter, one that graftling cannot use, or one for another model.
+    pub fn load(adapters: &[(&Path, f64)], model: &Architecture) -> Result<Self> {
+        let mut update = Self::default();
+        for (adapter, (folder, weight)) in adapters.iter().enumerate() {
+            let (config, tensors) = load_adapter(folder)?;
+            let place = folder.display().to_string();
+            let placement = Placement::from_peft(&place, &config, model)?;
+            let mut given: HashMap<String, AdapterTensor> =
+                tensors.into_iter().map(|tensor| (tensor.name.clone(), tensor)).collect();
+            let whole = "use the adapter beside the base: it is no change of the layers' matrices alone";
+            if !placement.replaced.is_empty() {
+                return Err(Error::bad_input(&place, "has whole embeddings or output layers, which are not merged", whole));
+            }
+            for Piece { site, method, .. } in placement.pieces {
+                if method.lora().has_bias {
+                    return Err(Error::bad_input(&place, "has biases (`lora_bias`), which no weight can take in", whole));
+                }
+                if matches!(method, Method::Dora(_)) && (*weight != 1.0 || adapters.len() > 1) {
+                    let problem =
+                        "is a DoRA adapter, which sets the lengths of whole rows: it has no weight, and adds up with no other";
+                    return Err(Error::bad_input(&place, problem, "merge it alone, without a weight"));
+                }
+                let matrices = method.matrices(&site).into_iter().map(|matrix| {
+                    let proposal = "use an adapter that was trained on this model with these modules and layers";
+                    let Some(found) = given.remove(&matrix.name) else {
+                        return Err(Error::bad_input(&place, format!("`{}` is missing", matrix.name), proposal));
+                    };
+                    if found.shape != matrix.shape {
+                        let problem =
+                            format!("`{}` has shape {:?}, the model needs {:?}", matrix.name, found.shape, matrix.shape);
+                        return Err(Error::bad_input(&place, problem, proposal));
+                    }
+                    Ok(found)
+                });
+                let matrices = matrices.collect::<Result<_>>()?;
+                let name = format!("model.{}.weight", site.name());
+                let change = Change { adapter, weight: *weight, method, matrices };
+                update.changes.entry(name).or_insert_with(|| (site, Vec::new())).1.push(change);
+            }
+            if let Some(other) = given.keys().min() {
+                return Err(Error::bad_input(
+                    &place,
+                    format!("`{other}` has no place in this model"),
+                    "check the adapter's base model",
+                ));
+            }
+            update.places.push(folder.to_path_buf());
+        }
+        Ok(update)
+    }
+
+    /// Whether this tensor is changed.
+    pub fn changes(&self, tensor: &str) -> bool {
+        self.changes.contains_key(tensor)
+    }
+
+    /// Whether nothing is changed.
+    pub fn is_empty(&self) -> bool {
+        self.changes.is_empty()
+    }
+
+    /// The layer whose weight this tensor is, if it is changed.
+    pub fn site(&self, tensor: &str) -> Option<&Site> {
+        self.changes.get(tensor).map(|(site, _)| site)
+    }
+
+    /// Which adapters change this tensor, as places in the list of them.
+    pub fn adapters(&self, tensor: &str) -> Vec<usize> {
+        self.changes.get(tensor).map_or_else(Vec::new, |(_, changes)| changes.iter().map(|change| change.adapter).collect())
+    }
+
+    /// The changed layers, in the order of their tensors' names.
+    pub fn sites(&self) -> impl Iterator<Item = &Site> {
+        self.changes.values().map(|(site, _)| site)
+    }
+
+    /// The changes of a tensor as products, one an adapter, with its weight; empty where nothing is changed.
+    ///
+    /// # Errors
+    /// Bad input: a method whose change is no such product.
+    pub fn low_rank(&self, tensor: &str) -> Result<Vec<(f64, LowRank<'_>)>> {
+        let changes = self.changes.get(tensor).map_or(&[][..], |(_, changes)| changes);
+        let mut products = Vec::with_capacity(changes.len());
+        for change in changes {
+            let product = change.low_rank().ok_or_else(|| {
+                let problem = "an adapter's change of this tensor is no product of two matrices (DoRA, say)";
+                Error::bad_input(tensor, problem, "Merge it into the weights: --to gguf or --to safetensors.")
+            })?;
+            products.push((change.weight, product));
+        }
+        Ok(products)
+    }
+
+    /// Puts the changes into some rows of a tensor: `values` `[rows.len(), in_features]` before, and after. Several changes are each what
+    /// its adapter alone would do, times its weight, and added up.
+    pub fn put_into(&self, tensor: &str, rows: Range<usize>, values: &mut [f64]) {
+        let Some((site, changes)) = self.changes.get(tensor) else { return };
+        let columns = site.in_features;
+        let first = rows.start;
+        values.par_chunks_mut(columns * ROWS).enumerate().for_each(|(at, values)| {
+            let rows = first + at * ROWS..first + at * ROWS + values.len() / columns;
+            let before = Matrix::new([rows.len(), columns], values.to_vec());
+            for change in changes {
+                let merged = change.method.merged(&before, &change.of_rows(site, &rows));
+                let parts = values.iter_mut().zip(merged.data.iter().zip(&before.data));
+                match (change.weight, changes.len()) {
+                    (1.0, 1) => parts.for_each(|(value, (merged, _))| *value = *merged),
+                    (weight, _) => parts.for_each(|(value, (merged, before))| *value += weight * (merged - before)),
+                }
+            }
+        });
+    }
+}
+
+impl Change {
+    fn low_rank(&self) -> Option<LowRank<'_>> {
+        match (&self.method, self.matrices.as_slice()) {
+            (Method::Lora(lora), [a, b]) => Some(LowRank { a: &a.values, b: &b.values, rank: lora.r, scale: lora.scale }),
+            _ => None,
+        }
+    }
+
+    /// The matrices with only what concerns these outputs of the layer: a method changes a row of the weight by that row alone.
+    fn of_rows(&self, site: &Site, rows: &Range<usize>) -> Vec<Matrix> {
+        let matrix = |tensor: &AdapterTensor| {
+            let [count, columns] = tensor.shape;
+            let by_outputs = count == site.out_features && !tensor.name.ends_with(".lora_a");
+            let used = if by_outputs { rows.clone() } else { 0..count };
+            let values = &tensor.values[used.start * columns..used.end * columns];
+            Matrix::new([used.len(), columns], values.iter().map(|&value| f64::from(value)).collect())
+        };
+        self.matrices.iter().map(matrix).collect()
+    }
+}
+
+impl LowRank<'_> {
+    /// Adds `weight` times row `number` of the change.
+    pub fn add_row(&self, number: usize, weight: f64, row: &mut [f64]) {
+        let columns = row.len();
+        for (k, &b) in self.b[number * self.rank..][..self.rank].iter().enumerate() {
+            let factor = weight * self.scale * f64::from(b);
+            row.iter_mut().zip(&self.a[k * columns..][..columns]).for_each(|(value, &a)| *value += factor * f64::from(a));
+        }
+    }
+}

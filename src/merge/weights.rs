@@ -1,0 +1,126 @@
+//! A model's tensors with adapters in them, in any format, a few rows at a time: a model of any size passes through some megabytes.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::report::Sums;
+use super::{Combination, Combined, Update};
+use crate::architecture::{Order, Parameter};
+use crate::storage::{DType, TensorInfo, TensorSource};
+use crate::{Error, Result};
+
+/// Values that are in memory at one time, about.
+const CHUNK_VALUES: usize = 1 << 20;
+
+/// A model's weights and what is to be changed of them.
+pub struct MergedWeights<'a> {
+    pub source: &'a dyn TensorSource,
+    pub update: &'a Update,
+    pub combination: Combination,
+}
+
+impl MergedWeights<'_> {
+    /// What the source says of a tensor.
+    ///
+    /// # Errors
+    /// If there is none of this name.
+    pub fn info(&self, name: &str) -> Result<&TensorInfo> {
+        self.source.find(name).ok_or_else(|| {
+            let proposal = "download or convert the model again";
+            Error::bad_input(self.source.place(name), format!("tensor `{name}` is missing"), proposal)
+        })
+    }
+
+    /// Gives the tensor of a parameter in blocks of `dtype`, from its first row to its last, to `each`. Rows are in the order of `order`
+    /// (a GGUF file's; [`Order::Plain`] is Hugging Face's). What is stored in this format already and is not changed keeps its bytes;
+    /// all else is computed in f64 and rounded once.
+    ///
+    /// Of a changed tensor, sums over its values are given back.
+    ///
+    /// # Errors
+    /// The tensor cannot be read; a value is not finite, or too large for the format; and what `each` gives.
+    pub fn stream(
+        &self,
+        parameter: &Parameter,
+        order: Order,
+        dtype: DType,
+        mut each: impl FnMut(&[u8]) -> Result<()>,
+    ) -> Result<Option<Sums>> {
+        let info = self.info(&parameter.name)?;
+        let (rows, columns) = (info.rows(), info.row_values());
+        let head = if let Order::Interleaved(head_dim) = order { head_dim } else { 1 };
+        let step = (CHUNK_VALUES / columns.max(1)).max(1).next_multiple_of(head);
+        let row_bytes = columns / dtype.block() * dtype.block_bytes();
+        let change = Combined::of(self.update, &info.name, &self.combination)?;
+        let mut sums = change.is_some().then(Sums::default);
+        for first in (0..rows).step_by(step) {
+            let chunk = first..(first + step).min(rows);
+            let bytes = match (&change, &mut sums) {
+                (Some(change), Some(sums)) => self.changed_rows(info, chunk, dtype, change, sums)?,
+                _ => self.rows(info, chunk, order, dtype)?,
+            };
+            each(&order.stored(bytes, row_bytes))?;
+        }
+        Ok(sums)
+    }
+
+    /// Rows that nothing changes.
+    fn rows(&self, info: &TensorInfo, rows: Range<usize>, order: Order, dtype: DType) -> Result<Vec<u8>> {
+        if info.storage == dtype && order != Order::PlusOne {
+            return self.source.read_rows(&info.name, rows);
+        }
+        let mut values = vec![0.0_f32; rows.len() * info.row_values()];
+        self.source.read_rows_f32(&info.name, rows, &mut values)?;
+        if order == Order::PlusOne {
+            values.iter_mut().for_each(|value| *value += 1.0);
+        }
+        self.check(info, &values, dtype)?;
+        Ok(quantised(&values, dtype, info.row_values()))
+    }
+
+    fn changed_rows(
+        &self,
+        info: &TensorInfo,
+        rows: Range<usize>,
+        dtype: DType,
+        change: &Combined,
+        sums: &mut Sums,
+    ) -> Result<Vec<u8>> {
+        let mut before = vec![0.0_f32; rows.len() * info.row_values()];
+        self.source.read_rows_f32(&info.name, rows.clone(), &mut before)?;
+        let mut exact: Vec<f64> = before.iter().map(|&value| f64::from(value)).collect();
+        change.put_into(rows, &mut exact);
+        let values: Vec<f32> = exact.iter().map(|&value| value as f32).collect();
+        self.check(info, &values, dtype)?;
+        let bytes = quantised(&values, dtype, info.row_values());
+        let mut stored = values;
+        dtype.dequantise(&bytes, &mut stored);
+        sums.see(&before, &exact, &stored);
+        Ok(bytes)
+    }
+
+    fn check(&self, info: &TensorInfo, values: &[f32], dtype: DType) -> Result<()> {
+        let place = || format!("{}: tensor {}", self.source.place(&info.name), info.name);
+        if values.iter().any(|value| !value.is_finite()) {
+            let proposal = "the model file or the adapter is damaged: use another copy, or an earlier checkpoint";
+            return Err(Error::bad_input(place(), "has values that are not finite", proposal));
+        }
+        // Scales of blocks are f16 too, but of a block's largest value divided by its codes.
+        let largest = values.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
+        let most = if dtype == DType::F16 { f32::from(half::f16::MAX) } else { f32::MAX };
+        if largest > most {
+            let problem = format!("has a value of {largest}, and {dtype} ends at {most}");
+            return Err(Error::bad_input(place(), problem, "choose --type bf16 or f32"));
+        }
+        Ok(())
+    }
+}
+
+/// Values as blocks of a file, by several threads.
+fn quantised(values: &[f32], dtype: DType, columns: usize) -> Vec<u8> {
+    // Vectors have rows of one value.
+    let piece = columns.max(1).next_multiple_of(dtype.block()) * (1 + (1 << 14) / columns.max(1));
+    let pieces: Vec<Vec<u8>> = values.par_chunks(piece).map(|values| dtype.quantise(values)).collect();
+    pieces.concat()
+}

@@ -1,0 +1,193 @@
+//! What is exported is the model: weights bit for bit where nothing is rounded, and the losses of PEFT where an adapter is merged.
+
+use super::families::folder_of;
+use super::*;
+use graftling::export::{self, Source};
+use graftling::merge::Update;
+use graftling::storage::mixture::Mixture;
+
+/// Families whose GGUF files can say all that their configs say.
+const SAYABLE: [&str; 13] = [
+    "llama_biases",
+    "llama_linear",
+    "llama_yarn",
+    "granite_biases",
+    "qwen2",
+    "qwen3",
+    "gemma2",
+    "gemma3",
+    "phi3_longrope",
+    "smollm3",
+    "olmo2",
+    "granite",
+    "phi3_window",
+];
+
+/// Exports as `write` does, with the adapter of the fixture or without one; gives the exported model.
+fn exported(name: &str, adapted: bool, write: impl FnOnce(&Source, &Path)) -> (tempfile::TempDir, PathBuf) {
+    let folder = folder_of(name);
+    let files = ModelFiles::open(folder.to_str().unwrap()).unwrap();
+    let adapter = folder.join("adapter");
+    let adapters: &[(&Path, f64)] = if adapted { &[(&adapter, 1.0)] } else { &[] };
+    let update = Update::load(adapters, &files.config).unwrap();
+    let out = tempfile::tempdir().unwrap();
+    let path = out.path().join("out.gguf");
+    write(&Source::new(&files, None, &update), &path);
+    (out, path)
+}
+
+fn gguf(kind: Mixture) -> impl Fn(&Source, &Path) {
+    move |source, path| export::gguf::Plan::of(source, kind).unwrap().write(source, path).unwrap()
+}
+
+fn folder(dtype: graftling::storage::DType) -> impl Fn(&Source, &Path) {
+    move |source, path| export::folder::write(source, dtype, path, false, |_| Ok(())).unwrap()
+}
+
+/// Every tensor of two models, bit for bit.
+fn same_weights(a: &ModelFiles, b: &ModelFiles, what: &str) {
+    // Factors of frequencies are tensors in GGUF files, and a part of the config elsewhere.
+    let names = |files: &ModelFiles| -> Vec<String> {
+        let names = files.tensors.tensors().iter().map(|info| info.name.clone());
+        names.filter(|name| !name.starts_with("rope_")).collect()
+    };
+    assert_eq!(names(a), names(b), "{what}");
+    for name in &names(a) {
+        let bits = |files: &ModelFiles| files.tensors.read_f32(name).unwrap().into_iter().map(f32::to_bits).collect::<Vec<_>>();
+        assert!(bits(a) == bits(b), "{what}: {name} is not the same");
+    }
+}
+
+#[test]
+fn every_family_comes_back_bit_for_bit() {
+    for name in SAYABLE {
+        let before = ModelFiles::open(folder_of(name).to_str().unwrap()).unwrap();
+        let (_keep, path) = exported(name, false, gguf(Mixture::F32));
+        let after = ModelFiles::open(path.to_str().unwrap()).unwrap();
+        assert_eq!(before.config.differs(&after.config), None, "{name}");
+        same_weights(&before, &after, name);
+        // And from there into a folder, which has the config of the first.
+        let update = Update::default();
+        let source = Source::new(&after, None, &update);
+        let back = tempfile::tempdir().unwrap();
+        let back = back.path().join("model");
+        export::folder::write(&source, graftling::storage::DType::F32, &back, false, |_| Ok(())).unwrap();
+        let back = ModelFiles::open(back.to_str().unwrap()).unwrap();
+        assert_eq!(before.config.differs(&back.config), None, "{name} as a folder");
+        same_weights(&before, &back, name);
+    }
+}
+
+/// A file of the same weights that gguf-py wrote says the same of the model, and has the same bytes in it.
+#[test]
+fn files_are_those_that_others_write() {
+    for name in SAYABLE {
+        let theirs = folder_of(name).join("model.gguf");
+        if !theirs.exists() {
+            continue;
+        }
+        let theirs = graftling::formats::gguf::Gguf::open(&theirs).unwrap();
+        let largest = theirs.container().tensors.iter().max_by_key(|tensor| tensor.bytes.len()).unwrap();
+        let kind = match largest.kind.unwrap().name() {
+            "BF16" => Mixture::BF16,
+            "F16" => Mixture::F16,
+            _ => Mixture::F32,
+        };
+        let (_keep, path) = exported(name, false, gguf(kind));
+        let ours = graftling::formats::gguf::Gguf::open(&path).unwrap();
+        let (ours_bytes, theirs_bytes) =
+            (std::fs::read(&path).unwrap(), std::fs::read(folder_of(name).join("model.gguf")).unwrap());
+        for tensor in &theirs.container().tensors {
+            let own = ours.container().tensors.iter().find(|own| own.name == tensor.name);
+            let own = own.unwrap_or_else(|| panic!("{name}: there is no {}", tensor.name));
+            assert_eq!((&own.shape, own.kind), (&tensor.shape, tensor.kind), "{name}: {}", tensor.name);
+            assert!(
+                ours_bytes[own.bytes.clone()] == theirs_bytes[tensor.bytes.clone()],
+                "{name}: {} has other bytes",
+                tensor.name
+            );
+        }
+        assert_eq!(ours.container().tensors.len(), theirs.container().tensors.len(), "{name}");
+    }
+}
+
+/// What PEFT computes beside the base, the merged model computes by itself.
+#[test]
+fn merged_models_have_the_losses_of_peft() {
+    for name in SAYABLE.iter().chain(&["llama_dynamic", "mistral", "qwen2_windows", "gemma3_with_images"]) {
+        let expected = json(&folder_of(name).join("expected.json"));
+        let mut ways = vec![exported(name, true, folder(graftling::storage::DType::F32))];
+        if SAYABLE.contains(name) {
+            ways.push(exported(name, true, gguf(Mixture::F32)));
+        }
+        for (_keep, path) in ways {
+            let found = Setup::open(&path).token_nll(None, &batch(&[&expected]));
+            for (t, (found, expected)) in found.iter().zip(numbers(&expected["adapted"]["token_nll"])).enumerate() {
+                assert_close(f64::from(*found), expected, TOKEN_LOSS, &format!("{name} {} token {t}", path.display()));
+            }
+        }
+    }
+}
+
+/// A window or a rotation that a file cannot say is told or refused, never lost in silence.
+#[test]
+fn what_a_gguf_file_cannot_say_is_not_lost_in_silence() {
+    let _ = exported("mistral", false, |source, _| {
+        let plan = export::gguf::Plan::of(source, Mixture::F32).unwrap();
+        assert!(plan.notes.iter().any(|note| note.contains("sliding window")), "{:?}", plan.notes);
+    });
+    let _ = exported("llama_dynamic", false, |source, _| {
+        let error = export::gguf::Plan::of(source, Mixture::F32).err().unwrap().to_string();
+        assert!(error.contains("dynamic") && error.contains("--to safetensors"), "{error}");
+    });
+}
+
+/// The adapter's file has what llama.cpp multiplies: alpha / r B A is PEFT's s B A, rows in the order of the base model's file.
+#[test]
+fn adapter_files_hold_the_same_product() {
+    for name in ["llama_biases", "phi3_longrope", "qwen3", "granite"] {
+        let source_folder = folder_of(name);
+        let (_keep, path) = exported(name, true, |source, path| export::gguf_adapter::write(source, Mixture::F32, path).unwrap());
+        let bytes = std::fs::read(&path).unwrap();
+        let container = graftling::formats::gguf::Container::parse("adapter", &bytes).unwrap();
+        let alpha = container.metadata["adapter.lora.alpha"].as_f64().unwrap();
+        assert_eq!(container.metadata["general.type"].as_str(), Some("adapter"));
+        let values = |name: &str| -> (Vec<usize>, Vec<f32>) {
+            let tensor = container.tensors.iter().find(|tensor| tensor.name == name).unwrap_or_else(|| panic!("no {name}"));
+            (tensor.shape.clone(), bytemuck::pod_collect_to_vec(&bytes[tensor.bytes.clone()]))
+        };
+        // The merged file's rows less the base's are the product, row for row.
+        let merged = exported(name, true, gguf(Mixture::F32));
+        let base = exported(name, false, gguf(Mixture::F32));
+        let raw = |path: &Path| {
+            let bytes = std::fs::read(path).unwrap();
+            let container = graftling::formats::gguf::Container::parse("model", &bytes).unwrap();
+            (bytes, container)
+        };
+        let ((merged, of_merged), (base, _)) = (raw(&merged.1), raw(&base.1));
+        let mut compared = 0;
+        for tensor in &of_merged.tensors {
+            let pair = format!("{}.lora_a", tensor.name);
+            if !container.tensors.iter().any(|tensor| tensor.name == pair) {
+                continue;
+            }
+            let ((a_shape, a), (b_shape, b)) = (values(&pair), values(&format!("{}.lora_b", tensor.name)));
+            let (r, columns) = (a_shape[0], a_shape[1]);
+            assert_eq!(b_shape, [tensor.shape[0], r]);
+            let number = |bytes: &[u8], at: usize| {
+                let at = tensor.bytes.start + 4 * at;
+                f64::from(f32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]))
+            };
+            for row in 0..tensor.shape[0] {
+                for column in 0..columns {
+                    let sum: f64 = (0..r).map(|k| f64::from(b[row * r + k]) * f64::from(a[k * columns + column])).sum();
+                    let difference = number(&merged, row * columns + column) - number(&base, row * columns + column);
+                    assert_close(difference, alpha / r as f64 * sum, 2e-6, &format!("{name} {} {row} {column}", tensor.name));
+                }
+            }
+            compared += 1;
+        }
+        let (_, tensors) = load_adapter(&source_folder.join("adapter")).unwrap();
+        assert_eq!(2 * compared, tensors.len(), "{name}: every pair has been compared");
+    }
+}
