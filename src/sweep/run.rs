@@ -42,7 +42,7 @@ pub struct Sweep {
 #[derive(Clone, Debug)]
 pub enum Ended {
     /// Every run that was asked for is finished.
-    Finished(Results),
+    Finished(Box<Results>),
     /// Someone asked to stop; so many of these runs were finished.
     Interrupted { finished: usize, of: usize },
 }
@@ -167,7 +167,7 @@ impl Sweep {
                 (some, false) => return Ok(Ended::Interrupted { finished: finished + some, of }),
             }
         }
-        self.gather().map(Ended::Finished)
+        Ok(Ended::Finished(Box::new(self.gather()?)))
     }
 
     /// Trains the arms of one base; gives how many runs are finished, and whether they are all.
