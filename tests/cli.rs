@@ -245,7 +245,7 @@ fn adapters_that_do_not_fit_are_refused() {
     }
     workplace.refuses(&with("other"), 2, &["lora"]);
     workplace.edit("other/adapter_config.json", "\"use_dora\": false", "\"use_dora\": true");
-    workplace.refuses(&with("other"), 2, &["use_dora"]);
+    workplace.refuses(&with("other"), 2, &["lora_magnitude_vector"]);
     workplace.write("other/adapter_config.json", "{");
     workplace.refuses(&with("other"), 2, &["adapter_config.json"]);
 }

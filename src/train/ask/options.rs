@@ -82,7 +82,7 @@ option_rows! {
         /// LoRA+: B learns this many times faster than A
         loraplus_lr_ratio: f64, "RATIO", optional("1"), check |option, ratio| above_zero(option, ratio, "16"), resumed derived;
         /// Modules to adapt, comma separated: q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj, or attention, mlp,
-        /// all-linear; or one regular expression for whole names, such as '.*[.][0-7][.]mlp[.].*' for model.layers.3.mlp.up_proj
+        /// all-linear; or one regular expression for whole names, such as '.*[.](3|7)[.]mlp[.].*' for model.layers.3.mlp.up_proj
         #[arg(value_delimiter = ',')]
         #[serde(default, deserialize_with = "super::recipe::one_or_many")]
         target_modules: Vec<String>, "NAMES", optional("all-linear: adapters on attention alone fall short even with as many parameters"),
