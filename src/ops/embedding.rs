@@ -112,7 +112,7 @@ pub(super) fn entry() -> OpEntry {
         },
         // Rows are copied. Values of LLM_INT8 alone are rounded twice, (q s) / 127, and a compiler may take s / 127 first.
         tolerance: |example| match example.inputs.iter().any(|(tensor, _)| tensor.dtype == DType::LLM_INT8) {
-            true => f64::from(f32::EPSILON),
+            true => 2.0 * f64::from(f32::EPSILON),
             false => 0.0,
         },
     }
