@@ -44,7 +44,7 @@ fn results(shop: &Workshop, out: &str) -> Value {
 fn timeless(mut results: Value) -> Value {
     for arm in results["arms"].as_array_mut().unwrap() {
         let planned = number(&arm["plan"]["planned_bytes"]);
-        let mut strip = |of: &mut Value| {
+        let strip = |of: &mut Value| {
             let of = of.as_object_mut().unwrap();
             of.remove("seconds_a_step");
             of.remove("peak_bytes")

@@ -33,7 +33,7 @@ pub struct Dispatch<'a> {
 }
 
 /// Expressions that are evaluated before a dispatch counts as too long.
-const MOST_STEPS: usize = 4_000_000;
+const MOST_STEPS: usize = 2_000_000;
 
 /// Runs the first workgroup.
 ///
