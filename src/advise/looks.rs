@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::data::{Batch, Dataset, Example};
 use crate::session::batch;
-use crate::session::evaluate::Evaluator;
+use crate::session::evaluate::{Evaluator, TokenLosses};
 use crate::text::Tokenizer;
 use crate::{Error, Result};
 
@@ -130,17 +130,16 @@ impl Looks {
     /// # Errors
     /// The device is lost; the model's loss is not finite.
     pub fn ask(&mut self, data: &Dataset, evaluator: &mut Evaluator) -> Result<()> {
-        let (mut sum, mut tokens, mut surprising) = (0.0, 0_usize, 0_usize);
+        let (mut losses, mut surprising) = (TokenLosses::default(), 0_usize);
         let chosen = sample(data);
         for &at in &chosen {
             let nll = evaluator.token_nll(&Batch::assemble(&data.examples, &[at]))?;
-            sum += nll.iter().map(|&nll| f64::from(nll)).sum::<f64>();
+            losses.add(&nll);
             surprising += nll.iter().filter(|&&nll| f64::from(nll) > SURPRISE).count();
-            tokens += nll.len();
         }
         self.sampled = chosen.len();
-        self.base_loss = sum / tokens.max(1) as f64;
-        self.surprising = surprising as f64 / tokens.max(1) as f64;
+        self.base_loss = if losses.tokens == 0 { 0.0 } else { losses.mean() };
+        self.surprising = surprising as f64 / losses.tokens.max(1) as f64;
         match self.base_loss.is_finite() {
             true => Ok(()),
             false => {

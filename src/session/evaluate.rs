@@ -29,6 +29,27 @@ impl Use for Evaluation {
     }
 }
 
+/// Losses of tokens, added up: each token counts once, whatever batch it is in.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TokenLosses {
+    sum: f64,
+    /// How many there are.
+    pub tokens: usize,
+}
+
+impl TokenLosses {
+    /// Adds what [`Evaluator::token_nll`] gives.
+    pub fn add(&mut self, nll: &[f32]) {
+        self.sum += nll.iter().map(|&nll| f64::from(nll)).sum::<f64>();
+        self.tokens += nll.len();
+    }
+
+    /// Their mean; NaN of none.
+    pub fn mean(&self) -> f64 {
+        self.sum / self.tokens as f64
+    }
+}
+
 /// A model, adapted or not, that evaluates batches.
 pub struct Evaluator {
     inputs: Inputs,
@@ -115,5 +136,18 @@ impl Evaluator {
         let counts = write_batch(&self.executable, &self.inputs, batch, 1.0 / batch.targets.len() as f64);
         self.executable.run(&counts)?;
         self.executable.read(self.nll, counts.supervised)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::TokenLosses;
+
+    #[test]
+    fn a_held_out_loss_is_the_mean_over_tokens_and_not_over_batches() {
+        // The mean of the batches' means would be 2.5.
+        let mut losses = TokenLosses::default();
+        [vec![1.0], vec![4.0, 4.0, 4.0], Vec::new()].iter().for_each(|batch| losses.add(batch));
+        assert_eq!(losses.mean(), 3.25);
     }
 }

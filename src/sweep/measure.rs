@@ -10,7 +10,7 @@ use crate::adapter::DeviceAdapter;
 use crate::data::source::folder::{self, Side};
 use crate::data::{self, Batch, Dataset, LoadOptions};
 use crate::model::weights::DeviceWeights;
-use crate::session::evaluate::Evaluator;
+use crate::session::evaluate::{Evaluator, TokenLosses};
 use crate::session::{OpenModel, batch};
 use crate::train::interrupt::Interrupt;
 use crate::{Error, Result};
@@ -89,18 +89,16 @@ impl<'m> Yardsticks<'m> {
 impl Yardstick {
     /// Mean over the supervised tokens.
     fn loss(&self, evaluator: &mut Evaluator, interrupt: &Interrupt) -> Result<Option<Measure>> {
-        let (mut sum, mut tokens) = (0.0, 0);
+        let mut losses = TokenLosses::default();
         for chosen in &self.batches {
             if interrupt.requested() {
                 return Ok(None);
             }
-            let nll = evaluator.token_nll(&Batch::assemble(&self.data.examples, chosen))?;
-            sum += nll.iter().map(|&nll| f64::from(nll)).sum::<f64>();
-            tokens += nll.len();
+            losses.add(&evaluator.token_nll(&Batch::assemble(&self.data.examples, chosen))?);
         }
-        let loss = sum / tokens as f64;
+        let loss = losses.mean();
         match loss.is_finite() {
-            true => Ok(Some(Measure { loss, tokens, checks: BTreeMap::new() })),
+            true => Ok(Some(Measure { loss, tokens: losses.tokens, checks: BTreeMap::new() })),
             false => Err(Error::Diverged {
                 place: self.data.report.path.clone(),
                 problem: "the loss on this data is not finite".to_string(),

@@ -46,7 +46,7 @@ use crate::formats::peft;
 use crate::gpu::Readback;
 use crate::ops::adamw::Hyper;
 use crate::plan::timings;
-use crate::session::evaluate::Evaluator;
+use crate::session::evaluate::{Evaluator, TokenLosses};
 use crate::{Error, Result};
 
 /// A training run on a device, at some step; made by [`Prepared::start`].
@@ -392,27 +392,10 @@ impl HeldOut {
     /// Mean of -log p over all supervised tokens.
     fn loss(&mut self) -> Result<f64> {
         let Self { evaluator, batches } = self;
-        mean_over_tokens(batches.iter().map(|batch| evaluator.token_nll(batch)))
-    }
-}
-
-/// The mean of all values: each token counts once, whatever batch it is in.
-fn mean_over_tokens(batches: impl Iterator<Item = Result<Vec<f32>>>) -> Result<f64> {
-    let (mut sum, mut tokens) = (0.0, 0);
-    for nll in batches {
-        let nll = nll?;
-        sum += nll.iter().map(|&nll| f64::from(nll)).sum::<f64>();
-        tokens += nll.len();
-    }
-    Ok(sum / tokens as f64)
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn a_held_out_loss_is_the_mean_over_tokens_and_not_over_batches() {
-        // The mean of the batches' means would be 2.5.
-        let batches = [vec![1.0], vec![4.0, 4.0, 4.0], Vec::new()];
-        assert_eq!(super::mean_over_tokens(batches.into_iter().map(Ok)).unwrap(), 3.25);
+        let mut losses = TokenLosses::default();
+        for batch in batches {
+            losses.add(&evaluator.token_nll(batch)?);
+        }
+        Ok(losses.mean())
     }
 }
