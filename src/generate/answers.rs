@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use super::{Generator, Sampler, Sampling};
 use crate::Result;
 use crate::data::expect::{KINDS, Question};
@@ -23,7 +25,7 @@ impl Answer {
 }
 
 /// Right answers, and answers in all.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Share {
     pub right: usize,
     pub of: usize,

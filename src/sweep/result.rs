@@ -10,6 +10,7 @@ use super::arms::{Choose, SweepFile};
 use super::run_folder;
 use crate::files;
 use crate::formats::atomic;
+use crate::generate::answers::Share;
 use crate::{Error, Result};
 
 /// The file's name in the folder of a run.
@@ -17,13 +18,6 @@ pub const RESULT_FILE: &str = "result.json";
 /// The file's name in the folder of the sweep.
 pub const RESULTS_FILE: &str = "results.json";
 const FORMAT_VERSION: u32 = 1;
-
-/// Of how many answers how many were right.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Right {
-    pub right: usize,
-    pub of: usize,
-}
 
 /// What one data set says about a model.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -33,7 +27,7 @@ pub struct Measure {
     pub tokens: usize,
     /// Answers that meet what their record expects, by kind; empty where no record expects anything.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub checks: BTreeMap<String, Right>,
+    pub checks: BTreeMap<String, Share>,
 }
 
 /// What the data sets of a sweep say about a model.
@@ -182,7 +176,7 @@ impl RunResult {
 }
 
 /// Right answers of all; `None` of none.
-fn share<'a>(all: impl Iterator<Item = &'a Right>) -> Option<f64> {
+fn share<'a>(all: impl Iterator<Item = &'a Share>) -> Option<f64> {
     let (right, of) = all.fold((0, 0), |(right, of), one| (right + one.right, of + one.of));
     (of > 0).then(|| right as f64 / of as f64)
 }
@@ -362,7 +356,7 @@ mod tests {
         let run = |(seed, &(check_loss, test_loss, right, general)): (usize, &(f64, f64, usize, f64))| {
             let plan = Plan { parameters, ..Plan::default() };
             let mut run = RunResult::new(name, seed as u64, BTreeMap::new(), plan);
-            let checks = BTreeMap::from([("exact".to_string(), Right { right, of: 10 })]);
+            let checks = BTreeMap::from([("exact".to_string(), Share { right, of: 10 })]);
             run.measures.check = Some(Measure { loss: check_loss, tokens: 5, checks: checks.clone() });
             run.measures.test = Some(Measure { loss: test_loss, tokens: 5, checks });
             run.measures.general = Some(Measure { loss: general, tokens: 5, checks: BTreeMap::new() });
