@@ -34,6 +34,25 @@ pub fn duration(seconds: f64) -> String {
     }
 }
 
+/// Lines of cells as a table, the first column to the left, the others to the right.
+pub fn aligned(rows: &[Vec<String>]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |at: usize| rows.iter().filter_map(|row| row.get(at)).map(|cell| cell.chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let mut text = String::new();
+    for row in rows {
+        let cells = row
+            .iter()
+            .zip(&widths)
+            .enumerate()
+            .map(|(at, (cell, width))| if at == 0 { format!("{cell:<width$}") } else { format!("{cell:>width$}") });
+        let line: Vec<String> = cells.collect();
+        text += line.join("  ").trim_end();
+        text.push('\n');
+    }
+    text
+}
+
 /// Whether a terminal obeys the character instead of showing it: the control characters of ASCII and Latin-1, and those that reverse
 /// the direction of the text around them. Line ends and tabs are harmless.
 fn commands(character: char) -> bool {

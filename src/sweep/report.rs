@@ -5,7 +5,7 @@ use std::fmt::Write;
 use super::result::{ArmResult, Best, Figure, Results};
 use super::run::Listed;
 use crate::picture::count;
-use crate::terminal::duration;
+use crate::terminal::{aligned, duration};
 
 /// A column: its head, the figure it shows, and how a number of it is written.
 struct Column {
@@ -28,24 +28,6 @@ fn mebibytes(value: f64) -> String {
 
 fn seconds(value: f64) -> String {
     if value < 1.0 { format!("{value:.3}") } else { format!("{value:.2}") }
-}
-
-/// Lines of cells as a table, the first column to the left, the others to the right.
-fn aligned(rows: &[Vec<String>]) -> String {
-    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |at: usize| rows.iter().filter_map(|row| row.get(at)).map(|cell| cell.chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..columns).map(width).collect();
-    let mut text = String::new();
-    for row in rows {
-        let cells = row
-            .iter()
-            .zip(&widths)
-            .enumerate()
-            .map(|(at, (cell, width))| if at == 0 { format!("{cell:<width$}") } else { format!("{cell:>width$}") });
-        let line: Vec<String> = cells.collect();
-        let _ = writeln!(text, "{}", line.join("  ").trim_end());
-    }
-    text
 }
 
 /// The columns that some arm has a figure for.

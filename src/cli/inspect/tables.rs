@@ -1,5 +1,7 @@
 //! Numbers and tables as people read them.
 
+use graftling::terminal;
+
 /// The cells of one line.
 pub(super) fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
     cells.map(str::to_owned).to_vec()
@@ -7,24 +9,12 @@ pub(super) fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
 
 /// A table whose first column is aligned left and the others right, with an empty line before it.
 pub(super) fn aligned(rows: &[Vec<String>]) -> String {
-    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..columns).map(width).collect();
-    let mut out = String::from("\n");
-    for (index, row) in rows.iter().enumerate() {
-        let mut line = String::new();
-        for (column, cell) in row.iter().enumerate() {
-            let width = widths[column];
-            line += &match column {
-                0 if index == 0 => format!("{cell:<width$}  "),
-                0 => format!("  {cell:<0$}", width),
-                _ => format!("  {cell:>width$}"),
-            };
-        }
-        out += line.trim_end();
-        out.push('\n');
+    let mut rows = rows.to_vec();
+    // The names below the head are indented.
+    for (index, name) in rows.iter_mut().filter_map(|row| row.first_mut()).enumerate() {
+        *name = if index == 0 { format!("{name}  ") } else { format!("  {name}") };
     }
-    out
+    format!("\n{}", terminal::aligned(&rows))
 }
 
 /// `134515008` as `134,515,008`.
