@@ -72,14 +72,7 @@ pub(super) fn find(scheme: &Scheme, stored: &Stored) -> Result<Vec<Matrix>> {
             }
             None => Shift::Zero(1 << (bits - 1)),
         };
-        let group_of = match stored.get(&part("g_idx")) {
-            Some(_) => {
-                parts.push(part("g_idx"));
-                let entry = scheme.words(stored, &part("g_idx"))?;
-                Some(stored.read_words(entry, 0..entry.shape[0], 0..entry.row_values())?)
-            }
-            None => None,
-        };
+        let group_of = scheme.groups_of_columns(stored, part("g_idx"), &mut parts)?;
         let groups = scales.size()[1].max(1);
         let group = columns.div_ceil(groups);
         let name = format!("{module}.weight");

@@ -55,14 +55,7 @@ pub(super) fn find(scheme: &Scheme, stored: &Stored) -> Result<Vec<Matrix>> {
         };
         let zeros = Packed { entry: zeros.clone(), bits, rows: Axis::Last, along: Axis::Last, places: None };
         let mut parts = vec![name.to_owned(), part("qzeros"), part("scales")];
-        let group_of = match stored.get(&part("g_idx")) {
-            Some(_) => {
-                parts.push(part("g_idx"));
-                let entry = scheme.words(stored, &part("g_idx"))?;
-                Some(stored.read_words(entry, 0..entry.shape[0], 0..entry.row_values())?)
-            }
-            None => None,
-        };
+        let group_of = scheme.groups_of_columns(stored, part("g_idx"), &mut parts)?;
         let shift = Shift::Zeros { packed: zeros, one_less: !second_form };
         let name = format!("{module}.weight");
         let description = Description { name, parts, codes, scales, shift, rows, columns, group, group_of };

@@ -145,6 +145,20 @@ impl Scheme {
         }
     }
 
+    /// Of each column its group, where `g_idx` says so; `parts` gets the tensor's name.
+    ///
+    /// # Errors
+    /// As [`Scheme::words`], or if it cannot be read.
+    fn groups_of_columns(&self, stored: &Stored, name: String, parts: &mut Vec<String>) -> Result<Option<Vec<u32>>> {
+        if stored.get(&name).is_none() {
+            return Ok(None);
+        }
+        let entry = self.words(stored, &name)?;
+        let groups = stored.read_words(entry, 0..entry.shape[0], 0..entry.row_values())?;
+        parts.push(name);
+        Ok(Some(groups))
+    }
+
     /// The text of a setting.
     fn text(&self, key: &str) -> Option<&str> {
         self.settings.get(key).and_then(Value::as_str)
