@@ -7,7 +7,7 @@
 //!
 //! It works on tokens: each rewriting puts a filter or a function around what stands there.
 
-use super::template_rewrite::{has_product, is_boundary, opening, operand};
+use super::template_rewrite::{has_product, is_boundary, operand, operand_start};
 use super::template_tokens::{Token, tokens};
 
 /// The filter that gives its value, and keeps minijinja from computing an expression beforehand.
@@ -79,14 +79,7 @@ fn ordered(source: &str) -> String {
     let tokens = tokens(source);
     let mut pieces = Insertions::default();
     for at in (1..tokens.len()).filter(|&at| matches!(tokens[at].text, "<" | ">")) {
-        let mut start = at;
-        while let Some(before) = start.checked_sub(1) {
-            match tokens[before].text {
-                ")" | "]" | "}" => start = opening(&tokens, before),
-                text if is_boundary(text) => break,
-                _ => start = before,
-            }
-        }
+        let start = operand_start(&tokens, at);
         let left = &tokens[start..at];
         let right_start = if tokens.get(at + 1).is_some_and(|next| next.text == "=") { at + 2 } else { at + 1 };
         let (stop, _) = operand(&tokens, right_start);

@@ -154,19 +154,25 @@ pub(super) fn is_boundary(text: &str) -> bool {
     SIGNS.contains(&text) || WORDS.contains(&text)
 }
 
+/// Where the operand begins that ends before token `at`.
+pub(super) fn operand_start(tokens: &[Token], at: usize) -> usize {
+    let mut start = at;
+    while let Some(before) = start.checked_sub(1) {
+        match tokens[before].text {
+            ")" | "]" | "}" => start = opening(tokens, before),
+            text if is_boundary(text) => break,
+            _ => start = before,
+        }
+    }
+    start
+}
+
 /// Puts a filter behind the operands of `~`, where this changes nothing but how a value is written.
 fn concatenated_as_text(source: &str) -> String {
     let tokens = tokens(source);
     let mut places = std::collections::BTreeSet::new();
     for at in (1..tokens.len()).filter(|&at| tokens[at].text == "~") {
-        let mut start = at;
-        while let Some(before) = start.checked_sub(1) {
-            match tokens[before].text {
-                ")" | "]" | "}" => start = opening(&tokens, before),
-                text if is_boundary(text) => break,
-                _ => start = before,
-            }
-        }
+        let start = operand_start(&tokens, at);
         let (end, _) = operand(&tokens, at + 1);
         for (from, to) in [(start, at), (at + 1, end)] {
             let within = tokens.get(from..to).unwrap_or_default();
