@@ -13,19 +13,9 @@ use crate::architecture::Architecture;
 use crate::formats::gguf::writer::Pair;
 use crate::formats::{GgufTokenizer, TextSource, TokenizerSource};
 use crate::text::Tokenizer;
+use crate::text::gguf_vocabulary::{BYTE, CONTROL, NORMAL, SPACE, UNKNOWN, UNUSED, USER_DEFINED};
 use crate::text::pre_tokenizer::{PreTokenizer, SUPPORTED};
 use crate::{Error, Result};
-
-/// Values of `tokenizer.ggml.token_type`.
-const NORMAL: u32 = 1;
-const UNKNOWN: u32 = 2;
-const CONTROL: u32 = 3;
-const USER_DEFINED: u32 = 4;
-const UNUSED: u32 = 5;
-const BYTE: u32 = 6;
-
-/// How SentencePiece writes a space.
-const SPACE: &str = "\u{2581}";
 
 /// What to do about a tokenizer that cannot be said.
 const ELSEWHERE: &str = "Use --to safetensors, and llama.cpp's convert_hf_to_gguf.py on the folder if it knows the model.";
