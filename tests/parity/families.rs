@@ -39,17 +39,7 @@ fn check(folder: &Path, model: &Path) {
     assert_close(loss, expected["gradients"]["loss"].as_f64().unwrap(), LORA_LOSS, &what("loss"));
     assert_tensors(&found, &tensors(&file, "gradients."), 1e-3);
 
-    let adamw = &expected["adamw"];
-    let records: Vec<Batch> = adamw["records"].as_array().unwrap().iter().map(|record| batch(&[record])).collect();
-    let mut trainer = setup.trainer(&spec, &start, records.iter().map(Batch::rows).max().unwrap(), false);
-    let number = |key: &str| adamw[key].as_f64().unwrap();
-    let hyper = Hyper { eps: number("eps"), ..hyper(number("learning_rate"), number("weight_decay"), number("max_grad_norm")) };
-    for (index, batch) in records.iter().enumerate() {
-        let loss = trainer.accumulate(batch, 1.0 / batch.supervised_rows.len() as f64, true).unwrap();
-        let norm = trainer.apply(&Hyper { step: index as u64 + 1, ..hyper }).unwrap();
-        assert_close(loss, numbers(&adamw["losses"])[index], STEP_LOSS, &what(&format!("AdamW step {index} loss")));
-        assert_close(norm / numbers(&adamw["grad_norms"])[index], 1.0, 1e-3, &what(&format!("AdamW step {index} norm")));
-    }
+    let trainer = check_adamw(&setup, &spec, &start, &expected["adamw"], STEP_LOSS, &model.display().to_string());
     assert_tensors(&trainer.adapter().tensors().unwrap(), &tensors(&file, "adamw."), ADAPTER_L2);
 }
 

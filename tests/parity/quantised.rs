@@ -53,17 +53,7 @@ fn check(name: &str, adapter: &str, blocks: &[&str]) {
             assert_close(f64::from(*found), expected, TOKEN_LOSS, &format!("{name} {group} token {t}"));
         }
     }
-    let adamw = &expected["adamw"];
-    let records: Vec<Batch> = adamw["records"].as_array().unwrap().iter().map(|record| batch(&[record])).collect();
-    let mut trainer = setup.trainer(&spec, &start, records.iter().map(Batch::rows).max().unwrap(), false);
-    let number = |key: &str| adamw[key].as_f64().unwrap();
-    let hyper = Hyper { eps: number("eps"), ..hyper(number("learning_rate"), number("weight_decay"), number("max_grad_norm")) };
-    for (index, batch) in records.iter().enumerate() {
-        let loss = trainer.accumulate(batch, 1.0 / batch.supervised_rows.len() as f64, true).unwrap();
-        let norm = trainer.apply(&Hyper { step: index as u64 + 1, ..hyper }).unwrap();
-        assert_close(loss, numbers(&adamw["losses"])[index], STEP_LOSS, &format!("{name} step {index} loss"));
-        assert_close(norm / numbers(&adamw["grad_norms"])[index], 1.0, 1e-3, &format!("{name} step {index} norm"));
-    }
+    check_adamw(&setup, &spec, &start, &expected["adamw"], STEP_LOSS, name);
 }
 
 macro_rules! folders {
