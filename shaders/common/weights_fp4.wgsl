@@ -1,15 +1,7 @@
-// uses: {words}, codes_4bit
+// uses: scale_of_two, codes_4bit
 // FP4, see src/storage/fp4.rs: absmax table[code]; two blocks share an absmax.
 
-const GROUP_BLOCKS = 8u;
 const GROUP_WORDS = 36u;
-const CODES = 4u;
-
-alias Head = f32;
-
-fn load_head(block: u32) -> Head {
-    return bitcast<f32>(word(group_at(block) + block % 8u / 2u));
-}
 
 // The entries of the table that four codes number, one a byte; the highest bit of a code is the sign.
 fn entries(codes: u32) -> vec4f {

@@ -1,15 +1,7 @@
-// uses: {words}, codes_8bit
+// uses: scale_of_two, codes_8bit
 // FP8 in E4M3, see src/storage/fp8_e4m3.rs: s number; two blocks share a scale.
 
-const GROUP_BLOCKS = 8u;
 const GROUP_WORDS = 68u;
-const CODES = 4u;
-
-alias Head = f32;
-
-fn load_head(block: u32) -> Head {
-    return bitcast<f32>(word(group_at(block) + block % 8u / 2u));
-}
 
 // Exponent and mantissa move to their places in an f32, whose exponent has 120 more. A number below 2^-6 is its mantissa times 2^-9; as a
 // subnormal f32 it would be lost on many devices.

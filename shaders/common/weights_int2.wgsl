@@ -1,15 +1,4 @@
-// uses: {words}, {heads}, {scales}, codes_2bit, affine
-// Codes of 2 bits, see src/storage/affine.rs: s code + offset.
+// uses: {words}, {heads}, {scales}, codes_2bit, affine_whole
+// Codes of 2 bits.
 
-const GROUP_WORDS = HEADS + 2u * GROUP_BLOCKS;
-const CODES = HEADS;
-
-alias Head = vec2f;
-
-fn load_head(block: u32) -> Head {
-    return scale_and_offset(head_word(block));
-}
-
-fn four_values(head: Head, codes: u32, four: u32) -> vec4f {
-    return affine(head.x, head.y, four_codes(codes, four));
-}
+const BITS = 2u;
