@@ -103,7 +103,7 @@ impl Studio {
         let events = Events::new();
         let studio = Self {
             jobs: Jobs::start(events.clone(), setup.session.clone())?,
-            theatre: Theatre::new(setup.program.clone(), events.clone()),
+            theatre: Theatre::new(setup.program.clone(), events.clone())?,
             events,
             opened: RwLock::new(opened),
             setup,

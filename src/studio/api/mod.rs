@@ -5,6 +5,7 @@
 
 mod anatomy;
 mod plan;
+mod runs;
 mod state;
 mod tokens;
 
@@ -27,7 +28,7 @@ pub const CONTEXT: usize = 1024;
 
 /// All that can be asked.
 pub fn routes() -> Vec<Route> {
-    [state::routes(), anatomy::routes(), plan::routes(), tokens::routes()].into_iter().flatten().collect()
+    [state::routes(), anatomy::routes(), plan::routes(), tokens::routes(), runs::routes()].into_iter().flatten().collect()
 }
 
 /// What the model is put on the device for.
