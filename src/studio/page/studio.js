@@ -9,9 +9,17 @@ import { errorBox } from './lib/pane.js';
 import { bytes, count } from './lib/format.js';
 import anatomy from './views/anatomy.js';
 import text from './views/text.js';
+import attention from './views/attention.js';
+import mlp from './views/mlp.js';
+import residual from './views/residual.js';
+import lora from './views/lora.js';
+import backward from './views/backward.js';
+import source from './views/source.js';
+import chat from './views/chat.js';
 
 const GROUPS = [
-  ['Look inside', [anatomy, text]],
+  ['Look inside', [anatomy, text, attention, mlp, residual, lora, backward, source]],
+  ['Use', [chat]],
 ];
 const VIEWS = GROUPS.flatMap(([, views]) => views);
 const ENGINE = { closed: 'not opened yet', opening: 'opening', ready: 'ready', training: 'training: looking inside waits' };
