@@ -7,6 +7,7 @@ import { apply as applyTheme, turn } from './lib/theme.js';
 import { shortcut, known, roving } from './lib/keyboard.js';
 import { errorBox } from './lib/pane.js';
 import { bytes, count } from './lib/format.js';
+import journey from './journey/journey.js';
 import anatomy from './views/anatomy.js';
 import text from './views/text.js';
 import attention from './views/attention.js';
@@ -18,6 +19,7 @@ import source from './views/source.js';
 import chat from './views/chat.js';
 
 const GROUPS = [
+  ['Learn', [journey]],
   ['Look inside', [anatomy, text, attention, mlp, residual, lora, backward, source]],
   ['Use', [chat]],
 ];
@@ -31,7 +33,7 @@ let open = null;
 function address() {
   const [path, query] = location.hash.replace(/^#\/?/, '').split('?');
   const [id, ...parts] = path.split('/');
-  return { id: id || 'anatomy', parts, query: new URLSearchParams(query ?? '') };
+  return { id: id || 'journey', parts, query: new URLSearchParams(query ?? '') };
 }
 
 function head(view) {
@@ -53,7 +55,7 @@ async function show() {
     else link.removeAttribute('aria-current');
   }
   if (!view) {
-    fill(content, h('div.error', { role: 'alert' }, h('p.error-what', `there is no view called “${id}”`), h('p.error-propose', h('a', { href: '#/anatomy' }, 'Begin with the anatomy'))));
+    fill(content, h('div.error', { role: 'alert' }, h('p.error-what', `there is no view called “${id}”`), h('p.error-propose', h('a', { href: '#/journey' }, 'Begin with the journey'))));
     return;
   }
   document.title = `${view.title} · graftling studio`;
