@@ -7,6 +7,7 @@ import { apply as applyTheme, turn } from './lib/theme.js';
 import { shortcut, known, roving } from './lib/keyboard.js';
 import { errorBox } from './lib/pane.js';
 import { bytes, count } from './lib/format.js';
+import { live } from './lib/live.js';
 import journey from './journey/journey.js';
 import anatomy from './views/anatomy.js';
 import text from './views/text.js';
@@ -17,11 +18,12 @@ import lora from './views/lora.js';
 import backward from './views/backward.js';
 import source from './views/source.js';
 import chat from './views/chat.js';
+import theatre from './views/theatre.js';
 
 const GROUPS = [
   ['Learn', [journey]],
   ['Look inside', [anatomy, text, attention, mlp, residual, lora, backward, source]],
-  ['Use', [chat]],
+  ['Use', [theatre, chat]],
 ];
 const VIEWS = GROUPS.flatMap(([, views]) => views);
 const ENGINE = { closed: 'not opened yet', opening: 'opening', ready: 'ready', training: 'training: looking inside waits' };
@@ -131,7 +133,9 @@ shortcut('Escape', 'Close what is open', closeMenu);
 // The skip link must not change the view, whose name is in the address too.
 document.querySelector('.skip').addEventListener('click', (event) => { event.preventDefault(); content.focus(); });
 addEventListener('hashchange', show);
-document.addEventListener('enginechange', () => state_().catch(() => {}));
+const look = () => state_().catch(() => {});
+live({ run: look, done: look, error: look });
+document.addEventListener('enginechange', look);
 applyTheme();
 themeName();
 nav();
