@@ -7,11 +7,23 @@ import { apply as applyTheme, turn } from './lib/theme.js';
 import { shortcut, known, roving } from './lib/keyboard.js';
 import { errorBox } from './lib/pane.js';
 import { bytes, count } from './lib/format.js';
+import { live } from './lib/live.js';
+import journey from './journey/journey.js';
 import anatomy from './views/anatomy.js';
 import text from './views/text.js';
+import attention from './views/attention.js';
+import mlp from './views/mlp.js';
+import residual from './views/residual.js';
+import lora from './views/lora.js';
+import backward from './views/backward.js';
+import source from './views/source.js';
+import chat from './views/chat.js';
+import theatre from './views/theatre.js';
 
 const GROUPS = [
-  ['Look inside', [anatomy, text]],
+  ['Learn', [journey]],
+  ['Look inside', [anatomy, text, attention, mlp, residual, lora, backward, source]],
+  ['Use', [theatre, chat]],
 ];
 const VIEWS = GROUPS.flatMap(([, views]) => views);
 const ENGINE = { closed: 'not opened yet', opening: 'opening', ready: 'ready', training: 'training: looking inside waits' };
@@ -23,7 +35,7 @@ let open = null;
 function address() {
   const [path, query] = location.hash.replace(/^#\/?/, '').split('?');
   const [id, ...parts] = path.split('/');
-  return { id: id || 'anatomy', parts, query: new URLSearchParams(query ?? '') };
+  return { id: id || 'journey', parts, query: new URLSearchParams(query ?? '') };
 }
 
 function head(view) {
@@ -45,7 +57,7 @@ async function show() {
     else link.removeAttribute('aria-current');
   }
   if (!view) {
-    fill(content, h('div.error', { role: 'alert' }, h('p.error-what', `there is no view called “${id}”`), h('p.error-propose', h('a', { href: '#/anatomy' }, 'Begin with the anatomy'))));
+    fill(content, h('div.error', { role: 'alert' }, h('p.error-what', `there is no view called “${id}”`), h('p.error-propose', h('a', { href: '#/journey' }, 'Begin with the journey'))));
     return;
   }
   document.title = `${view.title} · graftling studio`;
@@ -121,7 +133,9 @@ shortcut('Escape', 'Close what is open', closeMenu);
 // The skip link must not change the view, whose name is in the address too.
 document.querySelector('.skip').addEventListener('click', (event) => { event.preventDefault(); content.focus(); });
 addEventListener('hashchange', show);
-document.addEventListener('enginechange', () => state_().catch(() => {}));
+const look = () => state_().catch(() => {});
+live({ run: look, done: look, error: look });
+document.addEventListener('enginechange', look);
 applyTheme();
 themeName();
 nav();

@@ -45,12 +45,12 @@ export function lineChart({ label, caption, series, x, y, height = 220, signal, 
   let place = () => {};
   onWidth(plot, signal, (width) => {
     const yTicks = y.log ? logTicks(low, high) : ticks(low, high, Math.max(2, Math.round(height / 50)));
-    const left = Math.max(...yTicks.map((t) => short(y.log ? 10 ** t : t).length)) * 6.5 + 12, right = 10, top = 8, bottom = 34;
+    const left = Math.max(...yTicks.map((t) => tidy(y.log ? 10 ** t : t).length)) * 6.5 + 12, right = 10, top = 8, bottom = 34;
     const px = (v) => left + ((v - xFrom) / (xTo - xFrom || 1)) * (width - left - right);
     const py = (v) => top + (1 - (f(v) - low) / (high - low || 1)) * (height - top - bottom);
     const cursor = s('line.cursor', { y1: top, y2: height - bottom, visibility: 'hidden' });
     const svg = s('svg', { width, height, viewBox: `0 0 ${width} ${height}`, 'aria-hidden': 'true' },
-      s('g.axis', yTicks.map((t) => { const v = y.log ? 10 ** t : t; return [s('line', { x1: left, x2: width - right, y1: py(v), y2: py(v) }), s('text', { x: left - 6, y: py(v) + 4, 'text-anchor': 'end' }, short(v))]; })),
+      s('g.axis', yTicks.map((t) => { const v = y.log ? 10 ** t : t; return [s('line', { x1: left, x2: width - right, y1: py(v), y2: py(v) }), s('text', { x: left - 6, y: py(v) + 4, 'text-anchor': 'end' }, tidy(v))]; })),
       s('g', ticks(xFrom, xTo, Math.max(2, Math.round(width / 110))).map((t) => s('text', { x: px(t), y: height - bottom + 15, 'text-anchor': 'middle' }, tidy(t)))),
       s('text.axis-label', { x: (left + width - right) / 2, y: height - 3, 'text-anchor': 'middle' }, x.label),
       series.map((line, i) => drawn(line, i, px, py, f(Math.max(yFrom, y.log ? 1e-30 : -Infinity)), y, height - bottom)),
@@ -82,12 +82,16 @@ export function lineChart({ label, caption, series, x, y, height = 220, signal, 
   return figure;
 }
 
-const tidy = (v) => (Number.isInteger(v) ? String(v) : short(v));
+const tidy = (v) => { const r = Number(v.toPrecision(4)); return (Math.abs(r) >= 1e5 || (r && Math.abs(r) < 1e-3) ? r.toExponential() : String(r)).replace('-', '−'); };
 
+// Powers of ten, or 1, 2 and 5 times them where these are too few.
 function logTicks(low, high) {
-  const list = [];
-  for (let t = Math.ceil(low); t <= high; t++) list.push(t);
-  return list.length > 1 ? list : [low, (low + high) / 2, high];
+  const list = (times) => {
+    const found = [];
+    for (let power = Math.floor(low); power <= high; power++) for (const m of times) { const t = power + Math.log10(m); if (t >= low && t <= high) found.push(t); }
+    return found;
+  };
+  return high - low > 2.5 ? list([1]) : list([1, 2, 5]);
 }
 
 function key(i, marks) {
@@ -112,7 +116,7 @@ export function bars(list, { of, label } = {}) {
   return h('div.bars', { role: 'list', 'aria-label': label }, list.map(({ name, value, text, graft, title }) => {
     const fillbar = h('i');
     fillbar.style.setProperty('--share', Math.max(0, Math.min(1, value / most)));
-    return [h('span', { title }, name), h('div.bar', { class: graft ? 'bar graft' : 'bar', 'aria-hidden': 'true' }, fillbar), h('span', text ?? short(value))];
+    return [h('span.bar-name', { title }, name), h('div.bar', { class: graft ? 'bar graft' : 'bar', 'aria-hidden': 'true' }, fillbar), h('span', text ?? short(value))];
   }));
 }
 

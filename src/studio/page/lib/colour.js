@@ -8,24 +8,26 @@ function variable(name) {
 }
 
 const mix = (a, b, t) => a.map((x, i) => Math.round(x + (b[i] - x) * t));
-const css = (c) => `rgb(${c[0]} ${c[1]} ${c[2]})`;
+/** A colour as style sheets write it. */
+export const css = (c) => `rgb(${c[0]} ${c[1]} ${c[2]})`;
+/** Ink that can be read on a colour. */
+export const inkOn = ([r, g, b]) => (0.299 * r + 0.587 * g + 0.114 * b > 140 ? '#14181d' : '#ffffff');
 
-/** The scales of the present theme; made anew at each drawing. */
+/** The scales of the present theme, as [red, green, blue]; made anew at each drawing. */
 export function scales() {
-  const [zero, low, high, deep, none] = ['--scale-zero', '--scale-negative', '--scale-positive', '--scale-deep', '--scale-none'].map(variable);
-  const middle = mix(zero, deep, 0.5);
+  const [zero, low, high, middle, deep, none] = ['--scale-zero', '--scale-negative', '--scale-positive', '--scale-mid', '--scale-deep', '--scale-none'].map(variable);
   return {
     /** -1 .. 0 .. 1: blue, paper, orange. The square root lets small values be seen. */
     diverging(t) {
       const size = Math.sqrt(Math.min(1, Math.abs(t)));
-      return css(mix(zero, t < 0 ? low : high, size));
+      return mix(zero, t < 0 ? low : high, size);
     },
     /** 0 .. 1: paper to deep blue. */
     sequential(t) {
       const x = Math.sqrt(Math.max(0, Math.min(1, t)));
-      return css(x < 0.5 ? mix(zero, middle, 2 * x) : mix(middle, deep, 2 * x - 1));
+      return x < 0.5 ? mix(zero, middle, 2 * x) : mix(middle, deep, 2 * x - 1);
     },
-    none: css(none),
+    none,
   };
 }
 

@@ -11,15 +11,19 @@ export function slider({ label, min, max, step, value, write = String, input, hi
     type: 'range', id, min, max, step,
     oninput: () => {
       const x = Number(range.value);
-      output.textContent = write(x);
-      range.setAttribute('aria-valuetext', write(x));
+      shown(x);
       input(x);
     },
   });
+  const shown = (x) => {
+    output.textContent = write(x);
+    range.setAttribute('aria-valuetext', write(x));
+    range.style.setProperty('--fill', (x - min) / (max - min || 1));
+  };
   range.value = value;
-  range.setAttribute('aria-valuetext', write(value));
+  shown(value);
   const element = h('div.slider', h('label', { for: id }, label), range, output, hint && h('small', hint));
-  return { element, range, put: (x) => { range.value = x; output.textContent = write(x); } };
+  return { element, range, put: (x) => { range.value = x; shown(x); } };
 }
 
 /** One choice among few, as a row of buttons. `options` are [value, text]. */
