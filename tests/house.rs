@@ -34,6 +34,7 @@ const LAYERS: &[&[&str]] = &[
     &["train"],
     &["bench", "demo", "sweep"],
     &["advise"],
+    &["studio"],
     &["cli"],
 ];
 

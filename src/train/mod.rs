@@ -6,7 +6,7 @@
 //! * [`memory`], [`budget`], [`fit`], [`needs`]: what a run occupies there; [`rate`]: how fast it is;
 //! * [`schedule`]: the learning rate; [`keep`], [`interrupt`]: what makes a run survive;
 //! * `checks`: questions that are answered between the steps;
-//! * [`metrics`], [`curve`], [`progress`]: what it tells.
+//! * [`metrics`], [`curve`], [`progress`], [`tell`]: what it tells.
 
 pub mod ask;
 pub mod budget;
@@ -24,6 +24,7 @@ pub mod rate;
 pub mod schedule;
 pub mod shared;
 pub mod step;
+pub mod tell;
 pub mod trainer;
 
 pub use ask::options;
@@ -41,6 +42,7 @@ use metrics::{MetricsLog, StepMetrics};
 use options::TrainOptions;
 use prepare::Prepared;
 use progress::Progress;
+use tell::Watch;
 use trainer::Trainer;
 
 use crate::data::{Batch, Sampler};
@@ -64,6 +66,8 @@ pub struct Run<'m> {
     metrics: MetricsLog,
     progress: Progress,
     interrupt: Interrupt,
+    /// Who else wants to see each step.
+    watches: Vec<Box<dyn Watch>>,
     /// The step whose numbers are still on their way.
     unsettled: Option<Unsettled>,
     /// When the numbers of the step before that arrived.
@@ -165,6 +169,11 @@ impl Run<'_> {
         }
     }
 
+    /// Shows every step from now on to `watch`, too.
+    pub fn watched_by(&mut self, watch: Box<dyn Watch>) {
+        self.watches.push(watch);
+    }
+
     /// Steps done so far and steps in all.
     pub fn steps(&self) -> (u64, u64) {
         (self.state.step, self.prepared.total_steps)
@@ -256,6 +265,9 @@ impl Run<'_> {
             check,
         };
         self.progress.step(&metrics);
+        for watch in &mut self.watches {
+            watch.step(&metrics, &self.trainer)?;
+        }
         self.metrics.append(metrics).map_err(|error| checkpoint::with_last_good(&self.prepared.options.out, error))
     }
 

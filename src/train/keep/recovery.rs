@@ -50,6 +50,7 @@ impl Run<'_> {
             interrupt,
             unsettled,
             profile,
+            watches,
             lock,
             ..
         } = self;
@@ -68,7 +69,7 @@ impl Run<'_> {
         let RunState { kernels, base_weights, template_time, may_replace, .. } = state;
         output.state = RunState { kernels, base_weights, template_time, may_replace, ..output.state };
         progress.note(&format!("going on after step {} of {}", output.steps_done(), prepared.total_steps));
-        Ok(Self { profile, ..prepared.start_with(engine, output, interrupt, progress)? })
+        Ok(Self { profile, watches, ..prepared.start_with(engine, output, interrupt, progress)? })
     }
 }
 
