@@ -231,6 +231,36 @@ fn questions_are_answered_again_after_a_resume_and_others_are_refused_by_name() 
 }
 
 #[test]
+fn every_method_goes_on_with_the_same_bits() {
+    let shop = Workshop::new();
+    let methods: [&[&str]; 5] = [
+        &["--use-dora"],
+        &["--init-lora-weights", "pissa"],
+        &["--init-lora-weights", "olora", "--rank-pattern", "q_proj=2"],
+        &["--loraplus-lr-ratio", "8"],
+        &["--use-dora", "--use-rslora", "--loraplus-lr-ratio", "4", "--init-lora-weights", "orthogonal"],
+    ];
+    let plain = {
+        run(shop.train("plain", &STEPS), 0);
+        shop.result("plain").1
+    };
+    for (number, method) in methods.into_iter().enumerate() {
+        let out = format!("method-{number}");
+        run(shop.train(&out, &with(method)), 0);
+        let expected = shop.result(&out);
+        assert!(expected.0.len() == 6 && expected.1 != plain, "{method:?} does nothing");
+        fs::remove_dir_all(shop.path(&out).join("checkpoint-6")).unwrap();
+        fs::remove_file(shop.path(&out).join("adapter_model.safetensors")).unwrap();
+        let (_, err) = run(shop.train(&out, &with(&[method, &["--resume"]].concat())), 0);
+        assert!(err.contains("going on after step 4"), "{method:?}: {err}");
+        assert_eq!(shop.result(&out), expected, "{method:?}");
+        // Without the method it is another run.
+        let (_, err) = run(shop.train(&out, &with(&["--resume"])), 2);
+        assert!(err.contains(" was ") && err.contains("nothing"), "{method:?}: {err}");
+    }
+}
+
+#[test]
 fn a_template_with_the_date_goes_on_tomorrow() {
     let shop = Workshop::new();
     let template = "{% for m in messages %}{{ 'w' ~ strftime_now('%d') | int }} {{ m['content'] }} {% endfor %}";
