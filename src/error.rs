@@ -39,6 +39,17 @@ impl Error {
         Self::Failed { place: place.to_string(), problem: problem.to_string(), proposal: proposal.to_string() }
     }
 
+    /// Where it happened, what is wrong, and what to do.
+    pub fn parts(&self) -> [&str; 3] {
+        match self {
+            Self::BadInput { place, problem, proposal }
+            | Self::Failed { place, problem, proposal }
+            | Self::Diverged { place, problem, proposal }
+            | Self::OutOfMemory { place, problem, proposal }
+            | Self::DeviceLost { place, problem, proposal } => [place, problem, proposal],
+        }
+    }
+
     /// 2 for bad input, 1 for a failed run (0 is success, see the command line's contract).
     pub fn exit_code(&self) -> i32 {
         match self {

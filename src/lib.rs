@@ -21,6 +21,7 @@
 //! * [`train`]: the loop, the optimizer, checkpoints, metrics.
 //! * [`mod@bench`]: what the device can do, how near the kernels come to it, what a step and a token cost.
 //! * [`sweep`]: many runs that differ in what is adapted, compared. [`advise`]: what to adapt, from the data, the model and the memory.
+//! * [`studio`]: all of it to look at, on a page that is served to this machine.
 //! * [`picture`]: axes and points as SVG files.
 //! * [`terminal`]: what is said, to standard error and standard output.
 //! * [`error`]: the one error type that reaches the user. [`files`]: regular files, and no others. [`allocator`]: the bound on what a template or tokenizer may take.
@@ -58,6 +59,7 @@ pub mod plan;
 pub mod reference;
 pub mod session;
 pub mod storage;
+pub mod studio;
 pub mod sweep;
 pub mod terminal;
 pub mod text;

@@ -33,6 +33,7 @@ const LAYERS: &[&[&str]] = &[
     &["generate", "train"],
     &["bench", "demo", "sweep"],
     &["advise"],
+    &["studio"],
     &["cli"],
 ];
 

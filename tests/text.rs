@@ -363,6 +363,9 @@ fn errors_of_a_template_name_its_origin_and_line() {
     let raised = refusal("a\n{{ raise_exception('no ' ~ messages[0].role) }}");
     assert!(raised.starts_with("here.jinja, line 2: the chat template refuses these messages: no user"), "{raised}");
     assert!(refusal("{{ messages[0].content.frobnicate() }}").contains("frobnicate"));
+    let after_raw = refusal("{% raw %}\n{{ x }}\n{% endraw %}\n{%- raw %}\n{% endraw %}{{ raise_exception('here') }}");
+    assert!(after_raw.starts_with("here.jinja, line 5: "), "{after_raw}");
+    assert!(refusal("{{ messages[0] + bos_token }}").contains("line 1"));
 }
 
 #[test]

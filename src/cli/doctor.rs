@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use clap::Args;
-use graftling::gpu::{Device, WANTED_FEATURES, adapters};
+use graftling::gpu::{Device, WANTED_FEATURES, adapters, kind};
 use graftling::kernel::{Arithmetic, Matrices};
 use graftling::train::needs::table;
 use graftling::{Error, Result};
@@ -53,18 +53,11 @@ pub fn run(_: DoctorArgs) -> Result<()> {
 fn describe(number: usize, adapter: &wgpu::Adapter) -> String {
     let info = adapter.get_info();
     let limits = adapter.limits();
-    let kind = match info.device_type {
-        wgpu::DeviceType::DiscreteGpu => "discrete GPU",
-        wgpu::DeviceType::IntegratedGpu => "integrated GPU",
-        wgpu::DeviceType::VirtualGpu => "virtual GPU",
-        wgpu::DeviceType::Cpu => "software driver on the CPU: right, but slow",
-        wgpu::DeviceType::Other => "GPU of unknown kind",
-    };
     let mut text = format!("{number}: {}\n", info.name);
     let mut line = |name: &str, value: String| {
         let _ = writeln!(text, "   {name:<22}{value}");
     };
-    line("kind", kind.to_string());
+    line("kind", kind(&info).to_string());
     line("backend", format!("{}, driver {} {}", info.backend, info.driver, info.driver_info));
     line("largest buffer", size(limits.max_buffer_size as f64));
     line("largest binding", format!("{} (larger weights are split)", size(limits.max_storage_buffer_binding_size as f64)));

@@ -13,6 +13,7 @@ mod export;
 mod generate;
 mod inspect;
 mod merge;
+mod studio;
 mod sweep;
 mod train;
 mod tuning;
@@ -57,6 +58,7 @@ enum Command {
     Inspect(inspect::InspectArgs),
     Advise(advise::AdviseArgs),
     Sweep(Box<sweep::SweepArgs>),
+    Studio(studio::StudioArgs),
     Doctor(doctor::DoctorArgs),
     Bench(bench::BenchArgs),
 }
@@ -77,6 +79,7 @@ pub fn run() -> i32 {
         Command::Inspect(args) => inspect::run(args).map(|()| 0),
         Command::Advise(args) => advise::run(args).map(|()| 0),
         Command::Sweep(args) => sweep::run(*args),
+        Command::Studio(args) => studio::run(args).map(|()| 0),
         Command::Doctor(args) => doctor::run(args).map(|()| 0),
         Command::Bench(args) => bench::run(args).map(|()| 0),
     });

@@ -28,7 +28,7 @@ use sha2::{Digest, Sha256};
 
 use super::held_out::is_held_out;
 use super::long::{self, LongRecords};
-use super::record::{self, Parsed, Place, Record};
+use super::record::{self, Parsed, Place, Raw, Record};
 use super::report::DataReport;
 use super::source::SourceFile;
 use super::{conversation, tool_calls};
@@ -189,6 +189,39 @@ pub fn load_files(
     }
     held_out.report.path += &format!(", held out by --eval-split {share}");
     Ok((train.finish()?, Some(held_out.finish()?)))
+}
+
+/// A record that stands alone, in no file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoneRecord {
+    /// All its tokens: nothing is cut.
+    pub example: Example,
+    /// What is not learned from it although it looks so, in words.
+    pub notes: Vec<&'static str>,
+}
+
+/// Encodes one record, a JSON object as a line of a data file has it, by the code that reads files.
+///
+/// # Errors
+/// As [`record::parse`]; the chat template fails on it; an id that the model does not have.
+pub fn encode_record(
+    json: &str,
+    tokenizer: &Tokenizer,
+    template: Option<&ChatTemplate>,
+    vocab_size: usize,
+) -> Result<LoneRecord> {
+    let place = Place::line("record", 1);
+    let parsed = record::parse(place, Raw::Json(json.as_bytes()), vocab_size)?;
+    let Encoding { input_ids, labels, rewritten, neutralised, unended, .. } = encode(place, parsed.record, tokenizer, template)?;
+    let learned = labels.iter().skip(1).flatten().count();
+    let notes = [
+        (learned == 0, "nothing in it is learned"),
+        (rewritten, "the chat template rewrites an earlier assistant turn: that turn is read, not learned"),
+        (neutralised, "a message contains the name of a special token: it is read as plain characters"),
+        (unended, "no end token is learned here: the model will not learn to stop"),
+    ];
+    let notes = notes.into_iter().filter(|(is_so, _)| *is_so).map(|(_, note)| note).collect();
+    Ok(LoneRecord { example: Example { input_ids, labels, line: 1 }, notes })
 }
 
 /// A data set in the making.

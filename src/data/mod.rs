@@ -28,7 +28,7 @@ mod tool_calls;
 mod turns;
 
 pub use batch::Batch;
-pub use dataset::{Dataset, Example, LoadOptions, load, load_files};
+pub use dataset::{Dataset, Example, LoadOptions, LoneRecord, encode_record, load, load_files};
 pub use long::LongRecords;
 pub use preview::preview;
 pub use report::DataReport;

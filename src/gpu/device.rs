@@ -33,6 +33,17 @@ pub struct Spent {
     pub submitting: Duration,
 }
 
+/// What kind of device it is, in words.
+pub fn kind(info: &wgpu::AdapterInfo) -> &'static str {
+    match info.device_type {
+        wgpu::DeviceType::DiscreteGpu => "discrete GPU",
+        wgpu::DeviceType::IntegratedGpu => "integrated GPU",
+        wgpu::DeviceType::VirtualGpu => "virtual GPU",
+        wgpu::DeviceType::Cpu => "software driver on the CPU: right, but slow",
+        wgpu::DeviceType::Other => "GPU of unknown kind",
+    }
+}
+
 /// Features that graftling uses where they are offered; none is required.
 pub const WANTED_FEATURES: wgpu::Features = wgpu::Features::SUBGROUP
     .union(wgpu::Features::SHADER_INT64)

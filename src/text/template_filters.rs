@@ -40,6 +40,14 @@ pub(super) fn install(environment: &mut Environment<'static>) {
     environment.add_filter(template_meaning::SAME, |value: Value| value);
     environment.add_filter(template_meaning::ITEMS, iterated);
     environment.add_filter(template_meaning::ORDERED, ordered);
+    environment.add_filter(template_meaning::ALIKE, |left: Value, right: &Value| match alike(&left, right) {
+        true => left,
+        false => Value::UNDEFINED,
+    });
+    environment.add_function(template_meaning::CUT, |whole: &Value, slice: Value| match is_tuple(whole) {
+        true => Ok::<_, Error>(python_containers::tuple(slice.try_iter()?.collect())),
+        false => Ok(slice),
+    });
     environment.add_function(template_meaning::TUPLE, |items: Value| {
         Ok::<_, Error>(python_containers::tuple(items.try_iter()?.collect()))
     });
@@ -270,8 +278,27 @@ fn iterated(value: Value) -> Result<Value, Error> {
 fn ordered(left: Value, right: &Value) -> Result<Value, Error> {
     use ValueKind::{Bool, Iterable, Number, Seq, String};
     match (left.kind(), right.kind()) {
-        (Bool | Number, Bool | Number) | (String, String) | (Seq | Iterable, Seq | Iterable) => Ok(left),
+        (Bool | Number, Bool | Number) | (String, String) => Ok(left),
+        (Seq | Iterable, Seq | Iterable) if is_tuple(&left) == is_tuple(right) => Ok(left),
         (one, other) => Err(failed(format!("values of type {one} and {other} have no order"))),
+    }
+}
+
+fn is_tuple(value: &Value) -> bool {
+    matches!(value.downcast_object_ref(), Some(Container::Tuple(_)))
+}
+
+/// Whether no tuple stands on one side where another sequence stands on the other. Then `==` compares as Python does.
+fn alike(left: &Value, right: &Value) -> bool {
+    use ValueKind::{Map, Seq};
+    let (Ok(ones), Ok(others)) = (left.try_iter(), right.try_iter()) else { return true };
+    match (left.kind(), right.kind()) {
+        (Seq, Seq) => is_tuple(left) == is_tuple(right) && ones.zip(others).all(|(one, other)| alike(&one, &other)),
+        (Map, Map) => ones.into_iter().all(|key| match (left.get_item(&key), right.get_item(&key)) {
+            (Ok(one), Ok(other)) => alike(&one, &other),
+            _ => true,
+        }),
+        _ => true,
     }
 }
 

@@ -49,15 +49,18 @@ fn without_generation_tags(source: &str) -> String {
     out + &source[from..]
 }
 
-/// The line end after `{% raw %}` is text, and no part of the tag as after others.
+/// The line end after `{% raw %}` is text, and no part of the tag as after others. It is written as an expression, so that the lines
+/// of the source keep their numbers.
 fn with_line_end_after_raw(source: &str) -> String {
     let (mut out, mut from) = (String::with_capacity(source.len()), 0);
     let tokens = tokens(source);
-    for three in tokens.windows(3) {
-        let end = three[2].at + 2;
-        if three[0].text == "{%" && three[1].text == "raw" && three[2].text == "%}" && source[end..].starts_with('\n') {
+    for (at, token) in tokens.iter().enumerate().skip(2) {
+        let before = |back: usize| at.checked_sub(back).map_or("", |index| tokens[index].text);
+        let tag = before(2) == "{%" || (matches!(before(2), "-" | "+") && before(3) == "{%");
+        let end = token.at + token.text.len();
+        if token.text == "%}" && before(1) == "raw" && tag && source[end..].starts_with('\n') {
             out.push_str(&source[from..end]);
-            out.push('\n');
+            out.push_str("{% endraw %}{{ '\\n' }}{% raw %}");
             from = end;
         }
     }

@@ -25,13 +25,12 @@ impl Interrupt {
         }
         let interrupt = INSTALLED.get_or_init(Self::default).clone();
         let wish = interrupt.clone();
-        on_signals(move || {
+        listen(move || {
             if wish.0.swap(true, Ordering::SeqCst) {
                 std::process::exit(1);
             }
             say("\ninterrupted: saving a checkpoint (press Ctrl-C again to quit without)");
-        })
-        .map_err(|error| Error::failed("Ctrl-C", format!("cannot listen to it: {error}"), "run in an ordinary terminal"))?;
+        })?;
         Ok(interrupt)
     }
 
@@ -44,6 +43,16 @@ impl Interrupt {
     pub fn request(&self) {
         self.0.store(true, Ordering::SeqCst);
     }
+}
+
+/// Calls `asked` whenever someone asks the process to stop, by the signals of [`Interrupt::install`]; for commands that do something else
+/// then than save a checkpoint.
+///
+/// # Errors
+/// Failed, when the system refuses the handler.
+pub fn listen(asked: impl FnMut() + Send + 'static) -> Result<()> {
+    on_signals(asked)
+        .map_err(|error| Error::failed("Ctrl-C", format!("cannot listen to it: {error}"), "run in an ordinary terminal"))
 }
 
 /// Calls `asked` at every signal that asks to stop, on a thread of its own.

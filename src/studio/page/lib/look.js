@@ -1,0 +1,44 @@
+// What views that look into the model have in common: the sentence, its tokens, the adapter's strength, and a pane that works.
+
+import { h, debounce } from './dom.js';
+import { get, set, watch } from './store.js';
+import { Pane } from './pane.js';
+import { slider } from './controls.js';
+import { subjectBar, tokens } from './subject.js';
+
+/** The strength to send: nothing where no adapter is open. */
+export const strength = (state) => (state.adapter ? get('strength') : undefined);
+
+/** The slider of the adapter's strength, or words where there is none. */
+export function strengthSlider(state, signal) {
+  if (!state.adapter) return h('p.note', 'No adapter is open: this is the base model. Start with ', h('code', '--adapter DIR'), ' to compare.');
+  const control = slider({
+    label: 'Strength of the adapter', min: 0, max: 2, step: 0.05, value: get('strength'), write: (x) => (x === 0 ? '0: base model' : x === 1 ? '1: as trained' : x.toFixed(2)),
+    input: debounce(150, (x) => set({ strength: x })),
+  });
+  control.element.classList.add('graft');
+  return control.element;
+}
+
+/** Steps of texts that probes take; longer ones are looked at in part. */
+const MOST = 96;
+
+/**
+ * Asks for the subject's tokens, then for `ask({ids, tokens, stop})`, and shows `draw(answer, tokens, place)`. Again whenever the sentence or one of `keys` changes.
+ */
+export function look({ label, keys = [], signal, ask, draw, most = MOST }) {
+  const pane = new Pane(label, signal);
+  let known = null;
+  const run = () => pane.run(async (stop) => {
+    known ??= await tokens(stop);
+    const all = known.tokens;
+    const shown = all.length > most ? all.slice(0, most) : all;
+    return { tokens: shown, cut: all.length - shown.length, answer: await ask({ ids: shown.map((t) => t.id), tokens: shown, stop }) };
+  }, ({ tokens: shown, cut, answer }, place) => {
+    if (cut) place.append(h('p.note', `The first ${most} tokens of ${most + cut} are looked at here.`));
+    return draw(answer, shown, place);
+  });
+  watch(keys, signal, run);
+  const bar = subjectBar(signal, () => { known = null; run(); });
+  return { bar, pane, run };
+}
