@@ -9,7 +9,7 @@ use super::{Session, Use};
 use crate::adapter::{Adapted, DeviceAdapter, Placement};
 use crate::architecture::Architecture;
 use crate::data::Batch;
-use crate::graph::{Counts, Graph, Origin, ShapeError, ValueId};
+use crate::graph::{Counts, Graph, ShapeError, ValueId};
 use crate::model::graph::{Head, Inputs, Model, Part, Purpose, StorageOf};
 use crate::ops::attention::Attention;
 use crate::ops::glu::Glu;
@@ -264,9 +264,4 @@ pub fn logits_value(model: &Model) -> Result<ValueId> {
         Head::Loss { .. } => Err(ShapeError::new("model", "the head", "a loss", "logits").into()),
         Head::Hidden(_) => Err(ShapeError::new("model", "the head", "hidden states", "logits").into()),
     }
-}
-
-/// Is this an adapter's matrix, in this graph?
-pub fn is_adapter(graph: &Graph, value: ValueId) -> bool {
-    graph[value].origin == Origin::Adapter
 }

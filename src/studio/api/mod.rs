@@ -3,6 +3,18 @@
 //! A handler is a function of a typed request to a typed answer. One of [`host`] reads files only, and runs beside others; one of
 //! [`engine`] has the model on the device to itself, and waits for its turn. Neither has to fear a panic: it is answered with an error.
 
+pub mod answer;
+pub mod attention;
+pub mod backward;
+pub mod embedding;
+pub mod fuse;
+pub mod lens;
+pub mod logits;
+mod looks;
+pub mod lora;
+pub mod mlp;
+pub mod prove;
+pub mod sources;
 mod state;
 mod tokens;
 
@@ -17,6 +29,7 @@ use super::jobs::Engine;
 use crate::architecture::Architecture;
 use crate::generate::generator::Generation;
 use crate::session::Use;
+use crate::session::probe::{MOST_TOKENS, Probing};
 use crate::{Error, Result};
 
 /// Tokens of the longest text that the views take.
@@ -24,12 +37,13 @@ pub const CONTEXT: usize = 1024;
 
 /// All that can be asked.
 pub fn routes() -> Vec<Route> {
-    [state::routes(), tokens::routes()].into_iter().flatten().collect()
+    [state::routes(), tokens::routes(), looks::routes()].into_iter().flatten().collect()
 }
 
 /// What the model is put on the device for.
 pub fn uses(model: &Architecture) -> Vec<Box<dyn Use>> {
-    vec![Box::new(Generation { context: CONTEXT.min(model.max_position_embeddings) })]
+    let most = model.max_position_embeddings;
+    vec![Box::new(Generation { context: CONTEXT.min(most) }), Box::new(Probing { tokens: MOST_TOKENS.min(most) })]
 }
 
 /// How a route is asked.
