@@ -28,6 +28,14 @@ export function composer({ modules, layers, formats, change }) {
   const on = new Set(Array.from({ length: layers }, (_, l) => l));
   const settings = { lora_r: 16, lora_alpha: 32, batch_size: 8, max_length: 256, recompute: 'none', weights: '' };
 
+  // The shorthand where there is one, as a person would write it.
+  const named = () => {
+    const is = (test) => names.every((name) => chosen.has(name) === test(name));
+    if (is(() => true)) return 'all-linear';
+    if (is((name) => part(name) === 'attention')) return 'attention';
+    if (is((name) => part(name) === 'mlp')) return 'mlp';
+    return [...chosen];
+  };
   const tell = debounce(0, () => {
     const lowest = Math.min(...on, Infinity);
     const adapted = (m) => chosen.has(m.module) && on.has(m.layer);
@@ -35,7 +43,7 @@ export function composer({ modules, layers, formats, change }) {
     change({
       layers: on, adapted, none,
       asleep: (m) => !adapted(m) && (none || (m.layer === null || m.layer === undefined ? m.part === 'embedding' : m.layer < lowest)),
-      request: { ...settings, weights: settings.weights || undefined, rank_pattern: settings.rank_pattern || undefined, target_modules: [...chosen].join(','), layers: on.size === layers ? undefined : written(on) },
+      request: { ...settings, weights: settings.weights || undefined, rank_pattern: settings.rank_pattern || undefined, target_modules: named(), layers: on.size === layers ? undefined : written(on) },
     });
   });
 

@@ -2,8 +2,9 @@
 
 import { h, add, fill, uid } from '../lib/dom.js';
 import * as api from '../lib/api.js';
+import { get } from '../lib/store.js';
 import { Pane } from '../lib/pane.js';
-import { bytes, whole } from '../lib/format.js';
+import { whole } from '../lib/format.js';
 
 /** What most people set; the others are behind disclosures, under the headings of `--help`. */
 const FIRST = ['model', 'data', 'out', 'target_modules', 'layers', 'lora_r', 'learning_rate', 'epochs', 'max_steps', 'max_length', 'batch_size', 'eval_data', 'eval_split', 'weights'];
@@ -53,7 +54,7 @@ export function recipeForm({ signal, started }) {
   const element = h('section.card', h('details.form-box', { open: true }, h('summary', h('h2', 'Start a run')), h('p.note', 'Grey values are the defaults. What you leave empty is taken from them, as on the command line.'), fields.element, form));
   fields.run((stop) => api.get('recipe', {}, stop), ({ fields: list, given }) => {
     const make = (field) => {
-      const made = control(field, given?.[field.key]);
+      const made = control(field, get('recipe')?.[field.key] ?? given?.[field.key]);
       inputs.set(field.key, { field, input: made.input });
       return made.element;
     };

@@ -13,7 +13,7 @@ const PHASES = {
 };
 
 /** The card. `ended()` is called when a run has ended. */
-export function stage({ signal, state, ended }) {
+export function stage({ signal, ended }) {
   const element = h('section.card.theatre-now', { 'aria-label': 'The run' });
   const trouble = h('div');
   const numbers = h('dl.big-numbers'), bar = h('div.run-bar', { role: 'progressbar', 'aria-label': 'Steps done', 'aria-valuemin': 0 }, h('i')), buttons = h('div.row'), charts = h('div.columns', { style: { '--column': '22rem' } });
@@ -38,6 +38,7 @@ export function stage({ signal, state, ended }) {
         fill(trouble);
         try {
           await api.post('open', { model: run.about?.model ?? run.model ?? undefined, adapter: place });
+          api.forget();
           location.hash = '#/lora';
         } catch (error) { fill(trouble, errorBox(error)); }
       }));
