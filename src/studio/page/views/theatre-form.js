@@ -18,10 +18,17 @@ function read(field, input) {
   return text;
 }
 
+/** What an empty input stands for: the default, which some options have only in their reason ("16: more capacity than ..."). */
+function standing({ default: value, why, placeholder }) {
+  if (value !== null && value !== undefined && value !== '') return String(value);
+  const named = why?.match(/^([\w.-]+)(?=:|$)/)?.[1];
+  return named ?? placeholder?.toLowerCase() ?? '';
+}
+
 function control(field, given) {
   const id = uid('recipe');
   const preset = given === undefined ? '' : [given].flat().join(', ');
-  const fallback = field.default === null || field.default === undefined || field.default === '' ? field.placeholder?.toLowerCase() ?? '' : String(field.default);
+  const fallback = standing(field);
   let input;
   if (field.kind === 'switch') input = h('input', { type: 'checkbox', id, checked: given === true });
   else if (field.kind === 'choice') {
@@ -35,7 +42,7 @@ function control(field, given) {
   const described = uid('why');
   input.setAttribute('aria-describedby', described);
   const label = h('label', { for: id }, h('code', field.key), field.required ? h('span.required', ' needed') : null);
-  return { input, element: h('div.field', { class: field.kind === 'switch' ? 'field field-switch' : 'field' }, field.kind === 'switch' ? [h('span.row.tight', input, label)] : [label, input], h('small', { id: described }, h('span', note[0]), note[1] && h('em', ` ${note[1]}`))) };
+  return { input, element: h('div.field', { class: field.kind === 'switch' ? 'field field-switch' : 'field' }, field.kind === 'switch' ? [h('span.row.tight', input, label)] : [label, input], h('small', { id: described }, h('span', note[0]), note[1] && h('em', note[1]))) };
 }
 
 /** `started(run)` is called with what /api/train answers. */

@@ -21,6 +21,7 @@ export function stage({ signal, ended }) {
   const samples = h('div.stack');
   let run = null;
   let drawing = 0;
+  let asking = false;
 
   const act = (path, body) => async () => {
     fill(trouble);
@@ -94,18 +95,23 @@ export function stage({ signal, ended }) {
   }
 
   async function refresh() {
+    asking = true;
     try {
       shown(await api.get('run', {}, signal));
     } catch (error) {
       if (error.name === 'AbortError') return;
       if (error.status === 404) fill(element, h('h2', 'No run is shown'), h('p', 'Start one below, open one of the past, or begin one in a terminal with ', h('code', 'graftling train --studio'), '.'));
       else fill(element, errorBox(error, refresh));
+    } finally {
+      asking = false;
     }
   }
 
   live({
     step(data) {
       if (!run) return;
+      // What the run says of itself is there once it has begun.
+      if (!run.about && !asking) refresh();
       const at = run.metrics.findIndex((m) => m.step >= data.step);
       if (at >= 0) { if (run.metrics[at].step === data.step) run.metrics[at] = { ...run.metrics[at], ...data }; } else run.metrics.push(data);
       soon();
