@@ -3,11 +3,15 @@
 //! A handler is a function of a typed request to a typed answer. One of [`host`] reads files only, and runs beside others; one of
 //! [`engine`] has the model on the device to itself, and waits for its turn. Neither has to fear a panic: it is answered with an error.
 
+mod anatomy;
+mod plan;
+mod runs;
 mod state;
 mod tokens;
 
 use std::sync::Arc;
 
+pub(super) use anatomy::Anatomy;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -24,7 +28,7 @@ pub const CONTEXT: usize = 1024;
 
 /// All that can be asked.
 pub fn routes() -> Vec<Route> {
-    [state::routes(), tokens::routes()].into_iter().flatten().collect()
+    [state::routes(), anatomy::routes(), plan::routes(), tokens::routes(), runs::routes()].into_iter().flatten().collect()
 }
 
 /// What the model is put on the device for.
