@@ -6,7 +6,7 @@
 
 use std::any::{Any, TypeId};
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -47,6 +47,8 @@ pub struct DeviceName {
 struct Status {
     stage: AtomicU8,
     device: RwLock<Option<DeviceName>>,
+    /// Bits of an f64: floating-point operations a second of forward and backward; 0 if nobody has timed them.
+    rate: AtomicU64,
 }
 
 type Work = Box<dyn FnOnce(&mut Engine) -> Result<Vec<u8>> + Send>;
@@ -106,6 +108,11 @@ impl Jobs {
     /// The device, if it is open.
     pub fn device(&self) -> Option<DeviceName> {
         self.status.device.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Floating-point operations a second of forward and backward, if somebody has timed them.
+    pub fn rate(&self) -> Option<f64> {
+        Some(f64::from_bits(self.status.rate.load(Ordering::SeqCst))).filter(|rate| *rate > 0.0)
     }
 
     /// Lets the thread do `work` with `opened`; dropping the future takes the wish back.
@@ -253,6 +260,11 @@ impl Engine {
     /// Tells the page how far the work at hand is.
     pub fn progress(&self, what: &str, done: u64, total: u64) {
         self.events.tell("progress", None, json!({ "what": what, "done": done, "total": total }));
+    }
+
+    /// Notes how many floating-point operations a second of forward and backward the device does; plans tell times by it.
+    pub fn timed(&self, flops_per_second: f64) {
+        self.status.rate.store(flops_per_second.to_bits(), Ordering::SeqCst);
     }
 
     fn with_session(&mut self) -> Result<&mut OnDevice> {

@@ -17,7 +17,7 @@ pub mod server;
 mod token;
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use crate::adapter::{LoadedAdapter, Placement, rope_scaling};
 use crate::session::{OpenModel, SessionOptions};
@@ -51,6 +51,8 @@ pub struct Opened {
     /// As the user wrote it.
     pub spec: String,
     pub adapter: Option<OpenedAdapter>,
+    /// Once somebody has asked.
+    anatomy: OnceLock<api::Anatomy>,
 }
 
 /// An adapter that has been read and fits the model.
@@ -71,7 +73,7 @@ impl Opened {
             Ok(OpenedAdapter { folder: folder.to_path_buf(), placement })
         };
         let adapter = adapter.map(read).transpose()?;
-        Ok(Self { model, spec: spec.to_string(), adapter })
+        Ok(Self { model, spec: spec.to_string(), adapter, anatomy: OnceLock::new() })
     }
 }
 
@@ -103,7 +105,7 @@ impl Studio {
         let events = Events::new();
         let studio = Self {
             jobs: Jobs::start(events.clone(), setup.session.clone())?,
-            theatre: Theatre::new(setup.program.clone(), events.clone()),
+            theatre: Theatre::new(setup.program.clone(), events.clone())?,
             events,
             opened: RwLock::new(opened),
             setup,

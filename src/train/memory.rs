@@ -14,7 +14,7 @@ use crate::session::memory::{planned, rope_bytes};
 use crate::session::prefix_cache::{Lowest, PrefixMemory};
 
 /// Bytes on the device, by class.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Memory {
     pub weights: usize,
     pub adapters: usize,

@@ -5,7 +5,7 @@
 //! * [`shared`]: what runs beside each other have in common; [`step`], [`trainer`]: a step on the GPU;
 //! * [`memory`], [`budget`], [`fit`], [`needs`]: what a run occupies there; [`rate`]: how fast it is;
 //! * [`schedule`]: the learning rate; [`keep`], [`interrupt`]: what makes a run survive;
-//! * [`metrics`], [`curve`], [`progress`]: what it tells.
+//! * [`metrics`], [`curve`], [`progress`], [`tell`]: what it tells.
 
 pub mod ask;
 pub mod budget;
@@ -22,6 +22,7 @@ pub mod rate;
 pub mod schedule;
 pub mod shared;
 pub mod step;
+pub mod tell;
 pub mod trainer;
 
 pub use ask::options;
@@ -38,6 +39,7 @@ use metrics::{MetricsLog, StepMetrics};
 use options::TrainOptions;
 use prepare::Prepared;
 use progress::Progress;
+use tell::Watch;
 use trainer::Trainer;
 
 use crate::data::{Batch, Sampler};
@@ -59,6 +61,8 @@ pub struct Run<'m> {
     metrics: MetricsLog,
     progress: Progress,
     interrupt: Interrupt,
+    /// Who else wants to see each step.
+    watches: Vec<Box<dyn Watch>>,
     /// The step whose numbers are still on their way.
     unsettled: Option<Unsettled>,
     /// When the numbers of the step before that arrived.
@@ -163,6 +167,11 @@ impl Run<'_> {
         }
     }
 
+    /// Shows every step from now on to `watch`, too.
+    pub fn watched_by(&mut self, watch: Box<dyn Watch>) {
+        self.watches.push(watch);
+    }
+
     /// Steps done so far and steps in all.
     pub fn steps(&self) -> (u64, u64) {
         (self.state.step, self.prepared.total_steps)
@@ -236,6 +245,9 @@ impl Run<'_> {
             eval_loss,
         };
         self.progress.step(&metrics);
+        for watch in &mut self.watches {
+            watch.step(&metrics, &self.trainer)?;
+        }
         self.metrics.append(metrics).map_err(|error| checkpoint::with_last_good(&self.prepared.options.out, error))
     }
 

@@ -24,6 +24,8 @@ use super::progress::Progress;
 use super::schedule::Schedule;
 use super::shared::{Data, Shared};
 use super::step::Recompute;
+use super::tell::about::About;
+use super::tell::tensorboard::TensorBoard;
 use super::trainer::Trainer;
 use super::{HeldOut, Run};
 use crate::adapter::end_of_turn::{self, EndOfTurn};
@@ -279,7 +281,12 @@ impl<'m> Prepared<'m> {
     /// [`Error::OutOfMemory`] with the plan's figures.
     pub fn start(self, weights: Arc<DeviceWeights>, output: Output, interrupt: Interrupt, progress: Progress) -> Result<Run<'m>> {
         let engine = self.engine(weights, output.checkpoint.is_some()).map_err(|error| self.explained(error))?;
-        self.start_with(engine, output, interrupt, progress)
+        let mut run = self.start_with(engine, output, interrupt, progress)?;
+        if run.prepared.options.tensorboard {
+            let board = TensorBoard::begin(&run.prepared.options.out, run.state.step)?;
+            run.watched_by(Box::new(board));
+        }
+        Ok(run)
     }
 
     /// What of the run is on the device, as it is before the first step; of a run that `goes_on` without the adapter, which comes from
@@ -344,6 +351,7 @@ impl<'m> Prepared<'m> {
             trainer.restore(&adapter, [&first, &second], state.batches);
         }
         let metrics = MetricsLog::open(out, state.step)?;
+        self.about(&state, &trainer).write(out);
         let saved = saved.map(|folder| (state.step, folder));
         Ok(Run {
             prepared: self,
@@ -354,12 +362,28 @@ impl<'m> Prepared<'m> {
             metrics,
             progress,
             interrupt,
+            watches: Vec::new(),
             unsettled: None,
             since: std::time::Instant::now(),
             profile: None,
             saved,
             lock,
         })
+    }
+
+    /// What the run is, for who looks at its folder.
+    fn about(&self, state: &RunState, trainer: &Trainer) -> About {
+        About {
+            model: self.options.model.clone(),
+            data: self.options.data.iter().map(|path| path.display().to_string()).collect(),
+            device: trainer.device().info.name.clone(),
+            total_steps: self.total_steps,
+            first_step: state.step,
+            started: About::now(),
+            memory: self.memory(),
+            parameters: self.trained_parameters(),
+            options: state.options.clone(),
+        }
     }
 
     /// Steps between two evaluations.

@@ -3,6 +3,7 @@
 //! A handler is a function of a typed request to a typed answer. One of [`host`] reads files only, and runs beside others; one of
 //! [`engine`] has the model on the device to itself, and waits for its turn. Neither has to fear a panic: it is answered with an error.
 
+mod anatomy;
 pub mod answer;
 pub mod attention;
 pub mod backward;
@@ -13,13 +14,16 @@ pub mod logits;
 mod looks;
 pub mod lora;
 pub mod mlp;
+mod plan;
 pub mod prove;
+mod runs;
 pub mod sources;
 mod state;
 mod tokens;
 
 use std::sync::Arc;
 
+pub(super) use anatomy::Anatomy;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -37,7 +41,8 @@ pub const CONTEXT: usize = 1024;
 
 /// All that can be asked.
 pub fn routes() -> Vec<Route> {
-    [state::routes(), tokens::routes(), looks::routes()].into_iter().flatten().collect()
+    let of_files = [state::routes(), anatomy::routes(), plan::routes(), tokens::routes(), runs::routes()];
+    of_files.into_iter().chain([looks::routes()]).flatten().collect()
 }
 
 /// What the model is put on the device for.

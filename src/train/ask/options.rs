@@ -146,6 +146,10 @@ option_rows! {
         /// Checkpoints to keep; older ones are removed
         save_total_limit: usize, "N", default(2, ""), check at_least_one, resumed free;
     }
+    "Reports" {
+        /// Write the metrics as event files of TensorBoard too, beside metrics.jsonl; other trackers import them
+        tensorboard: bool, "BOOL", switch, check any, resumed free;
+    }
     "Device" {
         /// Format of the frozen weights on the GPU
         #[arg(value_enum)]

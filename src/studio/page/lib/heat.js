@@ -104,6 +104,6 @@ export function shade(value, scale = 'sequential') {
 export function namedHeat({ rowNames, columnNames, title, ...rest }) {
   const picture = heat({ rows: rowNames.length, columns: columnNames.length, ...rest }); // `rest` may give another number of columns
   const grid = h('div.named-heat', h('div.row-names', { 'aria-hidden': 'true' }, rowNames.map((name) => h('span', name))),
-    h('div.column-names', { 'aria-hidden': 'true' }, columnNames.map((name) => h('span', name))), picture.element);
+    h('div.column-names', { 'aria-hidden': 'true' }, columnNames.map((name, i) => h('span', { class: columnNames.length > 12 && i % 5 ? 'minor' : null }, name))), picture.element);
   return { ...picture, element: h('div.stack', title && h('p.note', title), grid) };
 }

@@ -51,3 +51,9 @@ export function subjectBar(signal, change) {
   watch(['subject'], signal, () => { write(); change(); });
   return h('details.subject-bar', h('summary', h('span.subject-key', 'Sentence'), line, h('span.subject-edit', 'change')), subjectForm(signal));
 }
+
+/** The part of the tokens that asks: up to the answer of a conversation, all of a plain text. */
+export function asking(list) {
+  const first = list.findIndex((token) => token.supervised);
+  return get('subject').kind === 'chat' && first > 0 ? list.slice(0, first) : list;
+}

@@ -131,7 +131,7 @@ export default {
   id: 'attention', key: 'h', title: 'Attention', op: 'attention', source: 'src/studio/api/attention.rs',
   lead: 'What each token reads from the tokens before it, head by head.',
   what: [
-    'Each small square is one head of the chosen layer on your sentence: a dark cell means that the token of its row takes much from the token of its column.',
+    'Each small square is one head of the chosen layer on your sentence: a strong colour means that the token of its row takes much from the token of its column.',
     'Heads stand in groups, since several query heads share one key/value head; that saves memory when a model generates, and makes k_proj and v_proj small.',
     'The weights come from the queries, keys and log-sum-exps of the very kernel that trains, not from a second implementation.',
   ],

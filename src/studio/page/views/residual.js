@@ -6,6 +6,7 @@ import { get, set } from '../lib/store.js';
 import { choice } from '../lib/controls.js';
 import { shade } from '../lib/heat.js';
 import { onTheme } from '../lib/colour.js';
+import { asking } from '../lib/subject.js';
 import { look, strength, strengthSlider } from '../lib/look.js';
 import { bars, lineChart } from '../lib/charts.js';
 import { roving } from '../lib/keyboard.js';
@@ -65,7 +66,8 @@ function detail(place, answer, tokens, l, at, signal) {
 function draw(answer, tokens, place, signal) {
   const { layers, adapted } = answer;
   const shown = answer.shown ?? layers[0].tokens.map((_, i) => i).filter((i) => layers[0].tokens[i].top.length);
-  let at = shown.includes(get('token')) ? get('token') : shown[shown.length - 1];
+  const asked = asking(tokens).length - 1;
+  let at = get('token') && shown.includes(get('token')) ? get('token') : shown.includes(asked) ? asked : shown[shown.length - 1];
   let which = adapted ? 'adapted' : 'base';
   const box = h('div.stack'), about = h('div.stack'), story = h('div.stack');
   let paint = () => {};
@@ -95,7 +97,7 @@ function draw(answer, tokens, place, signal) {
   };
   add(place, [
     adapted ? choice({ label: 'Show', value: which, options: [['adapted', 'adapted model'], ['base', 'base model']], change: (v) => { which = v; drawGrid(); } }).element : null,
-    box, h('p.note', `Each column is a place in the text, each cell what the model would say next there, if it stopped after that layer; dark means sure.${adapted ? ' Cells with an orange edge differ between base and adapted.' : ''}`),
+    box, h('p.note', `Each column is a place in the text, each cell what the model would say next there, if it stopped after that layer; the stronger the colour, the surer.${adapted ? ' Cells with an orange edge differ between base and adapted.' : ''}`),
     about, story]);
   drawGrid();
   pick(layers.length - 1, at);
