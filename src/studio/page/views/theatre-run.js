@@ -12,8 +12,8 @@ const PHASES = {
   paused: 'paused', stopped: 'stopped', done: 'done', failed: 'failed',
 };
 
-/** The card. `ended()` is called when a run has ended. */
-export function stage({ signal, ended }) {
+/** The card. `ended()` is called when a run has ended, `known(run)` once it is known which run is shown, if any. */
+export function stage({ signal, ended, known }) {
   const element = h('section.card.theatre-now', { 'aria-label': 'The run' });
   const trouble = h('div');
   const numbers = h('dl.big-numbers'), bar = h('div.run-bar', { role: 'progressbar', 'aria-label': 'Steps done', 'aria-valuemin': 0 }, h('i')), buttons = h('div.row'), charts = h('div.columns', { style: { '--column': '22rem' } });
@@ -22,6 +22,8 @@ export function stage({ signal, ended }) {
   let run = null;
   let drawing = 0;
   let asking = false;
+  let told = false;
+  const tellOnce = (which) => { if (!told) known(which); told = true; };
 
   const act = (path, body) => async () => {
     fill(trouble);
@@ -98,8 +100,10 @@ export function stage({ signal, ended }) {
     asking = true;
     try {
       shown(await api.get('run', {}, signal));
+      tellOnce(run);
     } catch (error) {
       if (error.name === 'AbortError') return;
+      tellOnce(null);
       if (error.status === 404) fill(element, h('h2', 'No run is shown'), h('p', 'Start one below, open one of the past, or begin one in a terminal with ', h('code', 'graftling train --studio'), '.'));
       else fill(element, errorBox(error, refresh));
     } finally {
