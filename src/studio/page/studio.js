@@ -72,7 +72,9 @@ async function show() {
   started = true;
   try {
     const state = await state_();
-    if (!signal.aborted) await view.show(body, { signal, state, parts, query });
+    if (signal.aborted) return;
+    if (!state.model && !view.withoutModel) fill(body, h('section.card', h('h2', 'No model is open'), h('p', 'This view looks into a model. Open one: a folder, a .gguf file, or a Hugging Face name.'), h('div.row', h('button.primary', { type: 'button', onclick: openAnother }, 'Open …'))));
+    else await view.show(body, { signal, state, parts, query });
   } catch (error) {
     if (signal.aborted || error.name === 'AbortError') return;
     console.debug(error);

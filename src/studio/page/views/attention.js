@@ -65,9 +65,9 @@ function heads({ heads: list }, tokens, signal, present, pick) {
   const element = h('div.heads', { role: 'radiogroup', 'aria-label': 'Heads' }, [...groups].map(([kv, members]) => h('section.kv-group', { 'aria-label': `key/value head ${kv}` },
     h('h3', `key/value head ${kv}`), h('div.kv-heads', members.map((head) => {
       const { first, previous, self } = habits(head);
-      const button = h('button.head', { type: 'button', role: 'radio', 'aria-checked': String(head.head === present), 'aria-pressed': String(head.head === present),
+      const button = h('button.head', { type: 'button', role: 'radio', 'aria-checked': String(head.head === present),
         'aria-label': `head ${head.head}: ${percent(first, 0)} on the first token, ${percent(previous, 0)} on the one before, ${percent(self, 0)} on itself`,
-        onclick: () => { for (const other of element.querySelectorAll('.head')) { other.setAttribute('aria-checked', String(other === button)); other.setAttribute('aria-pressed', String(other === button)); } pick(head.head); } },
+        onclick: () => { for (const other of element.querySelectorAll('.head')) other.setAttribute('aria-checked', String(other === button)); pick(head.head); } },
       heat({ rows: n, columns: n, at: (i, j) => (j <= i ? head.rows[i][j] : null), max: 1, cell: [7, 7], label: `head ${head.head}`, signal, quiet: true }).element,
       h('span', `head ${head.head}`));
       return button;
