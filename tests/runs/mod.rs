@@ -21,15 +21,7 @@ impl Workshop {
         for file in ["config.json", "model.safetensors"] {
             std::fs::copy(fixture().join(file), model.join(file)).unwrap();
         }
-        let words = (3..96).map(|id| (format!("w{id}"), json!(id)));
-        let special = ["<unk>", "<s>", "</s>"].into_iter().zip(0..).map(|(token, id)| (token.to_string(), json!(id)));
-        let vocab: serde_json::Map<String, Value> = special.chain(words).collect();
-        let tokenizer = json!({
-            "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
-            "pre_tokenizer": { "type": "WhitespaceSplit" }, "post_processor": null, "decoder": null,
-            "model": { "type": "WordLevel", "vocab": vocab, "unk_token": "<unk>" },
-        });
-        std::fs::write(model.join("tokenizer.json"), tokenizer.to_string()).unwrap();
+        std::fs::write(model.join("tokenizer.json"), tokenizer().to_string()).unwrap();
         let workshop = Self { folder };
         let records: Vec<Value> = (0..24).map(record).collect();
         workshop.write_records("train.jsonl", &records);
@@ -113,6 +105,18 @@ impl Workshop {
         names.sort();
         names
     }
+}
+
+/// A tokenizer for models of 96 tokens: three special ones, and the words `w3` to `w95`.
+pub fn tokenizer() -> Value {
+    let words = (3..96).map(|id| (format!("w{id}"), json!(id)));
+    let special = ["<unk>", "<s>", "</s>"].into_iter().zip(0..).map(|(token, id)| (token.to_string(), json!(id)));
+    let vocab: serde_json::Map<String, Value> = special.chain(words).collect();
+    json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+        "pre_tokenizer": { "type": "WhitespaceSplit" }, "post_processor": null, "decoder": null,
+        "model": { "type": "WordLevel", "vocab": vocab, "unk_token": "<unk>" },
+    })
 }
 
 /// The tiny model that the tests use.
