@@ -146,7 +146,8 @@ document.querySelector('.skip').addEventListener('click', (event) => { event.pre
 addEventListener('hashchange', show);
 const look = () => state_().catch(() => {});
 live({ run: look, done: look, error: look });
-document.addEventListener('enginechange', look);
+// A request may have opened the engine.
+document.addEventListener('enginechange', () => last?.engine !== 'ready' && look());
 applyTheme();
 themeName();
 nav();
