@@ -15,6 +15,8 @@ mod batches;
 mod not_run;
 #[path = "data/sources.rs"]
 mod sources;
+#[path = "data/tasks.rs"]
+mod tasks;
 
 fn fixture(name: &str) -> Value {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/text").join(name);

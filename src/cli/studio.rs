@@ -5,9 +5,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
+use graftling::cache::cache_folder;
+use graftling::model::weights::WeightType;
+use graftling::session::SessionOptions;
 use graftling::studio::{Address, Setup, Studio};
 use graftling::terminal::say;
 use graftling::train::interrupt;
+use graftling::train::options::TrainOptions;
 use graftling::{Error, Result};
 use tokio::sync::Notify;
 
@@ -50,8 +54,40 @@ pub fn run(args: StudioArgs) -> Result<()> {
     let studio = Studio::open(Setup { model, adapter, run, port, session, program: this_program()? })?;
     let stop = Arc::new(Notify::new());
     let asked = stop.clone();
-    interrupt::listen(move || asked.notify_one())?;
+    let mut asked_before = false;
+    interrupt::listen(move || {
+        if std::mem::replace(&mut asked_before, true) {
+            std::process::exit(1);
+        }
+        asked.notify_one();
+    })?;
     studio.serve(&stop, |address| welcome(address, no_browser))
+}
+
+/// Shows the run of this process, on a thread of its own, for as long as the process lives. A run does not end because nobody can look at it.
+pub fn beside(options: &TrainOptions) {
+    let open = |options: TrainOptions| -> Result<()> {
+        let setup = Setup {
+            model: Some(options.model),
+            adapter: None,
+            run: Some(options.out),
+            port: None,
+            session: SessionOptions {
+                device: options.device,
+                matmul: options.matmul,
+                weights: WeightType::asked(options.weights, !options.no_double_quant),
+                autotune: !options.no_autotune,
+                cache: cache_folder(),
+            },
+            program: this_program()?,
+        };
+        Studio::open(setup)?.serve(&Arc::default(), |address| welcome(address, false))
+    };
+    let options = options.clone();
+    let show = move || open(options).unwrap_or_else(|error| say(&format!("no studio: {error}")));
+    if let Err(error) = std::thread::Builder::new().name("studio".to_string()).spawn(show) {
+        say(&format!("no studio: {error}"));
+    }
 }
 
 /// This program, which trains when the page asks for it.

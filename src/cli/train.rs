@@ -49,6 +49,9 @@ pub struct TrainArgs {
     /// Time every kernel of the second step: prints a table and writes FILE for ui.perfetto.dev or chrome://tracing. Changes no number
     #[arg(long, value_name = "FILE", help_heading = "Device")]
     profile: Option<PathBuf>,
+    /// Show the run in the studio while it goes on: prints an address on this machine, for a browser
+    #[arg(long, help_heading = "Reports")]
+    studio: bool,
     #[command(flatten)]
     recipe: Recipe,
 }
@@ -99,6 +102,9 @@ pub fn run(args: TrainArgs) -> Result<i32> {
     let mut run = prepared.start(weights, output, interrupt, progress)?;
     if let Some(path) = args.profile {
         run.profile(path);
+    }
+    if args.studio {
+        super::studio::beside(&options);
     }
     let (outcome, run) = run.train_to_the_end()?;
     let ask = if model.template.is_some() { "--chat" } else { "--prompt" };

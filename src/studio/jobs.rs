@@ -6,7 +6,7 @@
 
 use std::any::{Any, TypeId};
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -47,6 +47,8 @@ pub struct DeviceName {
 struct Status {
     stage: AtomicU8,
     device: RwLock<Option<DeviceName>>,
+    /// Bits of an f64: floating-point operations a second of forward and backward; 0 if nobody has timed them.
+    rate: AtomicU64,
 }
 
 type Work = Box<dyn FnOnce(&mut Engine) -> Result<Vec<u8>> + Send>;
@@ -106,6 +108,11 @@ impl Jobs {
     /// The device, if it is open.
     pub fn device(&self) -> Option<DeviceName> {
         self.status.device.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Floating-point operations a second of forward and backward, if somebody has timed them.
+    pub fn rate(&self) -> Option<f64> {
+        Some(f64::from_bits(self.status.rate.load(Ordering::SeqCst))).filter(|rate| *rate > 0.0)
     }
 
     /// Lets the thread do `work` with `opened`; dropping the future takes the wish back.
@@ -232,14 +239,32 @@ impl Engine {
     /// Failed: the asker has gone.
     pub fn wanted(&self) -> Result<()> {
         match self.gone.load(Ordering::SeqCst) {
-            true => Err(Error::failed("request", "it was cancelled", "ask again")),
+            true => Err(cancelled()),
             false => Ok(()),
+        }
+    }
+
+    /// For the pauses of long work that borrows what the engine keeps: tells the page how far it is (what, done, of), and is an error if
+    /// nobody waits for the answer any more.
+    pub fn pauses(&self) -> impl Fn(&str, u64, u64) -> Result<()> + use<> {
+        let (gone, events) = (self.gone.clone(), self.events.clone());
+        move |what, done, total| match gone.load(Ordering::SeqCst) {
+            true => Err(cancelled()),
+            false => {
+                events.tell("progress", None, json!({ "what": what, "done": done, "total": total }));
+                Ok(())
+            }
         }
     }
 
     /// Tells the page how far the work at hand is.
     pub fn progress(&self, what: &str, done: u64, total: u64) {
         self.events.tell("progress", None, json!({ "what": what, "done": done, "total": total }));
+    }
+
+    /// Notes how many floating-point operations a second of forward and backward the device does; plans tell times by it.
+    pub fn timed(&self, flops_per_second: f64) {
+        self.status.rate.store(flops_per_second.to_bits(), Ordering::SeqCst);
     }
 
     fn with_session(&mut self) -> Result<&mut OnDevice> {
@@ -279,6 +304,10 @@ fn open(opened: &Opened, options: &SessionOptions, events: &Events) -> Result<Se
     let uses: Vec<&dyn Use> = uses.iter().map(|used| &**used).collect();
     let folder = opened.adapter.as_ref().map(|adapter| adapter.folder.as_path());
     Session::open(&opened.model, folder, options, &uses, &Opening(events))
+}
+
+fn cancelled() -> Error {
+    Error::failed("request", "it was cancelled", "ask again")
 }
 
 fn not_open() -> Error {

@@ -3,6 +3,7 @@
 //! * this page: a [`Studio`], what it was opened with ([`Setup`]), and [`Studio::serve`];
 //! * [`server`]: routes, the token, and what is refused; [`assets`]: the page, which is a part of the program;
 //! * [`jobs`]: the one thread that owns the model on the device, the [`Engine`](jobs::Engine);
+//! * [`look`]: the model as the views see it, and what they keep on the device;
 //! * [`api`]: one file a view, typed requests and answers; `docs/studio.md` is the reference;
 //! * [`runs`]: training as a process of its own, and what it writes; [`events`]: how the page hears of it.
 
@@ -10,12 +11,13 @@ pub mod api;
 pub mod assets;
 pub mod events;
 pub mod jobs;
+pub mod look;
 pub mod runs;
 pub mod server;
 mod token;
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use crate::adapter::{LoadedAdapter, Placement, rope_scaling};
 use crate::session::{OpenModel, SessionOptions};
@@ -49,6 +51,8 @@ pub struct Opened {
     /// As the user wrote it.
     pub spec: String,
     pub adapter: Option<OpenedAdapter>,
+    /// Once somebody has asked.
+    anatomy: OnceLock<api::Anatomy>,
 }
 
 /// An adapter that has been read and fits the model.
@@ -69,7 +73,7 @@ impl Opened {
             Ok(OpenedAdapter { folder: folder.to_path_buf(), placement })
         };
         let adapter = adapter.map(read).transpose()?;
-        Ok(Self { model, spec: spec.to_string(), adapter })
+        Ok(Self { model, spec: spec.to_string(), adapter, anatomy: OnceLock::new() })
     }
 }
 
@@ -101,7 +105,7 @@ impl Studio {
         let events = Events::new();
         let studio = Self {
             jobs: Jobs::start(events.clone(), setup.session.clone())?,
-            theatre: Theatre::new(setup.program.clone(), events.clone()),
+            theatre: Theatre::new(setup.program.clone(), events.clone())?,
             events,
             opened: RwLock::new(opened),
             setup,

@@ -291,7 +291,8 @@ fn stream(
     });
     tokio_stream::iter(missed).chain(live).map(|Event { name, step, data }| {
         let event = sse::Event::default().event(name).data(data.to_string());
-        Ok(match step {
+        // What belongs to a step comes before it: who has the step's number has all of it.
+        Ok(match step.filter(|_| name == "step") {
             Some(step) => event.id(step.to_string()),
             None => event,
         })

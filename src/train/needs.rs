@@ -2,16 +2,20 @@
 
 use std::fmt::Write;
 
+use super::ask::adapter::Asked;
 use super::ask::options::TrainOptions;
-use super::memory::{Planner, StepShape};
+use super::budget::within_budget;
+use super::memory::{Memory, Planner, StepShape};
 use super::step::Recompute;
 use crate::Result;
-use crate::adapter::UniformLora;
 use crate::adapter::targets::expand_target_modules;
+use crate::adapter::{Placement, UniformLora};
 use crate::architecture::{Architecture, known, parameters};
 use crate::byte_size::ByteSize;
+use crate::graph::Counts;
 use crate::kernel::Facts;
 use crate::model::weights::WeightType;
+use crate::session::OpenModel;
 use crate::session::prefix_cache::Lowest;
 use crate::storage::{DType, TensorInfo};
 
@@ -20,6 +24,9 @@ pub const FORMATS: [DType; 4] = [DType::BF16, DType::Q8_0, DType::Q4_K, DType::N
 
 /// The GPUs that tables show, by their memory in GiB.
 pub const GPUS: [usize; 3] = [8, 16, 24];
+
+/// Tokens of the largest batch that is planned; it keeps bytes far from overflow.
+const MOST_TOKENS: usize = 1 << 22;
 
 /// Tenths of a GPU's memory that a run can have: the rest is the screen's, the driver's and other programs'.
 const TENTHS: usize = 9;
@@ -43,6 +50,48 @@ impl Need {
             (false, true) => "recompute",
             (false, false) => "-",
         }
+    }
+}
+
+/// A run of full batches, planned from its options alone: no data is read.
+pub struct Planned {
+    pub placement: Placement,
+    planner: Planner,
+}
+
+impl Planned {
+    /// # Errors
+    /// Bad input: a module, a layer, a rank or a start adapter that cannot be used; a memory budget that is too small.
+    pub fn of(options: &TrainOptions, model: &OpenModel) -> Result<Self> {
+        let placement = Asked::of(options, model)?.placement;
+        let shape = StepShape {
+            max_tokens: options.batch_size.saturating_mul(options.max_length).clamp(1, MOST_TOKENS),
+            accumulate: options.gradient_accumulation_steps > 1,
+            recompute: Recompute::None,
+            held_out_tokens: 0,
+        };
+        let weights = WeightType::asked(options.weights, !options.no_double_quant);
+        let (config, bytes) = (&model.files.config, model.weight_bytes(weights));
+        let lowest = Lowest::default();
+        let planner = Planner::new(config, &model.storage(weights), &placement, shape, bytes, &Facts::default(), lowest)?;
+        let planner = within_budget(planner, options.recompute, options.memory_budget)?;
+        Ok(Self { placement, planner })
+    }
+
+    /// Bytes on the device, by class.
+    pub fn memory(&self) -> Memory {
+        self.planner.memory()
+    }
+
+    /// Tokens of a full batch.
+    pub fn tokens(&self) -> usize {
+        self.planner.shape().max_tokens
+    }
+
+    /// Floating-point operations of a full batch, forward and backward, with all tokens learned.
+    pub fn flops(&self) -> f64 {
+        let all = Counts { tokens: self.tokens(), supervised: self.tokens() };
+        self.planner.flops(&all) * (1.0 + self.planner.extra_flops())
     }
 }
 

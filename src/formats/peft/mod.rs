@@ -97,6 +97,12 @@ impl Default for AdapterConfig {
 }
 
 impl AdapterConfig {
+    /// Whether a folder has an adapter, as far as the names of its files say.
+    pub fn is_in(folder: &Path) -> bool {
+        let is_there = |name: &str| folder.join(name).is_file();
+        is_there("adapter_config.json") && (is_there(WEIGHTS) || is_there(PYTORCH))
+    }
+
     /// Is this module of this layer adapted? `site`: `layers.3.self_attn.q_proj`.
     pub fn adapts(&self, layer: usize, module: &str, site: &str) -> bool {
         match &self.only {

@@ -7,6 +7,9 @@ import { apply as applyTheme, turn } from './lib/theme.js';
 import { shortcut, known, roving } from './lib/keyboard.js';
 import { errorBox } from './lib/pane.js';
 import { bytes, count } from './lib/format.js';
+import { live } from './lib/live.js';
+import { openDialog } from './lib/open.js';
+import journey from './journey/journey.js';
 import anatomy from './views/anatomy.js';
 import text from './views/text.js';
 import attention from './views/attention.js';
@@ -16,22 +19,25 @@ import lora from './views/lora.js';
 import backward from './views/backward.js';
 import source from './views/source.js';
 import chat from './views/chat.js';
+import theatre from './views/theatre.js';
 
 const GROUPS = [
+  ['Learn', [journey]],
   ['Look inside', [anatomy, text, attention, mlp, residual, lora, backward, source]],
-  ['Use', [chat]],
+  ['Use', [theatre, chat]],
 ];
 const VIEWS = GROUPS.flatMap(([, views]) => views);
 const ENGINE = { closed: 'not opened yet', opening: 'opening', ready: 'ready', training: 'training: looking inside waits' };
 
 const content = document.getElementById('content');
 let open = null;
+let started = false;
 
 /** What the address says: #/view/part?key=value */
 function address() {
   const [path, query] = location.hash.replace(/^#\/?/, '').split('?');
   const [id, ...parts] = path.split('/');
-  return { id: id || 'anatomy', parts, query: new URLSearchParams(query ?? '') };
+  return { id: id || 'journey', parts, query: new URLSearchParams(query ?? '') };
 }
 
 function head(view) {
@@ -53,7 +59,7 @@ async function show() {
     else link.removeAttribute('aria-current');
   }
   if (!view) {
-    fill(content, h('div.error', { role: 'alert' }, h('p.error-what', `there is no view called “${id}”`), h('p.error-propose', h('a', { href: '#/anatomy' }, 'Begin with the anatomy'))));
+    fill(content, h('div.error', { role: 'alert' }, h('p.error-what', `there is no view called “${id}”`), h('p.error-propose', h('a', { href: '#/journey' }, 'Begin with the journey'))));
     return;
   }
   document.title = `${view.title} · graftling studio`;
@@ -62,9 +68,13 @@ async function show() {
   content.className = `view-${id}`;
   closeMenu();
   scrollTo(0, 0);
+  if (started) content.focus({ preventScroll: true });
+  started = true;
   try {
     const state = await state_();
-    if (!signal.aborted) await view.show(body, { signal, state, parts, query });
+    if (signal.aborted) return;
+    if (!state.model && !view.withoutModel) fill(body, h('section.card', h('h2', 'No model is open'), h('p', 'This view looks into a model. Open one: a folder, a .gguf file, or a Hugging Face name.'), h('div.row', h('button.primary', { type: 'button', onclick: openAnother }, 'Open …'))));
+    else await view.show(body, { signal, state, parts, query });
   } catch (error) {
     if (signal.aborted || error.name === 'AbortError') return;
     console.debug(error);
@@ -72,8 +82,9 @@ async function show() {
   }
 }
 
+let last = null;
 async function state_() {
-  const state = await api.get('state');
+  const state = (last = await api.get('state'));
   facts(state);
   return state;
 }
@@ -106,10 +117,10 @@ menu.addEventListener('click', () => {
   if (now) document.querySelector('#nav a[tabindex="0"]')?.focus();
 });
 
+const dialog = document.getElementById('dialog');
 function help() {
-  const dialog = document.getElementById('keys');
-  const rows = known().map(({ keys, does }) => h('tr', h('td', keys.map((key) => h('kbd', key))), h('td', does)));
-  fill(dialog, h('h2', { id: 'keys-title' }, 'Keys'),
+    const rows = known().map(({ keys, does }) => h('tr', h('td', keys.map((key) => h('kbd', key))), h('td', does)));
+  fill(dialog, h('h2', { id: 'dialog-title' }, 'Keys'),
     h('p', 'Tab goes from control to control. Inside a group of buttons, tokens or cells the arrow keys move, Home and End jump.'),
     h('table', h('tbody', rows)),
     h('form', { method: 'dialog' }, h('button', 'Close')));
@@ -118,10 +129,14 @@ function help() {
 
 const themeButton = document.getElementById('theme');
 function themeName() {
-  themeButton.textContent = { system: 'Theme: system', light: 'Theme: light', dark: 'Theme: dark' }[get('theme')];
+  themeButton.setAttribute('aria-label', `Theme: ${get('theme')}`);
+  themeButton.textContent = { system: 'System', light: 'Light', dark: 'Dark' }[get('theme')];
 }
 themeButton.addEventListener('click', () => { turn(); themeName(); });
 document.getElementById('help').addEventListener('click', help);
+const openAnother = () => openDialog(dialog, last, show);
+document.getElementById('open').addEventListener('click', openAnother);
+shortcut('o', 'Open another model or adapter', openAnother);
 shortcut('?', 'This list', help);
 shortcut('t', 'Next theme: system, light, dark', () => { turn(); themeName(); });
 shortcut('Escape', 'Close what is open', closeMenu);
@@ -129,7 +144,10 @@ shortcut('Escape', 'Close what is open', closeMenu);
 // The skip link must not change the view, whose name is in the address too.
 document.querySelector('.skip').addEventListener('click', (event) => { event.preventDefault(); content.focus(); });
 addEventListener('hashchange', show);
-document.addEventListener('enginechange', () => state_().catch(() => {}));
+const look = () => state_().catch(() => {});
+live({ run: look, done: look, error: look });
+// A request may have opened the engine.
+document.addEventListener('enginechange', () => last?.engine !== 'ready' && look());
 applyTheme();
 themeName();
 nav();

@@ -4,9 +4,10 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use clap::{CommandFactory, Parser};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::options::Recipe;
+use super::row::Row;
 use crate::files;
 use crate::nearest::nearest;
 use crate::{Error, Result};
@@ -50,6 +51,24 @@ struct RecipeKeys {
     _recipe: Recipe,
 }
 
+/// A key of a recipe, as a form asks for it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Field {
+    pub key: &'static str,
+    pub heading: &'static str,
+    pub placeholder: &'static str,
+    pub help: String,
+    /// `switch`, `choice`, `whole`, `real`, `path`, `list` or `text`.
+    pub kind: &'static str,
+    pub required: bool,
+    /// What is taken where nothing is given; null where that is no one value.
+    pub default: serde_json::Value,
+    /// Why that is the default, what happens without a value, or what to give.
+    pub why: &'static str,
+    /// The values that it can have, if these are few.
+    pub choices: Vec<String>,
+}
+
 impl Recipe {
     /// Reads a recipe file (TOML). Paths in it are relative to the current folder, as on the command line.
     ///
@@ -88,6 +107,40 @@ impl Recipe {
     pub fn check_entry(written: Written, key: &str, value: &toml::Value, span: Range<usize>) -> Result<()> {
         let alone = toml::Table::from_iter([(key.to_string(), value.clone())]);
         alone.try_into::<Self>().map(drop).map_err(|error| written.wrong_value(Some(span), &error))
+    }
+
+    /// All keys of a recipe, with what a form needs to ask for each.
+    pub fn fields() -> Vec<Field> {
+        let command = RecipeKeys::command();
+        let choices = |key: &str| -> Vec<String> {
+            let argument = command.get_arguments().find(|argument| argument.get_id() == key);
+            let values = argument.map_or_else(Vec::new, clap::Arg::get_possible_values);
+            values.iter().map(|value| value.get_name().to_string()).collect()
+        };
+        let field = |row: Row| {
+            let choices = choices(row.key);
+            let kind = match row.of {
+                _ if row.kind == "switch" => "switch",
+                _ if !choices.is_empty() => "choice",
+                "usize" | "u64" => "whole",
+                "f64" => "real",
+                "PathBuf" => "path",
+                of if of.starts_with("Vec") => "list",
+                _ => "text",
+            };
+            Field {
+                key: row.key,
+                heading: row.heading,
+                placeholder: row.placeholder,
+                help: row.help,
+                kind,
+                required: row.kind == "required",
+                default: row.default,
+                why: row.why,
+                choices,
+            }
+        };
+        Self::rows().into_iter().map(field).collect()
     }
 
     /// All keys of a recipe file, in the order of the help text.
@@ -185,6 +238,19 @@ mod tests {
             let one = recipe(&format!("{key} = {{}}")).map(|_| ()).unwrap_err().to_string();
             assert!(!one.contains("unknown"), "{key} is an option and no key: {one}");
         }
+    }
+
+    #[test]
+    fn a_form_asks_for_every_key_as_the_command_line_does() {
+        let fields = Recipe::fields();
+        assert_eq!(fields.iter().map(|field| field.key.to_string()).collect::<Vec<_>>(), Recipe::keys());
+        let field = |key: &str| fields.iter().find(|field| field.key == key).unwrap();
+        assert_eq!((field("learning_rate").kind, &field("learning_rate").default), ("real", &serde_json::json!(2e-4)));
+        assert!(field("model").required && field("data").kind == "list" && field("resume").kind == "switch");
+        assert!(field("lr_schedule").choices.contains(&"cosine".to_string()));
+        assert_eq!(field("lr_schedule").default, "cosine");
+        assert!(field("weights").choices.contains(&"nf4".to_string()));
+        assert!(fields.iter().all(|field| field.help.len() > 10));
     }
 
     #[test]

@@ -67,6 +67,23 @@ macro_rules! option_rows {
                 Self { $($($name: self.$name.or(fallback.$name),)+)+ }
             }
 
+            /// What each row of the table says, in its order.
+            pub(super) fn rows() -> Vec<$crate::train::ask::row::Row> {
+                vec![$($({
+                    let (kind, default, why) = option_rows!(@row $kind $(($($detail)*))?);
+                    $crate::train::ask::row::Row {
+                        key: stringify!($name),
+                        heading: $heading,
+                        placeholder: $value,
+                        help: $crate::train::ask::row::help(&[$($help),+], ""),
+                        of: stringify!($type),
+                        kind,
+                        default,
+                        why,
+                    }
+                }),+),+]
+            }
+
             /// Fills in the defaults and checks every value by itself.
             fn complete(self) -> $crate::Result<$complete> {
                 $($(
@@ -115,6 +132,11 @@ macro_rules! option_rows {
     (@default_text switch) => { String::new() };
     (@default_text optional($without:literal)) => { format!(" [default: {}]", $without) };
 
+    (@row required($proposal:literal)) => { ("required", serde_json::Value::Null, $proposal) };
+    (@row default($default:expr, $why:literal)) => { ("default", serde_json::json!($default), $why) };
+    (@row switch) => { ("switch", serde_json::json!(false), "") };
+    (@row optional($without:literal)) => { ("optional", serde_json::Value::Null, $without) };
+
     (@resumed same $values:ident, $name:ident, $value:expr) => {
         $values.insert(stringify!($name).to_string(), serde_json::json!($value).to_string());
     };
@@ -127,6 +149,23 @@ macro_rules! option_rows {
     (@resumed free $values:ident, $name:ident, $value:expr) => {};
 }
 pub(super) use option_rows;
+
+/// A row of the table, for forms.
+pub struct Row {
+    /// As a recipe writes it.
+    pub key: &'static str,
+    pub heading: &'static str,
+    pub placeholder: &'static str,
+    pub help: String,
+    /// The type of the value.
+    pub of: &'static str,
+    /// `required`, `default`, `optional` or `switch`.
+    pub kind: &'static str,
+    /// Null where there is none.
+    pub default: serde_json::Value,
+    /// Why it is the default, what happens without a value, or what to give.
+    pub why: &'static str,
+}
 
 /// The lines of a row's help as one text, with what is taken when the option is left out.
 pub(super) fn help(lines: &[&str], default: &str) -> String {

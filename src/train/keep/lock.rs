@@ -71,6 +71,20 @@ impl FolderLock {
     }
 }
 
+/// Whether a process holds `folder` now: the process's number, where that can be read. Whoever looks holds nothing, but for a moment in
+/// which no other can begin.
+pub fn holder(folder: &Path) -> Option<Option<u32>> {
+    let mut file = plain::open(&folder.join(LOCK_FILE)).ok()?;
+    match file.try_lock_shared() {
+        Err(TryLockError::WouldBlock) => {
+            let mut number = String::new();
+            let _ = (&mut file).take(MOST_BYTES).read_to_string(&mut number); // Windows keeps a locked file from being read
+            Some(number.trim().parse().ok())
+        }
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -86,7 +100,9 @@ mod tests {
         if cfg!(unix) {
             assert!(error.to_string().contains(&format!("process {} is", std::process::id())), "{error}");
         }
+        assert_eq!(holder(folder.path()), Some(cfg!(unix).then(std::process::id)));
         drop(first);
+        assert_eq!(holder(folder.path()), None);
         FolderLock::acquire(folder.path()).unwrap();
     }
 

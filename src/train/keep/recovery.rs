@@ -38,10 +38,24 @@ impl Run<'_> {
     fn reopened(self, mut lost: Error, patience: &mut Patience) -> Result<Self> {
         let Tuned { device, tuning } = self.trainer.weights().place();
         let device = device.identity();
-        let Self { prepared, trainer, held_out, sampler, state, metrics, progress, interrupt, unsettled, profile, lock, .. } =
-            self;
+        let Self {
+            prepared,
+            trainer,
+            held_out,
+            answering,
+            sampler,
+            state,
+            metrics,
+            progress,
+            interrupt,
+            unsettled,
+            profile,
+            watches,
+            lock,
+            ..
+        } = self;
         // What the lost device holds is freed before the new one needs as much. The sampler and the log of metrics start anew.
-        drop((trainer, held_out, sampler, metrics, unsettled));
+        drop((trainer, held_out, answering, sampler, metrics, unsettled));
         let engine = loop {
             patience.lose(state.step, lost)?;
             progress.note(&format!("the GPU was lost in step {}; opening it again", state.step + 1));
@@ -55,7 +69,7 @@ impl Run<'_> {
         let RunState { kernels, base_weights, template_time, may_replace, .. } = state;
         output.state = RunState { kernels, base_weights, template_time, may_replace, ..output.state };
         progress.note(&format!("going on after step {} of {}", output.steps_done(), prepared.total_steps));
-        Ok(Self { profile, ..prepared.start_with(engine, output, interrupt, progress)? })
+        Ok(Self { profile, watches, ..prepared.start_with(engine, output, interrupt, progress)? })
     }
 }
 

@@ -17,13 +17,14 @@ export const known = () => shortcuts.map(({ keys, does }) => ({ keys, does }));
 let pending = '';
 document.addEventListener('keydown', (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented || typing(event.target)) return;
-  if (document.querySelector('dialog[open]') && event.key !== 'Escape') return;
+  if (document.querySelector('dialog[open]')) return;
   const key = event.key === ' ' ? 'Space' : event.key;
   // Keys of two strokes, such as "g a", as in many web tools.
   const both = pending ? `${pending} ${key}` : key;
   pending = key === 'g' && !pending ? 'g' : '';
-  // Space on a button presses it.
-  if (key === 'Space' && event.target.closest?.('button, summary, a, input')) return;
+  // Space on a button presses it, and arrows on a slider move it.
+  if (key === 'Space' && event.target.closest?.('button, summary, a, input, [tabindex="0"]')) return;
+  if (/^(Arrow|Home|End|Page)/.test(key) && event.target.closest?.('input, select, summary, [role=application]')) return;
   const entry = [...shortcuts].reverse().find(({ keys }) => keys.includes(both));
   if (!entry) return;
   event.preventDefault();
@@ -35,8 +36,8 @@ export function roving(group, selector, { columns } = {}) {
   const items = () => [...group.querySelectorAll(selector)].filter((item) => !item.hidden && !item.disabled);
   const reset = () => {
     const all = items();
-    const present = all.find((item) => item.tabIndex === 0 && (item === document.activeElement || item.matches('[aria-pressed=true],[aria-selected=true],[aria-current]')))
-      ?? all.find((item) => item.matches('[aria-pressed=true],[aria-selected=true],[aria-current]')) ?? all[0];
+    const present = all.find((item) => item.tabIndex === 0 && (item === document.activeElement || item.matches('[aria-checked=true],[aria-selected=true],[aria-current]')))
+      ?? all.find((item) => item.matches('[aria-checked=true],[aria-selected=true],[aria-current]')) ?? all[0];
     for (const item of all) item.tabIndex = item === present ? 0 : -1;
   };
   reset();

@@ -3,6 +3,7 @@
 
 import { h, fill } from './dom.js';
 import { ApiError } from './api.js';
+import { live } from './live.js';
 
 /** The box of an error: what, where, and what to do about it. */
 export function errorBox(error, again) {
@@ -37,12 +38,13 @@ export class Pane {
     if (this.signal?.aborted) return;
     const running = (this.running = new AbortController());
     const started = performance.now();
-    const seconds = h('span.seconds');
+    const seconds = h('span.seconds'), doing = h('span', `${label} …`);
     const clock = setInterval(() => (seconds.textContent = `${((performance.now() - started) / 1000).toFixed(0)} s`), 500);
+    live({ progress: ({ what, done, total }) => (doing.textContent = `${label} … ${what}${total ? `, ${done} of ${total}` : ''}`) }, running.signal);
     // Answers that come at once need no bar.
     const bar = setTimeout(() => {
       this.element.classList.add('busy');
-      fill(this.status, h('div.busy-bar', h('i'), h('span', `${label} …`), seconds,
+      fill(this.status, h('div.busy-bar', h('i'), doing, seconds,
         h('button.small', { type: 'button', onclick: () => this.cancel(label, task, show) }, 'Cancel')));
     }, 200);
     try {
@@ -59,10 +61,12 @@ export class Pane {
     } finally {
       clearTimeout(bar);
       clearInterval(clock);
+      running.abort();
       if (this.running === running) {
         this.running = null;
         this.element.classList.remove('busy');
       }
+      document.dispatchEvent(new Event('enginechange'));
     }
   }
 

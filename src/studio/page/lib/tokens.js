@@ -6,19 +6,19 @@ import { roving } from './keyboard.js';
 
 /**
  * Tokens as buttons (with `pick(index)`) or as spans. `tokens` are {id, text, special?, supervised?}; `chosen` is an index;
- * `note(token, index)` adds words to the tip; `shade(token, index)` gives a colour of the background.
+ * `prose`: as running text, without ids; `note(token, index)` adds words to the tip; `shade(token, index)` gives a colour of the background.
  */
-export function tokenRow({ tokens, label, chosen, pick, note, shade, cutFrom }) {
-  const row = h('div.tokens', { role: pick ? 'radiogroup' : 'list', 'aria-label': label });
+export function tokenRow({ tokens, label, chosen, pick, note, shade, cutFrom, prose }) {
+  const row = h(prose ? 'div.tokens.prose' : 'div.tokens', { role: pick ? 'radiogroup' : 'list', 'aria-label': label });
   tokens.forEach((token, at) => {
     const tip = [`token ${at}`, `id ${token.id}`, token.special && 'special', token.supervised && 'learned (supervised)',
       cutFrom !== undefined && at >= cutFrom && 'cut off', note?.(token, at)].filter(Boolean).join(' · ');
     const classes = ['token', token.special && 'special', token.supervised && 'supervised', cutFrom !== undefined && at >= cutFrom && 'cut'].filter(Boolean).join('.');
     const element = h(`${pick ? 'button' : 'span'}.${classes}`, {
       type: pick ? 'button' : null, role: pick ? 'radio' : 'listitem', title: tip, 'aria-checked': pick ? String(at === chosen) : null,
-      'aria-pressed': pick ? String(at === chosen) : null, tabindex: pick ? null : 0, 'aria-label': `${visible(token.text)}: ${tip}`,
+      tabindex: pick ? null : 0, 'aria-label': `${visible(token.text)}: ${tip}`,
       onclick: pick ? () => choose(at) : null,
-    }, h('span.token-text', visible(token.text)), h('span.token-id', token.id));
+    }, prose ? token.text.replace(/\n/g, '⏎\n') || visible(token.text) : [h('span.token-text', visible(token.text)), h('span.token-id', token.id)]);
     if (shade) {
       const colour = shade(token, at);
       if (colour) {
@@ -28,12 +28,11 @@ export function tokenRow({ tokens, label, chosen, pick, note, shade, cutFrom }) 
       }
     }
     row.append(element);
-    if (token.text.includes('\n')) row.append(h('span.break', { 'aria-hidden': 'true' }));
+    if (!prose && token.text.includes('\n')) row.append(h('span.break', { 'aria-hidden': 'true' }));
   });
   const choose = (at) => {
     [...row.querySelectorAll('.token')].forEach((element, i) => {
       element.setAttribute('aria-checked', String(i === at));
-      element.setAttribute('aria-pressed', String(i === at));
     });
     pick(at);
   };

@@ -1,0 +1,130 @@
+// The run that is shown: where it is, its curves, what it says, and the buttons that lead it.
+
+import { h, add, fill } from '../lib/dom.js';
+import * as api from '../lib/api.js';
+import { live } from '../lib/live.js';
+import { errorBox } from '../lib/pane.js';
+import { lineChart } from '../lib/charts.js';
+import { bytes, duration, short, whole, percent } from '../lib/format.js';
+
+const PHASES = {
+  idle: 'not training', running: 'training', pausing: 'pausing: it saves a checkpoint', stopping: 'stopping: it saves a checkpoint',
+  paused: 'paused', stopped: 'stopped', done: 'done', failed: 'failed',
+};
+
+/** The card. `ended()` is called when a run has ended, `known(run)` once it is known which run is shown, if any. */
+export function stage({ signal, ended, known }) {
+  const element = h('section.card.theatre-now', { 'aria-label': 'The run' });
+  const trouble = h('div');
+  const numbers = h('dl.big-numbers'), bar = h('div.run-bar', { role: 'progressbar', 'aria-label': 'Steps done', 'aria-valuemin': 0 }, h('i')), buttons = h('div.row'), charts = h('div.columns', { style: { '--column': '22rem' } });
+  const log = h('pre.log', { tabindex: 0, 'aria-label': 'What the run says' });
+  const samples = h('div.stack');
+  let run = null;
+  let drawing = 0;
+  let asking = false;
+  let told = false;
+  const tellOnce = (which) => { if (!told) known(which); told = true; };
+
+  const act = (path, body) => async () => {
+    fill(trouble);
+    try { shown(await api.post(path, body)); } catch (error) { fill(trouble, errorBox(error)); }
+  };
+  const button = (text, call, primary) => h(primary ? 'button.primary' : 'button', { type: 'button', onclick: call }, text);
+
+  const leads = () => {
+    const training = run.phase === 'running';
+    const place = run.adapter ?? run.checkpoint?.dir;
+    fill(buttons,
+      training && button('Pause', act('train/pause')), training && button('Stop', act('train/stop')),
+      run.resumable && button('Go on', act('train/resume'), true),
+      !['running', 'pausing', 'stopping'].includes(run.phase) && place && button('Open this adapter, to look inside', async () => {
+        fill(trouble);
+        try {
+          await api.post('open', { model: run.about?.model ?? run.model ?? undefined, adapter: place });
+          api.forget();
+          location.hash = '#/lora';
+        } catch (error) { fill(trouble, errorBox(error)); }
+      }));
+  };
+
+  const draw = () => {
+    drawing = 0;
+    if (!run || signal.aborted) return;
+    const { metrics, about } = run;
+    const last = metrics[metrics.length - 1];
+    const total = about?.total_steps ?? run.total_steps;
+    const recent = metrics.slice(-20);
+    const speed = recent.length ? recent.reduce((sum, m) => sum + m.tokens / m.tokens_per_second, 0) / recent.length : NaN;
+    const entry = (name, value, note) => h('div', h('dt', name), h('dd', value, note && h('small', note)));
+    const lastEval = [...metrics].reverse().find((m) => m.eval_loss !== undefined && m.eval_loss !== null);
+    fill(numbers,
+      entry('step', last ? whole(last.step) : '0', total ? `of ${whole(total)}` : ''),
+      last && entry('loss', short(last.loss), `${percent(Math.exp(-last.loss))} a token`),
+      lastEval && entry('held-out loss', short(lastEval.eval_loss), `at step ${lastEval.step}`),
+      last && entry('learning rate', last.learning_rate.toExponential(1)),
+      last && entry('tokens a second', whole(last.tokens_per_second), Number.isFinite(speed) ? `${duration(speed)} a step` : ''),
+      last && entry('memory', bytes(last.gpu_bytes), 'on the device'),
+      total && last && run.phase === 'running' && entry('time left', duration((total - last.step) * speed), 'by the last 20 steps'),
+      about?.parameters && entry('trained', whole(about.parameters), 'parameters'));
+    bar.hidden = !total;
+    bar.setAttribute('aria-valuemax', total ?? 0);
+    bar.setAttribute('aria-valuenow', last?.step ?? 0);
+    bar.firstChild.style.setProperty('--share', total && last ? last.step / total : 0);
+    bar.classList.toggle('runs', run.phase === 'running');
+    const line = (key) => metrics.filter((m) => m[key] !== undefined && m[key] !== null).map((m) => [m.step, m[key]]);
+    const x = { label: 'step' };
+    const held = line('eval_loss');
+    fill(charts,
+      lineChart({ label: 'Loss by step', series: [{ name: 'training', points: line('loss') }, ...(held.length ? [{ name: 'held-out', points: held, marks: held.length < 3 }] : [])], x, y: { label: 'loss', from: 0 }, signal, empty: 'No step is done yet: loading, and choosing kernels.' }),
+      lineChart({ label: 'Length of the gradient by step', series: [{ points: line('grad_norm') }], x, y: { label: 'length of the gradient, before clipping' }, signal }),
+      lineChart({ label: 'Learning rate by step', series: [{ points: line('learning_rate') }], x, y: { label: 'learning rate', from: 0 }, height: 150, signal }),
+      lineChart({ label: 'Tokens a second by step', series: [{ points: line('tokens_per_second') }], x, y: { label: 'tokens a second', from: 0 }, height: 150, signal }));
+  };
+  const soon = () => { if (!drawing) drawing = requestAnimationFrame(() => setTimeout(draw, 150)); };
+
+  function shown(next) {
+    run = next;
+    fill(trouble, run.error && errorBox(Object.assign(new api.ApiError(0, {}), { what: run.error.what ?? String(run.error), where: run.error.where, propose: run.error.propose })));
+    fill(element,
+      h('div.row', h('h2', run.dir), h('span.phase', { 'data-phase': run.phase, 'aria-live': 'polite' }, PHASES[run.phase] ?? run.phase)),
+      run.about && h('p.note', `${run.about.model} · ${run.about.data.join(', ')} · on ${run.about.device}`),
+      trouble, buttons, numbers, bar, charts, samples,
+      run.own || run.log?.length ? h('details', { open: run.phase === 'failed' }, h('summary', 'What it says in the terminal'), log) : null,
+      run.recipe && h('details', h('summary', 'Its recipe'), h('pre.log', { tabindex: 0 }, run.recipe)));
+    log.textContent = (run.log ?? []).join('\n');
+    leads();
+    draw();
+  }
+
+  async function refresh() {
+    asking = true;
+    try {
+      shown(await api.get('run', {}, signal));
+      tellOnce(run);
+    } catch (error) {
+      if (error.name === 'AbortError') return;
+      tellOnce(null);
+      if (error.status === 404) fill(element, h('h2', 'No run is shown'), h('p', 'Start one below, open one of the past, or begin one in a terminal with ', h('code', 'graftling train --studio'), '.'));
+      else fill(element, errorBox(error, refresh));
+    } finally {
+      asking = false;
+    }
+  }
+
+  live({
+    step(data) {
+      if (!run) return;
+      // What the run says of itself is there once it has begun.
+      if (!run.about && !asking) refresh();
+      const at = run.metrics.findIndex((m) => m.step >= data.step);
+      if (at >= 0) { if (run.metrics[at].step === data.step) run.metrics[at] = { ...run.metrics[at], ...data }; } else run.metrics.push(data);
+      soon();
+    },
+    log({ line }) { if (run) { (run.log ??= []).push(line); log.textContent += `\n${line}`; log.scrollTop = log.scrollHeight; } },
+    sample(data) { samples.append(h('figure.sample', h('figcaption', `step ${data.step ?? ''}: ${data.prompt ?? ''}`), h('blockquote', data.answer ?? data.text ?? ''))); },
+    run(data) { if (!run || data.dir !== run.dir || data.phase !== run.phase || data.total_steps !== run.about?.total_steps) refresh(); },
+    done: () => { refresh(); ended(); },
+    error: () => { refresh(); ended(); },
+  }, signal);
+  return { element, shown, refresh };
+}

@@ -1,0 +1,22 @@
+//! What a run tells besides its bar, metrics and curve.
+//!
+//! * this page: [`Watch`], for whoever wants to see each step; it hangs on the loop from outside, and changes no number;
+//! * [`about`]: what the run is, in its folder, for programs that look at it from outside;
+//! * [`tensorboard`]: the metrics as event files of TensorBoard.
+
+pub mod about;
+pub mod tensorboard;
+
+use super::metrics::StepMetrics;
+use super::trainer::Trainer;
+use crate::Result;
+
+/// Sees a run step by step.
+pub trait Watch {
+    /// A step is done, and its numbers have arrived and are finite. The `trainer` has its adapter as of then, or one update later where the
+    /// next step has been submitted.
+    ///
+    /// # Errors
+    /// What ends the run. What can be done without, such as a picture, is better told of and passed over.
+    fn step(&mut self, metrics: &StepMetrics, trainer: &Trainer) -> Result<()>;
+}
