@@ -26,6 +26,17 @@ impl Workshop {
         let records: Vec<Value> = (0..24).map(record).collect();
         workshop.write_records("train.jsonl", &records);
         workshop.write_records("held-out.jsonl", &(24..30).map(record).collect::<Vec<_>>());
+        let expectations =
+            [("always", json!({ "regex": "" })), ("never", json!({ "exact": "w2" })), ("at-times", json!({ "regex": "w[4-9]" }))];
+        let question = |(number, (group, expect)): (usize, (&str, Value))| {
+            let mut expect = expect;
+            expect["group"] = json!(group);
+            json!({ "prompt": format!("w{} w{}", 10 + number, 30 + 7 * number), "completion": " w5 w9", "expect": expect })
+        };
+        workshop.write_records(
+            "questions.jsonl",
+            &expectations.into_iter().cycle().take(9).enumerate().map(question).collect::<Vec<_>>(),
+        );
         workshop
     }
 
@@ -93,7 +104,7 @@ impl Workshop {
 
     /// What two runs have in common if they did the same: each step's numbers (not its speed), as text, and the adapter's bytes.
     pub fn result(&self, out: &str) -> (Vec<String>, Vec<u8>) {
-        let keys = ["step", "loss", "learning_rate", "grad_norm", "tokens", "supervised_tokens", "eval_loss"];
+        let keys = ["step", "loss", "learning_rate", "grad_norm", "tokens", "supervised_tokens", "eval_loss", "check"];
         let steps = self.metrics(out).iter().map(|step| keys.map(|key| step[key].to_string()).join(" ")).collect();
         (steps, std::fs::read(self.path(out).join("adapter_model.safetensors")).unwrap_or_default())
     }

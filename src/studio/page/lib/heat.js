@@ -6,7 +6,7 @@ import { scales, onTheme, css, inkOn } from './colour.js';
 import { short } from './format.js';
 
 /**
- * A picture of `rows` x `columns` cells. `at(row, column)` is a number or null (no cell). `scale` is 'sequential' (0 to `max`) or 'diverging'
+ * A picture of `rows` x `columns` cells. `at(row, column)` is a number or null (no cell). `scale` is 'sequential' or 'linear' (0 to `max`) or 'diverging'
  * (-`max` to `max`). `name(row, column, value)` says a cell in words. `pick(row, column)` makes cells choosable. `cell` is [width, height]
  * in pixels at the most; the picture shrinks with the page.
  */
@@ -103,7 +103,8 @@ export function shade(value, scale = 'sequential') {
 /** A heat picture whose rows and columns have names, such as layers and modules. */
 export function namedHeat({ rowNames, columnNames, title, ...rest }) {
   const picture = heat({ rows: rowNames.length, columns: columnNames.length, ...rest }); // `rest` may give another number of columns
-  const grid = h('div.named-heat', h('div.row-names', { 'aria-hidden': 'true' }, rowNames.map((name) => h('span', name))),
+  const grid = h('div.named-heat', { style: { '--name-size': `${Math.min(12, 0.84 * (rest.cell?.[1] ?? 12)).toFixed(1)}px` } }, h('div.row-names', { 'aria-hidden': 'true' }, rowNames.map((name) => h('span', name))),
     h('div.column-names', { 'aria-hidden': 'true' }, columnNames.map((name, i) => h('span', { class: columnNames.length > 12 && i % 5 ? 'minor' : null }, name))), picture.element);
+  if (columnNames.length === 0) grid.classList.add('token-heat');
   return { ...picture, element: h('div.stack', title && h('p.note', title), grid) };
 }
