@@ -101,6 +101,11 @@ export function stage({ signal, ended, known }) {
     draw();
   }
 
+  function none() {
+    tellOnce(null);
+    fill(element, h('h2', 'No run is shown'), h('p', 'Start one below, open one of the past, or begin one in a terminal with ', h('code', 'graftling train --studio'), '.'));
+  }
+
   async function refresh() {
     asking = true;
     try {
@@ -109,7 +114,7 @@ export function stage({ signal, ended, known }) {
     } catch (error) {
       if (error.name === 'AbortError') return;
       tellOnce(null);
-      if (error.status === 404) fill(element, h('h2', 'No run is shown'), h('p', 'Start one below, open one of the past, or begin one in a terminal with ', h('code', 'graftling train --studio'), '.'));
+      if (error.status === 404) none();
       else fill(element, errorBox(error, refresh));
     } finally {
       asking = false;
@@ -131,5 +136,5 @@ export function stage({ signal, ended, known }) {
     done: () => { refresh(); ended(); },
     error: () => { refresh(); ended(); },
   }, signal);
-  return { element, shown, refresh };
+  return { element, shown, refresh, none };
 }
