@@ -4,13 +4,15 @@
 //! * [`server`]: routes, the token, and what is refused; [`assets`]: the page, which is a part of the program;
 //! * [`jobs`]: the one thread that owns the model on the device, the [`Engine`](jobs::Engine);
 //! * [`api`]: one file a view, typed requests and answers; `docs/studio.md` is the reference;
-//! * [`runs`]: training as a process of its own, and what it writes; [`events`]: how the page hears of it.
+//! * [`runs`]: training as a process of its own, and what it writes; [`samples`]: answers while it goes on; [`events`]: how the page hears
+//!   of it.
 
 pub mod api;
 pub mod assets;
 pub mod events;
 pub mod jobs;
 pub mod runs;
+pub mod samples;
 pub mod server;
 mod token;
 

@@ -14,6 +14,7 @@ use crate::session::OpenModel;
 use crate::studio::Studio;
 use crate::studio::runs::past::{Past, past};
 use crate::studio::runs::{Phase, RECIPE_FILE, RunNow, base_model, newest_checkpoint, tail};
+use crate::studio::samples::Sample;
 use crate::train::ask::recipe::Field;
 use crate::train::lock;
 use crate::train::metrics::StepMetrics;
@@ -72,6 +73,8 @@ pub struct Run {
     /// What the run said of itself when it began; `None` for runs of other versions.
     about: Option<About>,
     metrics: Vec<StepMetrics>,
+    /// Answers while it trained, and how many of them were as expected.
+    samples: Vec<Sample>,
     /// Steps that are done but left out of `metrics`, where there are very many.
     thinned: bool,
     /// The recipe, where it was started from a studio.
@@ -133,6 +136,7 @@ fn run(studio: &Arc<Studio>, asked: Dir) -> Answered<Run> {
         log,
         about,
         metrics,
+        samples: Sample::all(&dir),
         thinned: every > 1,
         recipe,
         checkpoint,

@@ -13,8 +13,7 @@ use crate::Result;
 
 /// Sees a run step by step.
 pub trait Watch {
-    /// A step is done, and its numbers have arrived and are finite. The `trainer` has its adapter as of then, or one update later where the
-    /// next step has been submitted.
+    /// A step is done, and its numbers have arrived and are finite. The `trainer` has the adapter as of after its update.
     ///
     /// # Errors
     /// What ends the run. What can be done without, such as a picture, is better told of and passed over.
