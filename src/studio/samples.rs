@@ -19,12 +19,10 @@ use crate::session::OpenModel;
 use crate::text::Message;
 use crate::train::metrics::StepMetrics;
 use crate::train::options::TrainOptions;
-use crate::train::tell::Watch;
+use crate::train::tell::{SAMPLES_FILE, Watch};
 use crate::train::trainer::Trainer;
 use crate::{Error, Result};
 
-/// The file's name inside the output folder: one object an answer.
-pub const SAMPLES_FILE: &str = "samples.jsonl";
 /// Bytes of the longest such file that is read.
 const MOST_BYTES: u64 = 64 << 20;
 /// Tokens of an answer.

@@ -11,6 +11,9 @@ use super::metrics::StepMetrics;
 use super::trainer::Trainer;
 use crate::Result;
 
+/// Answers of the model while it is trained, in the output folder; who asks it is above this module.
+pub const SAMPLES_FILE: &str = "samples.jsonl";
+
 /// Sees a run step by step.
 pub trait Watch {
     /// A step is done, and its numbers have arrived and are finite. The `trainer` has the adapter as of after its update.
