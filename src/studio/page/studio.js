@@ -8,6 +8,7 @@ import { shortcut, known, roving } from './lib/keyboard.js';
 import { errorBox } from './lib/pane.js';
 import { bytes, count } from './lib/format.js';
 import { live } from './lib/live.js';
+import { openDialog } from './lib/open.js';
 import journey from './journey/journey.js';
 import anatomy from './views/anatomy.js';
 import text from './views/text.js';
@@ -76,8 +77,9 @@ async function show() {
   }
 }
 
+let last = null;
 async function state_() {
-  const state = await api.get('state');
+  const state = (last = await api.get('state'));
   facts(state);
   return state;
 }
@@ -110,10 +112,10 @@ menu.addEventListener('click', () => {
   if (now) document.querySelector('#nav a[tabindex="0"]')?.focus();
 });
 
+const dialog = document.getElementById('dialog');
 function help() {
-  const dialog = document.getElementById('keys');
-  const rows = known().map(({ keys, does }) => h('tr', h('td', keys.map((key) => h('kbd', key))), h('td', does)));
-  fill(dialog, h('h2', { id: 'keys-title' }, 'Keys'),
+    const rows = known().map(({ keys, does }) => h('tr', h('td', keys.map((key) => h('kbd', key))), h('td', does)));
+  fill(dialog, h('h2', { id: 'dialog-title' }, 'Keys'),
     h('p', 'Tab goes from control to control. Inside a group of buttons, tokens or cells the arrow keys move, Home and End jump.'),
     h('table', h('tbody', rows)),
     h('form', { method: 'dialog' }, h('button', 'Close')));
@@ -122,10 +124,14 @@ function help() {
 
 const themeButton = document.getElementById('theme');
 function themeName() {
-  themeButton.textContent = { system: 'Theme: system', light: 'Theme: light', dark: 'Theme: dark' }[get('theme')];
+  themeButton.setAttribute('aria-label', `Theme: ${get('theme')}`);
+  themeButton.textContent = { system: 'System', light: 'Light', dark: 'Dark' }[get('theme')];
 }
 themeButton.addEventListener('click', () => { turn(); themeName(); });
 document.getElementById('help').addEventListener('click', help);
+const openAnother = () => openDialog(dialog, last, show);
+document.getElementById('open').addEventListener('click', openAnother);
+shortcut('o', 'Open another model or adapter', openAnother);
 shortcut('?', 'This list', help);
 shortcut('t', 'Next theme: system, light, dark', () => { turn(); themeName(); });
 shortcut('Escape', 'Close what is open', closeMenu);

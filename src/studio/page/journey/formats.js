@@ -7,6 +7,7 @@ import { slider, select } from '../lib/controls.js';
 import { formats as formatTable } from '../views/anatomy.js';
 import { short } from '../lib/format.js';
 
+const exactly = (x) => String(Number(x.toPrecision(6))).replaceAll('-', '−');
 const KINDS = ['sign', 'exponent', 'fraction'];
 
 function row({ name, value, bits, block, block_bytes: bytes }, exact) {
@@ -14,7 +15,7 @@ function row({ name, value, bits, block, block_bytes: bytes }, exact) {
   const picture = bits
     ? h('span.bits', { role: 'img', 'aria-label': bits.map((b, i) => `${KINDS[i]} ${b}`).join(', ') }, bits.map((group, i) => h('span', { class: `bit-group bit-${KINDS[i]}`, title: KINDS[i] }, [...group].map((b) => h('i', b)))))
     : h('span.block-bits', `${block} weights share ${bytes} bytes: ${((8 * bytes) / block).toFixed(2)} bits each`);
-  return [h('span.bits-name', name), picture, h('span.bits-value', value.toPrecision(6).replace('-', '−'), h('small', off === 0 ? ' same' : ` off by ${short(100 * off)} %`))];
+  return [h('span.bits-name', name), picture, h('span.bits-value', exactly(value), h('small', off === 0 ? ' same' : ` off by ${short(100 * off)} %`))];
 }
 
 export default {
@@ -33,7 +34,7 @@ export default {
     const asked = { site: (matrices.find((m) => m.module === 'q_proj') ?? matrices[0]).site, row: 0, column: 3 };
     const pane = new Pane('Reading a weight', signal);
     const run = debounce(60, () => pane.run((stop) => post('weight', asked, stop), ({ value, format, formats: rows }, place) => add(place, [
-      h('p', `Row ${asked.row}, column ${asked.column} of ${asked.site} is `, h('b', value.toPrecision(6).replace('-', '−')), `, as the file keeps it (${format}).`),
+      h('p', `Row ${asked.row}, column ${asked.column} of ${asked.site} is `, h('b', exactly(value)), `, as the file keeps it (${format}).`),
       h('div.bit-table', rows.map((each) => row(each, value))),
       h('ul.legend', [['sign', 'sign'], ['exponent', 'exponent (size)'], ['fraction', 'fraction (precision)']].map(([kind, text]) => h('li', h('i', { class: `swatch bit-${kind}` }), text)))])));
     const at = (key, label) => slider({ label, min: 0, max: 63, step: 1, value: asked[key], input: (n) => { asked[key] = n; run(); } }).element;

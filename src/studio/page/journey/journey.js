@@ -16,6 +16,9 @@ import adapter from './adapter.js';
 
 export const STOPS = [tokens, embedding, attention, mlp, layers, output, formats, loss, gradients, adapter];
 
+/** A button that was clicked with a mouse gives the keys back, so that Space plays. */
+const calm = (event) => { if (event.detail > 0) event.currentTarget?.blur(); };
+
 /** Seconds for reading a sentence of so many letters. */
 const reading = (text) => Math.max(3, text.length / 22);
 
@@ -36,9 +39,8 @@ async function show(body, { signal, state, parts, query }) {
   let stage = null;
 
   const go = (i, more = '') => { location.hash = `#/journey/${STOPS[i].id}${more}`; };
-  const lines = h('ol.beats', beats.map((text, i) => h('li', h('button', { type: 'button', onclick: () => put(i) }, text))));
-  roving(lines, 'button');
-  const play = h('button.primary', { type: 'button', onclick: () => { playing = !playing; run(); } });
+  const lines = h('ol.beats', beats.map((text, i) => h('li', h('button', { type: 'button', onclick: (event) => { put(i); calm(event); } }, text))));
+  const play = h('button.primary', { type: 'button', onclick: (event) => { playing = !playing; run(); calm(event); } });
   const progress = h('i.beat-progress', { 'aria-hidden': 'true' });
   const put = (i) => {
     beat = i;
@@ -77,7 +79,7 @@ async function show(body, { signal, state, parts, query }) {
     h('header.stop-head', h('p.stop-count', `${stop.backward ? 'Backward' : 'Forward'} · stop ${at + 1} of ${STOPS.length}`), h('h1', stop.title)),
     h('div.stop',
       h('section.stop-text', { 'aria-label': 'What happens here' }, lines,
-        h('div.player', h('button', { type: 'button', onclick: back, 'aria-label': 'Back' }, '←'), play, h('button', { type: 'button', onclick: forward, 'aria-label': 'Forward' }, '→'), h('small', h('kbd', 'Space'), ' plays, ', h('kbd', '←'), ' ', h('kbd', '→'), ' step, ', h('kbd', '↑'), ' ', h('kbd', '↓'), ' stops'), progress),
+        h('div.player', h('button', { type: 'button', onclick: (event) => { back(); calm(event); }, 'aria-label': 'Back' }, '←'), play, h('button', { type: 'button', onclick: (event) => { forward(); calm(event); }, 'aria-label': 'Forward' }, '→'), h('small', h('kbd', 'Space'), ' plays, ', h('kbd', '←'), ' ', h('kbd', '→'), ' step, ', h('kbd', '↑'), ' ', h('kbd', '↓'), ' stops'), progress),
         h('section.try-box', h('h2', 'Change one thing'), h('p', stop.change), tryIt),
         h('section.touches', h('h2', 'What fine-tuning touches here'), h('p', typeof stop.touches === 'function' ? stop.touches(state.model, state) : stop.touches))),
       h('section.card.stop-picture', { 'aria-label': 'Numbers of your model' }, picture, h('p.note', stop.view ? ['More in the view ', h('a', { href: `#/${stop.view}` }, stop.viewName), ' · '] : null, 'computed in ', h('code', stop.source))))));

@@ -13,8 +13,7 @@ export function answered(answer) {
     const token = answer.tokens[at];
     fill(about, h('p.note', `token ${at + 1}: “${visible(token.text)}” had ${percent(token.p)}`), bars((token.top ?? []).map((t) => ({ name: visible(t.text), value: t.p, text: percent(t.p) })), { of: 1, label: 'Most probable tokens here' }));
   };
-  const row = tokenRow({ tokens: answer.tokens, label: 'The answer', pick: tell, shade: (token) => shade(token.p * 0.6), note: (token) => `probability ${percent(token.p)}` });
-  row.classList.add('no-ids', 'prose');
+  const row = tokenRow({ tokens: answer.tokens, label: 'The answer', prose: true, pick: tell, shade: (token) => shade(token.p * 0.6), note: (token) => `probability ${percent(token.p)}` });
   [...row.querySelectorAll('.token')].forEach((element, at) => {
     element.addEventListener('pointerenter', () => tell(at));
     element.addEventListener('focus', () => tell(at));

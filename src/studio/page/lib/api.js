@@ -49,6 +49,9 @@ export function once(path) {
   return kept.get(path);
 }
 
+/** Forgets what was asked for once, since another model is open. */
+export const forget = () => kept.clear();
+
 /** Server-sent events: `handlers` by event name get the parsed data and the step; the browser reconnects and asks for what it missed. */
 export function events(handlers, signal) {
   const source = new EventSource('/api/events');

@@ -22,8 +22,9 @@ document.addEventListener('keydown', (event) => {
   // Keys of two strokes, such as "g a", as in many web tools.
   const both = pending ? `${pending} ${key}` : key;
   pending = key === 'g' && !pending ? 'g' : '';
-  // Space on a button presses it.
-  if (key === 'Space' && event.target.closest?.('button, summary, a, input')) return;
+  // Space on a button presses it, and arrows on a slider move it.
+  if (key === 'Space' && event.target.closest?.('button, summary, a, input, [tabindex="0"]')) return;
+  if (/^(Arrow|Home|End|Page)/.test(key) && event.target.closest?.('input, select, summary, [role=application]')) return;
   const entry = [...shortcuts].reverse().find(({ keys }) => keys.includes(both));
   if (!entry) return;
   event.preventDefault();

@@ -6,10 +6,10 @@ import { roving } from './keyboard.js';
 
 /**
  * Tokens as buttons (with `pick(index)`) or as spans. `tokens` are {id, text, special?, supervised?}; `chosen` is an index;
- * `note(token, index)` adds words to the tip; `shade(token, index)` gives a colour of the background.
+ * `prose`: as running text, without ids; `note(token, index)` adds words to the tip; `shade(token, index)` gives a colour of the background.
  */
-export function tokenRow({ tokens, label, chosen, pick, note, shade, cutFrom }) {
-  const row = h('div.tokens', { role: pick ? 'radiogroup' : 'list', 'aria-label': label });
+export function tokenRow({ tokens, label, chosen, pick, note, shade, cutFrom, prose }) {
+  const row = h(prose ? 'div.tokens.prose' : 'div.tokens', { role: pick ? 'radiogroup' : 'list', 'aria-label': label });
   tokens.forEach((token, at) => {
     const tip = [`token ${at}`, `id ${token.id}`, token.special && 'special', token.supervised && 'learned (supervised)',
       cutFrom !== undefined && at >= cutFrom && 'cut off', note?.(token, at)].filter(Boolean).join(' · ');
@@ -18,7 +18,7 @@ export function tokenRow({ tokens, label, chosen, pick, note, shade, cutFrom }) 
       type: pick ? 'button' : null, role: pick ? 'radio' : 'listitem', title: tip, 'aria-checked': pick ? String(at === chosen) : null,
       'aria-pressed': pick ? String(at === chosen) : null, tabindex: pick ? null : 0, 'aria-label': `${visible(token.text)}: ${tip}`,
       onclick: pick ? () => choose(at) : null,
-    }, h('span.token-text', visible(token.text)), h('span.token-id', token.id));
+    }, prose ? token.text.replace(/\n/g, '⏎\n') || visible(token.text) : [h('span.token-text', visible(token.text)), h('span.token-id', token.id)]);
     if (shade) {
       const colour = shade(token, at);
       if (colour) {
@@ -28,7 +28,7 @@ export function tokenRow({ tokens, label, chosen, pick, note, shade, cutFrom }) 
       }
     }
     row.append(element);
-    if (token.text.includes('\n')) row.append(h('span.break', { 'aria-hidden': 'true' }));
+    if (!prose && token.text.includes('\n')) row.append(h('span.break', { 'aria-hidden': 'true' }));
   });
   const choose = (at) => {
     [...row.querySelectorAll('.token')].forEach((element, i) => {

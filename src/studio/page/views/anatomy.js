@@ -19,7 +19,7 @@ async function show(body, { signal, state }) {
   const choose = composer({ modules, layers: model.layers, formats: anatomy.formats, signal, change: (choice) => { drawing.paint(choice); ask(choice); } });
   const ask = debounce(150, (choice) => plan.run((stop) => post('plan', choice.request, stop), (answer, place) => {
     drawing.graft(answer.trainable);
-    add(place, planned(answer, model));
+    add(place, planned(answer, model, choice.request));
   }));
   add(body, [
     h('div.side.wide',

@@ -1,14 +1,16 @@
 // "Prove it": the gradient of one number of A or B beside a finite difference that is measured on the device.
 
 import { h, add, fill } from '../lib/dom.js';
-import { post } from '../lib/api.js';
+import { get, post } from '../lib/api.js';
+import { heat } from '../lib/heat.js';
 import { record } from '../lib/store.js';
 import { Pane } from '../lib/pane.js';
 import { choice, number } from '../lib/controls.js';
 import { table } from '../lib/table.js';
 import { short, percent } from '../lib/format.js';
 
-export function proveCard(signal) {
+/** `adapter`: whether one is open, so that its matrices can be shown and clicked. */
+export function proveCard(signal, adapter) {
   const asked = { site: null, matrix: 'B', row: 0, column: 0 };
   const name = h('code', 'choose a cell in the map above');
   const pane = new Pane('Changing the number and computing the loss again', signal);
@@ -25,16 +27,30 @@ export function proveCard(signal) {
       tried.length > 1 ? table({ caption: 'Proofs so far', rows: tried, columns: [{ name: 'where', value: (t) => `${t.site} ${t.matrix}[${t.row}, ${t.column}]` }, { name: 'backward', number: true, value: (t) => t.gradient, text: (t) => t.gradient.toExponential(3) }, { name: 'difference', number: true, value: (t) => t.difference, text: (t) => t.difference.toExponential(3) }, { name: 'apart', number: true, value: (t) => t.relative, text: (t) => percent(t.relative, 2) }] }) : null,
     ]);
   });
+  const row = number({ label: 'Row', value: 0, min: 0, max: 1e6, change: (n) => (asked.row = n) });
+  const column = number({ label: 'Column', value: 0, min: 0, max: 1e6, change: (n) => (asked.column = n) });
+  const choosing = new Pane('Reading the matrix', signal);
+  const picture = () => adapter && asked.site && choosing.run((stop) => get('lora/site', { name: asked.site }, stop), (answer, place) => {
+    const { rows, columns, values, of, averaged } = answer[asked.matrix.toLowerCase()];
+    // A cell of an averaged picture stands for a block, of which the first number is taken.
+    const first = (at, shown, all) => Math.floor((at * all) / shown);
+    const drawn = heat({
+      rows, columns, at: (r, c) => values[r * columns + c], scale: 'diverging', label: `${asked.matrix}, ${of.join(' × ')}`, signal, cell: [Math.max(3, Math.min(16, 640 / columns)), Math.max(3, Math.min(16, 256 / rows))],
+      name: (r, c, v) => `${asked.matrix}[${first(r, rows, of[0])}, ${first(c, columns, of[1])}]${averaged ? ' and its neighbours' : ''}: ${short(v)}`,
+      pick: (r, c) => { asked.row = first(r, rows, of[0]); asked.column = first(c, columns, of[1]); row.input.value = asked.row; column.input.value = asked.column; prove(); },
+    });
+    add(place, [h('figure', drawn.element, drawn.says, h('figcaption', `${asked.matrix} of ${asked.site}, ${of.join(' × ')}: click a number to prove its gradient.`))]);
+  });
   const element = h('section.card', h('h2', 'Prove it'),
     h('p', 'A gradient claims: change this number by a little, and the loss changes by so much. So change it, on the device, and look.'),
     h('div.row', h('div.field', h('span.field-label', 'Site'), name),
-      choice({ label: 'Matrix', value: 'B', options: [['A', 'A'], ['B', 'B']], change: (v) => (asked.matrix = v) }).element,
-      number({ label: 'Row', value: 0, min: 0, max: 1e6, change: (n) => (asked.row = n) }).element,
-      number({ label: 'Column', value: 0, min: 0, max: 1e6, change: (n) => (asked.column = n) }).element, button),
+      choice({ label: 'Matrix', value: 'B', options: [['A', 'A'], ['B', 'B']], change: (v) => { asked.matrix = v; picture(); } }).element,
+      row.element, column.element, button),
+    choosing.element,
     h('p.note', 'A has as many rows as the rank, B as many columns; both are counted from 0.'), pane.element);
   return {
     element,
-    site: (site) => { if (!site) return; asked.site = site.site; fill(name, site.site); button.disabled = false; },
+    site: (site) => { if (!site) return; asked.site = site.site; fill(name, site.site); button.disabled = false; picture(); },
     clear: () => { pane.stop(); fill(pane.body); tried.length = 0; },
   };
 }

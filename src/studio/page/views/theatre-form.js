@@ -2,8 +2,9 @@
 
 import { h, add, fill, uid } from '../lib/dom.js';
 import * as api from '../lib/api.js';
+import { get } from '../lib/store.js';
 import { Pane } from '../lib/pane.js';
-import { bytes, whole } from '../lib/format.js';
+import { whole } from '../lib/format.js';
 
 /** What most people set; the others are behind disclosures, under the headings of `--help`. */
 const FIRST = ['model', 'data', 'out', 'target_modules', 'layers', 'lora_r', 'learning_rate', 'epochs', 'max_steps', 'max_length', 'batch_size', 'eval_data', 'eval_split', 'weights'];
@@ -17,10 +18,17 @@ function read(field, input) {
   return text;
 }
 
+/** What an empty input stands for: the default, which some options have only in their reason ("16: more capacity than ..."). */
+function standing({ default: value, why, placeholder }) {
+  if (value !== null && value !== undefined && value !== '') return String(value);
+  const named = why?.match(/^([\w.-]+)(?=:|$)/)?.[1];
+  return named ?? placeholder?.toLowerCase() ?? '';
+}
+
 function control(field, given) {
   const id = uid('recipe');
   const preset = given === undefined ? '' : [given].flat().join(', ');
-  const fallback = field.default === null || field.default === undefined || field.default === '' ? field.placeholder?.toLowerCase() ?? '' : String(field.default);
+  const fallback = standing(field);
   let input;
   if (field.kind === 'switch') input = h('input', { type: 'checkbox', id, checked: given === true });
   else if (field.kind === 'choice') {
@@ -34,7 +42,7 @@ function control(field, given) {
   const described = uid('why');
   input.setAttribute('aria-describedby', described);
   const label = h('label', { for: id }, h('code', field.key), field.required ? h('span.required', ' needed') : null);
-  return { input, element: h('div.field', { class: field.kind === 'switch' ? 'field field-switch' : 'field' }, field.kind === 'switch' ? [h('span.row.tight', input, label)] : [label, input], h('small', { id: described }, h('span', note[0]), note[1] && h('em', ` ${note[1]}`))) };
+  return { input, element: h('div.field', { class: field.kind === 'switch' ? 'field field-switch' : 'field' }, field.kind === 'switch' ? [h('span.row.tight', input, label)] : [label, input], h('small', { id: described }, h('span', note[0]), note[1] && h('em', note[1]))) };
 }
 
 /** `started(run)` is called with what /api/train answers. */
@@ -53,7 +61,7 @@ export function recipeForm({ signal, started }) {
   const element = h('section.card', h('details.form-box', { open: true }, h('summary', h('h2', 'Start a run')), h('p.note', 'Grey values are the defaults. What you leave empty is taken from them, as on the command line.'), fields.element, form));
   fields.run((stop) => api.get('recipe', {}, stop), ({ fields: list, given }) => {
     const make = (field) => {
-      const made = control(field, given?.[field.key]);
+      const made = control(field, get('recipe')?.[field.key] ?? given?.[field.key]);
       inputs.set(field.key, { field, input: made.input });
       return made.element;
     };

@@ -2,7 +2,7 @@
 
 import { h, s, add, fill } from '../lib/dom.js';
 import * as api from '../lib/api.js';
-import { Pane } from '../lib/pane.js';
+import { Pane, errorBox } from '../lib/pane.js';
 import { lineChart } from '../lib/charts.js';
 import { table } from '../lib/table.js';
 import { short, whole } from '../lib/format.js';
@@ -19,10 +19,18 @@ function spark(curve) {
 
 const when = (seconds) => (seconds ? new Date(seconds * 1000).toLocaleString('en', { dateStyle: 'medium', timeStyle: 'short' }) : '');
 
-function compared(runs, chosen, signal, place) {
-  const list = runs.filter((run) => chosen.has(run.dir));
-  if (!list.length) { fill(place, h('p.note', `Tick up to ${MOST} runs to lay their curves over each other.`)); return; }
-  fill(place, lineChart({ label: 'Loss by step of the chosen runs', series: list.map((run) => ({ name: run.dir, points: run.curve })), x: { label: 'step' }, y: { label: 'loss', from: 0 }, signal, height: 260 }));
+async function compared(runs, chosen, signal, place) {
+  const dirs = runs.map((run) => run.dir).filter((dir) => chosen.has(dir));
+  if (!dirs.length) { fill(place, h('p.note', `Tick up to ${MOST} runs to lay their curves over each other.`)); return; }
+  let list;
+  try { list = await Promise.all(dirs.map((dir) => api.get('run', { dir }, signal))); } catch (error) { if (error.name !== 'AbortError') fill(place, errorBox(error)); return; }
+  const line = (key) => list.map((run) => ({ name: run.dir, points: run.metrics.filter((m) => Number.isFinite(m[key])).map((m) => [m.step, m[key]]) })).filter((each) => each.points.length);
+  const options = [...new Set(list.flatMap((run) => Object.keys(run.about?.options ?? {})))].filter((key) => new Set(list.map((run) => run.about?.options?.[key])).size > 1);
+  const held = line('eval_loss');
+  fill(place,
+    lineChart({ label: 'Loss by step of the chosen runs', series: line('loss'), x: { label: 'step' }, y: { label: 'loss', from: 0 }, signal, height: 260 }),
+    held.length ? lineChart({ label: 'Held-out loss of the chosen runs', series: held, x: { label: 'step' }, y: { label: 'held-out loss', from: 0 }, signal, height: 220 }) : null,
+    list.length > 1 ? table({ caption: options.length ? 'What differs between them' : 'Their options are the same', rows: options, columns: [{ name: 'option', value: (key) => key }, ...list.map((run) => ({ name: run.dir, value: (key) => run.about?.options?.[key] ?? '–' }))] }) : null);
 }
 
 function sweep({ dir, results }) {

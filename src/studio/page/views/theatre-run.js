@@ -13,7 +13,7 @@ const PHASES = {
 };
 
 /** The card. `ended()` is called when a run has ended. */
-export function stage({ signal, state, ended }) {
+export function stage({ signal, ended }) {
   const element = h('section.card.theatre-now', { 'aria-label': 'The run' });
   const trouble = h('div');
   const numbers = h('dl.big-numbers'), bar = h('div.run-bar', { role: 'progressbar', 'aria-label': 'Steps done', 'aria-valuemin': 0 }, h('i')), buttons = h('div.row'), charts = h('div.columns', { style: { '--column': '22rem' } });
@@ -21,6 +21,7 @@ export function stage({ signal, state, ended }) {
   const samples = h('div.stack');
   let run = null;
   let drawing = 0;
+  let asking = false;
 
   const act = (path, body) => async () => {
     fill(trouble);
@@ -38,6 +39,7 @@ export function stage({ signal, state, ended }) {
         fill(trouble);
         try {
           await api.post('open', { model: run.about?.model ?? run.model ?? undefined, adapter: place });
+          api.forget();
           location.hash = '#/lora';
         } catch (error) { fill(trouble, errorBox(error)); }
       }));
@@ -93,18 +95,23 @@ export function stage({ signal, state, ended }) {
   }
 
   async function refresh() {
+    asking = true;
     try {
       shown(await api.get('run', {}, signal));
     } catch (error) {
       if (error.name === 'AbortError') return;
       if (error.status === 404) fill(element, h('h2', 'No run is shown'), h('p', 'Start one below, open one of the past, or begin one in a terminal with ', h('code', 'graftling train --studio'), '.'));
       else fill(element, errorBox(error, refresh));
+    } finally {
+      asking = false;
     }
   }
 
   live({
     step(data) {
       if (!run) return;
+      // What the run says of itself is there once it has begun.
+      if (!run.about && !asking) refresh();
       const at = run.metrics.findIndex((m) => m.step >= data.step);
       if (at >= 0) { if (run.metrics[at].step === data.step) run.metrics[at] = { ...run.metrics[at], ...data }; } else run.metrics.push(data);
       soon();

@@ -5,13 +5,14 @@ import { stage } from './theatre-run.js';
 import { recipeForm } from './theatre-form.js';
 import { pastRuns } from './theatre-past.js';
 
-function show(body, { signal, state }) {
+function show(body, { signal, parts }) {
   const past = pastRuns({ signal, show: (run) => now.shown(run) });
   const form = recipeForm({ signal, started: (run) => { now.shown(run); now.element.scrollIntoView({ block: 'start' }); } });
-  const now = stage({ signal, state, ended: past.refresh });
+  const now = stage({ signal, ended: past.refresh });
   add(body, [now.element, form.element, past.element]);
   now.refresh();
   past.refresh();
+  if (parts[0] === 'start') form.element.scrollIntoView({ block: 'start' });
 }
 
 export default {
