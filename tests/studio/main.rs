@@ -58,6 +58,12 @@ fn nothing_is_given_without_the_token_or_to_another_place() {
         assert_eq!(studio.get(path).status, 404, "{path}");
     }
     assert_eq!(studio.post("/api/state", &json!({})).status, 405);
+    for path in ["/", "/api/nothing"] {
+        assert_eq!(studio.post(path, &json!({})).status, 404, "{path}");
+        assert!(!studio.post(path, &json!({})).refusal()[0].is_empty());
+    }
+    assert_eq!(studio.get("/api/run").ok(), Value::Null, "none is shown");
+    assert_eq!(studio.get("/api/run?dir=nowhere").status, 404);
 }
 
 #[test]

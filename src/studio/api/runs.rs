@@ -26,7 +26,7 @@ use crate::{Error, Result};
 pub(super) fn routes() -> Vec<Route> {
     vec![
         host(Method::Get, "/api/runs", runs),
-        host(Method::Get, "/api/run", run),
+        host(Method::Get, "/api/run", shown_or_named),
         host(Method::Post, "/api/run/show", show),
         host(Method::Get, "/api/recipe", recipe),
         host(Method::Post, "/api/train", train),
@@ -93,6 +93,14 @@ struct CheckpointState {
 
 /// Steps that an answer has at most.
 const MOST_STEPS: usize = 20_000;
+
+/// `None`: no run is shown, and none was named.
+fn shown_or_named(studio: &Arc<Studio>, asked: Dir) -> Answered<Option<Run>> {
+    match asked.dir.is_some() || studio.theatre.folder().is_some() {
+        true => run(studio, asked).map(Some),
+        false => Ok(None),
+    }
+}
 
 fn run(studio: &Arc<Studio>, asked: Dir) -> Answered<Run> {
     let shown = studio.theatre.now();
