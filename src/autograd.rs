@@ -24,6 +24,15 @@ pub enum Root {
 /// Names the op that has no gradient, or none by an input that depends on `wrt`: a gradient is never left out in silence. Or the
 /// [`ShapeError`] of a gradient node; a correct rule never gives one.
 pub fn backward(graph: &mut Graph, root: Root, wrt: &[ValueId]) -> Result<Vec<Option<ValueId>>, ShapeError> {
+    let gradients = gradients(graph, root, wrt)?;
+    Ok(wrt.iter().map(|id| gradients.get(id).copied()).collect())
+}
+
+/// [`backward`], with the gradient of every value that has one: of those between `wrt` and the root, and of no other.
+///
+/// # Errors
+/// As [`backward`].
+pub fn gradients(graph: &mut Graph, root: Root, wrt: &[ValueId]) -> Result<HashMap<ValueId, ValueId>, ShapeError> {
     let depends = depends_on(graph, wrt);
     let mut gradients: HashMap<ValueId, ValueId> = HashMap::new();
     let loss = match root {
@@ -87,7 +96,7 @@ pub fn backward(graph: &mut Graph, root: Root, wrt: &[ValueId]) -> Result<Vec<Op
             gradients.insert(input, total);
         }
     }
-    Ok(wrt.iter().map(|id| gradients.get(id).copied()).collect())
+    Ok(gradients)
 }
 
 /// For every value: does it depend on one of `wrt`?

@@ -100,6 +100,14 @@ impl Axis {
             None => (value / self.first).ln() / (self.last / self.first).ln(),
         }
     }
+
+    /// The value at a share of the way between the ends.
+    fn at(&self, share: f64) -> f64 {
+        match self.spacing {
+            Some(_) => self.first + share * (self.last - self.first),
+            None => self.first * (self.last / self.first).powf(share),
+        }
+    }
 }
 
 /// A number with at most three digits and a letter for thousands, millions, billions.
@@ -193,6 +201,24 @@ impl Picture {
         ));
     }
 
+    /// A second scale inside the right edge, from 0 % at the bottom of the frame to 100 % at its top.
+    pub fn percents(&mut self) {
+        for percent in [25, 50, 75, 100] {
+            let down = BOTTOM - (BOTTOM - TOP) * f64::from(percent) / 100.0;
+            self.add(&format!(
+                "<path d=\"M{RIGHT} {down:.1}h-5\" stroke=\"#888\"/>\
+                 <text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\" fill=\"#888\">{percent} %</text>",
+                RIGHT - 8.0,
+                down + if percent == 100 { 13.0 } else { 4.5 }
+            ));
+        }
+    }
+
+    /// A point at a share of 0 to 1 on the scale of [`Picture::percents`], in x and y of the axes.
+    pub fn at_share(&self, (x, share): (f64, f64)) -> (f64, f64) {
+        (x, self.y.at(share))
+    }
+
     /// A dot.
     pub fn dot(&mut self, point: (f64, f64), colour: &str) {
         let (right, down) = self.place(point);
@@ -272,6 +298,15 @@ mod tests {
                 let svg = picture.finish();
                 assert!(!svg.contains("NaN") && !svg.contains("inf"), "{values:?}: {svg}");
                 assert!(svg.contains("a &lt; b") && svg.contains("c &amp; d") && svg.contains("q_proj &lt;r&gt;"));
+            }
+        }
+    }
+
+    #[test]
+    fn a_share_of_an_axis_is_where_its_value_stands() {
+        for axis in [Axis::over(1.0, 7.0, 5.0), Axis::logarithmic([3.0, 900.0].into_iter())] {
+            for share in [0.0, 0.25, 1.0] {
+                assert!((axis.share(axis.at(share)) - share).abs() < 1e-12);
             }
         }
     }

@@ -13,6 +13,8 @@ use serde_json::{Value, json};
 mod batches;
 #[path = "data/sources.rs"]
 mod sources;
+#[path = "data/tasks.rs"]
+mod tasks;
 
 fn fixture(name: &str) -> Value {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/text").join(name);

@@ -30,7 +30,8 @@ const LAYERS: &[&[&str]] = &[
     &["export"],
     // Models on a device, and what they are used for.
     &["session"],
-    &["generate", "train"],
+    &["generate"],
+    &["train"],
     &["bench", "demo", "sweep"],
     &["advise"],
     &["studio"],

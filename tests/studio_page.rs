@@ -1,15 +1,14 @@
 //! The studio's page in a real browser, on a real model: every view opens with numbers, the journey plays to its end, a run is started, left,
 //! come back to and stopped. Nothing is asked of another place, and the console stays empty.
 //!
-//! Without a browser, or without `GRAFTLING_TEST_MODEL`, the tests are reported as ignored. With `GRAFTLING_SCREENSHOTS=FOLDER` pictures of all
-//! views are written there (`tools/screenshots`).
+//! Without a browser, or without `GRAFTLING_TEST_MODEL`, the tests are reported as ignored. `tools/screenshots` takes pictures.
 
 #[path = "studio/browser.rs"]
 mod browser;
 #[path = "studio/client.rs"]
 mod client;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -115,7 +114,6 @@ fn refusals(browser: &mut Browser) -> String {
 fn every_view_opens_with_real_numbers() {
     let place = Place::open();
     let mut browser = place.browser();
-    let pictures = std::env::var_os("GRAFTLING_SCREENSHOTS").map(PathBuf::from);
     for view in VIEWS {
         // The first that needs the model opens it.
         go(&mut browser, view);
@@ -129,10 +127,6 @@ fn every_view_opens_with_real_numbers() {
         eprintln!("{view}: {took:?}");
         let words = browser.evaluate("[...document.querySelectorAll('#content svg[role=img], #content canvas')].every((picture) => picture.getAttribute('aria-label') || picture.getAttribute('aria-labelledby') || picture.closest('[aria-label]') || picture.closest('figure')?.querySelector('figcaption'))");
         assert_eq!(words, true, "{view}: a picture that nobody puts into words");
-        if let Some(folder) = &pictures {
-            std::fs::create_dir_all(folder).unwrap();
-            std::fs::write(folder.join(format!("{view}.png")), browser.picture()).unwrap();
-        }
         browser.size(390, 800);
         browser.settle();
         let wide = browser.evaluate("document.documentElement.scrollWidth - innerWidth").as_i64().unwrap();

@@ -10,7 +10,7 @@ use runs::{Workshop, run};
 use serde_json::Value;
 
 /// Two placements of one budget, two seeds, and everything that a checkpoint could forget in use.
-const SWEEP: &str = "seeds = [1, 2]\nbudget = 1500\ncheck_data = \"held-out.jsonl\"\ngeneral_data = \"general.jsonl\"\n\
+const SWEEP: &str = "seeds = [1, 2]\nbudget = 1500\ncheck_data = [\"held-out.jsonl\", \"questions.jsonl\"]\nmax_new_tokens = 5\ngeneral_data = \"general.jsonl\"\n\
     [base]\nmodel = \"model\"\ndata = \"train.jsonl\"\nlora_dropout = 0.1\nmax_length = 32\nbatch_size = 2\n\
     gradient_accumulation_steps = 2\nlearning_rate = 5e-3\nmax_steps = 6\nsave_steps = 1\nno_autotune = true\n\
     [axes]\ntarget_modules = [\"q_proj\", \"mlp\"]\n";
@@ -103,7 +103,8 @@ fn a_sweep_killed_three_times_ends_as_one_that_was_not() {
     let shop = shop(SWEEP);
     let (out, err) = run(sweep(&shop, &["--config", "sweep.toml", "--out", "whole"]), 0);
     assert!(err.contains("run 1 of 4: q_proj, seed 1") && err.contains("run 4 of 4: mlp, seed 2"), "{err}");
-    assert!(out.contains("best by check loss: "), "{out}");
+    assert!(out.contains("best by check share: "), "{out}");
+    assert!(out.contains("check always") && out.contains("check at-times") && !out.contains("check regex"), "{out}");
     assert_eq!(std::fs::read_to_string(shop.path("whole/results.txt")).unwrap(), out);
     for picture in ["score-parameters.svg", "forgetting.svg"] {
         let svg = std::fs::read_to_string(shop.path("whole").join(picture)).unwrap();
@@ -119,6 +120,11 @@ fn a_sweep_killed_three_times_ends_as_one_that_was_not() {
     let figures = &whole["arms"][0]["figures"];
     assert_eq!(figures["check_loss"]["seeds"], 2);
     assert!(number(&figures["check_loss"]["spread"]) > 0.0, "seeds differ");
+    assert_eq!((number(&figures["check_group.always"]["mean"]), number(&figures["check_group.never"]["mean"])), (1.0, 0.0));
+    // Three questions of each group; those of two groups have the same kind of check.
+    let times = number(&figures["check_group.at-times"]["mean"]);
+    assert!((number(&figures["check_share"]["mean"]) - (1.0 + times) / 3.0).abs() < 1e-9);
+    assert!((number(&figures["check_share.regex"]["mean"]) - (1.0 + times) / 2.0).abs() < 1e-9);
     let before = whole["before"].as_object().unwrap().values().next().unwrap();
     let general: Vec<f64> =
         (whole["arms"][0]["runs"].as_array().unwrap().iter()).map(|run| number(&run["measures"]["general"]["loss"])).collect();
@@ -179,6 +185,13 @@ fn a_changed_sweep_is_told_and_a_changed_run_is_refused() {
     // Other check data.
     std::fs::write(shop.path("sweep.toml"), with_device(&short)).unwrap();
     std::fs::copy(shop.path("train.jsonl"), shop.path("held-out.jsonl")).unwrap();
+    let (_, err) = run(sweep(&shop, &["--config", "sweep.toml", "--out", "out"]), 2);
+    assert!(err.contains("check_data (content) was"), "{err}");
+    // The same questions, of which other answers are expected.
+    let shop = self::shop(&short);
+    run(sweep(&shop, &["--config", "sweep.toml", "--out", "out"]), 0);
+    let questions = std::fs::read_to_string(shop.path("questions.jsonl")).unwrap();
+    std::fs::write(shop.path("questions.jsonl"), questions.replacen("w2", "w3", 1)).unwrap();
     let (_, err) = run(sweep(&shop, &["--config", "sweep.toml", "--out", "out"]), 2);
     assert!(err.contains("check_data (content) was"), "{err}");
 }

@@ -104,11 +104,8 @@ impl Hooked<'_> {
     fn leaves_of(&mut self, graph: &mut Graph, matrices: &[AdapterMatrix]) -> Vec<Vec<ValueId>> {
         let mut leaves = Vec::new();
         for matrix in matrices {
-            let whole = matrix.parts.len() == 1;
-            let leaf = |(index, &rows): (usize, &usize)| {
-                let part = if whole { String::new() } else { format!(".{index}") };
-                graph.leaf(format!("{}{part}", matrix.name), matrix.leaf_type(rows), Origin::Adapter)
-            };
+            let leaf =
+                |(index, &rows): (usize, &usize)| graph.leaf(matrix.part_name(index), matrix.leaf_type(rows), Origin::Adapter);
             leaves.push(matrix.parts.iter().enumerate().map(leaf).collect::<Vec<_>>());
             let kind = if matrix.trained { &mut self.leaves.trained } else { &mut self.leaves.frozen };
             kind.extend(leaves.last().into_iter().flatten());

@@ -1,10 +1,11 @@
 //! The adapter on the device: all its matrices one behind the other, so that norm, clipping and AdamW are one dispatch each for every
 //! [`SPAN`] of them.
 
-use super::{AdapterLeaves, AdapterMatrix, Placement};
+use super::placement::replaced_name;
+use super::{AdapterLeaves, AdapterMatrix, Method, Placement};
 use crate::formats::peft::AdapterTensor;
 use crate::gpu::{ALIGNMENT, Device, Slice, padded};
-use crate::graph::ValueId;
+use crate::graph::{Graph, ValueId};
 use crate::plan::Pinned;
 use crate::{Error, Result};
 use std::collections::HashMap;
@@ -98,6 +99,34 @@ impl AdapterLayout {
             let range = |(rows, offset): (&usize, &usize)| offset / 4..offset / 4 + rows * tensor.shape[1];
             tensor.parts.iter().zip(offsets).map(move |part| (tensor, range(part)))
         })
+    }
+
+    /// Where the element of a matrix lies in the buffers' contents; `None` if there is no such element.
+    pub fn element(&self, matrix: &str, row: usize, column: usize) -> Option<usize> {
+        let mut first = 0;
+        for (tensor, range) in self.parts().filter(|(tensor, _)| tensor.name == matrix) {
+            let (rows, columns) = (range.len() / tensor.shape[1], tensor.shape[1]);
+            if column < columns && (first..first + rows).contains(&row) {
+                return Some(range.start + (row - first) * columns + column);
+            }
+            first += rows;
+        }
+        None
+    }
+
+    /// The slices of `buffers` that stand for those of these values, leaves of a graph, that are matrices of this adapter: a graph of a part
+    /// of a model has some of them only.
+    fn pinned_by_name(&self, buffers: &AdapterBuffers, graph: &Graph, values: &[ValueId]) -> HashMap<ValueId, Pinned> {
+        let ids: HashMap<&str, ValueId> = values.iter().map(|&id| (graph[id].name.as_str(), id)).collect();
+        let mut pinned = HashMap::new();
+        for (tensor, offsets) in self.tensors.iter().zip(&self.offsets) {
+            for (part, (rows, offset)) in tensor.parts.iter().zip(offsets).enumerate() {
+                if let Some(&id) = ids.get(tensor.part_name(part).as_str()) {
+                    pinned.insert(id, buffers.part(*offset, rows * tensor.shape[1] * 4).into());
+                }
+            }
+        }
+        pinned
     }
 
     /// The slices of `buffers` that stand for these values, one a part of a matrix.
@@ -219,6 +248,27 @@ impl AdapterBuffers {
         Ok(contents)
     }
 
+    /// Reads one element, by its place in the contents.
+    ///
+    /// # Errors
+    /// If the device is lost.
+    pub fn read_element(&self, element: usize) -> Result<f32> {
+        let (slice, within) = self.around(element);
+        Ok(self.device.read::<f32>(&slice, within + 1)?[within])
+    }
+
+    /// Overwrites one element, by its place in the contents.
+    pub fn write_element(&self, element: usize, value: f32) {
+        let (slice, within) = self.around(element);
+        self.device.write_at(&slice, within * 4, &value.to_le_bytes());
+    }
+
+    /// The aligned piece that an element lies in, and its place there.
+    fn around(&self, element: usize) -> (Slice, usize) {
+        let first = element * 4 / ALIGNMENT * ALIGNMENT;
+        (self.part(first, ALIGNMENT), element - first / 4)
+    }
+
     /// `bytes` from byte `offset` of the layout on, which lie in one span.
     fn part(&self, offset: usize, bytes: usize) -> Slice {
         let at = self.pieces.partition_point(|(first, _)| *first <= offset) - 1;
@@ -282,6 +332,52 @@ impl DeviceAdapter {
         let (layout, buffers) = &self.frozen;
         buffers.write(&layout.pack("adapter", given)?);
         Ok(())
+    }
+
+    /// The same adapter, in the same memory, with what it adds to the model times `strength`.
+    ///
+    /// # Errors
+    /// Bad input: a part that can only be there or not, DoRA or a whole matrix, with another strength than 1.
+    pub fn scaled(&self, strength: f64) -> Result<Self> {
+        let mut scaled = self.clone();
+        if strength == 1.0 {
+            return Ok(scaled);
+        }
+        let proposal = "choose 0 (without it) or 1 (with it)";
+        if let Some((module, _)) = self.placement.replaced.first() {
+            let problem = format!("strength {strength}: its {} stands in the place of the model's own", replaced_name(*module));
+            return Err(Error::bad_input("adapter", problem, proposal));
+        }
+        for piece in &mut scaled.placement.pieces {
+            if matches!(piece.method, Method::Dora(_)) {
+                let problem = format!("strength {strength}: DoRA sets the lengths of whole rows, which is nothing to multiply");
+                return Err(Error::bad_input(format!("adapter: {}", piece.site.name()), problem, proposal));
+            }
+            piece.method.lora_mut().scale *= strength;
+        }
+        Ok(scaled)
+    }
+
+    /// The same adapter, in the same memory, of which training drops nothing.
+    #[must_use]
+    pub fn without_dropout(&self) -> Self {
+        let mut same = self.clone();
+        same.placement.pieces.iter_mut().for_each(|piece| piece.method.lora_mut().dropout = 0.0);
+        same
+    }
+
+    /// What is trained.
+    pub fn parameters(&self) -> &AdapterBuffers {
+        &self.parameters
+    }
+
+    /// [`DeviceAdapter::pinned`] for the graph of a part of the model, by the names of its leaves.
+    pub fn pinned_in(&self, graph: &Graph, leaves: &AdapterLeaves) -> HashMap<ValueId, Pinned> {
+        let mut pinned = self.layout.pinned_by_name(&self.parameters, graph, &leaves.trained);
+        pinned.extend(self.frozen.0.pinned_by_name(&self.frozen.1, graph, &leaves.frozen));
+        let copies: Vec<(ValueId, Pinned)> = leaves.copies.iter().map(|(copy, of)| (*copy, pinned[of].clone())).collect();
+        pinned.extend(copies);
+        pinned
     }
 
     /// Where the leaves of a graph that this adapter is part of have their numbers.

@@ -73,6 +73,11 @@ impl AdapterMatrix {
         }
     }
 
+    /// What the graph calls a part of it.
+    pub fn part_name(&self, part: usize) -> String {
+        if self.parts.len() == 1 { self.name.clone() } else { format!("{}.{part}", self.name) }
+    }
+
     /// What the graph takes of a part of so many rows.
     pub fn leaf_type(&self, rows: usize) -> TensorType {
         use crate::graph::Rows::Fixed;

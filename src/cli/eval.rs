@@ -1,15 +1,16 @@
 //! `graftling eval`: the loss of a model, with or without an adapter, on data.
 
 use std::fmt::Write;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use clap::Args;
+use graftling::adapter::end_of_turn;
 use graftling::architecture::RopeOverride;
-use graftling::data::expect::questions;
 use graftling::data::source::folder::{self, Side};
 use graftling::data::{self, Batch, Dataset, Example, LoadOptions, LongRecords};
-use graftling::generate::answers::{Share, answer_all, shares};
-use graftling::generate::{Generation, Generator, end_tokens};
+use graftling::generate::answers::{CheckSet, Share, Tally};
+use graftling::generate::{Ends, Generator};
 use graftling::session::Session;
 use graftling::session::evaluate::Evaluation;
 use graftling::session::{OpenModel, batch};
@@ -28,7 +29,8 @@ use super::counter::Counter;
   graftling eval --model SmolLM2-135M-Instruct.Q4_1.gguf --data held-out.jsonl
   graftling eval --model SmolLM2-135M-Instruct.Q4_1.gguf --adapter my-adapter --data held-out.jsonl --json --per-token
   graftling eval --model SmolLM2-135M-Instruct.Q4_1.gguf --adapter my-adapter --data questions.jsonl --generate
-      where a record is {\"messages\": [...], \"expect\": {\"contains\": TEXT, \"exact\": TEXT, \"regex\": R}}")]
+      where a record is {\"messages\": [...], \"expect\": {\"contains\": TEXT, \"exact\": TEXT, \"regex\": R, \"json_schema\": S,
+      \"group\": NAME}}, one of them or more")]
 pub struct EvalArgs {
     /// Model: a folder, a .gguf file, or a Hugging Face name
     #[arg(long, value_name = "M")]
@@ -94,38 +96,32 @@ pub fn run(args: EvalArgs) -> Result<()> {
 /// `--generate`: answers, and the shares that are right.
 fn answers(args: &EvalArgs, model: &OpenModel) -> Result<()> {
     let files = folder::files(&args.data, Side::HeldOut)?;
-    let (tokenizer, template) = (&model.tokenizer, model.template.as_ref());
-    let questions = questions(&files, tokenizer, template)?;
-    let longest = questions.iter().map(|question| question.prompt.len()).max().unwrap_or(1);
-    let most = model.files.config.max_position_embeddings;
-    if let Some(question) = questions.iter().find(|question| question.prompt.len() >= most) {
-        let problem = format!("the question has {} tokens, and the model reads {most}", question.prompt.len());
-        return Err(Error::bad_input(&question.place, problem, "give a shorter one"));
-    }
-    let used = Generation { context: longest.saturating_add(args.max_new_tokens).min(most) };
-    let session = args.device.session(model, &args.adapters, &[&used])?;
-    let mut generator = Generator::of(&session, used)?;
-    let ends = |chat| end_tokens(tokenizer, template, args.adapters.folders.first().map(PathBuf::as_path), chat);
-    let (in_chat, in_text) = (ends(true)?, ends(false)?);
+    let set = CheckSet::required(&files, model, args.max_new_tokens)?;
+    let session = args.device.session(model, &args.adapters, &[&set.generation()])?;
+    let mut generator = Generator::of(&session, set.generation())?;
+    let learned = args.adapters.folders.first().map(|folder| end_of_turn::read(folder)).transpose()?;
+    let ends = Ends::new(&model.tokenizer, model.template.as_ref(), learned.as_deref());
     let bar = Counter::of("answering");
-    let each = |done| bar.at(done as u64, questions.len() as u64);
-    let answers = answer_all(&mut generator, tokenizer, &questions, args.max_new_tokens, [&in_chat, &in_text], each)?;
+    let each = |done| {
+        bar.at(done as u64, set.questions.len() as u64);
+        ControlFlow::Continue(())
+    };
+    let answers = set.ask(&mut generator, &model.tokenizer, &ends, each)?;
     bar.finish();
-    let shares = shares(&answers);
+    let tally = Tally::of(&answers);
     if args.json {
-        let share = |share: &Share| json!({ "right": share.right, "of": share.of });
-        let checks: serde_json::Map<String, Value> = shares.iter().map(|(kind, of)| ((*kind).to_owned(), share(of))).collect();
-        let answers: Vec<Value> = answers.iter().map(|answer| json!({ "text": answer.text, "met": answer.is_right() })).collect();
-        return super::print_json(&json!({ "checks": checks, "answers": answers }));
+        let mut document = json!(tally);
+        document["answers"] = answers.iter().map(|answer| json!({ "text": answer.text, "met": answer.is_right() })).collect();
+        return super::print_json(&document);
     }
     let mut text = String::new();
     // Writing to a String cannot fail; the results are dropped for that reason.
-    for (question, answer) in questions.iter().zip(&answers).filter(|(_, answer)| !answer.is_right()) {
+    for (question, answer) in set.questions.iter().zip(&answers).filter(|(_, answer)| !answer.is_right()) {
         let missed: Vec<&str> = answer.met.iter().filter(|(_, met)| !met).map(|(kind, _)| *kind).collect();
         let _ = writeln!(text, "{}: not {}: {:?}", question.place, missed.join(", "), answer.text);
     }
-    for (kind, Share { right, of }) in shares {
-        let _ = writeln!(text, "{kind}: {right} of {of}, {:.1} %", 100.0 * right as f64 / of as f64);
+    for (name, Share { right, of }) in tally.checks.iter().chain(&tally.groups) {
+        let _ = writeln!(text, "{name}: {right} of {of}, {:.1} %", 100.0 * *right as f64 / *of as f64);
     }
     super::print(&text)
 }

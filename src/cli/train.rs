@@ -88,7 +88,7 @@ pub fn run(args: TrainArgs) -> Result<i32> {
         model.tokenizer.stopped()?;
         return Ok(0);
     }
-    let samples = Samples::of(&prepared.options, &model, prepared.total_steps)?;
+    let samples = Samples::of(&prepared, &model)?;
     say(&format!("{}\n{}", prepared.data_reports(), prepared.summary().trim_end()));
     // The device comes before the output: where there is none, nothing is written.
     let device = prepared.open_device()?;

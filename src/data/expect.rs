@@ -5,18 +5,21 @@
 //! | `exact` | is this text, but for white space around it |
 //! | `contains` | has this text, or all of these texts, in it |
 //! | `regex` | has a match of this pattern in it, as Python's `re.search` finds it |
+//! | `json_schema` | is JSON, but for white space around it, that this schema allows |
 //!
-//! `json_schema`, which other tools have, is refused by name: there is no library for it here yet.
+//! Beside these, `group` is a name by which the right answers are counted apart, such as `paraphrase`.
 
 use std::path::PathBuf;
 
 use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
 
 use super::conversation::encode_prompt;
+use super::json_schema::Schema;
 use super::record::{self, Record};
 use super::source::{Place, Raw, SourceFile};
+use crate::Result;
 use crate::text::{ChatTemplate, Message, Tokenizer, marks};
-use crate::{Error, Result};
 
 /// A question, and what its answer is to be.
 pub struct Question {
@@ -30,19 +33,30 @@ pub struct Question {
 }
 
 /// What an answer is to be; several kinds are all to be met.
-pub struct Expect(Vec<Check>);
+pub struct Expect {
+    checks: Vec<Check>,
+    /// The questions that it is counted with, where the record says so.
+    pub group: Option<String>,
+    /// As the record has it.
+    written: String,
+}
 
 enum Check {
     Exact(String),
     Contains(Vec<String>),
     Regex(onig::Regex),
+    JsonSchema(Schema),
 }
 
 /// How often a pattern may go back before it is given up.
 const RETRIES: u32 = 10_000_000;
 
 /// The kinds, in the order in which they are told.
-pub const KINDS: [&str; 3] = ["exact", "contains", "regex"];
+pub const KINDS: [&str; 4] = ["exact", "contains", "regex", "json_schema"];
+
+/// What may be written, for messages.
+const KNOWN: &str = "write one or more of \"exact\": TEXT, \"contains\": TEXT or [TEXT, ...], \"regex\": PATTERN, \"json_schema\": SCHEMA, \
+                     and perhaps \"group\": NAME";
 
 impl Check {
     fn kind(&self) -> &'static str {
@@ -50,6 +64,7 @@ impl Check {
             Self::Exact(_) => KINDS[0],
             Self::Contains(_) => KINDS[1],
             Self::Regex(_) => KINDS[2],
+            Self::JsonSchema(_) => KINDS[3],
         }
     }
 
@@ -65,6 +80,7 @@ impl Check {
                 let found = pattern.search_with_param(answer, 0, answer.len(), none, None, bounded);
                 found.is_ok_and(|found| found.is_some())
             }
+            Self::JsonSchema(schema) => schema.allows(answer),
         }
     }
 }
@@ -75,12 +91,10 @@ impl Expect {
     /// # Errors
     /// Bad input, at `place`: no kind that is known, a value of another type, a pattern or schema that is none.
     pub fn read(place: Place<'_>, value: &Value) -> Result<Self> {
-        let known = "write one or more of \"exact\": TEXT, \"contains\": TEXT or [TEXT, ...], \"regex\": PATTERN";
-        let Some(map) = value.as_object().filter(|map| !map.is_empty()) else {
-            return Err(place.error("`expect` is no object that says what an answer is to be", known));
-        };
+        let none = || place.error("`expect` is no object that says what an answer is to be", KNOWN);
+        let map = value.as_object().ok_or_else(none)?;
         let text = |key: &str, value: &Value| {
-            let wrong = || place.error(format!("`expect.{key}` is {value}, not a text"), known);
+            let wrong = || place.error(format!("`expect.{key}` is {value}, not a text"), KNOWN);
             value.as_str().map(str::to_owned).ok_or_else(wrong)
         };
         let check = |(key, value): (&String, &Value)| match key.as_str() {
@@ -100,25 +114,39 @@ impl Expect {
                 })?;
                 Ok(Check::Regex(compiled))
             }
-            "json_schema" => {
-                let problem = "`expect.json_schema` is not checked by this version of graftling";
-                Err(place.error(problem, "write the form as `regex`, or take the key out"))
-            }
-            other => Err(place.error(format!("`expect` has `{other}`, which is no kind of check"), known)),
+            "json_schema" => Schema::read(place, value).map(Check::JsonSchema),
+            other => Err(place.error(format!("`expect` has `{other}`, which is no kind of check"), KNOWN)),
         };
-        map.iter().map(check).collect::<Result<_>>().map(Self)
+        let group = map.get("group").map(|group| text("group", group)).transpose()?;
+        let checks: Vec<Check> = map.iter().filter(|(key, _)| *key != "group").map(check).collect::<Result<_>>()?;
+        if checks.is_empty() {
+            return Err(none());
+        }
+        Ok(Self { checks, group, written: value.to_string() })
     }
 
     /// Of each kind that is asked for, whether the answer meets it.
     pub fn met(&self, answer: &str) -> Vec<(&'static str, bool)> {
-        self.0.iter().map(|check| (check.kind(), check.is_met(answer))).collect()
+        self.checks.iter().map(|check| (check.kind(), check.is_met(answer))).collect()
     }
+}
+
+/// What these questions and expectations are, by content.
+pub fn fingerprint(questions: &[Question]) -> String {
+    let mut hash = Sha256::new();
+    for question in questions {
+        hash.update((question.prompt.len() as u64).to_le_bytes());
+        question.prompt.iter().for_each(|id| hash.update(id.to_le_bytes()));
+        hash.update((question.expect.written.len() as u64).to_le_bytes());
+        hash.update(question.expect.written.as_bytes());
+    }
+    hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The questions of files: every record that has `expect`. Of a conversation, the model is to answer the last message of the user.
 ///
 /// # Errors
-/// As for data to train on; no record has `expect`; a record ends with no question; a conversation, but the model has no chat template.
+/// As for data to train on; a record ends with no question; a conversation, but the model has no chat template.
 pub fn questions(paths: &[PathBuf], tokenizer: &Tokenizer, template: Option<&ChatTemplate>) -> Result<Vec<Question>> {
     let mut questions = Vec::new();
     let mut checked = false;
@@ -150,11 +178,6 @@ pub fn questions(paths: &[PathBuf], tokenizer: &Tokenizer, template: Option<&Cha
             };
             questions.push(Question { prompt, chat, expect, place: place.to_string() });
         }
-    }
-    if questions.is_empty() {
-        let names: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
-        let proposal = "give records such as {\"messages\": [...], \"expect\": {\"contains\": \"Paris\"}}";
-        return Err(Error::bad_input(names.join(", "), "no record says what its answer is expected to be (`expect`)", proposal));
     }
     Ok(questions)
 }
@@ -212,6 +235,8 @@ mod tests {
             // Look-around, as Python has it.
             (json!({"regex": r"^(?!.*sorry)"}), "I am sorry", false),
             (json!({"regex": r"(?P<name>[a-z]+)-\d+"}), "part b-12", true),
+            (json!({"json_schema": {"required": ["a"]}}), "{\"a\": 1}", true),
+            (json!({"json_schema": {"required": ["a"]}}), "{\"b\": 1}", false),
         ] {
             assert_eq!(
                 met(expect.clone(), answer).iter().map(|(_, met)| *met).collect::<Vec<_>>(),
@@ -230,7 +255,9 @@ mod tests {
             (json!({"contain": "Paris"}), "contain"),
             (json!({"exact": 4}), "not a text"),
             (json!({"regex": "("}), "no pattern"),
-            (json!({"json_schema": {"type": "object"}}), "json_schema"),
+            (json!({"json_schema": {"type": "objekt"}}), "json_schema"),
+            (json!({"group": "easy"}), "no object"),
+            (json!({"exact": "a", "group": 3}), "expect.group"),
         ] {
             let error = Expect::read(Place::line("data", 7), &expect).err().unwrap().to_string();
             assert!(error.contains("data:7") && error.contains(needle), "{error}");

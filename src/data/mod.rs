@@ -9,6 +9,7 @@
 //!   records are not trained on; [`long`]: what becomes of those that are longer than a row;
 //! * [`sampler`]: [`Sampler`] decides which examples go into which step, from a seed alone, and can continue anywhere;
 //! * [`batch`]: [`Batch`], examples packed end to end as the engine takes them;
+//! * [`expect`]: what a record says its answer is to be, and whether one is that; `json_schema`: of JSON answers;
 //! * [`mod@preview`]: the first records as the model will see them, for `train --dry-run`.
 
 pub mod batch;
@@ -16,6 +17,7 @@ pub mod conversation;
 pub mod dataset;
 pub mod expect;
 mod held_out;
+mod json_schema;
 pub mod long;
 mod marked;
 pub mod preview;

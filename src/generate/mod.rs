@@ -6,6 +6,6 @@ pub mod ends;
 pub mod generator;
 pub mod sampling;
 
-pub use ends::end_tokens;
+pub use ends::{Ends, end_tokens};
 pub use generator::{Generation, Generator};
 pub use sampling::{Sampler, Sampling};

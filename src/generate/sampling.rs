@@ -65,23 +65,11 @@ impl Sampler {
     /// # Errors
     /// Failed, when no logit is above minus infinity or one is plus infinity: the model's numbers are broken.
     pub fn sample(&mut self, logits: &[f32]) -> Result<u32> {
-        let broken = |problem: &str| {
-            let proposal = "try --weights f32; if that does not help, the model file or the adapter is damaged";
-            Error::failed("next token", problem, proposal)
-        };
-        let best = greedy(logits).ok_or_else(|| broken("the model gave no usable logit"))?;
-        let highest = logits[best as usize];
-        if highest == f32::INFINITY {
-            return Err(broken("the model gave an infinite logit"));
-        }
-        if self.sampling.temperature == 0.0 || self.sampling.top_k == Some(1) {
+        let best = best(logits)?;
+        if self.is_greedy() {
             return Ok(best);
         }
-        self.keep_most_probable(logits);
-        let exponent = |id: u32| (f64::from(logits[id as usize]) - f64::from(highest)) / self.sampling.temperature;
-        self.weights.clear();
-        self.weights.extend(self.order.iter().map(|&id| exponent(id).exp()));
-        let kept = nucleus(&self.weights, self.sampling.top_p.unwrap_or(1.0));
+        let kept = self.weigh(logits, best);
         let total: f64 = self.weights[..kept].iter().sum();
         let mut left = uniform(self.sampling.seed, self.draws) * total;
         self.draws += 1;
@@ -95,6 +83,31 @@ impl Sampler {
         Ok(self.order[(0..kept).rev().find(|&at| self.weights[at] > 0.0).unwrap_or(0)])
     }
 
+    /// How many tokens the next draw is from, at least one. They are the most probable ones at the temperature, in the order of falling
+    /// logits and rising ids.
+    ///
+    /// # Errors
+    /// As [`Sampler::sample`].
+    pub fn choices(&mut self, logits: &[f32]) -> Result<usize> {
+        let best = best(logits)?;
+        Ok(if self.is_greedy() { 1 } else { self.weigh(logits, best) })
+    }
+
+    /// Is the most probable token always the next one?
+    fn is_greedy(&self) -> bool {
+        self.sampling.temperature == 0.0 || self.sampling.top_k == Some(1)
+    }
+
+    /// Fills `order` and `weights` with what top-k leaves at the temperature; gives how many of them top-p leaves.
+    fn weigh(&mut self, logits: &[f32], best: u32) -> usize {
+        let highest = logits[best as usize];
+        self.keep_most_probable(logits);
+        let exponent = |id: u32| (f64::from(logits[id as usize]) - f64::from(highest)) / self.sampling.temperature;
+        self.weights.clear();
+        self.weights.extend(self.order.iter().map(|&id| exponent(id).exp()));
+        nucleus(&self.weights, self.sampling.top_p.unwrap_or(1.0))
+    }
+
     /// Fills `order` with the tokens that top-k leaves, sorted by falling logit, then by rising id.
     fn keep_most_probable(&mut self, logits: &[f32]) {
         self.order.clear();
@@ -105,6 +118,19 @@ impl Sampler {
             self.order.truncate(top_k);
         }
         self.order.sort_unstable_by(by_logit);
+    }
+}
+
+/// [`greedy`] of logits that are none of a broken model.
+fn best(logits: &[f32]) -> Result<u32> {
+    let broken = |problem: &str| {
+        let proposal = "try --weights f32; if that does not help, the model file or the adapter is damaged";
+        Error::failed("next token", problem, proposal)
+    };
+    match greedy(logits) {
+        None => Err(broken("the model gave no usable logit")),
+        Some(best) if logits[best as usize] == f32::INFINITY => Err(broken("the model gave an infinite logit")),
+        Some(best) => Ok(best),
     }
 }
 

@@ -31,6 +31,18 @@ pub fn files(kernel: &Kernel) -> Result<Vec<&'static str>, String> {
     Ok(files)
 }
 
+/// The files that a kernel consists of, its own last: where each is in the repository, and its text.
+///
+/// # Errors
+/// As [`files`].
+pub fn parts(kernel: &Kernel) -> Result<Vec<(String, &'static str)>, String> {
+    let path = |stem: &str| match stem == kernel.shader {
+        true => format!("shaders/{stem}.wgsl"),
+        false => format!("shaders/common/{stem}.wgsl"),
+    };
+    Ok(files(kernel)?.into_iter().filter_map(|stem| Some((path(stem), text(stem)?))).collect())
+}
+
 /// The kernel's WGSL, its parts joined.
 ///
 /// # Errors

@@ -24,6 +24,8 @@ pub enum Purpose {
     Train,
     /// Loss of each supervised token.
     Evaluate,
+    /// Logits of any rows, with the keys of training: to look inside.
+    Probe,
     /// Logits of one row, with keys and values of earlier tokens in a cache of this many rows.
     Generate { cache: usize },
 }
@@ -58,11 +60,11 @@ pub struct Inputs {
     pub segment_start: ValueId,
     /// Rows of the rope tables, where they are not the positions.
     pub rope_row: Option<RopeRow>,
-    /// `[supervised, 1]` u32, ascending: rows whose next token is supervised. In generation `[1, 1]`: the row whose logits are wanted.
+    /// `[supervised, 1]` u32, ascending: rows whose next token is supervised, or whose logits are wanted. In generation `[1, 1]`.
     pub rows: ValueId,
-    /// `[supervised, 1]` u32: the next token of each of these rows; not in generation.
+    /// `[supervised, 1]` u32: the next token of each of these rows; only where there is a loss.
     pub targets: Option<ValueId>,
-    /// `[1, 1]` f32: 1 / supervised tokens of the optimizer step; not in generation.
+    /// `[1, 1]` f32: 1 / supervised tokens of the optimizer step; only where there is a loss.
     pub loss_weight: Option<ValueId>,
 }
 
@@ -89,7 +91,7 @@ impl RopeRow {
 pub enum Head {
     /// `loss [1, 1]` and `nll [supervised, 1]`, in nats.
     Loss { loss: ValueId, nll: ValueId },
-    /// `logits [1, vocabulary]`.
+    /// `logits`, `[1, vocabulary]` in generation, `[supervised, vocabulary]` in a probe.
     Logits(ValueId),
     /// `[tokens, hidden_size]`: what enters the layer above [`Part::Below`].
     Hidden(ValueId),
@@ -156,13 +158,15 @@ impl<'a> Builder<'a> {
         let mut graph = Graph::new();
         let (tokens, supervised, positions) = match purpose {
             Purpose::Generate { cache } => (Rows::Tokens(max_tokens), Rows::Fixed(1), cache),
-            Purpose::Train | Purpose::Evaluate => (Rows::Tokens(max_tokens), Rows::Supervised(max_tokens), max_tokens),
+            Purpose::Train | Purpose::Evaluate | Purpose::Probe => {
+                (Rows::Tokens(max_tokens), Rows::Supervised(max_tokens), max_tokens)
+            }
         };
         // A rotation that looks at the length of a sequence has a second table for long ones, if there can be any.
         let by_length = architecture.ropes.iter().find_map(|rope| rope.changes_beyond()).filter(|&original| positions > original);
         let table_rows = if by_length.is_some() { 2 * positions } else { positions };
         let mut input = |name: &str, tensor| graph.leaf(name, tensor, Origin::Input);
-        let with_loss = !matches!(purpose, Purpose::Generate { .. });
+        let with_loss = matches!(purpose, Purpose::Train | Purpose::Evaluate);
         let inputs = Inputs {
             input_ids: input("input_ids", TensorType::u32(tokens, 1)),
             hidden: matches!(part, Part::From(_)).then(|| input("hidden", TensorType::f32(tokens, architecture.hidden_size))),

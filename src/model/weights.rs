@@ -5,7 +5,7 @@ use super::inspection::Inspection;
 use crate::architecture::{Architecture, is_of_a_layer, parameters};
 use crate::gpu::{Device, split_rows};
 use crate::graph::ValueId;
-use crate::ops::rope::rope_table;
+use crate::ops::rope::rope_table_of;
 use crate::plan::{Pinned, Tuned};
 use crate::storage::mixture::for_rows;
 use crate::storage::{DType, TensorInfo, TensorSource, convert, double_quant, encode};
@@ -214,6 +214,24 @@ impl DeviceWeights {
         Ok(())
     }
 
+    /// Puts a matrix of f32 numbers beside the weights, split as they are: what stands in the place of one of them in a graph.
+    ///
+    /// # Errors
+    /// If the device has not the memory.
+    pub fn send_matrix(&self, name: &str, columns: usize, values: &[f32]) -> Result<Pinned> {
+        let rows = values.len() / columns.max(1);
+        let part_starts = split_rows(rows, columns * 4, self.device().max_binding());
+        let mut slices = Vec::with_capacity(part_starts.len());
+        for (index, &start) in part_starts.iter().enumerate() {
+            let end = part_starts.get(index + 1).copied().unwrap_or(rows);
+            let part = &values[start * columns..end * columns];
+            let slice = self.device().allocate(name, part.len() * 4)?;
+            self.device().write(&slice, bytemuck::cast_slice(part));
+            slices.push(slice);
+        }
+        Ok(Pinned { slices, part_starts })
+    }
+
     /// The device that holds the weights.
     pub fn device(&self) -> &Arc<Device> {
         &self.place.device
@@ -244,6 +262,19 @@ impl DeviceWeights {
     /// # Errors
     /// Names a weight that the graph needs and the device has not; or the device has not the memory for the rope tables.
     pub fn pinned(&self, model: &Model, architecture: &Architecture) -> Result<HashMap<ValueId, Pinned>> {
+        self.pinned_from(model, architecture, 0)
+    }
+
+    /// [`DeviceWeights::pinned`] with rotations as if the first token of a sequence stood at this position.
+    ///
+    /// # Errors
+    /// As [`DeviceWeights::pinned`].
+    pub fn pinned_from(
+        &self,
+        model: &Model,
+        architecture: &Architecture,
+        first_position: usize,
+    ) -> Result<HashMap<ValueId, Pinned>> {
         let mut pinned: HashMap<ValueId, Pinned> = HashMap::new();
         for (name, id) in &model.weights {
             let place = self.tensors.get(name).ok_or_else(|| {
@@ -261,8 +292,9 @@ impl DeviceWeights {
             let rows = model.graph[id].tensor.shape.rows.max();
             // For sequences of one token, and for those that are as long as can be; see `RopeRow`.
             let lengths: &[usize] = if model.inputs.rope_row.is_some() { &[1, usize::MAX] } else { &[1] };
+            let positions = first_position..first_position + rows / lengths.len();
             let of_length =
-                |&length| rope_table(&rope.inverse_frequencies(length), rope.attention_factor(), rows / lengths.len());
+                |&length| rope_table_of(&rope.inverse_frequencies(length), rope.attention_factor(), positions.clone());
             let table: Vec<f32> = lengths.iter().flat_map(of_length).collect();
             let slice = self.device().allocate("rope_table", table.len() * 4)?;
             self.device().write(&slice, bytemuck::cast_slice(&table));

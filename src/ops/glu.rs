@@ -43,6 +43,11 @@ impl Activation {
     const TWICE_SQRT_2_PI: f64 = 2.0 * std::f64::consts::FRAC_2_SQRT_PI * std::f64::consts::FRAC_1_SQRT_2;
     const CUBE: f64 = 0.044715;
 
+    /// `activation(g)`
+    pub fn of(self, g: f64) -> f64 {
+        g * self.share(g)
+    }
+
     /// `s(g)`
     fn share(self, g: f64) -> f64 {
         sigmoid(match self {

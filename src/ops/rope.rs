@@ -22,6 +22,7 @@ use super::{Example, OpEntry, Random, expect, spread};
 use crate::graph::{Call, DType, Derivative, Differentiate, Dispatch, Matrix, Op, Rows, ShapeError, TensorType, Vjp};
 use crate::kernel::Kernel;
 use crate::kernel_params;
+use std::ops::Range;
 
 /// Rotates by the position's angle, or by its negative.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -44,8 +45,13 @@ impl Rope {
 /// The table of [`Rope`], `[positions, 2 * inverse_frequencies.len()]` row-major: row `p` holds `m cos(p f[c])`, then `m sin(p f[c])`,
 /// with `m` the attention factor. Angles are in radians, computed in f64.
 pub fn rope_table(inverse_frequencies: &[f64], attention_factor: f64, positions: usize) -> Vec<f32> {
-    let mut table = Vec::with_capacity(positions * inverse_frequencies.len() * 2);
-    for position in 0..positions {
+    rope_table_of(inverse_frequencies, attention_factor, 0..positions)
+}
+
+/// [`rope_table`] whose first row is that of another position than 0.
+pub fn rope_table_of(inverse_frequencies: &[f64], attention_factor: f64, positions: Range<usize>) -> Vec<f32> {
+    let mut table = Vec::with_capacity(positions.len() * inverse_frequencies.len() * 2);
+    for position in positions {
         let angles = inverse_frequencies.iter().map(|frequency| position as f64 * frequency);
         table.extend(angles.clone().map(|angle| (attention_factor * angle.cos()) as f32));
         table.extend(angles.map(|angle| (attention_factor * angle.sin()) as f32));

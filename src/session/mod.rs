@@ -5,13 +5,15 @@
 //! * [`opened`]: the model's files, before there is a device;
 //! * [`memory`]: what graphs occupy on a device, and the refusal of what does not fit, before a weight is sent;
 //! * [`evaluate`]: losses of batches; [`prefix_cache`]: what of a batch need not be done again in every epoch; [`batch`]: how a batch gets
-//!   to the device.
+//!   to the device;
+//! * [`probe`]: any numbers of a run, read back.
 
 pub mod batch;
 pub mod evaluate;
 pub mod memory;
 pub mod opened;
 pub mod prefix_cache;
+pub mod probe;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

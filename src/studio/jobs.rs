@@ -239,8 +239,21 @@ impl Engine {
     /// Failed: the asker has gone.
     pub fn wanted(&self) -> Result<()> {
         match self.gone.load(Ordering::SeqCst) {
-            true => Err(Error::failed("request", "it was cancelled", "ask again")),
+            true => Err(cancelled()),
             false => Ok(()),
+        }
+    }
+
+    /// For the pauses of long work that borrows what the engine keeps: tells the page how far it is (what, done, of), and is an error if
+    /// nobody waits for the answer any more.
+    pub fn pauses(&self) -> impl Fn(&str, u64, u64) -> Result<()> + use<> {
+        let (gone, events) = (self.gone.clone(), self.events.clone());
+        move |what, done, total| match gone.load(Ordering::SeqCst) {
+            true => Err(cancelled()),
+            false => {
+                events.tell("progress", None, json!({ "what": what, "done": done, "total": total }));
+                Ok(())
+            }
         }
     }
 
@@ -291,6 +304,10 @@ fn open(opened: &Opened, options: &SessionOptions, events: &Events) -> Result<Se
     let uses: Vec<&dyn Use> = uses.iter().map(|used| &**used).collect();
     let folder = opened.adapter.as_ref().map(|adapter| adapter.folder.as_path());
     Session::open(&opened.model, folder, options, &uses, &Opening(events))
+}
+
+fn cancelled() -> Error {
+    Error::failed("request", "it was cancelled", "ask again")
 }
 
 fn not_open() -> Error {

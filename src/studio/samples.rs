@@ -9,59 +9,40 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::adapter::end_of_turn::EndOfTurn;
 use crate::data::conversation::encode_prompt;
-use crate::data::expect::{self, Question};
 use crate::files;
-use crate::generate::answers::{Share, answer_all, shares};
-use crate::generate::{Generator, Sampler, Sampling, end_tokens};
+use crate::generate::{Ends, Generator, Sampler, Sampling};
 use crate::model::weights::DeviceWeights;
 use crate::session::OpenModel;
 use crate::text::Message;
 use crate::train::metrics::StepMetrics;
-use crate::train::options::TrainOptions;
+use crate::train::prepare::Prepared;
 use crate::train::tell::{SAMPLES_FILE, Watch};
 use crate::train::trainer::Trainer;
 use crate::{Error, Result};
 
-/// Bytes of the longest such file that is read.
+/// Bytes of the longest file of answers that is read.
 const MOST_BYTES: u64 = 64 << 20;
 /// Tokens of an answer.
 const TOKENS: usize = 64;
-/// Questions of the held-out data that are asked.
-const QUESTIONS: usize = 8;
 
-/// A line of the file.
+/// What the model said after a step: a line of the file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(untagged)]
-pub enum Sample {
-    /// What the model said after this step.
-    Answer {
-        step: u64,
-        prompt: String,
-        answer: String,
-        /// Whether it is what the record expects.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        right: Option<bool>,
-    },
-    /// How many answers after this step were as expected, by kind of expectation.
-    Check { step: u64, checks: std::collections::BTreeMap<String, Share> },
+pub struct Sample {
+    pub step: u64,
+    pub prompt: String,
+    pub answer: String,
 }
 
 impl Sample {
-    /// The step after which it was taken.
-    pub fn step(&self) -> u64 {
-        match self {
-            Self::Answer { step, .. } | Self::Check { step, .. } => *step,
-        }
-    }
-
     /// What the folder of a run has. A step that was done again counts as it was done last.
     pub fn all(folder: &Path) -> Vec<Self> {
         let text = files::read_to_string(&folder.join(SAMPLES_FILE), MOST_BYTES).unwrap_or_default();
         let mut all: Vec<Self> = Vec::new();
         for sample in text.lines().filter_map(|line| serde_json::from_str::<Self>(line).ok()) {
-            if all.last().is_some_and(|last| last.step() > sample.step()) {
-                all.retain(|known| known.step() < sample.step());
+            if all.last().is_some_and(|last| last.step > sample.step) {
+                all.retain(|known| known.step < sample.step);
             }
             all.push(sample);
         }
@@ -75,25 +56,30 @@ pub struct Samples<'m> {
     path: PathBuf,
     every: u64,
     last: u64,
-    /// Plain messages, and what the model reads of them.
+    /// Messages, and what the model reads of them.
     prompts: Vec<(String, Vec<u32>)>,
-    /// Records that say what they expect.
-    questions: Vec<Question>,
+    learned: Vec<EndOfTurn>,
     /// On the device of these weights; made when it is first needed.
     generator: Option<(Arc<DeviceWeights>, Generator)>,
 }
 
 impl<'m> Samples<'m> {
-    /// What the options ask for; `None` if nothing.
+    /// What the options of a run ask for; `None` if nothing.
     ///
     /// # Errors
-    /// Bad input: there is nothing to ask, or the model cannot be asked.
-    pub fn of(options: &TrainOptions, model: &'m OpenModel, total_steps: u64) -> Result<Option<Self>> {
-        let Some(every) = options.sample_steps else {
-            return match options.sample_prompts {
-                Some(_) => Err(Error::bad_input("--sample-prompts", "nothing says how often", "give --sample-steps as well")),
-                None => Ok(None),
-            };
+    /// Bad input: one of the two options without the other, or the model cannot be asked.
+    pub fn of(prepared: &Prepared, model: &'m OpenModel) -> Result<Option<Self>> {
+        let options = &prepared.options;
+        let (every, texts) = match (options.sample_steps, &options.sample_prompts) {
+            (Some(every), Some(texts)) => (every, texts),
+            (None, None) => return Ok(None),
+            (None, Some(_)) => {
+                return Err(Error::bad_input("--sample-prompts", "nothing says how often", "give --sample-steps as well"));
+            }
+            (Some(_), None) => {
+                let proposal = "give --sample-prompts TEXT as well, or --check-data for questions that say what is right";
+                return Err(Error::bad_input("--sample-steps", "there is nothing to ask", proposal));
+            }
         };
         let prompt = |text: &String| {
             let ids = match &model.template {
@@ -102,51 +88,27 @@ impl<'m> Samples<'m> {
             };
             Ok((text.clone(), ids))
         };
-        let prompts = options.sample_prompts.iter().flatten().map(prompt).collect::<Result<Vec<_>>>()?;
-        let mut questions = match (&options.eval_data, prompts.is_empty()) {
-            (Some(files), _) => match expect::questions(files, &model.tokenizer, model.template.as_ref()) {
-                Err(error) if prompts.is_empty() => return Err(error),
-                questions => questions.unwrap_or_default(),
-            },
-            (None, false) => Vec::new(),
-            (None, true) => {
-                let proposal = "give --sample-prompts TEXT, or --eval-data with records that have `expect`";
-                return Err(Error::bad_input("--sample-steps", "there is nothing to ask", proposal));
-            }
-        };
-        questions.truncate(QUESTIONS);
-        let path = options.out.join(SAMPLES_FILE);
-        Ok(Some(Self { model, path, every, last: total_steps, prompts, questions, generator: None }))
+        let prompts = texts.iter().map(prompt).collect::<Result<Vec<_>>>()?;
+        let (path, learned) = (options.out.join(SAMPLES_FILE), prepared.turn_ends());
+        Ok(Some(Self { model, path, every, last: prepared.total_steps, prompts, learned, generator: None }))
     }
 
     fn sampled(&mut self, step: u64, trainer: &Trainer) -> Result<Vec<Sample>> {
         let OpenModel { tokenizer, template, files, .. } = self.model;
-        let ends = |chat| end_tokens(tokenizer, template.as_ref(), None, chat);
-        let (in_chat, in_text) = (ends(true)?, ends(false)?);
-        let longest = self.prompts.iter().map(|(_, ids)| ids.len()).chain(self.questions.iter().map(|asked| asked.prompt.len()));
-        let context = longest.max().unwrap_or(0) + TOKENS;
+        let Ends { in_chat, in_text } = Ends::new(tokenizer, template.as_ref(), Some(&self.learned));
+        let ends = if template.is_some() { in_chat } else { in_text };
         // A device that was lost has taken its generator with it.
         if self.generator.as_ref().is_none_or(|(weights, _)| !Arc::ptr_eq(weights, trainer.weights())) {
-            let generator = Generator::new(trainer.weights(), &files.config, Some(trainer.adapter()), context)?;
+            let longest = self.prompts.iter().map(|(_, ids)| ids.len()).max().unwrap_or(0);
+            let generator = Generator::new(trainer.weights(), &files.config, Some(trainer.adapter()), longest + TOKENS)?;
             self.generator = Some((trainer.weights().clone(), generator));
         }
         let Some((_, generator)) = &mut self.generator else { return Ok(Vec::new()) };
         let mut samples = Vec::new();
         for (prompt, ids) in &self.prompts {
-            let ends = if template.is_some() { &in_chat } else { &in_text };
-            let mut tokens = generator.generate(ids, &mut Sampler::new(Sampling::default())?, TOKENS, ends, |_| Ok(()))?;
+            let mut tokens = generator.generate(ids, &mut Sampler::new(Sampling::default())?, TOKENS, &ends, |_| Ok(()))?;
             tokens.retain(|token| !ends.contains(token));
-            let answer = tokenizer.decode(&tokens, true)?;
-            samples.push(Sample::Answer { step, prompt: prompt.clone(), answer, right: None });
-        }
-        let answers = answer_all(generator, tokenizer, &self.questions, TOKENS, [&in_chat, &in_text], |_| ())?;
-        for (question, answer) in self.questions.iter().zip(&answers) {
-            let prompt = tokenizer.decode(&question.prompt, true)?;
-            samples.push(Sample::Answer { step, prompt, answer: answer.text.clone(), right: Some(answer.is_right()) });
-        }
-        if !answers.is_empty() {
-            let checks = shares(&answers).into_iter().map(|(kind, share)| (kind.to_string(), share)).collect();
-            samples.push(Sample::Check { step, checks });
+            samples.push(Sample { step, prompt: prompt.clone(), answer: tokenizer.decode(&tokens, true)? });
         }
         Ok(samples)
     }
@@ -179,12 +141,11 @@ mod tests {
     #[test]
     fn a_step_that_was_done_again_counts_as_it_was_done_last() {
         let folder = tempfile::tempdir().unwrap();
-        let answer = |step, answer: &str| Sample::Answer { step, prompt: "p".into(), answer: answer.into(), right: None };
-        let check = Sample::Check { step: 4, checks: [("exact".to_string(), Share { right: 1, of: 2 })].into() };
-        let written = [answer(2, "a"), answer(4, "b"), check.clone(), answer(6, "c"), answer(4, "d"), check.clone()];
+        let sample = |step, answer: &str| Sample { step, prompt: "p".into(), answer: answer.into() };
+        let written = [sample(2, "a"), sample(4, "b"), sample(4, "c"), sample(6, "d"), sample(4, "e"), sample(4, "f")];
         let lines: Vec<String> = written.iter().map(|sample| serde_json::to_string(sample).unwrap()).collect();
         std::fs::write(folder.path().join(SAMPLES_FILE), format!("{}\nnot one\n{{\"st", lines.join("\n"))).unwrap();
-        assert_eq!(Sample::all(folder.path()), [answer(2, "a"), answer(4, "d"), check]);
+        assert_eq!(Sample::all(folder.path()), [sample(2, "a"), sample(4, "e"), sample(4, "f")]);
         assert_eq!(lines[0], r#"{"step":2,"prompt":"p","answer":"a"}"#);
     }
 }

@@ -7,6 +7,7 @@
 //! test_data = "test.jsonl"          # reported, never chosen by
 //! general_data = "general.jsonl"    # its loss before and after tells what was forgotten
 //! choose = "check"                  # or "loss": by the loss on held-out data
+//! max_new_tokens = 64               # of an answer to the check and test data at most
 //!
 //! [base]                            # keys of a training recipe that all arms have
 //! model = "model"
@@ -57,6 +58,8 @@ pub struct SweepFile {
     pub test_data: Vec<PathBuf>,
     pub general_data: Vec<PathBuf>,
     pub choose: Choose,
+    /// Tokens of an answer to the check and test data at most.
+    pub max_new_tokens: usize,
     /// In the order of the file, the last axis fastest.
     pub arms: Vec<Arm>,
 }
@@ -75,7 +78,10 @@ pub struct Arm {
 /// More arms than anyone reads.
 const MOST_ARMS: usize = 4096;
 /// What a sweep file may have.
-const KEYS: [&str; 9] = ["seeds", "budget", "check_data", "test_data", "general_data", "choose", "base", "axes", "arm"];
+const KEYS: [&str; 10] =
+    ["seeds", "budget", "check_data", "test_data", "general_data", "choose", "max_new_tokens", "base", "axes", "arm"];
+/// Tokens of an answer at most, where the file does not say.
+const MAX_NEW_TOKENS: usize = 64;
 /// Keys of a recipe that the sweep gives itself, and how.
 const GIVEN: [(&str, &str); 4] = [
     ("seed", "list the seeds at the top of the file: seeds = [1, 2, 3]"),
@@ -98,6 +104,7 @@ struct Top {
     #[serde(default, deserialize_with = "one_or_many_paths")]
     general_data: Option<Vec<PathBuf>>,
     choose: Option<Choose>,
+    max_new_tokens: Option<usize>,
     #[serde(default)]
     base: Table,
 }
@@ -151,6 +158,7 @@ impl SweepFile {
             test_data: top.test_data.unwrap_or_default(),
             general_data: top.general_data.unwrap_or_default(),
             choose: top.choose.unwrap_or(Choose::Check),
+            max_new_tokens: top.max_new_tokens.unwrap_or(MAX_NEW_TOKENS),
             arms: arms(path, &top.base, &axes, own)?,
         };
         file.check(&top.base)?;
@@ -165,6 +173,9 @@ impl SweepFile {
         seeds.dedup();
         if seeds.is_empty() || seeds.len() < self.seeds.len() {
             return refused("`seeds` needs one seed or more, each once", "write seeds = [1, 2, 3]");
+        }
+        if self.max_new_tokens == 0 {
+            return refused("`max_new_tokens` is 0, and nothing can be answered", "leave it out for 64");
         }
         let Some(budget) = self.budget else { return Ok(()) };
         if budget == 0 {

@@ -128,7 +128,7 @@ impl Base {
         {
             return Ok(Some(known.measures));
         }
-        let Some(measures) = sticks.measure(weights, None, interrupt)? else { return Ok(None) };
+        let Some(measures) = sticks.measure(weights, None, &sticks.ends(None), interrupt)? else { return Ok(None) };
         write_json(&self.path(out, "before"), &Before { base: self.name.clone(), data, measures: measures.clone() })?;
         Ok(Some(measures))
     }

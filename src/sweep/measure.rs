@@ -1,15 +1,20 @@
 //! What a model is measured by: the data sets of a sweep.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::arms::SweepFile;
 use super::result::{Measure, Measures};
-use crate::adapter::DeviceAdapter;
+use crate::adapter::end_of_turn::EndOfTurn;
+use crate::adapter::{DeviceAdapter, Placement};
 use crate::data::source::folder::{self, Side};
 use crate::data::{self, Batch, Dataset, LoadOptions};
-use crate::model::weights::DeviceWeights;
+use crate::generate::answers::{CheckSet, Tally};
+use crate::generate::{Ends, Generation, Generator};
+use crate::graph::Graph;
+use crate::model::weights::{DeviceWeights, WeightType};
 use crate::session::evaluate::{Evaluator, TokenLosses};
 use crate::session::{OpenModel, batch};
 use crate::train::interrupt::Interrupt;
@@ -26,6 +31,8 @@ pub struct Yardsticks<'m> {
 struct Yardstick {
     data: Dataset,
     batches: Vec<Vec<usize>>,
+    /// The records that say what their answer is to be.
+    questions: Option<CheckSet>,
 }
 
 impl<'m> Yardsticks<'m> {
@@ -34,7 +41,7 @@ impl<'m> Yardsticks<'m> {
     /// # Errors
     /// Bad input: a file or a record that cannot be used.
     pub fn load(file: &SweepFile, model: &'m OpenModel) -> Result<Self> {
-        let load = |paths: &[PathBuf]| -> Result<Option<Yardstick>> {
+        let load = |paths: &[PathBuf], asked: bool| -> Result<Option<Yardstick>> {
             if paths.is_empty() {
                 return Ok(None);
             }
@@ -44,9 +51,33 @@ impl<'m> Yardsticks<'m> {
             let (data, _) = data::load_files(&files, &model.tokenizer, model.template.as_ref(), options)?;
             data.check_vocabulary(config.vocab_size)?;
             let batches = batch::in_order(&data);
-            Ok(Some(Yardstick { data, batches }))
+            let questions = if asked { CheckSet::read(&files, model, file.max_new_tokens)? } else { None };
+            Ok(Some(Yardstick { data, batches, questions }))
         };
-        Ok(Self { model, check: load(&file.check_data)?, test: load(&file.test_data)?, general: load(&file.general_data)? })
+        let [check, test] = [load(&file.check_data, true)?, load(&file.test_data, true)?];
+        Ok(Self { model, check, test, general: load(&file.general_data, false)? })
+    }
+
+    /// The longest text that is generated; `None` where nothing is asked.
+    fn generation(&self) -> Option<Generation> {
+        let sets = self.all().into_iter().filter_map(|(_, stick)| stick.as_ref()?.questions.as_ref());
+        sets.map(|set| set.generation().context).max().map(|context| Generation { context })
+    }
+
+    /// Where answers end; `learned`: of a model with an adapter, the ends of turns that it has learned.
+    pub fn ends(&self, learned: Option<&[EndOfTurn]>) -> Ends {
+        Ends::new(&self.model.tokenizer, self.model.template.as_ref(), learned)
+    }
+
+    /// What answering runs, for the choice of kernels.
+    ///
+    /// # Errors
+    /// None for a model that can be trained.
+    pub fn graphs(&self, placement: &Placement, weights: WeightType) -> Result<Vec<Graph>> {
+        let Some(Generation { context }) = self.generation() else { return Ok(Vec::new()) };
+        let (config, storage) = (&self.model.files.config, self.model.storage(weights));
+        let models = Generator::models(config, &storage, Some(placement), context)?;
+        Ok(models.into_iter().map(|model| model.graph).collect())
     }
 
     fn all(&self) -> [(&'static str, &Option<Yardstick>); 3] {
@@ -56,10 +87,14 @@ impl<'m> Yardsticks<'m> {
     /// What they are, by name and content: a part of what a result depends on.
     pub fn fingerprint(&self) -> BTreeMap<String, String> {
         let there = self.all().into_iter().filter_map(|(name, stick)| Some((name, stick.as_ref()?)));
-        there.map(|(name, stick)| (format!("{name} (content)"), stick.data.fingerprint())).collect()
+        let print = |stick: &Yardstick| {
+            let asked = stick.questions.as_ref().map(|set| format!("; asked {}", set.fingerprint()));
+            stick.data.fingerprint() + &asked.unwrap_or_default()
+        };
+        there.map(|(name, stick)| (format!("{name} (content)"), print(stick))).collect()
     }
 
-    /// Measures the model, with an adapter or without. `None`: someone asked to stop.
+    /// Measures the model, with an adapter or without. `ends`: where its answers end. `None`: someone asked to stop.
     ///
     /// # Errors
     /// The device has not the memory or is lost; a loss is not finite.
@@ -67,6 +102,7 @@ impl<'m> Yardsticks<'m> {
         &self,
         weights: &Arc<DeviceWeights>,
         adapter: Option<&DeviceAdapter>,
+        ends: &Ends,
         interrupt: &Interrupt,
     ) -> Result<Option<Measures>> {
         let most = self.all().into_iter().filter_map(|(_, stick)| stick.as_ref());
@@ -81,8 +117,31 @@ impl<'m> Yardsticks<'m> {
             }
         };
         let [check, test, general] = [loss(&self.check)?, loss(&self.test)?, loss(&self.general)?];
-        let (Some(check), Some(test), Some(general)) = (check, test, general) else { return Ok(None) };
+        let (Some(mut check), Some(mut test), Some(general)) = (check, test, general) else { return Ok(None) };
+        drop(evaluator);
+        if let Some(Generation { context }) = self.generation() {
+            let mut generator = Generator::new(weights, &self.model.files.config, adapter, context)?;
+            for (stick, measure) in [(&self.check, &mut check), (&self.test, &mut test)] {
+                let (Some(set), Some(measure)) = (stick.as_ref().and_then(|stick| stick.questions.as_ref()), measure) else {
+                    continue;
+                };
+                match self.ask(set, &mut generator, ends, interrupt)? {
+                    Some(tally) => measure.answers = Some(tally),
+                    None => return Ok(None),
+                }
+            }
+        }
         Ok(Some(Measures { check, test, general }))
+    }
+
+    /// How many answers are right. `None`: someone asked to stop.
+    fn ask(&self, set: &CheckSet, generator: &mut Generator, ends: &Ends, interrupt: &Interrupt) -> Result<Option<Tally>> {
+        let mut stopped = interrupt.requested();
+        let answers = set.ask(generator, &self.model.tokenizer, ends, |_| {
+            stopped = interrupt.requested();
+            if stopped { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })?;
+        Ok((!stopped).then(|| Tally::of(&answers)))
     }
 }
 
@@ -98,7 +157,7 @@ impl Yardstick {
         }
         let loss = losses.mean();
         match loss.is_finite() {
-            true => Ok(Some(Measure { loss, tokens: losses.tokens, checks: BTreeMap::new() })),
+            true => Ok(Some(Measure { loss, tokens: losses.tokens, answers: None })),
             false => Err(Error::Diverged {
                 place: self.data.report.path.clone(),
                 problem: "the loss on this data is not finite".to_string(),

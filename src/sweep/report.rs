@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use super::result::{ArmResult, Best, Figure, Results};
 use super::run::Listed;
+use crate::generate::answers::Tally;
 use crate::picture::count;
 use crate::terminal::{aligned, duration};
 
@@ -40,11 +41,16 @@ fn columns(results: &Results) -> Vec<Column> {
     kinds.dedup();
     for set in ["check", "test"] {
         all.extend((set == "test").then(|| column("test loss", "test_loss", plain)));
-        let of_set = kinds.iter().filter(|figure| figure.starts_with(&format!("{set}_share")));
-        all.extend(of_set.map(|figure| {
-            let head = figure.split_once('.').map_or(format!("{set} right"), |(_, kind)| format!("{set} {kind}"));
-            column(&head, figure, percent)
-        }));
+        let share = format!("{set}_share");
+        all.push(column(&format!("{set} right"), &share, percent));
+        // Where questions have groups, these tell more than the kinds of check.
+        let parts = |of: &str| {
+            let first = format!("{set}_{of}.");
+            let column =
+                |figure: &&String| figure.strip_prefix(&first).map(|part| column(&format!("{set} {part}"), figure, percent));
+            kinds.iter().filter_map(column).collect::<Vec<_>>()
+        };
+        all.extend([parts("group"), parts("share")].into_iter().find(|columns| !columns.is_empty()).into_iter().flatten());
     }
     all.push(column("forgetting", "forgetting", plain));
     all.push(column("s a step", "seconds_a_step", seconds));
@@ -83,9 +89,9 @@ pub fn table(results: &Results) -> String {
             .into_iter()
             .filter_map(|(name, measure)| {
                 let measure = measure.as_ref()?;
-                let right: (usize, usize) = measure.checks.values().fold((0, 0), |sum, one| (sum.0 + one.right, sum.1 + one.of));
-                let checks = if right.1 > 0 { format!(", right {} of {}", right.0, right.1) } else { String::new() };
-                Some(format!("{name} loss {:.4}{checks}", measure.loss))
+                let said = |tally: &Tally| format!(", right {} of {} ({})", tally.all.right, tally.all.of, tally.parts());
+                let answers = measure.answers.as_ref().map(said).unwrap_or_default();
+                Some(format!("{name} loss {:.4}{answers}", measure.loss))
             })
             .collect();
         let _ = writeln!(text, "without an adapter ({base}): {}", said.join("; "));

@@ -10,7 +10,7 @@ use super::arms::{Choose, SweepFile};
 use super::run_folder;
 use crate::files;
 use crate::formats::atomic;
-use crate::generate::answers::Share;
+use crate::generate::answers::Tally;
 use crate::{Error, Result};
 
 /// The file's name in the folder of a run.
@@ -25,9 +25,9 @@ pub struct Measure {
     /// Mean of -log p over the supervised tokens, natural logarithm.
     pub loss: f64,
     pub tokens: usize,
-    /// Answers that meet what their record expects, by kind; empty where no record expects anything.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub checks: BTreeMap<String, Share>,
+    /// How many answers are right, where records say what they expect.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answers: Option<Tally>,
 }
 
 /// What the data sets of a sweep say about a model.
@@ -161,9 +161,10 @@ impl RunResult {
         for (name, measure) in [("check", &self.measures.check), ("test", &self.measures.test)] {
             let Some(measure) = measure else { continue };
             add(&format!("{name}_loss"), Some(measure.loss));
-            add(&format!("{name}_share"), share(measure.checks.values()));
-            for (kind, right) in &measure.checks {
-                add(&format!("{name}_share.{kind}"), share([right].into_iter()));
+            let Some(Tally { all, checks, groups }) = &measure.answers else { continue };
+            add(&format!("{name}_share"), all.value());
+            for (set, shares) in [("share", checks), ("group", groups)] {
+                shares.iter().for_each(|(part, share)| add(&format!("{name}_{set}.{part}"), share.value()));
             }
         }
         if let (Some(after), Some(before)) = (&self.measures.general, &before.general) {
@@ -173,12 +174,6 @@ impl RunResult {
         add("peak_bytes", self.peak_bytes.map(|bytes| bytes as f64));
         figures
     }
-}
-
-/// Right answers of all; `None` of none.
-fn share<'a>(all: impl Iterator<Item = &'a Share>) -> Option<f64> {
-    let (right, of) = all.fold((0, 0), |(right, of), one| (right + one.right, of + one.of));
-    (of > 0).then(|| right as f64 / of as f64)
 }
 
 /// Writes a value as indented JSON.
@@ -351,15 +346,18 @@ fn best(arms: &[ArmResult], choose: Choose) -> Option<Best> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::generate::answers::Share;
 
     fn arm(name: &str, parameters: usize, runs: &[(f64, f64, usize, f64)]) -> ArmResult {
         let run = |(seed, &(check_loss, test_loss, right, general)): (usize, &(f64, f64, usize, f64))| {
             let plan = Plan { parameters, ..Plan::default() };
             let mut run = RunResult::new(name, seed as u64, BTreeMap::new(), plan);
-            let checks = BTreeMap::from([("exact".to_string(), Share { right, of: 10 })]);
-            run.measures.check = Some(Measure { loss: check_loss, tokens: 5, checks: checks.clone() });
-            run.measures.test = Some(Measure { loss: test_loss, tokens: 5, checks });
-            run.measures.general = Some(Measure { loss: general, tokens: 5, checks: BTreeMap::new() });
+            let share = Share { right, of: 10 };
+            let named = |name: &str| BTreeMap::from([(name.to_string(), share)]);
+            let answers = Some(Tally { all: share, checks: named("exact"), groups: named("easy") });
+            run.measures.check = Some(Measure { loss: check_loss, tokens: 5, answers: answers.clone() });
+            run.measures.test = Some(Measure { loss: test_loss, tokens: 5, answers });
+            run.measures.general = Some(Measure { loss: general, tokens: 5, answers: None });
             run
         };
         let runs: Vec<RunResult> = runs.iter().enumerate().map(run).collect();
@@ -382,6 +380,7 @@ mod tests {
         let forgot = arm("a", 1, &[(1.0, 1.0, 3, 2.5), (1.0, 1.0, 5, 2.1)]).figures;
         assert!((forgot["forgetting"].mean - 0.3).abs() < 1e-12);
         assert!((forgot["check_share.exact"].mean - 0.4).abs() < 1e-12);
+        assert!((forgot["check_group.easy"].mean - 0.4).abs() < 1e-12);
     }
 
     /// The test set says the opposite of the check set; it has no say.

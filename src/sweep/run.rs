@@ -190,6 +190,7 @@ impl Sweep {
                 // All arms, whichever are trained now, so that every process of a sweep chooses the same kernels.
                 if index == 0 {
                     graphs.extend(prepared.graphs());
+                    graphs.extend(sticks.graphs(prepared.placement(), prepared.weight_type())?);
                 }
                 if only.is_some_and(|only| arm.name != only) {
                     continue;
@@ -258,7 +259,7 @@ impl Sweep {
         let mut result = RunResult::new(&run.arm.name, run.seed, recipe_of(&prepared, sticks)?, plan_of(&prepared));
         let mut output = prepared.open_output()?;
         output.computes_with(&loaded.kernels);
-        let done = output.steps_done();
+        let (done, ends) = (output.steps_done(), sticks.ends(Some(&prepared.turn_ends())));
         let progress = tell.progress(prepared.total_steps, done);
         let training = prepared.start(loaded.weights.clone(), output, interrupt.clone(), progress)?;
         let measured = match training.train_to_the_end() {
@@ -272,7 +273,7 @@ impl Sweep {
                 result.peak_bytes = history.iter().map(|step| step.gpu_bytes).max();
                 let adapter = training.trainer().adapter().clone();
                 drop(training);
-                sticks.measure(&loaded.weights, Some(&adapter), interrupt)
+                sticks.measure(&loaded.weights, Some(&adapter), &ends, interrupt)
             }
             Err(error) => Err(error),
         };

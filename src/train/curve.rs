@@ -1,10 +1,12 @@
 //! The loss curve as a picture: one SVG file that needs nothing else, written beside `metrics.jsonl`.
 //!
 //! The thin line is the loss of each step, the thick one its exponential moving average (a window of a twentieth of the
-//! run, at least 5 steps, without the bias towards the first value), the dots are the held-out loss.
+//! run, at least 5 steps, without the bias towards the first value), the dots are the held-out loss. Shares of questions that are answered
+//! right have a scale of their own, on the right: a thick line for all, a thin one for each group, or kind of check.
 
 use super::metrics::StepMetrics;
-use crate::picture::{Axis, Picture};
+use crate::generate::answers::{Share, Tally};
+use crate::picture::{Axis, COLOURS, Picture};
 
 /// The file's name inside the output folder.
 pub const CURVE_FILE: &str = "loss.svg";
@@ -15,6 +17,7 @@ const MOST_POINTS: usize = 1500;
 const STEP_COLOUR: &str = "#9fb8d6";
 const SMOOTH_COLOUR: &str = "#1f5fa8";
 const EVAL_COLOUR: &str = "#c8501e";
+const CHECK_COLOUR: &str = COLOURS[2];
 
 /// The picture of a run. With no finite loss at all it shows the empty axes.
 pub fn loss_curve(history: &[StepMetrics]) -> String {
@@ -39,7 +42,32 @@ pub fn loss_curve(history: &[StepMetrics]) -> String {
     if let Some((_, loss)) = eval.last() {
         picture.legend(&format!("held out, at the end {loss:.3}"), EVAL_COLOUR, 2.2);
     }
+    add_checks(&mut picture, history);
     picture.finish()
+}
+
+/// The shares of questions that are answered right, where there are any.
+fn add_checks(picture: &mut Picture, history: &[StepMetrics]) {
+    let checked: Vec<(f64, &Tally)> = history.iter().filter_map(|at| Some((at.step as f64, at.check.as_ref()?))).collect();
+    let Some((_, last)) = checked.last() else { return };
+    picture.percents();
+    let parts = |tally: &Tally| if tally.groups.is_empty() { tally.checks.clone() } else { tally.groups.clone() };
+    let mut draw = |name: &str, width: f64, share: &dyn Fn(&Tally) -> Option<Share>| {
+        let value = |&(step, tally): &(f64, &Tally)| Some((step, share(tally)?.value()?));
+        let points: Vec<_> = checked.iter().filter_map(value).map(|point| picture.at_share(point)).collect();
+        picture.line(&points, CHECK_COLOUR, width);
+        points.iter().for_each(|&point| picture.dot(point, CHECK_COLOUR));
+        if let Some(&point) = points.last() {
+            picture.name(point, name);
+        }
+    };
+    for name in parts(last).keys() {
+        draw(name, 0.8, &|tally| parts(tally).get(name).copied());
+    }
+    draw("", 2.2, &|tally| Some(tally.all));
+    if let Some(share) = last.all.value() {
+        picture.legend(&format!("questions right, at the end {:.0} %", 100.0 * share), CHECK_COLOUR, 2.2);
+    }
 }
 
 /// Exponential moving average, divided by the weight it has gathered (as Adam corrects its moments), so the first value counts
@@ -67,6 +95,11 @@ fn thinned(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
 mod tests {
     use super::*;
 
+    fn tally(step: u64) -> Tally {
+        let share = Share { right: (step / 2) as usize, of: step as usize };
+        Tally { all: share, groups: [("two-hop".to_string(), share)].into(), ..Tally::default() }
+    }
+
     fn history(steps: u64, loss: impl Fn(u64) -> f64) -> Vec<StepMetrics> {
         (1..=steps)
             .map(|step| StepMetrics {
@@ -79,6 +112,7 @@ mod tests {
                 tokens_per_second: 1.0,
                 gpu_bytes: 0,
                 eval_loss: (step % 50 == 0).then(|| loss(step) + 0.2),
+                check: (step % 50 == 0).then(|| tally(step)),
             })
             .collect()
     }
@@ -97,6 +131,9 @@ mod tests {
             assert!(!svg.contains("NaN") && !svg.contains("inf"), "{steps} steps");
             assert!(svg.len() < 200_000, "{steps} steps give {} bytes", svg.len());
         }
+        let checked = loss_curve(&history(200, |_| 2.0));
+        assert!(checked.contains("questions right, at the end 50 %") && checked.contains(">two-hop<"), "{checked}");
+        assert!(!loss_curve(&history(40, |_| 2.0)).contains("questions right"), "nothing was asked");
         assert!(!loss_curve(&history(3, |_| f64::NAN)).contains("NaN"));
         assert!(!loss_curve(&history(3, |_| 0.0)).contains("NaN"));
     }

@@ -24,7 +24,8 @@ pub struct Memory {
     pub activations: usize,
     /// Token ids, positions, targets, rope table, kernel parameters.
     pub inputs: usize,
-    /// The same for the held-out data, and activations beyond those of a step, whose memory they share.
+    /// The same for the held-out data, and activations beyond those of a step, whose memory they share; and all that answering questions
+    /// takes.
     pub evaluation: usize,
 }
 
@@ -63,6 +64,8 @@ pub struct Planner {
     facts: Facts,
     /// What the layers below a step, and below an evaluation, occupy where they stand apart.
     below: [PrefixMemory; 2],
+    /// What answering questions between the steps occupies.
+    answering: usize,
 }
 
 impl Planner {
@@ -99,7 +102,13 @@ impl Planner {
             None => Ok(PrefixMemory::default()),
         };
         let below = [below(lowest.train, shape.max_tokens)?, below(lowest.held_out, shape.held_out_tokens)?];
-        Ok(Self { graphs, shape, held_out, weights, buffers, frozen, facts: facts.clone(), below })
+        Ok(Self { graphs, shape, held_out, weights, buffers, frozen, facts: facts.clone(), below, answering: 0 })
+    }
+
+    /// The same with so many bytes more, for questions that are answered between the steps.
+    #[must_use]
+    pub fn answering(self, bytes: usize) -> Self {
+        Self { answering: bytes, ..self }
     }
 
     /// The step that is planned.
@@ -148,7 +157,7 @@ impl Planner {
             optimizer: 3 * adapter,
             activations: step.arena_bytes() + self.below[0].activations,
             inputs: inputs + rope_bytes(&graphs.model) + self.below[0].inputs,
-            evaluation: 0,
+            evaluation: self.answering,
         };
         // Neither graph can fail: an adapter that was laid out has elements.
         if let Ok(optimizer) = OptimizerGraph::build_rated(&self.buffers) {
@@ -164,7 +173,7 @@ impl Planner {
             let (plan, inputs) = self.plan(&model.graph, keep, model.inputs.hidden.as_slice());
             let lenders = borrow(&plan.slots, &step.slots);
             let own = plan.slots.iter().zip(lenders).filter(|(_, lender)| lender.is_none()).map(|(bytes, _)| bytes);
-            memory.evaluation = own.sum::<usize>() + inputs + rope_bytes(model) + self.below[1].total();
+            memory.evaluation += own.sum::<usize>() + inputs + rope_bytes(model) + self.below[1].total();
         }
         memory
     }

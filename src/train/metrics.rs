@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::keep::plain;
 use crate::formats::atomic;
+use crate::generate::answers::Tally;
 use crate::{Error, Result};
 
 /// The file's name inside the output folder.
@@ -34,6 +35,9 @@ pub struct StepMetrics {
     /// Mean loss on the held-out data after the update, in the steps that evaluate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub eval_loss: Option<f64>,
+    /// Questions of `--check-data` that were answered right after the update, in the steps that ask.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub check: Option<Tally>,
 }
 
 /// The open file and all that it holds.
@@ -154,6 +158,7 @@ mod tests {
             tokens_per_second: 99.5,
             gpu_bytes: 1 << 30,
             eval_loss: step.is_multiple_of(2).then_some(1.5),
+            check: None,
         }
     }
 

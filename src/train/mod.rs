@@ -5,10 +5,12 @@
 //! * [`shared`]: what runs beside each other have in common; [`step`], [`trainer`]: a step on the GPU;
 //! * [`memory`], [`budget`], [`fit`], [`needs`]: what a run occupies there; [`rate`]: how fast it is;
 //! * [`schedule`]: the learning rate; [`keep`], [`interrupt`]: what makes a run survive;
+//! * `checks`: questions that are answered between the steps;
 //! * [`metrics`], [`curve`], [`progress`], [`tell`]: what it tells.
 
 pub mod ask;
 pub mod budget;
+mod checks;
 pub mod curve;
 pub mod fit;
 pub mod interrupt;
@@ -32,6 +34,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use checkpoint::{Checkpoint, RunState};
+use checks::Answering;
 use curve::{CURVE_FILE, loss_curve};
 use interrupt::Interrupt;
 use keep::sums;
@@ -45,6 +48,7 @@ use trainer::Trainer;
 use crate::data::{Batch, Sampler};
 use crate::formats::atomic;
 use crate::formats::peft;
+use crate::generate::answers::Tally;
 use crate::gpu::Readback;
 use crate::ops::adamw::Hyper;
 use crate::plan::timings;
@@ -56,6 +60,7 @@ pub struct Run<'m> {
     prepared: Prepared<'m>,
     trainer: Trainer,
     held_out: Option<HeldOut>,
+    answering: Option<Answering>,
     sampler: Sampler,
     state: RunState,
     metrics: MetricsLog,
@@ -139,18 +144,15 @@ impl<'m> Run<'m> {
             if let Some(profile) = profile {
                 self.tell_profile(&profile);
             }
-            let (evaluates, saves) = (
-                self.held_out.is_some() && self.is_due(self.prepared.eval_steps()),
-                self.is_due(self.prepared.options.save_steps),
-            );
-            if evaluates || saves {
+            let (looks, saves) = (self.evaluates() || self.asks(), self.is_due(self.prepared.options.save_steps));
+            if looks || saves {
                 self.settle()?;
             }
             if saves {
                 self.save()?;
             }
             // What else was done is not the next step's time.
-            if evaluates || saves {
+            if looks || saves {
                 self.since = Instant::now();
             }
         }
@@ -208,8 +210,23 @@ impl<'m> Run<'m> {
         self.state.step.is_multiple_of(every) || self.state.step == self.prepared.total_steps
     }
 
+    /// Whether the held-out data is looked at after this step.
+    fn evaluates(&self) -> bool {
+        self.held_out.is_some() && self.is_due(self.prepared.eval_steps())
+    }
+
+    /// Whether the questions are asked after this step.
+    fn asks(&self) -> bool {
+        self.answering.is_some() && self.is_due(self.prepared.check_steps())
+    }
+
     fn evaluate(&mut self) -> Result<Option<f64>> {
         self.held_out.as_mut().map(HeldOut::loss).transpose()
+    }
+
+    fn ask(&mut self) -> Result<Option<Tally>> {
+        let asked = self.answering.as_mut().zip(self.prepared.checks.as_ref());
+        asked.map(|(answering, checks)| answering.ask(checks, &self.prepared.model.tokenizer)).transpose()
     }
 
     /// Waits for the numbers of the last step, if that has not been done yet, checks and reports them.
@@ -232,7 +249,9 @@ impl<'m> Run<'m> {
         let tokens: usize = batches.iter().map(Batch::rows).sum();
         let tokens_per_second = tokens as f64 / self.since.elapsed().as_secs_f64();
         self.since = Instant::now();
-        let eval_loss = if step == self.state.step && self.is_due(self.prepared.eval_steps()) { self.evaluate()? } else { None };
+        let newest = step == self.state.step;
+        let eval_loss = if newest && self.evaluates() { self.evaluate()? } else { None };
+        let check = if newest && self.asks() { self.ask()? } else { None };
         let metrics = StepMetrics {
             step,
             loss,
@@ -243,6 +262,7 @@ impl<'m> Run<'m> {
             tokens_per_second,
             gpu_bytes: self.trainer.device().allocated().now as u64,
             eval_loss,
+            check,
         };
         self.progress.step(&metrics);
         for watch in &mut self.watches {

@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 
 use super::ask::adapter::Asked;
 use super::budget;
+use super::checks::{Answering, Checks};
 use super::interrupt::Interrupt;
 use super::keep::beginning::{self, Purpose};
 use super::keep::checkpoint::{self, Checkpoint, RunState};
@@ -63,6 +64,8 @@ pub struct Prepared<'m> {
     sampler: Sampler,
     pub(super) schedule: Schedule,
     pub(super) planner: Planner,
+    /// The questions of `--check-data`.
+    pub(super) checks: Option<Checks>,
     /// The plan without a prefix cache.
     whole: Planner,
     prefix: PrefixCachePlan,
@@ -109,7 +112,9 @@ impl<'m> Prepared<'m> {
         let shape = StepShape { max_tokens: sampler.max_rows(), accumulate, recompute: Recompute::None, held_out_tokens };
         let weights = WeightType::asked(options.weights, !options.no_double_quant);
         let whole = planner(model, &placement, weights, shape, Lowest::default())?;
+        let checks = Checks::of(&options, model, &model.storage(weights), &placement)?;
         let planner = planner(model, &placement, weights, shape, prefix.lowest())?;
+        let planner = planner.answering(checks.as_ref().map_or(0, |checks| checks.bytes));
         let planner = budget::within_budget(planner, options.recompute, options.memory_budget)?;
         Ok(Self {
             options,
@@ -124,6 +129,7 @@ impl<'m> Prepared<'m> {
             sampler,
             schedule,
             planner,
+            checks,
             whole,
             prefix,
             shared,
@@ -179,7 +185,8 @@ impl<'m> Prepared<'m> {
     /// What the run computes, for the choice of kernels: with a prefix cache or without the same are chosen, and so the numbers are the
     /// same.
     pub fn graphs(&self) -> Vec<Graph> {
-        self.whole.clone().with(self.planner.shape().recompute).graphs()
+        let answering = self.checks.iter().flat_map(|checks| checks.graphs.clone());
+        self.whole.clone().with(self.planner.shape().recompute).graphs().into_iter().chain(answering).collect()
     }
 
     /// Floating-point operations of a full batch, forward and backward, as the run computes it.
@@ -322,7 +329,9 @@ impl<'m> Prepared<'m> {
             }
             None => None,
         };
-        Ok(Engine { trainer, held_out, taken_out })
+        let answering =
+            self.checks.as_ref().map(|checks| checks.answering(self.model, &weights, trainer.adapter(), &self.turn_ends()));
+        Ok(Engine { trainer, held_out, answering: answering.transpose()?, taken_out })
     }
 
     /// Takes a fresh engine to where the run stands.
@@ -333,7 +342,7 @@ impl<'m> Prepared<'m> {
         interrupt: Interrupt,
         progress: Progress,
     ) -> Result<Run<'m>> {
-        let Engine { mut trainer, held_out, taken_out } = engine;
+        let Engine { mut trainer, held_out, answering, taken_out } = engine;
         self.adapter.taken_out = taken_out;
         let Output { lock, mut state, checkpoint, saved, begins, aside } = output;
         let out = &self.options.out;
@@ -357,6 +366,7 @@ impl<'m> Prepared<'m> {
             prepared: self,
             trainer,
             held_out,
+            answering,
             sampler,
             state,
             metrics,
@@ -389,6 +399,11 @@ impl<'m> Prepared<'m> {
     /// Steps between two evaluations.
     pub(super) fn eval_steps(&self) -> u64 {
         eval_steps(&self.options, self.total_steps)
+    }
+
+    /// Steps between two rounds of questions.
+    pub(super) fn check_steps(&self) -> u64 {
+        self.options.check_steps.unwrap_or(self.total_steps.div_ceil(5).max(1))
     }
 
     /// What of the adapter is not as every adapter was once.
@@ -433,6 +448,8 @@ impl<'m> Prepared<'m> {
         ];
         print.extend(more.map(|(name, value)| (name.to_string(), value)));
         print.extend(self.adapter_print());
+        // Checkpoints from before there were questions do not name them.
+        print.extend(self.checks.as_ref().map(|checks| ("check_data (content)".to_string(), checks.set.fingerprint())));
         // A cache in f32 changes no number.
         if self.prefix.train.is_some() && self.options.prefix_cache_type != PrefixCacheType::F32 {
             print.insert("prefix_cache_type".to_string(), serde_json::json!(self.options.prefix_cache_type).to_string());
@@ -510,6 +527,7 @@ fn planner(model: &OpenModel, placement: &Placement, weights: WeightType, shape:
 pub(super) struct Engine {
     pub(super) trainer: Trainer,
     held_out: Option<HeldOut>,
+    answering: Option<Answering>,
     /// See [`AdapterConfig::taken_out`].
     taken_out: Vec<AdapterTensor>,
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 
 use super::metrics::StepMetrics;
+use crate::generate::answers::Share;
 use crate::terminal::say;
 
 /// Time between two plain lines; a log file needs no more.
@@ -74,6 +75,10 @@ impl Progress {
         }
         if let Some(eval_loss) = metrics.eval_loss {
             self.note(&format!("step {step}: held-out loss {eval_loss:.4}, perplexity {:.2}", eval_loss.exp()));
+        }
+        if let Some(check) = &metrics.check {
+            let Share { right, of } = check.all;
+            self.note(&format!("step {step}: {right} of {of} questions answered right ({})", check.parts()));
         }
     }
 

@@ -2,13 +2,14 @@
 
 use crate::adapter::{Adapted, AdapterLeaves, Placement};
 use crate::architecture::Architecture;
-use crate::autograd::{Root, backward};
+use crate::autograd::{self, Root};
 use crate::graph::{Graph, Origin, Rows, ShapeError, TensorType, ValueId};
 use crate::model::graph::{Head, Model, Part, Purpose, StorageOf};
 use crate::ops::accumulate::Accumulate;
 use crate::ops::adamw::AdamW;
 use crate::ops::global_norm::GlobalNorm;
 use crate::plan::{Extent, Segment, fuse_adapters, recompute};
+use std::collections::HashMap;
 use std::ops::Range;
 
 /// What of the forward pass is computed again for the backward pass instead of being kept. It changes no number of a run.
@@ -34,6 +35,8 @@ pub struct LossGraph {
     pub nll: ValueId,
     /// Gradients of the trained leaves, in their order.
     pub gradients: Vec<ValueId>,
+    /// The gradient of every value that has one.
+    pub gradient_of: HashMap<ValueId, ValueId>,
     /// Nodes of the forward pass, which come first.
     forward: usize,
     /// Layers that have a backward pass: the lowest adapted one and all above.
@@ -72,12 +75,12 @@ impl LossGraph {
             return Err(ShapeError::new("model", "the head", "logits", "a loss"));
         };
         let forward = model.graph.nodes().len();
-        let gradients = backward(&mut model.graph, Root::Loss(loss), adapters)?
-            .into_iter()
-            .zip(adapters)
-            .map(|(gradient, adapter)| {
+        let gradient_of = autograd::gradients(&mut model.graph, Root::Loss(loss), adapters)?;
+        let gradients = adapters
+            .iter()
+            .map(|adapter| {
                 let name = &model.graph[*adapter].name;
-                gradient.ok_or_else(|| {
+                gradient_of.get(adapter).copied().ok_or_else(|| {
                     ShapeError::new("model", format!("the gradient of {name}"), "missing", "a path from it to the loss")
                 })
             })
@@ -88,12 +91,17 @@ impl LossGraph {
         model.blocks = model.blocks.into_iter().map(place).collect();
         let forward = place(0..forward).end;
         let layers = placement.lowest_layer()..config.num_hidden_layers;
-        Ok(Self { model, leaves, dropout_counter, loss, nll, gradients, forward, layers })
+        Ok(Self { model, leaves, dropout_counter, loss, nll, gradients, gradient_of, forward, layers })
     }
 
     /// Layers that have a backward pass, and so something that can be computed again.
     pub fn layers(&self) -> Range<usize> {
         self.layers.clone()
+    }
+
+    /// How many nodes the forward pass has; they come first.
+    pub fn forward_nodes(&self) -> usize {
+        self.forward
     }
 
     /// The same step with this much computed again; `self` has to be as built.

@@ -194,6 +194,72 @@ fn other_held_out_data_are_refused_by_name() {
 }
 
 /// A template that prints the date gives other tokens tomorrow; the run goes on with those of the day on which it began.
+/// Questions between the steps change no other number; their answers are the same after a resume; other questions, or other expectations,
+/// are another run.
+#[test]
+fn questions_are_answered_again_after_a_resume_and_others_are_refused_by_name() {
+    let shop = Workshop::new();
+    let asks = ["--check-data", "questions.jsonl", "--check-steps", "2", "--check-max-new-tokens", "5"];
+    let (_, err) = run(shop.train("whole", &with(&asks)), 0);
+    assert!(err.contains("step 6: ") && err.contains("of 9 questions answered right (always 3 of 3, at-times "), "{err}");
+    let (steps, adapter) = shop.result("whole");
+    let asked: Vec<bool> = shop.metrics("whole").iter().map(|step| !step["check"].is_null()).collect();
+    assert_eq!(asked, [false, true, false, true, false, true]);
+    assert_eq!(shop.metrics("whole")[1]["check"]["groups"]["never"], json!({ "right": 0, "of": 3 }));
+    assert!(fs::read_to_string(shop.path("whole/loss.svg")).unwrap().contains("questions right, at the end "));
+
+    run(shop.train("without", &STEPS), 0);
+    assert_eq!(shop.result("without").1, adapter, "questions have changed the run");
+
+    run(shop.train("resumed", &with(&asks)), 0);
+    fs::remove_dir_all(shop.path("resumed/checkpoint-6")).unwrap();
+    fs::remove_file(shop.path("resumed/adapter_model.safetensors")).unwrap();
+    let (_, err) = run(shop.train("resumed", &with(&[asks.as_slice(), &["--resume"]].concat())), 0);
+    assert!(err.contains("going on after step 4"), "{err}");
+    assert_eq!(shop.result("resumed"), (steps, adapter));
+
+    // How often is free; what is asked, and what is expected, is not.
+    let again = |more: &[&str], code| run(shop.train("resumed", &with(&[more, &["--resume"]].concat())), code).1;
+    again(&["--check-data", "questions.jsonl", "--check-max-new-tokens", "5", "--check-steps", "3"], 0);
+    let none = again(&[], 2);
+    assert!(none.contains("check_data (content) was ") && none.contains(" and is nothing"), "{none}");
+    assert!(again(&["--check-data", "questions.jsonl", "--check-max-new-tokens", "6"], 2).contains("check_data (content) was "));
+    let text = fs::read_to_string(shop.path("questions.jsonl")).unwrap();
+    fs::write(shop.path("questions.jsonl"), text.replacen("w[4-9]", "w[3-9]", 1)).unwrap();
+    assert!(again(&asks, 2).contains("check_data (content) was "));
+    assert!(again(&["--check-data", "train.jsonl"], 2).contains("no record says what its answer is expected to be"));
+}
+
+#[test]
+fn every_method_goes_on_with_the_same_bits() {
+    let shop = Workshop::new();
+    let methods: [&[&str]; 5] = [
+        &["--use-dora"],
+        &["--init-lora-weights", "pissa"],
+        &["--init-lora-weights", "olora", "--rank-pattern", "q_proj=2"],
+        &["--loraplus-lr-ratio", "8"],
+        &["--use-dora", "--use-rslora", "--loraplus-lr-ratio", "4", "--init-lora-weights", "orthogonal"],
+    ];
+    let plain = {
+        run(shop.train("plain", &STEPS), 0);
+        shop.result("plain").1
+    };
+    for (number, method) in methods.into_iter().enumerate() {
+        let out = format!("method-{number}");
+        run(shop.train(&out, &with(method)), 0);
+        let expected = shop.result(&out);
+        assert!(expected.0.len() == 6 && expected.1 != plain, "{method:?} does nothing");
+        fs::remove_dir_all(shop.path(&out).join("checkpoint-6")).unwrap();
+        fs::remove_file(shop.path(&out).join("adapter_model.safetensors")).unwrap();
+        let (_, err) = run(shop.train(&out, &with(&[method, &["--resume"]].concat())), 0);
+        assert!(err.contains("going on after step 4"), "{method:?}: {err}");
+        assert_eq!(shop.result(&out), expected, "{method:?}");
+        // Without the method it is another run.
+        let (_, err) = run(shop.train(&out, &with(&["--resume"])), 2);
+        assert!(err.contains(" was ") && err.contains("nothing"), "{method:?}: {err}");
+    }
+}
+
 #[test]
 fn a_template_with_the_date_goes_on_tomorrow() {
     let shop = Workshop::new();

@@ -21,19 +21,22 @@ impl Workshop {
         for file in ["config.json", "model.safetensors"] {
             std::fs::copy(fixture().join(file), model.join(file)).unwrap();
         }
-        let words = (3..96).map(|id| (format!("w{id}"), json!(id)));
-        let special = ["<unk>", "<s>", "</s>"].into_iter().zip(0..).map(|(token, id)| (token.to_string(), json!(id)));
-        let vocab: serde_json::Map<String, Value> = special.chain(words).collect();
-        let tokenizer = json!({
-            "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
-            "pre_tokenizer": { "type": "WhitespaceSplit" }, "post_processor": null, "decoder": null,
-            "model": { "type": "WordLevel", "vocab": vocab, "unk_token": "<unk>" },
-        });
-        std::fs::write(model.join("tokenizer.json"), tokenizer.to_string()).unwrap();
+        std::fs::write(model.join("tokenizer.json"), tokenizer().to_string()).unwrap();
         let workshop = Self { folder };
         let records: Vec<Value> = (0..24).map(record).collect();
         workshop.write_records("train.jsonl", &records);
         workshop.write_records("held-out.jsonl", &(24..30).map(record).collect::<Vec<_>>());
+        let expectations =
+            [("always", json!({ "regex": "" })), ("never", json!({ "exact": "w2" })), ("at-times", json!({ "regex": "w[4-9]" }))];
+        let question = |(number, (group, expect)): (usize, (&str, Value))| {
+            let mut expect = expect;
+            expect["group"] = json!(group);
+            json!({ "prompt": format!("w{} w{}", 10 + number, 30 + 7 * number), "completion": " w5 w9", "expect": expect })
+        };
+        workshop.write_records(
+            "questions.jsonl",
+            &expectations.into_iter().cycle().take(9).enumerate().map(question).collect::<Vec<_>>(),
+        );
         workshop
     }
 
@@ -101,7 +104,7 @@ impl Workshop {
 
     /// What two runs have in common if they did the same: each step's numbers (not its speed), as text, and the adapter's bytes.
     pub fn result(&self, out: &str) -> (Vec<String>, Vec<u8>) {
-        let keys = ["step", "loss", "learning_rate", "grad_norm", "tokens", "supervised_tokens", "eval_loss"];
+        let keys = ["step", "loss", "learning_rate", "grad_norm", "tokens", "supervised_tokens", "eval_loss", "check"];
         let steps = self.metrics(out).iter().map(|step| keys.map(|key| step[key].to_string()).join(" ")).collect();
         (steps, std::fs::read(self.path(out).join("adapter_model.safetensors")).unwrap_or_default())
     }
@@ -113,6 +116,18 @@ impl Workshop {
         names.sort();
         names
     }
+}
+
+/// A tokenizer for models of 96 tokens: three special ones, and the words `w3` to `w95`.
+pub fn tokenizer() -> Value {
+    let words = (3..96).map(|id| (format!("w{id}"), json!(id)));
+    let special = ["<unk>", "<s>", "</s>"].into_iter().zip(0..).map(|(token, id)| (token.to_string(), json!(id)));
+    let vocab: serde_json::Map<String, Value> = special.chain(words).collect();
+    json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+        "pre_tokenizer": { "type": "WhitespaceSplit" }, "post_processor": null, "decoder": null,
+        "model": { "type": "WordLevel", "vocab": vocab, "unk_token": "<unk>" },
+    })
 }
 
 /// The tiny model that the tests use.

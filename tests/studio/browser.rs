@@ -194,12 +194,6 @@ impl Browser {
             self.send("Input.dispatchKeyEvent", event);
         }
     }
-
-    /// What is seen, as a PNG file.
-    pub fn picture(&mut self) -> Vec<u8> {
-        let picture = self.send("Page.captureScreenshot", json!({ "format": "png", "optimizeForSpeed": false }));
-        bytes_of(picture["data"].as_str().unwrap())
-    }
 }
 
 impl Drop for Browser {
@@ -207,22 +201,4 @@ impl Drop for Browser {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
-}
-
-/// Base64.
-fn bytes_of(text: &str) -> Vec<u8> {
-    let value = |symbol: u8| match symbol {
-        b'A'..=b'Z' => symbol - b'A',
-        b'a'..=b'z' => symbol - b'a' + 26,
-        b'0'..=b'9' => symbol - b'0' + 52,
-        b'+' => 62,
-        _ => 63,
-    };
-    let symbols: Vec<u8> = text.bytes().filter(|&symbol| symbol != b'=').map(value).collect();
-    let mut bytes = Vec::with_capacity(symbols.len() * 3 / 4);
-    for four in symbols.chunks(4) {
-        let word = four.iter().enumerate().fold(0_u32, |word, (at, &value)| word | u32::from(value) << (18 - 6 * at));
-        bytes.extend_from_slice(&word.to_be_bytes()[1..four.len()]);
-    }
-    bytes
 }

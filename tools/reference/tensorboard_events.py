@@ -19,7 +19,13 @@ TAGS = {
     "supervised_tokens": "train/supervised_tokens",
     "gpu_bytes": "train/gpu_bytes",
     "eval_loss": "eval/loss",
+    "check": "check/right",
 }
+
+
+def value(metric):
+    """A number, or of questions the share that was answered right."""
+    return metric["all"]["right"] / max(metric["all"]["of"], 1) if isinstance(metric, dict) else metric
 
 
 def main(folder):
@@ -29,7 +35,7 @@ def main(folder):
     events.Reload()
     worst = 0.0
     for key, tag in TAGS.items():
-        expected = {step["step"]: step[key] for step in metrics if key in step}
+        expected = {step["step"]: value(step[key]) for step in metrics if key in step}
         found = {event.step: event.value for event in events.Scalars(tag)} if tag in events.Tags()["scalars"] else {}
         if len(found) != len(events.Scalars(tag) if found else []):
             sys.exit(f"{tag}: a step stands there twice")

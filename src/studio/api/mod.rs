@@ -4,8 +4,20 @@
 //! [`engine`] has the model on the device to itself, and waits for its turn. Neither has to fear a panic: it is answered with an error.
 
 mod anatomy;
+pub mod answer;
+pub mod attention;
+pub mod backward;
+pub mod embedding;
+pub mod fuse;
+pub mod lens;
+pub mod logits;
+mod looks;
+pub mod lora;
+pub mod mlp;
 mod plan;
+pub mod prove;
 mod runs;
+pub mod sources;
 mod state;
 mod tokens;
 
@@ -21,6 +33,7 @@ use super::jobs::Engine;
 use crate::architecture::Architecture;
 use crate::generate::generator::Generation;
 use crate::session::Use;
+use crate::session::probe::{MOST_TOKENS, Probing};
 use crate::{Error, Result};
 
 /// Tokens of the longest text that the views take.
@@ -28,12 +41,14 @@ pub const CONTEXT: usize = 1024;
 
 /// All that can be asked.
 pub fn routes() -> Vec<Route> {
-    [state::routes(), anatomy::routes(), plan::routes(), tokens::routes(), runs::routes()].into_iter().flatten().collect()
+    let of_files = [state::routes(), anatomy::routes(), plan::routes(), tokens::routes(), runs::routes()];
+    of_files.into_iter().chain([looks::routes()]).flatten().collect()
 }
 
 /// What the model is put on the device for.
 pub fn uses(model: &Architecture) -> Vec<Box<dyn Use>> {
-    vec![Box::new(Generation { context: CONTEXT.min(model.max_position_embeddings) })]
+    let most = model.max_position_embeddings;
+    vec![Box::new(Generation { context: CONTEXT.min(most) }), Box::new(Probing { tokens: MOST_TOKENS.min(most) })]
 }
 
 /// How a route is asked.

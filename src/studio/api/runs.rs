@@ -73,7 +73,7 @@ pub struct Run {
     /// What the run said of itself when it began; `None` for runs of other versions.
     about: Option<About>,
     metrics: Vec<StepMetrics>,
-    /// Answers while it trained, and how many of them were as expected.
+    /// Answers while it trained.
     samples: Vec<Sample>,
     /// Steps that are done but left out of `metrics`, where there are very many.
     thinned: bool,

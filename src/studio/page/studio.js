@@ -31,6 +31,7 @@ const ENGINE = { closed: 'not opened yet', opening: 'opening', ready: 'ready', t
 
 const content = document.getElementById('content');
 let open = null;
+let started = false;
 
 /** What the address says: #/view/part?key=value */
 function address() {
@@ -67,6 +68,8 @@ async function show() {
   content.className = `view-${id}`;
   closeMenu();
   scrollTo(0, 0);
+  if (started) content.focus({ preventScroll: true });
+  started = true;
   try {
     const state = await state_();
     if (!signal.aborted) await view.show(body, { signal, state, parts, query });

@@ -339,9 +339,11 @@ fn told(steps: &[StepMetrics], samples: &[Sample], mut sampled: u64) -> Vec<Even
         if let Some(loss) = metrics.eval_loss {
             tell("eval", json!({ "step": metrics.step, "eval_loss": loss }));
         }
-        for sample in samples.iter().filter(|sample| (sampled + 1..=metrics.step).contains(&sample.step())) {
-            let name = if matches!(sample, Sample::Check { .. }) { "check" } else { "sample" };
-            tell(name, serde_json::to_value(sample).unwrap_or_default());
+        if let Some(check) = &metrics.check {
+            tell("check", json!({ "step": metrics.step, "check": check }));
+        }
+        for sample in samples.iter().filter(|sample| (sampled + 1..=metrics.step).contains(&sample.step)) {
+            tell("sample", serde_json::to_value(sample).unwrap_or_default());
         }
         tell("step", serde_json::to_value(metrics).unwrap_or_default());
         sampled = metrics.step;

@@ -152,6 +152,7 @@ mod tests {
             tokens_per_second: 1.0,
             gpu_bytes: 1,
             eval_loss: Some(0.5),
+            check: None,
         };
         MetricsLog::open(&at("a/run"), 0).unwrap().append(metrics.clone()).unwrap();
         MetricsLog::open(&at("sweep/arms/one/seed-1"), 0).unwrap().append(metrics).unwrap();

@@ -107,6 +107,7 @@ mod tests {
             tokens_per_second: 99.5,
             gpu_bytes: 1 << 30,
             eval_loss: None,
+            check: None,
         }
     }
 

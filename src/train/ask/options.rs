@@ -48,6 +48,10 @@ option_rows! {
         /// Held-out data in the same format; its loss is reported every --eval-steps and at the end
         #[serde(default, deserialize_with = "super::recipe::one_or_many_paths")]
         eval_data: Vec<PathBuf>, "FILE", optional("none, or valid.jsonl of a folder given by --data"), check any, resumed free;
+        /// Questions for the model while it is trained: records with "expect", as `graftling eval --generate` takes them; the share that is
+        /// answered right is reported every --check-steps and at the end
+        #[serde(default, deserialize_with = "super::recipe::one_or_many_paths")]
+        check_data: Vec<PathBuf>, "FILE", optional("none"), check any, resumed derived;
         /// Share of the training records to hold out in place of --eval-data, such as 0.05. Each record is drawn by its own content: the
         /// same record is on the same side in every run
         eval_split: f64, "SHARE", optional("none"), check a_share, resumed derived;
@@ -141,6 +145,10 @@ option_rows! {
     "Evaluation and checkpoints" {
         /// Steps between two evaluations on --eval-data
         eval_steps: u64, "STEPS", optional("a tenth of the run"), check at_least_one, resumed free;
+        /// Steps between two rounds of the questions of --check-data
+        check_steps: u64, "STEPS", optional("a fifth of the run: an answer takes longer than a loss"), check at_least_one, resumed free;
+        /// Tokens of an answer to --check-data at most
+        check_max_new_tokens: usize, "TOKENS", default(64, ""), check at_least_one, resumed derived;
         /// Steps between two checkpoints; the end of the run always makes one
         save_steps: u64, "STEPS", default(50, ""), check at_least_one, resumed free;
         /// Checkpoints to keep; older ones are removed
@@ -149,8 +157,7 @@ option_rows! {
     "Reports" {
         /// Write the metrics as event files of TensorBoard too, beside metrics.jsonl; other trackers import them
         tensorboard: bool, "BOOL", switch, check any, resumed free;
-        /// Steps between two rounds of answers, which go to samples.jsonl: to --sample-prompts, and to the first records of --eval-data that
-        /// say what they expect
+        /// Steps between two rounds of answers to --sample-prompts, which go to samples.jsonl
         sample_steps: u64, "STEPS", optional("no answers while it trains"), check at_least_one, resumed free;
         /// Message to answer; give the option again for more
         sample_prompts: Vec<String>, "TEXT", optional("none"), check any, resumed free;
@@ -202,6 +209,13 @@ impl Recipe {
         if options.eval_steps.is_some() && options.eval_data.is_none() && options.eval_split.is_none() && !folder {
             let proposal = "give --eval-data FILE or --eval-split SHARE as well, or leave --eval-steps out";
             return Err(Error::bad_input("--eval-steps", "there is nothing to evaluate on", proposal));
+        }
+        if options.check_steps.is_some() && options.check_data.is_none() {
+            return Err(Error::bad_input(
+                "--check-steps",
+                "there is nothing to ask",
+                "give --check-data FILE as well, or leave it out",
+            ));
         }
         Ok(options)
     }
@@ -276,6 +290,7 @@ mod tests {
         assert!(refused(Recipe { lora_dropout: Some(1.0), ..minimal() }).starts_with("--lora-dropout:"));
         assert!(refused(Recipe { max_grad_norm: Some(-1.0), ..minimal() }).starts_with("--max-grad-norm:"));
         assert!(refused(Recipe { eval_steps: Some(5), ..minimal() }).starts_with("--eval-steps:"));
+        assert!(refused(Recipe { check_steps: Some(5), ..minimal() }).starts_with("--check-steps:"));
         assert!(refused(Recipe { eval_split: Some(1.0), ..minimal() }).starts_with("--eval-split: 1 is out of range"));
         let both = Recipe { eval_split: Some(0.1), eval_data: Some(vec![PathBuf::from("x")]), ..minimal() };
         assert!(refused(both).starts_with("--eval-split: both this and --eval-data"));

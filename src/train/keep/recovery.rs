@@ -42,6 +42,7 @@ impl Run<'_> {
             prepared,
             trainer,
             held_out,
+            answering,
             sampler,
             state,
             metrics,
@@ -54,7 +55,7 @@ impl Run<'_> {
             ..
         } = self;
         // What the lost device holds is freed before the new one needs as much. The sampler and the log of metrics start anew.
-        drop((trainer, held_out, sampler, metrics, unsettled));
+        drop((trainer, held_out, answering, sampler, metrics, unsettled));
         let engine = loop {
             patience.lose(state.step, lost)?;
             progress.note(&format!("the GPU was lost in step {}; opening it again", state.step + 1));

@@ -102,6 +102,7 @@ fn named(metrics: &StepMetrics) -> Vec<(&'static str, f64)> {
         ("train/gpu_bytes", metrics.gpu_bytes as f64),
     ];
     all.extend(metrics.eval_loss.map(|loss| ("eval/loss", loss)));
+    all.extend(metrics.check.as_ref().map(|check| ("check/right", check.all.right as f64 / check.all.of.max(1) as f64)));
     all
 }
 

@@ -33,7 +33,7 @@ export default {
         h('p', h('b', whole(counts.backward)), ' nodes were computed on the way back, and ', h('b', whole(counts.skipped)), ' were not.', answer.fresh ? ' (No adapter is open: a fresh one stands in, whose B is zero.)' : ''),
         bars([...squares].map((q, l) => ({ name: `layer ${l}`, value: Math.sqrt(q), text: has.has(l) ? short(Math.sqrt(q)) : 'no adapter', graft: true })).reverse(), { label: 'Length of the gradient by layer, from the output down' }));
     };
-    const run = () => pane.run((stop) => post('backward', { record: record() }, stop), (got, body) => { answer = got; add(body, [place]); draw(); });
+    const run = () => pane.run(async (stop) => post('backward', { record: record() }, stop), (got, body) => { answer = got; add(body, [place]); draw(); });
     add(picture, [h('h2', 'Length of the gradient, from the output down'), pane.element]);
     add(tryIt, [choice({ label: 'Gradient of', value: which, options: [['both', 'both'], ['A', 'A'], ['B', 'B']], change: (v) => { which = v; draw(); } }).element, subjectBar(signal, run)]);
     run();

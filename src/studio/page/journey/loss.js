@@ -20,7 +20,7 @@ export default {
   touches: 'Only the answer counts: what the user says is read but not learned (no colour). A record without an answer teaches nothing.',
   show({ picture, tryIt, signal }) {
     const pane = new Pane('One training step', signal);
-    const run = () => pane.run((stop) => post('backward', { record: record() }, stop), ({ tokens, loss }, place) => {
+    const run = () => pane.run(async (stop) => post('backward', { record: record() }, stop), ({ tokens, loss }, place) => {
       const learned = tokens.filter((t) => Number.isFinite(t.nll) && t.nll !== null);
       const most = Math.max(...learned.map((t) => t.nll), 1e-9);
       const worst = [...learned].sort((a, b) => b.nll - a.nll)[0];

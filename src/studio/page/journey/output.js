@@ -27,7 +27,7 @@ export default {
         const tokens = asking(all);
         const list = bars(top.slice(0, 16).map((t) => ({ name: visible(t.text), value: t.p, text: percent(t.p), title: `logit ${short(t.logit)}` })), { of: Math.max(top[0].p, 0.25), label: 'Most probable next tokens' });
         [...list.querySelectorAll('.bar')].forEach((b, i) => b.classList.toggle('out', !top[i].kept));
-        add(place, [h('p', `After “${tokens.slice(-6).map((t) => t.text).join('')}” come:`), list,
+        add(place, [h('p', `After “${visible(tokens.slice(-6).map((t) => t.text).join(''))}” come:`), list,
           h('p', kept === undefined ? '' : kept === 1 ? h('span', h('b', 'One token'), ' may be drawn: this is greedy, the same every time.') : h('span', h('b', whole(kept)), ' tokens may be drawn.')),
           asTable('logits', () => table({ caption: 'Logits', rows: top, columns: [{ name: 'token', value: (t) => visible(t.text) }, { name: 'id', number: true, value: (t) => t.id }, { name: 'logit', number: true, value: (t) => t.logit, text: (t) => short(t.logit) }, { name: 'probability', number: true, value: (t) => t.p, text: (t) => percent(t.p) }, { name: 'may be drawn', value: (t) => (t.kept ? 'yes' : 'no') }] }))]);
       },

@@ -17,7 +17,7 @@ export const known = () => shortcuts.map(({ keys, does }) => ({ keys, does }));
 let pending = '';
 document.addEventListener('keydown', (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented || typing(event.target)) return;
-  if (document.querySelector('dialog[open]') && event.key !== 'Escape') return;
+  if (document.querySelector('dialog[open]')) return;
   const key = event.key === ' ' ? 'Space' : event.key;
   // Keys of two strokes, such as "g a", as in many web tools.
   const both = pending ? `${pending} ${key}` : key;

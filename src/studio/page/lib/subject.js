@@ -6,18 +6,18 @@ import { get, set, watch, record } from './store.js';
 import { choice } from './controls.js';
 
 /** The tokens of the present subject, as the trainer would make them. */
-export function tokens(signal, maxLength) {
+export async function tokens(signal, maxLength) {
   return post('tokens', { record: record(), max_length: maxLength }, signal);
 }
 
-const FIELDS = { user: 'User', assistant: 'Assistant', text: 'Text', system: 'System (may be empty)' };
+const FIELDS = { user: 'User', assistant: 'Assistant', text: 'Text', json: 'A line of a data file (JSON)', system: 'System (may be empty)' };
 
 /** The form that edits the subject. */
 export function subjectForm(signal, { system = false } = {}) {
   const place = h('div.subject-fields');
   const draw = () => {
     const subject = get('subject');
-    const names = subject.kind === 'text' ? ['text'] : [...(system ? ['system'] : []), 'user', 'assistant'];
+    const names = subject.kind !== 'chat' ? [subject.kind] : [...(system ? ['system'] : []), 'user', 'assistant'];
     fill(place, names.map((name) => {
       const id = uid('subject');
       const change = debounce(300, (value) => set({ subject: { ...get('subject'), [name]: value }, token: 0 }));
@@ -28,7 +28,7 @@ export function subjectForm(signal, { system = false } = {}) {
     }));
   };
   const kind = choice({
-    label: 'Look at', value: get('subject').kind, options: [['chat', 'a conversation'], ['text', 'plain text']],
+    label: 'Look at', value: get('subject').kind, options: [['chat', 'a conversation'], ['text', 'plain text'], ['json', 'a record']],
     change: (value) => { set({ subject: { ...get('subject'), kind: value }, token: 0 }); draw(); },
   });
   draw();
@@ -45,7 +45,7 @@ export function subjectBar(signal, change) {
   const line = h('span.subject-line');
   const write = () => {
     const subject = get('subject');
-    line.textContent = subject.kind === 'text' ? subject.text : `${subject.user} → ${subject.assistant || '…'}`;
+    line.textContent = subject.kind !== 'chat' ? subject[subject.kind] : `${subject.user} → ${subject.assistant || '…'}`;
   };
   write();
   watch(['subject'], signal, () => { write(); change(); });
@@ -55,5 +55,5 @@ export function subjectBar(signal, change) {
 /** The part of the tokens that asks: up to the answer of a conversation, all of a plain text. */
 export function asking(list) {
   const first = list.findIndex((token) => token.supervised);
-  return get('subject').kind === 'chat' && first > 0 ? list.slice(0, first) : list;
+  return get('subject').kind !== 'text' && first > 0 ? list.slice(0, first) : list;
 }

@@ -16,7 +16,7 @@ export function proveCard(signal, adapter) {
   const pane = new Pane('Changing the number and computing the loss again', signal);
   const tried = [];
   const button = h('button.primary', { type: 'button', disabled: true, onclick: () => prove() }, 'Prove it');
-  const prove = () => pane.run((stop) => post('prove', { record: record(), ...asked }, stop), (answer, place) => {
+  const prove = () => pane.run(async (stop) => post('prove', { record: record(), ...asked }, stop), (answer, place) => {
     tried.unshift({ ...asked, ...answer });
     const { gradient, difference, relative, step, value, uncertainty, losses } = answer;
     const close = uncertainty === undefined || Math.abs(gradient - difference) <= Math.max(3 * uncertainty, 0.05 * Math.abs(gradient));

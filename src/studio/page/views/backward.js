@@ -44,7 +44,7 @@ function gradients(answer, signal, pick) {
 function show(body, { signal, state }) {
   const pane = new Pane('One training step, forward and backward', signal);
   const prove = proveCard(signal, Boolean(state.adapter));
-  const run = () => pane.run((stop) => post('backward', { record: record() }, stop), (answer, place) => {
+  const run = () => pane.run(async (stop) => post('backward', { record: record() }, stop), (answer, place) => {
     prove.site(answer.sites.find((s) => s.b_norm > 0) ?? answer.sites[0]);
     add(place, [
       h('section.card', h('h2', 'Loss by token'), losses(answer, signal)),

@@ -2,7 +2,7 @@
 
 import { h, add, fill } from '../lib/dom.js';
 import { post } from '../lib/api.js';
-import { get, watch } from '../lib/store.js';
+import { get, watch, question } from '../lib/store.js';
 import { Pane } from '../lib/pane.js';
 import { strengthSlider } from '../lib/look.js';
 import { subjectBar, tokens } from '../lib/subject.js';
@@ -11,17 +11,11 @@ import { answered } from '../lib/answer.js';
 import { table } from '../lib/table.js';
 import { percent, short, visible } from '../lib/format.js';
 
-/** What is asked: the user's turn, or a plain text to go on with. */
-export function question() {
-  const subject = get('subject');
-  return subject.kind === 'text' ? { prompt: subject.text } : { messages: [...(subject.system ? [{ role: 'system', content: subject.system }] : []), { role: 'user', content: subject.user }] };
-}
-
 const LENGTH = 32;
 
 export function strengthCard(state, signal) {
   const pane = new Pane('Answering', signal);
-  const ask = () => pane.run((stop) => post('answer', { ...question(), adapter: get('strength'), max_tokens: LENGTH }, stop), (answer, place) => {
+  const ask = () => pane.run(async (stop) => post('answer', { ...question(), adapter: get('strength'), max_tokens: LENGTH }, stop), (answer, place) => {
     const log = answer.tokens.reduce((sum, t) => sum + Math.log(Math.max(t.p, 1e-12)), 0);
     add(place, [
       h('p', `At strength ${get('strength').toFixed(2)} the whole answer has a probability of ${percent(Math.exp(log))}; a token of it ${percent(Math.exp(log / Math.max(1, answer.tokens.length)), 0)} on average (geometric mean).`),

@@ -42,7 +42,7 @@ function show(body, { signal, state }) {
     label: 'Length of a row (max_length)', min: 8, max: 512, step: 8, value: get('maxLength'), write: (n) => `${n} tokens`, input: (n) => set({ maxLength: n }),
     hint: 'Training cuts every record to this length. Shorten it and see what is lost.',
   });
-  const refresh = () => pane.run((stop) => post('tokens', { record: record(), max_length: get('maxLength') }, stop), (answer, place) => {
+  const refresh = () => pane.run(async (stop) => post('tokens', { record: record(), max_length: get('maxLength') }, stop), (answer, place) => {
     const { tokens, cut, notes } = answer;
     add(place, [
       numbers(answer),

@@ -58,7 +58,7 @@ export function recipeForm({ signal, started }) {
   const start = () => checked.run((stop) => api.post('train', recipe(), stop), (run, body) => { add(body, [h('p.note', 'It has begun.')]); started(run); }, 'Starting');
   const form = h('form', { onsubmit: (event) => { event.preventDefault(); start(); } }, place,
     h('div.row', h('button', { type: 'button', onclick: check }, 'Check it first'), h('button.primary', { type: 'submit' }, 'Start training')), checked.element);
-  const element = h('section.card', h('details.form-box', { open: true }, h('summary', h('h2', 'Start a run')), h('p.note', 'Grey values are the defaults. What you leave empty is taken from them, as on the command line.'), fields.element, form));
+  const box = h('details.form-box', { open: true }, h('summary', h('h2', 'Start a run')), h('p.note', 'Grey values are the defaults. What you leave empty is taken from them, as on the command line.'), fields.element, form);
   fields.run((stop) => api.get('recipe', {}, stop), ({ fields: list, given }) => {
     const make = (field) => {
       const made = control(field, get('recipe')?.[field.key] ?? given?.[field.key]);
@@ -73,5 +73,5 @@ export function recipeForm({ signal, started }) {
       return h('details.more', h('summary', `${heading} (${own.length})`), h('div.fields.recipe', own.map(make)));
     }));
   });
-  return { element, recipe };
+  return { element: h('section.card', box), fold: (folded) => { box.open = !folded; } };
 }

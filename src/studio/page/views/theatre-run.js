@@ -12,8 +12,12 @@ const PHASES = {
   paused: 'paused', stopped: 'stopped', done: 'done', failed: 'failed',
 };
 
-/** The card. `ended()` is called when a run has ended. */
-export function stage({ signal, ended }) {
+/** Answers that are shown at first: the newest. */
+const SAMPLES = 24;
+const sampled = ({ step, prompt, answer }) => h('figure.sample', h('figcaption', `step ${step}: ${prompt}`), h('blockquote', answer));
+
+/** The card. `ended()` is called when a run has ended, `known(run)` once it is known which run is shown, if any. */
+export function stage({ signal, ended, known }) {
   const element = h('section.card.theatre-now', { 'aria-label': 'The run' });
   const trouble = h('div');
   const numbers = h('dl.big-numbers'), bar = h('div.run-bar', { role: 'progressbar', 'aria-label': 'Steps done', 'aria-valuemin': 0 }, h('i')), buttons = h('div.row'), charts = h('div.columns', { style: { '--column': '22rem' } });
@@ -22,6 +26,8 @@ export function stage({ signal, ended }) {
   let run = null;
   let drawing = 0;
   let asking = false;
+  let told = false;
+  const tellOnce = (which) => { if (!told) known(which); told = true; };
 
   const act = (path, body) => async () => {
     fill(trouble);
@@ -90,6 +96,7 @@ export function stage({ signal, ended }) {
       run.own || run.log?.length ? h('details', { open: run.phase === 'failed' }, h('summary', 'What it says in the terminal'), log) : null,
       run.recipe && h('details', h('summary', 'Its recipe'), h('pre.log', { tabindex: 0 }, run.recipe)));
     log.textContent = (run.log ?? []).join('\n');
+    fill(samples, (run.samples ?? []).slice(-SAMPLES).map(sampled));
     leads();
     draw();
   }
@@ -97,11 +104,17 @@ export function stage({ signal, ended }) {
   async function refresh() {
     asking = true;
     try {
-      shown(await api.get('run', {}, signal));
+      const now = await api.get('run', {}, signal);
+      if (now) shown(now);
+      else {
+        run = null;
+        fill(element, h('h2', 'No run is shown'), h('p', 'Start one below, open one of the past, or begin one in a terminal with ', h('code', 'graftling train --studio'), '.'));
+      }
+      tellOnce(run);
     } catch (error) {
       if (error.name === 'AbortError') return;
-      if (error.status === 404) fill(element, h('h2', 'No run is shown'), h('p', 'Start one below, open one of the past, or begin one in a terminal with ', h('code', 'graftling train --studio'), '.'));
-      else fill(element, errorBox(error, refresh));
+      tellOnce(null);
+      fill(element, errorBox(error, refresh));
     } finally {
       asking = false;
     }
@@ -117,7 +130,12 @@ export function stage({ signal, ended }) {
       soon();
     },
     log({ line }) { if (run) { (run.log ??= []).push(line); log.textContent += `\n${line}`; log.scrollTop = log.scrollHeight; } },
-    sample(data) { samples.append(h('figure.sample', h('figcaption', `step ${data.step ?? ''}: ${data.prompt ?? ''}`), h('blockquote', data.answer ?? data.text ?? ''))); },
+    sample(data) {
+      // A stream that begins anew tells what the run has told already.
+      if (!run || run.samples?.some((known) => known.step === data.step && known.prompt === data.prompt)) return;
+      (run.samples ??= []).push(data);
+      samples.append(sampled(data));
+    },
     run(data) { if (!run || data.dir !== run.dir || data.phase !== run.phase || data.total_steps !== run.about?.total_steps) refresh(); },
     done: () => { refresh(); ended(); },
     error: () => { refresh(); ended(); },

@@ -8,7 +8,7 @@ import { pastRuns } from './theatre-past.js';
 function show(body, { signal, parts }) {
   const past = pastRuns({ signal, show: (run) => now.shown(run) });
   const form = recipeForm({ signal, started: (run) => { now.shown(run); now.element.scrollIntoView({ block: 'start' }); } });
-  const now = stage({ signal, ended: past.refresh });
+  const now = stage({ signal, ended: past.refresh, known: (run) => { if (parts[0] !== 'start') form.fold(Boolean(run)); } });
   add(body, [now.element, form.element, past.element]);
   now.refresh();
   past.refresh();

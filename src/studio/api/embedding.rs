@@ -1,0 +1,69 @@
+//! `/api/embedding`: what enters the first layer, and the angles by which positions are told.
+
+use serde::{Deserialize, Serialize};
+
+use crate::Result;
+use crate::model::graph::Part;
+use crate::session::probe::{Probe, Subject, embedding_value};
+use crate::studio::look::Look;
+
+/// Numbers of each vector that are given.
+pub const SHOWN: usize = 64;
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Asked {
+    pub ids: Vec<u32>,
+}
+
+/// A text as vectors.
+#[derive(Debug, Serialize)]
+pub struct Embedding {
+    /// The first [`SHOWN`] numbers of each token's vector, as it enters the first layer.
+    pub vectors: Vec<Vec<f32>>,
+    /// Euclidean lengths of the whole vectors.
+    pub norms: Vec<f64>,
+    /// Numbers of a whole vector.
+    pub width: usize,
+    /// The rotation of the lowest layer that has one.
+    pub rope: Option<Rope>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Rope {
+    pub base: f64,
+    /// Radians a position, of each pair of features.
+    pub frequencies: Vec<f64>,
+    /// Of each token, in radians.
+    pub angles: Vec<Vec<f64>>,
+}
+
+/// The embeddings of a text.
+///
+/// # Errors
+/// Bad input: ids out of range. Failed: the device has not the memory.
+pub fn embedding(look: &mut Look, asked: &Asked) -> Result<Embedding> {
+    look.check_ids(&asked.ids)?;
+    let config = look.session.config();
+    let adapter = look.adapter(None)?;
+    let subject = Subject { part: Part::Below(0), ..Subject::whole(adapter.as_ref(), look.rows(asked.ids.len())) };
+    let (mut probe, place) = Probe::forward(look.session, subject, |model| {
+        let place = embedding_value(model);
+        Ok((vec![place], place))
+    })?;
+    probe.run(&asked.ids, &[])?;
+    let values = probe.read(place)?;
+    let rows = || values.chunks(config.hidden_size);
+    let rotation = config.layers.iter().find_map(|layer| layer.rope).map(|rope| {
+        let rope = &config.ropes[rope];
+        let frequencies = rope.inverse_frequencies(asked.ids.len());
+        let angles = |position: usize| frequencies.iter().map(|frequency| position as f64 * frequency).collect();
+        Rope { base: rope.theta, angles: (0..asked.ids.len()).map(angles).collect(), frequencies }
+    });
+    Ok(Embedding {
+        vectors: rows().map(|row| row[..SHOWN.min(row.len())].to_vec()).collect(),
+        norms: rows().map(|row| row.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt()).collect(),
+        width: config.hidden_size,
+        rope: rotation,
+    })
+}

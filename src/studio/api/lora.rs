@@ -1,0 +1,272 @@
+//! `/api/lora`: what an adapter is at each site; `/api/lora/site`: its matrices as pictures.
+//!
+//! The update `s B A` of a site is never formed: with `B = Q_B R_B` and `A^T = Q_A R_A` its singular values are those of `s R_B R_A^T`, which
+//! is rank x rank. The effective rank is `exp(H)` with `H = -sum p_i ln p_i` and `p_i = sigma_i / sum sigma` (Roy and Vetterli 2007, "The
+//! effective rank"): the rank itself where all singular values are equal, 1 where there is one. The relative size is `|s B A| / |W|` in
+//! Frobenius norms, with W as the model's file has it.
+
+use nalgebra::DMatrix;
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use crate::adapter::{Method, Piece};
+use crate::formats::peft::AdapterTensor;
+use crate::studio::look::Look;
+use crate::{Error, Result};
+
+/// Rows and columns of the largest picture.
+pub const PICTURE: usize = 128;
+
+/// Values of a weight that are in memory at one time, about.
+const CHUNK_VALUES: usize = 1 << 20;
+
+/// An adapter, site by site.
+#[derive(Debug, Serialize)]
+pub struct Lora {
+    /// From the first layer to the last.
+    pub sites: Vec<Site>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Site {
+    /// `layers.3.self_attn.q_proj`
+    pub site: String,
+    pub layer: usize,
+    pub module: &'static str,
+    /// `lora` or `dora`.
+    pub method: &'static str,
+    pub rank: usize,
+    /// `scale * rank`: what PEFT calls `lora_alpha`, where the scale is `alpha / rank`.
+    pub alpha: f64,
+    pub scale: f64,
+    /// Frobenius norm of `scale B A`.
+    pub norm: f64,
+    /// That norm as a share of W's.
+    pub relative: f64,
+    /// Of `scale B A`, falling.
+    pub singular: Vec<f64>,
+    /// From 1 to the rank; 0 where the update is zero.
+    pub effective_rank: f64,
+}
+
+/// The numbers of all sites.
+///
+/// # Errors
+/// Bad input: no adapter is open, or a weight cannot be read. Failed: the device is lost.
+pub fn lora(look: &mut Look) -> Result<Lora> {
+    let adapter = look.session.adapter().ok_or_else(no_adapter)?;
+    let tensors = adapter.tensors()?;
+    let pieces = &adapter.placement.pieces;
+    norms(look, pieces)?;
+    let kept = &look.kept.norms;
+    let site = |piece: &Piece| {
+        let lora = piece.method.lora();
+        let [a, b] = matrices(&tensors, piece)?;
+        let singular = singular_values(a, b, lora.scale);
+        let norm = singular.iter().map(|sigma| sigma * sigma).sum::<f64>().sqrt();
+        let name = piece.site.name();
+        Ok(Site {
+            layer: piece.site.layer,
+            module: piece.site.module,
+            method: if matches!(piece.method, Method::Dora(_)) { "dora" } else { "lora" },
+            rank: lora.r,
+            alpha: lora.scale * lora.r as f64,
+            scale: lora.scale,
+            norm,
+            relative: norm / kept.get(&name).copied().unwrap_or(f64::INFINITY).max(f64::MIN_POSITIVE),
+            effective_rank: effective_rank(&singular),
+            singular,
+            site: name,
+        })
+    };
+    Ok(Lora { sites: pieces.par_iter().map(site).collect::<Result<_>>()? })
+}
+
+/// Makes sure that the norms of the weights of these sites are known. They are computed in f64, by all cores, once.
+fn norms(look: &mut Look, pieces: &[Piece]) -> Result<()> {
+    let names: Vec<String> =
+        pieces.iter().map(|piece| piece.site.name()).filter(|name| !look.kept.norms.contains_key(name)).collect();
+    let tensors = &*look.model.files.tensors;
+    let norm = |name: &String| -> Result<(String, f64)> {
+        let tensor = format!("model.{name}.weight");
+        let info = tensors.find(&tensor).ok_or_else(|| {
+            let proposal = "download or convert the model again";
+            Error::bad_input(tensors.place(&tensor), format!("tensor `{tensor}` is missing"), proposal)
+        })?;
+        let (rows, columns) = (info.rows(), info.row_values());
+        let step = (CHUNK_VALUES / columns.max(1)).max(1).next_multiple_of(8);
+        let mut sum = 0.0;
+        for first in (0..rows).step_by(step) {
+            let last = (first + step).min(rows);
+            let mut values = vec![0.0; (last - first) * columns];
+            tensors.read_rows_f32(&tensor, first..last, &mut values)?;
+            sum += values.iter().map(|&value| f64::from(value).powi(2)).sum::<f64>();
+        }
+        Ok((name.clone(), sum.sqrt()))
+    };
+    for (done, chunk) in names.chunks(32).enumerate() {
+        (look.pause)("sizes of the weights", (32 * done) as u64, names.len() as u64)?;
+        look.kept.norms.extend(chunk.par_iter().map(norm).collect::<Result<Vec<_>>>()?);
+    }
+    Ok(())
+}
+
+/// A `[rank, in]` and B `[out, rank]` of a piece.
+fn matrices<'a>(tensors: &'a [AdapterTensor], piece: &Piece) -> Result<[&'a AdapterTensor; 2]> {
+    let find = |own: &str| {
+        let name = format!("{}{}.{own}", piece.label, piece.site.name());
+        let missing = || Error::failed("adapter", format!("it has no {name}"), "open it again");
+        tensors.iter().find(|tensor| tensor.name == name).ok_or_else(missing)
+    };
+    Ok([find("lora_a")?, find("lora_b")?])
+}
+
+/// Singular values of `scale b a`, falling, as many as the rank.
+fn singular_values(a: &AdapterTensor, b: &AdapterTensor, scale: f64) -> Vec<f64> {
+    let matrix = |tensor: &AdapterTensor| {
+        let values = tensor.values.iter().map(|&value| f64::from(value));
+        DMatrix::from_row_iterator(tensor.shape[0], tensor.shape[1], values)
+    };
+    let (r_b, r_a) = (matrix(b).qr().r(), matrix(a).transpose().qr().r());
+    let core = (r_b * r_a.transpose()) * scale;
+    // Of numbers that are not finite there are none.
+    if core.iter().any(|value| !value.is_finite()) {
+        return vec![f64::NAN; a.shape[0]];
+    }
+    let mut singular: Vec<f64> = core.svd(false, false).singular_values.iter().copied().collect();
+    singular.sort_by(|one, other| other.total_cmp(one));
+    singular
+}
+
+fn effective_rank(singular: &[f64]) -> f64 {
+    let total: f64 = singular.iter().sum();
+    if total == 0.0 {
+        return 0.0;
+    }
+    let shares = singular.iter().map(|sigma| sigma / total).filter(|share| *share > 0.0);
+    (-shares.map(|share| share * share.ln()).sum::<f64>()).exp()
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SiteAsked {
+    /// `layers.3.self_attn.q_proj`
+    pub name: String,
+}
+
+/// The matrices of a site.
+#[derive(Debug, Serialize)]
+pub struct Pictures {
+    pub a: Picture,
+    pub b: Picture,
+    /// `scale B A`.
+    pub ba: Picture,
+}
+
+/// A matrix, or the means of its blocks where it is larger than [`PICTURE`].
+#[derive(Debug, PartialEq, Serialize)]
+pub struct Picture {
+    pub rows: usize,
+    pub columns: usize,
+    /// Row-major.
+    pub values: Vec<f32>,
+    /// The shape of the matrix itself.
+    pub of: [usize; 2],
+    /// Whether values are means of blocks.
+    pub averaged: bool,
+}
+
+/// The matrices of a site as pictures.
+///
+/// # Errors
+/// Bad input: no adapter is open, or it adapts no site of this name.
+pub fn site(look: &mut Look, asked: &SiteAsked) -> Result<Pictures> {
+    let adapter = look.session.adapter().ok_or_else(no_adapter)?;
+    let piece =
+        adapter.placement.pieces.iter().find(|piece| piece.site.name() == asked.name).ok_or_else(|| no_site(&asked.name))?;
+    let tensors = adapter.tensors()?;
+    let [a, b] = matrices(&tensors, piece)?;
+    let dense = |tensor: &AdapterTensor| {
+        let values: Vec<f64> = tensor.values.iter().map(|&value| f64::from(value)).collect();
+        (tensor.shape, values)
+    };
+    let ((a_shape, a), (b_shape, b)) = (dense(a), dense(b));
+    // The mean of a block of B A is the mean of B's rows times the mean of A's columns.
+    let (b_rows, a_columns) = (averaged(b_shape, &b, [PICTURE, usize::MAX]), averaged(a_shape, &a, [usize::MAX, PICTURE]));
+    let (rows, columns, rank) = (b_rows.0[0], a_columns.0[1], a_shape[0]);
+    let scale = piece.method.lora().scale;
+    let product = |at: usize| {
+        let (i, j) = (at / columns, at % columns);
+        (0..rank).map(|k| b_rows.1[i * rank + k] * a_columns.1[k * columns + j]).sum::<f64>() * scale
+    };
+    let product: Vec<f64> = (0..rows * columns).map(product).collect();
+    let picture = |of: [usize; 2], ([rows, columns], values): ([usize; 2], Vec<f64>)| Picture {
+        rows,
+        columns,
+        values: values.into_iter().map(|value| value as f32).collect(),
+        of,
+        averaged: of != [rows, columns],
+    };
+    Ok(Pictures {
+        a: picture(a_shape, averaged(a_shape, &a, [PICTURE; 2])),
+        b: picture(b_shape, averaged(b_shape, &b, [PICTURE; 2])),
+        ba: picture([b_shape[0], a_shape[1]], ([rows, columns], product)),
+    })
+}
+
+/// A matrix of at most `most` rows and columns, whose elements are the means of blocks of the given one.
+fn averaged([rows, columns]: [usize; 2], values: &[f64], most: [usize; 2]) -> ([usize; 2], Vec<f64>) {
+    let (new_rows, new_columns) = (rows.min(most[0]), columns.min(most[1]));
+    let span = |at: usize, of: usize, from: usize| at * from / of..(at + 1) * from / of;
+    let mut means = Vec::with_capacity(new_rows * new_columns);
+    for i in 0..new_rows {
+        for j in 0..new_columns {
+            let (block_rows, block_columns) = (span(i, new_rows, rows), span(j, new_columns, columns));
+            let count = (block_rows.len() * block_columns.len()) as f64;
+            let sum: f64 =
+                block_rows.map(|row| block_columns.clone().map(|column| values[row * columns + column]).sum::<f64>()).sum();
+            means.push(sum / count);
+        }
+    }
+    ([new_rows, new_columns], means)
+}
+
+pub(super) fn no_adapter() -> Error {
+    Error::bad_input("adapter", "no adapter is open", "open one: graftling studio --adapter DIR")
+}
+
+pub(super) fn no_site(name: &str) -> Error {
+    Error::bad_input("site", format!("the adapter has no site `{name}`"), "give one of those that /api/lora lists")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tensor(shape: [usize; 2], values: &[f32]) -> AdapterTensor {
+        AdapterTensor { name: String::new(), shape, values: values.to_vec() }
+    }
+
+    /// `B A = diag(3, 4)` in the corner of a 3 x 4 matrix: its singular values are 4 and 3.
+    #[test]
+    fn singular_values_are_those_of_the_product() {
+        let a = tensor([2, 4], &[1.0, 0.0, 0.0, 0.0, 0.0, 2.0, 0.0, 0.0]);
+        let b = tensor([3, 2], &[3.0, 0.0, 0.0, 2.0, 0.0, 0.0]);
+        let singular = singular_values(&a, &b, 0.5);
+        assert!((singular[0] - 2.0).abs() < 1e-12 && (singular[1] - 1.5).abs() < 1e-12, "{singular:?}");
+        assert_eq!(singular_values(&a, &tensor([3, 2], &[0.0; 6]), 0.5), [0.0, 0.0]);
+    }
+
+    #[test]
+    fn the_effective_rank_counts_equal_singular_values() {
+        assert!((effective_rank(&[2.0; 5]) - 5.0).abs() < 1e-12);
+        assert_eq!((effective_rank(&[3.0, 0.0, 0.0]), effective_rank(&[0.0; 4])), (1.0, 0.0));
+    }
+
+    #[test]
+    fn blocks_are_averaged_and_small_matrices_stay() {
+        let values: Vec<f64> = (0..8).map(f64::from).collect();
+        assert_eq!(averaged([2, 4], &values, [128, 128]), ([2, 4], values.clone()));
+        assert_eq!(averaged([2, 4], &values, [1, 2]), ([1, 2], vec![2.5, 4.5]));
+    }
+}

@@ -1,0 +1,174 @@
+//! `/api/prove`: the derivative of the loss by one number of A or B, measured: that number is changed on the device, and the loss is
+//! computed again.
+//!
+//! With `D(h) = (L(w + h) - L(w - h)) / 2h`, what is given is `(4 D(h) - D(2h)) / 3`, of which the error falls with `h^4` (Richardson). The losses
+//! are means of the tokens' f32 losses, added up in f64; each is off by some units in its last place, and the difference by that over h. So
+//! h is as large as the curve allows, and `uncertainty` says what is left: how far D(h) and D(2h) disagree, and the rounding.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::backward::{self, Step, pinned};
+use super::lora::no_site;
+use crate::adapter::{AdapterBuffers, DeviceAdapter, Method};
+use crate::data::Batch;
+use crate::graph::ValueId;
+use crate::session::probe::Probe;
+use crate::studio::look::Look;
+use crate::train::step::LossGraph;
+use crate::{Error, Result};
+
+/// By how much the loss is to change: a thousand times its rounding.
+const CHANGE: f64 = 4e-3;
+/// The smallest step and the largest.
+const STEPS: [f64; 2] = [1e-3, 0.5];
+/// How far the slopes of two steps may disagree, as a share: then their combination is far nearer.
+const BEND: f64 = 0.02;
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Asked {
+    /// A record, as a line of a data file has it.
+    pub record: Map<String, Value>,
+    /// As in `/api/backward`.
+    pub max_length: Option<usize>,
+    /// `layers.3.self_attn.q_proj`
+    pub site: String,
+    pub matrix: Matrix,
+    pub row: usize,
+    pub column: usize,
+}
+
+/// A is `[rank, in_features]`, B `[out_features, rank]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub enum Matrix {
+    A,
+    B,
+}
+
+/// A derivative in two ways.
+#[derive(Debug, Serialize)]
+pub struct Proof {
+    /// The number itself.
+    pub value: f32,
+    /// By the backward pass.
+    pub gradient: f64,
+    /// By differences.
+    pub difference: f64,
+    /// h.
+    pub step: f64,
+    /// How far the two differ, as a share of the larger one.
+    pub relative: f64,
+    /// How far `difference` may be off.
+    pub uncertainty: f64,
+    /// The losses at -2h, -h, h, 2h.
+    pub losses: [f64; 4],
+}
+
+/// Measures a derivative. The adapter is afterwards what it was, bit for bit.
+///
+/// # Errors
+/// Bad input: no record, no such site, row or column; a DoRA adapter. Failed: the device has not the memory.
+pub fn prove(look: &mut Look, asked: &Asked) -> Result<Proof> {
+    let adapter = look.trained()?;
+    let piece =
+        adapter.placement.pieces.iter().find(|piece| piece.site.name() == asked.site).ok_or_else(|| no_site(&asked.site))?;
+    if matches!(piece.method, Method::Dora(_)) {
+        let problem =
+            "DoRA's gradient takes the lengths of rows as constants (section 4.3 of its paper), and a difference does not";
+        return Err(Error::bad_input("site", problem, "open a LoRA adapter"));
+    }
+    let own = if asked.matrix == Matrix::A { "lora_a" } else { "lora_b" };
+    let name = format!("{}{}.{own}", piece.label, piece.site.name());
+    let element = adapter.layout.element(&name, asked.row, asked.column).ok_or_else(|| {
+        let shape = adapter.layout.tensors.iter().find(|tensor| tensor.name == name).map_or([0, 0], |tensor| tensor.shape);
+        let problem = format!("{name} has the shape {shape:?}, and no element [{}, {}]", asked.row, asked.column);
+        Error::bad_input("row, column", problem, "count from 0")
+    })?;
+
+    let record = backward::Asked { record: asked.record.clone(), max_length: asked.max_length };
+    let mut proving = match look.kept.proving.take().filter(|known| known.asked == record) {
+        Some(known) => known,
+        None => {
+            let (mut step, graph) = Step::new(look, &adapter, &record)?;
+            step.run()?;
+            let gradients = step.gradients()?;
+            Proving::new(look, &adapter, &record, (graph, step.batch, gradients))?
+        }
+    };
+    let proof = proving.proof(look, adapter.parameters(), element);
+    look.kept.proving = Some(proving);
+    proof
+}
+
+/// A record that has been differentiated, and its forward pass.
+pub struct Proving {
+    asked: backward::Asked,
+    batch: Batch,
+    /// Laid out as the adapter.
+    gradients: Vec<f32>,
+    forward: Probe,
+    nll: ValueId,
+}
+
+impl Proving {
+    /// Prepares the forward pass of the graph that gave these gradients.
+    pub(super) fn new(
+        look: &Look,
+        adapter: &DeviceAdapter,
+        asked: &backward::Asked,
+        (graph, batch, gradients): (LossGraph, Batch, Vec<f32>),
+    ) -> Result<Self> {
+        let (pinned, nll) = (pinned(look, adapter, &graph)?, graph.nll);
+        let forward = Probe::new(look.session, graph.model.graph, graph.model.inputs, &[nll], pinned)?;
+        Ok(Self { asked: asked.clone(), batch, gradients, forward, nll })
+    }
+
+    fn proof(&mut self, look: &Look, parameters: &AdapterBuffers, element: usize) -> Result<Proof> {
+        let value = parameters.read_element(element)?;
+        let gradient = f64::from(self.gradients[element]);
+        let mut h = (CHANGE / gradient.abs().max(f64::MIN_POSITIVE)).clamp(STEPS[0], STEPS[1]);
+        let measured = loop {
+            (look.pause)("losses beside the number", 0, 4)?;
+            let measured = self.measured(parameters, element, f64::from(value), h);
+            parameters.write_element(element, value);
+            let measured = measured?;
+            // Where the curve bends more than the losses are rounded, a smaller step tells more.
+            if measured.bend <= BEND * measured.slope.abs() || h / 4.0 < STEPS[0] || measured.rounding > measured.bend {
+                break measured;
+            }
+            h /= 4.0;
+        };
+        let Measured { slope: difference, bend, rounding, losses } = measured;
+        let larger = gradient.abs().max(difference.abs()).max(f64::MIN_POSITIVE);
+        let relative = (gradient - difference).abs() / larger;
+        Ok(Proof { value, gradient, difference, step: h, relative, uncertainty: bend + rounding, losses })
+    }
+
+    /// The slope from losses at four places around `value`.
+    fn measured(&mut self, parameters: &AdapterBuffers, element: usize, value: f64, h: f64) -> Result<Measured> {
+        // What f32 makes of the four numbers is what is divided by.
+        let numbers = [-2.0, -1.0, 1.0, 2.0].map(|times| (value + times * h) as f32);
+        let mut losses = [0.0; 4];
+        for (loss, number) in losses.iter_mut().zip(numbers) {
+            parameters.write_element(element, number);
+            self.forward.run_batch(&self.batch, 1.0 / self.batch.targets.len() as f64)?;
+            let nll = self.forward.read(self.nll)?;
+            *loss = nll.iter().map(|&nll| f64::from(nll)).sum::<f64>() / nll.len() as f64;
+        }
+        let slope = |low: usize, high: usize| (losses[high] - losses[low]) / (f64::from(numbers[high]) - f64::from(numbers[low]));
+        let (near, far) = (slope(1, 2), slope(0, 3));
+        // Tens of layers in f32 are off by tens of units in the last place, which add up at random over the tokens.
+        let off = 64.0 * f64::from(f32::EPSILON) * losses[1].abs().max(1.0) / (self.batch.targets.len() as f64).sqrt();
+        Ok(Measured { slope: (4.0 * near - far) / 3.0, bend: (near - far).abs() / 3.0, rounding: off / h, losses })
+    }
+}
+
+struct Measured {
+    slope: f64,
+    /// How far the slopes of both steps disagree.
+    bend: f64,
+    /// How far the slope is off by rounding.
+    rounding: f64,
+    losses: [f64; 4],
+}
