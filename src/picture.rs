@@ -201,15 +201,15 @@ impl Picture {
         ));
     }
 
-    /// A second scale inside the right edge, from 0 % at the bottom of the frame to 100 % at its top.
+    /// A second scale at the right edge, in percent: 0 at the bottom of the frame, 100 at its top.
     pub fn percents(&mut self) {
-        for percent in [25, 50, 75, 100] {
+        for percent in [0, 25, 50, 75, 100] {
             let down = BOTTOM - (BOTTOM - TOP) * f64::from(percent) / 100.0;
             self.add(&format!(
                 "<path d=\"M{RIGHT} {down:.1}h-5\" stroke=\"#888\"/>\
-                 <text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\" fill=\"#888\">{percent} %</text>",
-                RIGHT - 8.0,
-                down + if percent == 100 { 13.0 } else { 4.5 }
+                 <text x=\"{:.1}\" y=\"{:.1}\" font-size=\"10\" fill=\"#888\">{percent}</text>",
+                RIGHT + 3.0,
+                down + 3.5
             ));
         }
     }

@@ -152,7 +152,12 @@ pub fn list(arms: &[Listed], seeds: usize, rate: Option<f64>) -> String {
         }
     }
     let time = rate.map_or(format!("{}FLOP", count(total)), |rate| duration(total / rate));
-    format!("{}{notes}{} arms, {seeds} seeds: {} runs, {time} in all\n", aligned(&rows), arms.len(), arms.len() * seeds)
+    format!(
+        "{}{notes}{} arms, {seeds} seeds: {} runs, {time} of training in all\n",
+        aligned(&rows),
+        arms.len(),
+        arms.len() * seeds
+    )
 }
 
 #[cfg(test)]

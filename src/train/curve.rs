@@ -66,7 +66,7 @@ fn add_checks(picture: &mut Picture, history: &[StepMetrics]) {
     }
     draw("", 2.2, &|tally| Some(tally.all));
     if let Some(share) = last.all.value() {
-        picture.legend(&format!("questions right, at the end {:.0} %", 100.0 * share), CHECK_COLOUR, 2.2);
+        picture.legend(&format!("% of questions right, at the end {:.0}", 100.0 * share), CHECK_COLOUR, 2.2);
     }
 }
 
@@ -132,8 +132,8 @@ mod tests {
             assert!(svg.len() < 200_000, "{steps} steps give {} bytes", svg.len());
         }
         let checked = loss_curve(&history(200, |_| 2.0));
-        assert!(checked.contains("questions right, at the end 50 %") && checked.contains(">two-hop<"), "{checked}");
-        assert!(!loss_curve(&history(40, |_| 2.0)).contains("questions right"), "nothing was asked");
+        assert!(checked.contains("% of questions right, at the end 50<") && checked.contains(">two-hop<"), "{checked}");
+        assert!(!loss_curve(&history(40, |_| 2.0)).contains("of questions right"), "nothing was asked");
         assert!(!loss_curve(&history(3, |_| f64::NAN)).contains("NaN"));
         assert!(!loss_curve(&history(3, |_| 0.0)).contains("NaN"));
     }

@@ -206,7 +206,7 @@ fn questions_are_answered_again_after_a_resume_and_others_are_refused_by_name() 
     let asked: Vec<bool> = shop.metrics("whole").iter().map(|step| !step["check"].is_null()).collect();
     assert_eq!(asked, [false, true, false, true, false, true]);
     assert_eq!(shop.metrics("whole")[1]["check"]["groups"]["never"], json!({ "right": 0, "of": 3 }));
-    assert!(fs::read_to_string(shop.path("whole/loss.svg")).unwrap().contains("questions right, at the end "));
+    assert!(fs::read_to_string(shop.path("whole/loss.svg")).unwrap().contains("% of questions right, at the end "));
 
     run(shop.train("without", &STEPS), 0);
     assert_eq!(shop.result("without").1, adapter, "questions have changed the run");

@@ -68,8 +68,15 @@ impl Prepared<'_> {
             mib(weights),
             mib(adapters + optimizer),
             mib(activations + inputs + evaluation),
-            self.recompute_summary() + &self.prefix_summary() + &self.note_on_ends(),
+            self.recompute_summary() + &self.prefix_summary() + &self.check_summary() + &self.note_on_ends(),
         )
+    }
+
+    /// What is asked between the steps, and how often; empty if nothing is.
+    fn check_summary(&self) -> String {
+        let Some(checks) = &self.checks else { return String::new() };
+        let (asked, every) = (checks.set.questions.len(), self.check_steps());
+        format!("check data: {asked} questions, asked every {every} steps and at the end\n")
     }
 
     /// Share of a full batch's operations that the prefix cache saves.
