@@ -1,7 +1,7 @@
 //! The studio's page in a real browser, on a real model: every view opens with numbers, the journey plays to its end, a run is started, left,
 //! come back to and stopped. Nothing is asked of another place, and the console stays empty.
 //!
-//! Without a browser, or without `GRAFTLING_TEST_MODEL`, the tests are reported as ignored. `tools/screenshots` takes pictures.
+//! Without a browser, or without `GRAFTLING_TEST_MODEL`, they say that they are skipped. `tools/screenshots` takes pictures.
 
 #[path = "studio/browser.rs"]
 mod browser;
@@ -10,11 +10,11 @@ mod client;
 
 use std::path::Path;
 use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use browser::Browser;
 use client::Studio;
-use libtest_mimic::{Arguments, Trial};
 use tempfile::TempDir;
 
 /// The views, by their address.
@@ -29,6 +29,7 @@ const LONGEST: Duration = Duration::from_secs(20);
 struct Place {
     folder: TempDir,
     studio: Studio,
+    _turn: MutexGuard<'static, ()>,
 }
 
 fn model() -> Option<String> {
@@ -42,7 +43,15 @@ fn graftling(folder: &Path, arguments: &[&str]) -> Command {
 }
 
 impl Place {
-    fn open() -> Self {
+    /// `None`, in words, where there is no browser or no model.
+    fn open() -> Option<Self> {
+        // Each has a model and a browser of its own: one after the other.
+        static ONE: Mutex<()> = Mutex::new(());
+        if browser::program().is_none() || model().is_none() {
+            eprintln!("skipped: this needs Chromium, and GRAFTLING_TEST_MODEL to name SmolLM2-135M-Instruct as a GGUF file");
+            return None;
+        }
+        let turn = ONE.lock().unwrap_or_else(PoisonError::into_inner);
         let folder = tempfile::tempdir().unwrap();
         let record = |n: usize| {
             let [user, assistant] = [("user", format!("How many is {n} and {n}?")), ("assistant", format!("It is {}.", 2 * n))]
@@ -66,7 +75,7 @@ impl Place {
         let trained = train.output().unwrap();
         assert!(trained.status.success(), "{}", String::from_utf8_lossy(&trained.stderr));
         let studio = Studio::start(graftling(folder.path(), &["studio", "--no-browser", "--adapter", "adapter"]));
-        Self { folder, studio }
+        Some(Self { folder, studio, _turn: turn })
     }
 
     fn url(&self) -> String {
@@ -111,8 +120,9 @@ fn refusals(browser: &mut Browser) -> String {
     found.as_str().unwrap_or_default().to_string()
 }
 
+#[test]
 fn every_view_opens_with_real_numbers() {
-    let place = Place::open();
+    let Some(place) = Place::open() else { return };
     let mut browser = place.browser();
     for view in VIEWS {
         // The first that needs the model opens it.
@@ -136,8 +146,9 @@ fn every_view_opens_with_real_numbers() {
     }
 }
 
+#[test]
 fn the_journey_plays_to_its_end() {
-    let place = Place::open();
+    let Some(place) = Place::open() else { return };
     let mut browser = place.browser();
     go(&mut browser, "journey");
     // Space plays: after some seconds it is at the next sentence.
@@ -167,8 +178,9 @@ fn the_journey_plays_to_its_end() {
     place.check(&browser, "the journey");
 }
 
+#[test]
 fn a_run_starts_streams_and_stops_and_a_reload_loses_nothing() {
-    let place = Place::open();
+    let Some(place) = Place::open() else { return };
     let mut browser = place.browser();
     go(&mut browser, "theatre");
     let set = |browser: &mut Browser, key: &str, value: &str| {
@@ -218,28 +230,4 @@ fn a_run_starts_streams_and_stops_and_a_reload_loses_nothing() {
     browser.wait_for(&format!("{step} === {}", steps.len()));
     assert!(place.folder.path().join(format!("run/checkpoint-{}", steps.len())).is_dir());
     place.check(&browser, "the theatre");
-}
-
-fn main() {
-    let mut arguments = Arguments::from_args();
-    // Each has a model and a browser of its own.
-    arguments.test_threads = Some(1);
-    let lacks = browser::program().is_none() || model().is_none();
-    let needs = format!("{}needs Chromium and GRAFTLING_TEST_MODEL", if lacks { "not here, " } else { "" });
-    let trial = |name: &str, test: fn()| {
-        let test = move || {
-            test();
-            Ok(())
-        };
-        Trial::test(name, test).with_kind(needs.clone()).with_ignored_flag(lacks)
-    };
-    let trials = vec![
-        trial("every_view_opens_with_real_numbers", every_view_opens_with_real_numbers),
-        trial("the_journey_plays_to_its_end", the_journey_plays_to_its_end),
-        trial(
-            "a_run_starts_streams_and_stops_and_a_reload_loses_nothing",
-            a_run_starts_streams_and_stops_and_a_reload_loses_nothing,
-        ),
-    ];
-    libtest_mimic::run(&arguments, trials).exit();
 }

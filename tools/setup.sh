@@ -71,7 +71,7 @@ need_spirv_tools() {
     command -v spirv-val >/dev/null || install_packages "spirv-val is missing; a test checks the shaders with it." spirv-tools
 }
 
-# A browser in which a test opens the studio's page. The tests that need it are reported as ignored where there is none.
+# A browser in which a test opens the studio's page. The tests that need it say that they are skipped where there is none.
 need_browser() {
     local name
     for name in chromium chromium-browser google-chrome google-chrome-stable; do
