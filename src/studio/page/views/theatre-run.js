@@ -15,6 +15,10 @@ const PHASES = {
 /** Answers that are shown at first: the newest. */
 const SAMPLES = 24;
 const sampled = ({ step, prompt, answer }) => h('figure.sample', h('figcaption', `step ${step}: ${prompt}`), h('blockquote', answer));
+/** A run of which nobody saw the end is done if its last step is. */
+function phase({ phase: now, about, metrics }) {
+  return now === 'idle' && about && metrics[metrics.length - 1]?.step >= about.total_steps ? 'done' : now;
+}
 
 /** The card. `ended()` is called when a run has ended, `known(run)` once it is known which run is shown, if any. */
 export function stage({ signal, ended, known }) {
@@ -90,7 +94,7 @@ export function stage({ signal, ended, known }) {
     run = next;
     fill(trouble, run.error && errorBox(Object.assign(new api.ApiError(0, {}), { what: run.error.what ?? String(run.error), where: run.error.where, propose: run.error.propose })));
     fill(element,
-      h('div.row', h('h2', run.dir), h('span.phase', { 'data-phase': run.phase, 'aria-live': 'polite' }, PHASES[run.phase] ?? run.phase)),
+      h('div.row', h('h2', run.dir), h('span.phase', { 'data-phase': phase(run), 'aria-live': 'polite' }, PHASES[phase(run)] ?? run.phase)),
       run.about && h('p.note', `${run.about.model} · ${run.about.data.join(', ')} · on ${run.about.device}`),
       trouble, buttons, numbers, bar, charts, samples,
       run.own || run.log?.length ? h('details', { open: run.phase === 'failed' }, h('summary', 'What it says in the terminal'), log) : null,

@@ -16,7 +16,7 @@ function show(body, { signal, parts }) {
 }
 
 export default {
-  id: 'theatre', key: 'o', title: 'Theatre', source: 'src/studio/runs/mod.rs',
+  id: 'theatre', withoutModel: true, key: 'o', title: 'Theatre', source: 'src/studio/runs/mod.rs',
   lead: 'Train, and watch it happen.',
   what: [
     'A run that you start here is a process of its own: `graftling train` with the recipe below, with the same checks and the same messages as in a terminal.',
