@@ -44,7 +44,7 @@ fn tuned(folder: &Path, recorded: Option<&Record>, budget: Duration) -> (Option<
 fn candidates() -> Option<Vec<&'static str>> {
     let candidates = class().candidates(&device().facts);
     if candidates.len() < 2 {
-        eprintln!("skipped: this device has only {candidates:?} for {NAME}");
+        common::not_run::not_run(&format!("this device has only {candidates:?} for {NAME}"));
         return None;
     }
     Some(candidates)
@@ -213,8 +213,7 @@ fn a_resumed_run_uses_the_kernels_of_its_checkpoint() {
         changed += 1;
     }
     if changed == 0 {
-        eprintln!("skipped: this device has one kernel for each product");
-        return;
+        return common::not_run::not_run("this device has one kernel for each product");
     }
     let others = train("others", "4", &[]);
     train("resumed", "2", &[]);

@@ -11,6 +11,8 @@ use serde_json::{Value, json};
 
 #[path = "data/batches.rs"]
 mod batches;
+#[path = "common/not_run.rs"]
+mod not_run;
 #[path = "data/sources.rs"]
 mod sources;
 #[path = "data/tasks.rs"]
@@ -126,10 +128,8 @@ fn a_conversation_of_thousands_of_turns_is_learned_turn_by_turn() {
 /// With the real vocabulary and template: `GRAFTLING_TEST_MODEL` names SmolLM2-135M-Instruct as a GGUF file.
 #[test]
 fn a_conversation_of_smollm2_has_the_ids_of_the_reference() {
-    let Ok(path) = std::env::var("GRAFTLING_TEST_MODEL") else {
-        return eprintln!("skipped: GRAFTLING_TEST_MODEL does not name SmolLM2-135M-Instruct as a GGUF file");
-    };
-    let source = ModelFiles::open(&path).unwrap().text;
+    let Some(path) = not_run::smollm2() else { return };
+    let source = ModelFiles::open(path.to_str().unwrap()).unwrap().text;
     let (tokenizer, template) = (Tokenizer::from_source(&source).unwrap(), ChatTemplate::from_source(&source).unwrap());
     let record = chat(&[
         ("user", "What is the tallest mountain on Earth?"),

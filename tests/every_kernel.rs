@@ -145,6 +145,9 @@ fn main() {
             Some(way) => check(kernel, &way),
             None => Err("no example launches it on any kind of device".into()),
         };
+        if lacks {
+            common::not_run::record(kernel.name, &words(kernel.needs));
+        }
         trials.push(Trial::test(kernel.name, test).with_kind(words(kernel.needs)).with_ignored_flag(lacks));
     }
     libtest_mimic::run(&arguments, trials).exit();

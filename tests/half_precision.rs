@@ -300,6 +300,10 @@ fn main() {
                 Ok(())
             });
             let needs = format!("{}needs {}", if lacks { "not here, " } else { "" }, arithmetic.name());
+            // That a device which can do it refuses is nothing that could be run.
+            if lacks && ignored {
+                common::not_run::record(&format!("{name}::{}", arithmetic.name()), &needs);
+            }
             trials.push(test.with_kind(needs).with_ignored_flag(ignored));
         };
         match arithmetic {

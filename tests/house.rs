@@ -13,17 +13,17 @@ const LAYERS: &[&[&str]] = &[
     // What is computed, and with which kernels; no device.
     &["kernel"],
     &["graph"],
-    &["ops"],
+    // Where, which knows kernels and no op; and what an op is made of, which knows no device.
+    &["gpu", "ops"],
     &["autograd", "reference"],
-    // Where, and when.
-    &["gpu"],
+    // When, and in which memory.
     &["plan"],
-    // What a model is, and the files and texts around it.
+    // What a model is.
     &["architecture"],
-    &["formats"],
+    // A model as a graph, which knows no file and no text; and files in and out, which know no graph.
+    &["formats", "model"],
     &["text"],
     &["data"],
-    &["model"],
     &["adapter"],
     // Adapters into weights, and both into files; no device.
     &["merge"],
@@ -141,6 +141,9 @@ fn a_planted_climb_is_seen() {
     for (path, text) in [
         ("graph/mod.rs", "use crate::ops::Op;"),
         ("gpu/device.rs", "fn f(tuning: &crate::plan::Plan) {}"),
+        ("gpu/device.rs", "use crate::ops::Op;"),
+        ("model/graph.rs", "use crate::formats::TextSource;"),
+        ("model/weights.rs", "use crate::{Result, text::Tokenizer};"),
         ("session/mod.rs", "use crate::{Error, train::{step::Step, trainer::Trainer}};"),
         ("autograd.rs", "use crate::reference;"),
         ("graph/shape.rs", "//! Shapes.\nuse super::super::ops::Op;"),

@@ -129,6 +129,9 @@ fn main() {
             test();
             Ok(())
         };
+        if ignored {
+            common::not_run::record(name, needs);
+        }
         trials.push(Trial::test(name, test).with_kind(needs).with_ignored_flag(ignored));
     };
     let (any, eight) = ("any device", "needs subgroups of 8 and 64-bit integers");

@@ -552,6 +552,10 @@ fn what_cannot_be_scaled_is_there_or_not() {
             let (id, p) = most_probable(&with, 1, 1.0)[0];
             let top = &adapted.last().unwrap().tokens[4].top[0];
             assert!(top.id == id && (top.p - p).abs() < 1e-5, "{name}: {top:?}, {p}");
+            // What is trained of them has its gradients.
+            let asked = backward::Asked { record: record(8), max_length: None };
+            let view = backward::backward(look, &asked).unwrap();
+            assert!(view.loss.is_finite() && view.sites.iter().all(|site| site.b_norm > 0.0), "{name}: {:?}", view.sites);
         });
     }
 }

@@ -1,5 +1,8 @@
 //! Tokenizers and chat templates against the figures of `tools/reference/text_fixtures.py`.
 
+#[path = "common/not_run.rs"]
+mod not_run;
+
 use std::path::PathBuf;
 
 use graftling::formats::hugging_face;
@@ -61,11 +64,7 @@ fn from_gguf(gguf: GgufTokenizer) -> Tokenizer {
 
 /// `tests/fixtures` holds the vocabulary of no real model. Where one is at hand, this names its GGUF file.
 fn smollm2() -> Option<TextSource> {
-    let path = std::env::var("GRAFTLING_TEST_MODEL").ok();
-    if path.is_none() {
-        eprintln!("skipped: GRAFTLING_TEST_MODEL does not name SmolLM2-135M-Instruct as a GGUF file");
-    }
-    Some(ModelFiles::open(&path?).unwrap().text)
+    Some(ModelFiles::open(not_run::smollm2()?.to_str().unwrap()).unwrap().text)
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::placement::replaced_name;
 use super::{AdapterLayout, DeviceAdapter, Dora, Lora, Method, Piece, Placement};
-use crate::architecture::{Architecture, Site, linear_modules, sites};
+use crate::architecture::{Architecture, Site, sites};
 use crate::formats::peft::{AdapterConfig, AdapterTensor, load_adapter, module_path};
 use crate::gpu::{Device, padded};
 use crate::model::hook::Vocabulary;
@@ -22,20 +22,28 @@ impl Placement {
             let problem = format!("the adapter is for layer {layer}, but the model has {} layers", model.num_hidden_layers);
             return Err(Error::bad_input(place, problem, "use the adapter with the model that it was trained on"));
         }
-        for module in &adapter.without_tensors {
-            if linear_modules(model).iter().any(|site| site.module == module) {
-                let problem = format!("has no tensors for module {module}, which adapter_config.json lists in target_modules");
+        let path = |site: &Site| module_path(&site.name(), model.text_path);
+        let adapts = |site: &Site| adapter.adapts(site.layer, site.module, &site.name());
+        if let Ok(Some(means)) = adapter.chosen.matcher() {
+            if let Some(site) = sites(model).iter().find(|site| means(&path(site)) && !adapts(site)) {
+                let (module, layer) = (site.module, site.layer);
+                let problem = format!(
+                    "has no tensors for module {module} in layer {layer}, which adapter_config.json chooses by target_modules"
+                );
                 let proposal =
                     "Check that adapter_config.json and adapter_model.safetensors belong together, and copy both again.";
                 return Err(Error::bad_input(place, problem, proposal));
             }
+        }
+        let paths: Vec<String> = sites(model).iter().map(path).collect();
+        for module in adapter.chosen.without_module(&paths) {
             tracing::warn!(
                 "{place}: target module {module} is passed over: the model has no such module, nor the adapter its tensors"
             );
         }
-        let adapted = sites(model).into_iter().filter(|site| adapter.adapts(site.layer, site.module, &site.name()));
+        let adapted = sites(model).into_iter().filter(adapts);
         let piece = |site: Site| {
-            let path = module_path(&site.name(), model.text_path);
+            let path = path(&site);
             let lora = Lora {
                 dropout: adapter.lora_dropout,
                 has_bias: adapter.lora_bias,

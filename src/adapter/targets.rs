@@ -79,6 +79,13 @@ pub fn chosen_sites(
         Modules::Pattern(_) => Vec::new(),
     };
     let matches = targets.matcher().map_err(no_pattern("--target-modules"))?;
+    if let Modules::Pattern(_) = targets {
+        let others = ["lm_head".to_owned(), format!("model.{}embed_tokens", model.text_path)];
+        if let Some(other) = others.iter().find(|other| matches(other)) {
+            let problem = format!("means {other} too, which is no linear layer of attention or MLP");
+            return Err(bad("--target-modules", problem, "write a narrower pattern; --modules-to-save trains whole matrices"));
+        }
+    }
     let excluded = modules(excluded);
     let left_out = match &excluded {
         Modules::Listed(names) if names.is_empty() => Modules::Listed(Vec::new()),

@@ -54,7 +54,7 @@ pub(super) const DEFAULTS: Defaults = Defaults {
     ..Defaults::LLAMA
 };
 
-const KEYS: [&str; 8] = [
+pub(super) const KEYS: [&str; 8] = [
     "hidden_activation",
     "query_pre_attn_scalar",
     "attn_logit_softcapping",

@@ -12,18 +12,7 @@ pub(super) static FAMILY: Family = Family {
     model_type: "gemma3_text",
     ggml: "gemma3",
     models: "Gemma 3",
-    keys: &[
-        "hidden_activation",
-        "query_pre_attn_scalar",
-        "attn_logit_softcapping",
-        "final_logit_softcapping",
-        "sliding_window",
-        "layer_types",
-        "attention_bias",
-        "use_bidirectional_attention",
-        "rope_local_base_freq",
-        "sliding_window_pattern",
-    ],
+    keys: &KEYS,
     defaults: Defaults {
         vocab_size: Some(262_208),
         num_attention_heads: Some(8),
@@ -98,6 +87,16 @@ pub(super) static FAMILY: Family = Family {
         }
     },
     interleaved: false,
+};
+
+/// Those of Gemma 2, and two more.
+const KEYS: [&str; gemma2::KEYS.len() + 2] = {
+    let mut keys = ["rope_local_base_freq"; gemma2::KEYS.len() + 2];
+    let (_, rest) = keys.split_at_mut(1);
+    let (inherited, own) = rest.split_at_mut(gemma2::KEYS.len());
+    inherited.copy_from_slice(&gemma2::KEYS);
+    own[0] = "sliding_window_pattern";
+    keys
 };
 
 /// Every sixth layer has no window.

@@ -211,6 +211,15 @@ impl Architecture {
         found
     }
 
+    /// Whether models with sliding windows exist whose GGUF files look like this model's: the file says of no window, and there may be one.
+    /// A family without an architecture of its own in GGUF uses that of Llama.
+    pub fn gguf_may_lack_windows(&self) -> bool {
+        let own = self.family().class;
+        let looks_alike = |family: &&Family| family.class == own || (family.ggml.is_empty() && own == FAMILIES[0].class);
+        self.windows().is_empty()
+            && FAMILIES.into_iter().any(|family| looks_alike(&family) && family.keys.contains(&"sliding_window"))
+    }
+
     /// The window of each layer.
     pub fn windows_of_layers(&self) -> Vec<Option<usize>> {
         self.layers.iter().map(|layer| layer.window).collect()

@@ -327,6 +327,10 @@ fn text_report(model: &Model, adapter: &Adapter) -> String {
         let layers = config.num_hidden_layers;
         out += &format!("  sliding window of {} tokens in {count} of {layers} layers\n", grouped(window as u64));
     }
+    let from_gguf = matches!(&model.text, Some(TextSource { tokenizer: TokenizerSource::Gguf(_), .. }));
+    if from_gguf && config.gguf_may_lack_windows() {
+        out += "  no sliding window in the file, which has no key for one: a model that has one, as Mistral 7B 0.1, is exact up to its length\n";
+    }
     if let Err(error) = config.supported() {
         out += &format!("  Cannot be trained here: {error}\n");
     }

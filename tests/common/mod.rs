@@ -1,6 +1,8 @@
 //! What several test files share: one device, and ops run on it beside the reference.
 #![allow(dead_code)] // each test file uses its own part
 
+pub mod not_run;
+
 use graftling::gpu::{Device, Slice, padded};
 use graftling::graph::{Counts, Graph, Matrix, Origin, Rows, TensorType, ValueId};
 use graftling::kernel::Facts;

@@ -76,6 +76,17 @@ fn tables_are_for_people() {
     }
 }
 
+/// GGUF has no key for the windows of Mistral, whose files are like Llama's, and of Qwen; it has for those of Gemma.
+#[test]
+fn a_gguf_file_that_cannot_say_its_windows_is_told_of() {
+    for (family, told) in [("llama_biases", true), ("qwen2", true), ("gemma3", false), ("granite", false)] {
+        let file = format!("{}/tests/fixtures/reference/families/{family}/model.gguf", env!("CARGO_MANIFEST_DIR"));
+        let text = String::from_utf8(inspect(&[&file]).stdout).unwrap();
+        assert_eq!(text.contains("no sliding window in the file"), told, "{family}: {text}");
+    }
+    assert!(!String::from_utf8(inspect(&[&fixture("llama-3-8b")]).stdout).unwrap().contains("no sliding window"));
+}
+
 #[test]
 fn wrong_input_is_one_message_and_exit_code_2() {
     let config = fixture("phi-3-mini-4k");

@@ -8,6 +8,7 @@ mod gguf_file;
 mod hub;
 mod inspect;
 mod merging;
+mod targets;
 mod tiny;
 
 /// The whole message of an error that must be there.

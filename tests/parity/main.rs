@@ -284,11 +284,7 @@ fn weights_split_over_several_bindings() {
 
 /// SmolLM2-135M-Instruct, where `GRAFTLING_TEST_MODEL` names its GGUF file; `./tools/test` fetches it.
 fn smollm2() -> Option<(Setup, PathBuf)> {
-    let Some(model) = std::env::var_os("GRAFTLING_TEST_MODEL") else {
-        eprintln!("skipped: GRAFTLING_TEST_MODEL does not name SmolLM2's GGUF file");
-        return None;
-    };
-    Some((Setup::open(Path::new(&model)), fixtures().join("smollm2")))
+    Some((Setup::open(&common::not_run::smollm2()?), fixtures().join("smollm2")))
 }
 
 #[test]

@@ -2,6 +2,8 @@
 //! against what it declares and against WebGPU's default limits.
 
 mod loops;
+#[path = "../common/not_run.rs"]
+mod not_run;
 mod races;
 mod translate;
 mod uniformity;
@@ -34,7 +36,7 @@ fn on_every_variant(check: impl Fn(&Variant) -> Result<(), String>) {
 #[test]
 fn every_variant_translates_to_spirv_and_passes_spirv_val() {
     if !translate::has_spirv_val() {
-        eprintln!("skipped: spirv-val is not installed (Debian: spirv-tools); the translation itself is checked");
+        not_run::not_run("spirv-val is not installed (Debian: spirv-tools); the translation itself is checked");
     }
     on_every_variant(|variant| translate::spirv(&variant.resolve()?, variant.kernel.needs));
 }

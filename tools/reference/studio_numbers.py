@@ -3,20 +3,25 @@
 
     python tools/reference/studio_numbers.py --graftling target/release/graftling
     python tools/reference/studio_numbers.py --graftling target/release/graftling tests/fixtures/reference/families/gemma2
+    python tools/reference/studio_numbers.py --graftling target/release/graftling --time MODEL [--adapter DIR]
 
 Starts the studio on each fixture (a folder with config.json, model.safetensors and adapter/) and asks over HTTP, as the page does.
 Transformers runs in f32 with eager attention. Prints the largest distance of each kind, and ends with 1 if one exceeds its bound (those of
-tests/parity: 1e-5 for attention and relative norms, 5e-4 for losses, 1e-4 relative for gradients).
+tests/parity: 5e-4 for losses; 1e-5 for attention, probabilities, and, relative to the largest, norms and logits; 1e-3 for gradients).
+With --time: how long each view of a sentence of 32 tokens takes after opening, and, in brackets, of all cores together; without transformers.
 """
 
 import argparse
 import json
+import os
 import pathlib
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
+import urllib.error
 import urllib.request
 
 import torch
@@ -42,7 +47,8 @@ class Studio:
     """A studio on a model folder and its adapter, asked over HTTP."""
 
     def __init__(self, program, model, adapter):
-        command = [program, "studio", "--model", str(model), "--adapter", str(adapter), "--no-browser", "--no-autotune"]
+        command = [program, "studio", "--model", str(model), "--no-browser", "--no-autotune"]
+        command += ["--adapter", str(adapter)] if adapter else []
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         seen = ""
         for line in self.process.stdout:
@@ -60,6 +66,11 @@ class Studio:
                 return json.load(answer)
         except urllib.error.HTTPError as error:
             raise SystemExit(f"/api/{path}: {error.read().decode()}") from error
+
+    def cpu(self):
+        """Seconds that all its threads have computed so far: on a driver of the CPU, what others do does not count."""
+        fields = pathlib.Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def close(self):
         self.process.terminate()
@@ -154,11 +165,49 @@ def compare(program, folder):
     return distances
 
 
+def time_views(program, model, adapter):
+    """Seconds of every view, in two rounds: as opened, and with other layers of the same text."""
+    studio = Studio(program, model, adapter)
+    try:
+        text = "The old gardener grafted a branch of the sweet apple onto the wild rootstock, waited through the long winter, and in spring "
+        ids = [token["id"] for token in studio.ask("tokens", {"text": text * 3})["tokens"]][:32]
+        begin = time.monotonic()
+        studio.ask("embedding", {"ids": ids[:1]})
+        print(f"opening {time.monotonic() - begin:.2f} s, {len(ids)} tokens")
+        turns = [{"role": "user", "content": "What is a graft?"}]
+        record = {"messages": turns + [{"role": "assistant", "content": "A branch that grows on another tree."}]}
+        for layer in [15, 7]:
+            views = {
+                "tokens": {"text": text}, "embedding": {"ids": ids}, "attention": {"ids": ids, "layer": layer}, "mlp": {"ids": ids, "layer": layer},
+                "lens": {"ids": ids}, "logits": {"ids": ids, "temperature": layer / 10}, "lora": None, "backward": {"record": record},
+            }
+            after = {
+                "answer": {"messages": turns, "adapter": layer / 10, "max_tokens": 8}, "fuse": {"ids": ids},
+                "prove": {"record": record, "site": f"layers.{layer}.mlp.up_proj", "matrix": "B", "row": 5, "column": 3},
+            }
+            took = {}
+            for path, body in (views | after).items():
+                if adapter is None and path in ("lora", "fuse"):
+                    continue
+                begin, cpu = time.monotonic(), studio.cpu()
+                studio.ask(path, body)
+                took[path] = [time.monotonic() - begin, studio.cpu() - cpu]
+            print(*(f"{path} {seconds:.2f} ({cpu:.2f})" for path, (seconds, cpu) in took.items()))
+            together = [sum(took[path][which] for path in views if path in took) for which in [0, 1]]
+            print(f"views together {together[0]:.2f} s, {together[1]:.2f} s of the processor")
+    finally:
+        studio.close()
+
+
 def main():
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--graftling", required=True)
+    arguments.add_argument("--time", metavar="MODEL")
+    arguments.add_argument("--adapter")
     arguments.add_argument("fixtures", type=pathlib.Path, nargs="*")
     options = arguments.parse_args()
+    if options.time:
+        return time_views(options.graftling, options.time, options.adapter)
     torch.set_num_threads(1)
     worst = 0
     for folder in options.fixtures or [FIXTURES / name for name in DEFAULT]:

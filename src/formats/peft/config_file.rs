@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::{AdapterConfig, Chosen, Modules, Patterns};
 use crate::formats::open;
@@ -102,7 +102,7 @@ impl ConfigFile {
         self.map.get(key).filter(|value| !value.is_null())
     }
 
-    pub fn into_config(self) -> Result<(AdapterConfig, Chosen)> {
+    pub fn into_config(self) -> Result<AdapterConfig> {
         match self.get("peft_type").and_then(Value::as_str) {
             Some("LORA") => {}
             Some(other) => return Err(self.bad("peft_type", format!("is {other}; graftling reads LORA only"))),
@@ -121,13 +121,12 @@ impl ConfigFile {
         if !(0.0..1.0).contains(&lora_dropout) {
             return Err(self.bad("lora_dropout", format!("is {lora_dropout}, but must be at least 0 and less than 1")));
         }
-        let targets = self.modules("target_modules")?.ok_or_else(|| self.bad("target_modules", NO_MODULES))?;
-        let config = AdapterConfig {
+        Ok(AdapterConfig {
             r,
             lora_alpha: number("lora_alpha", 8.0)?,
             lora_dropout,
             target_modules: Vec::new(),
-            layers_to_transform: self.layers()?,
+            layers_to_transform: None,
             only: None,
             rank_pattern: self.patterns("rank_pattern", "a possible rank", rank)?,
             alpha_pattern: self
@@ -138,18 +137,30 @@ impl ConfigFile {
             use_dora: self.get("use_dora") == Some(&Value::Bool(true)),
             modules_to_save: self.whole_modules()?,
             lora_bias: self.get("lora_bias") == Some(&Value::Bool(true)),
-            without_tensors: Vec::new(),
+            chosen: self.chosen()?,
             taken_out: Vec::new(),
-        };
-        let excluded = self.modules("exclude_modules")?;
-        if let (Modules::Listed(targets), Some(Modules::Listed(excluded))) = (&targets, &excluded) {
-            let of = |name: &String| name.rsplit('.').next().unwrap_or(name).to_owned();
-            let excluded: Vec<String> = excluded.iter().map(of).collect();
-            if targets.iter().all(|target| excluded.contains(&of(target))) {
-                return Err(self.bad("exclude_modules", "leaves none of target_modules"));
-            }
+        })
+    }
+
+    /// What chooses modules, and what PEFT refuses of it.
+    fn chosen(&self) -> Result<Chosen> {
+        let targets = self.modules("target_modules")?.ok_or_else(|| self.bad("target_modules", NO_MODULES))?;
+        let excluded = self.modules("exclude_modules")?.filter(|modules| *modules != Modules::Pattern(String::new()));
+        if self.get("layers_to_transform").is_some() && matches!(targets, Modules::Pattern(_)) {
+            return Err(
+                self.bad("layers_to_transform", "stands beside target_modules that are a pattern, which PEFT refuses as well")
+            );
         }
-        Ok((config, Chosen { targets, excluded }))
+        let before_layers = match self.modules("layers_pattern")? {
+            None => Vec::new(),
+            Some(Modules::Pattern(pattern)) if pattern.is_empty() => Vec::new(),
+            Some(Modules::Pattern(pattern)) => vec![pattern],
+            Some(Modules::Listed(patterns)) => patterns,
+        };
+        if !before_layers.is_empty() && self.get("layers_to_transform").is_none() {
+            return Err(self.bad("layers_pattern", "is there without layers_to_transform, which PEFT refuses as well"));
+        }
+        Ok(Chosen { targets: Some(targets), excluded, layers: self.layers()?, before_layers })
     }
 
     /// A list of module names, or a pattern; `None` where there is nothing.
@@ -231,10 +242,6 @@ impl ConfigFile {
         if self.get("use_dora") == Some(&Value::Bool(true)) && self.get("lora_bias") == Some(&Value::Bool(true)) {
             return Err(self.bad("lora_bias", "is true with use_dora, which PEFT refuses as well"));
         }
-        let usual = |pattern: &Value| *pattern == json!("layers") || *pattern == json!(["layers"]) || off(pattern);
-        if let Some(pattern) = self.get("layers_pattern").filter(|pattern| !usual(pattern)) {
-            return Err(self.bad("layers_pattern", format!("is {pattern}; the layers of a Llama model are called `layers`")));
-        }
         self.check_start()
     }
 
@@ -256,7 +263,7 @@ impl ConfigFile {
         }
     }
 
-    fn layers(&self) -> Result<Option<Vec<usize>>> {
+    fn layers(&self) -> Result<Option<BTreeSet<usize>>> {
         let layer = |value: &Value| value.as_u64().and_then(|layer| usize::try_from(layer).ok());
         let layers: Option<BTreeSet<usize>> = match self.get("layers_to_transform") {
             None => return Ok(None),
@@ -265,7 +272,7 @@ impl ConfigFile {
         };
         let layers = layers.ok_or_else(|| self.bad("layers_to_transform", "is neither a layer nor a list of layers"))?;
         // PEFT takes an empty list for no restriction.
-        Ok((!layers.is_empty()).then(|| layers.into_iter().collect()))
+        Ok((!layers.is_empty()).then_some(layers))
     }
 }
 

@@ -6,6 +6,7 @@
 //! may be its own (`patterns`).
 //! A key that would change the numbers and is not implemented, or is not known, is refused by name (`config_file`).
 
+mod chosen;
 mod config_file;
 mod names;
 mod patterns;
@@ -22,6 +23,8 @@ use serde_json::{Value, json};
 use super::{atomic, folder_weights::FolderWeights};
 use crate::storage::TensorSource;
 use crate::{Error, Result};
+pub use chosen::Chosen;
+use chosen::adopt_modules;
 use config_file::ConfigFile;
 pub use names::path as module_path;
 pub use patterns::{Modules, Patterns};
@@ -62,18 +65,11 @@ pub struct AdapterConfig {
     pub modules_to_save: Vec<String>,
     /// What stands before `layers.` in the modules' names: [`Architecture::text_path`](crate::architecture::Architecture::text_path).
     pub text_path: &'static str,
-    /// Listed in `target_modules`, but the file has no tensors of it. Right for a module that the model does not have: PEFT writes one
-    /// list for several families.
-    pub without_tensors: Vec<String>,
+    /// How the file says which modules are adapted; nothing in a config that comes from no file.
+    pub chosen: Chosen,
     /// `lora_a0` and `lora_b0` of layers that began with another product than zero, which a file has behind what was trained:
     /// `[A; A0]`, `[B, -B0]`. With any, `r` and alphas are those of the trained half.
     pub taken_out: Vec<AdapterTensor>,
-}
-
-/// `target_modules` and `exclude_modules` as they are written in a file.
-struct Chosen {
-    targets: Modules,
-    excluded: Option<Modules>,
 }
 
 impl Default for AdapterConfig {
@@ -94,7 +90,7 @@ impl Default for AdapterConfig {
             lora_bias: false,
             modules_to_save: Vec::new(),
             text_path: "",
-            without_tensors: Vec::new(),
+            chosen: Chosen::default(),
             taken_out: Vec::new(),
         }
     }
@@ -158,13 +154,13 @@ pub fn load_adapter(dir: &Path) -> Result<(AdapterConfig, Vec<AdapterTensor>)> {
         let proposal = "Give the folder that PEFT or `graftling train` has written, with adapter_config.json in it.";
         return Err(Error::bad_input(dir.display(), "is no PEFT adapter: it has no adapter_config.json", proposal));
     }
-    let (mut config, chosen) = ConfigFile::read(&path)?.into_config()?;
+    let mut config = ConfigFile::read(&path)?.into_config()?;
     // In PEFT's order.
     let Some(weights) = [WEIGHTS, PYTORCH].map(|name| dir.join(name)).into_iter().find(|path| path.exists()) else {
         return Err(Error::bad_input(dir.display(), format!("has no {WEIGHTS}"), "Copy the whole folder of the adapter."));
     };
-    let tensors = read_tensors(&weights, &config)?;
-    adopt_modules(&weights, &mut config, chosen, &tensors)?;
+    let (tensors, paths) = read_tensors(&weights, &config)?;
+    adopt_modules(&weights, &mut config, &paths)?;
     Ok((config, tensors))
 }
 
@@ -285,8 +281,9 @@ impl AdapterConfig {
     }
 }
 
-/// All matrices of the file, sorted by name, each layer with all of its own.
-fn read_tensors(path: &Path, config: &AdapterConfig) -> Result<Vec<AdapterTensor>> {
+/// All matrices of the file, sorted by name, each layer with all of its own; and of each adapted module (`layers.3.self_attn.q_proj`) its
+/// path in the file.
+fn read_tensors(path: &Path, config: &AdapterConfig) -> Result<(Vec<AdapterTensor>, BTreeMap<String, String>)> {
     let file = FolderWeights::open(&[path.to_owned()])?;
     let bad = |key: &str, problem: &str, proposal: &str| {
         Error::bad_input(format!("{}: tensor {key}", path.display()), problem, proposal)
@@ -301,7 +298,7 @@ fn read_tensors(path: &Path, config: &AdapterConfig) -> Result<Vec<AdapterTensor
             Err(bad(key, "has values that are not finite", proposal))
         }
     };
-    let mut tensors = BTreeMap::new();
+    let (mut tensors, mut paths) = (BTreeMap::new(), BTreeMap::new());
     for info in file.tensors() {
         let key = info.name.as_str();
         if let Some(name) = names::whole(key) {
@@ -324,6 +321,7 @@ fn read_tensors(path: &Path, config: &AdapterConfig) -> Result<Vec<AdapterTensor
             ));
         };
         let r = config.rank_of(&named.path);
+        paths.insert(named.site().to_owned(), named.path.clone());
         let name = named.name;
         let (expected, rank) = match () {
             _ if names::is_vector(&name) => ("[out]", None),
@@ -372,92 +370,7 @@ fn read_tensors(path: &Path, config: &AdapterConfig) -> Result<Vec<AdapterTensor
     if tensors.keys().all(|name| is_whole(name)) {
         return Err(Error::bad_input(path.display(), "has no tensors of LoRA", WRONG_ADAPTER));
     }
-    Ok(tensors.into_values().collect())
+    Ok((tensors.into_values().collect(), paths))
 }
-
-/// More layers, and more kinds of linear modules in a layer, than a model has.
-const MOST_LAYERS: usize = 10_000;
-const MOST_KINDS: usize = 100;
 
 const WRONG_ADAPTER: &str = "Check that adapter_config.json and adapter_model.safetensors belong together, and copy both again.";
-
-/// Sets modules and layers to what the tensors say, and compares them with what the config says.
-fn adopt_modules(path: &Path, config: &mut AdapterConfig, chosen: Chosen, tensors: &[AdapterTensor]) -> Result<()> {
-    // Whole matrices are in no layer.
-    let keys: Vec<String> = tensors.iter().filter_map(|tensor| names::in_file(&tensor.name, "")).collect();
-    let adapted: Vec<names::Named> = keys.iter().filter_map(|key| names::of_key(key)).collect();
-    let modules: BTreeSet<&str> = adapted.iter().map(|named| named.module).collect();
-    let layers: BTreeSet<usize> = adapted.iter().map(|named| named.layer).collect();
-    let sites: BTreeSet<&str> = adapted.iter().map(names::Named::site).collect();
-    if modules.len() > MOST_KINDS {
-        let problem = format!("has tensors of {} kinds of modules, more than any model has", modules.len());
-        return Err(Error::bad_input(path.display(), problem, WRONG_ADAPTER));
-    }
-    let part = |site: &str| site.split('.').nth(2).unwrap_or_default().to_owned();
-    let homes: BTreeMap<&str, String> = adapted.iter().map(|named| (named.module, part(named.site()))).collect();
-    let of = |layer: &usize, module: &str| format!("layers.{layer}.{}.{module}", homes[module]);
-    let product = layers.iter().flat_map(|layer| modules.iter().map(|module| (*layer, *module, of(layer, module))));
-    let lacking: Vec<(usize, &str, String)> = product.filter(|(.., site)| !sites.contains(site.as_str())).collect();
-
-    let Chosen { targets, excluded: excluded_modules } = chosen;
-    // What is not there must not be meant by the config. A pattern that cannot be read here says nothing about it.
-    let chosen = targets.matcher().ok();
-    let excluded = excluded_modules.as_ref().and_then(|excluded| excluded.matcher().ok());
-    let is_excluded = |path: &str| match (&excluded_modules, &excluded) {
-        (None, _) => false,
-        (Some(_), Some(matches)) => matches(path),
-        (Some(_), None) => true,
-    };
-    let in_layers = |layer: &usize| config.layers_to_transform.as_ref().is_none_or(|listed| listed.contains(layer));
-    for (layer, module, site) in &lacking {
-        let path_of = names::path(site, "");
-        if chosen.as_ref().is_some_and(|matches| matches(&path_of)) && in_layers(layer) && !is_excluded(&path_of) {
-            return Err(Error::bad_input(
-                format!("{}: module {module}", path.display()),
-                format!("has no tensors in layer {layer}, where {CONFIG} means it too"),
-                WRONG_ADAPTER,
-            ));
-        }
-    }
-    // A list may give paths (`self_attn.q_proj`) of which the last part is the module's own name.
-    let own_name = |name: &String| name.rsplit('.').next().unwrap_or(name).to_owned();
-    let is_list = matches!(targets, Modules::Listed(_));
-    if let Modules::Listed(listed) = &targets {
-        let own: BTreeSet<String> = listed.iter().map(own_name).collect();
-        let not_excluded = |name: &String| match &excluded_modules {
-            Some(Modules::Listed(names)) => !names.iter().any(|excluded| own_name(excluded) == *name),
-            Some(Modules::Pattern(_)) => false,
-            None => true,
-        };
-        // PEFT makes no adapter for a module that is not chosen, and so uses none of its tensors.
-        let is_pattern = matches!(excluded_modules, Some(Modules::Pattern(_)));
-        let is_chosen = |module: &&&str| own.contains(**module) && (is_pattern || not_excluded(&(**module).to_owned()));
-        if let Some(module) = modules.iter().find(|module| !is_chosen(module)) {
-            let problem =
-                format!("has tensors of {module}, which {CONFIG} does not choose by target_modules and exclude_modules");
-            return Err(Error::bad_input(path.display(), problem, WRONG_ADAPTER));
-        }
-        config.without_tensors = own.into_iter().filter(|name| !modules.contains(name.as_str())).filter(not_excluded).collect();
-    }
-    let meant = |layer: usize, module: &str| {
-        let path = names::path(&of(&layer, module), "");
-        chosen.as_ref().is_some_and(|matches| matches(&path)) && !is_excluded(&path)
-    };
-    // The number of layers is not known here; the one after the last stands for all that follow.
-    let last = layers.last().copied().unwrap_or(0);
-    let mut others = (0..=last.saturating_add(1)).filter(|layer| !layers.contains(layer));
-    let means_every_layer =
-        is_list && last < MOST_LAYERS && others.all(|layer| modules.iter().all(|module| meant(layer, module)));
-    match &config.layers_to_transform {
-        Some(listed) if is_list && lacking.is_empty() && !listed.iter().eq(layers.iter()) => {
-            let problem = format!("has tensors for the layers {layers:?}, but {CONFIG} has layers_to_transform {listed:?}");
-            return Err(Error::bad_input(path.display(), problem, WRONG_ADAPTER));
-        }
-        // A pattern, or names with their layers, may have chosen layers as well as modules.
-        None if !means_every_layer => config.layers_to_transform = Some(layers.into_iter().collect()),
-        _ => {}
-    }
-    config.only = (!lacking.is_empty()).then(|| sites.iter().map(|site| (*site).to_owned()).collect());
-    config.target_modules = modules.into_iter().map(str::to_owned).collect();
-    Ok(())
-}

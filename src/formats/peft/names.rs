@@ -5,7 +5,7 @@ const PREFIX: &str = "base_model.model.";
 /// What begins the path of a module of a causal language model.
 const MODEL: &str = "model.";
 /// What follows for the text part of a model that has others; transformers 4 had the two the other way round.
-const TEXT_PART: &str = "language_model.";
+pub(super) const TEXT_PART: &str = "language_model.";
 const OLD_TEXT_MODEL: &str = "language_model.model.";
 
 /// A matrix's own name here, and the end of its key in a file.

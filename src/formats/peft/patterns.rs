@@ -116,11 +116,30 @@ fn ends_with(path: &str, name: &str) -> bool {
     path.strip_suffix(name).is_some_and(|before| before.is_empty() || before.ends_with('.'))
 }
 
-fn compiled(whole: &str, key: &str) -> Result<Regex, String> {
-    RegexBuilder::new(whole)
-        .size_limit(LARGEST)
-        .build()
-        .map_err(|_| format!("`{key}` is no regular expression, or one with look-around or back references"))
+/// A pattern that Python and this program read alike.
+pub(super) fn compiled(whole: &str, key: &str) -> Result<Regex, String> {
+    let problem =
+        || format!("`{key}` is no regular expression, or one with look-around, back references or what Python reads otherwise");
+    // A quantifier that gives nothing back, and sets within sets, are something else in Python.
+    let otherwise = ["*+", "++", "?+", "}+", "&&", "~~", "--"].iter().any(|part| key.contains(part)) || has_nested_set(key);
+    let regex = || RegexBuilder::new(whole).size_limit(LARGEST).build().ok();
+    (!otherwise).then(regex).flatten().ok_or_else(problem)
+}
+
+/// Whether a set of characters has a bracket in it that opens a set in Rust's syntax, and is a character in Python's.
+fn has_nested_set(pattern: &str) -> bool {
+    let (mut inside, mut escaped) = (false, false);
+    for character in pattern.chars() {
+        match character {
+            _ if escaped => escaped = false,
+            '\\' => escaped = true,
+            '[' if inside => return true,
+            '[' => inside = true,
+            ']' => inside = false,
+            _ => {}
+        }
+    }
+    false
 }
 
 #[cfg(test)]

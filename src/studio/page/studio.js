@@ -72,7 +72,9 @@ async function show() {
   started = true;
   try {
     const state = await state_();
-    if (!signal.aborted) await view.show(body, { signal, state, parts, query });
+    if (signal.aborted) return;
+    if (!state.model && !view.withoutModel) fill(body, h('section.card', h('h2', 'No model is open'), h('p', 'This view looks into a model. Open one: a folder, a .gguf file, or a Hugging Face name.'), h('div.row', h('button.primary', { type: 'button', onclick: openAnother }, 'Open …'))));
+    else await view.show(body, { signal, state, parts, query });
   } catch (error) {
     if (signal.aborted || error.name === 'AbortError') return;
     console.debug(error);
@@ -144,7 +146,8 @@ document.querySelector('.skip').addEventListener('click', (event) => { event.pre
 addEventListener('hashchange', show);
 const look = () => state_().catch(() => {});
 live({ run: look, done: look, error: look });
-document.addEventListener('enginechange', look);
+// A request may have opened the engine.
+document.addEventListener('enginechange', () => last?.engine !== 'ready' && look());
 applyTheme();
 themeName();
 nav();

@@ -29,12 +29,12 @@ export default {
       if (!last) return;
       const { answer, tokens } = last;
       const one = answer.heads[Math.min(head, answer.heads.length - 1)];
-      const n = tokens.length, size = Math.max(7, Math.min(18, Math.floor(430 / n)));
+      const n = tokens.length, size = Math.max(7, Math.min(18, Math.floor(480 / n)));
       const habit = habits(one);
       const name = (i) => `“${visible(tokens[i].text)}”`;
       const reads = h('div.stack');
       const choose = (i) => fill(reads, h('p', `${name(i)} reads:`), tokenRow({ tokens, label: 'What the token reads', shade: (_, j) => (j <= i ? shade(one.rows[i][j]) : null), note: (_, j) => (j <= i ? percent(one.rows[i][j]) : 'masked') }));
-      const drawn = (size >= 11 ? namedHeat : heat)({
+      const drawn = (size >= 10 ? namedHeat : heat)({
         rowNames: tokens.map((t) => visible(t.text)), columnNames: [], rows: n, columns: n, at: (i, j) => (j <= i ? one.rows[i][j] : null), max: 1, cell: [size, size], signal, label: `Head ${one.head}`,
         name: (i, j, p) => (p === null ? 'masked: it comes later' : `${name(i)} reads ${percent(p)} from ${name(j)}`), pick: choose,
       });

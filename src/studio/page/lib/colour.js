@@ -16,17 +16,20 @@ export const inkOn = ([r, g, b]) => (0.299 * r + 0.587 * g + 0.114 * b > 140 ? '
 /** The scales of the present theme, as [red, green, blue]; made anew at each drawing. */
 export function scales() {
   const [zero, low, high, middle, deep, none] = ['--scale-zero', '--scale-negative', '--scale-positive', '--scale-mid', '--scale-deep', '--scale-none'].map(variable);
+  const ramp = (t) => {
+    const x = Math.max(0, Math.min(1, t));
+    return x < 0.5 ? mix(zero, middle, 2 * x) : mix(middle, deep, 2 * x - 1);
+  };
   return {
     /** -1 .. 0 .. 1: blue, paper, orange. The square root lets small values be seen. */
     diverging(t) {
       const size = Math.sqrt(Math.min(1, Math.abs(t)));
       return mix(zero, t < 0 ? low : high, size);
     },
-    /** 0 .. 1: paper to deep blue. */
-    sequential(t) {
-      const x = Math.sqrt(Math.max(0, Math.min(1, t)));
-      return x < 0.5 ? mix(zero, middle, 2 * x) : mix(middle, deep, 2 * x - 1);
-    },
+    /** 0 .. 1: paper to deep blue, by the square root, too. */
+    sequential: (t) => ramp(Math.sqrt(Math.max(0, t))),
+    /** 0 .. 1 without the root: where differences between large values matter. */
+    linear: (t) => ramp(t),
     none,
   };
 }

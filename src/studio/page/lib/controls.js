@@ -33,7 +33,6 @@ export function choice({ label, options, value, change }) {
     for (const button of row.children) {
       const on = button.dataset.value === String(to);
       button.setAttribute('aria-checked', on);
-      button.setAttribute('aria-pressed', on);
       button.tabIndex = on ? 0 : -1;
     }
   };

@@ -36,8 +36,8 @@ export function roving(group, selector, { columns } = {}) {
   const items = () => [...group.querySelectorAll(selector)].filter((item) => !item.hidden && !item.disabled);
   const reset = () => {
     const all = items();
-    const present = all.find((item) => item.tabIndex === 0 && (item === document.activeElement || item.matches('[aria-pressed=true],[aria-selected=true],[aria-current]')))
-      ?? all.find((item) => item.matches('[aria-pressed=true],[aria-selected=true],[aria-current]')) ?? all[0];
+    const present = all.find((item) => item.tabIndex === 0 && (item === document.activeElement || item.matches('[aria-checked=true],[aria-selected=true],[aria-current]')))
+      ?? all.find((item) => item.matches('[aria-checked=true],[aria-selected=true],[aria-current]')) ?? all[0];
     for (const item of all) item.tabIndex = item === present ? 0 : -1;
   };
   reset();

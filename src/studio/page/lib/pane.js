@@ -66,6 +66,7 @@ export class Pane {
         this.running = null;
         this.element.classList.remove('busy');
       }
+      document.dispatchEvent(new Event('enginechange'));
     }
   }
 

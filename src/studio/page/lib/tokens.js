@@ -16,7 +16,7 @@ export function tokenRow({ tokens, label, chosen, pick, note, shade, cutFrom, pr
     const classes = ['token', token.special && 'special', token.supervised && 'supervised', cutFrom !== undefined && at >= cutFrom && 'cut'].filter(Boolean).join('.');
     const element = h(`${pick ? 'button' : 'span'}.${classes}`, {
       type: pick ? 'button' : null, role: pick ? 'radio' : 'listitem', title: tip, 'aria-checked': pick ? String(at === chosen) : null,
-      'aria-pressed': pick ? String(at === chosen) : null, tabindex: pick ? null : 0, 'aria-label': `${visible(token.text)}: ${tip}`,
+      tabindex: pick ? null : 0, 'aria-label': `${visible(token.text)}: ${tip}`,
       onclick: pick ? () => choose(at) : null,
     }, prose ? token.text.replace(/\n/g, '⏎\n') || visible(token.text) : [h('span.token-text', visible(token.text)), h('span.token-id', token.id)]);
     if (shade) {
@@ -33,7 +33,6 @@ export function tokenRow({ tokens, label, chosen, pick, note, shade, cutFrom, pr
   const choose = (at) => {
     [...row.querySelectorAll('.token')].forEach((element, i) => {
       element.setAttribute('aria-checked', String(i === at));
-      element.setAttribute('aria-pressed', String(i === at));
     });
     pick(at);
   };

@@ -29,6 +29,7 @@ function show(body, { signal, state }) {
   const { model } = state;
   let head = 0;
   let dial = {};
+  let known = null;
   let own = null; // the pattern with the model's own rotation, to compare a dialled one with
   const chosen = h('div.stack', h('p.note', 'The chosen head stands here.'));
   const dialled = () => Object.keys(dial).length > 0;
@@ -37,7 +38,10 @@ function show(body, { signal, state }) {
     ask: async ({ ids, stop }) => {
       const body_ = { ids, layer: Math.min(get('layer'), model.layers - 1), adapter: strength(state) };
       const answer = await post('attention', { ...body_, rope: dial }, stop);
-      own = dialled() ? await post('attention', body_, stop) : null;
+      const key = JSON.stringify(body_);
+      if (!dialled()) known = { key, answer };
+      else if (known?.key !== key) known = { key, answer: await post('attention', body_, stop) };
+      own = dialled() ? known.answer : null;
       return answer;
     },
     draw: (answer, tokens, place) => {
@@ -50,11 +54,10 @@ function show(body, { signal, state }) {
   });
   const layer = layerSlider(model.layers, get('layer'), debounce(120, (l) => set({ layer: l })));
   const heading = h('div.columns', { style: { '--column': '16rem' } }, layer.element, strengthSlider(state, signal));
-  add(body, [view.bar, h('section.card', h('h2', 'Heads'), heading, view.pane.element), h('div.side',
-    h('section.card', chosen),
-    h('div.stack', h('section.card', h('h2', 'The dial of RoPE'), dialForm((changes) => { dial = changes; view.run(); })),
+  add(body, [view.bar, h('section.card', h('h2', 'Heads'), heading, view.pane.element), h('section.card', chosen),
+    h('div.columns', h('section.card', h('h2', 'The dial of RoPE'), dialForm((changes) => { dial = changes; view.run(); })),
       h('section.card', h('h2', 'What fine-tuning touches'), h('p', 'q_proj and k_proj decide where a head looks, v_proj what it takes from there, o_proj what it writes back. ',
-        `${model.heads} query heads share ${model.kv_heads} key/value heads here, so k_proj and v_proj are ${model.heads / model.kv_heads > 1 ? `${model.heads / model.kv_heads} times smaller than q_proj` : 'as large as q_proj'}.`))))]);
+        `${model.heads} query heads share ${model.kv_heads} key/value heads here, so k_proj and v_proj are ${model.heads / model.kv_heads > 1 ? `${model.heads / model.kv_heads} times smaller than q_proj` : 'as large as q_proj'}.`)))]);
   view.run();
 }
 
@@ -65,9 +68,9 @@ function heads({ heads: list }, tokens, signal, present, pick) {
   const element = h('div.heads', { role: 'radiogroup', 'aria-label': 'Heads' }, [...groups].map(([kv, members]) => h('section.kv-group', { 'aria-label': `key/value head ${kv}` },
     h('h3', `key/value head ${kv}`), h('div.kv-heads', members.map((head) => {
       const { first, previous, self } = habits(head);
-      const button = h('button.head', { type: 'button', role: 'radio', 'aria-checked': String(head.head === present), 'aria-pressed': String(head.head === present),
+      const button = h('button.head', { type: 'button', role: 'radio', 'aria-checked': String(head.head === present),
         'aria-label': `head ${head.head}: ${percent(first, 0)} on the first token, ${percent(previous, 0)} on the one before, ${percent(self, 0)} on itself`,
-        onclick: () => { for (const other of element.querySelectorAll('.head')) { other.setAttribute('aria-checked', String(other === button)); other.setAttribute('aria-pressed', String(other === button)); } pick(head.head); } },
+        onclick: () => { for (const other of element.querySelectorAll('.head')) other.setAttribute('aria-checked', String(other === button)); pick(head.head); } },
       heat({ rows: n, columns: n, at: (i, j) => (j <= i ? head.rows[i][j] : null), max: 1, cell: [7, 7], label: `head ${head.head}`, signal, quiet: true }).element,
       h('span', `head ${head.head}`));
       return button;
@@ -89,8 +92,8 @@ function drawHead(place, head, tokens, answer, signal, own) {
       tokenRow({ tokens, label: 'What the chosen token reads; choose another reader', chosen: i, pick: choose, shade: (_, j) => (j <= i ? shade(row[j]) : null), note: (_, j) => (j <= i ? `${percent(row[j])} of what token ${i} reads` : 'in the future: masked') }));
     reads.querySelectorAll('.token')[i]?.classList.add('reader');
   };
-  const size = Math.max(8, Math.min(22, Math.floor(520 / n)));
-  const big = (size >= 11 ? namedHeat : heat)({
+  const size = Math.max(7, Math.min(22, Math.floor(600 / n)));
+  const big = (size >= 10 ? namedHeat : heat)({
     rowNames: tokens.map((t) => visible(t.text)), columnNames: [], rows: n, columns: n, at: (i, j) => (j <= i ? head.rows[i][j] : null), max: 1, cell: [size, size],
     label: `Pattern of head ${head.head}: row reads column`, signal, chosen: [at, at],
     name: (i, j, p) => (p === null ? `${name(j)} comes after ${name(i)}: the causal mask hides it` : `${name(i)} reads ${percent(p)} from ${name(j)}${own ? ` (own rotation: ${percent(own.rows[i][j])})` : ''}`),
@@ -99,8 +102,9 @@ function drawHead(place, head, tokens, answer, signal, own) {
   const habit = habits(head);
   fill(place, h('h2', `Head ${head.head}`),
     h('p', `On this text it reads ${percent(habit.first, 0)} from the first token, ${percent(habit.previous, 0)} from the one before, ${percent(habit.self, 0)} from itself; on average ${habit.distance.toFixed(1)} tokens back. ${habit.first > 0.5 ? 'Much on the first token means: nothing to do here. ' : ''}${answer.window ? `It sees ${answer.window} tokens back at the most. ` : ''}${answer.rotated === false ? 'This layer does not rotate: it knows no positions. ' : ''}Products are multiplied by ${short(answer.scale ?? 0)}.`),
-    h('figure', big.element, big.says, h('figcaption', 'One row a token that reads, one column a token that is read. The upper right is empty: no token sees the future (the causal mask).')),
-    h('h3', 'What a token reads'), reads,
+    h('div.pattern',
+      h('figure', big.element, big.says, h('figcaption', 'One row a token that reads, one column a token that is read. The upper right is empty: no token sees the future (the causal mask).')),
+      h('div.stack', h('h3', 'What a token reads'), reads)),
     asTable(`weights of head ${head.head}`, () => table({
       caption: `Weights above 1 %, head ${head.head}`, limit: 400,
       rows: head.rows.flatMap((row, i) => row.map((p, j) => ({ i, j, p })).filter(({ p }) => p >= 0.01)),

@@ -23,11 +23,11 @@ export function siteMap({ sites, measure, write, label, pick, signal, chosen }) 
   const find = (r, c) => sites.find((s) => s.module === modules[r] && s.layer === layers[c]);
   const place = chosen ? [modules.indexOf(chosen.module), layers.indexOf(chosen.layer)] : undefined;
   const picture = namedHeat({
-    rowNames: modules, columnNames: layers.map(String), at: (r, c) => { const site = find(r, c); return site ? measure(site) : null; }, cell: [26, 24], label, signal, chosen: place,
+    rowNames: modules, columnNames: layers.map(String), at: (r, c) => { const site = find(r, c); return site ? measure(site) : null; }, cell: [26, 24], scale: 'linear', label, signal, chosen: place,
     name: (r, c, v) => { const site = find(r, c); return site ? `${site.site}: ${write(v)}` : `no adapter on ${modules[r]} of layer ${layers[c]}`; },
     pick: (r, c) => { const site = find(r, c); if (site) pick(site); },
   });
-  return h('figure', picture.element, picture.says, scaleBar({ scale: 'sequential', max: picture.max, signal, write }), h('figcaption', 'One row a module, one column a layer; early layers are on the left. Choose a cell to look at its matrices.'));
+  return h('figure', picture.element, picture.says, scaleBar({ scale: 'linear', max: picture.max, signal, write }), h('figcaption', 'One row a module, one column a layer; early layers are on the left. Choose a cell to look at its matrices.'));
 }
 
 function matrix(title, picture, signal, note) {

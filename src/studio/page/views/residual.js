@@ -9,10 +9,12 @@ import { onTheme } from '../lib/colour.js';
 import { asking } from '../lib/subject.js';
 import { look, strength, strengthSlider } from '../lib/look.js';
 import { bars, lineChart } from '../lib/charts.js';
+import { tokenRow } from '../lib/tokens.js';
 import { roving } from '../lib/keyboard.js';
 import { percent, visible } from '../lib/format.js';
 
 const K = 8;
+const WINDOW = 6;
 const layerName = (layer, last) => (layer === 0 ? 'embedding' : layer === last ? `${layer} · output` : String(layer));
 
 /** The layer from which on the last layer's first token stays first, at place `at`. */
@@ -101,15 +103,28 @@ function draw(answer, tokens, place, signal) {
     about, story]);
   drawGrid();
   pick(layers.length - 1, at);
+  return at;
+}
+
+/** The places that are looked at: around `centre`, or where the answer begins. */
+function places(tokens, centre) {
+  const n = tokens.length;
+  const from = Math.max(0, Math.min(n - WINDOW, centre === null ? asking(tokens).length - 2 : centre - WINDOW / 2));
+  return Array.from({ length: Math.min(WINDOW, n) }, (_, i) => from + i);
 }
 
 function show(body, { signal, state }) {
+  let centre = null;
+  const row = h('div.stack');
   const view = look({
     label: 'Looking through the lens', keys: ['strength'], signal,
-    ask: ({ ids, stop }) => post('lens', { ids, adapter: strength(state), k: K }, stop),
-    draw: (answer, tokens, place) => draw(answer, tokens, place, signal),
+    ask: ({ ids, tokens, stop }) => post('lens', { ids, adapter: strength(state), k: K, tokens: places(tokens, centre) }, stop),
+    draw: (answer, tokens, place) => {
+      const at = draw(answer, tokens, place, signal);
+      fill(row, h('p.note', 'The whole text. Choose a token to look around it:'), tokenRow({ tokens, label: 'Where to look', chosen: at, pick: (i) => { centre = i; set({ token: i }); view.run(); } }));
+    },
   });
-  add(body, [view.bar, h('section.card', h('div.row', strengthSlider(state, signal)), view.pane.element)]);
+  add(body, [view.bar, h('section.card', strengthSlider(state, signal), row, view.pane.element)]);
   view.run();
 }
 

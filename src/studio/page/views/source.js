@@ -44,7 +44,7 @@ async function show(body, { signal, query }) {
 }
 
 export default {
-  id: 'source', key: 's', title: 'Source', source: 'src/studio/api/sources.rs',
+  id: 'source', withoutModel: true, key: 's', title: 'Source', source: 'src/studio/api/sources.rs',
   lead: 'The formula, the gradient, the plain twin and the kernel behind every number.',
   what: [
     'Everything that the model computes is made of a few operations, and each of them lives in one file of this program.',

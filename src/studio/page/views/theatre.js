@@ -5,18 +5,19 @@ import { stage } from './theatre-run.js';
 import { recipeForm } from './theatre-form.js';
 import { pastRuns } from './theatre-past.js';
 
-function show(body, { signal, parts }) {
+function show(body, { signal, state, parts }) {
   const past = pastRuns({ signal, show: (run) => now.shown(run) });
   const form = recipeForm({ signal, started: (run) => { now.shown(run); now.element.scrollIntoView({ block: 'start' }); } });
   const now = stage({ signal, ended: past.refresh, known: (run) => { if (parts[0] !== 'start') form.fold(Boolean(run)); } });
   add(body, [now.element, form.element, past.element]);
-  now.refresh();
+  if (state.run) now.refresh();
+  else now.none();
   past.refresh();
   if (parts[0] === 'start') form.element.scrollIntoView({ block: 'start' });
 }
 
 export default {
-  id: 'theatre', key: 'o', title: 'Theatre', source: 'src/studio/runs/mod.rs',
+  id: 'theatre', withoutModel: true, key: 'o', title: 'Theatre', source: 'src/studio/runs/mod.rs',
   lead: 'Train, and watch it happen.',
   what: [
     'A run that you start here is a process of its own: `graftling train` with the recipe below, with the same checks and the same messages as in a terminal.',

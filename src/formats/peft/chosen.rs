@@ -1,0 +1,131 @@
+//! Which modules `adapter_config.json` means, by PEFT's rules, compared with those of which there are tensors.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use regex::Regex;
+
+use super::patterns::{Modules, compiled};
+use super::{AdapterConfig, CONFIG, WRONG_ADAPTER, names};
+use crate::{Error, Result};
+
+/// More layers, and more kinds of linear modules in a layer, than a model has.
+const MOST_LAYERS: usize = 10_000;
+const MOST_KINDS: usize = 100;
+
+/// The keys by which a file chooses modules.
+#[derive(Clone, Debug, Default)]
+pub struct Chosen {
+    pub(super) targets: Option<Modules>,
+    pub(super) excluded: Option<Modules>,
+    /// `layers_to_transform`; `None` for all.
+    pub(super) layers: Option<BTreeSet<usize>>,
+    /// `layers_pattern`: regular expressions for what stands before a layer's number.
+    pub(super) before_layers: Vec<String>,
+}
+
+/// Two configurations are equal if the same modules are adapted; this is only how one file says it.
+impl PartialEq for Chosen {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Chosen {
+    /// A test of the paths of linear modules in layers; `None` where no file has said anything.
+    ///
+    /// # Errors
+    /// A key that is no regular expression here, and the problem.
+    pub fn matcher(&self) -> std::result::Result<Option<impl Fn(&str) -> bool + '_>, (&'static str, String)> {
+        let Some(targets) = &self.targets else { return Ok(None) };
+        let key = |key| move |problem| (key, problem);
+        let all = matches!(targets, Modules::Pattern(pattern) if pattern.eq_ignore_ascii_case("all-linear"));
+        let is_target = targets.matcher().map_err(key("target_modules"))?;
+        let excluded = self.excluded.as_ref().map(Modules::matcher).transpose().map_err(key("exclude_modules"))?;
+        let of_layer = |before: &String| compiled(&format!(r"^(?:(?:|.*?\.){before}\.(?P<layer>\d+)\.)"), before);
+        let of_layer = match self.before_layers.is_empty() {
+            true => vec![compiled(r"^.*?\.[^.]*\.(?P<layer>\d+)\.", "").map_err(key("layers_pattern"))?],
+            false => {
+                self.before_layers.iter().map(of_layer).collect::<std::result::Result<_, _>>().map_err(key("layers_pattern"))?
+            }
+        };
+        Ok(Some(move |path: &str| {
+            if excluded.as_ref().is_some_and(|excludes| excludes(path)) {
+                return false;
+            }
+            // PEFT compares layers only with those that a name's end has chosen.
+            let whole = matches!(targets, Modules::Listed(names) if names.iter().any(|name| name == path));
+            all || whole || (is_target(path) && self.layers.as_ref().is_none_or(|layers| in_layers(layers, &of_layer, path)))
+        }))
+    }
+
+    /// The listed names that are the end of none of `paths`: PEFT writes the list that it was given, also with modules of other families.
+    pub fn without_module<'c>(&'c self, paths: &'c [String]) -> impl Iterator<Item = &'c str> {
+        let names = match &self.targets {
+            Some(Modules::Listed(names)) => names.as_slice(),
+            _ => &[],
+        };
+        let one = |name: &String| Modules::Listed(vec![name.clone()]);
+        names
+            .iter()
+            .filter(move |name| one(name).matcher().is_ok_and(|ends| !paths.iter().any(|path| ends(path))))
+            .map(String::as_str)
+    }
+}
+
+fn in_layers(layers: &BTreeSet<usize>, of_layer: &[Regex], path: &str) -> bool {
+    let Some(found) = of_layer.iter().find_map(|pattern| pattern.captures(path)) else { return false };
+    found.name("layer").and_then(|layer| layer.as_str().parse().ok()).is_some_and(|layer: usize| layers.contains(&layer))
+}
+
+/// Sets modules and layers to what the tensors say, and compares them with what the config says. `paths`: of each adapted module
+/// (`layers.3.self_attn.q_proj`) its whole name in the file.
+pub(super) fn adopt_modules(path: &Path, config: &mut AdapterConfig, paths: &BTreeMap<String, String>) -> Result<()> {
+    let bad = |place: String, problem: String| Error::bad_input(place, problem, WRONG_ADAPTER);
+    let part = |site: &str, nth: usize| site.split('.').nth(nth).unwrap_or_default().to_owned();
+    let layer_of = |site: &str| part(site, 1).parse::<usize>().unwrap_or_default();
+    let homes: BTreeMap<String, String> = paths.keys().map(|site| (part(site, 3), part(site, 2))).collect();
+    let layers: BTreeSet<usize> = paths.keys().map(|site| layer_of(site)).collect();
+    if homes.len() > MOST_KINDS {
+        let problem = format!("has tensors of {} kinds of modules, more than any model has", homes.len());
+        return Err(bad(path.display().to_string(), problem));
+    }
+    let chosen = std::mem::take(&mut config.chosen);
+    let means = chosen.matcher().unwrap_or_else(|(key, problem)| {
+        tracing::warn!("{}: {CONFIG}: key `{key}`: {problem}: the modules are those that have tensors", path.display());
+        None
+    });
+    // A file of transformers 4 has the names of that time, and its words may be about today's.
+    let before = paths.iter().next().and_then(|(site, path)| path.strip_suffix(site.as_str())).unwrap_or_default();
+    let is_meant = |site: &str, path: &str| {
+        let today = names::path(site, if before.contains(names::TEXT_PART) { names::TEXT_PART } else { "" });
+        means.as_ref().is_none_or(|means| means(path) || means(&today))
+    };
+    // PEFT makes no adapter for a module that is not chosen, and so uses none of its tensors.
+    if let Some((site, _)) = paths.iter().find(|(site, path)| !is_meant(site, path)) {
+        let keys = "target_modules, exclude_modules and layers_to_transform";
+        let problem =
+            format!("has tensors of {} in layer {}, which {CONFIG} does not choose by {keys}", part(site, 3), layer_of(site));
+        return Err(bad(path.display().to_string(), problem));
+    }
+    let of = |layer: usize, (module, part): (&String, &String)| format!("layers.{layer}.{part}.{module}");
+    let product = layers.iter().flat_map(|layer| homes.iter().map(|home| (*layer, home.0, of(*layer, home))));
+    let lacking: Vec<(usize, &String, String)> = product.filter(|(.., site)| !paths.contains_key(site)).collect();
+    let means_for_sure = |site: &str| means.is_some() && is_meant(site, &format!("{before}{site}"));
+    if let Some((layer, module, _)) = lacking.iter().find(|(.., site)| means_for_sure(site)) {
+        let problem = format!("has no tensors in layer {layer}, where {CONFIG} means it too");
+        return Err(bad(format!("{}: module {module}", path.display()), problem));
+    }
+    // The number of layers is not known here; the one after the last stands for all that follow.
+    let is_list = matches!(chosen.targets, Some(Modules::Listed(_)));
+    let last = layers.last().copied().unwrap_or(0);
+    let mut others = (0..=last.saturating_add(1)).filter(|layer| !layers.contains(layer));
+    let means_every_layer =
+        is_list && last < MOST_LAYERS && others.all(|layer| homes.iter().all(|home| means_for_sure(&of(layer, home))));
+    config.layers_to_transform = (!means_every_layer).then(|| layers.into_iter().collect());
+    config.only = (!lacking.is_empty()).then(|| paths.keys().cloned().collect());
+    config.target_modules = homes.into_keys().collect();
+    drop(means);
+    config.chosen = chosen;
+    Ok(())
+}
