@@ -154,12 +154,10 @@ pub fn questions(paths: &[PathBuf], tokenizer: &Tokenizer, template: Option<&Cha
         let file = SourceFile::open(path)?;
         for number in 0..file.len() {
             let (place, raw) = file.record(number);
-            let Some(expect) = expectation(&raw) else { continue };
+            let Some((question, expect)) = expectation(place, raw, tokenizer.vocab_size())? else { continue };
             let expect = Expect::read(place, &expect)?;
-            let Some((messages, text)) = asked(place, record::parse(place, raw, tokenizer.vocab_size())?.record)? else {
-                return Err(
-                    place.error("`expect` in a record without a question", "write `messages`, or `prompt` and `completion`")
-                );
+            let Some((messages, text)) = asked(place, question)? else {
+                return Err(place.error("`expect` in a record without a question", "write `messages`, or `prompt`"));
             };
             let chat = text.is_none();
             let prompt = match (text, template) {
@@ -182,17 +180,35 @@ pub fn questions(paths: &[PathBuf], tokenizer: &Tokenizer, template: Option<&Cha
     Ok(questions)
 }
 
-/// The value of `expect`, if the record has one.
-fn expectation(raw: &Raw<'_>) -> Option<Value> {
-    let found = match raw {
-        Raw::Json(bytes) => serde_json::from_slice::<Map<String, Value>>(bytes).ok()?.shift_remove("expect"),
-        // A table holds an object as JSON text.
-        Raw::Row(row) => match row.get("expect") {
-            Some(Value::String(text)) => serde_json::from_str(text).ok(),
-            other => other.cloned(),
+/// The record, and the value of its `expect`; `None` if it has none. A `prompt` needs no completion here.
+fn expectation(place: Place<'_>, raw: Raw<'_>, vocab_size: usize) -> Result<Option<(Record, Value)>> {
+    let mut row = match raw {
+        Raw::Json(bytes) => match serde_json::from_slice::<Map<String, Value>>(bytes) {
+            Ok(row) => row,
+            // What is wrong with it is said as of any other record.
+            Err(_) => return record::parse(place, raw, vocab_size).map(|_| None),
         },
+        Raw::Row(row) => row.clone(),
     };
-    found.filter(|value| !value.is_null())
+    let expect = match row.shift_remove("expect") {
+        None | Some(Value::Null) => return Ok(None),
+        // A table holds an object as JSON text.
+        Some(Value::String(text)) if matches!(raw, Raw::Row(_)) => match text.trim() {
+            "" => return Ok(None),
+            text => serde_json::from_str(text)
+                .map_err(|error| place.error(format!("`expect` is not JSON: {error}"), "write it as a JSON object"))?,
+        },
+        Some(expect) => expect,
+    };
+    let alone = row.get("prompt").is_some_and(Value::is_string) && row.get("completion").is_none_or(Value::is_null);
+    let parsed = match alone {
+        true => {
+            row.insert("completion".to_string(), Value::from(""));
+            record::parse(place, Raw::Row(&row), vocab_size)?
+        }
+        false => record::parse(place, raw, vocab_size)?,
+    };
+    Ok(Some((parsed.record, expect)))
 }
 
 /// The messages up to the last one of the user, or the text to continue.
@@ -219,6 +235,27 @@ fn asked(place: Place<'_>, record: Record) -> Result<Option<(Vec<Message>, Optio
 mod tests {
     use super::*;
     use serde_json::json;
+
+    fn asked_of(record: &str) -> Result<Option<String>> {
+        let found = expectation(Place::line("data", 2), Raw::Json(record.as_bytes()), 10)?;
+        let text = |(record, _)| asked(Place::line("data", 2), record).map(|asked| asked.unwrap().1.unwrap());
+        found.map(text).transpose()
+    }
+
+    /// A question alone is one; a record without `expect` is passed over; one that cannot be read is not.
+    #[test]
+    fn a_prompt_needs_no_completion_and_a_broken_record_is_refused() {
+        let expect = r#""expect": {"exact": "2"}"#;
+        let question = Some("1+1=".to_string());
+        assert_eq!(asked_of(&format!(r#"{{"prompt": "1+1=", {expect}}}"#)).unwrap(), question);
+        assert_eq!(asked_of(&format!(r#"{{"prompt": "1+1=", "completion": "2", {expect}}}"#)).unwrap(), question);
+        assert_eq!(asked_of(r#"{"prompt": "1+1=", "completion": "2"}"#).unwrap(), None);
+        let error = asked_of(&format!(r#"{{"prompt": "1+1=", {expect}"#)).unwrap_err().to_string();
+        assert!(error.contains("data:2") && error.contains("not JSON"), "{error}");
+        let row: Map<String, Value> = serde_json::from_value(json!({ "prompt": "1+1=", "expect": "{exact: 2}" })).unwrap();
+        let error = expectation(Place::line("data", 2), Raw::Row(&row), 10).err().unwrap().to_string();
+        assert!(error.contains("`expect` is not JSON"), "{error}");
+    }
 
     fn met(expect: Value, answer: &str) -> Vec<(&'static str, bool)> {
         Expect::read(Place::line("data", 1), &expect).unwrap().met(answer)

@@ -89,6 +89,7 @@ struct Span {
 }
 
 /// A record that is not yet understood.
+#[derive(Clone, Copy)]
 pub enum Raw<'a> {
     Json(&'a [u8]),
     Row(&'a Map<String, Value>),
