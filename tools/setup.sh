@@ -71,6 +71,15 @@ need_spirv_tools() {
     command -v spirv-val >/dev/null || install_packages "spirv-val is missing; a test checks the shaders with it." spirv-tools
 }
 
+# A browser in which a test opens the studio's page. The tests that need it say that they are skipped where there is none.
+need_browser() {
+    local name
+    for name in chromium chromium-browser google-chrome google-chrome-stable; do
+        ! command -v "$name" >/dev/null || return 0
+    done
+    (install_packages "There is no Chromium; a test opens the studio's page in it." chromium) || say "the studio's page is not tested in a browser"
+}
+
 # Where downloads are kept: the same folder as graftling's own.
 cache_folder() {
     case $(uname -s) in

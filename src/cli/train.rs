@@ -6,6 +6,7 @@ use clap::Args;
 use graftling::adapter::rope_scaling;
 use graftling::session::OpenModel;
 use graftling::session::prefix_cache::RowsUsed;
+use graftling::studio::samples::Samples;
 use graftling::terminal::{self, say};
 use graftling::train::Outcome;
 use graftling::train::interrupt::Interrupt;
@@ -87,6 +88,7 @@ pub fn run(args: TrainArgs) -> Result<i32> {
         model.tokenizer.stopped()?;
         return Ok(0);
     }
+    let samples = Samples::of(&prepared, &model)?;
     say(&format!("{}\n{}", prepared.data_reports(), prepared.summary().trim_end()));
     // The device comes before the output: where there is none, nothing is written.
     let device = prepared.open_device()?;
@@ -102,6 +104,9 @@ pub fn run(args: TrainArgs) -> Result<i32> {
     let mut run = prepared.start(weights, output, interrupt, progress)?;
     if let Some(path) = args.profile {
         run.profile(path);
+    }
+    if let Some(samples) = samples {
+        run.watched_by(Box::new(samples));
     }
     if args.studio {
         super::studio::beside(&options);

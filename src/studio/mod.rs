@@ -5,7 +5,8 @@
 //! * [`jobs`]: the one thread that owns the model on the device, the [`Engine`](jobs::Engine);
 //! * [`look`]: the model as the views see it, and what they keep on the device;
 //! * [`api`]: one file a view, typed requests and answers; `docs/studio.md` is the reference;
-//! * [`runs`]: training as a process of its own, and what it writes; [`events`]: how the page hears of it.
+//! * [`runs`]: training as a process of its own, and what it writes; [`samples`]: answers while it goes on; [`events`]: how the page hears
+//!   of it.
 
 pub mod api;
 pub mod assets;
@@ -13,6 +14,7 @@ pub mod events;
 pub mod jobs;
 pub mod look;
 pub mod runs;
+pub mod samples;
 pub mod server;
 mod token;
 

@@ -116,7 +116,7 @@ fn router(server: Server) -> Router {
         router = router.route(route.path, on(method, handler));
     }
     router
-        .fallback(get(file))
+        .fallback(file)
         .method_not_allowed_fallback(|| async {
             refused(&Refusal::new(405, "request", "is asked by the other of GET and POST", SEE))
         })
@@ -234,8 +234,8 @@ fn brings_token(server: &Server, uri: &Uri) -> bool {
     uri.path() == "/" && token.is_some_and(|token| server.address.token.is(&token))
 }
 
-async fn file(uri: Uri) -> Response {
-    match asset(uri.path()) {
+async fn file(method: axum::http::Method, uri: Uri) -> Response {
+    match asset(uri.path()).filter(|_| method == axum::http::Method::GET) {
         // Who brings the token again, with the cookie already there, gets an address without it.
         Some(_) if uri.path() == "/" && uri.query().is_some_and(|query| query.contains("token=")) => {
             (StatusCode::SEE_OTHER, [(header::LOCATION, "/")]).into_response()

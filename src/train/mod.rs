@@ -67,7 +67,7 @@ pub struct Run<'m> {
     progress: Progress,
     interrupt: Interrupt,
     /// Who else wants to see each step.
-    watches: Vec<Box<dyn Watch>>,
+    watches: Vec<Box<dyn Watch + 'm>>,
     /// The step whose numbers are still on their way.
     unsettled: Option<Unsettled>,
     /// When the numbers of the step before that arrived.
@@ -106,7 +106,7 @@ pub enum Outcome {
     Interrupted { steps: u64, checkpoint: Option<PathBuf> },
 }
 
-impl Run<'_> {
+impl<'m> Run<'m> {
     /// Trains until all steps are done or someone asks to stop. [`Run::train_to_the_end`] is the same on a device that may be lost.
     ///
     /// # Errors
@@ -170,7 +170,7 @@ impl Run<'_> {
     }
 
     /// Shows every step from now on to `watch`, too.
-    pub fn watched_by(&mut self, watch: Box<dyn Watch>) {
+    pub fn watched_by(&mut self, watch: Box<dyn Watch + 'm>) {
         self.watches.push(watch);
     }
 
@@ -267,6 +267,8 @@ impl Run<'_> {
         self.progress.step(&metrics);
         for watch in &mut self.watches {
             watch.step(&metrics, &self.trainer)?;
+            // Its time is not the next step's.
+            self.since = Instant::now();
         }
         self.metrics.append(metrics).map_err(|error| checkpoint::with_last_good(&self.prepared.options.out, error))
     }

@@ -58,6 +58,12 @@ fn nothing_is_given_without_the_token_or_to_another_place() {
         assert_eq!(studio.get(path).status, 404, "{path}");
     }
     assert_eq!(studio.post("/api/state", &json!({})).status, 405);
+    for path in ["/", "/api/nothing"] {
+        assert_eq!(studio.post(path, &json!({})).status, 404, "{path}");
+        assert!(!studio.post(path, &json!({})).refusal()[0].is_empty());
+    }
+    assert_eq!(studio.get("/api/run").ok(), Value::Null, "none is shown");
+    assert_eq!(studio.get("/api/run?dir=nowhere").status, 404);
 }
 
 #[test]
@@ -200,6 +206,7 @@ fn recipe(out: &str) -> Value {
         "model": "model", "data": ["train.jsonl"], "out": out, "eval_data": ["held-out.jsonl"], "eval_steps": 7, "lora_r": 4,
         "lora_dropout": 0.1, "max_length": 32, "batch_size": 2, "gradient_accumulation_steps": 2, "learning_rate": 5e-3,
         "weight_decay": 0.01, "max_steps": STEPS, "save_steps": 5, "no_autotune": true, "tensorboard": true,
+        "sample_steps": 6, "sample_prompts": ["w5 w7"],
     })
 }
 
@@ -246,6 +253,9 @@ fn a_run_streams_stops_and_goes_on_and_a_reload_loses_nothing() {
     assert!(first.iter().filter(|event| event.name == "step").all(|event| event.id == event.data["step"].as_u64()));
     let evaluated = first.iter().find(|event| event.name == "eval").unwrap();
     assert!(evaluated.data["step"] == 7 && evaluated.data["eval_loss"].is_number() && evaluated.id.is_none());
+    let sample = first.iter().find(|event| event.name == "sample").unwrap();
+    assert_eq!((&sample.data["step"], &sample.data["prompt"]), (&json!(6), &json!("w5 w7")));
+    assert!(sample.data["answer"].as_str().is_some_and(|answer| answer.starts_with('w')), "{sample:?}");
     let last = *steps(&first).last().unwrap();
     let mut events = studio.events(Some(last));
     let paused = studio.post("/api/train/pause", &json!({}));
@@ -269,6 +279,9 @@ fn a_run_streams_stops_and_goes_on_and_a_reload_loses_nothing() {
     assert_eq!(done["metrics"].as_array().unwrap().len() as u64, STEPS);
     // Who comes only now hears all of it.
     assert_eq!(steps(&until(&mut studio.events(None), &["done"])), (1..=STEPS).collect::<Vec<_>>());
+
+    let asked: Vec<&Value> = done["samples"].as_array().unwrap().iter().map(|sample| &sample["step"]).collect();
+    assert_eq!(asked, [6, 12, 18, 24, 30, 36, 42, 48, 54, 60], "each round once, across the pause");
 
     let undisturbed = studio.post("/api/train", &recipe("undisturbed"));
     assert_eq!(undisturbed.status, 200);
@@ -294,7 +307,7 @@ fn a_run_that_cannot_be_says_why() {
     assert!(error["what"].as_str().is_some_and(|what| what.starts_with("nowhere.jsonl: ")), "{seen:?}");
     assert!(error["propose"].as_str().is_some_and(|propose| !propose.is_empty()));
     let run = studio.get("/api/run").ok();
-    assert_eq!((&run["phase"], &run["error"]["error"]), (&json!("failed"), error));
+    assert_eq!((&run["phase"], &run["error"]), (&json!("failed"), error));
     assert_eq!(studio.get("/api/state").ok()["engine"], "closed");
     assert_eq!(studio.post("/api/train/stop", &json!({})).status, 409, "there is nothing to stop");
 }

@@ -14,6 +14,7 @@ use crate::session::OpenModel;
 use crate::studio::Studio;
 use crate::studio::runs::past::{Past, past};
 use crate::studio::runs::{Phase, RECIPE_FILE, RunNow, base_model, newest_checkpoint, tail};
+use crate::studio::samples::Sample;
 use crate::train::ask::recipe::Field;
 use crate::train::lock;
 use crate::train::metrics::StepMetrics;
@@ -25,7 +26,7 @@ use crate::{Error, Result};
 pub(super) fn routes() -> Vec<Route> {
     vec![
         host(Method::Get, "/api/runs", runs),
-        host(Method::Get, "/api/run", run),
+        host(Method::Get, "/api/run", shown_or_named),
         host(Method::Post, "/api/run/show", show),
         host(Method::Get, "/api/recipe", recipe),
         host(Method::Post, "/api/train", train),
@@ -72,6 +73,8 @@ pub struct Run {
     /// What the run said of itself when it began; `None` for runs of other versions.
     about: Option<About>,
     metrics: Vec<StepMetrics>,
+    /// Answers while it trained.
+    samples: Vec<Sample>,
     /// Steps that are done but left out of `metrics`, where there are very many.
     thinned: bool,
     /// The recipe, where it was started from a studio.
@@ -90,6 +93,14 @@ struct CheckpointState {
 
 /// Steps that an answer has at most.
 const MOST_STEPS: usize = 20_000;
+
+/// `None`: no run is shown, and none was named.
+fn shown_or_named(studio: &Arc<Studio>, asked: Dir) -> Answered<Option<Run>> {
+    match asked.dir.is_some() || studio.theatre.folder().is_some() {
+        true => run(studio, asked).map(Some),
+        false => Ok(None),
+    }
+}
 
 fn run(studio: &Arc<Studio>, asked: Dir) -> Answered<Run> {
     let shown = studio.theatre.now();
@@ -133,6 +144,7 @@ fn run(studio: &Arc<Studio>, asked: Dir) -> Answered<Run> {
         log,
         about,
         metrics,
+        samples: Sample::all(&dir),
         thinned: every > 1,
         recipe,
         checkpoint,

@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 
 use super::api::Refusal;
 use super::events::{Event, Events};
+use super::samples::Sample;
 use crate::formats::atomic;
 use crate::train::checkpoint;
 use crate::train::lock;
@@ -61,9 +62,11 @@ struct Shown {
     phase: Phase,
     child: Option<Child>,
     tail: Tail,
+    /// The step whose answers were told last.
+    sampled: u64,
     /// When the lock was last looked at.
     looked: Option<Instant>,
-    /// What the page is told of a run that failed.
+    /// Why it failed: what, where, and what to do.
     error: Option<Value>,
 }
 
@@ -208,7 +211,9 @@ impl Theatre {
         let Some(now) = shown.as_ref() else { return Vec::new() };
         let (run, folder, end) = (now.run_event(), now.folder.clone(), now.end_event());
         drop(shown);
-        let steps = tail::all(&folder).into_iter().filter(|metrics| metrics.step > after).flat_map(|metrics| told(&metrics));
+        let mut steps = tail::all(&folder);
+        steps.retain(|metrics| metrics.step > after);
+        let steps = told(&steps, &Sample::all(&folder), after);
         std::iter::once(run).chain(steps).chain(end).collect()
     }
 
@@ -231,7 +236,7 @@ impl Theatre {
 
 impl Shown {
     fn of(folder: &Path, phase: Phase, child: Option<Child>) -> Self {
-        Self { folder: folder.to_path_buf(), phase, child, tail: Tail::of(folder), looked: None, error: None }
+        Self { folder: folder.to_path_buf(), phase, child, tail: Tail::of(folder), sampled: 0, looked: None, error: None }
     }
 
     fn now(&self) -> RunNow {
@@ -254,7 +259,7 @@ impl Shown {
     fn end_event(&self) -> Option<Event> {
         let data = json!({ "dir": self.folder.display().to_string(), "phase": self.phase });
         match self.phase {
-            Phase::Failed => Some(Event { name: "error", step: None, data: self.error.clone().unwrap_or(data) }),
+            Phase::Failed => Some(Event { name: "error", step: None, data: json!({ "error": self.error }) }),
             Phase::Done | Phase::Paused | Phase::Stopped => Some(Event { name: "done", step: None, data }),
             _ => None,
         }
@@ -268,8 +273,14 @@ impl Shown {
         let mut events = Vec::new();
         if again {
             events.push(self.run_event());
+            self.sampled = 0;
         }
-        events.extend(steps.iter().flat_map(told));
+        // Answers to a step are written before its numbers.
+        if let Some(last) = steps.last() {
+            let samples = Sample::all(&self.folder);
+            events.extend(told(&steps, &samples, self.sampled));
+            self.sampled = last.step;
+        }
         if let Some(phase) = ended {
             let before = std::mem::replace(&mut self.phase, phase);
             if phase == Phase::Failed {
@@ -319,12 +330,25 @@ impl Shown {
     }
 }
 
-/// What the page is told of a step. The step itself comes last, since it is by its number that a page says what it has.
-fn told(metrics: &StepMetrics) -> Vec<Event> {
-    let event = |name, data| Event { name, step: Some(metrics.step), data };
-    let eval = metrics.eval_loss.map(|loss| event("eval", json!({ "step": metrics.step, "eval_loss": loss })));
-    let step = serde_json::to_value(metrics).unwrap_or_default();
-    eval.into_iter().chain([event("step", step)]).collect()
+/// What the page is told of steps, and of answers after the step `sampled`. Of what belongs to a step the step itself comes last, since it is by
+/// its number that a page says what it has.
+fn told(steps: &[StepMetrics], samples: &[Sample], mut sampled: u64) -> Vec<Event> {
+    let mut events = Vec::new();
+    for metrics in steps {
+        let mut tell = |name, data| events.push(Event { name, step: Some(metrics.step), data });
+        if let Some(loss) = metrics.eval_loss {
+            tell("eval", json!({ "step": metrics.step, "eval_loss": loss }));
+        }
+        if let Some(check) = &metrics.check {
+            tell("check", json!({ "step": metrics.step, "check": check }));
+        }
+        for sample in samples.iter().filter(|sample| (sampled + 1..=metrics.step).contains(&sample.step)) {
+            tell("sample", serde_json::to_value(sample).unwrap_or_default());
+        }
+        tell("step", serde_json::to_value(metrics).unwrap_or_default());
+        sampled = metrics.step;
+    }
+    events
 }
 
 fn failure(child: &Child) -> Value {
@@ -333,7 +357,7 @@ fn failure(child: &Child) -> Value {
         let last = said.last().cloned().unwrap_or_default();
         [format!("the run ended without a word of why; the last it said: {last}"), "see what it said".to_string()]
     });
-    json!({ "error": { "what": what, "where": "train", "propose": propose } })
+    json!({ "what": what, "where": "train", "propose": propose })
 }
 
 /// Looks at the run that is shown for as long as there is a theatre.

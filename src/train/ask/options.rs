@@ -157,6 +157,10 @@ option_rows! {
     "Reports" {
         /// Write the metrics as event files of TensorBoard too, beside metrics.jsonl; other trackers import them
         tensorboard: bool, "BOOL", switch, check any, resumed free;
+        /// Steps between two rounds of answers to --sample-prompts, which go to samples.jsonl
+        sample_steps: u64, "STEPS", optional("no answers while it trains"), check at_least_one, resumed free;
+        /// Message to answer; give the option again for more
+        sample_prompts: Vec<String>, "TEXT", optional("none"), check any, resumed free;
     }
     "Device" {
         /// Format of the frozen weights on the GPU

@@ -13,6 +13,7 @@ use crate::adapter::{end_of_turn, rope_scaling};
 use crate::train::curve::CURVE_FILE;
 use crate::train::metrics::METRICS_FILE;
 use crate::train::options::TrainOptions;
+use crate::train::tell::SAMPLES_FILE;
 use crate::{Error, Result};
 
 /// What is told to people whose checkpoints cannot be gone on from.
@@ -46,7 +47,8 @@ impl Purpose<'_> {
         let there = |name: &str| fs::symlink_metadata(self.out.join(name)).ok();
         // A file of no bytes is what a run leaves that was stopped before its first step.
         let full = |name: &str| there(name).is_some_and(|found| !found.is_file() || found.len() > 0);
-        let names = [ADAPTER_FILES[0], ADAPTER_FILES[1], METRICS_FILE, CURVE_FILE, end_of_turn::FILE, rope_scaling::FILE];
+        let names =
+            [ADAPTER_FILES[0], ADAPTER_FILES[1], METRICS_FILE, SAMPLES_FILE, CURVE_FILE, end_of_turn::FILE, rope_scaling::FILE];
         // A config of an adapter beside a model changes what other programs load.
         let of_models = ["adapter_model.bin", "config.json", "model.safetensors", "model.safetensors.index.json"];
         let files: Vec<String> = names.iter().chain(&of_models).filter(|name| full(name)).map(|name| name.to_string()).collect();
@@ -215,11 +217,9 @@ pub fn make_way(out: &Path) -> Result<()> {
             folder::set_aside(&found).map_err(failed)?;
         }
     }
-    let metrics = out.join(METRICS_FILE);
-    match fs::symlink_metadata(&metrics).is_ok_and(|found| !found.is_file() || found.len() > 0) {
-        true => put_aside(&[metrics]),
-        false => Ok(()),
-    }
+    let told = [METRICS_FILE, SAMPLES_FILE].map(|name| out.join(name));
+    let is_full = |path: &PathBuf| fs::symlink_metadata(path).is_ok_and(|found| !found.is_file() || found.len() > 0);
+    put_aside(&told.into_iter().filter(is_full).collect::<Vec<_>>())
 }
 
 /// Files beside an adapter that tell how to generate with it, by name; `None`: the adapter needs no such file, and one that is there

@@ -11,10 +11,12 @@ use super::metrics::StepMetrics;
 use super::trainer::Trainer;
 use crate::Result;
 
+/// Answers of the model while it is trained, in the output folder; who asks it is above this module.
+pub const SAMPLES_FILE: &str = "samples.jsonl";
+
 /// Sees a run step by step.
 pub trait Watch {
-    /// A step is done, and its numbers have arrived and are finite. The `trainer` has its adapter as of then, or one update later where the
-    /// next step has been submitted.
+    /// A step is done, and its numbers have arrived and are finite. The `trainer` has the adapter as of after its update.
     ///
     /// # Errors
     /// What ends the run. What can be done without, such as a picture, is better told of and passed over.

@@ -102,6 +102,7 @@ fn named(metrics: &StepMetrics) -> Vec<(&'static str, f64)> {
         ("train/gpu_bytes", metrics.gpu_bytes as f64),
     ];
     all.extend(metrics.eval_loss.map(|loss| ("eval/loss", loss)));
+    all.extend(metrics.check.as_ref().map(|check| ("check/right", check.all.right as f64 / check.all.of.max(1) as f64)));
     all
 }
 
@@ -146,14 +147,11 @@ mod tests {
         assert_eq!(varint(u64::MAX).len(), 10);
     }
 
-    /// The first record that TensorBoard's own writer makes at time 0, as its package wrote it.
+    /// What the `tensorboard` package itself writes first (its `RecordWriter`, at time 1.5).
     #[test]
     fn the_first_record_is_that_of_tensorboard() {
-        let record = framed(&version(0.0));
-        let head = [0x18, 0, 0, 0, 0, 0, 0, 0, 0xa3, 0x7f, 0x4b, 0x22];
-        assert_eq!(record[..12], head);
-        assert_eq!(record[12..21], [0x09, 0, 0, 0, 0, 0, 0, 0, 0]);
-        assert_eq!(&record[21..36], b"\x1a\x0dbrain.Event:2");
-        assert_eq!(record.len(), 12 + 24 + 4);
+        let expected = "1800000000000000a37f4b2209000000000000f83f1a0d627261696e2e4576656e743a322a28646c";
+        let found: String = framed(&version(1.5)).iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(found, expected);
     }
 }

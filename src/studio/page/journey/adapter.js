@@ -33,11 +33,14 @@ export default {
       add(tryIt, [rank.element]);
       return;
     }
+    let base = null; // does not change with the strength
     const { pane, bar, run } = look({
       label: 'Computing the next token', keys: ['strength'], signal,
       ask: async ({ ids, tokens, stop }) => {
         const asked = { ids: ids.slice(0, asking(tokens).length), temperature: 1 };
-        return { base: await post('logits', { ...asked, adapter: 0 }, stop), adapted: await post('logits', { ...asked, adapter: get('strength') }, stop) };
+        const key = JSON.stringify(asked.ids);
+        if (key !== base?.key) base = { key, answer: await post('logits', { ...asked, adapter: 0 }, stop) };
+        return { base: base.answer, adapted: await post('logits', { ...asked, adapter: get('strength') }, stop) };
       },
       draw: ({ base, adapted }, tokens, place) => {
         const side = (name, { top }, graft) => h('div.stack', h('h3', name), bars(top.slice(0, 8).map((t) => ({ name: visible(t.text), value: t.p, text: percent(t.p), graft })), { of: 1, label: name }));

@@ -32,22 +32,20 @@ export default {
   show({ picture, tryIt, signal, state }) {
     const place = h('div.stack');
     const choice = h('div.stack');
+    let at = null; // the last one that asks
+    const spot = (tokens) => Math.min(at ?? Infinity, tokens.length - 1);
     const { bar, pane, run } = look({
       label: 'Looking through the lens', signal, most: 64,
-      ask: ({ ids, tokens, stop }) => post('lens', { ids: ids.slice(0, asking(tokens).length), adapter: strength(state), k: 5 }, stop),
+      ask: ({ ids, tokens, stop }) => post('lens', { ids: ids.slice(0, asking(tokens).length), adapter: strength(state), k: 5, tokens: [spot(asking(tokens))] }, stop),
       draw: (answer, all, body) => {
         const tokens = asking(all);
+        const here = spot(tokens);
         const layers = answer.adapted ?? answer.layers;
-        const shown = answer.shown ?? tokens.map((_, i) => i);
-        const choose = (k) => {
-          const at = shown[k];
-          const found = settled(layers, at);
-          fill(place, h('p', `After “${visible(tokens[at].text)}” the model says “${visible(found.text)}” (${percent(found.p)}); it is first from ${found.layer === 0 ? 'the embedding' : `layer ${found.layer}`} on.`), tower(layers, at, Math.max(1, Math.ceil(state.model.layers / 3))),
-            lineChart({ label: 'Length of the stream after each layer', signal, height: 140, series: [{ points: layers.map((l) => [l.layer, l.tokens[at].norm]) }], x: { label: 'layer' }, y: { label: 'length (log scale)', log: true } }));
-        };
-        fill(choice, tokenRow({ tokens: shown.map((i) => tokens[i]), label: 'Choose a token', chosen: shown.length - 1, pick: choose }));
+        const found = settled(layers, here);
+        fill(choice, tokenRow({ tokens, label: 'Choose a token', chosen: here, pick: (i) => { at = i; run(); } }));
+        fill(place, h('p', `After “${visible(tokens[here].text)}” the model says “${visible(found.text)}” (${percent(found.p)}); it is first from ${found.layer === 0 ? 'the embedding' : `layer ${found.layer}`} on.`), tower(layers, here, Math.max(1, Math.ceil(state.model.layers / 3))),
+          lineChart({ label: 'Length of the stream after each layer', signal, height: 140, series: [{ points: layers.map((l) => [l.layer, l.tokens[here].norm]) }], x: { label: 'layer' }, y: { label: 'length (log scale)', log: true } }));
         add(body, [place]);
-        choose(shown.length - 1);
       },
     });
     add(picture, [pane.element]);

@@ -1,4 +1,4 @@
-// An answer of the model, token by token: shaded by how sure it was, with what it might have said instead.
+// An answer of the model, token by token: shaded by how unsure it was, with what it might have said instead.
 
 import { h, fill } from './dom.js';
 import { tokenRow } from './tokens.js';
@@ -13,7 +13,7 @@ export function answered(answer) {
     const token = answer.tokens[at];
     fill(about, h('p.note', `token ${at + 1}: “${visible(token.text)}” had ${percent(token.p)}`), bars((token.top ?? []).map((t) => ({ name: visible(t.text), value: t.p, text: percent(t.p) })), { of: 1, label: 'Most probable tokens here' }));
   };
-  const row = tokenRow({ tokens: answer.tokens, label: 'The answer', prose: true, pick: tell, shade: (token) => shade(token.p * 0.6), note: (token) => `probability ${percent(token.p)}` });
+  const row = tokenRow({ tokens: answer.tokens, label: 'The answer', prose: true, pick: tell, shade: (token) => (token.p < 0.98 ? shade(0.7 * (1 - token.p), 'diverging') : null), note: (token) => `probability ${percent(token.p)}` });
   [...row.querySelectorAll('.token')].forEach((element, at) => {
     element.addEventListener('pointerenter', () => tell(at));
     element.addEventListener('focus', () => tell(at));

@@ -1,7 +1,7 @@
 // Matrices as pictures: one cell a number, a colour scale with its ends written beside it, and words for the cell under the pointer or the
 // keyboard's cursor.
 
-import { h } from './dom.js';
+import { h, onWidth } from './dom.js';
 import { scales, onTheme, css, inkOn } from './colour.js';
 import { short } from './format.js';
 
@@ -103,8 +103,14 @@ export function shade(value, scale = 'sequential') {
 /** A heat picture whose rows and columns have names, such as layers and modules. */
 export function namedHeat({ rowNames, columnNames, title, ...rest }) {
   const picture = heat({ rows: rowNames.length, columns: columnNames.length, ...rest }); // `rest` may give another number of columns
-  const grid = h('div.named-heat', { style: { '--name-size': `${Math.min(12, 0.84 * (rest.cell?.[1] ?? 12)).toFixed(1)}px` } }, h('div.row-names', { 'aria-hidden': 'true' }, rowNames.map((name) => h('span', name))),
+  const grid = h('div.named-heat', h('div.row-names', { 'aria-hidden': 'true' }, rowNames.map((name) => h('span', name))),
     h('div.column-names', { 'aria-hidden': 'true' }, columnNames.map((name, i) => h('span', { class: columnNames.length > 12 && i % 5 ? 'minor' : null }, name))), picture.element);
   if (columnNames.length === 0) grid.classList.add('token-heat');
+  // Names are as tall as the rows really are, and left out where they could not be read.
+  onWidth(picture.element, rest.signal, () => {
+    const row = picture.element.clientHeight / rowNames.length;
+    grid.style.setProperty('--name-size', `${Math.min(12, 0.84 * row).toFixed(1)}px`);
+    grid.classList.toggle('no-names', row < 7.5);
+  });
   return { ...picture, element: h('div.stack', title && h('p.note', title), grid) };
 }

@@ -29,6 +29,7 @@ function show(body, { signal, state }) {
   const { model } = state;
   let head = 0;
   let dial = {};
+  let known = null;
   let own = null; // the pattern with the model's own rotation, to compare a dialled one with
   const chosen = h('div.stack', h('p.note', 'The chosen head stands here.'));
   const dialled = () => Object.keys(dial).length > 0;
@@ -37,7 +38,10 @@ function show(body, { signal, state }) {
     ask: async ({ ids, stop }) => {
       const body_ = { ids, layer: Math.min(get('layer'), model.layers - 1), adapter: strength(state) };
       const answer = await post('attention', { ...body_, rope: dial }, stop);
-      own = dialled() ? await post('attention', body_, stop) : null;
+      const key = JSON.stringify(body_);
+      if (!dialled()) known = { key, answer };
+      else if (known?.key !== key) known = { key, answer: await post('attention', body_, stop) };
+      own = dialled() ? known.answer : null;
       return answer;
     },
     draw: (answer, tokens, place) => {
@@ -98,7 +102,7 @@ function drawHead(place, head, tokens, answer, signal, own) {
   const habit = habits(head);
   fill(place, h('h2', `Head ${head.head}`),
     h('p', `On this text it reads ${percent(habit.first, 0)} from the first token, ${percent(habit.previous, 0)} from the one before, ${percent(habit.self, 0)} from itself; on average ${habit.distance.toFixed(1)} tokens back. ${habit.first > 0.5 ? 'Much on the first token means: nothing to do here. ' : ''}${answer.window ? `It sees ${answer.window} tokens back at the most. ` : ''}${answer.rotated === false ? 'This layer does not rotate: it knows no positions. ' : ''}Products are multiplied by ${short(answer.scale ?? 0)}.`),
-    h('div.columns', { style: { '--column': '23rem' } },
+    h('div.pattern',
       h('figure', big.element, big.says, h('figcaption', 'One row a token that reads, one column a token that is read. The upper right is empty: no token sees the future (the causal mask).')),
       h('div.stack', h('h3', 'What a token reads'), reads)),
     asTable(`weights of head ${head.head}`, () => table({

@@ -52,7 +52,7 @@ export default {
   lead: 'The same question to the base model and to yours.',
   what: [
     'Both sides get your message through the same chat template and the same sampler; the right one has the adapter on, at the strength of the slider.',
-    'The stronger a token is coloured, the surer the model was of it; point at it to see what it might have said instead.',
+    'The stronger a token is coloured, the less sure the model was of it; point at it to see what it might have said instead.',
     'Each side keeps its own conversation, so that later answers build on its own earlier ones.',
   ],
   show,

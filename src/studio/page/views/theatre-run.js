@@ -12,6 +12,14 @@ const PHASES = {
   paused: 'paused', stopped: 'stopped', done: 'done', failed: 'failed',
 };
 
+/** Answers that are shown at first: the newest. */
+const SAMPLES = 24;
+const sampled = ({ step, prompt, answer }) => h('figure.sample', h('figcaption', `step ${step}: ${prompt}`), h('blockquote', answer));
+/** A run of which nobody saw the end is done if its last step is. */
+function phase({ phase: now, about, metrics }) {
+  return now === 'idle' && about && metrics[metrics.length - 1]?.step >= about.total_steps ? 'done' : now;
+}
+
 /** The card. `ended()` is called when a run has ended, `known(run)` once it is known which run is shown, if any. */
 export function stage({ signal, ended, known }) {
   const element = h('section.card.theatre-now', { 'aria-label': 'The run' });
@@ -86,12 +94,13 @@ export function stage({ signal, ended, known }) {
     run = next;
     fill(trouble, run.error && errorBox(Object.assign(new api.ApiError(0, {}), { what: run.error.what ?? String(run.error), where: run.error.where, propose: run.error.propose })));
     fill(element,
-      h('div.row', h('h2', run.dir), h('span.phase', { 'data-phase': run.phase, 'aria-live': 'polite' }, PHASES[run.phase] ?? run.phase)),
+      h('div.row', h('h2', run.dir), h('span.phase', { 'data-phase': phase(run), 'aria-live': 'polite' }, PHASES[phase(run)] ?? run.phase)),
       run.about && h('p.note', `${run.about.model} · ${run.about.data.join(', ')} · on ${run.about.device}`),
       trouble, buttons, numbers, bar, charts, samples,
       run.own || run.log?.length ? h('details', { open: run.phase === 'failed' }, h('summary', 'What it says in the terminal'), log) : null,
       run.recipe && h('details', h('summary', 'Its recipe'), h('pre.log', { tabindex: 0 }, run.recipe)));
     log.textContent = (run.log ?? []).join('\n');
+    fill(samples, (run.samples ?? []).slice(-SAMPLES).map(sampled));
     leads();
     draw();
   }
@@ -99,13 +108,17 @@ export function stage({ signal, ended, known }) {
   async function refresh() {
     asking = true;
     try {
-      shown(await api.get('run', {}, signal));
+      const now = await api.get('run', {}, signal);
+      if (now) shown(now);
+      else {
+        run = null;
+        fill(element, h('h2', 'No run is shown'), h('p', 'Start one below, open one of the past, or begin one in a terminal with ', h('code', 'graftling train --studio'), '.'));
+      }
       tellOnce(run);
     } catch (error) {
       if (error.name === 'AbortError') return;
       tellOnce(null);
-      if (error.status === 404) fill(element, h('h2', 'No run is shown'), h('p', 'Start one below, open one of the past, or begin one in a terminal with ', h('code', 'graftling train --studio'), '.'));
-      else fill(element, errorBox(error, refresh));
+      fill(element, errorBox(error, refresh));
     } finally {
       asking = false;
     }
@@ -121,7 +134,12 @@ export function stage({ signal, ended, known }) {
       soon();
     },
     log({ line }) { if (run) { (run.log ??= []).push(line); log.textContent += `\n${line}`; log.scrollTop = log.scrollHeight; } },
-    sample(data) { samples.append(h('figure.sample', h('figcaption', `step ${data.step ?? ''}: ${data.prompt ?? ''}`), h('blockquote', data.answer ?? data.text ?? ''))); },
+    sample(data) {
+      // A stream that begins anew tells what the run has told already.
+      if (!run || run.samples?.some((known) => known.step === data.step && known.prompt === data.prompt)) return;
+      (run.samples ??= []).push(data);
+      samples.append(sampled(data));
+    },
     run(data) { if (!run || data.dir !== run.dir || data.phase !== run.phase || data.total_steps !== run.about?.total_steps) refresh(); },
     done: () => { refresh(); ended(); },
     error: () => { refresh(); ended(); },

@@ -1,0 +1,233 @@
+//! The studio's page in a real browser, on a real model: every view opens with numbers, the journey plays to its end, a run is started, left,
+//! come back to and stopped. Nothing is asked of another place, and the console stays empty.
+//!
+//! Without a browser, or without `GRAFTLING_TEST_MODEL`, they say that they are skipped. `tools/screenshots` takes pictures.
+
+#[path = "studio/browser.rs"]
+mod browser;
+#[path = "studio/client.rs"]
+mod client;
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use browser::Browser;
+use client::Studio;
+use tempfile::TempDir;
+
+/// The views, by their address.
+const VIEWS: [&str; 11] =
+    ["journey", "anatomy", "text", "attention", "mlp", "residual", "lora", "backward", "source", "theatre", "chat"];
+
+/// The longest that a view may take until all its numbers are there, once the model is open. The goal is 2 s on an idle machine; a test shares
+/// its processors with others.
+const LONGEST: Duration = Duration::from_secs(20);
+
+/// A folder with a little data and an adapter, and a studio for it.
+struct Place {
+    folder: TempDir,
+    studio: Studio,
+    _turn: MutexGuard<'static, ()>,
+}
+
+fn model() -> Option<String> {
+    std::env::var("GRAFTLING_TEST_MODEL").ok()
+}
+
+fn graftling(folder: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_graftling"));
+    command.current_dir(folder).args(arguments).args(["--model", &model().unwrap(), "--no-autotune"]).env_remove("GRAFTLING_LOG");
+    command
+}
+
+impl Place {
+    /// `None`, in words, where there is no browser or no model.
+    fn open() -> Option<Self> {
+        // Each has a model and a browser of its own: one after the other.
+        static ONE: Mutex<()> = Mutex::new(());
+        if browser::program().is_none() || model().is_none() {
+            eprintln!("skipped: this needs Chromium, and GRAFTLING_TEST_MODEL to name SmolLM2-135M-Instruct as a GGUF file");
+            return None;
+        }
+        let turn = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+        let folder = tempfile::tempdir().unwrap();
+        let record = |n: usize| {
+            let [user, assistant] = [("user", format!("How many is {n} and {n}?")), ("assistant", format!("It is {}.", 2 * n))]
+                .map(|(role, content)| serde_json::json!({ "role": role, "content": content }));
+            format!("{}\n", serde_json::json!({ "messages": [user, assistant] }))
+        };
+        std::fs::write(folder.path().join("data.jsonl"), (1..9).map(record).collect::<String>()).unwrap();
+        let mut train = graftling(folder.path(), &["train", "--data", "data.jsonl", "--out", "adapter", "--lora-r", "4"]);
+        train.args([
+            "--layers",
+            "27-29",
+            "--max-steps",
+            "3",
+            "--max-length",
+            "64",
+            "--batch-size",
+            "1",
+            "--learning-rate",
+            "1e-3",
+        ]);
+        let trained = train.output().unwrap();
+        assert!(trained.status.success(), "{}", String::from_utf8_lossy(&trained.stderr));
+        let studio = Studio::start(graftling(folder.path(), &["studio", "--no-browser", "--adapter", "adapter"]));
+        Some(Self { folder, studio, _turn: turn })
+    }
+
+    fn url(&self) -> String {
+        format!("http://127.0.0.1:{}/", self.studio.port)
+    }
+
+    /// A browser that has opened the printed address.
+    fn browser(&self) -> Browser {
+        let mut browser = Browser::start();
+        browser.open(&format!("{}?token={}", self.url(), self.studio.token));
+        browser.settle();
+        browser
+    }
+
+    /// That nothing went wrong in the page, and nothing was asked of another place.
+    fn check(&self, browser: &Browser, what: &str) {
+        assert!(browser.errors.is_empty(), "{what}: {:#?}", browser.errors);
+        let here = self.url();
+        let elsewhere: Vec<&String> = browser.requests.iter().filter(|url| !url.starts_with(&here) && !is_local(url)).collect();
+        assert!(elsewhere.is_empty(), "{what}: {elsewhere:?}");
+    }
+}
+
+/// Made by the page or the browser itself: nothing is asked of anyone.
+fn is_local(url: &str) -> bool {
+    ["data:", "blob:", "about:"].iter().any(|scheme| url.starts_with(scheme))
+}
+
+/// What the view says, without the frame.
+fn said(browser: &mut Browser) -> String {
+    browser.evaluate("document.getElementById('content').innerText").as_str().unwrap_or_default().to_string()
+}
+
+fn go(browser: &mut Browser, view: &str) -> Duration {
+    browser.evaluate(&format!("location.hash = '#/{view}'"));
+    browser.settle()
+}
+
+/// Errors that the view shows, in words.
+fn refusals(browser: &mut Browser) -> String {
+    let found = browser.evaluate("[...document.querySelectorAll('#content .error')].map((box) => box.innerText).join('; ')");
+    found.as_str().unwrap_or_default().to_string()
+}
+
+#[test]
+fn every_view_opens_with_real_numbers() {
+    let Some(place) = Place::open() else { return };
+    let mut browser = place.browser();
+    for view in VIEWS {
+        // The first that needs the model opens it.
+        go(&mut browser, view);
+        go(&mut browser, "nowhere");
+        let took = go(&mut browser, view);
+        assert_eq!(refusals(&mut browser), "", "{view}");
+        let text = said(&mut browser);
+        let numbers = text.split(|c: char| !c.is_ascii_digit()).filter(|digits| !digits.is_empty()).count();
+        assert!(numbers >= 5 && text.len() > 300, "{view} says little: {text}");
+        assert!(took < LONGEST, "{view} took {took:?}");
+        eprintln!("{view}: {took:?}");
+        let words = browser.evaluate("[...document.querySelectorAll('#content svg[role=img], #content canvas')].every((picture) => picture.getAttribute('aria-label') || picture.getAttribute('aria-labelledby') || picture.closest('[aria-label]') || picture.closest('figure')?.querySelector('figcaption'))");
+        assert_eq!(words, true, "{view}: a picture that nobody puts into words");
+        browser.size(390, 800);
+        browser.settle();
+        let wide = browser.evaluate("document.documentElement.scrollWidth - innerWidth").as_i64().unwrap();
+        assert!(wide <= 0, "{view} is {wide} pixels too wide for a phone");
+        browser.size(1280, 800);
+        place.check(&browser, view);
+    }
+}
+
+#[test]
+fn the_journey_plays_to_its_end() {
+    let Some(place) = Place::open() else { return };
+    let mut browser = place.browser();
+    go(&mut browser, "journey");
+    // Space plays: after some seconds it is at the next sentence.
+    let sentence = "[...document.querySelectorAll('.beats li')].findIndex((li) => li.className === 'now')";
+    assert_eq!(browser.evaluate(sentence), 0);
+    browser.press(" ", "Space", 32);
+    browser.wait_for(&format!("{sentence} > 0"));
+    browser.press(" ", "Space", 32);
+    let stop = "document.querySelector('.rail a[aria-current=step]')?.getAttribute('href')";
+    let stops = browser.evaluate("document.querySelectorAll('.rail a').length").as_u64().unwrap();
+    let mut seen = Vec::new();
+    for _ in 0..40 * stops {
+        let at = browser.evaluate(stop).as_str().unwrap_or_default().to_string();
+        if seen.last() != Some(&at) {
+            browser.settle();
+            assert_eq!(refusals(&mut browser), "", "{at}");
+            assert!(said(&mut browser).chars().any(|c| c.is_ascii_digit()), "{at} has no numbers");
+            seen.push(at);
+        }
+        if browser.evaluate("document.querySelector('.journey')?.innerText.includes('The end')") == true {
+            break;
+        }
+        browser.press("ArrowRight", "ArrowRight", 39);
+    }
+    assert_eq!(seen.len() as u64, stops, "{seen:?}");
+    assert_eq!(browser.evaluate("document.querySelector('.journey').innerText.includes('The end')"), true);
+    place.check(&browser, "the journey");
+}
+
+#[test]
+fn a_run_starts_streams_and_stops_and_a_reload_loses_nothing() {
+    let Some(place) = Place::open() else { return };
+    let mut browser = place.browser();
+    go(&mut browser, "theatre");
+    let set = |browser: &mut Browser, key: &str, value: &str| {
+        let input = format!(
+            "(() => {{ const label = [...document.querySelectorAll('label')].find((l) => l.querySelector('code')?.textContent === '{key}');
+            const input = document.getElementById(label.htmlFor); input.value = '{value}';
+            for (const name of ['input', 'change']) input.dispatchEvent(new Event(name, {{ bubbles: true }})); }})()"
+        );
+        browser.evaluate(&input);
+    };
+    let options = [
+        ("data", "data.jsonl"),
+        ("out", "run"),
+        ("layers", "27-29"),
+        ("max_steps", "500"),
+        ("max_length", "64"),
+        ("batch_size", "1"),
+        ("lora_r", "4"),
+    ];
+    for (key, value) in options {
+        set(&mut browser, key, value);
+    }
+    let press = |browser: &mut Browser, text: &str| {
+        let button = format!("[...document.querySelectorAll('button')].find((b) => b.textContent.trim() === '{text}')");
+        browser.wait_for(&format!("Boolean({button})"));
+        browser.evaluate(&format!("{button}.click()"));
+    };
+    press(&mut browser, "Check it first");
+    browser.settle();
+    assert_eq!(refusals(&mut browser), "");
+    assert!(said(&mut browser).contains("500 steps"), "{}", said(&mut browser));
+    press(&mut browser, "Start training");
+    let step = "Number(document.querySelector('.run-bar')?.getAttribute('aria-valuenow') ?? 0)";
+    browser.wait_for(&format!("{step} >= 3"));
+    let before = browser.evaluate(step).as_u64().unwrap();
+    browser.open(&place.url());
+    go(&mut browser, "theatre");
+    browser.wait_for(&format!("{step} > {before}"));
+    assert_eq!(refusals(&mut browser), "");
+    // Looking inside waits, in words.
+    press(&mut browser, "Stop");
+    browser.wait_for("document.querySelector('.phase')?.dataset.phase === 'stopped'");
+    let run = place.studio.get("/api/run").ok();
+    let steps: Vec<u64> = run["metrics"].as_array().unwrap().iter().map(|step| step["step"].as_u64().unwrap()).collect();
+    assert_eq!(steps, (1..=steps.len() as u64).collect::<Vec<_>>());
+    assert_eq!(run["checkpoint"]["step"], steps.len());
+    browser.wait_for(&format!("{step} === {}", steps.len()));
+    assert!(place.folder.path().join(format!("run/checkpoint-{}", steps.len())).is_dir());
+    place.check(&browser, "the theatre");
+}
