@@ -273,7 +273,8 @@ pub fn text(folder: &Path, config: &Architecture) -> Result<TextSource> {
         }
     };
     let tokens = special_tokens::read(folder, &tokenizer_config)?;
-    // Whether BOS goes first is written in tokenizer.json; transformers 5 passes over `add_bos_token` where there is that file.
+    // What goes first and last is written in tokenizer.json; transformers 5 passes over `add_bos_token` and `add_eos_token` where there is
+    // that file, whatever the class of the tokenizer.
     Ok(TextSource {
         chat_template,
         bos_token: tokens.role("bos_token"),

@@ -1,5 +1,6 @@
 //! What training a model needs on a GPU with each format of weights, from the plans of its steps: the tables of `doctor` and `inspect`.
 
+use std::collections::HashMap;
 use std::fmt::Write;
 
 use super::ask::adapter::Asked;
@@ -117,6 +118,7 @@ pub fn needs(config: &Architecture, lora: &UniformLora) -> Result<Vec<Need>> {
     let info =
         |name: &str, shape: &[usize]| TensorInfo { name: name.to_owned(), shape: shape.to_vec(), storage: DType::BF16, bytes: 0 };
     let infos: Vec<TensorInfo> = parameters(config).iter().map(|parameter| info(&parameter.name, &parameter.shape)).collect();
+    let by_name: HashMap<&str, &TensorInfo> = infos.iter().map(|info| (info.name.as_str(), info)).collect();
     let shape = StepShape {
         max_tokens: TrainOptions::BATCH_SIZE * TrainOptions::MAX_LENGTH,
         accumulate: false,
@@ -125,7 +127,7 @@ pub fn needs(config: &Architecture, lora: &UniformLora) -> Result<Vec<Need>> {
     };
     let of = |weights: DType| -> Result<Need> {
         let weight_type = WeightType::asked(Some(weights), true);
-        let storage = |name: &str| infos.iter().find(|info| info.name == name).map_or(DType::F32, |info| weight_type.of(info));
+        let storage = |name: &str| by_name.get(name).map_or(DType::F32, |info| weight_type.of(info));
         let bytes = infos.iter().map(|info| weight_type.bytes(info)).sum();
         let planner = Planner::new(config, &storage, &lora.on(config), shape, bytes, &Facts::default(), Lowest::default())?;
         let bytes = planner.memory().total();

@@ -1,13 +1,13 @@
 //! From options to a run: everything is checked that can be checked before the GPU is touched and before a file is written. What of it
-//! the user is told, `summary` says.
+//! the user is told, `summary` says; `records` is about the data.
 
+mod records;
 mod summary;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use super::ask::adapter::Asked;
@@ -20,10 +20,10 @@ use super::keep::folder;
 use super::keep::lock::FolderLock;
 use super::memory::{Memory, Planner, StepShape};
 use super::metrics::{self, MetricsLog};
-use super::options::{MOST_STEPS, TrainOptions};
+use super::options::TrainOptions;
 use super::progress::Progress;
 use super::schedule::Schedule;
-use super::shared::{Data, Shared};
+use super::shared::Shared;
 use super::step::Recompute;
 use super::tell::about::About;
 use super::tell::tensorboard::TensorBoard;
@@ -34,8 +34,7 @@ use crate::adapter::rope_scaling;
 use crate::adapter::start::{self, Base, Start, Started};
 use crate::adapter::{AdapterLayout, DeviceAdapter, Placement};
 use crate::cache::cache_folder;
-use crate::data::source::folder::{self as data_folder, Side};
-use crate::data::{self, Batch, Dataset, LoadOptions, Sampler, SamplerOptions};
+use crate::data::{Batch, Dataset, Sampler};
 use crate::formats::peft::{AdapterConfig, AdapterTensor};
 use crate::gpu::Device;
 use crate::graph::{Counts, Graph};
@@ -45,6 +44,7 @@ use crate::plan::autotune::Record;
 use crate::session::prefix_cache::{Kept, Lowest, PrefixCachePlan, PrefixCacheType, Seen};
 use crate::session::{self, OpenModel, SessionOptions, Watch};
 use crate::{Error, Result};
+use records::{data_key, in_order, load_data, sampler_options, steps_of_epoch, steps_of_epochs};
 
 /// A run whose options, model and data fit together; nothing is written and no GPU is used yet.
 pub struct Prepared<'m> {
@@ -483,40 +483,6 @@ impl Output {
     }
 }
 
-/// The training data and, if there is any, the held-out data: as `--eval-data` or `--eval-split` say, or as a folder brings it.
-fn load_data(options: &TrainOptions, model: &OpenModel, max_length: usize) -> Result<Data> {
-    let load = |paths: &[PathBuf], eval_split: Option<f64>| -> Result<(Dataset, Option<Dataset>)> {
-        let load_options = LoadOptions { max_length, long_records: options.long_records, eval_split };
-        let (data, held_out) = data::load_files(paths, &model.tokenizer, model.template.as_ref(), load_options)?;
-        for data in std::iter::once(&data).chain(&held_out) {
-            data.check_vocabulary(model.files.config.vocab_size)?;
-        }
-        Ok((data, held_out))
-    };
-    let brought = data_folder::brought(&options.data)?;
-    if let (Some(_), Some(first)) = (options.eval_split, brought.first()) {
-        let problem = format!("the folder of --data brings held-out data with it: {}", first.display());
-        return Err(Error::bad_input("--eval-split", problem, "leave this option out, or give the training file itself"));
-    }
-    let (data, held_out) = load(&data_folder::files(&options.data, Side::Train)?, options.eval_split)?;
-    let given = match &options.eval_data {
-        Some(given) => data_folder::files(given, Side::HeldOut)?,
-        None => brought,
-    };
-    let held_out = if given.is_empty() { held_out } else { Some(load(&given, None)?.0) };
-    if options.eval_steps.is_some() && held_out.is_none() {
-        let proposal = "give --eval-data FILE or --eval-split SHARE as well, or leave --eval-steps out";
-        return Err(Error::bad_input("--eval-steps", "there is nothing to evaluate on", proposal));
-    }
-    Ok((Arc::new(data), held_out.map(Arc::new)))
-}
-
-/// All that [`load_data`] reads of the options.
-fn data_key(options: &TrainOptions, max_length: usize) -> String {
-    let TrainOptions { data, eval_data, eval_split, eval_steps, long_records, .. } = options;
-    format!("{:?}", (data, eval_data, eval_split, eval_steps.is_some(), long_records, max_length))
-}
-
 fn planner(model: &OpenModel, placement: &Placement, weights: WeightType, shape: StepShape, lowest: Lowest) -> Result<Planner> {
     // The device is not known yet; one with no more than WebGPU asks for needs the most kernel calls.
     let (facts, bytes) = (Facts::default(), model.weight_bytes(weights));
@@ -532,49 +498,9 @@ pub(super) struct Engine {
     taken_out: Vec<AdapterTensor>,
 }
 
-fn sampler_options(options: &TrainOptions) -> SamplerOptions {
-    let &TrainOptions { batch_size, max_length, no_packing, no_shuffle, seed, .. } = options;
-    SamplerOptions { batch_size, max_length, packing: !no_packing, shuffle: !no_shuffle, seed }
-}
-
 /// Optimizer steps between two evaluations: ten in a run unless the options say something else.
 pub(super) fn eval_steps(options: &TrainOptions, total_steps: u64) -> u64 {
     options.eval_steps.unwrap_or(total_steps.div_ceil(10).max(1))
-}
-
-fn steps_of_epoch(sampler: &Sampler, options: &TrainOptions, epoch: u64) -> u64 {
-    sampler.batches_in_epoch(epoch).div_ceil(options.gradient_accumulation_steps) as u64
-}
-
-/// Held-out data is read in its own order.
-fn in_order(options: &TrainOptions) -> SamplerOptions {
-    SamplerOptions { shuffle: false, ..sampler_options(options) }
-}
-
-/// Records times epochs whose order is worked out to count a run's steps: some seconds.
-const MOST_PLACED: u64 = 1_000_000_000;
-
-/// # Errors
-/// Bad input: more steps than a run can have, or too many to be counted.
-fn steps_of_epochs(sampler: &Sampler, options: &TrainOptions, records: usize) -> Result<u64> {
-    let epochs = options.epochs;
-    let too_many = |problem: String| {
-        let proposal = "give fewer --epochs, or the length of the run as --max-steps (with --lr-schedule constant it can be made longer later)";
-        Err(Error::bad_input("--epochs", problem, proposal))
-    };
-    let steps = |epoch| steps_of_epoch(sampler, options, epoch);
-    // Only packing in shuffled order makes epochs that differ.
-    let total = match !options.no_packing && !options.no_shuffle {
-        true if epochs.saturating_mul(records as u64) > MOST_PLACED => {
-            return too_many(format!("{epochs} epochs of {records} records are too many to count their steps"));
-        }
-        true => (0..epochs).into_par_iter().map(steps).sum(),
-        false => steps(0).saturating_mul(epochs),
-    };
-    match total <= MOST_STEPS {
-        true => Ok(total),
-        false => too_many(format!("{epochs} epochs are {total} steps; a run has {MOST_STEPS} at most")),
-    }
 }
 
 /// What a run with these options adapts; no data is read.

@@ -266,13 +266,13 @@ fn text_comes_from_the_tokenizers_files() {
     let folder = folder();
     let at = |name: &str| folder.path().join(name);
     let named = json!([{"name": "tool_use", "template": "no"}, {"name": "default", "template": "named"}]);
-    let tokenizer = json!({"bos_token": {"content": "<s>"}, "eos_token": "</s>", "add_bos_token": true, "chat_template": named});
+    let tokenizer = json!({"bos_token": {"content": "<s>"}, "eos_token": "</s>", "add_bos_token": true, "add_eos_token": true, "chat_template": named});
     fs::write(at("tokenizer_config.json"), tokenizer.to_string()).unwrap();
     fs::write(at("generation_config.json"), json!({"eos_token_id": [3, 9]}).to_string()).unwrap();
     let files = open(folder.path()).unwrap();
     assert_eq!((files.text.bos_token.as_deref(), files.text.eos_token.as_deref()), (Some("<s>"), Some("</s>")));
     assert_eq!(files.text.chat_template.as_deref(), Some("named"));
-    // tokenizer.json says whether BOS goes first; `add_bos_token` beside it does not count, as in transformers 5.
+    // tokenizer.json says what goes first and last; `add_bos_token` and `add_eos_token` beside it do not count, as in transformers 5.
     assert_eq!((files.text.bos_token_id, files.text.add_bos), (Some(1), None));
     assert_eq!((&files.text.eos_token_ids, &files.config.eos_token_ids), (&vec![2, 3, 9], &vec![2, 3, 9]));
     assert!(matches!(files.text.tokenizer, TokenizerSource::Json(path) if path == at("tokenizer.json")));

@@ -104,7 +104,7 @@ impl Workshop {
 
     /// What two runs have in common if they did the same: each step's numbers (not its speed), as text, and the adapter's bytes.
     pub fn result(&self, out: &str) -> (Vec<String>, Vec<u8>) {
-        let keys = ["step", "loss", "learning_rate", "grad_norm", "tokens", "supervised_tokens", "eval_loss", "check"];
+        let keys = ["step", "loss", "learning_rate", "grad_norm", "tokens", "supervised_tokens", "check", "eval_loss"];
         let steps = self.metrics(out).iter().map(|step| keys.map(|key| step[key].to_string()).join(" ")).collect();
         (steps, std::fs::read(self.path(out).join("adapter_model.safetensors")).unwrap_or_default())
     }

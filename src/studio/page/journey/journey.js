@@ -40,7 +40,7 @@ async function show(body, { signal, state, parts, query }) {
 
   const go = (i, more = '') => { location.hash = `#/journey/${STOPS[i].id}${more}`; };
   const lines = h('ol.beats', beats.map((text, i) => h('li', h('button', { type: 'button', onclick: (event) => { put(i); calm(event); } }, text))));
-  const play = h('button.primary', { type: 'button', onclick: (event) => { playing = !playing; run(); calm(event); } });
+  const play = h('button.primary', { type: 'button', onclick: (event) => { toggle(); calm(event); } });
   const progress = h('i.beat-progress', { 'aria-hidden': 'true' });
   const put = (i) => {
     beat = i;
@@ -53,9 +53,14 @@ async function show(body, { signal, state, parts, query }) {
   };
   const forward = () => { if (beat + 1 < beats.length) put(beat + 1); else if (at + 1 < STOPS.length) go(at + 1, playing ? '?play=1' : ''); else { playing = false; run(); } };
   const back = () => { if (beat > 0) put(beat - 1); else if (at > 0) go(at - 1, '?from=end'); };
+  const isEnd = () => at + 1 === STOPS.length && beat + 1 === beats.length;
+  const toggle = () => {
+    if (!playing && isEnd()) go(0, '?play=1');
+    else { playing = !playing; run(); }
+  };
   const run = () => {
     clearTimeout(timer);
-    play.textContent = playing ? 'Pause' : at + 1 === STOPS.length && beat + 1 === beats.length ? 'The end' : 'Play';
+    play.textContent = playing ? 'Pause' : isEnd() ? 'The end: again?' : 'Play';
     play.setAttribute('aria-pressed', String(playing));
     progress.classList.remove('runs');
     if (!playing) return;
@@ -66,7 +71,7 @@ async function show(body, { signal, state, parts, query }) {
     timer = setTimeout(forward, 1000 * seconds);
   };
   signal.addEventListener('abort', () => clearTimeout(timer));
-  shortcut('Space', 'Journey: play or pause', () => { playing = !playing; run(); }, signal);
+  shortcut('Space', 'Journey: play or pause', () => toggle(), signal);
   shortcut('ArrowRight', 'Journey: next sentence or stop', forward, signal);
   shortcut('ArrowLeft', 'Journey: back', back, signal);
   shortcut('ArrowDown', 'Journey: next stop', () => at + 1 < STOPS.length && go(at + 1), signal);

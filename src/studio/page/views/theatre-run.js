@@ -105,15 +105,18 @@ export function stage({ signal, ended, known }) {
     draw();
   }
 
+  function none() {
+    run = null;
+    tellOnce(null);
+    fill(element, h('h2', 'No run is shown'), h('p', 'Start one below, open one of the past, or begin one in a terminal with ', h('code', 'graftling train --studio'), '.'));
+  }
+
   async function refresh() {
     asking = true;
     try {
       const now = await api.get('run', {}, signal);
       if (now) shown(now);
-      else {
-        run = null;
-        fill(element, h('h2', 'No run is shown'), h('p', 'Start one below, open one of the past, or begin one in a terminal with ', h('code', 'graftling train --studio'), '.'));
-      }
+      else none();
       tellOnce(run);
     } catch (error) {
       if (error.name === 'AbortError') return;
@@ -144,5 +147,5 @@ export function stage({ signal, ended, known }) {
     done: () => { refresh(); ended(); },
     error: () => { refresh(); ended(); },
   }, signal);
-  return { element, shown, refresh };
+  return { element, shown, refresh, none };
 }

@@ -5,12 +5,13 @@ import { stage } from './theatre-run.js';
 import { recipeForm } from './theatre-form.js';
 import { pastRuns } from './theatre-past.js';
 
-function show(body, { signal, parts }) {
+function show(body, { signal, state, parts }) {
   const past = pastRuns({ signal, show: (run) => now.shown(run) });
   const form = recipeForm({ signal, started: (run) => { now.shown(run); now.element.scrollIntoView({ block: 'start' }); } });
   const now = stage({ signal, ended: past.refresh, known: (run) => { if (parts[0] !== 'start') form.fold(Boolean(run)); } });
   add(body, [now.element, form.element, past.element]);
-  now.refresh();
+  if (state.run) now.refresh();
+  else now.none();
   past.refresh();
   if (parts[0] === 'start') form.element.scrollIntoView({ block: 'start' });
 }
