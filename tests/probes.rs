@@ -147,8 +147,8 @@ fn a_probe_costs_what_it_shows() {
     };
     let (first, last) = (probe(0), probe(2));
     assert!(3 * first.nodes() < last.nodes(), "{} nodes of {}", first.nodes(), last.nodes());
-    // No logits, which are the largest value of the whole model: 32 rows of them and a layer's few rows.
-    let whole = Probe::forward(&opened.session, Subject::whole(None, 32), |model| {
+    // No logits, which are the largest value of the whole model.
+    let whole = Probe::forward(&opened.session, Subject::whole(opened.session.adapter(), 32), |model| {
         logits_value(model).map(|logits| (vec![logits], logits))
     });
     assert!(last.bytes() < whole.unwrap().0.bytes());

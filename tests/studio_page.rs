@@ -129,13 +129,19 @@ fn every_view_opens_with_real_numbers() {
         go(&mut browser, view);
         go(&mut browser, "nowhere");
         let took = go(&mut browser, view);
+        if view == "chat" {
+            browser.evaluate("[...document.querySelectorAll('button')].find((button) => button.textContent === 'Send').click()");
+            browser.settle();
+        }
         assert_eq!(refusals(&mut browser), "", "{view}");
         let text = said(&mut browser);
         let numbers = text.split(|c: char| !c.is_ascii_digit()).filter(|digits| !digits.is_empty()).count();
-        assert!(numbers >= 5 && text.len() > 300, "{view} says little: {text}");
+        // A conversation is words; its numbers are read token by token.
+        let least = if view == "chat" { 1 } else { 5 };
+        assert!(numbers >= least && text.len() > 300, "{view} says little: {text}");
         assert!(took < LONGEST, "{view} took {took:?}");
         eprintln!("{view}: {took:?}");
-        let words = browser.evaluate("[...document.querySelectorAll('#content svg[role=img], #content canvas')].every((picture) => picture.getAttribute('aria-label') || picture.getAttribute('aria-labelledby') || picture.closest('[aria-label]') || picture.closest('figure')?.querySelector('figcaption'))");
+        let words = browser.evaluate("[...document.querySelectorAll('#content svg[role=img], #content canvas:not([aria-hidden])')].every((picture) => picture.getAttribute('aria-label') || picture.getAttribute('aria-labelledby') || picture.closest('[aria-label]') || picture.closest('figure')?.querySelector('figcaption'))");
         assert_eq!(words, true, "{view}: a picture that nobody puts into words");
         browser.size(390, 800);
         browser.settle();
@@ -162,7 +168,8 @@ fn the_journey_plays_to_its_end() {
     let mut seen = Vec::new();
     for _ in 0..40 * stops {
         let at = browser.evaluate(stop).as_str().unwrap_or_default().to_string();
-        if seen.last() != Some(&at) {
+        // Between two stops there is none.
+        if !at.is_empty() && seen.last() != Some(&at) {
             browser.settle();
             assert_eq!(refusals(&mut browser), "", "{at}");
             assert!(said(&mut browser).chars().any(|c| c.is_ascii_digit()), "{at} has no numbers");

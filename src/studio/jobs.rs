@@ -82,15 +82,21 @@ impl Drop for Asker {
 }
 
 impl Jobs {
-    /// Starts the thread; it opens nothing yet.
+    /// Starts the thread; it opens nothing yet, and nothing while a run `is_training`.
     ///
     /// # Errors
     /// Failed, when the system gives no thread.
-    pub(super) fn start(events: Events, options: SessionOptions) -> Result<Self> {
+    pub(super) fn start(
+        events: Events,
+        options: SessionOptions,
+        is_training: impl Fn() -> bool + Send + 'static,
+    ) -> Result<Self> {
         let (queue, waiting) = sync_channel(QUEUE);
         let status = Arc::new(Status::default());
         let told = status.clone();
-        let work = move || work_off(Engine { options, events, status: told, gone: Arc::default(), on_device: None }, &waiting);
+        let work = move || {
+            work_off(Engine { options, events, status: told, gone: Arc::default(), on_device: None }, &waiting, is_training)
+        };
         let thread = std::thread::Builder::new().name("engine".to_string()).spawn(work);
         thread.map_err(|error| Error::failed("studio", format!("cannot start a thread: {error}"), "close other programs"))?;
         Ok(Self { queue, status })
@@ -147,7 +153,7 @@ fn ended() -> Refusal {
     Error::failed("studio", "the thread that computes has ended", "start `graftling studio` again").into()
 }
 
-fn work_off(mut engine: Engine, waiting: &Receiver<Message>) {
+fn work_off(mut engine: Engine, waiting: &Receiver<Message>, is_training: impl Fn() -> bool) {
     for message in waiting {
         match message {
             Message::Release(done) => {
@@ -156,6 +162,8 @@ fn work_off(mut engine: Engine, waiting: &Receiver<Message>) {
             }
             // Nobody would read the answer.
             Message::Job(job) if job.gone.load(Ordering::SeqCst) => {}
+            // A run has begun since it was asked.
+            Message::Job(job) if is_training() => drop(job.answer.send(Err(Refusal::training()))),
             Message::Job(Job { opened, work, gone, answer }) => {
                 engine.gone = gone;
                 engine.turn_to(opened);

@@ -105,9 +105,10 @@ impl Studio {
             None => None,
         };
         let events = Events::new();
+        let theatre = Theatre::new(setup.program.clone(), events.clone())?;
         let studio = Self {
-            jobs: Jobs::start(events.clone(), setup.session.clone())?,
-            theatre: Theatre::new(setup.program.clone(), events.clone())?,
+            jobs: Jobs::start(events.clone(), setup.session.clone(), theatre.asks_whether_training())?,
+            theatre,
             events,
             opened: RwLock::new(opened),
             setup,

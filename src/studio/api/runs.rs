@@ -193,17 +193,12 @@ fn read(asked: Map<String, Value>) -> Result<(String, Recipe, PathBuf)> {
 
 fn train(studio: &Arc<Studio>, asked: Map<String, Value>) -> Answered<Run> {
     let (text, recipe, out) = read(asked)?;
-    if studio.is_training() {
-        return Err(Refusal::new(409, "studio", "a run is training already", "stop it, or wait until it has ended"));
-    }
-    studio.jobs.release();
-    studio.theatre.start(Some(&text), &out, recipe.resume == Some(true))?;
+    studio.theatre.start(Some(&text), &out, recipe.resume == Some(true), || studio.jobs.release())?;
     run(studio, Dir { dir: None })
 }
 
 fn resume(studio: &Arc<Studio>, _: Nothing) -> Answered<Run> {
-    studio.jobs.release();
-    studio.theatre.resume()?;
+    studio.theatre.resume(|| studio.jobs.release())?;
     run(studio, Dir { dir: None })
 }
 

@@ -9,6 +9,7 @@ pub mod past;
 pub mod tail;
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -75,6 +76,8 @@ pub struct Theatre {
     program: PathBuf,
     events: Events,
     shown: Arc<Mutex<Option<Shown>>>,
+    /// Whether a run is about to begin, and the device is being given back for it.
+    starting: Arc<AtomicBool>,
 }
 
 /// What is known of the run that is shown, without its metrics.
@@ -101,7 +104,7 @@ impl Theatre {
         let (looked_at, told) = (Arc::downgrade(&shown), events.clone());
         let thread = std::thread::Builder::new().name("theatre".to_string()).spawn(move || watch(&looked_at, &told));
         thread.map_err(|error| Error::failed("studio", format!("cannot start a thread: {error}"), "close other programs"))?;
-        Ok(Self { program, events, shown })
+        Ok(Self { program, events, shown, starting: Arc::default() })
     }
 
     /// Shows the run in this folder.
@@ -124,11 +127,28 @@ impl Theatre {
         Ok(())
     }
 
-    /// Starts a run on this recipe, TOML, in this folder; or lets one go on. The device must be free.
+    /// Starts a run on this recipe, TOML, in this folder; or lets one go on. `free` gives the device back; from before that on it is the
+    /// run's.
     ///
     /// # Errors
     /// Failed: the folder cannot be written, the program cannot be started. [`Refusal`] with 409: a run goes on already.
-    pub fn start(&self, recipe: Option<&str>, folder: &Path, resume: bool) -> std::result::Result<(), Refusal> {
+    pub fn start(
+        &self,
+        recipe: Option<&str>,
+        folder: &Path,
+        resume: bool,
+        free: impl FnOnce(),
+    ) -> std::result::Result<(), Refusal> {
+        if self.is_training() || self.starting.swap(true, Ordering::SeqCst) {
+            return Err(Refusal::new(409, "studio", "a run is training already", "stop it, or wait until it has ended"));
+        }
+        free();
+        let started = self.start_now(recipe, folder, resume);
+        self.starting.store(false, Ordering::SeqCst);
+        started
+    }
+
+    fn start_now(&self, recipe: Option<&str>, folder: &Path, resume: bool) -> std::result::Result<(), Refusal> {
         let mut shown = locked(&self.shown);
         if shown.as_ref().is_some_and(|now| now.phase.is_training()) || lock::holder(folder).is_some() {
             let what = "a run is training already";
@@ -184,10 +204,10 @@ impl Theatre {
     ///
     /// # Errors
     /// As [`Theatre::start`]; bad input: no run is shown.
-    pub fn resume(&self) -> std::result::Result<(), Refusal> {
+    pub fn resume(&self, free: impl FnOnce()) -> std::result::Result<(), Refusal> {
         let folder = self.folder();
         let folder = folder.ok_or_else(|| Error::bad_input("studio", "no run is shown", "start one, or open one of the past"))?;
-        self.start(None, &folder, true)
+        self.start(None, &folder, true, free)
     }
 
     /// The folder of the run that is shown.
@@ -202,7 +222,13 @@ impl Theatre {
 
     /// Whether that run occupies the device now.
     pub fn is_training(&self) -> bool {
-        locked(&self.shown).as_ref().is_some_and(|now| now.phase.is_training())
+        self.asks_whether_training()()
+    }
+
+    /// [`Theatre::is_training`], for who has no theatre.
+    pub(super) fn asks_whether_training(&self) -> impl Fn() -> bool + Send + use<> {
+        let (shown, starting) = (self.shown.clone(), self.starting.clone());
+        move || starting.load(Ordering::SeqCst) || locked(&shown).as_ref().is_some_and(|now| now.phase.is_training())
     }
 
     /// What the run has told after this step, with what it is and how it ended.

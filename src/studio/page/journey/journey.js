@@ -60,7 +60,7 @@ async function show(body, { signal, state, parts, query }) {
   };
   const run = () => {
     clearTimeout(timer);
-    play.textContent = playing ? 'Pause' : isEnd() ? 'Play again' : 'Play';
+    play.textContent = playing ? 'Pause' : isEnd() ? 'The end: again?' : 'Play';
     play.setAttribute('aria-pressed', String(playing));
     progress.classList.remove('runs');
     if (!playing) return;
