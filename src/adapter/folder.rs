@@ -24,16 +24,15 @@ impl Placement {
         }
         let path = |site: &Site| module_path(&site.name(), model.text_path);
         let adapts = |site: &Site| adapter.adapts(site.layer, site.module, &site.name());
-        if let Ok(Some(means)) = adapter.chosen.matcher() {
-            if let Some(site) = sites(model).iter().find(|site| means(&path(site)) && !adapts(site)) {
-                let (module, layer) = (site.module, site.layer);
-                let problem = format!(
-                    "has no tensors for module {module} in layer {layer}, which adapter_config.json chooses by target_modules"
-                );
-                let proposal =
-                    "Check that adapter_config.json and adapter_model.safetensors belong together, and copy both again.";
-                return Err(Error::bad_input(place, problem, proposal));
-            }
+        if let Ok(Some(means)) = adapter.chosen.matcher()
+            && let Some(site) = sites(model).iter().find(|site| means(&path(site)) && !adapts(site))
+        {
+            let (module, layer) = (site.module, site.layer);
+            let problem = format!(
+                "has no tensors for module {module} in layer {layer}, which adapter_config.json chooses by target_modules"
+            );
+            let proposal = "Check that adapter_config.json and adapter_model.safetensors belong together, and copy both again.";
+            return Err(Error::bad_input(place, problem, proposal));
         }
         let paths: Vec<String> = sites(model).iter().map(path).collect();
         for module in adapter.chosen.without_module(&paths) {
