@@ -7,7 +7,7 @@
 // Traffic: reads k and v once for every 32 query vectors, and q once for every block of keys; writes out and lse once.
 // Accumulates in f32, in the order of the blocks.
 
-struct Params { rows: u32, keys: u32, heads: u32, group: u32, scale: f32, window: u32 }
+struct Params { rows: u32, keys: u32, heads: u32, group: u32, scale: f32, window: u32, first_block: u32 }
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> q: array<vec4f>;               // [rows, heads * HEAD_VEC4]
@@ -21,12 +21,23 @@ struct Params { rows: u32, keys: u32, heads: u32, group: u32, scale: f32, window
 var<workgroup> own_starts: array<u32, 32>;                  // where the query vectors begin in q
 var<workgroup> of_lanes: array<vec4f, 8u * SCORE_LANES>;    // a number of each lane for each of its own rows
 
+// Of a block: its first key, and in k where the key head begins in a row, and the length of a row.
+struct Tile { base: u32, head_start: u32, stride: u32 }
+
+fn own_vec4(tile: Tile, which: u32, column: u32, second: bool) -> vec4f {
+    return q[own_starts[which] + column];
+}
+
+fn other_vec4(tile: Tile, which: u32, column: u32, second: bool) -> vec4f {
+    return k[min(tile.base + which, params.keys - 1u) * tile.stride + tile.head_start + column];
+}
+
 @compute @workgroup_size(LANES, 8)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_id) id: vec3u) {
     let lane = id.xy;
     let vectors = params.rows * params.group; // query vectors of a key head
     let blocks = (vectors + 31u) / 32u;
-    let block = group.y * groups.x + group.x;
+    let block = params.first_block + group.y * groups.x + group.x;
     let key_head = block / blocks;
     let key_stride = params.heads / params.group * HEAD_VEC4;
     if key_head * HEAD_VEC4 >= key_stride {
@@ -78,17 +89,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
         var scores = mat4x4f();
         for (var c = 0u; c < HEAD_VEC4; c += CHUNK) {
             workgroupBarrier();
-            for (var i = lane.y * LANES + lane.x; i < (32u + step) * CHUNK; i += 8u * LANES) {
-                let which = i / CHUNK;
-                let column = c + i % CHUNK;
-                var value = vec4f();
-                if column < HEAD_VEC4 && which < 32u {
-                    value = q[own_starts[which] + column];
-                } else if column < HEAD_VEC4 {
-                    value = k[min(base + which - 32u, params.keys - 1u) * key_stride + key_head * HEAD_VEC4 + column];
-                }
-                staged[chunk_at(which, i % CHUNK)] = value;
-            }
+            stage(Tile(base, key_head * HEAD_VEC4, key_stride), lane, c, false);
             workgroupBarrier();
             if lane.x < SCORE_LANES {
                 scores = add_scores(scores, lane, min(CHUNK, HEAD_VEC4 - c));

@@ -9,7 +9,7 @@
 // Traffic: reads q and d_out once or twice for every 32 keys, k and v once for every block of rows; writes the gradient once.
 // Accumulates in f32, query head by query head, in the order of the blocks; no atomics.
 
-struct Params { rows: u32, heads: u32, group: u32, scale: f32, window: u32 }
+struct Params { rows: u32, heads: u32, group: u32, scale: f32, window: u32, first_block: u32 }
 
 override OF_KEY: u32 = 1u; // the gradient is that of k; else that of v
 
@@ -40,11 +40,30 @@ fn summed(at: vec4u) -> mat4x4f {
     return mat4x4f(q[at.x], q[at.y], q[at.z], q[at.w]);
 }
 
+// Of a block: the first own key and the first row, the number of key heads, the key head, and the query head.
+struct Tile { first_key: u32, base: u32, key_heads: u32, key_head: u32, head: u32 }
+
+fn own_vec4(tile: Tile, which: u32, column: u32, second: bool) -> vec4f {
+    let at = (min(tile.first_key + which, params.rows - 1u) * tile.key_heads + tile.key_head) * HEAD_VEC4 + column;
+    if second {
+        return v[at];
+    }
+    return k[at];
+}
+
+fn other_vec4(tile: Tile, which: u32, column: u32, second: bool) -> vec4f {
+    let at = (min(tile.base + which, params.rows - 1u) * params.heads + tile.head) * HEAD_VEC4 + column;
+    if second {
+        return d_out[at];
+    }
+    return q[at];
+}
+
 @compute @workgroup_size(LANES, 8)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_id) id: vec3u) {
     let lane = id.xy;
     let blocks = (params.rows + 31u) / 32u;
-    let block = group.y * groups.x + group.x;
+    let block = params.first_block + group.y * groups.x + group.x;
     let key_head = block / blocks;
     let key_heads = params.heads / params.group;
     if key_head >= key_heads {
@@ -62,38 +81,19 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
             if first_seen(segment_start[base], base) > first_key + 31u {
                 break; // this and all later rows belong to later segments, or their windows begin later
             }
+            let tile = Tile(first_key, base, key_heads, key_head, head);
             var scores = mat4x4f();
             var products = mat4x4f();
             for (var c = 0u; c < HEAD_VEC4; c += CHUNK) {
                 workgroupBarrier();
-                for (var i = lane.y * LANES + lane.x; i < (32u + step) * CHUNK; i += 8u * LANES) {
-                    let which = i / CHUNK;
-                    let column = c + i % CHUNK;
-                    var value = vec4f();
-                    if column < HEAD_VEC4 && which < 32u {
-                        value = k[(min(first_key + which, params.rows - 1u) * key_heads + key_head) * HEAD_VEC4 + column];
-                    } else if column < HEAD_VEC4 {
-                        value = q[(min(base + which - 32u, params.rows - 1u) * params.heads + head) * HEAD_VEC4 + column];
-                    }
-                    staged[chunk_at(which, i % CHUNK)] = value;
-                }
+                stage(tile, lane, c, false);
                 workgroupBarrier();
                 scores = add_scores(scores, lane, min(CHUNK, HEAD_VEC4 - c));
                 if OF_KEY == 0u {
                     continue;
                 }
                 workgroupBarrier();
-                for (var i = lane.y * LANES + lane.x; i < (32u + step) * CHUNK; i += 8u * LANES) {
-                    let which = i / CHUNK;
-                    let column = c + i % CHUNK;
-                    var value = vec4f();
-                    if column < HEAD_VEC4 && which < 32u {
-                        value = v[(min(first_key + which, params.rows - 1u) * key_heads + key_head) * HEAD_VEC4 + column];
-                    } else if column < HEAD_VEC4 {
-                        value = d_out[(min(base + which - 32u, params.rows - 1u) * params.heads + head) * HEAD_VEC4 + column];
-                    }
-                    staged[chunk_at(which, i % CHUNK)] = value;
-                }
+                stage(tile, lane, c, true);
                 workgroupBarrier();
                 products = add_scores(products, lane, min(CHUNK, HEAD_VEC4 - c));
             }

@@ -8,7 +8,7 @@
 // Traffic: reads k and v once, writes d_k and d_v once; q, d_out and the statistics are read once for every 8 keys.
 // Accumulates in f32, in the order of the rows and, within a row, of the query heads; no barriers, no workgroup memory, no atomics.
 
-struct Params { rows: u32, heads: u32, group: u32, scale: f32, window: u32 }
+struct Params { rows: u32, heads: u32, group: u32, scale: f32, window: u32, first_block: u32 }
 
 override HEAD_VEC4: u32 = 16; // columns of a head / 4
 const UNSEEN = -1e30;         // score of a key that a query vector does not see
@@ -32,7 +32,7 @@ fn start_of(vector: u32, key_head: u32) -> u32 {
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(subgroup_invocation_id) lane: u32) {
     let vectors = params.rows * params.group; // query vectors of a key head
     let blocks = (params.rows + 7u) / 8u;
-    let block = group.y * groups.x + group.x;
+    let block = params.first_block + group.y * groups.x + group.x;
     let key_head = block / blocks;
     let key_heads = params.heads / params.group;
     if key_head >= key_heads {

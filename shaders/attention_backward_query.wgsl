@@ -6,7 +6,7 @@
 // Traffic: reads k twice and v once for every 32 query vectors, q and d_out once for every block of keys; writes d_q once.
 // Accumulates in f32, in the order of the blocks, which are counted from where the first row's segment begins.
 
-struct Params { rows: u32, heads: u32, group: u32, scale: f32, window: u32 }
+struct Params { rows: u32, heads: u32, group: u32, scale: f32, window: u32, first_block: u32 }
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> q: array<vec4f>;            // [rows, heads * HEAD_VEC4]
@@ -26,12 +26,30 @@ fn d_scores(scores: vec4f, products: vec4f, statistic: vec2f, key: vec4u, first:
     return weights * (products - statistic.y) * cap_slope(score);
 }
 
+// Of a block: its first key, and in k and v where the key head begins in a row, and the length of a row.
+struct Tile { base: u32, head_start: u32, stride: u32 }
+
+fn own_vec4(tile: Tile, which: u32, column: u32, second: bool) -> vec4f {
+    if second {
+        return d_out[own_starts[which] + column];
+    }
+    return q[own_starts[which] + column];
+}
+
+fn other_vec4(tile: Tile, which: u32, column: u32, second: bool) -> vec4f {
+    let at = min(tile.base + which, params.rows - 1u) * tile.stride + tile.head_start + column;
+    if second {
+        return v[at];
+    }
+    return k[at];
+}
+
 @compute @workgroup_size(LANES, 8)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_id) id: vec3u) {
     let lane = id.xy;
     let vectors = params.rows * params.group; // query vectors of a key head
     let blocks = (vectors + 31u) / 32u;
-    let block = group.y * groups.x + group.x;
+    let block = params.first_block + group.y * groups.x + group.x;
     let key_head = block / blocks;
     let key_stride = params.heads / params.group * HEAD_VEC4;
     if key_head * HEAD_VEC4 >= key_stride {
@@ -67,35 +85,16 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
     var sum_near = mat4x4f(); // of d_score k
     var sum_far = mat4x4f();
     for (var base = first_segment + skipped / step * step; base <= end; base += step) {
+        let tile = Tile(base, key_head * HEAD_VEC4, key_stride);
         var scores = mat4x4f();
         var products = mat4x4f();
         for (var c = 0u; c < HEAD_VEC4; c += CHUNK) {
             workgroupBarrier();
-            for (var i = lane.y * LANES + lane.x; i < (32u + step) * CHUNK; i += 8u * LANES) {
-                let which = i / CHUNK;
-                let column = c + i % CHUNK;
-                var value = vec4f();
-                if column < HEAD_VEC4 && which < 32u {
-                    value = q[own_starts[which] + column];
-                } else if column < HEAD_VEC4 {
-                    value = k[min(base + which - 32u, params.rows - 1u) * key_stride + key_head * HEAD_VEC4 + column];
-                }
-                staged[chunk_at(which, i % CHUNK)] = value;
-            }
+            stage(tile, lane, c, false);
             workgroupBarrier();
             scores = add_scores(scores, lane, min(CHUNK, HEAD_VEC4 - c));
             workgroupBarrier();
-            for (var i = lane.y * LANES + lane.x; i < (32u + step) * CHUNK; i += 8u * LANES) {
-                let which = i / CHUNK;
-                let column = c + i % CHUNK;
-                var value = vec4f();
-                if column < HEAD_VEC4 && which < 32u {
-                    value = d_out[own_starts[which] + column];
-                } else if column < HEAD_VEC4 {
-                    value = v[min(base + which - 32u, params.rows - 1u) * key_stride + key_head * HEAD_VEC4 + column];
-                }
-                staged[chunk_at(which, i % CHUNK)] = value;
-            }
+            stage(tile, lane, c, true);
             workgroupBarrier();
             products = add_scores(products, lane, min(CHUNK, HEAD_VEC4 - c));
         }

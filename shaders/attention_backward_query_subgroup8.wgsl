@@ -4,7 +4,7 @@
 // Traffic: reads q, d_out and the statistics once, writes d_q once; k and v are read once for every 8 query vectors.
 // Accumulates in f32, in the order of the keys; no barriers, no workgroup memory.
 
-struct Params { rows: u32, heads: u32, group: u32, scale: f32, window: u32 }
+struct Params { rows: u32, heads: u32, group: u32, scale: f32, window: u32, first_block: u32 }
 
 override HEAD_VEC4: u32 = 16; // columns of a head / 4
 const UNSEEN = -1e30;         // score of a key that a query vector does not see
@@ -27,7 +27,7 @@ fn start_of(vector: u32, key_head: u32) -> u32 {
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(subgroup_invocation_id) lane: u32) {
     let vectors = params.rows * params.group; // query vectors of a key head
     let blocks = (vectors + 7u) / 8u;
-    let block = group.y * groups.x + group.x;
+    let block = params.first_block + group.y * groups.x + group.x;
     let key_head = block / blocks;
     let key_heads = params.heads / params.group;
     if key_head >= key_heads {

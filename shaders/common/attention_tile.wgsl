@@ -17,6 +17,22 @@ fn chunk_at(row: u32, column: u32) -> u32 {
     return row * (CHUNK + 1u) + column;
 }
 
+// Puts vec4s `c` .. `c + CHUNK` of the tile's rows into workgroup memory. The shader has the rows: `own_vec4` and `other_vec4`, those whose
+// products are scores, or those of the second products that a gradient needs. Between two barriers.
+fn stage(tile: Tile, lane: vec2u, c: u32, second: bool) {
+    for (var i = lane.y * LANES + lane.x; i < (32u + 4u * SCORE_LANES) * CHUNK; i += 8u * LANES) {
+        let which = i / CHUNK;
+        let column = c + i % CHUNK;
+        var value = vec4f();
+        if column < HEAD_VEC4 && which < 32u {
+            value = own_vec4(tile, which, column, second);
+        } else if column < HEAD_VEC4 {
+            value = other_vec4(tile, which - 32u, column, second);
+        }
+        staged[chunk_at(which, i % CHUNK)] = value;
+    }
+}
+
 // Where the weights of own row `row` with the others of lane `x` rest.
 fn weight_at(row: u32, x: u32) -> u32 {
     return row * (SCORE_LANES + 1u) + x;

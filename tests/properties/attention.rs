@@ -3,7 +3,8 @@
 use crate::cases;
 use crate::common::device;
 use crate::sketch::*;
-use graftling::graph::{Matrix, ValueId};
+use graftling::graph::{Call, Dispatch, Matrix, Op, Operand, Rows, TensorType, ValueId};
+use graftling::kernel::Tuning;
 use graftling::ops::attention::{Attention, AttentionBackwardKeyValue, AttentionBackwardQuery, Heads};
 use graftling::plan::Executable;
 use proptest::prelude::*;
@@ -301,4 +302,60 @@ fn a_window_costs_its_own_length() {
         eprintln!("{name}: {whole:.4} s, with a window {within:.4} s");
         assert!(within <= whole / 4.0, "{name}: {whole} s, with a window {within} s");
     }
+}
+
+/// Half a million pairs of rows of many heads are more than one dispatch may do; of few heads they are not. Which dispatch a head is in
+/// changes no bit of it.
+#[test]
+fn a_head_does_not_see_how_many_dispatches_there_are() {
+    let rows = 1024;
+    let [all, few] = [32, 8].map(|heads| Heads::new(heads, heads / 4, 64));
+    let case = Case { heads: all, segments: vec![rows], seed: 5 };
+    let starts = case.starts();
+    let (q, kv, d_out) = (case.q(), case.kv(), case.d_out());
+    let dispatches = |heads: Heads| launches(heads, rows, rows).iter().map(Vec::len).collect::<Vec<_>>();
+    let (many, one) = if tiles() { (4, 2) } else { (3, 1) };
+    assert_eq!((dispatches(all), dispatches(few)), (vec![2, 1 + 2, many], vec![1, 1 + 1, one]));
+    let together = run(all, &q, &kv, &starts, Some(&d_out));
+    for part in [0, 3] {
+        let columns = |matrix: &Matrix| {
+            let width = matrix.columns / 4;
+            let data = (0..rows).flat_map(|row| matrix.row(row)[part * width..][..width].to_vec()).collect();
+            Matrix::new([rows, width], data)
+        };
+        let alone = run(few, &columns(&q), &kv.each_ref().map(columns), &starts, Some(&columns(&d_out)));
+        for (alone, together) in alone.iter().zip(&together) {
+            assert_same(alone, &columns(together));
+        }
+    }
+}
+
+/// A run of fewer rows has the same dispatches, some of them empty, and together they do each block once.
+#[test]
+fn every_block_is_in_one_dispatch() {
+    let heads = Heads::new(24, 8, 128);
+    let most = launches(heads, 4096, 4096);
+    assert!(most.iter().all(|list| list.len() > 20), "52 billion operations a product and more");
+    for rows in [1, 37, 2048, 4096] {
+        let whole = launches(heads, rows, rows.min(128));
+        for ((found, most), whole) in launches(heads, rows, 4096).iter().zip(&most).zip(whole) {
+            let blocks = |list: &[Dispatch]| list.iter().map(|dispatch| dispatch.workgroups.iter().product::<u32>()).sum::<u32>();
+            assert_eq!((found.len(), blocks(found)), (most.len(), blocks(&whole)), "{rows} rows");
+        }
+    }
+}
+
+/// Has this device the kernels with tiles in workgroup memory, of which d_k and d_v are two?
+fn tiles() -> bool {
+    launches(Heads::new(1, 1, 64), 1, 1)[2].len() == 2
+}
+
+/// What the three ops dispatch.
+fn launches(heads: Heads, rows: usize, most_rows: usize) -> [Vec<Dispatch>; 3] {
+    let operand = |tensor| Operand { tensor, rows, part_starts: vec![0] };
+    let of_rows = |columns| operand(TensorType::f32(Rows::Tokens(most_rows), columns));
+    let inputs: Vec<Operand> = [heads.heads, heads.key_value_heads].map(|heads_of| of_rows(heads_of * heads.head_dim)).to_vec();
+    let ops: [&dyn Op; 3] = [&Attention(heads), &AttentionBackwardQuery(heads), &AttentionBackwardKeyValue(heads)];
+    let device = device();
+    ops.map(|op| op.launch(&Call { inputs: &inputs, outputs: &[], device: &device.facts, tuning: &Tuning::NONE }))
 }

@@ -67,10 +67,11 @@ impl Op for AttentionBackwardQuery {
             work: 0.0,
         };
         let Chosen { kernel, constants, own_rows } = self.0.chosen(call.device, &QUERY, &QUERY_SUBGROUP8);
-        let query = Dispatch {
+        let blocks = self.0.key_value_heads * (call.inputs[0].rows * self.0.group()).div_ceil(own_rows);
+        let query = |part: Part| Dispatch {
             kernel,
-            constants,
-            params: params(&self.0, call).bytes(),
+            constants: constants.clone(),
+            params: params(&self.0, call, part).bytes(),
             bindings: vec![
                 Bind::Input(0),
                 Bind::Input(1),
@@ -80,10 +81,10 @@ impl Op for AttentionBackwardQuery {
                 Bind::Input(6),
                 Bind::Output(0),
             ],
-            workgroups: spread(self.0.key_value_heads * (call.inputs[0].rows * self.0.group()).div_ceil(own_rows)),
-            work: 1.0,
+            workgroups: spread(part.blocks),
+            work: part.blocks as f64,
         };
-        vec![statistics, query]
+        std::iter::once(statistics).chain(parts(&self.0, call, blocks, 3).map(query)).collect()
     }
 
     fn flops(&self, inputs: &[[usize; 2]], _: &[[usize; 2]]) -> u64 {
@@ -138,21 +139,30 @@ impl Op for AttentionBackwardKeyValue {
 
     fn launch(&self, call: &Call) -> Vec<Dispatch> {
         let Chosen { kernel, constants, own_rows } = self.0.chosen(call.device, &KEY_VALUE, &KEY_VALUE_SUBGROUP8);
-        // One dispatch for both gradients, or one for each.
+        // Dispatches for both gradients, or for each its own.
         let outputs = if std::ptr::eq(kernel, &KEY_VALUE) { vec![vec![0], vec![1]] } else { vec![vec![0, 1]] };
-        let dispatch = |outputs: Vec<usize>| Dispatch {
+        // Of d_k: scores, their gradients, and the sums; of d_v no gradients.
+        let products = |outputs: &[usize]| match outputs {
+            [0, 1] => 4,
+            [0] => 3,
+            _ => 2,
+        };
+        let blocks = self.0.key_value_heads * call.inputs[1].rows.div_ceil(own_rows);
+        let dispatch = |outputs: &[usize], part: Part| Dispatch {
             kernel,
-            constants: match outputs[..] {
+            constants: match *outputs {
                 [gradient] => [constants.clone(), vec![("OF_KEY", if gradient == 0 { 1.0 } else { 0.0 })]].concat(),
                 _ => constants.clone(),
             },
-            params: params(&self.0, call).bytes(),
-            workgroups: spread(self.0.key_value_heads * call.inputs[1].rows.div_ceil(own_rows)),
-            // Of d_k: scores, their gradients, and the sums; of d_v no gradients.
-            work: if outputs == [1] { 2.0 } else { 3.0 },
-            bindings: (0..6).map(Bind::Input).chain(outputs.into_iter().map(Bind::Output)).collect(),
+            params: params(&self.0, call, part).bytes(),
+            workgroups: spread(part.blocks),
+            work: products(outputs) as f64 * part.blocks as f64,
+            bindings: (0..6).map(Bind::Input).chain(outputs.iter().copied().map(Bind::Output)).collect(),
         };
-        outputs.into_iter().map(dispatch).collect()
+        let parts_of = |outputs: &Vec<usize>| -> Vec<Dispatch> {
+            parts(&self.0, call, blocks, products(outputs)).map(|part| dispatch(outputs, part)).collect()
+        };
+        outputs.iter().flat_map(parts_of).collect()
     }
 
     fn flops(&self, inputs: &[[usize; 2]], _: &[[usize; 2]]) -> u64 {
@@ -160,18 +170,19 @@ impl Op for AttentionBackwardKeyValue {
     }
 }
 
-fn params(heads: &Heads, call: &Call) -> BackwardParams {
+fn params(heads: &Heads, call: &Call, part: Part) -> BackwardParams {
     BackwardParams {
         rows: call.inputs[0].rows as u32,
         heads: heads.heads as u32,
         group: heads.group() as u32,
         scale: heads.scale as f32,
         window: heads.window_parameter(),
+        first_block: part.first,
     }
 }
 
 kernel_params!(StatisticsParams { vectors: u32 });
-kernel_params!(BackwardParams { rows: u32, heads: u32, group: u32, scale: f32, window: u32 });
+kernel_params!(BackwardParams { rows: u32, heads: u32, group: u32, scale: f32, window: u32, first_block: u32 });
 
 /// One invocation a (row, query head).
 pub static STATISTICS: Kernel =

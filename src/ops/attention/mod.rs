@@ -167,6 +167,27 @@ fn flops_of(heads: &Heads, rows: usize, keys: usize, products: usize) -> u64 {
     2 * (pairs * heads.q_columns() * products) as u64
 }
 
+/// Operations that one dispatch does, unless blocks of late rows, which see more keys than the mean, make it twice as many. A GPU of a
+/// laptop does them in some ten milliseconds; a system's watchdog ends what takes two seconds, and cannot be told how far it is.
+const OPERATIONS_OF_A_DISPATCH: u64 = 4_000_000_000;
+
+/// Blocks, one a workgroup, that a dispatch does.
+#[derive(Clone, Copy)]
+struct Part {
+    first: u32,
+    blocks: usize,
+}
+
+/// Shares `blocks` out to dispatches. How many there are follows from the most rows that there can be, since it may not change with rows.
+fn parts(heads: &Heads, call: &Call, blocks: usize, products: usize) -> impl Iterator<Item = Part> {
+    let [rows, keys] = [0, 1].map(|input| call.inputs[input].tensor.shape.rows.max());
+    let count = flops_of(heads, rows, keys, products).div_ceil(OPERATIONS_OF_A_DISPATCH).max(1) as usize;
+    (0..count).map(move |part| {
+        let [first, end] = [part, part + 1].map(|part| (part * blocks) / count);
+        Part { first: first as u32, blocks: end - first }
+    })
+}
+
 impl Op for Attention {
     fn name(&self) -> &'static str {
         "attention"
@@ -210,23 +231,26 @@ impl Op for Attention {
 
     fn launch(&self, call: &Call) -> Vec<Dispatch> {
         let rows = call.inputs[0].rows;
-        let params = Params {
+        let params = |first_block| Params {
             rows: rows as u32,
             keys: call.inputs[1].rows as u32,
             heads: self.0.heads as u32,
             group: self.0.group() as u32,
             scale: self.0.scale as f32,
             window: self.0.window_parameter(),
+            first_block,
         };
         let Chosen { kernel, constants, own_rows } = self.0.chosen(call.device, &FORWARD, &FORWARD_SUBGROUP8);
-        vec![Dispatch {
+        let blocks = self.0.key_value_heads * (rows * self.0.group()).div_ceil(own_rows);
+        let dispatch = |part: Part| Dispatch {
             kernel,
-            constants,
-            params: params.bytes(),
+            constants: constants.clone(),
+            params: params(part.first).bytes(),
             bindings: (0..5).map(Bind::Input).chain([Bind::Output(0), Bind::Output(1)]).collect(),
-            workgroups: spread(self.0.key_value_heads * (rows * self.0.group()).div_ceil(own_rows)),
-            work: 1.0,
-        }]
+            workgroups: spread(part.blocks),
+            work: part.blocks as f64,
+        };
+        parts(&self.0, call, blocks, 2).map(dispatch).collect()
     }
 
     fn flops(&self, inputs: &[[usize; 2]], _: &[[usize; 2]]) -> u64 {
@@ -265,7 +289,7 @@ impl Differentiate for Attention {
     }
 }
 
-kernel_params!(Params { rows: u32, keys: u32, heads: u32, group: u32, scale: f32, window: u32 });
+kernel_params!(Params { rows: u32, keys: u32, heads: u32, group: u32, scale: f32, window: u32, first_block: u32 });
 
 /// A kernel for subgroups of 8 with heads of up to 128 columns, and one for up to 256.
 macro_rules! head_sizes {
