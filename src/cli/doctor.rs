@@ -1,10 +1,17 @@
 //! `graftling doctor`: which GPUs there are, what they offer, and what training will need.
 
+use std::collections::HashMap;
 use std::fmt::Write;
+use std::sync::Arc;
 
 use clap::Args;
 use graftling::gpu::{Device, WANTED_FEATURES, adapters, kind};
-use graftling::kernel::{Arithmetic, Matrices};
+use graftling::graph::{Counts, Graph, Origin, Rows, TensorType};
+use graftling::kernel::{Arithmetic, Layout, Matrices};
+use graftling::ops::Random;
+use graftling::ops::matmul::Matmul;
+use graftling::plan::Executable;
+use graftling::reference;
 use graftling::train::needs::table;
 use graftling::{Error, Result};
 
@@ -32,7 +39,7 @@ pub fn run(_: DoctorArgs) -> Result<()> {
         let _ = writeln!(report, "{}", describe(number, adapter));
         usable += usize::from(match works(adapter) {
             Ok(()) => {
-                let _ = writeln!(report, "   opens, and gives back what is written to it\n");
+                let _ = writeln!(report, "   opens, and computes a product right\n");
                 true
             }
             Err(error) => {
@@ -80,15 +87,27 @@ fn describe(number: usize, adapter: &wgpu::Adapter) -> String {
     text
 }
 
-/// Opens the adapter, writes to its memory and reads back.
+/// Opens the adapter and multiplies two matrices on it, with the kernel that training takes there, so that the driver's compiler is tried too.
 fn works(adapter: &wgpu::Adapter) -> Result<()> {
-    let device = Device::on(adapter, Arithmetic::F32)?;
-    let written: Vec<u32> = (0..1024u32).map(|at| at.wrapping_mul(2_654_435_761)).collect();
-    let slice = device.allocate("test", written.len() * 4)?;
-    device.write(&slice, bytemuck::cast_slice(&written));
-    match device.read::<u32>(&slice, written.len())? == written {
-        true => Ok(()),
-        false => Err(Error::failed("test", "memory gave back other values than were written", "update the graphics driver")),
+    const SIDE: usize = 96;
+    let device = Arc::new(Device::on(adapter, Arithmetic::F32)?);
+    let mut graph = Graph::new();
+    let tensor = TensorType::f32(Rows::Fixed(SIDE), SIDE);
+    let operands = ["a", "b"].map(|name| graph.leaf(name, tensor, Origin::Input));
+    let product = Matmul { layout: Layout::NT, scale: 1.0 }.append(&mut graph, operands, None, "product")?;
+    let mut random = Random(1);
+    let matrices = operands.map(|operand| (operand, random.matrix([SIDE, SIDE], 1.0)));
+    let expected = reference::run(&graph, matrices.iter().cloned().collect(), &Counts::default());
+    let mut executable = Executable::new(device, graph, &[product], HashMap::new())?;
+    for (operand, matrix) in &matrices {
+        executable.write(*operand, &matrix.data.iter().map(|&value| value as f32).collect::<Vec<_>>());
+    }
+    executable.run(&Counts::default())?;
+    let found = executable.read(product, SIDE * SIDE)?;
+    let far = found.iter().zip(&expected[&product].data).any(|(found, expected)| !((f64::from(*found) - expected).abs() <= 1e-4));
+    match far {
+        false => Ok(()),
+        true => Err(Error::failed("test", "a product of two matrices came out wrong", "update the graphics driver")),
     }
 }
 

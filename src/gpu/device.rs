@@ -58,12 +58,17 @@ const BLOCK_BYTES: std::ops::Range<u64> = 8 << 20..16 << 20;
 pub fn adapters() -> Vec<wgpu::Adapter> {
     let instance = super::instance::instance();
     let mut adapters = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::all()));
-    adapters.sort_by_key(|adapter| match adapter.get_info().device_type {
-        wgpu::DeviceType::DiscreteGpu => 0,
-        wgpu::DeviceType::IntegratedGpu => 1,
-        wgpu::DeviceType::VirtualGpu => 2,
-        wgpu::DeviceType::Other => 3,
-        wgpu::DeviceType::Cpu => 4,
+    adapters.sort_by_key(|adapter| {
+        let info = adapter.get_info();
+        let kind = match info.device_type {
+            wgpu::DeviceType::DiscreteGpu => 0,
+            wgpu::DeviceType::IntegratedGpu => 1,
+            wgpu::DeviceType::VirtualGpu => 2,
+            wgpu::DeviceType::Other => 3,
+            wgpu::DeviceType::Cpu => 4,
+        };
+        // Windows lists a GPU twice. Its Vulkan driver compiles SPIR-V itself; DX12 needs a compiler that Windows does not bring.
+        (kind, info.backend == wgpu::Backend::Dx12)
     });
     adapters
 }

@@ -53,7 +53,15 @@ impl Pipelines {
 impl Pipeline {
     fn compile(device: &Device, kernel: &'static Kernel, constants: &[(&'static str, f64)]) -> Result<Self> {
         let broken = |problem: String| {
-            Error::failed(format!("kernel {}", kernel.name), problem, "please report this with `graftling doctor`")
+            // Without dxcompiler.dll wgpu takes the compiler that Windows brings, which gives up on loops that it cannot unroll.
+            let proposal = match device.info.backend {
+                wgpu::Backend::Dx12 => {
+                    "put dxcompiler.dll and dxil.dll, of Microsoft's DirectXShaderCompiler, beside the program, \
+                     or choose the GPU under Vulkan: `graftling doctor` lists both"
+                }
+                _ => "please report this with `graftling doctor`",
+            };
+            Error::failed(format!("kernel {}", kernel.name), problem, proposal)
         };
         if !kernel.needs.met_by(&device.facts) {
             return Err(broken(format!("the device lacks what it needs: {:?}", kernel.needs)));
