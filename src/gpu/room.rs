@@ -2,7 +2,7 @@
 //!
 //! | device | source |
 //! |---|---|
-//! | GPU behind Vulkan | the heaps that its driver reports: those on the device, or all of an integrated GPU |
+//! | GPU behind Vulkan | the heaps that its driver reports: those on the device, or all of an integrated GPU; where it has VK_EXT_memory_budget, what other programs leave of them |
 //! | integrated GPU, driver on the CPU, both on Linux | free memory of the machine, limits of control groups, address space limit of the process |
 //!
 //! Elsewhere (Metal, DX12) it is unknown, and an allocation that fails says so when it does.
@@ -26,37 +26,50 @@ impl Device {
         match self.info.device_type {
             wgpu::DeviceType::Cpu => known.extend(free_on_this_machine(Path::new("/"))),
             wgpu::DeviceType::IntegratedGpu => {
-                known.extend(self.heaps(false).map(|bytes| (bytes, HEAPS)));
+                known.extend(self.heaps(false));
                 known.extend(free_on_this_machine(Path::new("/")));
             }
-            _ => known.extend(self.heaps(true).map(|bytes| (bytes, HEAPS))),
+            _ => known.extend(self.heaps(true)),
         }
         Room { free: known.into_iter().min(), largest_binding: self.max_binding() }
     }
 
-    /// Bytes of the heaps that a Vulkan driver reports. `local`: only those on the device.
+    /// Bytes of the heaps that a Vulkan driver reports, or what of them this process can still have where the driver tells. `local`: only
+    /// those on the device.
     #[cfg(not(target_vendor = "apple"))]
-    fn heaps(&self, local: bool) -> Option<u64> {
-        /// `VK_MEMORY_HEAP_DEVICE_LOCAL_BIT`
-        const DEVICE_LOCAL: u32 = 1;
-        // SAFETY: the handles are used for one query while wgpu holds them, and neither kept nor destroyed.
+    fn heaps(&self, local: bool) -> Option<(u64, &'static str)> {
+        use ash::vk;
+        let mut budget = vk::PhysicalDeviceMemoryBudgetPropertiesEXT::default();
+        // SAFETY: the handles are used for one query while wgpu holds them, and neither kept nor destroyed. A driver without
+        // VK_EXT_memory_budget passes over its structure, which stays zero.
         let memory = unsafe {
             let device = self.device.as_hal::<wgpu::hal::api::Vulkan>()?;
-            let instance = device.shared_instance().raw_instance();
-            instance.get_physical_device_memory_properties(device.raw_physical_device())
+            let (instance, gpu) = (device.shared_instance(), device.raw_physical_device());
+            if instance.instance_api_version() >= vk::API_VERSION_1_1 {
+                let mut memory = vk::PhysicalDeviceMemoryProperties2::default().push_next(&mut budget);
+                instance.raw_instance().get_physical_device_memory_properties2(gpu, &mut memory);
+                memory.memory_properties
+            } else {
+                instance.raw_instance().get_physical_device_memory_properties(gpu)
+            }
         };
-        let heaps = memory.memory_heaps.iter().take(memory.memory_heap_count as usize);
-        Some(heaps.filter(|heap| !local || heap.flags.as_raw() & DEVICE_LOCAL != 0).map(|heap| heap.size).sum())
+        let heaps: Vec<usize> = (0..memory.memory_heap_count as usize)
+            .filter(|&heap| !local || memory.memory_heaps[heap].flags.contains(vk::MemoryHeapFlags::DEVICE_LOCAL))
+            .collect();
+        let told = heaps.iter().any(|&heap| budget.heap_budget[heap] > 0);
+        let left = |heap: usize| budget.heap_budget[heap].saturating_sub(budget.heap_usage[heap]);
+        Some(match told {
+            true => (heaps.iter().map(|&heap| left(heap)).sum(), "what the driver says is free"),
+            false => (heaps.iter().map(|&heap| memory.memory_heaps[heap].size).sum(), "all that the driver says the GPU has"),
+        })
     }
 
     /// There is no Vulkan here.
     #[cfg(target_vendor = "apple")]
-    fn heaps(&self, _local: bool) -> Option<u64> {
+    fn heaps(&self, _local: bool) -> Option<(u64, &'static str)> {
         None
     }
 }
-
-const HEAPS: &str = "all that the driver says the GPU has";
 
 /// Bytes that this process can still have, by every rule that Linux writes down under `root`; nothing elsewhere.
 fn free_on_this_machine(root: &Path) -> Vec<(u64, &'static str)> {
