@@ -16,7 +16,6 @@ mod runs;
 mod short_memory;
 
 use std::io::Read;
-use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -39,17 +38,8 @@ fn scrambled(seed: u64) -> u64 {
     bits ^ (bits >> 27)
 }
 
-/// Listens to signals even where the tests themselves run in the background of a script, or under nohup, and so without them.
 fn start(mut command: Command) -> Child {
-    // SAFETY: `signal` may be called between fork and exec.
-    unsafe {
-        command.pre_exec(|| {
-            for signal in [libc::SIGINT, libc::SIGHUP, libc::SIGTERM] {
-                libc::signal(signal, libc::SIG_DFL);
-            }
-            Ok(())
-        });
-    }
+    runs::listen_to_signals(&mut command);
     command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
 }
 

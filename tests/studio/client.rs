@@ -50,6 +50,8 @@ impl Answer {
 impl Studio {
     /// Starts what prints a studio's address, and waits for that.
     pub fn start(mut command: Command) -> Self {
+        #[cfg(unix)]
+        crate::runs::listen_to_signals(&mut command);
         let mut process = command.stderr(Stdio::piped()).stdout(Stdio::null()).stdin(Stdio::null()).spawn().unwrap();
         let stderr = process.stderr.take().unwrap();
         let said = Arc::new(Mutex::new(String::new()));

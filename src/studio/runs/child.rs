@@ -91,8 +91,9 @@ pub fn ask_to_stop(process: u32) -> Result<()> {
     let place = format!("process {process}");
     #[cfg(unix)]
     {
+        // Not SIGINT, which a shell has the programs ignore that it starts in the background, and they theirs.
         // SAFETY: sends a signal, and touches no memory. The number is that of a process, not of a group, being above 0.
-        let sent = i32::try_from(process).is_ok_and(|number| number > 0 && unsafe { libc::kill(number, libc::SIGINT) } == 0);
+        let sent = i32::try_from(process).is_ok_and(|number| number > 0 && unsafe { libc::kill(number, libc::SIGTERM) } == 0);
         if sent { Ok(()) } else { Err(Error::failed(place, "cannot be asked to stop", "press Ctrl-C where it runs")) }
     }
     #[cfg(not(unix))]
