@@ -284,7 +284,8 @@ fn stream(
     // One that has fallen behind ends here: the browser connects again, and is told what it missed.
     let live = live.take_while(std::result::Result::is_ok).filter_map(std::result::Result::ok);
     let live = live.filter(move |event| {
-        if event.name == "run" {
+        // A run that begins, or begins again, is told from its first step; one that is about to end is not.
+        if event.name == "run" && event.data["phase"] == "running" {
             told = 0;
         }
         event.step.is_none_or(|step| step > told)

@@ -14,6 +14,8 @@ mod resume;
 #[path = "../runs/mod.rs"]
 mod runs;
 mod short_memory;
+#[path = "../common/signals.rs"]
+mod signals;
 
 use std::io::Read;
 use std::path::Path;
@@ -39,7 +41,7 @@ fn scrambled(seed: u64) -> u64 {
 }
 
 fn start(mut command: Command) -> Child {
-    runs::listen_to_signals(&mut command);
+    signals::listen_to_signals(&mut command);
     command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
 }
 

@@ -151,18 +151,3 @@ pub fn run(mut command: Command, code: i32) -> (String, String) {
     assert!(!err.contains("panicked"), "{err}");
     (out, err)
 }
-
-/// Makes a command listen to signals even where the tests themselves run in the background of a script, or under nohup, and so without them.
-#[cfg(unix)]
-pub fn listen_to_signals(command: &mut Command) {
-    use std::os::unix::process::CommandExt;
-    // SAFETY: `signal` may be called between fork and exec.
-    unsafe {
-        command.pre_exec(|| {
-            for signal in [libc::SIGINT, libc::SIGHUP, libc::SIGTERM] {
-                libc::signal(signal, libc::SIG_DFL);
-            }
-            Ok(())
-        });
-    }
-}

@@ -1,6 +1,10 @@
 //! A studio as its own process, and a client of its API that trusts nothing but bytes.
 #![allow(dead_code)] // each test file uses its own part
 
+#[cfg(unix)]
+#[path = "../common/signals.rs"]
+mod signals;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
@@ -51,7 +55,7 @@ impl Studio {
     /// Starts what prints a studio's address, and waits for that.
     pub fn start(mut command: Command) -> Self {
         #[cfg(unix)]
-        crate::runs::listen_to_signals(&mut command);
+        signals::listen_to_signals(&mut command);
         let mut process = command.stderr(Stdio::piped()).stdout(Stdio::null()).stdin(Stdio::null()).spawn().unwrap();
         let stderr = process.stderr.take().unwrap();
         let said = Arc::new(Mutex::new(String::new()));
