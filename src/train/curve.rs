@@ -103,16 +103,9 @@ mod tests {
     fn history(steps: u64, loss: impl Fn(u64) -> f64) -> Vec<StepMetrics> {
         (1..=steps)
             .map(|step| StepMetrics {
-                step,
-                loss: loss(step),
-                learning_rate: 1e-4,
-                grad_norm: 1.0,
-                tokens: 1,
-                supervised_tokens: 1,
-                tokens_per_second: 1.0,
-                gpu_bytes: 0,
                 eval_loss: (step % 50 == 0).then(|| loss(step) + 0.2),
                 check: (step % 50 == 0).then(|| tally(step)),
+                ..StepMetrics::example(step, loss(step))
             })
             .collect()
     }

@@ -188,6 +188,11 @@ impl Planner {
         self.graphs.model.graph.flops(counts) as f64
     }
 
+    /// Floating-point operations of a batch, with those that recompute adds.
+    pub fn flops_with_recompute(&self, counts: &Counts) -> f64 {
+        self.flops(counts) * (1.0 + self.extra_flops())
+    }
+
     /// Floating-point operations of a full batch that recompute adds, as a share of those without it.
     pub fn extra_flops(&self) -> f64 {
         let full = Counts { tokens: self.shape.max_tokens, supervised: self.shape.max_tokens };

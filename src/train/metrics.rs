@@ -40,6 +40,25 @@ pub struct StepMetrics {
     pub check: Option<Tally>,
 }
 
+#[cfg(test)]
+impl StepMetrics {
+    /// A step for tests.
+    pub(crate) fn example(step: u64, loss: f64) -> Self {
+        Self {
+            step,
+            loss,
+            learning_rate: 1e-4,
+            grad_norm: 0.5,
+            tokens: 512,
+            supervised_tokens: 300,
+            tokens_per_second: 99.5,
+            gpu_bytes: 1 << 30,
+            eval_loss: None,
+            check: None,
+        }
+    }
+}
+
 /// The open file and all that it holds.
 #[derive(Debug)]
 pub struct MetricsLog {
@@ -148,18 +167,7 @@ mod tests {
     use super::*;
 
     fn step(step: u64, loss: f64) -> StepMetrics {
-        StepMetrics {
-            step,
-            loss,
-            learning_rate: 1e-4,
-            grad_norm: 0.5,
-            tokens: 512,
-            supervised_tokens: 300,
-            tokens_per_second: 99.5,
-            gpu_bytes: 1 << 30,
-            eval_loss: step.is_multiple_of(2).then_some(1.5),
-            check: None,
-        }
+        StepMetrics { eval_loss: step.is_multiple_of(2).then_some(1.5), ..StepMetrics::example(step, loss) }
     }
 
     #[test]

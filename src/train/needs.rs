@@ -91,8 +91,7 @@ impl Planned {
 
     /// Floating-point operations of a full batch, forward and backward, with all tokens learned.
     pub fn flops(&self) -> f64 {
-        let all = Counts { tokens: self.tokens(), supervised: self.tokens() };
-        self.planner.flops(&all) * (1.0 + self.planner.extra_flops())
+        self.planner.flops_with_recompute(&Counts { tokens: self.tokens(), supervised: self.tokens() })
     }
 }
 

@@ -25,8 +25,8 @@ use super::progress::Progress;
 use super::schedule::Schedule;
 use super::shared::Shared;
 use super::step::Recompute;
-use super::tell::about::About;
 use super::tell::tensorboard::TensorBoard;
+use super::tell::{self, about::About};
 use super::trainer::Trainer;
 use super::{HeldOut, Run};
 use crate::adapter::end_of_turn::{self, EndOfTurn};
@@ -191,7 +191,7 @@ impl<'m> Prepared<'m> {
 
     /// Floating-point operations of a full batch, forward and backward, as the run computes it.
     pub fn flops_a_batch(&self) -> f64 {
-        self.planner.flops(&self.full_batch()) * (1.0 + self.planner.extra_flops())
+        self.planner.flops_with_recompute(&self.full_batch())
     }
 
     /// The rows of a full batch, with as many supervised ones as the data has on the whole.
@@ -203,7 +203,7 @@ impl<'m> Prepared<'m> {
     /// Floating-point operations of this batch, as the run computes it.
     pub(super) fn flops_of(&self, batch: &Batch) -> f64 {
         let counts = Counts { tokens: batch.rows(), supervised: batch.targets.len() };
-        self.planner.flops(&counts) * (1.0 + self.planner.extra_flops())
+        self.planner.flops_with_recompute(&counts)
     }
 
     /// Decides with which kernels `device` computes this run, and the `more` graphs that it is to compute besides: by measurement, or as
@@ -389,7 +389,7 @@ impl<'m> Prepared<'m> {
             device: trainer.device().info.name.clone(),
             total_steps: self.total_steps,
             first_step: state.step,
-            started: About::now(),
+            started: tell::now() as u64,
             memory: self.memory(),
             parameters: self.trained_parameters(),
             options: state.options.clone(),

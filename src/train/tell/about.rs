@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
@@ -37,11 +36,6 @@ pub struct About {
 }
 
 impl About {
-    /// Seconds since 1970.
-    pub fn now() -> u64 {
-        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
-    }
-
     /// What the file in the folder of a run says; `None` if there is none, or one that is not to be understood.
     pub fn read(folder: &Path) -> Option<Self> {
         serde_json::from_slice(&plain::read(&folder.join(ABOUT_FILE), MOST_BYTES).ok()?).ok()

@@ -7,12 +7,19 @@
 pub mod about;
 pub mod tensorboard;
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use super::metrics::StepMetrics;
 use super::trainer::Trainer;
 use crate::Result;
 
 /// Answers of the model while it is trained, in the output folder; who asks it is above this module.
 pub const SAMPLES_FILE: &str = "samples.jsonl";
+
+/// Seconds since 1970.
+pub fn now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64())
+}
 
 /// Sees a run step by step.
 pub trait Watch {

@@ -7,9 +7,8 @@
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::Watch;
+use super::{Watch, now};
 use crate::train::metrics::StepMetrics;
 use crate::train::trainer::Trainer;
 use crate::{Error, Result};
@@ -52,10 +51,6 @@ impl Watch for TensorBoard {
     fn step(&mut self, metrics: &StepMetrics, _: &Trainer) -> Result<()> {
         self.record(&scalars(now(), metrics))
     }
-}
-
-fn now() -> f64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64())
 }
 
 fn unwritable(path: &Path, error: &std::io::Error) -> Error {
@@ -102,7 +97,7 @@ fn named(metrics: &StepMetrics) -> Vec<(&'static str, f64)> {
         ("train/gpu_bytes", metrics.gpu_bytes as f64),
     ];
     all.extend(metrics.eval_loss.map(|loss| ("eval/loss", loss)));
-    all.extend(metrics.check.as_ref().map(|check| ("check/right", check.all.right as f64 / check.all.of.max(1) as f64)));
+    all.extend(metrics.check.as_ref().and_then(|check| check.all.value()).map(|share| ("check/right", share)));
     all
 }
 
