@@ -371,19 +371,10 @@ impl DeviceAdapter {
         &self.parameters
     }
 
-    /// [`DeviceAdapter::pinned`] for the graph of a part of the model, by the names of its leaves.
-    pub fn pinned_in(&self, graph: &Graph, leaves: &AdapterLeaves) -> HashMap<ValueId, Pinned> {
+    /// Where the leaves of a graph that this adapter is part of have their numbers; the graph of a part of the model has some of them only.
+    pub fn pinned(&self, graph: &Graph, leaves: &AdapterLeaves) -> HashMap<ValueId, Pinned> {
         let mut pinned = self.layout.pinned_by_name(&self.parameters, graph, &leaves.trained);
         pinned.extend(self.frozen.0.pinned_by_name(&self.frozen.1, graph, &leaves.frozen));
-        let copies: Vec<(ValueId, Pinned)> = leaves.copies.iter().map(|(copy, of)| (*copy, pinned[of].clone())).collect();
-        pinned.extend(copies);
-        pinned
-    }
-
-    /// Where the leaves of a graph that this adapter is part of have their numbers.
-    pub fn pinned(&self, leaves: &AdapterLeaves) -> HashMap<ValueId, Pinned> {
-        let mut pinned = self.layout.pinned(&self.parameters, &leaves.trained);
-        pinned.extend(self.frozen.0.pinned(&self.frozen.1, &leaves.frozen));
         let copies: Vec<(ValueId, Pinned)> = leaves.copies.iter().map(|(copy, of)| (*copy, pinned[of].clone())).collect();
         pinned.extend(copies);
         pinned

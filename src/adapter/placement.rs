@@ -21,6 +21,11 @@ impl Piece {
         Self { site, method, label: String::new() }
     }
 
+    /// What a matrix of its is called whose own name this is, such as `lora_a`.
+    pub fn matrix_name(&self, own: &str) -> String {
+        format!("{}{}.{own}", self.label, self.site.name())
+    }
+
     /// Its matrices, as [`super::Adapting::matrices`].
     pub fn matrices(&self) -> Vec<AdapterMatrix> {
         let labelled = |matrix: AdapterMatrix| AdapterMatrix { name: format!("{}{}", self.label, matrix.name), ..matrix };

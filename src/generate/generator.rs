@@ -236,7 +236,7 @@ impl Pass {
         let mut pinned: HashMap<_, _> = weights.pinned(&model, config)?;
         pinned.extend(model.caches.iter().zip(&shared.caches).map(|(&id, slice)| (id, slice.clone().into())));
         if let Some(adapter) = adapter {
-            pinned.extend(adapter.pinned(&leaves));
+            pinned.extend(adapter.pinned(&model.graph, &leaves));
         }
         if let Some(Preparation { graph, leaves: of, outputs }) = leaves.preparation(&model.graph)?.filter(|_| first) {
             let mut own: HashMap<_, _> = of.iter().map(|(own, other)| (*own, pinned[other].clone())).collect();

@@ -106,7 +106,7 @@ impl Evaluator {
         };
         let mut pinned = weights.pinned(&model, config)?;
         if let Some(adapter) = adapter {
-            pinned.extend(adapter.pinned(&leaves));
+            pinned.extend(adapter.pinned(&model.graph, &leaves));
         }
         let hidden = model.inputs.hidden.zip(prefix.as_ref());
         pinned.extend(hidden.map(|(id, prefix)| (id, prefix.hidden().clone().into())));

@@ -173,7 +173,7 @@ impl Probe {
             }
         }
         if let Some(adapter) = subject.adapter {
-            pinned.extend(adapter.pinned_in(&model.graph, &leaves));
+            pinned.extend(adapter.pinned(&model.graph, &leaves));
         }
         Ok((Self::new(session, model.graph, model.inputs, &keep, pinned)?, found))
     }

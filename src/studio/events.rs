@@ -4,7 +4,7 @@
 //! kept here and nothing is lost.
 
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::sync::broadcast;
 
 /// Events that a page may be behind before it has to ask again.
@@ -33,6 +33,11 @@ impl Events {
     pub fn tell(&self, name: &'static str, step: Option<u64>, data: impl Serialize) {
         let data = serde_json::to_value(data).unwrap_or_default();
         let _ = self.0.send(Event { name, step, data });
+    }
+
+    /// Tells how far long work is: what, done, of.
+    pub fn progress(&self, what: &str, done: u64, total: u64) {
+        self.tell("progress", None, json!({ "what": what, "done": done, "total": total }));
     }
 
     /// All events from now on.

@@ -11,7 +11,6 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use serde::Serialize;
-use serde_json::json;
 use tokio::sync::oneshot;
 
 use super::Opened;
@@ -259,7 +258,7 @@ impl Engine {
         move |what, done, total| match gone.load(Ordering::SeqCst) {
             true => Err(cancelled()),
             false => {
-                events.tell("progress", None, json!({ "what": what, "done": done, "total": total }));
+                events.progress(what, done, total);
                 Ok(())
             }
         }
@@ -267,7 +266,7 @@ impl Engine {
 
     /// Tells the page how far the work at hand is.
     pub fn progress(&self, what: &str, done: u64, total: u64) {
-        self.events.tell("progress", None, json!({ "what": what, "done": done, "total": total }));
+        self.events.progress(what, done, total);
     }
 
     /// Notes how many floating-point operations a second of forward and backward the device does; plans tell times by it.
@@ -327,10 +326,10 @@ struct Opening<'a>(&'a Events);
 
 impl Watch for Opening<'_> {
     fn tuning(&self, done: usize, total: usize) {
-        self.0.tell("progress", None, json!({ "what": "choosing kernels for this device, once", "done": done, "total": total }));
+        self.0.progress("choosing kernels for this device, once", done as u64, total as u64);
     }
 
     fn loading(&self, done: u64, total: u64) {
-        self.0.tell("progress", None, json!({ "what": "loading the weights", "done": done, "total": total }));
+        self.0.progress("loading the weights", done, total);
     }
 }

@@ -136,24 +136,19 @@ impl Look<'_> {
         if let Some(adapter) = self.session.adapter() {
             return Ok(adapter.without_dropout());
         }
-        if self.kept.fresh.is_none() {
-            let config = self.session.config();
-            let lora = UniformLora {
-                r: TrainOptions::LORA_R,
-                scale: TrainOptions::LORA_ALPHA / TrainOptions::LORA_R as f64,
-                dropout: 0.0,
-                target_modules: linear_modules(config).iter().map(|site| site.module.to_owned()).collect(),
-                layers: (0..config.num_hidden_layers).collect(),
-            };
-            let device = self.session.weights().device().clone();
-            self.kept.fresh = Some(DeviceAdapter::fresh(device, lora.on(config), 0)?);
+        if let Some(fresh) = &self.kept.fresh {
+            return Ok(fresh.clone());
         }
-        self.kept.fresh.clone().ok_or_else(|| Error::failed("adapter", "there is none", "open one"))
-    }
-
-    /// Rows for which the graph of a text of this length is built.
-    pub fn rows(&self, tokens: usize) -> usize {
-        rows_for(tokens)
+        let config = self.session.config();
+        let lora = UniformLora {
+            r: TrainOptions::LORA_R,
+            scale: TrainOptions::LORA_ALPHA / TrainOptions::LORA_R as f64,
+            dropout: 0.0,
+            target_modules: linear_modules(config).iter().map(|site| site.module.to_owned()).collect(),
+            layers: (0..config.num_hidden_layers).collect(),
+        };
+        let device = self.session.weights().device().clone();
+        Ok(self.kept.fresh.insert(DeviceAdapter::fresh(device, lora.on(config), 0)?).clone())
     }
 
     /// What a token stands for.
@@ -183,7 +178,7 @@ impl Look<'_> {
     /// As [`Look::adapter`]; if the device has not the memory.
     pub fn stream(&mut self, ids: &[u32], strength: Option<f64>) -> Result<Arc<Stream>> {
         let adapter = self.adapter(strength)?;
-        let key = adapter.as_ref().map(|_| strength.unwrap_or(1.0).to_bits());
+        let key = key_of(adapter.as_ref(), strength);
         let known = |stream: &&Arc<Stream>| stream.strength == key && stream.ids == ids;
         if let Some(stream) = self.kept.streams.iter().find(known) {
             return Ok(stream.clone());
@@ -211,8 +206,11 @@ impl Look<'_> {
         Ok(self.states(ids, adapter.as_ref(), &[layer])?.remove(0))
     }
 
-    /// The hidden states after so many layers each.
-    fn states(&self, ids: &[u32], adapter: Option<&DeviceAdapter>, after: &[usize]) -> Result<Vec<Vec<f32>>> {
+    /// The hidden states `[tokens, hidden_size]` after so many layers each; after 0 those that enter the lowest.
+    ///
+    /// # Errors
+    /// If the device has not the memory.
+    pub fn states(&self, ids: &[u32], adapter: Option<&DeviceAdapter>, after: &[usize]) -> Result<Vec<Vec<f32>>> {
         let top = after.iter().copied().max().unwrap_or(0);
         let subject = Subject { part: Part::Below(top), ..Subject::whole(adapter, rows_for(ids.len())) };
         let (mut probe, places) = Probe::forward(self.session, subject, |model| {
@@ -232,7 +230,7 @@ impl Look<'_> {
     /// # Errors
     /// As [`Look::generator`] and [`Generator::read`].
     pub fn logits(&mut self, ids: &[u32], strength: Option<f64>) -> Result<Vec<f32>> {
-        let key = self.adapter(strength)?.map(|_| strength.unwrap_or(1.0).to_bits());
+        let key = key_of(self.adapter(strength)?.as_ref(), strength);
         if let Some((known, text, logits)) = &self.kept.logits
             && (*known, text.as_slice()) == (key, ids)
         {
@@ -251,7 +249,7 @@ impl Look<'_> {
     /// As [`Look::adapter`]; if the device has not the memory.
     pub fn generator(&mut self, strength: Option<f64>, context: usize) -> Result<&mut Generator> {
         let adapter = self.adapter(strength)?;
-        let key = adapter.as_ref().map(|_| strength.unwrap_or(1.0).to_bits());
+        let key = key_of(adapter.as_ref(), strength);
         let context = context.next_multiple_of(256);
         let fits = |(known, room, _): &(Option<u64>, usize, Generator)| *known == key && *room >= context;
         if !self.kept.generator.as_ref().is_some_and(fits) {
@@ -264,6 +262,16 @@ impl Look<'_> {
             self.kept.generator.as_mut().ok_or_else(|| Error::failed("answer", "there is no generator", "ask again"))?;
         Ok(generator)
     }
+}
+
+/// By what is kept is told apart: the bits of the strength of an adapter; `None` for the base model.
+fn key_of(adapter: Option<&DeviceAdapter>, strength: Option<f64>) -> Option<u64> {
+    adapter.map(|_| strength.unwrap_or(1.0).to_bits())
+}
+
+/// Euclidean length.
+pub fn norm(values: &[f32]) -> f64 {
+    values.iter().map(|&value| f64::from(value).powi(2)).sum::<f64>().sqrt()
 }
 
 /// Rows for which the graph of a text of so many tokens is built.

@@ -65,7 +65,7 @@ impl Trainer {
         let buffers = |name| AdapterBuffers::allocate(device.clone(), name, &adapter.layout);
         let gradients = buffers("gradients")?;
         let mut pinned = weights.pinned(&graphs.model, config)?;
-        pinned.extend(adapter.pinned(&graphs.leaves));
+        pinned.extend(adapter.pinned(&graphs.model.graph, &graphs.leaves));
         pinned.extend(adapter.layout.pinned(&gradients, &graphs.gradients));
         let (inputs, loss, rope_bytes) = (graphs.model.inputs, graphs.loss, rope_bytes(&graphs.model));
         let dropout_counter = graphs.dropout_counter;

@@ -153,6 +153,17 @@ impl Heads {
         let start = head / group * self.head_dim;
         &matrix.row(row)[start..start + self.head_dim]
     }
+
+    /// What a head's rows read: `p_ij` for the keys `0 ..= i` of one sequence, row by row, from rotated q `[rows, heads * head_dim]` and k, and
+    /// the kernel's own lse `[rows, heads]`. Keys before a window have 0.
+    pub fn pattern(&self, q: &Matrix, k: &Matrix, lse: &Matrix, head: usize) -> Vec<Vec<f64>> {
+        let row = |i: usize| {
+            let (seen, q_i) = (self.keys(0, i), self.of_head(q, i, head, 1));
+            let p = |j: usize| (self.score(q_i, self.of_head(k, j, head, self.group())) - lse.row(i)[head]).exp();
+            (0..=i).map(|j| if seen.contains(&j) { p(j) } else { 0.0 }).collect()
+        };
+        (0..q.rows).map(row).collect()
+    }
 }
 
 fn dot(a: &[f64], b: &[f64]) -> f64 {

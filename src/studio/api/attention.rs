@@ -10,7 +10,7 @@ use crate::architecture::{Architecture, RopeOverride};
 use crate::graph::Matrix;
 use crate::model::graph::Part;
 use crate::session::probe::{LayerValues, Probe, Subject};
-use crate::studio::look::Look;
+use crate::studio::look::{Look, rows_for};
 use crate::{Error, Result};
 
 /// Positions by which a text is shifted at the most.
@@ -72,7 +72,7 @@ pub fn attention(look: &mut Look, asked: &Asked) -> Result<Heads> {
     look.check_layer(asked.layer)?;
     let adapter = look.adapter(asked.adapter)?;
     let rotation = dialled(look.session.config(), asked)?;
-    let whole = Subject::whole(adapter.as_ref(), look.rows(asked.ids.len()));
+    let whole = Subject::whole(adapter.as_ref(), rows_for(asked.ids.len()));
     // Another rotation is that of all layers; with its own, the model has been run up to this layer.
     let subject = match &rotation {
         Some(_) => Subject { rotation: rotation.as_ref(), first_position: asked.rope.shift.unwrap_or(0), ..whole },

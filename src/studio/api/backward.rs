@@ -14,7 +14,7 @@ use crate::data::{Batch, Example, LoneRecord, encode_record};
 use crate::graph::{Graph, NodeId, Origin, ValueId};
 use crate::plan::Pinned;
 use crate::session::probe::{MOST_TOKENS, Probe};
-use crate::studio::look::Look;
+use crate::studio::look::{Look, norm, rows_for};
 use crate::train::step::LossGraph;
 use crate::{Error, Result};
 
@@ -107,7 +107,7 @@ impl Step {
     pub fn new(look: &Look, adapter: &DeviceAdapter, asked: &Asked) -> Result<(Self, LossGraph)> {
         let example = example(look, asked)?;
         let (session, config) = (look.session, look.session.config());
-        let rows = look.rows(example.input_ids.len());
+        let rows = rows_for(example.input_ids.len());
         let graph = LossGraph::build(config, &|name| session.weights().dtype(name), &adapter.placement, rows)?;
         let gradients = AdapterBuffers::allocate(session.weights().device().clone(), "gradients", &adapter.layout)?;
         let mut pinned = pinned(look, adapter, &graph)?;
@@ -147,7 +147,7 @@ impl Step {
 /// Where the leaves of a step are.
 pub(super) fn pinned(look: &Look, adapter: &DeviceAdapter, graph: &LossGraph) -> Result<HashMap<ValueId, Pinned>> {
     let mut pinned = look.session.weights().pinned(&graph.model, look.session.config())?;
-    pinned.extend(adapter.pinned(&graph.leaves));
+    pinned.extend(adapter.pinned(&graph.model.graph, &graph.leaves));
     Ok(pinned)
 }
 
@@ -183,12 +183,9 @@ pub fn backward(look: &mut Look, asked: &Asked) -> Result<Backward> {
     let mut nll = step.token_nll()?.into_iter();
     let contents = step.gradients()?;
     let gradients = adapter.layout.unpack(&contents);
-    let norm = |name: String| {
-        let found = gradients.iter().find(|tensor| tensor.name == name);
-        found.map_or(0.0, |tensor| tensor.values.iter().map(|&value| f64::from(value).powi(2)).sum::<f64>().sqrt())
-    };
+    let norm_of = |name: String| gradients.iter().find(|tensor| tensor.name == name).map_or(0.0, |tensor| norm(&tensor.values));
     let sites = adapter.placement.pieces.iter().map(|piece| {
-        let matrix = |own: &str| norm(format!("{}{}.{own}", piece.label, piece.site.name()));
+        let matrix = |own: &str| norm_of(piece.matrix_name(own));
         let (a_norm, b_norm) = (matrix("lora_a"), matrix("lora_b"));
         Site { site: piece.site.name(), layer: piece.site.layer, module: piece.site.module, a_norm, b_norm }
     });

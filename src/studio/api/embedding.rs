@@ -3,9 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::Result;
-use crate::model::graph::Part;
-use crate::session::probe::{Probe, Subject, embedding_value};
-use crate::studio::look::Look;
+use crate::studio::look::{Look, norm};
 
 /// Numbers of each vector that are given.
 pub const SHOWN: usize = 64;
@@ -46,13 +44,7 @@ pub fn embedding(look: &mut Look, asked: &Asked) -> Result<Embedding> {
     look.check_ids(&asked.ids)?;
     let config = look.session.config();
     let adapter = look.adapter(None)?;
-    let subject = Subject { part: Part::Below(0), ..Subject::whole(adapter.as_ref(), look.rows(asked.ids.len())) };
-    let (mut probe, place) = Probe::forward(look.session, subject, |model| {
-        let place = embedding_value(model);
-        Ok((vec![place], place))
-    })?;
-    probe.run(&asked.ids, &[])?;
-    let values = probe.read(place)?;
+    let values = look.states(&asked.ids, adapter.as_ref(), &[0])?.concat();
     let rows = || values.chunks(config.hidden_size);
     let rotation = config.layers.iter().find_map(|layer| layer.rope).map(|rope| {
         let rope = &config.ropes[rope];
@@ -62,7 +54,7 @@ pub fn embedding(look: &mut Look, asked: &Asked) -> Result<Embedding> {
     });
     Ok(Embedding {
         vectors: rows().map(|row| row[..SHOWN.min(row.len())].to_vec()).collect(),
-        norms: rows().map(|row| row.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt()).collect(),
+        norms: rows().map(norm).collect(),
         width: config.hidden_size,
         rope: rotation,
     })

@@ -13,9 +13,9 @@ use crate::architecture::{layer_sites, slice_name};
 use crate::merge::Update;
 use crate::model::graph::Part;
 use crate::plan::Pinned;
-use crate::session::probe::{LayerValues, Probe, Subject, embedding_value, logits_value};
+use crate::session::probe::{LayerValues, Probe, Subject, logits_value};
 use crate::studio::api::lens::through_head;
-use crate::studio::look::{Look, most_probable};
+use crate::studio::look::{Look, most_probable, rows_for};
 
 /// Tokens whose logits are given: the most probable ones.
 const SHOWN: usize = 40;
@@ -58,7 +58,7 @@ pub fn fuse(look: &mut Look, asked: &Asked) -> Result<Fuse> {
     let update = Update::load(&[(folder, asked.adapter.unwrap_or(1.0))], look.session.config())?;
     let last = [asked.ids.len() as u32 - 1];
     let whole = |adapter| -> Result<Vec<f32>> {
-        let subject = Subject::whole(adapter, look.rows(asked.ids.len()));
+        let subject = Subject::whole(adapter, rows_for(asked.ids.len()));
         let (mut probe, logits) = Probe::forward(look.session, subject, |model| {
             let logits = logits_value(model)?;
             Ok((vec![logits], logits))
@@ -86,18 +86,12 @@ pub fn fuse(look: &mut Look, asked: &Asked) -> Result<Fuse> {
 /// The logits of the last token by weights with the update in them.
 fn merged(look: &Look, update: &Update, ids: &[u32]) -> Result<Vec<f32>> {
     let (session, config) = (look.session, look.session.config());
-    let rows = look.rows(ids.len());
-    let subject = |part| Subject { part, ..Subject::whole(None, rows) };
-    let (mut probe, place) = Probe::forward(session, subject(Part::Below(0)), |model| {
-        let place = embedding_value(model);
-        Ok((vec![place], place))
-    })?;
-    probe.run(ids, &[])?;
-    let mut hidden = probe.read(place)?;
+    let mut hidden = look.states(ids, None, &[0])?.concat();
     for layer in 0..config.num_hidden_layers {
         (look.pause)("layers merged", layer as u64, config.num_hidden_layers as u64)?;
         let weights = merged_layer(look, update, layer)?;
-        let (mut probe, output) = Probe::forward_with(session, subject(Part::From(layer)), &weights, |model| {
+        let subject = Subject { part: Part::From(layer), ..Subject::whole(None, rows_for(ids.len())) };
+        let (mut probe, output) = Probe::forward_with(session, subject, &weights, |model| {
             let output = LayerValues::of(model, layer)?.output;
             Ok((vec![output], output))
         })?;

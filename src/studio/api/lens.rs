@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::adapter::DeviceAdapter;
 use crate::model::graph::Part;
 use crate::session::probe::{HEAD_ROWS, Probe, Subject, logits_value};
-use crate::studio::look::{Look, Top, most_probable};
+use crate::studio::look::{Look, Top, most_probable, norm, rows_for};
 use crate::{Error, Result};
 
 /// Tokens that are shown where a request names none: the last ones.
@@ -96,10 +96,7 @@ fn layers(look: &mut Look, adapter: Option<&DeviceAdapter>, asked: &Asked, shown
     let mut best = best.into_iter();
     let mut layers = Vec::with_capacity(hidden.len());
     for (layer, states) in hidden.iter().enumerate() {
-        let mut tokens: Vec<Token> = states
-            .chunks(width)
-            .map(|row| Token { norm: row.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt(), top: Vec::new() })
-            .collect();
+        let mut tokens: Vec<Token> = states.chunks(width).map(|row| Token { norm: norm(row), top: Vec::new() }).collect();
         for &place in shown {
             tokens[place].top = look.top(&best.next().unwrap_or_default())?;
         }
@@ -122,7 +119,7 @@ pub fn through_head<T: Send>(
     let (width, vocabulary) = (config.hidden_size, config.vocab_size);
     let rows = states.len() / width;
     let subject =
-        Subject { part: Part::From(config.num_hidden_layers), ..Subject::whole(adapter, HEAD_ROWS.min(look.rows(rows))) };
+        Subject { part: Part::From(config.num_hidden_layers), ..Subject::whole(adapter, HEAD_ROWS.min(rows_for(rows))) };
     let (mut head, logits) = Probe::forward(look.session, subject, |model| {
         let logits = logits_value(model)?;
         Ok((vec![logits], logits))

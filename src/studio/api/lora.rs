@@ -114,7 +114,7 @@ fn norms(look: &mut Look, pieces: &[Piece]) -> Result<()> {
 /// A `[rank, in]` and B `[out, rank]` of a piece.
 fn matrices<'a>(tensors: &'a [AdapterTensor], piece: &Piece) -> Result<[&'a AdapterTensor; 2]> {
     let find = |own: &str| {
-        let name = format!("{}{}.{own}", piece.label, piece.site.name());
+        let name = piece.matrix_name(own);
         let missing = || Error::failed("adapter", format!("it has no {name}"), "open it again");
         tensors.iter().find(|tensor| tensor.name == name).ok_or_else(missing)
     };

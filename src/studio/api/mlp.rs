@@ -6,7 +6,7 @@ use crate::Result;
 use crate::model::graph::Part;
 use crate::ops::glu::Activation;
 use crate::session::probe::{LayerValues, Probe, Subject};
-use crate::studio::look::Look;
+use crate::studio::look::{Look, rows_for};
 
 /// Bars of a histogram.
 const BARS: usize = 64;
@@ -75,7 +75,7 @@ pub fn mlp(look: &mut Look, asked: &Asked) -> Result<Mlp> {
     look.check_ids(&asked.ids)?;
     look.check_layer(asked.layer)?;
     let adapter = look.adapter(asked.adapter)?;
-    let subject = Subject { part: Part::From(asked.layer), ..Subject::whole(adapter.as_ref(), look.rows(asked.ids.len())) };
+    let subject = Subject { part: Part::From(asked.layer), ..Subject::whole(adapter.as_ref(), rows_for(asked.ids.len())) };
     let (mut probe, layer) = Probe::forward(look.session, subject, |model| {
         let layer = LayerValues::of(model, asked.layer)?;
         Ok((vec![layer.gate, layer.up, layer.inner], layer))

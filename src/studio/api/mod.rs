@@ -156,6 +156,16 @@ impl From<Error> for Refusal {
     }
 }
 
+impl From<Refusal> for Error {
+    fn from(refusal: Refusal) -> Self {
+        let Refusal { status, what, place, propose } = refusal;
+        match status {
+            400..500 => Self::bad_input(place, what, propose),
+            _ => Self::failed(place, what, propose),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -79,7 +79,7 @@ pub fn prove(look: &mut Look, asked: &Asked) -> Result<Proof> {
         return Err(Error::bad_input("site", problem, "open a LoRA adapter"));
     }
     let own = if asked.matrix == Matrix::A { "lora_a" } else { "lora_b" };
-    let name = format!("{}{}.{own}", piece.label, piece.site.name());
+    let name = piece.matrix_name(own);
     let element = adapter.layout.element(&name, asked.row, asked.column).ok_or_else(|| {
         let shape = adapter.layout.tensors.iter().find(|tensor| tensor.name == name).map_or([0, 0], |tensor| tensor.shape);
         let problem = format!("{name} has the shape {shape:?}, and no element [{}, {}]", asked.row, asked.column);

@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 
 use super::plan::recipe_table;
 use super::{Answered, Method, Nothing, Refusal, Route, host};
+use crate::Result;
 use crate::files;
 use crate::formats::peft::AdapterConfig;
 use crate::session::OpenModel;
@@ -21,7 +22,6 @@ use crate::train::metrics::StepMetrics;
 use crate::train::options::Recipe;
 use crate::train::prepare::Prepared;
 use crate::train::tell::about::About;
-use crate::{Error, Result};
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
@@ -246,14 +246,4 @@ fn check(studio: &Arc<Studio>, asked: Map<String, Value>) -> Answered<Checked> {
         parameters: prepared.trained_parameters(),
         memory: prepared.memory(),
     })
-}
-
-impl From<Refusal> for Error {
-    fn from(refusal: Refusal) -> Self {
-        let Refusal { status, what, place, propose } = refusal;
-        match status {
-            400..500 => Self::bad_input(place, what, propose),
-            _ => Self::failed(place, what, propose),
-        }
-    }
 }

@@ -142,18 +142,7 @@ mod tests {
             std::fs::create_dir_all(&path).unwrap();
             path
         };
-        let metrics = StepMetrics {
-            step: 7,
-            loss: 0.25,
-            learning_rate: 1e-4,
-            grad_norm: 0.5,
-            tokens: 1,
-            supervised_tokens: 1,
-            tokens_per_second: 1.0,
-            gpu_bytes: 1,
-            eval_loss: Some(0.5),
-            check: None,
-        };
+        let metrics = StepMetrics { eval_loss: Some(0.5), ..StepMetrics::example(7, 0.25) };
         MetricsLog::open(&at("a/run"), 0).unwrap().append(metrics.clone()).unwrap();
         MetricsLog::open(&at("sweep/arms/one/seed-1"), 0).unwrap().append(metrics).unwrap();
         std::fs::write(at("sweep").join(RESULTS_FILE), r#"{"arms": []}"#).unwrap();

@@ -97,18 +97,7 @@ mod tests {
     use crate::train::metrics::MetricsLog;
 
     fn metrics(step: u64) -> StepMetrics {
-        StepMetrics {
-            step,
-            loss: 1.0 / step as f64,
-            learning_rate: 1e-4,
-            grad_norm: 0.5,
-            tokens: 512,
-            supervised_tokens: 300,
-            tokens_per_second: 99.5,
-            gpu_bytes: 1 << 30,
-            eval_loss: None,
-            check: None,
-        }
+        StepMetrics::example(step, 1.0 / step as f64)
     }
 
     #[test]
