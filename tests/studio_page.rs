@@ -1,12 +1,14 @@
 //! The studio's page in a real browser, on a real model: every view opens with numbers, the journey plays to its end, a run is started, left,
 //! come back to and stopped. Nothing is asked of another place, and the console stays empty.
 //!
-//! Without a browser, or without `GRAFTLING_TEST_MODEL`, they say that they are skipped. `tools/screenshots` takes pictures.
+//! Without a browser, or without `GRAFTLING_TEST_MODEL`, they say that they do not run. `tools/screenshots` takes pictures.
 
 #[path = "studio/browser.rs"]
 mod browser;
 #[path = "studio/client.rs"]
 mod client;
+#[path = "common/not_run.rs"]
+mod not_run;
 
 use std::path::Path;
 use std::process::Command;
@@ -48,7 +50,7 @@ impl Place {
         // Each has a model and a browser of its own: one after the other.
         static ONE: Mutex<()> = Mutex::new(());
         if browser::program().is_none() || model().is_none() {
-            eprintln!("skipped: this needs Chromium, and GRAFTLING_TEST_MODEL to name SmolLM2-135M-Instruct as a GGUF file");
+            not_run::not_run("this needs Chromium, and GRAFTLING_TEST_MODEL to name SmolLM2-135M-Instruct as a GGUF file");
             return None;
         }
         let turn = ONE.lock().unwrap_or_else(PoisonError::into_inner);

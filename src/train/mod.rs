@@ -37,6 +37,7 @@ use checkpoint::{Checkpoint, RunState};
 use checks::Answering;
 use curve::{CURVE_FILE, loss_curve};
 use interrupt::Interrupt;
+use keep::beginning::{self, Standing};
 use keep::sums;
 use metrics::{MetricsLog, StepMetrics};
 use options::TrainOptions;
@@ -76,6 +77,7 @@ pub struct Run<'m> {
     /// The step of the newest checkpoint, and its folder.
     saved: Option<(u64, PathBuf)>,
     lock: lock::FolderLock,
+    standing: Standing,
 }
 
 /// A step that has been submitted, until its numbers arrive. By then the next step has been begun, so that the device never waits
@@ -352,6 +354,7 @@ impl<'m> Run<'m> {
     /// Writes a checkpoint of the last whole step, and the curve up to it; gives its folder.
     fn save(&mut self) -> Result<PathBuf> {
         self.settle()?;
+        self.lock.check_in_place()?;
         self.metrics.sync().map_err(|error| checkpoint::with_last_good(&self.prepared.options.out, error))?;
         self.draw();
         if let Some((_, folder)) = self.saved.as_ref().filter(|(step, _)| *step == self.state.step) {
@@ -403,6 +406,12 @@ impl<'m> Run<'m> {
     /// Saves the last checkpoint and the adapter itself.
     fn finish(&mut self) -> Result<Outcome> {
         self.save()?;
+        let newcomers = self.standing.newcomers();
+        for path in &newcomers {
+            self.progress
+                .note(&format!("warning: {} came while this run went on; it is kept under a name of its own", path.display()));
+        }
+        beginning::put_aside(&newcomers)?;
         peft::save_adapter(&self.prepared.options.out, &self.prepared.adapter, &self.trainer.adapter().tensors()?)
             .map_err(|error| checkpoint::with_last_good(&self.prepared.options.out, error))?;
         self.progress.finish();

@@ -14,7 +14,7 @@ use super::ask::adapter::Asked;
 use super::budget;
 use super::checks::{Answering, Checks};
 use super::interrupt::Interrupt;
-use super::keep::beginning::{self, Purpose};
+use super::keep::beginning::{self, Purpose, Standing};
 use super::keep::checkpoint::{self, Checkpoint, RunState};
 use super::keep::folder;
 use super::keep::lock::FolderLock;
@@ -91,7 +91,7 @@ impl<'m> Prepared<'m> {
         let Asked { config: adapter, placement, layout, start } = Asked::of(&options, model)?;
 
         // A packed row may be longer than the model's context; a record in it may not.
-        let longest = options.max_length.min(config.max_position_embeddings);
+        let longest = options.max_length.min(config.context());
         let (data, eval_data) = shared.data(data_key(&options, longest), || load_data(&options, model, longest))?;
         let sampler = Sampler::new(&data, sampler_options(&options))?;
         let total_steps = match options.max_steps {
@@ -359,6 +359,7 @@ impl<'m> Prepared<'m> {
             sampler.seek(state.position)?;
             trainer.restore(&adapter, [&first, &second], state.batches);
         }
+        let standing = Standing::of(out);
         let metrics = MetricsLog::open(out, state.step)?;
         self.about(&state, &trainer).write(out);
         let saved = saved.map(|folder| (state.step, folder));
@@ -378,6 +379,7 @@ impl<'m> Prepared<'m> {
             profile: None,
             saved,
             lock,
+            standing,
         })
     }
 

@@ -16,6 +16,7 @@ mod runs;
 mod short_memory;
 #[path = "../common/signals.rs"]
 mod signals;
+mod while_it_runs;
 
 use std::io::Read;
 use std::path::Path;

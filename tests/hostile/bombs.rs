@@ -192,6 +192,28 @@ fn long_work_and_large_values_end() {
     template("sorted", sorted, STOPPED);
 }
 
+/// A few characters that ask for a value of gigabytes, or for a loop of billions.
+#[test]
+fn widths_counts_and_powers_of_a_few_digits_end() {
+    let _alone = alone();
+    for (program, expected) in [
+        ("{{ 'a' * 10000000000 }}", "too large"),
+        ("{{ ('x' * 1000000) | replace('x', 'y' * 100000) }}", STOPPED),
+        ("{{ range(10 ** 9) | list | length }}", "range"),
+        ("{{ '%1000000000d' | format(1) }}", STOPPED),
+        ("{{ '{:>1000000000}'.format(1) }}", STOPPED),
+        ("{{ 'a'.center(10000000000) }}", "width"),
+        ("{{ messages | map(attribute='content') | join('x' * 90000000) }}", ""),
+        ("{{ 'x'.join(['y'] * 500000000) }}", STOPPED),
+        ("{{ [[1] * 100000] * 100000 }}", STOPPED),
+        ("{{ messages | batch(1000000000, 'z') | list }}", STOPPED),
+        ("{{ 9 ** 9 ** 9 ** 9 }}", "calculate"),
+        ("{% include 'config.json' %}", "config.json"),
+    ] {
+        template(program, program, expected);
+    }
+}
+
 /// The first sound tokenizer with one part replaced.
 fn tokenizer(part: &str, value: Value) -> Vec<u8> {
     let mut tokenizer: Value = serde_json::from_slice(&seeds::tokenizer()[0]).unwrap();

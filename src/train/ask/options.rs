@@ -95,8 +95,8 @@ option_rows! {
         #[arg(value_delimiter = ',')]
         #[serde(default, deserialize_with = "super::recipe::one_or_many")]
         exclude_modules: Vec<String>, "NAMES", optional("none"), check any, resumed derived;
-        /// Stretch the model's context with another rotary scaling than its own: none, linear:FACTOR, yarn:FACTOR or llama3:FACTOR. The
-        /// adapter remembers it
+        /// Stretch the model's context with another rotary scaling than its own: none, linear:FACTOR, dynamic:FACTOR, yarn:FACTOR or
+        /// llama3:FACTOR. The adapter remembers it
         rope_scaling: RopeOverride, "SCALING", optional("the model's own"), check any, resumed derived;
         /// Layers to adapt: such as 8-15,20 (counted from 0), early, middle or late (a third each), or a share such as 30%-70%
         layers: String, "LAYERS", optional("all"), check any, resumed derived;

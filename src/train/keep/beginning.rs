@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use super::checkpoint::{Checkpoint, RunState, cannot_list};
 use super::folder::{self, ADAPTER_FILES, FILES, Found, Kind};
@@ -239,6 +240,30 @@ pub fn make_way_for_notes(out: &Path, notes: &Notes) -> Result<()> {
 fn is_other(path: &Path, text: Option<&str>) -> bool {
     let same = |text: &str| super::plain::read(path, text.len() as u64 + 1).is_ok_and(|found| found == text.as_bytes());
     fs::symlink_metadata(path).is_ok() && !text.is_some_and(same)
+}
+
+/// The adapter's files as they stand when a run begins: what it may replace in the end.
+#[derive(Debug)]
+pub struct Standing(Vec<(PathBuf, Stamp)>);
+
+/// When a file was changed last, and its bytes; `None`: there is none.
+type Stamp = Option<(Option<SystemTime>, u64)>;
+
+impl Standing {
+    /// What stands in `out` now.
+    pub fn of(out: &Path) -> Self {
+        Self(ADAPTER_FILES.iter().map(|name| out.join(name)).map(|path| (path.clone(), stamp(&path))).collect())
+    }
+
+    /// The files that someone else has put there since.
+    pub fn newcomers(&self) -> Vec<PathBuf> {
+        let new = |(path, before): &&(PathBuf, Stamp)| stamp(path).is_some_and(|now| *before != Some(now));
+        self.0.iter().filter(new).map(|(path, _)| path.clone()).collect()
+    }
+}
+
+fn stamp(path: &Path) -> Stamp {
+    fs::symlink_metadata(path).ok().map(|found| (found.modified().ok(), found.len()))
 }
 
 /// Gives each of these files the first free name of `NAME.1`, `NAME.2` ...

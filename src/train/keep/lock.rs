@@ -1,8 +1,8 @@
 //! One process a folder: the lock that keeps two runs from writing into the same `--out`.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{Read, Seek, Write};
-use std::path::Path;
+use std::io::{self, Read, Seek, Write};
+use std::path::{Path, PathBuf};
 
 use super::plain;
 use crate::{Error, Result};
@@ -17,6 +17,20 @@ const MOST_BYTES: u64 = 21;
 #[derive(Debug)]
 pub struct FolderLock {
     _file: File,
+    folder: PathBuf,
+    identity: Option<Identity>,
+}
+
+/// Device and number of a folder on it.
+type Identity = (u64, u64);
+
+/// Which folder has this name now; `None` where the system does not say (one that does not keeps a folder in use from being moved).
+fn identity(folder: &Path) -> io::Result<Option<Identity>> {
+    let metadata = std::fs::metadata(folder)?;
+    #[cfg(unix)]
+    return Ok(Some((std::os::unix::fs::MetadataExt::dev(&metadata), std::os::unix::fs::MetadataExt::ino(&metadata))));
+    #[cfg(not(unix))]
+    return Ok(metadata.is_dir().then_some((0, 0)));
 }
 
 impl FolderLock {
@@ -51,7 +65,7 @@ impl FolderLock {
                 // Written over, not cut: as wide as the longest number.
                 let line = format!("{:<width$}\n", std::process::id(), width = MOST_BYTES as usize - 1);
                 file.rewind().and_then(|()| file.write_all(line.as_bytes())).and_then(|()| file.flush()).map_err(unwritable)?;
-                Ok(Self { _file: file })
+                Ok(Self { _file: file, folder: folder.to_owned(), identity: identity(folder).map_err(unwritable)? })
             }
             Err(TryLockError::WouldBlock) => {
                 let mut holder = String::new();
@@ -68,6 +82,22 @@ impl FolderLock {
                 Err(Error::failed(path.display(), format!("cannot lock: {error}"), proposal))
             }
         }
+    }
+}
+
+impl FolderLock {
+    /// Whether the folder's name still leads to the folder that was locked, so that what is written there meets this run's files only.
+    ///
+    /// # Errors
+    /// Failed, when it was moved away or removed, or another has its name.
+    pub fn check_in_place(&self) -> Result<()> {
+        let problem = match identity(&self.folder) {
+            Ok(found) if found == self.identity => return Ok(()),
+            Ok(_) => "is another folder than the one in which this run began, which was moved away".to_owned(),
+            Err(error) => format!("was moved away or removed while the run was writing into it: {error}"),
+        };
+        let proposal = "nothing was written there; move the run's own folder back and go on with --resume";
+        Err(Error::failed(self.folder.display(), problem, proposal))
     }
 }
 
@@ -104,6 +134,24 @@ mod tests {
         drop(first);
         assert_eq!(holder(folder.path()), None);
         FolderLock::acquire(folder.path()).unwrap();
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_folder_that_was_moved_or_replaced_is_seen() {
+        let place = tempfile::tempdir().unwrap();
+        let (folder, away) = (place.path().join("out"), place.path().join("away"));
+        std::fs::create_dir(&folder).unwrap();
+        let lock = FolderLock::acquire(&folder).unwrap();
+        std::fs::remove_file(folder.join(LOCK_FILE)).unwrap();
+        lock.check_in_place().unwrap();
+        std::fs::rename(&folder, &away).unwrap();
+        assert!(lock.check_in_place().unwrap_err().to_string().contains("moved away or removed"));
+        std::fs::create_dir(&folder).unwrap();
+        assert!(lock.check_in_place().unwrap_err().to_string().contains("another folder"));
+        std::fs::remove_dir(&folder).unwrap();
+        std::os::unix::fs::symlink(&away, &folder).unwrap();
+        lock.check_in_place().unwrap();
     }
 
     #[test]
