@@ -43,9 +43,10 @@ const HAS_ADDEND: u32 = 1;
 const ACCUMULATE: u32 = 2;
 
 /// One product, or one part of it where `b` is split by rows: parts of an NT product make ranges of the output's columns,
-/// parts of an NN product are ranges of k, of which the later ones add to the first. On CPU drivers a long k is split as well: the
-/// columns of b that a tile reads then stay in the cache for the next tile of rows.
-#[derive(Clone, Copy)]
+/// parts of an NN product are ranges of k, of which the later ones add to the first. A product of more than
+/// [`OPERATIONS_OF_A_DISPATCH`] is split in the same way, and on CPU drivers a long k: the columns of b that a tile reads then stay in
+/// the cache for the next tile of rows.
+#[derive(Clone, Copy, Debug)]
 struct Part {
     index: usize,
     m: usize,
@@ -60,16 +61,31 @@ struct Part {
 
 /// `a_first` and `out_first` are the rows of a and out at which the product begins.
 fn parts(op: &Matmul, call: &Call, a_first: usize, out_first: usize) -> Vec<Part> {
+    parts_of_at_most(OPERATIONS_OF_A_DISPATCH, op, call, a_first, out_first)
+}
+
+/// [`parts`] of at most so many operations, but for the last few rows of b that a part has at least.
+fn parts_of_at_most(operations: usize, op: &Matmul, call: &Call, a_first: usize, out_first: usize) -> Vec<Part> {
     let (a, b) = (&call.inputs[0], &call.inputs[1]);
     let [m, n, k] = super::sizes(op.layout, [a.rows, a.columns()], [b.rows, b.columns()]);
     let addend = if call.inputs.len() == 3 { HAS_ADDEND } else { 0 };
     let (a_start, out_start) = (a_first * a.columns(), out_first * call.outputs[0].columns());
-    let longest = if call.device.cpu_driver { CACHED_STEPS } else { usize::MAX };
+    // How many there are may not change with the rows of a run, so the most that there can be count. Whole blocks of the formats.
+    let rows_of_b = operations / (2 * a.tensor.shape.rows.max() * b.columns()).max(1);
+    let rows_of_b = (rows_of_b / ROWS_AT_LEAST * ROWS_AT_LEAST).max(ROWS_AT_LEAST);
+    let longest = if call.device.cpu_driver { CACHED_STEPS.min(rows_of_b) } else { rows_of_b };
     b.parts()
         .flat_map(|(index, rows)| {
             let whole = Part { index, m, n, k, a_start, b_start: 0, out_start, flags: addend };
             match op.layout {
-                Layout::NT => vec![Part { n: rows.len(), out_start: out_start + rows.start, ..whole }],
+                Layout::NT => (rows.clone().step_by(rows_of_b))
+                    .map(|first| Part {
+                        n: (rows.end - first).min(rows_of_b),
+                        b_start: (first - rows.start) * k,
+                        out_start: out_start + first,
+                        ..whole
+                    })
+                    .collect(),
                 Layout::NN => (rows.clone().step_by(longest))
                     .map(|first| Part {
                         k: (rows.end - first).min(longest),
@@ -84,6 +100,13 @@ fn parts(op: &Matmul, call: &Call, a_first: usize, out_first: usize) -> Vec<Part
         })
         .collect()
 }
+
+/// A slow GPU of a laptop does so many in a third of a second; a system's watchdog ends what takes two seconds, and cannot be told how far
+/// it is.
+const OPERATIONS_OF_A_DISPATCH: usize = 64_000_000_000;
+
+/// Rows of b that a part has at least, and of which it has a multiple: as many as tiles of a workgroup have columns.
+const ROWS_AT_LEAST: usize = 128;
 
 /// Steps of k in which the columns of b that a tile reads fit the second-level cache of a core, with the rows of a.
 const CACHED_STEPS: usize = 4096;
@@ -186,4 +209,85 @@ fn problem(op: &Matmul, call: &Call, part: &Part) -> Problem {
     let aligned = lengths.iter().all(|length| length.is_multiple_of(4)) && (op.layout == Layout::TN || part.k.is_multiple_of(4));
     let arithmetic = arithmetic::of(op.layout, [m, part.n, k], aligned, call.device);
     Problem { layout: op.layout, m, n: part.n, k, dtype: b.tensor.dtype, arithmetic, aligned }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::{DType, Operand, Rows, TensorType};
+    use crate::kernel::{Facts, Tuning};
+
+    fn operand([rows, columns]: [usize; 2], splits: &[usize]) -> Operand {
+        Operand { tensor: TensorType::f32(Rows::Fixed(rows), columns), rows, part_starts: splits.to_vec() }
+    }
+
+    /// Every kernel takes a part by its numbers, so the numbers are multiplied here as they say.
+    fn product(parts: &[Part], layout: Layout, operands: [&[f64]; 2], splits: &[usize], [m, n, k]: [usize; 3]) -> Vec<f64> {
+        let mut out = vec![f64::NAN; m * n];
+        for part in parts {
+            let of_part = &operands[1][splits[part.index] * if layout == Layout::NT { k } else { n }..];
+            for (i, j) in (0..part.m).flat_map(|i| (0..part.n).map(move |j| (i, j))) {
+                let b = |step: usize| match layout {
+                    Layout::NT => of_part[part.b_start + j * part.k + step],
+                    _ => of_part[part.b_start + step * n + j],
+                };
+                let sum: f64 = (0..part.k).map(|step| operands[0][part.a_start + i * k + step] * b(step)).sum();
+                let to = &mut out[part.out_start + i * n + j];
+                *to = sum + if part.flags & ACCUMULATE != 0 { *to } else { 0.0 };
+            }
+        }
+        out
+    }
+
+    /// However small the parts are, and wherever b is split over bindings, they make the whole product.
+    #[test]
+    fn parts_make_the_whole_product() {
+        let [m, n, k] = [3, 640, 512];
+        for (layout, cpu_driver) in [(Layout::NT, false), (Layout::NN, false), (Layout::NN, true)] {
+            let (b_rows, b_columns) = if layout == Layout::NT { (n, k) } else { (k, n) };
+            for splits in [&[0][..], &[0, 300], &[0, 256, 384]] {
+                let numbers =
+                    |count: usize, step: usize| -> Vec<f64> { (0..count).map(|at| ((at * step) % 17) as f64).collect() };
+                let (a, b) = (numbers(m * k, 5), numbers(n * k, 7));
+                let inputs = [operand([m, k], &[0]), operand([b_rows, b_columns], splits)];
+                let (outputs, facts) = ([operand([m, n], &[0])], Facts { cpu_driver, ..Facts::default() });
+                let tuning = Tuning::default();
+                let call = Call { inputs: &inputs, outputs: &outputs, device: &facts, tuning: &tuning };
+                let op = Matmul { layout, scale: 1.0 };
+                let whole = product(&parts(&op, &call, 0, 0), layout, [&a, &b], splits, [m, n, k]);
+                assert!(whole.iter().all(|value| value.is_finite()));
+                for rows in [1, 130, 300] {
+                    let parts = parts_of_at_most(2 * m * b_columns * rows, &op, &call, 0, 0);
+                    assert!(parts.len() >= splits.len());
+                    assert!(
+                        parts.iter().all(|part| if layout == Layout::NT { part.n } else { part.k } <= rows.max(ROWS_AT_LEAST))
+                    );
+                    assert_eq!(product(&parts, layout, [&a, &b], splits, [m, n, k]), whole, "{layout:?} {splits:?} {rows}");
+                }
+            }
+        }
+    }
+
+    /// A layer of a 70B model with 2,048 tokens, and the output layer of a large vocabulary.
+    #[test]
+    fn no_dispatch_does_more_than_a_watchdog_waits_for() {
+        for ([m, n, k], layout) in [
+            ([2048, 28_672, 8192], Layout::NT),
+            ([2048, 8192, 28_672], Layout::NN),
+            ([128, 256_000, 8192], Layout::NT),
+            ([4, 64, 64], Layout::NT),
+        ] {
+            let b = if layout == Layout::NT { [n, k] } else { [k, n] };
+            let mut inputs = [operand([m, k], &[0]), operand(b, &[0])];
+            inputs[1].tensor = TensorType::new(Rows::Fixed(b[0]), b[1], DType::Q4_K);
+            let (outputs, facts, tuning) = ([operand([m, n], &[0])], Facts::default(), Tuning::default());
+            let call = Call { inputs: &inputs, outputs: &outputs, device: &facts, tuning: &tuning };
+            let dispatches = launch(&Matmul { layout, scale: 1.0 }, &call, 0, 0);
+            let most = OPERATIONS_OF_A_DISPATCH as f64;
+            assert!(dispatches.iter().all(|dispatch| dispatch.work <= most));
+            let all: f64 = dispatches.iter().map(|dispatch| dispatch.work).sum();
+            assert_eq!(all, 2.0 * (m * n * k) as f64);
+            assert_eq!(dispatches.len(), (all / most).ceil() as usize, "{m} x {n} x {k}");
+        }
+    }
 }
