@@ -28,7 +28,7 @@ mod smollm3;
 
 pub use override_rope::RopeOverride;
 pub use parameters::{Order, Parameter, is_of_a_layer, norm_modules, parameters, slice_name};
-pub use rope::{Rope, RopeScaling};
+pub use rope::{DynamicRope, Rope, RopeScaling};
 pub use sites::{Part, Role, Site, layer_sites, linear_modules, sites};
 
 use serde_json::{Map, Value};
@@ -289,6 +289,12 @@ impl Architecture {
             ));
         }
         self.ropes.iter().try_for_each(Rope::supported)
+    }
+
+    /// Tokens of the longest text that the rotation is made for. Dynamic scaling goes beyond the positions that the config names.
+    pub fn context(&self) -> usize {
+        let factor = self.ropes.first().and_then(Rope::dynamic).map_or(1.0, |rope| rope.factor.max(1.0));
+        ((self.max_position_embeddings as f64 * factor) as usize).min(u32::MAX as usize)
     }
 
     /// Query columns: features of all heads.

@@ -7,11 +7,12 @@ use serde::{Deserialize, Deserializer, de::Error as _};
 use super::rope::yarn_attention_factor;
 use super::{Architecture, RopeScaling};
 
-/// What stands in place of the model's scaling: `none`, `linear:FACTOR`, `yarn:FACTOR` or `llama3:FACTOR`.
+/// What stands in place of the model's scaling: `none`, `linear:FACTOR`, `dynamic:FACTOR`, `yarn:FACTOR` or `llama3:FACTOR`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum RopeOverride {
     None,
     Linear(f64),
+    Dynamic(f64),
     Yarn(f64),
     Llama3(f64),
 }
@@ -28,12 +29,15 @@ impl FromStr for RopeOverride {
         match kind {
             "none" => Ok(Self::None),
             "linear" => Ok(Self::Linear(factor()?)),
+            "dynamic" => Ok(Self::Dynamic(factor()?)),
             "yarn" => Ok(Self::Yarn(factor()?)),
             "llama3" => Ok(Self::Llama3(factor()?)),
-            "dynamic" | "longrope" => Err(format!(
-                "`{kind}` changes with the length of each text, or needs factors of its own, so a config alone can ask for it; try yarn:4"
-            )),
-            _ => Err(format!("`{text}` is none of none, linear:FACTOR, yarn:FACTOR, llama3:FACTOR")),
+            "longrope" => Err(
+                "`longrope` divides each frequency by a factor that was searched for with the model, so only its config can ask for it; \
+                 try yarn:4"
+                    .to_owned(),
+            ),
+            _ => Err(format!("`{text}` is none of none, linear:FACTOR, dynamic:FACTOR, yarn:FACTOR, llama3:FACTOR")),
         }
     }
 }
@@ -43,6 +47,7 @@ impl std::fmt::Display for RopeOverride {
         match self {
             Self::None => f.write_str("none"),
             Self::Linear(factor) => write!(f, "linear:{factor}"),
+            Self::Dynamic(factor) => write!(f, "dynamic:{factor}"),
             Self::Yarn(factor) => write!(f, "yarn:{factor}"),
             Self::Llama3(factor) => write!(f, "llama3:{factor}"),
         }
@@ -71,6 +76,8 @@ impl Architecture {
         let (factor, scaling) = match scaling {
             RopeOverride::None => (1.0, RopeScaling::None),
             RopeOverride::Linear(factor) => (factor, RopeScaling::Linear { factor }),
+            // Its context is longer than the positions that its config names.
+            RopeOverride::Dynamic(factor) => (1.0, RopeScaling::Dynamic { factor, original_max_position_embeddings: original }),
             RopeOverride::Yarn(factor) => {
                 let attention_factor = yarn_attention_factor(factor, 1.0);
                 let (beta_fast, beta_slow, truncate) = (32.0, 1.0, true);
@@ -111,18 +118,18 @@ mod tests {
             Architecture::from_json_str(&text).unwrap()
         };
         for (rope, original) in [("", 64), (r#","rope_scaling":{"rope_type":"linear","factor":4}"#, 16)] {
-            for text in ["none", "linear:2", "yarn:2.5", "llama3:8"] {
+            for text in ["none", "linear:2", "dynamic:3", "yarn:2.5", "llama3:8"] {
                 let scaling: RopeOverride = text.parse().unwrap();
                 assert_eq!(scaling.to_string(), text);
                 let mut model = config(rope);
                 model.override_rope(scaling);
                 let factor: f64 = text.split_once(':').map_or(1.0, |(_, factor)| factor.parse().unwrap());
-                assert_eq!(model.max_position_embeddings, (original as f64 * factor) as usize);
+                assert_eq!(model.context(), (original as f64 * factor) as usize);
                 assert!(model.check("test").is_ok() && model.supported().is_ok());
                 assert_eq!(model.ropes[0].scaling == RopeScaling::None, text == "none");
             }
         }
-        for wrong in ["", "yarn", "yarn:", "yarn:0.5", "linear:nan", "dynamic:2", "spiral:2"] {
+        for wrong in ["", "yarn", "yarn:", "yarn:0.5", "linear:nan", "dynamic", "longrope:2", "spiral:2"] {
             assert!(wrong.parse::<RopeOverride>().is_err(), "{wrong}");
         }
     }

@@ -61,6 +61,31 @@ pub enum RopeScaling {
     Unsupported(String),
 }
 
+/// A rotation whose base grows with the length of a sequence, where it is longer than `original` tokens (dynamic NTK).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct DynamicRope {
+    pub theta: f64,
+    /// As [`Rope::dim`].
+    pub dim: usize,
+    pub factor: f64,
+    /// Tokens of the longest sequence that is rotated as without scaling.
+    pub original: usize,
+}
+
+impl DynamicRope {
+    /// The `dim / 2` frequencies in radians a position, in a sequence of `length` tokens.
+    pub fn inverse_frequencies(&self, length: usize) -> Vec<f64> {
+        let (original, dim) = (self.original as f64, self.dim as f64);
+        let stretch = self.factor * (length as f64).max(original) / original - (self.factor - 1.0);
+        frequencies(self.theta * stretch.powf(dim / (dim - 2.0)), self.dim)
+    }
+}
+
+/// `theta^(-2i / dim)` for each pair of features.
+fn frequencies(theta: f64, dim: usize) -> Vec<f64> {
+    (0..dim / 2).map(|i| theta.powf(-2.0 * i as f64 / dim as f64)).collect()
+}
+
 impl Rope {
     /// The rotation without scaling.
     pub fn plain(theta: f64, dim: usize) -> Self {
@@ -69,18 +94,14 @@ impl Rope {
 
     /// The `dim / 2` frequencies in radians a position, in a sequence of `length` tokens (which most rules do not look at).
     pub fn inverse_frequencies(&self, length: usize) -> Vec<f64> {
-        let of_theta =
-            |theta: f64| -> Vec<f64> { (0..self.dim / 2).map(|i| theta.powf(-2.0 * i as f64 / self.dim as f64)).collect() };
-        let plain = of_theta(self.theta);
+        let plain = frequencies(self.theta, self.dim);
         let divided = |factors: &[f64]| plain.iter().zip(factors).map(|(frequency, factor)| frequency / factor).collect();
         match &self.scaling {
             RopeScaling::None | RopeScaling::Unsupported(_) => plain,
             RopeScaling::Linear { factor } => plain.iter().map(|frequency| frequency / factor).collect(),
             RopeScaling::Dynamic { factor, original_max_position_embeddings } => {
-                let original = *original_max_position_embeddings as f64;
-                let dim = self.dim as f64;
-                let stretch = factor * (length as f64).max(original) / original - (factor - 1.0);
-                of_theta(self.theta * stretch.powf(dim / (dim - 2.0)))
+                let (factor, original) = (*factor, *original_max_position_embeddings);
+                DynamicRope { theta: self.theta, dim: self.dim, factor, original }.inverse_frequencies(length)
             }
             RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => {
                 let context = *original_max_position_embeddings as f64;
@@ -116,6 +137,16 @@ impl Rope {
     pub fn changes_beyond(&self) -> Option<usize> {
         match self.scaling {
             RopeScaling::LongRope { original_max_position_embeddings, .. } => Some(original_max_position_embeddings),
+            _ => None,
+        }
+    }
+
+    /// The rotation whose frequencies are others for every length of a sequence.
+    pub fn dynamic(&self) -> Option<DynamicRope> {
+        match self.scaling {
+            RopeScaling::Dynamic { factor, original_max_position_embeddings: original } => {
+                Some(DynamicRope { theta: self.theta, dim: self.dim, factor, original })
+            }
             _ => None,
         }
     }

@@ -28,7 +28,7 @@ const ANSWER: usize = 128;
 /// # Errors
 /// If the device has not the memory, or is lost.
 pub fn measure(weights: &DeviceWeights, config: &Architecture, budget: Duration) -> Result<GenerationReport> {
-    let context = (PROMPT + ANSWER + 1).min(config.max_position_embeddings);
+    let context = (PROMPT + ANSWER + 1).min(config.context());
     let prompt_tokens = PROMPT.min(context / 2).max(1);
     let mut generator = Generator::new(weights, config, None, context)?;
     let mut random = Random(1);

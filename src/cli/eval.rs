@@ -37,7 +37,7 @@ pub struct EvalArgs {
     model: String,
     #[command(flatten)]
     adapters: super::AdapterArgs,
-    /// Another rotary scaling than the model's: none, linear:FACTOR, yarn:FACTOR or llama3:FACTOR [default: what the adapter was trained with]
+    /// Another rotary scaling than the model's: none, linear:FACTOR, dynamic:FACTOR, yarn:FACTOR or llama3:FACTOR [default: what the adapter was trained with]
     #[arg(long, value_name = "SCALING")]
     rope_scaling: Option<RopeOverride>,
     /// Data as for training, a file or a folder with valid.jsonl; give --data again for more files
@@ -75,7 +75,7 @@ pub fn run(args: EvalArgs) -> Result<()> {
         return answers(&args, &model);
     }
     let config = &model.files.config;
-    let max_length = args.max_length.unwrap_or(config.max_position_embeddings).min(config.max_position_embeddings);
+    let max_length = args.max_length.unwrap_or(config.context()).min(config.context());
     let files = folder::files(&args.data, Side::HeldOut)?;
     let options = LoadOptions { max_length, long_records: args.long_records, eval_split: None };
     let (data, _) = data::load_files(&files, &model.tokenizer, model.template.as_ref(), options)?;

@@ -52,7 +52,7 @@ pub struct ExportArgs {
     /// File (gguf, gguf-adapter) or folder (safetensors, mlx-adapter) to write
     #[arg(long, value_name = "PATH")]
     out: PathBuf,
-    /// Another rotary scaling than the model's: none, linear:FACTOR, yarn:FACTOR or llama3:FACTOR [default: what the adapter was trained with]
+    /// Another rotary scaling than the model's: none, linear:FACTOR, dynamic:FACTOR, yarn:FACTOR or llama3:FACTOR [default: what the adapter was trained with]
     #[arg(long, value_name = "SCALING")]
     rope_scaling: Option<RopeOverride>,
     /// Replace what an earlier export wrote at --out

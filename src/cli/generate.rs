@@ -27,7 +27,7 @@ pub struct GenerateArgs {
     model: String,
     #[command(flatten)]
     adapters: super::AdapterArgs,
-    /// Another rotary scaling than the model's: none, linear:FACTOR, yarn:FACTOR or llama3:FACTOR [default: what the adapter was trained with]
+    /// Another rotary scaling than the model's: none, linear:FACTOR, dynamic:FACTOR, yarn:FACTOR or llama3:FACTOR [default: what the adapter was trained with]
     #[arg(long, value_name = "SCALING")]
     rope_scaling: Option<RopeOverride>,
     /// Text to continue, as it is
@@ -79,11 +79,11 @@ pub fn run(args: GenerateArgs) -> Result<()> {
     }
     let config = &model.files.config;
     let prompt = prompt_ids(&model, &args)?;
-    if prompt.len() >= config.max_position_embeddings {
-        let problem = format!("it has {} tokens, the model reads at most {}", prompt.len(), config.max_position_embeddings);
+    if prompt.len() >= config.context() {
+        let problem = format!("it has {} tokens, the model reads at most {}", prompt.len(), config.context());
         return Err(Error::bad_input("prompt", problem, "give a shorter one"));
     }
-    let context = prompt.len().saturating_add(args.max_new_tokens).min(config.max_position_embeddings);
+    let context = prompt.len().saturating_add(args.max_new_tokens).min(config.context());
 
     let used = Generation { context };
     let session = args.device.session(&model, &args.adapters, &[&used])?;

@@ -318,7 +318,7 @@ fn text_report(model: &Model, adapter: &Adapter) -> String {
         config.head_dim,
         config.num_key_value_heads,
         grouped(config.vocab_size as u64),
-        grouped(config.max_position_embeddings as u64),
+        grouped(config.context() as u64),
         config.ropes[0].theta,
         config.ropes[0].scaling,
     );

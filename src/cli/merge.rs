@@ -185,7 +185,7 @@ fn losses(args: &MergeArgs, opened: &Opened) -> Result<Value> {
     let coarse = args.requantise.or(own).unwrap_or(DType::Q4_0);
     let base = OpenModel::open(&args.model)?;
     let merged = OpenModel::open(&args.out.display().to_string())?;
-    let max_length = base.files.config.max_position_embeddings;
+    let max_length = base.files.config.context();
     let options = LoadOptions { max_length, long_records: LongRecords::Cut, eval_split: None };
     let files = folder::files(&args.data, Side::HeldOut)?;
     let (data, _) = data::load_files(&files, &base.tokenizer, base.template.as_ref(), options)?;

@@ -257,7 +257,7 @@ fn text_files(source: &Source, out: &Path) -> Result<()> {
     for (role, token) in &text.named_tokens {
         settings[role] = json!(token);
     }
-    settings["model_max_length"] = json!(model.max_position_embeddings);
+    settings["model_max_length"] = json!(model.context());
     if let Some(template) = &text.chat_template {
         settings["chat_template"] = json!(template);
         put("chat_template.jinja", template.as_bytes())?;

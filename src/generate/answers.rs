@@ -99,7 +99,7 @@ impl CheckSet {
     /// As [`questions`]; a question is longer than the model reads.
     pub fn read(files: &[PathBuf], model: &OpenModel, max_new_tokens: usize) -> Result<Option<Self>> {
         let questions = questions(files, &model.tokenizer, model.template.as_ref())?;
-        let most = model.files.config.max_position_embeddings;
+        let most = model.files.config.context();
         let Some(longest) = questions.iter().map(|question| question.prompt.len()).max() else { return Ok(None) };
         if let Some(question) = questions.iter().find(|question| question.prompt.len() >= most) {
             let problem = format!("the question has {} tokens, and the model reads {most}", question.prompt.len());

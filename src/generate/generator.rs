@@ -15,6 +15,7 @@ use crate::graph::{Counts, ShapeError, ValueId};
 use crate::model::graph::{Head, Inputs, Model, Part, Purpose, StorageOf};
 use crate::model::weights::DeviceWeights;
 use crate::plan::{Executable, fuse_adapters};
+use crate::session::batch::write_rotation;
 use crate::session::{Session, Use};
 use crate::{Error, Result};
 
@@ -177,7 +178,7 @@ impl Generator {
 
 /// The cache holds at least one row, and no more than the model can tell apart.
 fn clamped(context: usize, config: &Architecture) -> usize {
-    context.clamp(1, config.max_position_embeddings.max(1))
+    context.clamp(1, config.context().max(1))
 }
 
 /// The model that gives logits for a fixed maximum of rows, and these.
@@ -260,9 +261,7 @@ impl Pass {
         self.executable.write(self.inputs.input_ids, ids);
         self.executable.write(self.inputs.position, &positions);
         self.executable.write(self.inputs.segment_start, &vec![0u32; ids.len()]);
-        if let Some(rope) = self.inputs.rope_row {
-            self.executable.write(rope.row, &rope.values(positions.iter().map(|&position| (position, length))));
-        }
+        write_rotation(&self.executable, &self.inputs, positions.iter().map(|&position| (position, length)));
         self.executable.write(self.inputs.rows, &[ids.len() as u32 - 1]);
         self.executable.run(&Counts { tokens: ids.len(), supervised: 1 })?;
         self.executable.read(self.logits, vocab_size)

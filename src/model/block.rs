@@ -93,7 +93,7 @@ impl Builder<'_> {
             }
             if let Some(rope) = model.layers[layer].rope {
                 let op = Rope { rotary_dim: model.ropes[rope].dim, ..Rope::new(model.head_dim) };
-                let row = self.inputs.rope_row.map_or(position, |input| input.row);
+                let row = self.rope_row(rope);
                 *rows = self.graph.apply_one(op, &[*rows, row, self.rope_tables[rope]], format!("{path}.{part}_rope"))?;
             }
         }

@@ -4,7 +4,7 @@
 //! attention finds its keys. It also builds a [`Part`] of the model: the layers below one, or those from one on.
 
 use super::hook::{Hook, Vocabulary};
-use crate::architecture::{Architecture, slice_name};
+use crate::architecture::{Architecture, DynamicRope, Rope, slice_name};
 use crate::graph::{DType, Graph, Origin, Rows, ShapeError, TensorType, ValueId};
 use crate::kernel::Layout;
 use crate::ops::embedding::Embedding;
@@ -13,6 +13,7 @@ use crate::ops::linear_cross_entropy::LinearCrossEntropy;
 use crate::ops::matmul::Matmul;
 use crate::ops::permute_columns::PermuteColumns;
 use crate::ops::rms_norm::{NormWeight, RmsNorm};
+use crate::ops::rope::rope_table_of;
 use crate::ops::scale::Scale;
 use crate::ops::softcap::Softcap;
 use std::ops::Range;
@@ -68,21 +69,49 @@ pub struct Inputs {
     pub loss_weight: Option<ValueId>,
 }
 
-/// The input that chooses between two rope tables, one below the other: that for short sequences and that for long ones.
+/// What is written for a rotation that looks at the length of a sequence.
 #[derive(Clone, Copy, Debug)]
-pub struct RopeRow {
-    /// `[tokens, 1]` u32.
-    pub row: ValueId,
-    /// Tokens of the longest short sequence.
-    original: u32,
-    /// Row at which the table for long sequences begins.
-    long: u32,
+pub enum RopeRow {
+    /// `row`, `[tokens, 1]` u32, chooses between two rope tables, one below the other: that for sequences of up to `original` tokens, and
+    /// from row `long` on that for longer ones.
+    TwoTables { row: ValueId, original: u32, long: u32 },
+    /// Each length of a sequence has frequencies of its own: the table of the first rope has a row for each token, and token i reads row i
+    /// of it, whose number is in `row`, `[tokens, 1]` u32.
+    EveryLength { row: ValueId, table: ValueId, rope: DynamicRope },
 }
 
 impl RopeRow {
-    /// The input's values: of each row its position, and the length of its sequence.
-    pub fn values(&self, rows: impl Iterator<Item = (u32, usize)>) -> Vec<u32> {
-        rows.map(|(position, length)| position + if length > self.original as usize { self.long } else { 0 }).collect()
+    /// The input that says which rows of the tables are read.
+    fn row(&self) -> ValueId {
+        match *self {
+            Self::TwoTables { row, .. } | Self::EveryLength { row, .. } => row,
+        }
+    }
+
+    /// The values of the row input, and those of the table where it is written too: of each row its position, and the length of its
+    /// sequence.
+    pub fn values(&self, rows: impl Iterator<Item = (u32, usize)>) -> (ValueId, Vec<u32>, Option<(ValueId, Vec<f32>)>) {
+        match *self {
+            Self::TwoTables { row, original, long } => {
+                let of = |(position, length)| position + if length > original as usize { long } else { 0 };
+                (row, rows.map(of).collect(), None)
+            }
+            Self::EveryLength { row, table, rope } => {
+                let mut angles = Vec::new();
+                let mut count = 0;
+                let mut last = None;
+                for (position, length) in rows {
+                    let frequencies = match &last {
+                        Some((same, frequencies)) if *same == length => frequencies,
+                        _ => &last.insert((length, rope.inverse_frequencies(length))).1,
+                    };
+                    let position = position as usize;
+                    angles.extend(rope_table_of(frequencies, 1.0, position..position + 1));
+                    count += 1;
+                }
+                (row, (0..count).collect(), Some((table, angles)))
+            }
+        }
     }
 }
 
@@ -165,6 +194,8 @@ impl<'a> Builder<'a> {
         // A rotation that looks at the length of a sequence has a second table for long ones, if there can be any.
         let by_length = architecture.ropes.iter().find_map(|rope| rope.changes_beyond()).filter(|&original| positions > original);
         let table_rows = if by_length.is_some() { 2 * positions } else { positions };
+        // One that is another for every length is written with each batch.
+        let dynamic = architecture.ropes.first().and_then(Rope::dynamic).filter(|rope| positions > rope.original);
         let mut input = |name: &str, tensor| graph.leaf(name, tensor, Origin::Input);
         let with_loss = matches!(purpose, Purpose::Train | Purpose::Evaluate);
         let inputs = Inputs {
@@ -172,23 +203,43 @@ impl<'a> Builder<'a> {
             hidden: matches!(part, Part::From(_)).then(|| input("hidden", TensorType::f32(tokens, architecture.hidden_size))),
             position: input("position", TensorType::u32(tokens, 1)),
             segment_start: input("segment_start", TensorType::u32(tokens, 1)),
-            rope_row: by_length.map(|original| RopeRow {
-                row: input("rope_row", TensorType::u32(tokens, 1)),
-                original: original as u32,
-                long: positions as u32,
-            }),
+            rope_row: match (by_length, dynamic) {
+                (Some(original), _) => Some(RopeRow::TwoTables {
+                    row: input("rope_row", TensorType::u32(tokens, 1)),
+                    original: original as u32,
+                    long: positions as u32,
+                }),
+                (None, Some(rope)) => Some(RopeRow::EveryLength {
+                    row: input("rope_row", TensorType::u32(tokens, 1)),
+                    table: input("rope_table", TensorType::f32(tokens, rope.dim)),
+                    rope,
+                }),
+                (None, None) => None,
+            },
             rows: input("rows", TensorType::u32(supervised, 1)),
             targets: with_loss.then(|| input("targets", TensorType::u32(supervised, 1))),
             loss_weight: with_loss.then(|| input("loss_weight", TensorType::f32(Rows::Fixed(1), 1))),
         };
         hook.begin(&mut graph, purpose);
-        let mut table = |(index, rope): (usize, &crate::architecture::Rope)| {
+        let mut table = |(index, rope): (usize, &Rope)| {
+            if let (0, Some(RopeRow::EveryLength { table, .. })) = (index, inputs.rope_row) {
+                return table;
+            }
             let name = if index == 0 { "rope_table".to_owned() } else { format!("rope_table.{index}") };
             graph.leaf(name, TensorType::f32(Rows::Fixed(table_rows), rope.dim), Origin::Weight)
         };
         let rope_tables = architecture.ropes.iter().enumerate().map(&mut table).collect();
         let (weights, caches) = (Vec::new(), Vec::new());
         Self { architecture, storage, hook, purpose, part, graph, inputs, rope_tables, weights, caches }
+    }
+
+    /// The input that says which rows of this rope's table are read.
+    pub(super) fn rope_row(&self, rope: usize) -> ValueId {
+        match self.inputs.rope_row {
+            Some(RopeRow::EveryLength { .. }) if rope > 0 => self.inputs.position,
+            Some(by_length) => by_length.row(),
+            None => self.inputs.position,
+        }
     }
 
     fn build(mut self) -> Result<Model, ShapeError> {

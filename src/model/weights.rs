@@ -1,10 +1,10 @@
 //! The frozen weights on the device: in which type they rest, how they are split, how they get there.
 
-use super::graph::{Model, order_names};
+use super::graph::{Model, RopeRow, order_names};
 use super::inspection::Inspection;
 use crate::architecture::{Architecture, is_of_a_layer, parameters};
 use crate::gpu::{Device, split_rows};
-use crate::graph::ValueId;
+use crate::graph::{Origin, ValueId};
 use crate::ops::rope::rope_table_of;
 use crate::plan::{Pinned, Tuned};
 use crate::storage::mixture::for_rows;
@@ -289,9 +289,22 @@ impl DeviceWeights {
         }
         for (rope, &id) in architecture.ropes.iter().zip(&model.rope_tables) {
             rope.supported()?;
+            if model.graph[id].origin == Origin::Input {
+                if first_position > 0 {
+                    return Err(Error::bad_input(
+                        "the first position",
+                        "cannot be moved where the rotation is another for every length (dynamic scaling)",
+                        "shorten the text to the length that the model was made for, or begin at 0",
+                    ));
+                }
+                continue; // written with each batch
+            }
             let rows = model.graph[id].tensor.shape.rows.max();
             // For sequences of one token, and for those that are as long as can be; see `RopeRow`.
-            let lengths: &[usize] = if model.inputs.rope_row.is_some() { &[1, usize::MAX] } else { &[1] };
+            let lengths: &[usize] = match model.inputs.rope_row {
+                Some(RopeRow::TwoTables { .. }) => &[1, usize::MAX],
+                _ => &[1],
+            };
             let positions = first_position..first_position + rows / lengths.len();
             let of_length =
                 |&length| rope_table_of(&rope.inverse_frequencies(length), rope.attention_factor(), positions.clone());

@@ -10,15 +10,23 @@ pub fn write_batch(executable: &Executable, inputs: &Inputs, batch: &Batch, loss
     executable.write(inputs.input_ids, &batch.input_ids);
     executable.write(inputs.position, &batch.position);
     executable.write(inputs.segment_start, &batch.segment_start);
-    if let Some(rope) = inputs.rope_row {
-        executable.write(rope.row, &rope.values(batch.positions_and_lengths()));
-    }
+    write_rotation(executable, inputs, batch.positions_and_lengths());
     executable.write(inputs.rows, &batch.supervised_rows);
     if let (Some(targets), Some(weight)) = (inputs.targets, inputs.loss_weight) {
         executable.write(targets, &batch.targets);
         executable.write(weight, &[loss_weight as f32]);
     }
     Counts { tokens: batch.rows(), supervised: batch.supervised_rows.len() }
+}
+
+/// Sends what a rotation that looks at the length of a sequence needs: of each row its position, and the length of its sequence.
+pub fn write_rotation(executable: &Executable, inputs: &Inputs, rows: impl Iterator<Item = (u32, usize)>) {
+    let Some(rope) = inputs.rope_row else { return };
+    let (row, values, table) = rope.values(rows);
+    executable.write(row, &values);
+    if let Some((table, values)) = table {
+        executable.write(table, &values);
+    }
 }
 
 /// Tokens that go through the model together where nothing is trained, if the records are shorter than that.

@@ -21,9 +21,10 @@ pub fn planned(graph: &Graph, keep: &[ValueId], more_pinned: &[ValueId], facts: 
     (plan, inputs)
 }
 
-/// Bytes of a model's rope tables.
+/// Bytes of a model's rope tables, but for one that is an input of each run.
 pub fn rope_bytes(model: &Model) -> usize {
-    model.rope_tables.iter().map(|&table| padded(model.graph[table].tensor.max_bytes())).sum()
+    let of_weights = |table: &&ValueId| model.graph[**table].origin == Origin::Weight;
+    model.rope_tables.iter().filter(of_weights).map(|&table| padded(model.graph[table].tensor.max_bytes())).sum()
 }
 
 /// Bytes on the device, by class, of a model that is not trained.

@@ -79,7 +79,7 @@ impl Look<'_> {
     /// # Errors
     /// Bad input: there are none, too many, or one that the model does not have.
     pub fn check_ids(&self, ids: &[u32]) -> Result<()> {
-        let most = MOST_TOKENS.min(self.session.config().max_position_embeddings);
+        let most = MOST_TOKENS.min(self.session.config().context());
         let vocabulary = self.session.config().vocab_size;
         if ids.is_empty() {
             return Err(Error::bad_input("ids", "there are none", "give the ids of a text, as /api/tokens has them"));

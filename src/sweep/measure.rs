@@ -46,7 +46,7 @@ impl<'m> Yardsticks<'m> {
                 return Ok(None);
             }
             let config = &model.files.config;
-            let options = LoadOptions::new(config.max_position_embeddings);
+            let options = LoadOptions::new(config.context());
             let files = folder::files(paths, Side::HeldOut)?;
             let (data, _) = data::load_files(&files, &model.tokenizer, model.template.as_ref(), options)?;
             data.check_vocabulary(config.vocab_size)?;

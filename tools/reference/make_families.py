@@ -57,7 +57,12 @@ FAMILIES = {
     "llama_biases": (hf.LlamaConfig, dict(attention_bias=True, mlp_bias=True, tie_word_embeddings=False), True),
     "llama_yarn": (hf.LlamaConfig, dict(rope_parameters=YARN, tie_word_embeddings=True), False),
     "llama_linear": (hf.LlamaConfig, dict(rope_parameters=dict(rope_type="linear", factor=4.0, rope_theta=1e4)), True),
-    "llama_dynamic": (hf.LlamaConfig, dict(rope_parameters=dict(rope_type="dynamic", factor=4.0, rope_theta=1e4)), False),
+    # 24 tokens are more than 16, and so are most records: each length has a base of its own.
+    "llama_dynamic": (
+        hf.LlamaConfig,
+        dict(rope_parameters=dict(rope_type="dynamic", factor=4.0, rope_theta=1e4), max_position_embeddings=16),
+        False,
+    ),
     "mistral": (hf.MistralConfig, dict(sliding_window=5, head_dim=16), False),
     "qwen2": (hf.Qwen2Config, dict(tie_word_embeddings=True), True),
     "qwen2_windows": (
@@ -165,9 +170,11 @@ def exact_model(folder):
         prefix = "" if layer_type is None else f"{layer_type}_"
         kind = module.rope_type if layer_type is None else module.rope_type[layer_type]
         frequencies = getattr(module, prefix + "original_inv_freq").double()
-        if kind == "longrope" and int(position_ids.max()) + 1 > text_config.rope_parameters["original_max_position_embeddings"]:
+        length = int(position_ids.max()) + 1
+        longer = {"longrope": "original_max_position_embeddings", "dynamic": None}
+        if kind in longer and length > text_config.rope_parameters.get(longer[kind], text_config.max_position_embeddings):
             init = hf.modeling_rope_utils.ROPE_INIT_FUNCTIONS[kind]
-            frequencies = init(text_config, x.device, seq_len=int(position_ids.max()) + 1)[0].double()
+            frequencies = init(text_config, x.device, seq_len=length)[0].double()
         angles = position_ids[..., None].double() * frequencies
         angles = torch.cat((angles, angles), dim=-1)
         scale = getattr(module, prefix + "attention_scaling")
@@ -230,7 +237,17 @@ def figures(folder, load, work, modules, save=False):
 
 
 def as_shipped(folder):
-    return hf.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+    model = hf.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+
+    def forget(module, *_):
+        # a dynamic rotation remembers the longest text before
+        module.inv_freq = module.original_inv_freq.clone()
+        module.max_seq_len_cached = module.original_max_seq_len
+
+    for module in model.modules():
+        if getattr(module, "rope_type", None) == "dynamic":
+            module.register_forward_pre_hook(forget)
+    return model
 
 
 def distance(a, b):

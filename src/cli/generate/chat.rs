@@ -41,7 +41,7 @@ pub(super) struct Settings<'a> {
 /// Bad input in model or adapter; the GPU failed; standard output cannot be written.
 pub(super) fn run(model: &OpenModel, settings: &Settings, sampler: &mut Sampler) -> Result<()> {
     chat_template(model)?;
-    let context = CONTEXT.min(model.files.config.max_position_embeddings);
+    let context = CONTEXT.min(model.files.config.context());
     let used = Generation { context };
     let session = settings.device.session(model, settings.adapters, &[&used])?;
     let ends =

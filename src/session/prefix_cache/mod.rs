@@ -43,6 +43,7 @@ use crate::model::graph::{Head, Inputs, Model, Part, Purpose, StorageOf};
 use crate::model::hook::Bare;
 use crate::model::weights::DeviceWeights;
 use crate::plan::{Executable, Plan};
+use crate::session::batch::write_rotation;
 use crate::session::memory::rope_bytes;
 use shelf::Of;
 
@@ -150,9 +151,7 @@ impl PrefixCache {
         self.executable.write(self.inputs.input_ids, &input_ids);
         self.executable.write(self.inputs.position, &position);
         self.executable.write(self.inputs.segment_start, &segment_start);
-        if let Some(rope) = self.inputs.rope_row {
-            self.executable.write(rope.row, &rope.values(position.iter().copied().zip(lengths)));
-        }
+        write_rotation(&self.executable, &self.inputs, position.iter().copied().zip(lengths));
         self.executable.run(&Counts { tokens: input_ids.len(), supervised: 0 })?;
         self.device.read(&self.hidden, input_ids.len() * columns)
     }

@@ -75,7 +75,7 @@ pub fn answer(look: &mut Look, asked: &Asked) -> Result<Answer> {
         return Err(Error::bad_input("max_tokens", format!("{most} tokens"), format!("give 1 to {MOST}")));
     }
     let prompt = prompt(look, asked)?;
-    let room = look.session.config().max_position_embeddings;
+    let room = look.session.config().context();
     if prompt.is_empty() || prompt.len() >= room {
         let problem = format!("it has {} tokens, the model reads 1 to {}", prompt.len(), room.saturating_sub(1));
         return Err(Error::bad_input("prompt", problem, "give another one"));

@@ -154,7 +154,7 @@ pub(super) fn pinned(look: &Look, adapter: &DeviceAdapter, graph: &LossGraph) ->
 /// The record as tokens, cut to what a look is at.
 fn example(look: &Look, asked: &Asked) -> Result<Example> {
     let vocabulary = look.session.config().vocab_size;
-    let most = MOST_TOKENS.min(look.session.config().max_position_embeddings);
+    let most = MOST_TOKENS.min(look.session.config().context());
     let max_length = asked.max_length.unwrap_or(most);
     if !(2..=most).contains(&max_length) {
         return Err(Error::bad_input("max_length", format!("{max_length} tokens"), format!("give 2 to {most}")));

@@ -47,7 +47,7 @@ pub fn routes() -> Vec<Route> {
 
 /// What the model is put on the device for.
 pub fn uses(model: &Architecture) -> Vec<Box<dyn Use>> {
-    let most = model.max_position_embeddings;
+    let most = model.context();
     vec![Box::new(Generation { context: CONTEXT.min(most) }), Box::new(Probing { tokens: MOST_TOKENS.min(most) })]
 }
 

@@ -125,7 +125,7 @@ fn model_state(opened: &Opened) -> ModelState {
         kv_heads: config.num_key_value_heads,
         head_dim: config.head_dim,
         vocabulary: config.vocab_size,
-        context: config.max_position_embeddings,
+        context: config.context(),
         bytes: tensors.iter().map(|info| info.bytes).sum(),
         chat: opened.model.template.is_some(),
     }

@@ -128,7 +128,7 @@ function dialForm(change) {
     h('p.note', 'Queries and keys are turned by an angle that grows with their place. Turn the dial and see which heads care.'),
     slider({ label: 'Shift all positions by', min: 0, max: 4096, step: 64, value: 0, write: (n) => `${n}`, input: (n) => put('shift', n || undefined) }).element,
     slider({ label: 'Base (rope_theta)', min: 2.9, max: 7, step: 0.1, value: 2.9, write: (e) => (e < 3 ? 'the model’s own' : Math.round(10 ** e).toLocaleString('en')), input: (e) => put('base', e < 3 ? undefined : Math.round(10 ** e)) }).element,
-    select({ label: 'Scaling (--rope-scaling)', value: '', options: [['', 'the model’s own'], ['none', 'none'], ['linear:2', 'linear, 2 times'], ['linear:8', 'linear, 8 times'], ['yarn:4', 'YaRN, 4 times']], change: (v) => put('scaling', v || undefined) }).element);
+    select({ label: 'Scaling (--rope-scaling)', value: '', options: [['', 'the model’s own'], ['none', 'none'], ['linear:2', 'linear, 2 times'], ['linear:8', 'linear, 8 times'], ['dynamic:4', 'dynamic, 4 times'], ['yarn:4', 'YaRN, 4 times']], change: (v) => put('scaling', v || undefined) }).element);
 }
 
 export default {
