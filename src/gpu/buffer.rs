@@ -171,7 +171,7 @@ pub fn split_rows(rows: usize, row_bytes: usize, max_binding: usize) -> Vec<usiz
     if rows <= most {
         return vec![0];
     }
-    let step = if most >= GRAIN { most / GRAIN * GRAIN } else { (most / 8 * 8).max(8) };
+    let step = if most >= GRAIN { most / GRAIN * GRAIN } else { (most / 32 * 32).max(32) };
     (0..rows).step_by(step).collect()
 }
 

@@ -169,8 +169,8 @@ impl DeviceWeights {
         for (index, &start) in part_starts.iter().enumerate() {
             let end = part_starts.get(index + 1).copied().unwrap_or(rows);
             let slice = device.allocate(&name, bytes_of(end - start))?;
-            // A multiple of 8 rows is whole groups of blocks, and whole words.
-            let step = (CHUNK_BYTES / row_bytes.max(1)).max(1).next_multiple_of(8);
+            // A multiple of 32 rows is whole groups of blocks, and whole words.
+            let step = (CHUNK_BYTES / row_bytes.max(1)).max(1).next_multiple_of(32);
             for first in (start..end).step_by(step) {
                 let last = (first + step).min(end);
                 let source_rows = if vector { taken.clone() } else { taken.start + first..taken.start + last };

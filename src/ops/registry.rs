@@ -2,7 +2,7 @@
 
 use crate::graph::{Counts, Matrix, Op, TensorType};
 use crate::kernel::Kernel;
-use crate::storage::{DType, Scale, rounded};
+use crate::storage::{DType, Offset, Scale, rounded};
 use std::sync::Arc;
 
 /// An op with inputs that suit it.
@@ -117,8 +117,13 @@ impl Random {
                     Scale::F32(at) => block[at..at + 4].copy_from_slice(&(number as f32).to_le_bytes()),
                     Scale::BF16(at) => block[at..at + 2].copy_from_slice(&half::bf16::from_f64(number).to_le_bytes()),
                     Scale::E8(at) => block[at] = 118 + self.below(8) as u8,
-                    Scale::WithZeroPoint(at) => {
-                        let word = (number as f32).to_bits() & !0x1fff | self.below(256) as u32;
+                    Scale::WithZeroPoint(at, offset) => {
+                        let (scale, zeros) = match offset {
+                            Offset::ZeroPointF16 => (half::f16::from_f64(number).to_f32(), 16),
+                            Offset::ZeroPointBF16 => (half::bf16::from_f64(number).to_f32(), 16),
+                            _ => (number as f32, 256),
+                        };
+                        let word = scale.to_bits() & !0x1fff | self.below(zeros) as u32;
                         block[at..at + 4].copy_from_slice(&word.to_le_bytes());
                     }
                     // Any number; the code of all ones is none.

@@ -6,10 +6,12 @@
 //! |---|---|---|
 //! | a block of 32, 64 or 128 | 4 + codes | head, codes one behind the other from the lowest bit |
 //! | device, a group of 256 (of 512 for blocks of 128) | the same | heads; high bits of codes of 3, 5 and 6 bits; low 2, 4 or 8 bits |
+//! | device, a group of 32 blocks of those with a zero point of 4 bits | 80 + codes | 32 scales, 32 zero points; codes as above |
 //!
 //! The head is one word: with a zero point, an f32 of which the lowest 13 bits give the zero point instead, which holds any f16 or bf16;
-//! with an offset, scale and offset in f16 or bf16. Products of a scale and a whole number of 9 bits are exact in f32. So `s (q - z)` is
-//! exact however it is computed, and `s q + b` is rounded once.
+//! with an offset, scale and offset in f16 or bf16. Where a word would be more than a tenth of the file's bytes (codes of 2 to 4 bits in blocks of 32
+//! or 64, of 2 bits in blocks of 128 of larger groups), scales of one type and zero points of 4 bits lie apart on the device. Products of a scale and a whole number of 9 bits are exact in
+//! f32. So `s (q - z)` is exact however it is computed, and `s q + b` is rounded once.
 
 use super::planes::{BLOCK, put_bits, put_nibbles, put_pairs};
 use super::{Format, Scale};
@@ -29,10 +31,32 @@ pub struct Affine {
 pub enum Offset {
     /// A whole number, which is taken from the code.
     ZeroPoint,
+    /// The same, of 4 bits, with a scale in f16.
+    ZeroPointF16,
+    /// The same with a scale in bf16.
+    ZeroPointBF16,
     /// What is added to the product, in f16 as the scale is.
     F16,
     /// The same in bf16.
     BF16,
+}
+
+impl Offset {
+    /// Whether it is a whole number that is taken from the code.
+    pub fn is_zero_point(self) -> bool {
+        matches!(self, Self::ZeroPoint | Self::ZeroPointF16 | Self::ZeroPointBF16)
+    }
+
+    /// The inverse of `as u8`, for functions that have it as a constant.
+    const fn of(number: u8) -> Self {
+        match number {
+            0 => Self::ZeroPoint,
+            1 => Self::ZeroPointF16,
+            2 => Self::ZeroPointBF16,
+            3 => Self::F16,
+            _ => Self::BF16,
+        }
+    }
 }
 
 /// Bits of a head that give the zero point.
@@ -73,7 +97,7 @@ impl Affine {
     pub(crate) fn head(self, scale: f32, offset: f32) -> [u8; 4] {
         let pair = |scale: u16, offset: u16| (u32::from(offset) << 16 | u32::from(scale)).to_le_bytes();
         match self.offset {
-            Offset::ZeroPoint => {
+            Offset::ZeroPoint | Offset::ZeroPointF16 | Offset::ZeroPointBF16 => {
                 let least = 1 << ZERO_BITS;
                 // Of a NaN the lowest bits may be all that tells it from infinity; either is refused.
                 (scale.to_bits() & !(least - 1) | offset as u32 & (least - 1)).to_le_bytes()
@@ -94,12 +118,17 @@ impl Affine {
             _ => "weights_int8",
         };
         let heads = match self.block {
+            32 if is_parted(self.offset) => "heads_parted_32",
+            64 if is_parted(self.offset) => "heads_parted_64",
+            _ if is_parted(self.offset) => "heads_parted_128",
             32 => "heads_32",
             64 => "heads_64",
             _ => "heads_128",
         };
         let scales = match self.offset {
             Offset::ZeroPoint => "scale_zero_point",
+            Offset::ZeroPointF16 => "scale_zero_point_f16",
+            Offset::ZeroPointBF16 => "scale_zero_point_bf16",
             Offset::F16 => "scale_offset_f16",
             Offset::BF16 => "scale_offset_bf16",
         };
@@ -126,19 +155,26 @@ macro_rules! formats {
     };
 }
 
-// Blocks of 128 where 64 would take more than a tenth beside the file's groups of 128.
+// Blocks of 128 where 64 would take more than a tenth beside the file's groups of 128 or more.
 formats! {
     INT8_64: 8 64 ZeroPoint;
     INT8_32: 8 32 ZeroPoint;
     INT4_128: 4 128 ZeroPoint;
-    INT4_64: 4 64 ZeroPoint;
-    INT4_32: 4 32 ZeroPoint;
+    INT4_64_ZF16: 4 64 ZeroPointF16;
+    INT4_64_ZBF16: 4 64 ZeroPointBF16;
+    INT4_32_ZF16: 4 32 ZeroPointF16;
+    INT4_32_ZBF16: 4 32 ZeroPointBF16;
     INT3_128: 3 128 ZeroPoint;
-    INT3_64: 3 64 ZeroPoint;
-    INT3_32: 3 32 ZeroPoint;
-    INT2_128: 2 128 ZeroPoint;
-    INT2_64: 2 64 ZeroPoint;
-    INT2_32: 2 32 ZeroPoint;
+    INT3_64_ZF16: 3 64 ZeroPointF16;
+    INT3_64_ZBF16: 3 64 ZeroPointBF16;
+    INT3_32_ZF16: 3 32 ZeroPointF16;
+    INT3_32_ZBF16: 3 32 ZeroPointBF16;
+    INT2_128_ZF16: 2 128 ZeroPointF16;
+    INT2_128_ZBF16: 2 128 ZeroPointBF16;
+    INT2_64_ZF16: 2 64 ZeroPointF16;
+    INT2_64_ZBF16: 2 64 ZeroPointBF16;
+    INT2_32_ZF16: 2 32 ZeroPointF16;
+    INT2_32_ZBF16: 2 32 ZeroPointBF16;
     INT8_64_F16: 8 64 F16;
     INT8_32_F16: 8 32 F16;
     INT6_64_F16: 6 64 F16;
@@ -167,29 +203,38 @@ formats! {
     INT2_32_BF16: 2 32 BF16;
 }
 
-/// Blocks of 32 codes in a group on the device; heads there are a multiple of four, so that codes lie at whole 16 bytes.
-const fn blocks_of_codes(block: usize) -> usize {
-    if block == 128 { 16 } else { 8 }
+/// Whether scales and zero points lie apart on the device.
+const fn is_parted(offset: Offset) -> bool {
+    matches!(offset, Offset::ZeroPointF16 | Offset::ZeroPointBF16)
+}
+
+/// Blocks of 32 codes in a group on the device, and the bytes of its heads: a multiple of 16, so that codes lie at whole 16 bytes.
+const fn group_of(block: usize, offset: Offset) -> (usize, usize) {
+    match block {
+        _ if is_parted(offset) => (32 * block / BLOCK, 80),
+        128 => (16, 16),
+        _ => (8, 4 * 8 * BLOCK / block),
+    }
 }
 
 const fn format<const BITS: usize, const SIZE: usize, const OFFSET: u8>(name: &'static str) -> Format {
-    let group = BLOCK * blocks_of_codes(SIZE);
-    let scales: &'static [Scale] = if OFFSET == Offset::F16 as u8 {
-        &[Scale::F16(0), Scale::F16(2)]
-    } else if OFFSET == Offset::BF16 as u8 {
-        &[Scale::BF16(0), Scale::BF16(2)]
-    } else {
-        &[Scale::WithZeroPoint(0)]
+    let (blocks, heads) = group_of(SIZE, Offset::of(OFFSET));
+    let scales: &'static [Scale] = match Offset::of(OFFSET) {
+        Offset::F16 => &[Scale::F16(0), Scale::F16(2)],
+        Offset::BF16 => &[Scale::BF16(0), Scale::BF16(2)],
+        Offset::ZeroPoint => &[Scale::WithZeroPoint(0, Offset::ZeroPoint)],
+        Offset::ZeroPointF16 => &[Scale::WithZeroPoint(0, Offset::ZeroPointF16)],
+        Offset::ZeroPointBF16 => &[Scale::WithZeroPoint(0, Offset::ZeroPointBF16)],
     };
     Format {
         name,
         block: SIZE,
         block_bytes: 4 + SIZE * BITS / 8,
-        group,
-        group_bytes: 4 * group / SIZE + group * BITS / 8,
+        group: BLOCK * blocks,
+        group_bytes: heads + BLOCK * blocks * BITS / 8,
         scales,
         dequantise: dequantise::<BITS, OFFSET>,
-        pack: pack::<BITS, SIZE>,
+        pack: pack::<BITS, SIZE, OFFSET>,
         quantise: None,
     }
 }
@@ -219,11 +264,11 @@ fn dequantise<const BITS: usize, const OFFSET: u8>(block: &[u8], out: &mut [f32]
     let head = u32::from_le_bytes([block[0], block[1], block[2], block[3]]);
     let (low, high) = (head as u16, (head >> 16) as u16);
     let zero = head & ((1 << ZERO_BITS) - 1);
-    let has_zero_point = OFFSET == Offset::ZeroPoint as u8;
-    let (scale, offset) = match OFFSET {
-        _ if has_zero_point => (f32::from_bits(head - zero), zero as f32),
-        _ if OFFSET == Offset::F16 as u8 => (half::f16::from_bits(low).to_f32(), half::f16::from_bits(high).to_f32()),
-        _ => (half::bf16::from_bits(low).to_f32(), half::bf16::from_bits(high).to_f32()),
+    let has_zero_point = Offset::of(OFFSET).is_zero_point();
+    let (scale, offset) = match Offset::of(OFFSET) {
+        Offset::F16 => (half::f16::from_bits(low).to_f32(), half::f16::from_bits(high).to_f32()),
+        Offset::BF16 => (half::bf16::from_bits(low).to_f32(), half::bf16::from_bits(high).to_f32()),
+        Offset::ZeroPoint | Offset::ZeroPointF16 | Offset::ZeroPointBF16 => (f32::from_bits(head - zero), zero as f32),
     };
     for (part, out) in out.chunks_mut(BLOCK).enumerate() {
         for (out, q) in out.iter_mut().zip(codes::<BITS>(&block[4..], part).map(f32::from)) {
@@ -232,9 +277,8 @@ fn dequantise<const BITS: usize, const OFFSET: u8>(block: &[u8], out: &mut [f32]
     }
 }
 
-fn pack<const BITS: usize, const SIZE: usize>(blocks: &[u8], group: &mut [u8]) {
-    let count = blocks_of_codes(SIZE);
-    let heads = 4 * BLOCK * count / SIZE;
+fn pack<const BITS: usize, const SIZE: usize, const OFFSET: u8>(blocks: &[u8], group: &mut [u8]) {
+    let (count, heads) = group_of(SIZE, Offset::of(OFFSET));
     // Bytes that 32 codes have in the plane of their high bits, and in that of the others.
     let (low_bits, high) = match BITS {
         3 => (2, 4),
@@ -244,7 +288,7 @@ fn pack<const BITS: usize, const SIZE: usize>(blocks: &[u8], group: &mut [u8]) {
     };
     let low = BLOCK * low_bits / 8;
     for (at, block) in blocks.chunks_exact(4 + SIZE * BITS / 8).enumerate() {
-        group[4 * at..][..4].copy_from_slice(&block[..4]);
+        put_head(&block[..4], Offset::of(OFFSET), at, group);
         for part in 0..SIZE / BLOCK {
             let codes = codes::<BITS>(&block[4..], part);
             let own = at * SIZE / BLOCK + part;
@@ -263,4 +307,18 @@ fn pack<const BITS: usize, const SIZE: usize>(blocks: &[u8], group: &mut [u8]) {
             }
         }
     }
+}
+
+/// The head of block `at` into its group.
+fn put_head(head: &[u8], offset: Offset, at: usize, group: &mut [u8]) {
+    let word = u32::from_le_bytes([head[0], head[1], head[2], head[3]]);
+    let zero = word & ((1 << ZERO_BITS) - 1);
+    let scale = f32::from_bits(word - zero);
+    let scale = match offset {
+        Offset::ZeroPointF16 => half::f16::from_f32(scale).to_le_bytes(),
+        Offset::ZeroPointBF16 => half::bf16::from_f32(scale).to_le_bytes(),
+        Offset::ZeroPoint | Offset::F16 | Offset::BF16 => return group[4 * at..][..4].copy_from_slice(head),
+    };
+    group[2 * at..][..2].copy_from_slice(&scale);
+    group[64 + at / 2] |= (zero as u8 & 15) << (4 * (at % 2));
 }

@@ -102,8 +102,8 @@ pub(crate) enum Scale {
     BF16(usize),
     /// The exponent of a power of two, plus 127.
     E8(usize),
-    /// An f32 whose lowest bits are not its own.
-    WithZeroPoint(usize),
+    /// An f32 whose lowest bits are a zero point; how wide both may be.
+    WithZeroPoint(usize, Offset),
     /// So many numbers of 8 bits in E4M3.
     E4M3s(usize, usize),
 }
@@ -111,7 +111,7 @@ pub(crate) enum Scale {
 impl DType {
     /// The formats in which a frozen weight may rest, from exact to coarse; of those that are made alike ([`Affine::ALL`]), some in which
     /// every part of them occurs.
-    pub const WEIGHTS: [Self; 26] = [
+    pub const WEIGHTS: [Self; 27] = [
         Self::F32,
         Self::BF16,
         Self::F16,
@@ -129,6 +129,7 @@ impl DType {
         Self::Q4_K,
         Self::Q4_0,
         Self::Affine(Affine::INT4_128),
+        Self::Affine(Affine::INT4_32_ZBF16),
         Self::IQ4_NL,
         Self::IQ4_XS,
         Self::MXFP4,
@@ -261,7 +262,7 @@ impl DType {
                 let format = self.format();
                 let is_finite = |block: &[u8], scale: &Scale| match *scale {
                     Scale::F16(at) => planes::f16_at(block, at).is_finite(),
-                    Scale::F32(at) | Scale::WithZeroPoint(at) => {
+                    Scale::F32(at) | Scale::WithZeroPoint(at, _) => {
                         f32::from_le_bytes([block[at], block[at + 1], block[at + 2], block[at + 3]]).is_finite()
                     }
                     Scale::BF16(at) => half::bf16::from_le_bytes([block[at], block[at + 1]]).is_finite(),

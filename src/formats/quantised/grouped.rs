@@ -88,11 +88,12 @@ impl Description {
         }
         let in_order = |group_of: &Vec<u32>| group_of.iter().enumerate().all(|(column, own)| *own as usize == column / group);
         let group_of = group_of.filter(|group_of| !in_order(group_of));
-        let offset = match (&shift, scales.dtype()) {
-            (Shift::Offsets(_), DType::F16) => Some(Offset::F16),
-            (Shift::Offsets(_), DType::BF16) => Some(Offset::BF16),
-            (Shift::Zero(_) | Shift::Zeros { .. }, DType::F16 | DType::BF16) => Some(Offset::ZeroPoint),
-            _ => None,
+        let offsets: &[Offset] = match (&shift, scales.dtype()) {
+            (Shift::Offsets(_), DType::F16) => &[Offset::F16],
+            (Shift::Offsets(_), DType::BF16) => &[Offset::BF16],
+            (Shift::Zero(_) | Shift::Zeros { .. }, DType::F16) => &[Offset::ZeroPoint, Offset::ZeroPointF16],
+            (Shift::Zero(_) | Shift::Zeros { .. }, DType::BF16) => &[Offset::ZeroPoint, Offset::ZeroPointBF16],
+            _ => &[],
         };
         let fitting = |block: &usize| (group >= columns || group.is_multiple_of(*block)) && columns.is_multiple_of(*block);
         // Columns that were quantised by activation rest group by group, where groups are of equal size; the input is brought into that order.
@@ -102,9 +103,8 @@ impl Description {
             None => group_of.is_none(),
             Some(order) => order.is_some(),
         };
-        let affine = offset.filter(|_| in_place).and_then(|offset| {
-            [128, 64, 32].into_iter().filter(fitting).find_map(|block| Affine::new(codes.bits, block, offset))
-        });
+        let known = |block| offsets.iter().find_map(|&offset| Affine::new(codes.bits, block, offset));
+        let affine = [128, 64, 32].into_iter().filter(|block| in_place && fitting(block)).find_map(known);
         let affine = affine.map(|affine| affine.with_order(group_of.is_some()));
         let order = order.flatten().filter(|_| affine.is_some());
         let info = TensorInfo {
