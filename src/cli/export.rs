@@ -1,15 +1,17 @@
 //! `graftling export`: a model, with an adapter in it or beside it, as files of other programs.
 
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use graftling::adapter::rope_scaling;
-use graftling::architecture::RopeOverride;
+use graftling::architecture::{Parameter, RopeOverride};
 use graftling::export::modelfile::Modelfile;
 use graftling::export::{self, Source};
 use graftling::formats::{ModelFiles, ModelPlace, TokenizerSource, atomic};
 use graftling::generate::end_tokens;
 use graftling::merge::Update;
+use graftling::merge::report::{Row, Sums, warnings};
 use graftling::storage::DType;
 use graftling::storage::mixture::Mixture;
 use graftling::terminal;
@@ -140,7 +142,13 @@ pub fn run(args: ExportArgs) -> Result<()> {
     let update = Update::load(&adapters, &opened.files.config)?;
     let bar = Counter::of("writing, in values");
     let progress = |done, total| bar.at(done, total);
-    let source = Source { progress: &progress, ..Source::new(&opened.files, opened.tokenizer.as_ref(), &update) };
+    let rows: RefCell<Vec<Row>> = RefCell::default();
+    let measured = |parameter: &Parameter, sums: Sums| {
+        let module = update.site(&parameter.name).map(|site| site.name()).unwrap_or_default();
+        rows.borrow_mut().push(Row { module, size: sums.size(), rounding: sums.rounding(), kept: sums.kept(), ..Row::default() });
+    };
+    let source =
+        Source { progress: &progress, measured: &measured, ..Source::new(&opened.files, opened.tokenizer.as_ref(), &update) };
     let of_adapter = matches!(args.to, Target::GgufAdapter | Target::MlxAdapter);
     let kind = args.kind.unwrap_or_else(|| if of_adapter { Mixture::F32 } else { opened.own_type() });
     let mut report = json!({ "out": args.out, "type": kind.name() });
@@ -162,6 +170,11 @@ pub fn run(args: ExportArgs) -> Result<()> {
     };
     bar.finish();
     written?;
+    let warnings = warnings(&rows.borrow(), kind.name(), None);
+    for warning in &warnings {
+        terminal::say(&format!("warning: {warning}"));
+    }
+    report["warnings"] = json!(warnings);
     if matches!(args.to, Target::Gguf | Target::GgufAdapter) {
         report["modelfile"] = json!(write_modelfile(&args, &opened)?);
     }

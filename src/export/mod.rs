@@ -43,7 +43,8 @@ impl<'a> Source<'a> {
         Self { files, tokenizer, update, combination: Combination::default(), progress: &|_, _| {}, measured: &|_, _| {} }
     }
 
-    fn weights(&self) -> MergedWeights<'a> {
+    /// The model's tensors with the changes in them.
+    pub fn weights(&self) -> MergedWeights<'a> {
         MergedWeights { source: &*self.files.tensors, update: self.update, combination: self.combination }
     }
 }
