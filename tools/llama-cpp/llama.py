@@ -76,13 +76,10 @@ def parted(llama, prompt, ours, most_partings=6):
         while same < min(len(theirs), len(ours) - at) and theirs[same] == ours[at + same]:
             same += 1
         at += same
-        if at == len(ours):
-            break
-        if same == len(theirs):
-            # It has stopped, at an end that is not shown or for want of room.
-            partings.append((at, float("inf")) if at < len(ours) - 1 else (at, 0.0))
-        else:
-            top = tops[same]
-            partings.append((at, max(top.values()) - top.get(ours[at], float("-inf"))))
-        at += 1
+        if same < len(theirs):
+            partings.append((at, max(tops[same].values()) - tops[same].get(ours[at], float("-inf"))))
+            at += 1
+        elif not theirs:
+            return [*partings, (at, float("inf"))]
+        # Else it has stopped, at an id that it takes for an end and we do not.
     return partings
