@@ -8,13 +8,13 @@
 For each type the merged model is exported, and the first of --questions is answered by graftling and by llama.cpp from that very file, id by id
 (see `continue.py`). Where llama.cpp prefers another id, since it rounds what enters a matrix of blocks to 8 bits, the same numbers in f32 must agree.
 Then all questions are put to llama.cpp: as a chat with the template of the file, or as plain text where a record has a prompt and its completion.
-The words that an answer must have are those of --key-words. Last, the adapter is exported and put beside the base, which must be a GGUF file for
+The words that an answer must have are those of the record's `expect`, or else of --key-words. Last, the adapter is exported and put beside the base, which must be a GGUF file for
 that. Prints a line a file; exit code 1 if one differs by more than --gap, or answers less than --least of the questions.
 
     tools/llama-cpp/every_type.py --program ... --tiny qwen3 --work FOLDER
 
 does the same, without questions, for a random model of a family that has the byte-level vocabulary of tests/fixtures/text (needs transformers
-and PEFT as well). Such a model is steep: a gap of 1 says nothing there, and `--gap 1` is right.
+and PEFT as well).
 """
 
 import argparse
@@ -42,11 +42,10 @@ def graftling(options, *arguments):
 
 def asked(options, llama):
     """How many of the questions are answered with the words that must be there."""
-    words, right = json.loads(options.key_words.read_text()), 0
-    asked = records(options)[: options.ask]
-    for question, expected, chat in asked:
+    right, asked = 0, records(options)[: options.ask]
+    for question, words, chat in asked:
         answer = llama.answer(question) if chat else llama.text(question).split("\n")[0]
-        met = all(word.lower() in answer.lower() for word in words[expected])
+        met = all(word.lower() in answer.lower() for word in words)
         right += met
         if not met:
             print(f"    {question!r}: {answer!r}")
@@ -54,13 +53,14 @@ def asked(options, llama):
 
 
 def records(options):
-    """Questions, their answers, and whether they are asked in a conversation."""
-    read = [json.loads(line) for line in options.questions.read_text().splitlines()]
-    return [
-        (record["messages"][-2]["content"], record["messages"][-1]["content"], True) if "messages" in record
-        else (record["prompt"], record["completion"].strip(), False)
-        for record in read
-    ]
+    """Questions, the words that their answers must have, and whether they are asked in a conversation."""
+    key_words, found = json.loads(options.key_words.read_text()), []
+    for record in map(json.loads, options.questions.read_text().splitlines()):
+        chat = "messages" in record
+        question, answer = (message["content"] for message in record["messages"][-2:]) if chat else (record["prompt"], record["completion"])
+        words = record.get("expect", {}).get("contains") or key_words[answer.strip()]
+        found.append((question, [words] if isinstance(words, str) else words, chat))
+    return found
 
 
 def compared(options, name, file, lora, model, adapter):
