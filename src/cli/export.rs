@@ -107,15 +107,32 @@ impl Opened {
         Ok(Self { files, tokenizer, template })
     }
 
+    /// The type in which most of the numbers in matrices are stored.
+    pub fn resting(&self) -> Option<DType> {
+        let mut values: Vec<(DType, u64)> = Vec::new();
+        for info in self.files.tensors.tensors().iter().filter(|info| info.shape.len() > 1) {
+            match values.iter_mut().find(|(dtype, _)| *dtype == info.storage) {
+                Some((_, count)) => *count += info.values(),
+                None => values.push((info.storage, info.values())),
+            }
+        }
+        values.into_iter().max_by_key(|(_, count)| *count).map(|(dtype, _)| dtype)
+    }
+
     /// The type of the weights if it is one of single numbers, else F16.
     pub fn own_type(&self) -> Mixture {
-        let tensors = self.files.tensors.tensors();
-        match tensors.iter().filter(|info| info.shape.len() > 1).max_by_key(|info| info.values()).map(|info| info.storage) {
+        match self.resting() {
             Some(DType::F32) => Mixture::F32,
             Some(DType::BF16) => Mixture::BF16,
             _ => Mixture::F16,
         }
     }
+}
+
+/// That nothing is written over what is read.
+pub(super) fn check_apart(out: &Path, model: &str, adapters: &[PathBuf]) -> Result<()> {
+    let read: Vec<&Path> = adapters.iter().map(PathBuf::as_path).chain([Path::new(model)]).collect();
+    export::check_apart(out, &read)
 }
 
 /// Adapters with their weights, 1 where none are given.
@@ -137,7 +154,11 @@ pub(super) fn weighted<'a>(adapters: &'a [PathBuf], weights: &[f64]) -> Result<V
 /// Bad input in model, adapter or options; something that a format cannot say; the disk is full.
 pub fn run(args: ExportArgs) -> Result<()> {
     let adapters = weighted(&args.adapter, &args.weights)?;
-    export::check_target(&args.out, args.overwrite)?;
+    check_apart(&args.out, &args.model, &args.adapter)?;
+    match args.to {
+        Target::Gguf | Target::GgufAdapter => export::check_gguf_target(&args.out, args.overwrite)?,
+        Target::Safetensors | Target::MlxAdapter => export::check_target(&args.out, args.overwrite)?,
+    }
     let opened = Opened::open(&args.model, args.rope_scaling, &args.adapter)?;
     let update = Update::load(&adapters, &opened.files.config)?;
     let bar = Counter::of("writing, in values");

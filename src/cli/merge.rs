@@ -25,7 +25,7 @@ use graftling::{Error, Result, terminal};
 use serde_json::{Value, json};
 
 use super::counter::Counter;
-use super::export::{Opened, weighted};
+use super::export::{Opened, check_apart, weighted};
 
 /// The report's name in the merged folder.
 const REPORT: &str = "merge-report.json";
@@ -104,6 +104,7 @@ pub fn run(args: MergeArgs) -> Result<()> {
     let adapters = weighted(&args.adapter, &args.weights)?;
     let combination = Combination { method: args.method, density: args.density, seed: args.seed, rank: args.rank };
     combination.check()?;
+    check_apart(&args.out, &args.model, &args.adapter)?;
     export::check_target(&args.out, args.overwrite)?;
     let opened = Opened::open(&args.model, args.rope_scaling, &args.adapter)?;
     let update = Update::load(&adapters, &opened.files.config)?;
@@ -164,10 +165,9 @@ pub fn run(args: MergeArgs) -> Result<()> {
     }
 }
 
-/// The type in which most of the model's numbers rest, if it is one of blocks that can be written.
+/// The type in which the model rests, if it is one of blocks that can be written.
 fn own_blocks(opened: &Opened) -> DType {
-    let own = opened.files.tensors.tensors().iter().filter(|info| info.shape.len() > 1).max_by_key(|info| info.values());
-    own.map(|info| info.storage).filter(|dtype| dtype.block() > 1 && dtype.can_quantise()).unwrap_or(DType::Q4_0)
+    opened.resting().filter(|dtype| dtype.block() > 1 && dtype.can_quantise()).unwrap_or(DType::Q4_0)
 }
 
 /// What is told of each changed matrix.

@@ -322,6 +322,51 @@ impl TensorSource for Planted {
     }
 }
 
+/// `--overwrite` replaces what an export has written, and never what is read, nor what someone else has made.
+#[test]
+fn overwriting_takes_nothing_that_no_export_has_written() {
+    let setup = setup();
+    let folder = setup._folder.path();
+    let [model, adapter] = [folder.join("model"), setup.adapters[0].clone()];
+    let update = Update::default();
+    let source = Source::new(&setup.files, None, &update);
+    export::gguf::Plan::of(&source, Mixture::F32).unwrap().write(&source, &folder.join("base.gguf")).unwrap();
+    std::fs::write(folder.join("note.txt"), "mine").unwrap();
+    let run = |command: &str, model: &Path, more: &[&str], out: &Path| {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_graftling"))
+            .args([command, "--overwrite", "--model"])
+            .args([model, Path::new("--adapter"), &adapter, Path::new("--out"), out])
+            .args(more)
+            .output()
+            .unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (gguf, base) = (["--to", "gguf", "--type", "q8_0"], folder.join("base.gguf"));
+    let before = std::fs::read(&base).unwrap();
+    let refused = |(code, text): (Option<i32>, String), why: &str| assert!(code == Some(2) && text.contains(why), "{text}");
+    refused(run("merge", &model, &[], &model), "is what is read here");
+    refused(run("merge", &model, &[], &folder.join("model/../model")), "is what is read here");
+    refused(run("merge", &model, &[], &adapter), "is what is read here");
+    refused(run("merge", &model, &[], &setup.adapters[1]), "holds adapter_model.safetensors");
+    refused(run("export", &model, &["--to", "mlx-adapter"], &adapter), "is what is read here");
+    refused(run("export", &base, &gguf, &base), "is what is read here");
+    refused(run("export", &base, &gguf, &folder.join("note.txt")), "is no GGUF file");
+    refused(run("export", &base, &gguf, &model), "is no GGUF file");
+    assert_eq!(
+        (std::fs::read(&base).unwrap(), std::fs::read_to_string(folder.join("note.txt")).unwrap()),
+        (before, "mine".to_owned())
+    );
+    let files = ["model/model.safetensors", "adapter-1/adapter_model.safetensors", "adapter-2/adapter_model.safetensors"];
+    assert!(files.iter().all(|name| folder.join(name).is_file()));
+    for _ in 0..2 {
+        for (code, text) in
+            [run("export", &base, &gguf, &folder.join("out/out.gguf")), run("merge", &model, &[], &folder.join("merged"))]
+        {
+            assert_eq!(code, Some(0), "{text}");
+        }
+    }
+}
+
 /// An adapter for another model is refused, and so are impossible settings and targets.
 #[test]
 fn what_cannot_be_is_refused() {
