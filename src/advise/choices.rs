@@ -89,9 +89,8 @@ pub fn choices(looks: &Looks, recipe: &Recipe, model: &OpenModel) -> Result<Vec<
                 "LoRA Without Regret (2025): the best rate of LoRA is about 10 x that of full fine-tuning; LoRA Learns Less and Forgets Less \
                  (2024) says the same",
                 "rate-and-rank",
-                "trained",
-                "facts learned in few steps",
-                |arm| arm.name.to_string(),
+                "loss on questions after few steps",
+                |arm| Some(format!("{} {}", arm.name, arm.figure("check loss")?.loss())),
             ),
             if_wrong: "three times too low learns too little in the same steps; ten times too high may not learn at all: the first steps' loss \
                        tells",
@@ -117,9 +116,8 @@ fn modules(kinds: &[Kind], knowledge: bool, unsure: bool) -> Choice {
              MetaMathQA: 49.4 against 47.8 %, loss on other text up by 0.032 against 0.050); attention alone falls short even with more \
              parameters (LoRA Without Regret); all > MLP > attention (Learns Less and Forgets Less)",
             "mlp-or-attention",
-            "trained",
             "facts learned at equal parameters",
-            |arm| arm.name.to_string(),
+            |arm| Some(format!("{} {}", arm.name, arm.figure("trained")?.share())),
         ),
         if_wrong: "the measured placements lie within a few points of each other at one budget; attention alone is the one that falls behind",
         thin: !knowledge || unsure,
@@ -153,9 +151,8 @@ fn rank(looks: &Looks, kinds: &[Kind], recipe: &Recipe, model: &OpenModel) -> Re
             "capacity: parameters should not be fewer than supervised tokens (Tinker's documentation); from rank 1 to 64 the loss moved from \
              0.5540 to 0.5449 only (the same)",
             "capacity",
-            "trained",
-            "facts learned in one matrix a layer",
-            |arm| format!("rank {}", arm.rank),
+            "loss on questions with one matrix a layer",
+            |arm| Some(format!("rank {} {}", arm.rank, arm.figure("check loss")?.loss())),
         ),
         if_wrong: "too high costs memory and little else; too low leaves facts out, evenly over all of them",
         thin: false,

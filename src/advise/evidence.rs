@@ -76,17 +76,10 @@ pub fn measured() -> Vec<Arm> {
     lines.filter_map(arm).collect()
 }
 
-/// What others have measured, and after it what a sweep of ours says of the shares in a column, if it has been run: `...; our sweep thirds on
-/// SmolLM2-135M (docs/placement.md), facts learned: early 8 %, middle 17 %`. `name`: how an arm is called for people.
-pub fn with_ours(
-    others: &'static str,
-    sweep: &str,
-    column: &str,
-    what: &str,
-    name: impl Fn(&Arm) -> String,
-) -> Cow<'static, str> {
-    let arms = measured().into_iter().filter(|arm| arm.sweep == sweep);
-    let words: Vec<String> = arms.filter_map(|arm| Some(format!("{} {}", name(&arm), arm.figure(column)?.share()))).collect();
+/// What others have measured, and after it what a sweep of ours says, if it has been run: `...; our sweep thirds on SmolLM2-135M
+/// (docs/placement.md), facts learned: early 8 %, middle 0 %`. `told`: an arm and its figure for people; `None` leaves it out.
+pub fn with_ours(others: &'static str, sweep: &str, what: &str, told: impl Fn(&Arm) -> Option<String>) -> Cow<'static, str> {
+    let words: Vec<String> = measured().iter().filter(|arm| arm.sweep == sweep).filter_map(told).collect();
     match words.is_empty() {
         true => Cow::Borrowed(others),
         false => format!("{others}; our sweep {sweep} on SmolLM2-135M (docs/placement.md), {what}: {}", words.join(", ")).into(),
@@ -105,7 +98,8 @@ mod tests {
             assert!(arm.figure("check loss").is_some() && arm.figure("trained").is_some(), "{arm:?}");
             assert!(arm.figures.iter().all(|(_, figure)| figure.spread.is_some() == (arm.seeds > 1)), "{arm:?}");
         }
-        let cited = |sweep| with_ours("others", sweep, "trained", "facts", |arm| arm.name.to_string());
+        let told = |arm: &Arm| Some(format!("{} {}", arm.name, arm.figure("trained")?.share()));
+        let cited = |sweep| with_ours("others", sweep, "facts", told);
         let text = cited("mlp-or-attention");
         assert!(
             text.starts_with("others; our sweep") && text.contains("facts: attention ") && text.contains(", all-linear "),

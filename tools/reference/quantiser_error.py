@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Does graftling round as well as ggml? Every type of a GGUF file, on the matrices of a model, against ggml's own quantisers (libgguf).
 
-    python tools/reference/quantiser_error.py --program target/release/graftling --model MODEL [--adapter ADAPTER] [--tensors 12]
+    python tools/reference/quantiser_error.py --program target/release/graftling --model MODEL [--adapter ADAPTER] [--tensors 24]
 
 The model is exported in f32 and in each type. What a matrix loses in its type (root mean square) is compared with what it loses where libgguf
 rounds the same f32 values to the same type. Prints a line a type: matrices by type, the worst ratio and where, and the ratio in all. Exit code 1:
@@ -41,7 +41,7 @@ def main():
     arguments.add_argument("--program", default="graftling")
     arguments.add_argument("--model", required=True)
     arguments.add_argument("--adapter")
-    arguments.add_argument("--tensors", type=int, default=12, help="matrices, evenly over the file, the embedding among them [12]")
+    arguments.add_argument("--tensors", type=int, default=24, help="matrices, evenly over the file, the embedding among them [24]")
     arguments.add_argument("--types", nargs="+", default=TYPES, choices=TYPES)
     options = arguments.parse_args()
     good = True
