@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use graftling::advise::evidence::measured;
 use graftling::architecture::FAMILIES;
 use graftling::storage::DType;
 
@@ -142,4 +143,33 @@ fn named_paths_exist() {
             }
         }
     }
+}
+
+/// The page shows every arm of the table that advice cites, with its figures, and no other.
+#[test]
+fn the_tables_of_sweeps_are_those_that_advice_cites() {
+    let page = read("docs/placement.md");
+    let arms = measured();
+    for arm in &arms {
+        let recipe = root().join("data/sweeps").join(arm.sweep).with_extension("toml");
+        assert!(recipe.exists(), "data/sweeps/measured.tsv has an arm of {}, which is no sweep", arm.sweep);
+    }
+    let columns = ["trained", "paraphrase", "two-hop", "format", "check loss", "forgetting"];
+    let mut expected = Vec::new();
+    for arm in &arms {
+        let cells = columns.iter().filter_map(|column| Some((column, arm.figure(column)?)));
+        let cells: Vec<String> = cells
+            .map(|(column, figure)| if ["check loss", "forgetting"].contains(column) { figure.loss() } else { figure.share() })
+            .collect();
+        let parameters = arm.parameters.to_string();
+        let (thousands, rest) = parameters.split_at(parameters.len().saturating_sub(3));
+        let (millions, thousands) = thousands.split_at(thousands.len().saturating_sub(3));
+        let parts: Vec<&str> = [millions, thousands, rest].into_iter().filter(|part| !part.is_empty()).collect();
+        expected.push(format!("| {} | {} | {} | {} |", arm.name, arm.rank, parts.join(","), cells.join(" | ")));
+    }
+    for row in &expected {
+        assert!(page.lines().any(|line| line == row), "docs/placement.md lacks the row\n{row}");
+    }
+    let is_arm = |line: &&str| line.split(" | ").count() >= 8 && line.contains('%') && !line.contains("after");
+    assert_eq!(page.lines().filter(is_arm).count(), expected.len(), "docs/placement.md has a row that is no measured arm");
 }

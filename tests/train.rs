@@ -35,6 +35,25 @@ fn a_run_learns_and_leaves_adapter_metrics_curve_and_checkpoints() {
     assert!(number(&metrics[11]["loss"]) < number(&metrics[0]["loss"]) - 1.0, "{metrics:#?}");
 }
 
+/// What an adapter's own files do not say, the folder in which it was trained remembers.
+#[test]
+fn inspect_shows_how_an_adapter_was_trained() {
+    let shop = Workshop::new();
+    run(shop.train("out", &["--max-steps", "1", "--loraplus-lr-ratio", "8", "--init-lora-weights", "pissa"]), 0);
+    let inspect = |more: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_graftling"));
+        command.arg("inspect").arg(shop.path("out")).args(more);
+        run(command, 0).0
+    };
+    let facts: Value = serde_json::from_str(&inspect(&["--json"])).unwrap();
+    let options = &facts["run"]["options"];
+    assert_eq!((&options["loraplus_lr_ratio"], &options["init_lora_weights"]), (&json!("8"), &json!("pissa")), "{facts}");
+    // Rank 4 is 8 in the file: what was learned, and what was taken out of the base.
+    assert_eq!((&facts["config"]["r"], &facts["modules"][0]["ranks"]), (&json!(8), &json!([8])), "{facts}");
+    let text = inspect(&[]);
+    assert!(text.contains("loraplus_lr_ratio 8") && text.contains("init_lora_weights pissa"), "{text}");
+}
+
 /// Ten steps of AdamW from a given adapter, with clipping and decay, against PyTorch in f64 (bounds of design section 9).
 #[test]
 fn ten_steps_are_those_of_pytorch() {

@@ -1,7 +1,10 @@
 //! From what the data looks like to what to adapt: each choice with its reason, its evidence, and what it would cost to be wrong.
 
+use std::borrow::Cow;
+
 use serde::Serialize;
 
+use super::evidence::with_ours;
 use super::looks::{Kind, Looks};
 use crate::session::OpenModel;
 use crate::train::options::{Recipe, TrainOptions};
@@ -17,7 +20,7 @@ pub struct Choice {
     pub value: Value,
     pub why: String,
     /// Who has measured it.
-    pub evidence: &'static str,
+    pub evidence: Cow<'static, str>,
     /// What a wrong choice would cost.
     pub if_wrong: &'static str,
     /// Whether the evidence does not reach this case, so that a sweep should decide.
@@ -74,7 +77,7 @@ pub fn choices(looks: &Looks, recipe: &Recipe, model: &OpenModel) -> Result<Vec<
             option: "lora_alpha",
             value: Value::Real(TrainOptions::LORA_ALPHA),
             why: "one scale for all ranks: with alpha / r the best learning rate hardly depends on the rank".to_string(),
-            evidence: "LoRA Without Regret (2025)",
+            evidence: "LoRA Without Regret (2025)".into(),
             if_wrong: "as a wrong learning rate, by the same factor",
             thin: false,
         },
@@ -82,8 +85,13 @@ pub fn choices(looks: &Looks, recipe: &Recipe, model: &OpenModel) -> Result<Vec<
             option: "learning_rate",
             value: Value::Real(2e-4),
             why: "adapters want about ten times the rate of a full fine-tune".to_string(),
-            evidence: "LoRA Without Regret (2025): the best rate of LoRA is about 10 x that of full fine-tuning; LoRA Learns Less and Forgets Less \
-                       (2024) says the same",
+            evidence: with_ours(
+                "LoRA Without Regret (2025): the best rate of LoRA is about 10 x that of full fine-tuning; LoRA Learns Less and Forgets Less \
+                 (2024) says the same",
+                "rate-and-rank",
+                "loss on questions after few steps",
+                |arm| Some(format!("{} {}", arm.name, arm.figure("check loss")?.loss())),
+            ),
             if_wrong: "three times too low learns too little in the same steps; ten times too high may not learn at all: the first steps' loss \
                        tells",
             thin: looks.records < FEW_RECORDS,
@@ -103,9 +111,14 @@ fn modules(kinds: &[Kind], knowledge: bool, unsure: bool) -> Choice {
         option: "target_modules",
         value: Value::Text("all-linear".to_string()),
         why,
-        evidence: "at equal parameters MLP alone beats q_proj and v_proj in accuracy and in forgetting (PEFT's method comparison, \
-                   Llama-3.2-3B on MetaMathQA: 49.4 against 47.8 %, loss on other text up by 0.032 against 0.050); attention alone falls \
-                   short even with more parameters (LoRA Without Regret); all > MLP > attention (Learns Less and Forgets Less)",
+        evidence: with_ours(
+            "at equal parameters MLP alone beats q_proj and v_proj in accuracy and in forgetting (PEFT's method comparison, Llama-3.2-3B on \
+             MetaMathQA: 49.4 against 47.8 %, loss on other text up by 0.032 against 0.050); attention alone falls short even with more \
+             parameters (LoRA Without Regret); all > MLP > attention (Learns Less and Forgets Less)",
+            "mlp-or-attention",
+            "facts learned at equal parameters",
+            |arm| Some(format!("{} {}", arm.name, arm.figure("trained")?.share())),
+        ),
         if_wrong: "the measured placements lie within a few points of each other at one budget; attention alone is the one that falls behind",
         thin: !knowledge || unsure,
     }
@@ -134,8 +147,13 @@ fn rank(looks: &Looks, kinds: &[Kind], recipe: &Recipe, model: &OpenModel) -> Re
         option: "lora_r",
         value: Value::Whole(r as u64),
         why,
-        evidence: "capacity: parameters should not be fewer than supervised tokens (Tinker's documentation); from rank 1 to 64 the loss moved \
-                   from 0.5540 to 0.5449 only (the same)",
+        evidence: with_ours(
+            "capacity: parameters should not be fewer than supervised tokens (Tinker's documentation); from rank 1 to 64 the loss moved from \
+             0.5540 to 0.5449 only (the same)",
+            "capacity",
+            "loss on questions with one matrix a layer",
+            |arm| Some(format!("rank {} {}", arm.rank, arm.figure("check loss")?.loss())),
+        ),
         if_wrong: "too high costs memory and little else; too low leaves facts out, evenly over all of them",
         thin: false,
     })
@@ -152,7 +170,7 @@ fn epochs(looks: &Looks, kinds: &[Kind]) -> Choice {
         value: Value::Whole(passes),
         why,
         evidence: "`graftling demo` answers its twenty facts in new wordings after it has seen each twelve times (six wordings, two passes); for \
-                   other data nobody can say it without trying",
+                   other data nobody can say it without trying".into(),
         if_wrong: "too few and the facts are not there; too many and the model forgets other things: compare the loss on other text before and \
                    after (general_data of a sweep)",
         thin: facts,

@@ -1,9 +1,10 @@
 //! What to adapt for these data on this model, and what it costs: a recommendation with its reasons.
 //!
-//! * [`looks`]: what the data looks like, by measures of a line each; [`choices`]: what follows from it, with the evidence;
+//! * [`looks`]: what the data looks like, by measures of a line each; [`choices`]: what follows from it, with the evidence; [`evidence`]: what our own sweeps say;
 //! * this page: [`Advice`], with what fits the memory, how long it takes on this device, and the command; [`report`] shows it.
 
 pub mod choices;
+pub mod evidence;
 pub mod looks;
 pub mod report;
 
@@ -193,7 +194,7 @@ fn of_memory(recipe: &Recipe, prepared: &Prepared, question: &Question) -> Vec<C
         option: "max_length",
         value: Value::Whole(prepared.options.max_length as u64),
         why: "the longest record, rounded up to 64; shorter records share a row".to_string(),
-        evidence: memory,
+        evidence: memory.into(),
         if_wrong: "too short cuts the ends of records, and says so; too long costs memory for rows that are never full",
         thin: false,
     }];
@@ -202,7 +203,7 @@ fn of_memory(recipe: &Recipe, prepared: &Prepared, question: &Question) -> Vec<C
             option: "batch_size",
             value: Value::Whole(prepared.options.batch_size as u64),
             why: "more rows at a time do not fit".to_string(),
-            evidence: memory,
+            evidence: memory.into(),
             if_wrong: "nothing: the gradient is the same, summed over the batches of a step",
             thin: false,
         });
@@ -210,7 +211,7 @@ fn of_memory(recipe: &Recipe, prepared: &Prepared, question: &Question) -> Vec<C
             option: "gradient_accumulation_steps",
             value: Value::Whole(prepared.options.gradient_accumulation_steps as u64),
             why: "as many rows a step as without the limit".to_string(),
-            evidence: "LoRA Without Regret (2025): LoRA wants small batches, below 32 rows",
+            evidence: "LoRA Without Regret (2025): LoRA wants small batches, below 32 rows".into(),
             if_wrong: "a step of a few rows more or less makes little difference",
             thin: false,
         });
@@ -220,7 +221,7 @@ fn of_memory(recipe: &Recipe, prepared: &Prepared, question: &Question) -> Vec<C
             option: "weights",
             value: Value::Text(weights.to_string()),
             why: "as in the file, the weights would leave no room for training".to_string(),
-            evidence: memory,
+            evidence: memory.into(),
             if_wrong: "q8_0 changes the base model's loss hardly, nf4 a little: compare `graftling eval` with and without --weights",
             thin: false,
         });
@@ -236,7 +237,7 @@ fn of_memory(recipe: &Recipe, prepared: &Prepared, question: &Question) -> Vec<C
                     format!("the activations of {layers} layers are computed again instead of being kept")
                 }
             },
-            evidence: memory,
+            evidence: memory.into(),
             if_wrong: "nothing but time: recomputing changes no number of a run, and costs up to a third more arithmetic",
             thin: false,
         });
@@ -309,7 +310,7 @@ mod tests {
     use crate::sweep::SweepFile;
 
     fn choice(option: &'static str, value: Value, thin: bool) -> Choice {
-        Choice { option, value, why: String::new(), evidence: "", if_wrong: "", thin }
+        Choice { option, value, why: String::new(), evidence: "".into(), if_wrong: "", thin }
     }
 
     fn question() -> Question {

@@ -106,7 +106,8 @@ fn answers(args: &EvalArgs, model: &OpenModel) -> Result<()> {
         bar.at(done as u64, set.questions.len() as u64);
         ControlFlow::Continue(())
     };
-    let answers = set.ask(&mut generator, &model.tokenizer, &ends, each)?;
+    // Nothing stops it but the end of the process.
+    let answers = set.ask(&mut generator, &model.tokenizer, &ends, each)?.unwrap_or_default();
     bar.finish();
     let tally = Tally::of(&answers);
     if args.json {

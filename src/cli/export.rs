@@ -1,15 +1,17 @@
 //! `graftling export`: a model, with an adapter in it or beside it, as files of other programs.
 
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use graftling::adapter::rope_scaling;
-use graftling::architecture::RopeOverride;
+use graftling::architecture::{Parameter, RopeOverride};
 use graftling::export::modelfile::Modelfile;
 use graftling::export::{self, Source};
 use graftling::formats::{ModelFiles, ModelPlace, TokenizerSource, atomic};
 use graftling::generate::end_tokens;
 use graftling::merge::Update;
+use graftling::merge::report::{Row, Sums, warnings};
 use graftling::storage::DType;
 use graftling::storage::mixture::Mixture;
 use graftling::terminal;
@@ -105,15 +107,32 @@ impl Opened {
         Ok(Self { files, tokenizer, template })
     }
 
+    /// The type in which most of the numbers in matrices are stored.
+    pub fn resting(&self) -> Option<DType> {
+        let mut values: Vec<(DType, u64)> = Vec::new();
+        for info in self.files.tensors.tensors().iter().filter(|info| info.shape.len() > 1) {
+            match values.iter_mut().find(|(dtype, _)| *dtype == info.storage) {
+                Some((_, count)) => *count += info.values(),
+                None => values.push((info.storage, info.values())),
+            }
+        }
+        values.into_iter().max_by_key(|(_, count)| *count).map(|(dtype, _)| dtype)
+    }
+
     /// The type of the weights if it is one of single numbers, else F16.
     pub fn own_type(&self) -> Mixture {
-        let tensors = self.files.tensors.tensors();
-        match tensors.iter().filter(|info| info.shape.len() > 1).max_by_key(|info| info.values()).map(|info| info.storage) {
+        match self.resting() {
             Some(DType::F32) => Mixture::F32,
             Some(DType::BF16) => Mixture::BF16,
             _ => Mixture::F16,
         }
     }
+}
+
+/// That nothing is written over what is read.
+pub(super) fn check_apart(out: &Path, model: &str, adapters: &[PathBuf]) -> Result<()> {
+    let read: Vec<&Path> = adapters.iter().map(PathBuf::as_path).chain([Path::new(model)]).collect();
+    export::check_apart(out, &read)
 }
 
 /// Adapters with their weights, 1 where none are given.
@@ -135,12 +154,22 @@ pub(super) fn weighted<'a>(adapters: &'a [PathBuf], weights: &[f64]) -> Result<V
 /// Bad input in model, adapter or options; something that a format cannot say; the disk is full.
 pub fn run(args: ExportArgs) -> Result<()> {
     let adapters = weighted(&args.adapter, &args.weights)?;
-    export::check_target(&args.out, args.overwrite)?;
+    check_apart(&args.out, &args.model, &args.adapter)?;
+    match args.to {
+        Target::Gguf | Target::GgufAdapter => export::check_gguf_target(&args.out, args.overwrite)?,
+        Target::Safetensors | Target::MlxAdapter => export::check_target(&args.out, args.overwrite)?,
+    }
     let opened = Opened::open(&args.model, args.rope_scaling, &args.adapter)?;
     let update = Update::load(&adapters, &opened.files.config)?;
     let bar = Counter::of("writing, in values");
     let progress = |done, total| bar.at(done, total);
-    let source = Source { progress: &progress, ..Source::new(&opened.files, opened.tokenizer.as_ref(), &update) };
+    let rows: RefCell<Vec<Row>> = RefCell::default();
+    let measured = |parameter: &Parameter, sums: Sums| {
+        let module = update.site(&parameter.name).map(|site| site.name()).unwrap_or_default();
+        rows.borrow_mut().push(Row { module, size: sums.size(), rounding: sums.rounding(), kept: sums.kept(), ..Row::default() });
+    };
+    let source =
+        Source { progress: &progress, measured: &measured, ..Source::new(&opened.files, opened.tokenizer.as_ref(), &update) };
     let of_adapter = matches!(args.to, Target::GgufAdapter | Target::MlxAdapter);
     let kind = args.kind.unwrap_or_else(|| if of_adapter { Mixture::F32 } else { opened.own_type() });
     let mut report = json!({ "out": args.out, "type": kind.name() });
@@ -162,6 +191,11 @@ pub fn run(args: ExportArgs) -> Result<()> {
     };
     bar.finish();
     written?;
+    let warnings = warnings(&rows.borrow(), kind.name(), None);
+    for warning in &warnings {
+        terminal::say(&format!("warning: {warning}"));
+    }
+    report["warnings"] = json!(warnings);
     if matches!(args.to, Target::Gguf | Target::GgufAdapter) {
         report["modelfile"] = json!(write_modelfile(&args, &opened)?);
     }

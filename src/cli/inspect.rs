@@ -1,5 +1,6 @@
-//! `graftling inspect`: what a model consists of, and what an adapter on it would train. No GPU, no weights read.
+//! `graftling inspect`: what a model consists of, and what an adapter on it would train; what an adapter is. No GPU, no weights of a model read.
 
+mod adapter;
 mod json;
 mod tables;
 
@@ -29,18 +30,20 @@ use tables::{aligned, binary_size, grouped, row};
 /// Largest rank that is believed.
 const LARGEST_RANK: usize = 1 << 16;
 
-/// Show what a model consists of, and what an adapter would train
+/// Show what a model consists of, and what an adapter would train; or what an adapter is
 ///
 /// Counts parameters per module and per layer, attention against MLP, and bytes per storage type; shows the tokenizer and the
-/// chat template where their files are there. Reads no weights: a config.json alone is enough.
+/// chat template where their files are there. Reads no weights: a config.json alone is enough. Of the folder of an adapter it shows all
+/// options, by module the layers, ranks and scales, and how graftling trained it, if it did.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   graftling inspect SmolLM2-135M-Instruct.Q4_1.gguf
   graftling inspect path/to/config.json --target-modules attention --lora-r 8
   graftling inspect path/to/model --layers 8-15,20 --json
-  graftling inspect HuggingFaceTB/SmolLM2-135M-Instruct")]
+  graftling inspect HuggingFaceTB/SmolLM2-135M-Instruct
+  graftling inspect my-adapter")]
 pub struct InspectArgs {
-    /// A model folder, a .gguf file, a config.json, or a Hugging Face name
+    /// A model folder, a .gguf file, a config.json, a Hugging Face name, or an adapter's folder
     #[arg(value_name = "MODEL")]
     pub model: String,
 
@@ -66,6 +69,13 @@ pub struct InspectArgs {
 /// # Errors
 /// Bad input if the model cannot be read, or modules, rank or layers do not exist in it.
 pub fn run(args: InspectArgs) -> Result<()> {
+    if adapter::is_adapter(&args.model) {
+        let found = adapter::Found::read(&args.model)?;
+        return match args.json {
+            true => super::print_json(&found.json()),
+            false => super::print(&found.text()),
+        };
+    }
     let model = Model::open(&args.model)?;
     let adapter = Adapter::choose(&model.config, &args)?;
     match args.json {

@@ -19,25 +19,27 @@ use graftling::merge::{Combination, Update};
 use graftling::model::weights::WeightType;
 use graftling::session::evaluate::Evaluation;
 use graftling::session::{OpenModel, Session, SessionOptions, batch};
+use graftling::storage::DType;
 use graftling::storage::mixture::Mixture;
-use graftling::storage::{DType, TensorSource};
-use graftling::{Result, terminal};
+use graftling::{Error, Result, terminal};
 use serde_json::{Value, json};
 
 use super::counter::Counter;
-use super::export::{Opened, weighted};
+use super::export::{Opened, check_apart, weighted};
 
 /// The report's name in the merged folder.
 const REPORT: &str = "merge-report.json";
 /// Lines of the table of modules.
 const SHOWN: usize = 12;
+/// Its columns, by the keys of the report.
+const COLUMNS: [&str; 6] = ["size", "overlap", "overlap_by_chance", "rounding", "kept", "requantised.kept"];
 
 /// Put adapters into the weights of their model, and tell what that does to it
 ///
 /// OUT becomes a Hugging Face folder; `graftling export` makes a GGUF file of it, or of model and adapter at once. Weights pass through
 /// matrix by matrix, computed in f64 and rounded once, so that a model of any size needs some hundred megabytes of memory. OUT appears
 /// complete or not at all, with merge-report.json in it: of each matrix how large the change is against the base, how far its strongest
-/// directions are the base's own, and what the rounding of the type costs.
+/// directions are the base's own, what the rounding of the type costs, and what another type of blocks would leave of the change.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   graftling merge --model path/to/model --adapter my-adapter --out merged
@@ -80,8 +82,8 @@ pub struct MergeArgs {
     /// Data on which to compare the losses of base, base with adapter, merged, and merged in --requantise
     #[arg(long, value_name = "FILE")]
     data: Vec<PathBuf>,
-    /// Type in which the merged weights are tried besides [default: the model's own if it is one of blocks, else q4_0]
-    #[arg(long, value_enum, value_name = "TYPE", requires = "data")]
+    /// Type of blocks in which the merged weights are tried besides [default: the model's own if it is one, else q4_0]
+    #[arg(long, value_enum, value_name = "TYPE")]
     requantise: Option<DType>,
     /// GPU for --data: its number or a part of its name as `graftling doctor` lists it [default: the fastest kind]
     #[arg(long, value_name = "GPU")]
@@ -102,6 +104,7 @@ pub fn run(args: MergeArgs) -> Result<()> {
     let adapters = weighted(&args.adapter, &args.weights)?;
     let combination = Combination { method: args.method, density: args.density, seed: args.seed, rank: args.rank };
     combination.check()?;
+    check_apart(&args.out, &args.model, &args.adapter)?;
     export::check_target(&args.out, args.overwrite)?;
     let opened = Opened::open(&args.model, args.rope_scaling, &args.adapter)?;
     let update = Update::load(&adapters, &opened.files.config)?;
@@ -118,16 +121,25 @@ pub fn run(args: MergeArgs) -> Result<()> {
         measured: &measured,
         ..Source::new(&opened.files, opened.tokenizer.as_ref(), &update)
     };
+    let coarse = args.requantise.unwrap_or_else(|| own_blocks(&opened));
+    if !coarse.can_quantise() {
+        return Err(Error::bad_input(
+            "--requantise",
+            format!("graftling only reads {coarse}"),
+            "Give q4_0, q4_k, q8_0 or the like.",
+        ));
+    }
     let mut document = Value::Null;
     let written = export::folder::write(&source, kind.base(), &args.out, args.overwrite, |folder| {
-        let rows = rows(&args, &update, &*opened.files.tensors, &sums.borrow())?;
-        let warnings = report::warnings(&rows, &kind.base().to_string());
+        let rows = rows(&args, &source, &changed, coarse, &sums.borrow())?;
+        let warnings = report::warnings(&rows, &kind.base().to_string(), Some(&coarse.to_string()));
         let listed: Vec<Value> = adapters.iter().map(|(path, weight)| json!({ "path": path, "weight": weight })).collect();
         document = json!({
             "model": args.model,
             "adapters": listed,
             "method": clap::ValueEnum::to_possible_value(&args.method).map(|value| value.get_name().to_owned()),
             "type": kind.name(),
+            "requantised_to": coarse.to_string(),
             "matrices": changed.len(),
             "modules": rows,
             "warnings": warnings,
@@ -137,7 +149,7 @@ pub fn run(args: MergeArgs) -> Result<()> {
     bar.finish();
     written?;
     if !args.data.is_empty() {
-        document["losses"] = losses(&args, &opened)?;
+        document["losses"] = losses(&args, coarse)?;
         atomic::write_atomically(&args.out.join(REPORT), format!("{document:#}\n").as_bytes())?;
     }
     for warning in document["warnings"].as_array().into_iter().flatten().filter_map(Value::as_str) {
@@ -153,21 +165,31 @@ pub fn run(args: MergeArgs) -> Result<()> {
     }
 }
 
+/// The type in which the model rests, if it is one of blocks that can be written.
+fn own_blocks(opened: &Opened) -> DType {
+    opened.resting().filter(|dtype| dtype.block() > 1 && dtype.can_quantise()).unwrap_or(DType::Q4_0)
+}
+
 /// What is told of each changed matrix.
-fn rows(args: &MergeArgs, update: &Update, source: &dyn TensorSource, sums: &[(String, Sums)]) -> Result<Vec<Row>> {
+fn rows(args: &MergeArgs, source: &Source, changed: &[Parameter], coarse: DType, sums: &[(String, Sums)]) -> Result<Vec<Row>> {
+    let (update, weights) = (source.update, source.weights());
     let bar = Counter::of("comparing with the base, in matrices");
     let total = sums.len() as u64;
     let mut rows = Vec::with_capacity(sums.len());
     for (at, (tensor, sums)) in sums.iter().enumerate() {
         let overlap = match args.overlap {
             0 => None,
-            k => report::overlap(source, update, tensor, k)?,
+            k => report::overlap(&*source.files.tensors, update, tensor, k)?,
         };
+        let parameter = changed.iter().find(|parameter| parameter.name == *tensor);
+        let requantised = parameter.map(|parameter| weights.rounded_to(parameter, coarse)).transpose()?.flatten();
         let pairs = if update.places.len() > 1 { report::pairs(update, tensor)? } else { Vec::new() };
         rows.push(Row {
             module: update.site(tensor).map(|site| site.name()).unwrap_or_default(),
             size: sums.size(),
             rounding: sums.rounding(),
+            kept: sums.kept(),
+            requantised,
             overlap: overlap.map(|(overlap, _)| overlap),
             overlap_by_chance: overlap.map(|(_, chance)| chance),
             pairs,
@@ -179,10 +201,7 @@ fn rows(args: &MergeArgs, update: &Update, source: &dyn TensorSource, sums: &[(S
 }
 
 /// The losses of base, base with adapter (if there is one, with weight 1), merged, and merged in blocks.
-fn losses(args: &MergeArgs, opened: &Opened) -> Result<Value> {
-    let own = opened.files.tensors.tensors().iter().filter(|info| info.shape.len() > 1).max_by_key(|info| info.values());
-    let own = own.map(|info| info.storage).filter(|dtype| dtype.block() > 1 && dtype.can_quantise());
-    let coarse = args.requantise.or(own).unwrap_or(DType::Q4_0);
+fn losses(args: &MergeArgs, coarse: DType) -> Result<Value> {
     let base = OpenModel::open(&args.model)?;
     let merged = OpenModel::open(&args.out.display().to_string())?;
     let max_length = base.files.config.context();
@@ -210,7 +229,7 @@ fn losses(args: &MergeArgs, opened: &Opened) -> Result<Value> {
         losses["unmerged"] = json!(loss(&rotated, Some(adapter), WeightType::Lossless)?);
     }
     losses["merged"] = json!(loss(&merged, None, WeightType::Lossless)?);
-    losses[format!("merged in {coarse}")] = json!(loss(&merged, None, WeightType::In(coarse))?);
+    losses["requantised"] = json!(loss(&merged, None, WeightType::In(coarse))?);
     Ok(losses)
 }
 
@@ -220,15 +239,21 @@ fn table(document: &Value) -> String {
     // Writing to a String cannot fail; the results are dropped for that reason.
     let empty = Vec::new();
     let mut rows: Vec<&Value> = document["modules"].as_array().unwrap_or(&empty).iter().collect();
-    let number = |row: &Value, key: &str| row[key].as_f64();
+    let number = |row: &Value, column: &str| match column.split_once('.') {
+        Some((outer, inner)) => row[outer][inner].as_f64(),
+        None => row[column].as_f64(),
+    };
     rows.sort_by(|a, b| number(b, "size").unwrap_or(0.0).total_cmp(&number(a, "size").unwrap_or(0.0)));
-    let _ = writeln!(text, "{:<32} {:>9} {:>9} {:>9} {:>9}", "module", "size", "overlap", "chance", "rounding");
-    let shown = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.4}"));
+    let coarse = document["requantised_to"].as_str().unwrap_or_default();
+    let head =
+        ["size", "overlap", "by chance", "rounding", "kept", &format!("kept in {coarse}")].map(|name| format!(" {name:>12}"));
+    let _ = writeln!(text, "{:<32}{}", "module", head.concat());
+    let cells = |of: &dyn Fn(&str) -> Option<f64>| {
+        let shown = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.4}"));
+        COLUMNS.map(|column| format!(" {:>12}", shown(of(column)))).concat()
+    };
     for row in rows.iter().take(SHOWN) {
-        let [size, overlap, chance, rounding] =
-            ["size", "overlap", "overlap_by_chance", "rounding"].map(|key| shown(number(row, key)));
-        let module = row["module"].as_str().unwrap_or_default();
-        let _ = writeln!(text, "{module:<32} {size:>9} {overlap:>9} {chance:>9} {rounding:>9}");
+        let _ = writeln!(text, "{:<32}{}", row["module"].as_str().unwrap_or_default(), cells(&|column| number(row, column)));
     }
     if rows.len() > SHOWN {
         let _ = writeln!(text, "... and {} more in {REPORT}", rows.len() - SHOWN);
@@ -237,8 +262,7 @@ fn table(document: &Value) -> String {
         let values: Vec<f64> = rows.iter().filter_map(|row| number(row, key)).collect();
         (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
     };
-    let [size, overlap, chance, rounding] = ["size", "overlap", "overlap_by_chance", "rounding"].map(|key| shown(mean(key)));
-    let _ = writeln!(text, "{:<32} {size:>9} {overlap:>9} {chance:>9} {rounding:>9}", "mean");
+    let _ = writeln!(text, "{:<32}{}", "mean", cells(&mean));
     let mut pairs: Vec<(Value, Vec<(f64, f64)>)> = Vec::new();
     for pair in rows.iter().filter_map(|row| row["pairs"].as_array()).flatten() {
         let values = (pair["cosine"].as_f64().unwrap_or(0.0), pair["sign_conflicts"].as_f64().unwrap_or(0.0));
@@ -258,6 +282,7 @@ fn table(document: &Value) -> String {
         );
     }
     for (name, loss) in document["losses"].as_object().into_iter().flatten() {
+        let name = if name == "requantised" { format!("merged in {coarse}") } else { name.clone() };
         let _ = writeln!(text, "loss, {name}: {:.4}", loss.as_f64().unwrap_or(f64::NAN));
     }
     text

@@ -13,6 +13,7 @@ pub mod mlx_adapter;
 pub mod modelfile;
 pub mod vocabulary;
 
+use std::io::Read;
 use std::path::Path;
 
 use crate::architecture::Parameter;
@@ -43,8 +44,44 @@ impl<'a> Source<'a> {
         Self { files, tokenizer, update, combination: Combination::default(), progress: &|_, _| {}, measured: &|_, _| {} }
     }
 
-    fn weights(&self) -> MergedWeights<'a> {
+    /// The model's tensors with the changes in them.
+    pub fn weights(&self) -> MergedWeights<'a> {
         MergedWeights { source: &*self.files.tensors, update: self.update, combination: self.combination }
+    }
+}
+
+/// Refuses to write over what is read: the model or an adapter, of whatever name.
+///
+/// # Errors
+/// Bad input: `out` is one of `read`.
+pub fn check_apart(out: &Path, read: &[&Path]) -> Result<()> {
+    let is_read = |real: &Path| read.iter().any(|path| path.canonicalize().is_ok_and(|path| path == real));
+    match out.canonicalize() {
+        Ok(real) if is_read(&real) => {
+            Err(Error::bad_input(out.display(), "is what is read here, and would be gone afterwards", "give another --out"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// [`check_target`] of a GGUF file, in the place of which only another may come.
+///
+/// # Errors
+/// Bad input: something is there, or something else.
+pub fn check_gguf_target(path: &Path, overwrite: bool) -> Result<()> {
+    check_target(path, overwrite)?;
+    let begins_as_one = || {
+        std::fs::File::open(path).is_ok_and(|mut file| {
+            let mut magic = [0; 4];
+            file.read_exact(&mut magic).is_ok() && magic == *b"GGUF"
+        })
+    };
+    match path.symlink_metadata() {
+        Ok(found) if !(found.is_file() && begins_as_one()) => {
+            let proposal = "give another --out: only what an export has written is replaced";
+            Err(Error::bad_input(path.display(), "is no GGUF file", proposal))
+        }
+        _ => Ok(()),
     }
 }
 

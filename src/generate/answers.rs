@@ -131,8 +131,8 @@ impl CheckSet {
         format!("{}, {} tokens", expect::fingerprint(&self.questions), self.max_new_tokens)
     }
 
-    /// Answers each question with the most probable tokens. `each` is told how many are done, and may stop it: then there are fewer
-    /// answers than questions.
+    /// Answers each question with the most probable tokens. `each` is told how many are done, after every token, and may stop it: then
+    /// `None` is given.
     ///
     /// # Errors
     /// As [`Generator::generate`].
@@ -142,27 +142,37 @@ impl CheckSet {
         tokenizer: &Tokenizer,
         ends: &Ends,
         mut each: impl FnMut(usize) -> ControlFlow<()>,
-    ) -> Result<Vec<Answer>> {
+    ) -> Result<Option<Vec<Answer>>> {
         let mut answers = Vec::with_capacity(self.questions.len());
         // What the adapter was when the last text was read, nobody knows.
         generator.reset();
         for question in &self.questions {
+            if each(answers.len()).is_break() {
+                return Ok(None);
+            }
             let ends = if question.chat { &ends.in_chat } else { &ends.in_text };
             let mut sampler = Sampler::new(Sampling::default())?;
             // What questions begin with in common, such as a system prompt, is read once.
-            let go_on = |_| Ok(ControlFlow::Continue(()));
+            let mut stopped = false;
+            let go_on = |_| {
+                let wish = each(answers.len());
+                stopped |= wish.is_break();
+                Ok(wish)
+            };
             let mut tokens = generator.go_on(&question.prompt, &mut sampler, self.max_new_tokens, ends, go_on)?;
+            if stopped {
+                return Ok(None);
+            }
             if tokens.last().is_some_and(|last| ends.contains(last)) {
                 tokens.pop();
             }
             let text = tokenizer.decode(&tokens, true)?;
             let met = question.expect.met(&text);
             answers.push(Answer { text, met, group: question.expect.group.clone() });
-            if each(answers.len()).is_break() {
-                break;
-            }
         }
-        Ok(answers)
+        // Those who show how many are done want to see the last.
+        let _ = each(answers.len());
+        Ok(Some(answers))
     }
 }
 

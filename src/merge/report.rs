@@ -4,6 +4,8 @@
 //! * *overlap*: how far the k strongest directions of the change's outputs are those of the base's: `|U_k(W)^T U_k(D)|^2 / k`, from 0 to 1,
 //!   which by chance would be k / outputs (the measure of Hu et al. 2021, section 7.2);
 //! * *rounding*: the error of the type in which the sum is stored, `|stored - (W + D)| / |D|`: at 1 it is as large as the change;
+//! * *kept*: how much of the change is in what is stored, `<stored - W, D> / |D|^2`: 1 where rounding is mere noise beside it, 0 where every
+//!   value is rounded back to what it was;
 //! * of several adapters: the *cosine* of each two changes, and the share of values in which their *signs* differ.
 
 use nalgebra::DMatrix;
@@ -21,6 +23,10 @@ pub struct Row {
     pub module: String,
     pub size: f64,
     pub rounding: f64,
+    pub kept: f64,
+    /// What a type of blocks would make of it; `None` where none is looked at, or its blocks do not fit the rows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub requantised: Option<Rounded>,
     /// `None` where it was not asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub overlap: Option<f64>,
@@ -30,6 +36,13 @@ pub struct Row {
     /// Of each two adapters, in their order.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub pairs: Vec<Pair>,
+}
+
+/// What rounding does to a change.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Rounded {
+    pub rounding: f64,
+    pub kept: f64,
 }
 
 /// Two adapters in one matrix.
@@ -48,6 +61,8 @@ pub struct Sums {
     base: f64,
     change: f64,
     error: f64,
+    /// Of the change with what is stored less what was before.
+    product: f64,
 }
 
 impl Sums {
@@ -58,6 +73,7 @@ impl Sums {
             self.base += before * before;
             self.change += (after - before) * (after - before);
             self.error += (stored - after) * (stored - after);
+            self.product += (stored - before) * (after - before);
         }
     }
 
@@ -70,6 +86,16 @@ impl Sums {
     pub fn rounding(&self) -> f64 {
         ratio(self.error, self.change)
     }
+
+    /// `<stored - W, D> / |D|^2`; 1 of no change.
+    pub fn kept(&self) -> f64 {
+        if self.change > 0.0 { self.product / self.change } else { 1.0 }
+    }
+
+    /// What rounding did.
+    pub fn rounded(&self) -> Rounded {
+        Rounded { rounding: self.rounding(), kept: self.kept() }
+    }
 }
 
 /// The root of a quotient; 0 of nothing.
@@ -77,8 +103,8 @@ fn ratio(over: f64, under: f64) -> f64 {
     if under > 0.0 { (over / under).sqrt() } else { 0.0 }
 }
 
-/// Warnings that follow from the numbers, the most serious modules named.
-pub fn warnings(rows: &[Row], stored_in: &str) -> Vec<String> {
+/// Warnings that follow from the numbers, the most serious modules named. `requantised_to`: the type of [`Row::requantised`].
+pub fn warnings(rows: &[Row], stored_in: &str, requantised_to: Option<&str>) -> Vec<String> {
     let worst = |of: fn(&Row) -> f64, beyond: f64| {
         let mut found: Vec<&Row> = rows.iter().filter(|row| of(row) > beyond).collect();
         found.sort_by(|a, b| of(b).total_cmp(&of(a)));
@@ -92,20 +118,27 @@ pub fn warnings(rows: &[Row], stored_in: &str) -> Vec<String> {
             rows.len()
         ));
     }
-    if let (count, Some((module, rounding))) = worst(|row| row.rounding, ERASES) {
-        warnings.push(format!(
-            "storing in {stored_in} costs as much as the change is worth in {count} of {} matrices (most in {module}: {rounding:.2} of it): \
-             what was learned may be gone; use a finer --type, or keep the adapter beside the base",
-            rows.len()
-        ));
+    let mut erases = |lost: fn(&Row) -> f64, stored_in: &str, would: &str| {
+        if let (count, Some((module, lost))) = worst(lost, ERASES) {
+            warnings.push(format!(
+                "storing in {stored_in} {would} back more than half of the change in {count} of {} matrices (most in {module}, where {:.0} % \
+                 of it is left): what was learned may be gone; use a finer type, or keep the adapter beside the base",
+                rows.len(),
+                100.0 * (1.0 - lost)
+            ));
+        }
+    };
+    erases(|row| 1.0 - row.kept, stored_in, "rounds");
+    if let Some(coarse) = requantised_to {
+        erases(|row| row.requantised.map_or(0.0, |rounded| 1.0 - rounded.kept), coarse, "would round");
     }
     warnings
 }
 
 /// Size from which a change overwrites.
 const OVERWRITES: f64 = 0.5;
-/// Rounding from which it erases.
-const ERASES: f64 = 1.0;
+/// Share of a change that is rounded back, from which it is erased.
+const ERASES: f64 = 0.5;
 
 /// Cosine and sign conflicts of each two changes of a tensor.
 ///

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::report::Sums;
+use super::report::{Rounded, Sums};
 use super::{Combination, Combined, Update};
 use crate::architecture::{Order, Parameter};
 use crate::storage::{DType, TensorInfo, TensorSource};
@@ -21,6 +21,17 @@ pub struct MergedWeights<'a> {
 }
 
 impl MergedWeights<'_> {
+    /// What `dtype` makes of a matrix with the changes in it; `None` where nothing changes it, or its rows are no whole number of blocks.
+    ///
+    /// # Errors
+    /// As [`MergedWeights::stream`].
+    pub fn rounded_to(&self, parameter: &Parameter, dtype: DType) -> Result<Option<Rounded>> {
+        if !self.info(&parameter.name)?.row_values().is_multiple_of(dtype.block()) {
+            return Ok(None);
+        }
+        Ok(self.stream(parameter, Order::Plain, dtype, |_| Ok(()))?.map(|sums| sums.rounded()))
+    }
+
     /// What the source says of a tensor.
     ///
     /// # Errors

@@ -1,7 +1,6 @@
 //! What a model is measured by: the data sets of a sweep.
 
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -136,12 +135,8 @@ impl<'m> Yardsticks<'m> {
 
     /// How many answers are right. `None`: someone asked to stop.
     fn ask(&self, set: &CheckSet, generator: &mut Generator, ends: &Ends, interrupt: &Interrupt) -> Result<Option<Tally>> {
-        let mut stopped = interrupt.requested();
-        let answers = set.ask(generator, &self.model.tokenizer, ends, |_| {
-            stopped = interrupt.requested();
-            if stopped { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        })?;
-        Ok((!stopped).then(|| Tally::of(&answers)))
+        let answers = set.ask(generator, &self.model.tokenizer, ends, |_| interrupt.flow())?;
+        Ok(answers.map(|answers| Tally::of(&answers)))
     }
 }
 

@@ -1,7 +1,6 @@
 //! Questions that the model answers between the steps of a run, with the adapter as it is then.
 
-use std::ops::ControlFlow;
-
+use super::interrupt::Interrupt;
 use super::options::TrainOptions;
 use crate::Result;
 use crate::adapter::end_of_turn::EndOfTurn;
@@ -68,12 +67,12 @@ pub(super) struct Answering {
 }
 
 impl Answering {
-    /// How many of the questions are answered right now.
+    /// How many of the questions are answered right now. `None`: someone asked to stop.
     ///
     /// # Errors
     /// As [`CheckSet::ask`].
-    pub(super) fn ask(&mut self, checks: &Checks, tokenizer: &Tokenizer) -> Result<Tally> {
-        let answers = checks.set.ask(&mut self.generator, tokenizer, &self.ends, |_| ControlFlow::Continue(()))?;
-        Ok(Tally::of(&answers))
+    pub(super) fn ask(&mut self, checks: &Checks, tokenizer: &Tokenizer, interrupt: &Interrupt) -> Result<Option<Tally>> {
+        let answers = checks.set.ask(&mut self.generator, tokenizer, &self.ends, |_| interrupt.flow())?;
+        Ok(answers.map(|answers| Tally::of(&answers)))
     }
 }

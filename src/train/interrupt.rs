@@ -1,5 +1,6 @@
 //! Ctrl-C: the first asks the run to save and stop, the second ends the process at once.
 
+use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -37,6 +38,11 @@ impl Interrupt {
     /// Whether someone has asked to stop.
     pub fn requested(&self) -> bool {
         self.0.load(Ordering::SeqCst)
+    }
+
+    /// [`Interrupt::requested`], for what asks between its parts whether to go on.
+    pub fn flow(&self) -> ControlFlow<()> {
+        if self.requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 
     /// Asks to stop, as Ctrl-C does.

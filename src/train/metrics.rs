@@ -99,10 +99,29 @@ impl MetricsLog {
     /// # Errors
     /// Failed, when the file cannot be written.
     pub fn append(&mut self, metrics: StepMetrics) -> Result<()> {
-        let mut line = serde_json::to_string(&metrics).map_err(|error| failed(&self.path, &error))?;
-        line.push('\n');
+        let line = self.line(&metrics)?;
         self.file.write_all(line.as_bytes()).map_err(|error| failed(&self.path, &error))?;
         self.history.push(metrics);
+        Ok(())
+    }
+
+    fn line(&self, metrics: &StepMetrics) -> Result<String> {
+        serde_json::to_string(metrics).map(|line| line + "\n").map_err(|error| failed(&self.path, &error))
+    }
+
+    /// Puts what is known now in the place of what was written about the newest step. A file that cannot be replaced whole is left as it
+    /// was.
+    ///
+    /// # Errors
+    /// Failed, when the file cannot be written.
+    pub fn complete(&mut self, metrics: StepMetrics) -> Result<()> {
+        let unreadable = |error: io::Error| failed(&self.path, &error);
+        let written = plain::read(&self.path, u64::MAX).map_err(unreadable)?;
+        let (mut history, mut kept) = read_until(&written, metrics.step.saturating_sub(1));
+        kept.extend_from_slice(self.line(&metrics)?.as_bytes());
+        history.push(metrics);
+        atomic::write_atomically(&self.path, &kept)?;
+        *self = Self::append_to(self.path.clone(), history).map_err(unreadable)?;
         Ok(())
     }
 
@@ -204,6 +223,19 @@ mod tests {
             let kept = if complete == 0 { 0 } else { lines[complete - 1] };
             assert_eq!(std::fs::read(&path).unwrap(), whole[..kept]);
         }
+    }
+
+    #[test]
+    fn what_was_owed_of_the_newest_step_takes_the_place_of_its_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut log = MetricsLog::open(folder.path(), 0).unwrap();
+        [1, 2, 3].map(|at| log.append(step(at, at as f64)).unwrap());
+        let whole = StepMetrics { eval_loss: Some(0.25), ..step(3, 3.0) };
+        log.complete(whole.clone()).unwrap();
+        log.append(step(4, 4.0)).unwrap();
+        let expected = [step(1, 1.0), step(2, 2.0), whole, step(4, 4.0)];
+        assert_eq!(log.history(), expected);
+        assert_eq!(MetricsLog::open(folder.path(), 4).unwrap().history(), expected);
     }
 
     #[test]

@@ -49,7 +49,6 @@ use trainer::Trainer;
 use crate::data::{Batch, Sampler};
 use crate::formats::atomic;
 use crate::formats::peft;
-use crate::generate::answers::Tally;
 use crate::gpu::Readback;
 use crate::ops::adamw::Hyper;
 use crate::plan::timings;
@@ -115,6 +114,10 @@ impl<'m> Run<'m> {
     /// Failed: a loss, a gradient or the adapter is not finite (with the step and the records), or the disk is full.
     /// [`Error::DeviceLost`]. Checkpoints are good in every case.
     pub fn train(&mut self) -> Result<Outcome> {
+        self.catch_up()?;
+        if self.owes() {
+            return self.pause();
+        }
         self.since = Instant::now();
         while self.state.step < self.prepared.total_steps {
             let step = self.state.step + 1;
@@ -149,6 +152,9 @@ impl<'m> Run<'m> {
             let (looks, saves) = (self.evaluates() || self.asks(), self.is_due(self.prepared.options.save_steps));
             if looks || saves {
                 self.settle()?;
+            }
+            if self.owes() {
+                return self.pause();
             }
             if saves {
                 self.save()?;
@@ -222,13 +228,42 @@ impl<'m> Run<'m> {
         self.answering.is_some() && self.is_due(self.prepared.check_steps())
     }
 
-    fn evaluate(&mut self) -> Result<Option<f64>> {
-        self.held_out.as_mut().map(HeldOut::loss).transpose()
+    /// Measures what is measured after the newest step, unless `metrics` has it already. What someone who asked to stop has cut short is
+    /// not there then, and is owed.
+    fn look(&mut self, metrics: &mut StepMetrics) -> Result<()> {
+        if let (true, None, Some(held_out)) = (self.evaluates(), metrics.eval_loss, &mut self.held_out) {
+            metrics.eval_loss = held_out.loss(&self.interrupt)?;
+        }
+        let asks = self.asks() && metrics.check.is_none();
+        if let (true, Some(answering), Some(checks)) = (asks, &mut self.answering, &self.prepared.checks) {
+            metrics.check = answering.ask(checks, &self.prepared.model.tokenizer, &self.interrupt)?;
+        }
+        Ok(())
     }
 
-    fn ask(&mut self) -> Result<Option<Tally>> {
-        let asked = self.answering.as_mut().zip(self.prepared.checks.as_ref());
-        asked.map(|(answering, checks)| answering.ask(checks, &self.prepared.model.tokenizer)).transpose()
+    /// What the newest step did, if its numbers have arrived.
+    fn newest(&self) -> Option<&StepMetrics> {
+        self.metrics.history().last().filter(|last| last.step == self.state.step)
+    }
+
+    /// Whether something that is measured after the newest step has not been.
+    fn owes(&self) -> bool {
+        self.newest().is_some_and(|last| (self.evaluates() && last.eval_loss.is_none()) || (self.asks() && last.check.is_none()))
+    }
+
+    /// Measures what was owed when the run was stopped: the adapter is what it was then.
+    fn catch_up(&mut self) -> Result<()> {
+        let Some(before) = self.newest().cloned().filter(|_| self.owes()) else { return Ok(()) };
+        let mut metrics = before.clone();
+        self.look(&mut metrics)?;
+        let mut news = metrics.clone();
+        news.eval_loss.take_if(|_| before.eval_loss.is_some());
+        news.check.take_if(|_| before.check.is_some());
+        self.progress.measured(&news);
+        for watch in &mut self.watches {
+            watch.measured(&news)?;
+        }
+        self.metrics.complete(metrics)
     }
 
     /// Waits for the numbers of the last step, if that has not been done yet, checks and reports them.
@@ -251,10 +286,7 @@ impl<'m> Run<'m> {
         let tokens: usize = batches.iter().map(Batch::rows).sum();
         let tokens_per_second = tokens as f64 / self.since.elapsed().as_secs_f64();
         self.since = Instant::now();
-        let newest = step == self.state.step;
-        let eval_loss = if newest && self.evaluates() { self.evaluate()? } else { None };
-        let check = if newest && self.asks() { self.ask()? } else { None };
-        let metrics = StepMetrics {
+        let mut metrics = StepMetrics {
             step,
             loss,
             learning_rate,
@@ -263,9 +295,12 @@ impl<'m> Run<'m> {
             supervised_tokens: supervised_tokens as u64,
             tokens_per_second,
             gpu_bytes: self.trainer.device().allocated().now as u64,
-            eval_loss,
-            check,
+            eval_loss: None,
+            check: None,
         };
+        if step == self.state.step {
+            self.look(&mut metrics)?;
+        }
         self.progress.step(&metrics);
         for watch in &mut self.watches {
             watch.step(&metrics, &self.trainer)?;
@@ -432,13 +467,16 @@ struct HeldOut {
 }
 
 impl HeldOut {
-    /// Mean of -log p over all supervised tokens.
-    fn loss(&mut self) -> Result<f64> {
+    /// Mean of -log p over all supervised tokens. `None`: someone asked to stop.
+    fn loss(&mut self, interrupt: &Interrupt) -> Result<Option<f64>> {
         let Self { evaluator, batches } = self;
         let mut losses = TokenLosses::default();
         for batch in batches {
+            if interrupt.requested() {
+                return Ok(None);
+            }
             losses.add(&evaluator.token_nll(batch)?);
         }
-        Ok(losses.mean())
+        Ok(Some(losses.mean()))
     }
 }

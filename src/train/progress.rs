@@ -73,6 +73,12 @@ impl Progress {
             }
             View::Hidden => {}
         }
+        self.measured(metrics);
+    }
+
+    /// Shows what was measured after a step.
+    pub fn measured(&self, metrics: &StepMetrics) {
+        let step = metrics.step;
         if let Some(eval_loss) = metrics.eval_loss {
             self.note(&format!("step {step}: held-out loss {eval_loss:.4}, perplexity {:.2}", eval_loss.exp()));
         }

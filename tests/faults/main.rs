@@ -143,6 +143,36 @@ fn ctrl_c_saves_says_how_to_go_on_and_the_result_is_the_same() {
     assert_eq!(shop.result("out"), shop.result("whole"));
 }
 
+/// Questions are many and answers are long: who asks to stop does not wait for them. What was cut short is measured when the run goes on,
+/// and it ends as one that nobody stopped.
+#[test]
+fn ctrl_c_ends_a_round_of_questions_which_is_asked_again_on_resume() {
+    let shop = Workshop::new();
+    let options = ["--max-steps", "4", "--check-data", "questions.jsonl", "--check-steps", "2", "--check-max-new-tokens", "100"];
+    let with_more =
+        |more: &[&'static str]| [options.as_slice(), &["--eval-data", "held-out.jsonl", "--eval-steps", "2"], more].concat();
+    run(shop.train("whole", &with_more(&[])), 0);
+    // When the questions are asked nobody outside can see: the signal comes later and later, until one step is there without its answers.
+    let cut_short = || shop.metrics("out").last().is_some_and(|last| last["step"] == 2 && last["check"].is_null());
+    for delay in (0..).map(|round: u64| 20 * round) {
+        let _ = std::fs::remove_dir_all(shop.path("out"));
+        let mut child = start(shop.train("out", &with_more(&[])));
+        wait_until(&mut child, || shop.metrics_lines("out") >= 1);
+        std::thread::sleep(std::time::Duration::from_millis(delay));
+        send(child.id(), libc::SIGINT);
+        let status = child.wait().unwrap();
+        assert_eq!(status.code(), Some(1), "the run was through before it could be stopped: {}", said(&mut child));
+        if cut_short() {
+            break;
+        }
+    }
+    let (_, state) = latest(&shop.path("out")).unwrap().expect("a checkpoint is there");
+    assert_eq!(state.step, 2);
+    let (_, err) = run(shop.train("out", &with_more(&["--resume"])), 0);
+    assert!(err.contains("step 2: ") && err.contains("of 9 questions answered right"), "{err}");
+    assert_eq!(shop.result("out"), shop.result("whole"));
+}
+
 #[test]
 fn a_second_process_is_refused() {
     let shop = Workshop::new();

@@ -104,3 +104,58 @@ fn wrong_input_is_one_message_and_exit_code_2() {
         assert!(output.stdout.is_empty());
     }
 }
+
+/// Every kind of adapter that PEFT writes: what is set, and by module the layers, ranks and scales.
+#[test]
+fn adapters_are_described_with_all_their_options() {
+    let folder = |name: &str| format!("{}/tests/fixtures/reference/adapters/{name}/adapter", env!("CARGO_MANIFEST_DIR"));
+    let module = |facts: &Value, name: &str| {
+        let modules = facts["modules"].as_array().unwrap();
+        modules.iter().find(|module| module["module"] == name).unwrap_or_else(|| panic!("no {name} in {facts}")).clone()
+    };
+    let facts = report(&[&folder("patterns")]);
+    assert_eq!((&facts["method"], &facts["usable"]), (&Value::from("LoRA"), &Value::from(true)));
+    let q = module(&facts, "q_proj");
+    assert_eq!((&q["ranks"], &q["scales"]), (&serde_json::json!([2]), &serde_json::json!([2.5, 4.0])));
+    // Rank 6 in layers 1 and 2 alone.
+    assert_eq!(module(&facts, "down_proj")["ranks"], serde_json::json!([4, 6]));
+    assert_eq!(facts["config"]["rank_pattern"]["q_proj"], 2);
+    let sum: u64 = facts["modules"].as_array().unwrap().iter().map(|module| module["parameters"].as_u64().unwrap()).sum();
+    assert_eq!(facts["parameters"], sum);
+
+    let facts = report(&[&folder("some_layers")]);
+    assert_eq!(module(&facts, "o_proj")["layers"], serde_json::json!([0, 2]));
+    for (name, needles) in [
+        ("dora_rslora", ["DoRA", "use_rslora"].as_slice()),
+        ("rslora", &["LoRA, rank-stabilised", "rank_pattern up_proj = 2"]),
+        ("excluded", &["exclude_modules .*layers\\.0\\..*|.*\\.o_proj", "1-2"]),
+        ("regex", &["target_modules .*layers\\.(0\\.self_attn\\.q_proj|[12]\\.mlp\\.(gate|up)_proj)"]),
+        ("orthogonal", &["init_lora_weights orthogonal"]),
+        ("lora_bias", &["lora_bias true"]),
+        ("whole_output", &["modules_to_save lm_head", "3,072"]),
+    ] {
+        let text = String::from_utf8(inspect(&[&folder(name)]).stdout).unwrap();
+        let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        for needle in needles {
+            assert!(text.contains(needle), "{name}: {needle} in:\n{text}");
+        }
+    }
+}
+
+/// What graftling does not compute is described all the same, and it says why it does not.
+#[test]
+fn adapters_that_cannot_be_used_say_why() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().to_str().unwrap();
+    let config = serde_json::json!({ "peft_type": "VERA", "r": 256, "target_modules": ["q_proj"], "projection_prng_key": 7 });
+    std::fs::write(folder.path().join("adapter_config.json"), config.to_string()).unwrap();
+    let facts = report(&[place]);
+    assert_eq!((&facts["method"], &facts["usable"]), (&Value::from("VERA"), &Value::from(false)));
+    assert!(facts["problem"].as_str().unwrap().contains("peft_type"), "{facts}");
+    let text = String::from_utf8(inspect(&[place]).stdout).unwrap();
+    assert!(text.contains("projection_prng_key") && text.contains("cannot use it"), "{text}");
+    std::fs::write(folder.path().join("adapter_config.json"), "{").unwrap();
+    let refused = inspect(&[place]);
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("is not valid JSON"));
+}

@@ -8,7 +8,7 @@ use graftling::formats::ModelFiles;
 use graftling::formats::gguf::Container;
 use graftling::formats::peft::{AdapterConfig, AdapterTensor, save_adapter};
 use graftling::merge::combine::Method;
-use graftling::merge::report::{self, Sums};
+use graftling::merge::report::{self, Row, Sums};
 use graftling::merge::{Combination, Combined, MergedWeights, Update};
 use graftling::storage::mixture::Mixture;
 use graftling::storage::{DType, TensorInfo, TensorSource};
@@ -215,6 +215,8 @@ fn merged_weights_are_rounded_once_and_measured() {
         let stored = graftling::storage::rounded(&single, dtype);
         let error: Vec<f64> = stored.iter().zip(&exact).map(|(&stored, exact)| f64::from(stored) - exact).collect();
         assert!((sums.rounding() - norm(&error) / norm(&change)).abs() < 1e-9, "{dtype}");
+        let kept: f64 = stored.iter().zip(&base).zip(&change).map(|((&stored, base), d)| (f64::from(stored) - base) * d).sum();
+        assert!((sums.kept() - kept / norm(&change).powi(2)).abs() < 1e-9, "{dtype}");
     }
     // What nothing changes keeps its bytes.
     let other = parameters(&setup.files.config).into_iter().find(|parameter| parameter.module == "v_proj").unwrap();
@@ -265,6 +267,37 @@ fn the_report_tells_what_can_be_computed_by_hand() {
     }
 }
 
+/// A change that is small against the steps of a type is rounded back, and the report warns; of one that is large only noise is added, and it
+/// does not, however coarse the type is.
+#[test]
+fn the_report_warns_where_rounding_erases_a_change() {
+    let setup = setup();
+    let info = setup.files.tensors.find(TENSOR).unwrap().clone();
+    let parameter = parameters(&setup.files.config).into_iter().find(|parameter| parameter.name == TENSOR).unwrap();
+    let rows_of = |weight: f64| {
+        let values = graftling::storage::rounded(&tiny::values(77, 64 * 96), DType::Q4_0);
+        let planted = Planted { tensors: vec![info.clone()], values };
+        let update = setup.update(&[(0, weight)]);
+        let weights = MergedWeights { source: &planted, update: &update, combination: Combination::default() };
+        let stored = weights.stream(&parameter, Order::Plain, DType::BF16, |_| Ok(())).unwrap().unwrap();
+        let requantised = weights.rounded_to(&parameter, DType::Q4_0).unwrap();
+        // Rows of 96 values are no whole blocks of 256.
+        assert_eq!(weights.rounded_to(&parameter, DType::Q4_K).unwrap(), None);
+        let [size, rounding, kept] = [stored.size(), stored.rounding(), stored.kept()];
+        vec![Row { module: "down_proj".to_owned(), size, rounding, kept, requantised, ..Row::default() }]
+    };
+    // Changes of about a hundredth and of a third of the base.
+    let scale = 1.0 / rows_of(1.0)[0].size;
+    let [small, large] = [0.01, 0.33].map(|size| rows_of(size * scale));
+    assert!((small[0].size - 0.01).abs() < 1e-6 && (large[0].size - 0.33).abs() < 1e-6);
+    let kept = [&small, &large].map(|rows| rows[0].requantised.unwrap().kept);
+    assert!(kept[0] < 0.5 && (kept[1] - 1.0).abs() < 0.1, "{kept:?}");
+    let warnings = report::warnings(&small, "BF16", Some("Q4_0"));
+    assert!(warnings.len() == 1 && warnings[0].starts_with("storing in Q4_0 would round back"), "{warnings:?}");
+    assert!(report::warnings(&large, "BF16", Some("Q4_0")).is_empty());
+    assert!(report::warnings(&rows_of(0.6 * scale), "BF16", None)[0].contains("overwrites the base"));
+}
+
 /// A source of one matrix.
 struct Planted {
     tensors: Vec<TensorInfo>,
@@ -286,6 +319,51 @@ impl TensorSource for Planted {
 
     fn read_rows(&self, _: &str, rows: std::ops::Range<usize>) -> graftling::Result<Vec<u8>> {
         Ok(tiny::f32_bytes(&self.values[96 * rows.start..96 * rows.end]))
+    }
+}
+
+/// `--overwrite` replaces what an export has written, and never what is read, nor what someone else has made.
+#[test]
+fn overwriting_takes_nothing_that_no_export_has_written() {
+    let setup = setup();
+    let folder = setup._folder.path();
+    let [model, adapter] = [folder.join("model"), setup.adapters[0].clone()];
+    let update = Update::default();
+    let source = Source::new(&setup.files, None, &update);
+    export::gguf::Plan::of(&source, Mixture::F32).unwrap().write(&source, &folder.join("base.gguf")).unwrap();
+    std::fs::write(folder.join("note.txt"), "mine").unwrap();
+    let run = |command: &str, model: &Path, more: &[&str], out: &Path| {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_graftling"))
+            .args([command, "--overwrite", "--model"])
+            .args([model, Path::new("--adapter"), &adapter, Path::new("--out"), out])
+            .args(more)
+            .output()
+            .unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (gguf, base) = (["--to", "gguf", "--type", "q8_0"], folder.join("base.gguf"));
+    let before = std::fs::read(&base).unwrap();
+    let refused = |(code, text): (Option<i32>, String), why: &str| assert!(code == Some(2) && text.contains(why), "{text}");
+    refused(run("merge", &model, &[], &model), "is what is read here");
+    refused(run("merge", &model, &[], &folder.join("model/../model")), "is what is read here");
+    refused(run("merge", &model, &[], &adapter), "is what is read here");
+    refused(run("merge", &model, &[], &setup.adapters[1]), "holds adapter_model.safetensors");
+    refused(run("export", &model, &["--to", "mlx-adapter"], &adapter), "is what is read here");
+    refused(run("export", &base, &gguf, &base), "is what is read here");
+    refused(run("export", &base, &gguf, &folder.join("note.txt")), "is no GGUF file");
+    refused(run("export", &base, &gguf, &model), "is no GGUF file");
+    assert_eq!(
+        (std::fs::read(&base).unwrap(), std::fs::read_to_string(folder.join("note.txt")).unwrap()),
+        (before, "mine".to_owned())
+    );
+    let files = ["model/model.safetensors", "adapter-1/adapter_model.safetensors", "adapter-2/adapter_model.safetensors"];
+    assert!(files.iter().all(|name| folder.join(name).is_file()));
+    for _ in 0..2 {
+        for (code, text) in
+            [run("export", &base, &gguf, &folder.join("out/out.gguf")), run("merge", &model, &[], &folder.join("merged"))]
+        {
+            assert_eq!(code, Some(0), "{text}");
+        }
     }
 }
 

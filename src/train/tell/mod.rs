@@ -28,4 +28,12 @@ pub trait Watch {
     /// # Errors
     /// What ends the run. What can be done without, such as a picture, is better told of and passed over.
     fn step(&mut self, metrics: &StepMetrics, trainer: &Trainer) -> Result<()>;
+
+    /// What is measured after a step has been now: the run was stopped before it was, and goes on.
+    ///
+    /// # Errors
+    /// As [`Watch::step`].
+    fn measured(&mut self, _metrics: &StepMetrics) -> Result<()> {
+        Ok(())
+    }
 }

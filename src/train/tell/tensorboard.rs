@@ -49,7 +49,11 @@ impl TensorBoard {
 
 impl Watch for TensorBoard {
     fn step(&mut self, metrics: &StepMetrics, _: &Trainer) -> Result<()> {
-        self.record(&scalars(now(), metrics))
+        self.record(&scalars(now(), metrics.step, &[numbers_of(metrics), measured(metrics)].concat()))
+    }
+
+    fn measured(&mut self, metrics: &StepMetrics) -> Result<()> {
+        self.record(&scalars(now(), metrics.step, &measured(metrics)))
     }
 }
 
@@ -77,28 +81,31 @@ fn begins_at(wall_time: f64, step: u64) -> Vec<u8> {
 }
 
 /// `Event { wall_time = 1, step = 2, summary = 5 }` with a `Summary.Value { tag = 1, simple_value = 2 }` for each number.
-fn scalars(wall_time: f64, metrics: &StepMetrics) -> Vec<u8> {
+fn scalars(wall_time: f64, step: u64, named: &[(&str, f64)]) -> Vec<u8> {
     let mut summary = Vec::new();
-    for (tag, value) in named(metrics) {
-        let value = [bytes(1, tag.as_bytes()), float(2, value as f32)].concat();
+    for (tag, value) in named {
+        let value = [bytes(1, tag.as_bytes()), float(2, *value as f32)].concat();
         summary.extend(bytes(1, &value));
     }
-    [double(1, wall_time), number(2, metrics.step), bytes(5, &summary)].concat()
+    [double(1, wall_time), number(2, step), bytes(5, &summary)].concat()
 }
 
 /// The tags that people's dashboards know from other trainers, and the values.
-fn named(metrics: &StepMetrics) -> Vec<(&'static str, f64)> {
-    let mut all = vec![
+fn numbers_of(metrics: &StepMetrics) -> Vec<(&'static str, f64)> {
+    vec![
         ("train/loss", metrics.loss),
         ("train/learning_rate", metrics.learning_rate),
         ("train/grad_norm", metrics.grad_norm),
         ("train/tokens_per_second", metrics.tokens_per_second),
         ("train/supervised_tokens", metrics.supervised_tokens as f64),
         ("train/gpu_bytes", metrics.gpu_bytes as f64),
-    ];
-    all.extend(metrics.eval_loss.map(|loss| ("eval/loss", loss)));
-    all.extend(metrics.check.as_ref().and_then(|check| check.all.value()).map(|share| ("check/right", share)));
-    all
+    ]
+}
+
+/// The same of what was measured after the step.
+fn measured(metrics: &StepMetrics) -> Vec<(&'static str, f64)> {
+    let check = metrics.check.as_ref().and_then(|check| check.all.value());
+    [metrics.eval_loss.map(|loss| ("eval/loss", loss)), check.map(|share| ("check/right", share))].into_iter().flatten().collect()
 }
 
 // The wire format of protocol buffers: a key of field number and kind, then the value.
