@@ -108,6 +108,11 @@ impl Generator {
         Ok(true)
     }
 
+    /// The text that it has read.
+    pub fn seen(&self) -> &[u32] {
+        &self.seen
+    }
+
     /// Forgets the text.
     pub fn reset(&mut self) {
         self.seen.clear();

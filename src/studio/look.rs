@@ -221,13 +221,30 @@ impl Look<'_> {
     /// As [`Look::generator`] and [`Generator::read`].
     pub fn logits(&mut self, ids: &[u32], strength: Option<f64>) -> Result<Arc<Vec<f32>>> {
         let key = key_of(self.adapter(strength)?.as_ref(), strength);
-        if let Some(logits) = self.kept.logits(key, ids) {
-            return Ok(logits);
+        match self.kept.logits(key, ids) {
+            Some(logits) => Ok(logits),
+            None => Ok(self.read(ids, strength, ids.len())?.1),
         }
-        let generator = self.generator(strength, ids.len())?;
-        generator.reset();
-        let logits = generator.read(ids)?;
-        Ok(self.kept.keep_logits(key, ids, logits))
+    }
+
+    /// What generates, after it has read a text, and the logits that followed: nothing is read again where that is where it stands. There is
+    /// room for so many tokens.
+    ///
+    /// # Errors
+    /// As [`Look::generator`] and [`Generator::read`].
+    pub fn read(&mut self, ids: &[u32], strength: Option<f64>, context: usize) -> Result<(&mut Generator, Arc<Vec<f32>>)> {
+        let key = key_of(self.adapter(strength)?.as_ref(), strength);
+        let known = self.kept.logits(key, ids);
+        let generator = self.generator(strength, context)?;
+        let logits = match known.filter(|_| generator.seen() == ids) {
+            Some(logits) => logits,
+            None => {
+                generator.reset();
+                let logits = generator.read(ids)?;
+                self.kept.keep_logits(key, ids, logits)
+            }
+        };
+        Ok((self.generator(strength, context)?, logits))
     }
 
     /// What generates with the adapter at this strength, for texts of at most so many tokens. That of the base model and that of the adapted
