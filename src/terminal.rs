@@ -24,6 +24,11 @@ pub fn quoted(word: &str) -> String {
     }
 }
 
+/// An option of `train` with its value, as it stands on a command line; `key` as recipes write it.
+pub fn option(key: &str, value: &str) -> String {
+    format!("--{} {}", key.replace('_', "-"), quoted(value))
+}
+
 /// A number of seconds as people say it.
 pub fn duration(seconds: f64) -> String {
     match seconds {

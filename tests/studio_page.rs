@@ -80,6 +80,22 @@ impl Place {
         Some(Self { folder, studio, _turn: turn })
     }
 
+    /// Questions for a run, and a sweep of two arms that has been done.
+    fn sweep(&self) {
+        let folder = self.folder.path();
+        let turns =
+            serde_json::json!([{ "role": "user", "content": "How many is 2 and 2?" }, { "role": "assistant", "content": "4" }]);
+        let question = serde_json::json!({ "messages": turns, "expect": { "contains": "4", "group": "sums" } });
+        std::fs::write(folder.join("questions.jsonl"), format!("{question}\n")).unwrap();
+        let base = "data = [\"data.jsonl\"]\neval_split = 0.25\nlayers = \"29\"\nmax_steps = 1\nmax_length = 64\nbatch_size = 1\nno_autotune = true";
+        let model = serde_json::json!(model().unwrap());
+        let file = format!("seeds = [1]\nchoose = \"loss\"\n[base]\nmodel = {model}\n{base}\n[axes]\nlora_r = [2, 4]\n");
+        std::fs::write(folder.join("sweep.toml"), file).unwrap();
+        let mut sweep = Command::new(env!("CARGO_BIN_EXE_graftling"));
+        let done = sweep.current_dir(folder).args(["sweep", "--config", "sweep.toml", "--out", "sweep"]).output().unwrap();
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    }
+
     fn url(&self) -> String {
         format!("http://127.0.0.1:{}/", self.studio.port)
     }
@@ -188,8 +204,9 @@ fn the_journey_plays_to_its_end() {
 }
 
 #[test]
-fn a_run_starts_streams_and_stops_and_a_reload_loses_nothing() {
+fn a_run_starts_streams_pauses_goes_on_and_stops_and_a_reload_loses_nothing() {
     let Some(place) = Place::open() else { return };
+    place.sweep();
     let mut browser = place.browser();
     go(&mut browser, "theatre");
     let set = |browser: &mut Browser, key: &str, value: &str| {
@@ -208,6 +225,8 @@ fn a_run_starts_streams_and_stops_and_a_reload_loses_nothing() {
         ("max_length", "64"),
         ("batch_size", "1"),
         ("lora_r", "4"),
+        ("check_data", "questions.jsonl"),
+        ("check_steps", "2"),
     ];
     for (key, value) in options {
         set(&mut browser, key, value);
@@ -229,7 +248,20 @@ fn a_run_starts_streams_and_stops_and_a_reload_loses_nothing() {
     go(&mut browser, "theatre");
     browser.wait_for(&format!("{step} > {before}"));
     assert_eq!(refusals(&mut browser), "");
+    browser.wait_for("document.querySelector('.theatre-now').innerText.includes('answered right')");
+    // Pausing gives the device back, and going on goes on.
+    press(&mut browser, "Pause");
+    browser.wait_for("document.querySelector('.phase')?.dataset.phase === 'paused'");
+    let paused = browser.evaluate(step).as_u64().unwrap();
+    go(&mut browser, "mlp");
+    assert_eq!(refusals(&mut browser), "");
+    go(&mut browser, "theatre");
+    press(&mut browser, "Go on");
+    browser.wait_for(&format!("{step} > {paused}"));
     // Looking inside waits, in words.
+    go(&mut browser, "attention");
+    assert!(refusals(&mut browser).contains("pause the run"), "{}", refusals(&mut browser));
+    go(&mut browser, "theatre");
     press(&mut browser, "Stop");
     browser.wait_for("document.querySelector('.phase')?.dataset.phase === 'stopped'");
     let run = place.studio.get("/api/run").ok();
@@ -238,5 +270,15 @@ fn a_run_starts_streams_and_stops_and_a_reload_loses_nothing() {
     assert_eq!(run["checkpoint"]["step"], steps.len());
     browser.wait_for(&format!("{step} === {}", steps.len()));
     assert!(place.folder.path().join(format!("run/checkpoint-{}", steps.len())).is_dir());
+    // What has been stands below: the run, and the arms of a sweep.
+    press(&mut browser, "Look again");
+    browser.settle();
+    let text = said(&mut browser);
+    assert!(text.contains("Arms of") && text.contains("lora_r = 2") && text.contains("has an adapter"), "{text}");
+    browser.evaluate("document.querySelector('input[type=checkbox][aria-label^=compare]').click()");
+    browser.settle();
+    browser.wait_for("Boolean(document.querySelector('[aria-label^=\"Loss by step of the chosen runs\"]'))");
+    // The browser itself notes an answer of 409 as an error of the network.
+    browser.errors.retain(|error| !error.contains("409"));
     place.check(&browser, "the theatre");
 }

@@ -1,11 +1,11 @@
 //! A model with its adapters as a graph: what a [`Placement`] hangs on its linear layers.
 
 use super::method::{AdapterMatrix, Leaves, Prepared};
-use super::placement::{Placement, replaced_name};
+use super::placement::Placement;
 use crate::architecture::{Architecture, Site};
 use crate::graph::{Graph, Origin, Rows, ShapeError, TensorType, ValueId};
 use crate::model::graph::{Model, Part, Purpose, StorageOf};
-use crate::model::hook::{Bare, Hook, Linear, Vocabulary};
+use crate::model::hook::{Bare, Hook, Linear, Substitute, Vocabulary};
 use std::collections::HashMap;
 
 /// A model, adapted or not.
@@ -85,7 +85,7 @@ impl Adapted {
         let model = Model::build(architecture, storage, &mut hook, purpose, part, max_tokens)?;
         let Hooked { mut leaves, replaced, dropout_counter, .. } = hook;
         // The graph meets them in another order than the layout has.
-        leaves.frozen.extend(placement.replaced.iter().filter_map(|(module, _)| replaced.get(module)));
+        leaves.frozen.extend(placement.replaced.iter().filter_map(|whole| replaced.get(&whole.module)));
         Ok(Self { model, leaves, dropout_counter })
     }
 }
@@ -133,11 +133,12 @@ impl Hook for Hooked<'_> {
         }
     }
 
-    fn vocabulary(&mut self, graph: &mut Graph, module: Vocabulary) -> Option<ValueId> {
-        let (_, [rows, columns]) = self.placement.replaced.iter().find(|(replaced, _)| *replaced == module)?;
-        let leaf = graph.leaf(replaced_name(module), TensorType::f32(Rows::Fixed(*rows), *columns), Origin::State);
-        self.replaced.insert(module, leaf);
-        Some(leaf)
+    fn vocabulary(&mut self, graph: &mut Graph, module: Vocabulary) -> Option<Substitute> {
+        let whole = self.placement.replaced.iter().find(|whole| whole.module == module)?;
+        let [rows, columns] = whole.shape;
+        let matrix = graph.leaf(whole.name(), TensorType::f32(Rows::Fixed(rows), columns), Origin::State);
+        self.replaced.insert(module, matrix);
+        Some(Substitute { matrix, strength: whole.strength })
     }
 
     fn stands_alone(&self, site: &Site) -> bool {

@@ -1,8 +1,7 @@
 //! The adapter on the device: all its matrices one behind the other, so that norm, clipping and AdamW are one dispatch each for every
 //! [`SPAN`] of them.
 
-use super::placement::replaced_name;
-use super::{AdapterLeaves, AdapterMatrix, Method, Placement};
+use super::{AdapterLeaves, AdapterMatrix, Placement};
 use crate::formats::peft::AdapterTensor;
 use crate::gpu::{ALIGNMENT, Device, Slice, padded};
 use crate::graph::{Graph, ValueId};
@@ -334,28 +333,10 @@ impl DeviceAdapter {
         Ok(())
     }
 
-    /// The same adapter, in the same memory, with what it adds to the model times `strength`.
-    ///
-    /// # Errors
-    /// Bad input: a part that can only be there or not, DoRA or a whole matrix, with another strength than 1.
-    pub fn scaled(&self, strength: f64) -> Result<Self> {
-        let mut scaled = self.clone();
-        if strength == 1.0 {
-            return Ok(scaled);
-        }
-        let proposal = "choose 0 (without it) or 1 (with it)";
-        if let Some((module, _)) = self.placement.replaced.first() {
-            let problem = format!("strength {strength}: its {} stands in the place of the model's own", replaced_name(*module));
-            return Err(Error::bad_input("adapter", problem, proposal));
-        }
-        for piece in &mut scaled.placement.pieces {
-            if matches!(piece.method, Method::Dora(_)) {
-                let problem = format!("strength {strength}: DoRA sets the lengths of whole rows, which is nothing to multiply");
-                return Err(Error::bad_input(format!("adapter: {}", piece.site.name()), problem, proposal));
-            }
-            piece.method.lora_mut().scale *= strength;
-        }
-        Ok(scaled)
+    /// The same adapter, in the same memory, [at this strength](Placement::at_strength).
+    #[must_use]
+    pub fn scaled(&self, strength: f64) -> Self {
+        Self { placement: self.placement.clone().at_strength(strength), ..self.clone() }
     }
 
     /// The same adapter, in the same memory, of which training drops nothing.
@@ -378,6 +359,32 @@ impl DeviceAdapter {
         let copies: Vec<(ValueId, Pinned)> = leaves.copies.iter().map(|(copy, of)| (*copy, pinned[of].clone())).collect();
         pinned.extend(copies);
         pinned
+    }
+
+    /// [`DeviceAdapter::pinned`] with the numbers in `constants` for what counts as a constant; `None` where nothing does. They stay when
+    /// the adapter's own change, as the gradient takes them.
+    pub fn pinned_beside(
+        &self,
+        constants: Option<&AdapterBuffers>,
+        graph: &Graph,
+        leaves: &AdapterLeaves,
+    ) -> HashMap<ValueId, Pinned> {
+        let mut pinned = self.pinned(graph, leaves);
+        if let Some(constants) = constants {
+            let held = self.layout.pinned_by_name(constants, graph, &leaves.trained);
+            pinned.extend(leaves.copies.iter().map(|(copy, of)| (*copy, held[of].clone())));
+        }
+        pinned
+    }
+
+    /// Another buffer with the same numbers.
+    ///
+    /// # Errors
+    /// If the device has not the memory, or is lost.
+    pub fn copied(&self, name: &str) -> Result<AdapterBuffers> {
+        let copy = AdapterBuffers::allocate(self.parameters.device.clone(), name, &self.layout)?;
+        copy.write(&self.parameters.read()?);
+        Ok(copy)
     }
 
     /// Reads the matrices back.

@@ -9,6 +9,10 @@
 //! With dropout, x is dropped on the adapter's path alone, as in PEFT: with `d` for the dropped x,
 //! `y = x W^T - d W^T + (m / n) (d W^T + s (d A^T) B^T)`.
 //!
+//! At a strength t other than 1 the layer is as far as t on the way from the frozen one to the adapted one: `(1 - t) x W^T + t y`, which
+//! is the weight `W + t (W' - W)` with W' the merged one. (PEFT's `set_scale` multiplies s and leaves m as it is: its scale 0 is not the
+//! base model where training has changed m.)
+//!
 //! The row lengths are computed from the weight as it rests on the device ([`DoraNorm`]), whatever its format.
 
 use super::lora::Lora;
@@ -21,7 +25,7 @@ use crate::ops::add::Add;
 use crate::ops::dora_norm::DoraNorm;
 use crate::ops::matmul::Matmul;
 use crate::ops::permute_columns::PermuteColumns;
-use crate::ops::scale::Scale;
+use crate::ops::scale::{Scale, between};
 use crate::ops::scale_columns::ScaleColumns;
 use std::sync::Arc;
 
@@ -30,23 +34,28 @@ pub const MAGNITUDE: &str = "lora_magnitude_vector";
 
 /// DoRA at one layer.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Dora(pub Lora);
+pub struct Dora {
+    /// The direction.
+    pub lora: Lora,
+    /// t: how far from the frozen layer to the adapted one, 1 as trained.
+    pub strength: f64,
+}
 
 impl Adapting for Dora {
     /// A, B, m.
     fn matrices(&self, site: &Site) -> Vec<AdapterMatrix> {
-        let mut matrices = self.0.matrices(site);
+        let mut matrices = self.lora.matrices(site);
         // PEFT's optimizer for LoRA+ counts a vector with B.
-        matrices.push(AdapterMatrix { rate: self.0.b_rate, ..AdapterMatrix::vector(site, MAGNITUDE) });
+        matrices.push(AdapterMatrix { rate: self.lora.b_rate, ..AdapterMatrix::vector(site, MAGNITUDE) });
         matrices
     }
 
     fn initial(&self, matrix: &AdapterMatrix, seed: u64) -> Vec<f32> {
-        if matrix.vector { vec![0.0; matrix.elements()] } else { self.0.initial(matrix, seed) }
+        if matrix.vector { vec![0.0; matrix.elements()] } else { self.lora.initial(matrix, seed) }
     }
 
     fn dropout(&self) -> f64 {
-        self.0.dropout
+        self.lora.dropout
     }
 
     fn stands_alone(&self) -> bool {
@@ -59,7 +68,7 @@ impl Adapting for Dora {
 
     fn forward(&self, graph: &mut Graph, linear: Linear, leaves: &mut Leaves) -> Result<Vec<ValueId>, ShapeError> {
         let name = linear.site.name();
-        let low_rank = self.0.values(&linear, leaves);
+        let low_rank = self.lora.values(&linear, leaves);
         let product =
             |graph: &mut Graph, x, weight, name| Matmul { layout: Layout::NT, scale: 1.0 }.append(graph, [x, weight], None, name);
         // What the low-rank term is added to: the layer's product, or that of the dropped input.
@@ -83,22 +92,33 @@ impl Adapting for Dora {
                 let base = graph.apply_one(Add, &[linear.outputs[part], less], format!("{name}.dora_base{end}"))?;
                 y = graph.apply_one(Add, &[base, y], format!("{name}.dora_sum{end}"))?;
             }
-            outputs.push(y);
+            outputs.push(match self.strength {
+                1.0 => y,
+                strength => between(graph, [linear.outputs[part], y], strength, &format!("{name}.dora_part{end}"))?,
+            });
         }
         Ok(outputs)
     }
 
     fn merged(&self, weight: &Matrix, matrices: &[Matrix]) -> Matrix {
-        let mut merged = self.0.merged(weight, &matrices[..2]);
+        let mut merged = self.lora.merged(weight, &matrices[..2]);
         for (row, m) in merged.data.chunks_mut(weight.columns).zip(&matrices[2].data) {
             let n = row.iter().map(|w| w * w).sum::<f64>().sqrt();
             row.iter_mut().for_each(|w| *w *= if n > 0.0 { m / n } else { 0.0 });
+        }
+        if self.strength != 1.0 {
+            merged.data.iter_mut().zip(&weight.data).for_each(|(to, from)| *to = from + self.strength * (*to - from));
         }
         merged
     }
 }
 
 impl Dora {
+    /// As trained.
+    pub fn new(lora: Lora) -> Self {
+        Self { lora, strength: 1.0 }
+    }
+
     /// `m / n` of a part of the layer, `[1, rows]`.
     fn ratio(
         &self,
@@ -110,7 +130,7 @@ impl Dora {
     ) -> Result<ValueId, ShapeError> {
         let b = leaves.constants[1][part];
         let a = in_order(graph, leaves.constants[0][0], order, &format!("{name}.a"))?;
-        let (op, inputs, norm) = (DoraNorm { scale: self.0.scale }, [a, weight, b], format!("{name}.norm"));
+        let (op, inputs, norm) = (DoraNorm { scale: self.lora.scale }, [a, weight, b], format!("{name}.norm"));
         // What is prepared follows from leaves alone.
         let inverse = match leaves.prepared.as_mut().filter(|_| order.is_none()) {
             None => graph.apply_one(op, &inputs, norm)?,

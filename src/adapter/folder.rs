@@ -3,8 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::placement::replaced_name;
-use super::{AdapterLayout, DeviceAdapter, Dora, Lora, Method, Piece, Placement};
+use super::{AdapterLayout, DeviceAdapter, Dora, Lora, Method, Piece, Placement, Whole};
 use crate::architecture::{Architecture, Site, sites};
 use crate::formats::peft::{AdapterConfig, AdapterTensor, load_adapter, module_path};
 use crate::gpu::{Device, padded};
@@ -48,12 +47,13 @@ impl Placement {
                 has_bias: adapter.lora_bias,
                 ..Lora::new(adapter.rank_of(&path), adapter.scale_of(&path))
             };
-            let method = if adapter.use_dora { Method::Dora(Dora(lora)) } else { Method::Lora(lora) };
+            let method = if adapter.use_dora { Method::Dora(Dora::new(lora)) } else { Method::Lora(lora) };
             Piece::new(site, method)
         };
-        let replaced = |module: &String| {
-            let module = if module == "lm_head" { Vocabulary::Output } else { Vocabulary::Embedding };
-            (module, [model.vocab_size, model.hidden_size])
+        let replaced = |module: &String| Whole {
+            module: if module == "lm_head" { Vocabulary::Output } else { Vocabulary::Embedding },
+            shape: [model.vocab_size, model.hidden_size],
+            strength: 1.0,
         };
         Ok(Self { pieces: adapted.map(piece).collect(), replaced: adapter.modules_to_save.iter().map(replaced).collect() })
     }
@@ -102,18 +102,18 @@ impl LoadedAdapter {
         let Placement { pieces, replaced } = &mut placement;
         for (number, (mut adapter, weight)) in weighted.into_iter().enumerate() {
             let label = if several { format!("{}/", number + 1) } else { String::new() };
-            let is_whole = |name: &str| adapter.placement.replaced.iter().any(|(module, _)| replaced_name(*module) == name);
+            let is_whole = |name: &str| adapter.placement.replaced.iter().any(|whole| whole.name() == name);
             let named = |tensor: AdapterTensor| match is_whole(&tensor.name) {
                 true => tensor,
                 false => AdapterTensor { name: format!("{label}{}", tensor.name), ..tensor },
             };
-            for (module, _) in &adapter.placement.replaced {
-                let place = format!("--adapter: {}", replaced_name(*module));
+            for whole in &adapter.placement.replaced {
+                let place = format!("--adapter: {}", whole.name());
                 let proposal = "use the adapter alone, without a weight, or merge it into the model first";
                 if weight != 1.0 {
                     return Err(Error::bad_input(place, "stands in the place of the model's own and has no weight", proposal));
                 }
-                if replaced.iter().any(|(known, _)| known == module) {
+                if replaced.iter().any(|known| known.module == whole.module) {
                     return Err(Error::bad_input(place, "is in more than one of the adapters", proposal));
                 }
             }
@@ -125,7 +125,7 @@ impl LoadedAdapter {
                     return Err(not_with_dora(&piece.site, &format!("cannot have weight {weight}")));
                 }
                 piece.label.clone_from(&label);
-                piece.method.lora_mut().scale *= weight;
+                piece.method.multiply(weight);
             }
             pieces.extend(adapter.placement.pieces);
         }

@@ -151,14 +151,22 @@ impl Method {
     pub fn lora(&self) -> &Lora {
         match self {
             Self::Lora(lora) => lora,
-            Self::Dora(dora) => &dora.0,
+            Self::Dora(dora) => &dora.lora,
         }
     }
 
     pub(super) fn lora_mut(&mut self) -> &mut Lora {
         match self {
             Self::Lora(lora) => lora,
-            Self::Dora(dora) => &mut dora.0,
+            Self::Dora(dora) => &mut dora.lora,
+        }
+    }
+
+    /// Multiplies what it does to the layer: LoRA's scale, or how far DoRA goes from the frozen layer to the adapted one.
+    pub fn multiply(&mut self, strength: f64) {
+        match self {
+            Self::Lora(lora) => lora.scale *= strength,
+            Self::Dora(dora) => dora.strength *= strength,
         }
     }
 }

@@ -23,4 +23,4 @@ pub use dora::Dora;
 pub use folder::LoadedAdapter;
 pub use lora::{Lora, LoraValues};
 pub use method::{AdapterMatrix, Adapting, Leaves, Method, Prepared};
-pub use placement::{Piece, Placement, UniformLora};
+pub use placement::{Piece, Placement, UniformLora, Whole};

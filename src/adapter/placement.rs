@@ -39,15 +39,27 @@ impl Piece {
 pub struct Placement {
     /// In the order of [`sites`], which is that in memory.
     pub pieces: Vec<Piece>,
-    /// Whole matrices that stand in the place of the model's own, `[vocab_size, hidden_size]`; they are not trained.
-    pub replaced: Vec<(Vocabulary, [usize; 2])>,
+    /// Whole matrices that stand in the place of the model's own; they are not trained.
+    pub replaced: Vec<Whole>,
 }
 
-/// The name of such a matrix among the adapter's own.
-pub fn replaced_name(module: Vocabulary) -> &'static str {
-    match module {
-        Vocabulary::Embedding => "embed_tokens.weight",
-        Vocabulary::Output => "lm_head.weight",
+/// A matrix that stands in the place of the model's own.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Whole {
+    pub module: Vocabulary,
+    /// `[vocab_size, hidden_size]`
+    pub shape: [usize; 2],
+    /// How far from what the model's own gives to what this one gives: 1 as trained.
+    pub strength: f64,
+}
+
+impl Whole {
+    /// Its name among the adapter's own.
+    pub fn name(&self) -> &'static str {
+        match self.module {
+            Vocabulary::Embedding => "embed_tokens.weight",
+            Vocabulary::Output => "lm_head.weight",
+        }
     }
 }
 
@@ -59,10 +71,10 @@ impl Placement {
 
     /// Those that keep the values that they start with.
     pub fn frozen_matrices(&self) -> Vec<AdapterMatrix> {
-        let replaced = self.replaced.iter().map(|(module, shape)| AdapterMatrix {
-            name: replaced_name(*module).to_owned(),
-            shape: *shape,
-            parts: vec![shape[0]],
+        let replaced = self.replaced.iter().map(|whole| AdapterMatrix {
+            name: whole.name().to_owned(),
+            shape: whole.shape,
+            parts: vec![whole.shape[0]],
             vector: false,
             trained: false,
             rate: 1.0,
@@ -73,6 +85,15 @@ impl Placement {
 
     fn all_matrices(&self) -> impl Iterator<Item = AdapterMatrix> {
         self.pieces.iter().flat_map(Piece::matrices)
+    }
+
+    /// The same with what it does to the model times `strength`: 0 is the base model, 1 what was trained, and what is no product lies as
+    /// far between the two.
+    #[must_use]
+    pub fn at_strength(mut self, strength: f64) -> Self {
+        self.pieces.iter_mut().for_each(|piece| piece.method.multiply(strength));
+        self.replaced.iter_mut().for_each(|whole| whole.strength *= strength);
+        self
     }
 
     /// The same with another start, and another learning rate of what PEFT's optimizer for LoRA+ counts with B.

@@ -18,7 +18,7 @@ use crate::gpu::Device;
 use crate::session::evaluate::Evaluator;
 use crate::session::{self, OpenModel, Watch};
 use crate::storage::DType;
-use crate::terminal::quoted;
+use crate::terminal::option;
 use crate::train::memory::Memory;
 use crate::train::options::Recipe;
 use crate::train::prepare::Prepared;
@@ -247,14 +247,12 @@ fn of_memory(recipe: &Recipe, prepared: &Prepared, question: &Question) -> Vec<C
 
 /// The `train` command.
 fn command(question: &Question, choices: &[Choice]) -> String {
-    let mut words = vec!["graftling train --model".to_string(), quoted(&question.model)];
-    for data in &question.data {
-        words.extend(["--data".to_string(), quoted(&data.display().to_string())]);
-    }
+    let mut words = vec!["graftling train".to_string(), option("model", &question.model)];
+    words.extend(question.data.iter().map(|data| option("data", &data.display().to_string())));
     words.push("--out my-adapter".to_string());
     let options = choices.iter().map(|choice| (choice.option, choice.value.plain()));
-    words.extend(options.map(|(option, value)| format!("--{} {}", option.replace('_', "-"), quoted(&value))));
-    words.extend(question.device.as_ref().map(|device| format!("--device {}", quoted(device))));
+    words.extend(options.map(|(key, value)| option(key, &value)));
+    words.extend(question.device.as_ref().map(|device| option("device", device)));
     words.extend(question.no_autotune.then(|| "--no-autotune".to_string()));
     words.join(" ")
 }

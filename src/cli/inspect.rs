@@ -10,6 +10,7 @@ use std::{
 };
 
 use clap::Args;
+use graftling::storage::source::{ByFormat, FormatTotal, by_format, count};
 use graftling::storage::{DType, TensorSource};
 use graftling::train::needs::{self, Need, needs};
 use graftling::train::options::TrainOptions;
@@ -94,8 +95,7 @@ struct Model {
 
 /// What the weight files hold.
 struct Weights {
-    /// Tensors, values and bytes of each type.
-    by_type: BTreeMap<String, (usize, u64, u64)>,
+    by_type: ByFormat,
     /// The library that quantised them, as the config calls it.
     quantised_by: Option<&'static str>,
     /// Why the weights cannot be used with the config, if so.
@@ -120,12 +120,9 @@ impl Model {
         let mut config = hugging_face::config(folder)?;
         let weights = if hugging_face::has_weights(folder) && spec_is_local(spec) {
             let source = hugging_face::weights(folder, &mut config)?;
-            let mut by_type = BTreeMap::new();
-            for info in source.tensors() {
-                count(&mut by_type, info.storage.name(), info.values(), info.bytes);
-            }
+            let mut by_type = by_format(source.tensors());
             for (_, kind) in source.unreadable() {
-                by_type.entry(kind.clone()).or_insert((0, 0, 0)).0 += 1;
+                count(&mut by_type, kind, 0, 0);
             }
             Some(Weights { by_type, quantised_by: source.quantised_by(), problem: problem_of(&config, &source) })
         } else {
@@ -137,7 +134,7 @@ impl Model {
 
     fn of_gguf(spec: &str, path: &Path) -> Result<Self> {
         let gguf = Gguf::open(path)?;
-        let mut by_type = BTreeMap::new();
+        let mut by_type = ByFormat::new();
         for tensor in &gguf.container().tensors {
             let values = tensor.shape.iter().map(|&size| size as u64).product();
             let name = tensor.kind.map_or_else(|id| format!("type {id}"), |kind| kind.name().to_owned());
@@ -152,11 +149,6 @@ impl Model {
 /// A name on the hub gives only the files that describe the model, whatever the cache holds.
 fn spec_is_local(spec: &str) -> bool {
     PathBuf::from(spec).exists()
-}
-
-fn count(by_type: &mut BTreeMap<String, (usize, u64, u64)>, name: &str, values: u64, bytes: u64) {
-    let entry = by_type.entry(name.to_owned()).or_insert((0, 0, 0));
-    *entry = (entry.0 + 1, entry.1.saturating_add(values), entry.2 + bytes);
 }
 
 fn problem_of(config: &Architecture, source: &dyn TensorSource) -> Option<String> {
@@ -389,7 +381,7 @@ fn text_report(model: &Model, adapter: &Adapter) -> String {
 
     if let Some(weights) = &model.weights {
         let mut table = vec![row(["In the files", "tensors", "parameters", "bytes"])];
-        for (name, (tensors, values, bytes)) in &weights.by_type {
+        for (name, FormatTotal { tensors, values, bytes }) in &weights.by_type {
             table.push(row([name, &tensors.to_string(), &grouped(*values), &grouped(*bytes)]));
         }
         out += &aligned(&table);

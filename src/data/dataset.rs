@@ -196,6 +196,8 @@ pub fn load_files(
 pub struct LoneRecord {
     /// All its tokens: nothing is cut.
     pub example: Example,
+    /// As [`record::Record::kind`].
+    pub kind: &'static str,
     /// What is not learned from it although it looks so, in words.
     pub notes: Vec<&'static str>,
 }
@@ -212,6 +214,7 @@ pub fn encode_record(
 ) -> Result<LoneRecord> {
     let place = Place::line("record", 1);
     let parsed = record::parse(place, Raw::Json(json.as_bytes()), vocab_size)?;
+    let kind = parsed.record.kind();
     let Encoding { input_ids, labels, rewritten, neutralised, unended, .. } = encode(place, parsed.record, tokenizer, template)?;
     let learned = labels.iter().skip(1).flatten().count();
     let notes = [
@@ -221,7 +224,7 @@ pub fn encode_record(
         (unended, "no end token is learned here: the model will not learn to stop"),
     ];
     let notes = notes.into_iter().filter(|(is_so, _)| *is_so).map(|(_, note)| note).collect();
-    Ok(LoneRecord { example: Example { input_ids, labels, line: 1 }, notes })
+    Ok(LoneRecord { example: Example { input_ids, labels, line: 1 }, kind, notes })
 }
 
 /// A data set in the making.

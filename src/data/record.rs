@@ -79,6 +79,19 @@ pub enum Record {
     Tokens { input_ids: Vec<u32>, labels: Vec<Option<u32>> },
 }
 
+impl Record {
+    /// The keys that make it what it is, in a word.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Messages { .. } => "messages",
+            Self::Instruction { .. } => "instruction",
+            Self::Completion { .. } => "prompt/completion",
+            Self::Text(_) => "text",
+            Self::Tokens { .. } => "input_ids",
+        }
+    }
+}
+
 /// A record, and the keys beside it that change nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Parsed {

@@ -92,6 +92,28 @@ impl Generator {
         [PREFILL_ROWS.min(context), 1].into_iter().map(model).collect()
     }
 
+    /// Puts the adapter that it was made with at another strength in its place; the text is forgotten. Gives whether it was: where that is
+    /// another computation, it has to be made anew.
+    ///
+    /// # Errors
+    /// None for the model and an adapter that it was made with.
+    pub fn rescale(&mut self, weights: &DeviceWeights, config: &Architecture, adapter: &DeviceAdapter) -> Result<bool> {
+        self.reset();
+        for pass in [&mut self.prefill, &mut self.decode] {
+            let (storage, placement) = (|name: &str| weights.dtype(name), Some(&adapter.placement));
+            let (adapted, _) = fused(config, &storage, placement, self.context, pass.rows)?;
+            if !pass.executable.renumber(adapted.model.graph) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// The text that it has read.
+    pub fn seen(&self) -> &[u32] {
+        &self.seen
+    }
+
     /// Forgets the text.
     pub fn reset(&mut self) {
         self.seen.clear();

@@ -16,7 +16,7 @@
 use std::ops::Range;
 
 use clap::ValueEnum;
-use nalgebra::DMatrix;
+use nalgebra::{DMatrix, Dyn, QR};
 use rayon::prelude::*;
 
 use super::{LowRank, Update};
@@ -249,8 +249,9 @@ fn threshold(change: &LowRank, rows: usize, columns: usize, density: f64) -> f32
     f32::from_bits(upper << 16 | lower)
 }
 
-/// The singular value decomposition of the weighted sum of products: `U [rows, n]`, the values, `V^T [n, columns]`, the largest value first.
-pub(super) fn singular(changes: &[(f64, LowRank)], rows: usize, columns: usize) -> (DMatrix<f64>, Vec<f64>, DMatrix<f64>) {
+/// The weighted sum of products as one, `B A`: B's factors `Q_b R_b`, A^T's `Q_a R_a`, and `R_b R_a^T`, which is as small as the ranks and has
+/// the sum's singular values.
+fn factors(changes: &[(f64, LowRank)], rows: usize, columns: usize) -> ([QR<f64, Dyn, Dyn>; 2], DMatrix<f64>) {
     let rank: usize = changes.iter().map(|(_, change)| change.rank).sum();
     let (mut b, mut a) = (DMatrix::zeros(rows, rank), DMatrix::zeros(columns, rank));
     let mut first = 0;
@@ -262,9 +263,27 @@ pub(super) fn singular(changes: &[(f64, LowRank)], rows: usize, columns: usize) 
         }
         first += change.rank;
     }
-    // B A = Q_b (R_b R_a^T) Q_a^T: the middle is small.
     let (b, a) = (b.qr(), a.qr());
-    let middle = (b.r() * a.r().transpose()).svd(true, true);
+    let middle = b.r() * a.r().transpose();
+    ([b, a], middle)
+}
+
+/// The singular values of the weighted sum of products, falling, as many as their ranks together; not numbers where the products are not.
+pub fn singular_values(changes: &[(f64, LowRank)], rows: usize, columns: usize) -> Vec<f64> {
+    let (_, middle) = factors(changes, rows, columns);
+    let mut values = match middle.iter().all(|value| value.is_finite()) {
+        true => middle.singular_values().iter().copied().collect(),
+        false => vec![f64::NAN; middle.nrows().min(middle.ncols())],
+    };
+    // Directions that there are no rows or columns for.
+    values.resize(changes.iter().map(|(_, change)| change.rank).sum(), 0.0);
+    values
+}
+
+/// The singular value decomposition of the weighted sum of products: `U [rows, n]`, the values, `V^T [n, columns]`, the largest value first.
+pub(super) fn singular(changes: &[(f64, LowRank)], rows: usize, columns: usize) -> (DMatrix<f64>, Vec<f64>, DMatrix<f64>) {
+    let ([b, a], middle) = factors(changes, rows, columns);
+    let middle = middle.svd(true, true);
     let (Some(u), Some(v)) = (middle.u, middle.v_t) else {
         return (DMatrix::zeros(rows, 0), Vec::new(), DMatrix::zeros(0, columns));
     };

@@ -9,6 +9,6 @@ pub mod report;
 pub mod update;
 pub mod weights;
 
-pub use combine::{Combination, Combined};
+pub use combine::{Combination, Combined, singular_values};
 pub use update::{LowRank, Update};
 pub use weights::MergedWeights;

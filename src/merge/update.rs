@@ -102,6 +102,13 @@ impl Update {
         Ok(update)
     }
 
+    /// The same with every change [times](Method::multiply) `strength`: of one adapter, what it is at that strength.
+    #[must_use]
+    pub fn at_strength(mut self, strength: f64) -> Self {
+        self.changes.values_mut().flat_map(|(_, changes)| changes).for_each(|change| change.method.multiply(strength));
+        self
+    }
+
     /// Whether this tensor is changed.
     pub fn changes(&self, tensor: &str) -> bool {
         self.changes.contains_key(tensor)

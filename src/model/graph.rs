@@ -3,7 +3,7 @@
 //! The same code builds the graph for training, for evaluation and for generation; they differ in what stands at the end, and in where
 //! attention finds its keys. It also builds a [`Part`] of the model: the layers below one, or those from one on.
 
-use super::hook::{Hook, Vocabulary};
+use super::hook::{Hook, Substitute, Vocabulary};
 use crate::architecture::{Architecture, DynamicRope, Rope, slice_name};
 use crate::graph::{DType, Graph, Origin, Rows, ShapeError, TensorType, ValueId};
 use crate::kernel::Layout;
@@ -14,7 +14,7 @@ use crate::ops::matmul::Matmul;
 use crate::ops::permute_columns::PermuteColumns;
 use crate::ops::rms_norm::{NormWeight, RmsNorm};
 use crate::ops::rope::rope_table_of;
-use crate::ops::scale::Scale;
+use crate::ops::scale::{Scale, between};
 use crate::ops::softcap::Softcap;
 use std::ops::Range;
 
@@ -39,6 +39,8 @@ pub enum Part {
     Below(usize),
     /// This layer and all after it, with the head; the hidden states that enter it are an input, [`Inputs::hidden`].
     From(usize),
+    /// This layer alone: both what enters and what leaves it are hidden states.
+    Layer(usize),
 }
 
 impl Part {
@@ -53,7 +55,7 @@ impl Part {
 pub struct Inputs {
     /// `[tokens, 1]` u32.
     pub input_ids: ValueId,
-    /// `[tokens, hidden_size]` f32: what enters the lowest layer of [`Part::From`], in place of the embedding of `input_ids`.
+    /// `[tokens, hidden_size]` f32: what enters the lowest layer of [`Part::From`] and [`Part::Layer`], in place of the embedding of `input_ids`.
     pub hidden: Option<ValueId>,
     /// `[tokens, 1]` u32: index of each token in its sequence.
     pub position: ValueId,
@@ -122,7 +124,7 @@ pub enum Head {
     Loss { loss: ValueId, nll: ValueId },
     /// `logits`, `[1, vocabulary]` in generation, `[supervised, vocabulary]` in a probe.
     Logits(ValueId),
-    /// `[tokens, hidden_size]`: what enters the layer above [`Part::Below`].
+    /// `[tokens, hidden_size]`: what enters the layer above [`Part::Below`] or [`Part::Layer`].
     Hidden(ValueId),
 }
 
@@ -200,7 +202,8 @@ impl<'a> Builder<'a> {
         let with_loss = matches!(purpose, Purpose::Train | Purpose::Evaluate);
         let inputs = Inputs {
             input_ids: input("input_ids", TensorType::u32(tokens, 1)),
-            hidden: matches!(part, Part::From(_)).then(|| input("hidden", TensorType::f32(tokens, architecture.hidden_size))),
+            hidden: matches!(part, Part::From(_) | Part::Layer(_))
+                .then(|| input("hidden", TensorType::f32(tokens, architecture.hidden_size))),
             position: input("position", TensorType::u32(tokens, 1)),
             segment_start: input("segment_start", TensorType::u32(tokens, 1)),
             rope_row: match (by_length, dynamic) {
@@ -248,6 +251,7 @@ impl<'a> Builder<'a> {
             Part::Whole => 0..depth,
             Part::Below(layer) => 0..layer,
             Part::From(layer) => layer..depth,
+            Part::Layer(layer) => layer..layer + 1,
         };
         let mut x = match self.inputs.hidden {
             Some(hidden) => hidden,
@@ -259,15 +263,19 @@ impl<'a> Builder<'a> {
             x = self.block(layer, x)?;
             blocks[layer] = first..self.graph.nodes().len();
         }
-        let head = if matches!(self.part, Part::Below(_)) { Head::Hidden(x) } else { self.head(x)? };
+        let head = match self.part {
+            Part::Below(_) | Part::Layer(_) => Head::Hidden(x),
+            Part::Whole | Part::From(_) => self.head(x)?,
+        };
         let Self { graph, inputs, weights, rope_tables, caches, .. } = self;
         Ok(Model { graph, inputs, weights, rope_tables, caches, blocks, head })
     }
 
     fn embedding(&mut self) -> Result<ValueId, ShapeError> {
-        let matrix = self.hook.vocabulary(&mut self.graph, Vocabulary::Embedding);
-        let matrix = matrix.unwrap_or_else(|| self.vocabulary_weight("model.embed_tokens.weight"));
-        let x = self.graph.apply_one(Embedding, &[self.inputs.input_ids, matrix], "embed_tokens")?;
+        let input_ids = self.inputs.input_ids;
+        let x = self.by_matrix(Vocabulary::Embedding, "model.embed_tokens.weight", "embed_tokens", |graph, matrix, name| {
+            graph.apply_one(Embedding, &[input_ids, matrix], name)
+        })?;
         match self.architecture.embedding_multiplier {
             1.0 => Ok(x),
             factor => self.graph.apply_one(Scale { factor }, &[x], "embedding_multiplier"),
@@ -279,26 +287,57 @@ impl<'a> Builder<'a> {
         let x = self.graph.apply_one(GatherRows, &[x, self.inputs.rows], "supervised_rows")?;
         let x = self.norm(x, "model.norm.weight", "norm", 1)?;
         let tied = self.architecture.tie_word_embeddings;
-        let output = self.hook.vocabulary(&mut self.graph, Vocabulary::Output);
         let own = if tied { "model.embed_tokens.weight" } else { "lm_head.weight" };
-        let output = output.unwrap_or_else(|| self.vocabulary_weight(own));
         let scale = 1.0 / self.architecture.logits_scaling;
         Ok(match (self.inputs.targets, self.inputs.loss_weight) {
             (Some(targets), Some(weight)) => {
                 let with_gradient = self.purpose == Purpose::Train;
+                let output = match self.hook.vocabulary(&mut self.graph, Vocabulary::Output) {
+                    None => self.vocabulary_weight(own),
+                    Some(Substitute { matrix, strength: 1.0 }) => matrix,
+                    Some(Substitute { strength, .. }) => {
+                        let found = format!("strength {strength}");
+                        return Err(ShapeError::new("model", "a whole output matrix below a loss", found, "strength 1"));
+                    }
+                };
                 let op = LinearCrossEntropy { with_gradient, scale, softcap: self.architecture.final_softcap };
                 let outputs = self.graph.apply(op, &[x, output, targets, weight], "loss")?;
                 Head::Loss { loss: outputs[0], nll: outputs[1] }
             }
             _ => {
                 let product = Matmul { layout: Layout::NT, scale };
-                let logits = product.append(&mut self.graph, [x, output], None, "lm_head")?;
+                let logits = self.by_matrix(Vocabulary::Output, own, "lm_head", |graph, matrix, name| {
+                    product.append(graph, [x, matrix], None, name)
+                })?;
                 Head::Logits(match self.architecture.final_softcap {
                     Some(cap) => self.graph.apply_one(Softcap { cap }, &[logits], "final_softcap")?,
                     None => logits,
                 })
             }
         })
+    }
+
+    /// What `apply` gives by the model's own matrix of this name, or by what stands for it.
+    fn by_matrix(
+        &mut self,
+        module: Vocabulary,
+        own: &str,
+        name: &str,
+        apply: impl Fn(&mut Graph, ValueId, String) -> Result<ValueId, ShapeError>,
+    ) -> Result<ValueId, ShapeError> {
+        match self.hook.vocabulary(&mut self.graph, module) {
+            None => {
+                let own = self.vocabulary_weight(own);
+                apply(&mut self.graph, own, name.to_owned())
+            }
+            Some(Substitute { matrix, strength: 1.0 }) => apply(&mut self.graph, matrix, name.to_owned()),
+            Some(Substitute { matrix, strength }) => {
+                let own = self.vocabulary_weight(own);
+                let from = apply(&mut self.graph, own, format!("{name}.own"))?;
+                let to = apply(&mut self.graph, matrix, format!("{name}.adapted"))?;
+                between(&mut self.graph, [from, to], strength, name)
+            }
+        }
     }
 
     /// RMS norm with the weight of this name, of each of `groups` parts of a row by itself.

@@ -28,6 +28,15 @@ pub enum Vocabulary {
     Output,
 }
 
+/// What stands for the embedding or the output matrix.
+#[derive(Clone, Copy, Debug)]
+pub struct Substitute {
+    /// `[vocab_size, hidden_size]`
+    pub matrix: ValueId,
+    /// How far from what the model's own matrix gives to what this one gives; 1 for this one alone.
+    pub strength: f64,
+}
+
 /// Adds to a model from above.
 pub trait Hook {
     /// The graph has the model's inputs and nothing else; those of the hook follow.
@@ -38,8 +47,8 @@ pub trait Hook {
         false
     }
 
-    /// What stands for the embedding or the output matrix, `[vocab_size, hidden_size]`; `None` for the model's own.
-    fn vocabulary(&mut self, _graph: &mut Graph, _module: Vocabulary) -> Option<ValueId> {
+    /// What stands for the embedding or the output matrix; `None` for the model's own.
+    fn vocabulary(&mut self, _graph: &mut Graph, _module: Vocabulary) -> Option<Substitute> {
         None
     }
 

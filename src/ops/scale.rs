@@ -4,8 +4,11 @@
 //!
 //! **Gradient.** `d_x = factor d_y`: the op itself.
 
+use super::add::Add;
 use super::{Example, OpEntry, expect, spread};
-use crate::graph::{Call, DType, Derivative, Differentiate, Dispatch, Matrix, Op, Rows, ShapeError, TensorType, Vjp};
+use crate::graph::{
+    Call, DType, Derivative, Differentiate, Dispatch, Graph, Matrix, Op, Rows, ShapeError, TensorType, ValueId, Vjp,
+};
 use crate::kernel::Kernel;
 use crate::kernel_params;
 
@@ -43,6 +46,16 @@ impl Op for Scale {
             spread(elements.div_ceil(1024)),
         )]
     }
+}
+
+/// A value that is as far as `strength` on the way from one to the other: `(1 - strength) from + strength to`.
+///
+/// # Errors
+/// A [`ShapeError`] if the two are not of one shape.
+pub fn between(graph: &mut Graph, [from, to]: [ValueId; 2], strength: f64, name: &str) -> Result<ValueId, ShapeError> {
+    let from = graph.apply_one(Scale { factor: 1.0 - strength }, &[from], format!("{name}.from"))?;
+    let to = graph.apply_one(Scale { factor: strength }, &[to], format!("{name}.to"))?;
+    graph.apply_one(Add, &[from, to], name)
 }
 
 impl Differentiate for Scale {

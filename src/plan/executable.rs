@@ -2,7 +2,7 @@
 
 use super::{Pacer, Place, Plan, borrow};
 use crate::gpu::{ALIGNMENT, Device, Pipeline, Readback, Slice, compile_all, lock};
-use crate::graph::{Bind, Call, Counts, Dispatch, Graph, Op, Operand, Origin, Value, ValueId};
+use crate::graph::{Bind, Call, Counts, Dispatch, Graph, Node, Op, Operand, Origin, Value, ValueId};
 use crate::kernel::{Facts, Tuning};
 use crate::{Error, Result};
 use std::collections::{HashMap, HashSet};
@@ -35,6 +35,9 @@ impl From<Arc<Device>> for Tuned {
         Self { device, tuning: Tuning::NONE }
     }
 }
+
+/// Row counts that stand for the maximum of every value.
+const MOST: Counts = Counts { tokens: usize::MAX, supervised: usize::MAX };
 
 /// One dispatch, ready to be encoded.
 pub(super) struct Step {
@@ -151,11 +154,10 @@ impl Executable {
             plan.scratch[node].iter().map(|region| slots[region.slot].part(region.offset, region.bytes)).collect()
         };
 
-        let most = Counts { tokens: usize::MAX, supervised: usize::MAX };
         let dispatches: Vec<(usize, Vec<Dispatch>)> = plan
             .nodes
             .iter()
-            .map(|&node| (node, launch(&graph, &|id| memory[&id].part_starts.clone(), &device.facts, &tuning, node, &most)))
+            .map(|&node| (node, launch(&graph, &|id| memory[&id].part_starts.clone(), &device.facts, &tuning, node, &MOST)))
             .collect();
         let mut kernels: Vec<_> =
             dispatches.iter().flat_map(|(_, list)| list).map(|dispatch| (dispatch.kernel, dispatch.constants.clone())).collect();
@@ -212,6 +214,36 @@ impl Executable {
             pacer,
             left: 0,
         })
+    }
+
+    /// Puts the same graph with other numbers in its ops, an adapter at another strength, say, in the place of the one that runs: the same
+    /// kernels on the same buffers, of which only the parameters are sent again. Gives whether it was one; where it is another computation,
+    /// nothing has changed.
+    pub fn renumber(&mut self, graph: Graph) -> bool {
+        let is_same = |a: &Value, b: &Value| a.name == b.name && a.tensor == b.tensor && a.origin == b.origin;
+        let has_same = |a: &Node, b: &Node| a.op.name() == b.op.name() && a.inputs == b.inputs && a.outputs == b.outputs;
+        if graph.values().len() != self.graph.values().len()
+            || graph.nodes().len() != self.graph.nodes().len()
+            || !graph.values().iter().zip(self.graph.values()).all(|(a, b)| is_same(a, b))
+            || !graph.nodes().iter().zip(self.graph.nodes()).all(|(a, b)| has_same(a, b))
+        {
+            return false;
+        }
+        // The numbers of an op may decide which kernel computes it.
+        let launched = |graph: &Graph, node: usize| {
+            launch(graph, &|id| self.memory[&id].part_starts.clone(), &self.device.facts, &self.tuning, node, &MOST)
+        };
+        let calls_same =
+            |a: &Dispatch, b: &Dispatch| a.kernel.name == b.kernel.name && a.constants == b.constants && a.bindings == b.bindings;
+        let runs_same = |&node: &usize| {
+            let (a, b) = (launched(&graph, node), launched(&self.graph, node));
+            a.len() == b.len() && a.iter().zip(&b).all(|(a, b)| calls_same(a, b))
+        };
+        if !self.plan.nodes.iter().all(runs_same) {
+            return false;
+        }
+        (self.graph, self.counts) = (graph, None);
+        true
     }
 
     /// The graph that runs.

@@ -125,6 +125,20 @@ impl<'a> Subject<'a> {
     pub fn whole(adapter: Option<&'a DeviceAdapter>, tokens: usize) -> Self {
         Self { adapter, rotation: None, first_position: 0, part: Part::Whole, tokens }
     }
+
+    /// Its graph with the adapter fused into it, what is to be read, and what `choose` gives.
+    fn fused<T>(
+        &self,
+        config: &Architecture,
+        storage: StorageOf,
+        choose: impl FnOnce(&Model) -> Result<(Vec<ValueId>, T)>,
+    ) -> Result<(Adapted, Vec<ValueId>, T)> {
+        let placement = self.adapter.map(|adapter| &adapter.placement);
+        let mut adapted = Adapted::build(config, storage, placement, Purpose::Probe, self.part, self.tokens)?;
+        let (keep, found) = choose(&adapted.model)?;
+        adapted.model.graph = fuse_adapters(&adapted.model.graph, &keep);
+        Ok((adapted, keep, found))
+    }
 }
 
 /// A graph on the session's device of which some values can be read after a run.
@@ -159,13 +173,9 @@ impl Probe {
     ) -> Result<(Self, T)> {
         let weights = session.weights();
         let config = subject.rotation.unwrap_or(session.config());
-        let placement = subject.adapter.map(|adapter| &adapter.placement);
         let is_replaced = |name: &str| replaced.keys().any(|other| other == name || other.starts_with(&format!("{name}[")));
         let storage = |name: &str| if is_replaced(name) { crate::storage::DType::F32 } else { weights.dtype(name) };
-        let adapted = Adapted::build(config, &storage, placement, Purpose::Probe, subject.part, subject.tokens)?;
-        let Adapted { mut model, leaves, .. } = adapted;
-        let (keep, found) = choose(&model)?;
-        model.graph = fuse_adapters(&model.graph, &keep);
+        let (Adapted { model, leaves, .. }, keep, found) = subject.fused(config, &storage, choose)?;
         let mut pinned = weights.pinned_from(&model, config, subject.first_position)?;
         for (name, value) in &model.weights {
             if let Some(place) = replaced.get(name) {
@@ -176,6 +186,22 @@ impl Probe {
             pinned.extend(adapter.pinned(&model.graph, &leaves));
         }
         Ok((Self::new(session, model.graph, model.inputs, &keep, pinned)?, found))
+    }
+
+    /// Puts the same subject with its adapter at another strength in the place of the one that was prepared. Gives whether it was: where that
+    /// is another computation, it has to be prepared anew.
+    ///
+    /// # Errors
+    /// What `choose` gives, which must be the one of before.
+    pub fn rescale<T>(
+        &mut self,
+        session: &Session,
+        subject: Subject,
+        choose: impl FnOnce(&Model) -> Result<(Vec<ValueId>, T)>,
+    ) -> Result<bool> {
+        let storage = |name: &str| session.weights().dtype(name);
+        let (adapted, ..) = subject.fused(subject.rotation.unwrap_or(session.config()), &storage, choose)?;
+        Ok(self.executable.renumber(adapted.model.graph))
     }
 
     /// Prepares any graph of the session's model.
@@ -217,7 +243,7 @@ impl Probe {
         self.executable.run(&self.counts)
     }
 
-    /// Runs hidden states `[rows, hidden_size]` that enter the lowest layer of a [`Part::From`] as they are: what a text's rows were there.
+    /// Runs hidden states `[rows, hidden_size]` that enter the lowest layer of a [`Part::From`] or [`Part::Layer`] as they are: what a text's rows were there.
     ///
     /// # Errors
     /// If the device is lost, or the part begins with the embedding.

@@ -1,5 +1,6 @@
 //! Where stored weights come from: named tensors, read by rows, as stored or as f32. What reads files is above, in [`crate::formats`].
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::DType;
@@ -33,6 +34,33 @@ impl TensorInfo {
     pub fn values(&self) -> u64 {
         self.shape.iter().map(|&dimension| dimension as u64).product()
     }
+}
+
+/// Tensors, values and bytes of a file in one format.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FormatTotal {
+    pub tensors: usize,
+    pub values: u64,
+    pub bytes: u64,
+}
+
+/// What a file holds, by the names of its formats.
+pub type ByFormat = BTreeMap<String, FormatTotal>;
+
+/// Adds a tensor to a tally.
+pub fn count(by_format: &mut ByFormat, name: &str, values: u64, bytes: u64) {
+    let total = by_format.entry(name.to_owned()).or_default();
+    total.tensors += 1;
+    // A file may say anything of its shapes.
+    total.values = total.values.saturating_add(values);
+    total.bytes = total.bytes.saturating_add(bytes);
+}
+
+/// The tally of these tensors.
+pub fn by_format(tensors: &[TensorInfo]) -> ByFormat {
+    let mut all = ByFormat::new();
+    tensors.iter().for_each(|info| count(&mut all, info.storage.name(), info.values(), info.bytes));
+    all
 }
 
 /// A model file whose tensors can be read. Names and shapes are Hugging Face's; reading dequantises exactly.

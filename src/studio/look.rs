@@ -1,18 +1,18 @@
 //! What the views look at: the model on its device, and what they keep there from one request to the next.
 
-use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use rayon::prelude::*;
 use serde::Serialize;
 
-use super::api::prove::Proving;
+pub use super::kept::Kept;
+use super::kept::{Ready, Shown, Stream, key_of};
 use crate::adapter::{DeviceAdapter, UniformLora};
 use crate::architecture::linear_modules;
 use crate::generate::Generator;
-use crate::graph::ValueId;
-use crate::model::graph::Part;
-use crate::session::probe::{LayerValues, MOST_TOKENS, Probe, Subject, embedding_value};
+use crate::model::hook::Vocabulary;
+use crate::session::probe::{HEAD_ROWS, MOST_TOKENS};
 use crate::session::{OpenModel, Session};
 use crate::train::options::TrainOptions;
 use crate::{Error, Result};
@@ -33,36 +33,6 @@ pub struct Look<'a> {
     /// Told how far long work is: what, done, of; an error ends the work.
     pub pause: &'a dyn Fn(&str, u64, u64) -> Result<()>,
 }
-
-/// What views keep from one request to the next.
-#[derive(Default)]
-pub struct Kept {
-    texts: HashMap<u32, String>,
-    /// The last one used, with the bits of its strength and its context.
-    generator: Option<(Option<u64>, usize, Generator)>,
-    /// Of the last texts: base and adapted.
-    streams: Vec<Arc<Stream>>,
-    /// The last logits by that generator, with the bits of its strength and the text.
-    logits: Option<(Option<u64>, Vec<u32>, Vec<f32>)>,
-    /// What a model without adapter would be trained with.
-    fresh: Option<DeviceAdapter>,
-    /// The record that was differentiated last.
-    pub(super) proving: Option<Proving>,
-    /// Frobenius norms of weights, by the name of their site.
-    pub(super) norms: HashMap<String, f64>,
-}
-
-/// The residual stream of a text.
-pub struct Stream {
-    ids: Vec<u32>,
-    /// Bits of the adapter's strength.
-    strength: Option<u64>,
-    /// `[tokens, hidden_size]` each: what enters the lowest layer, and what leaves each layer.
-    pub states: Vec<Vec<f32>>,
-}
-
-/// Bytes of the residual stream that is kept: so much of it is computed once for all views.
-const LARGEST_STREAM: usize = 64 << 20;
 
 /// A token with its probability.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -114,7 +84,7 @@ impl Look<'_> {
     /// open, the model is the base model at every strength.
     ///
     /// # Errors
-    /// Bad input: a strength that is no number from 0 to [`MOST_STRENGTH`], or another one than 0 and 1 for what is only there or not.
+    /// Bad input: a strength that is no number from 0 to [`MOST_STRENGTH`].
     pub fn adapter(&self, strength: Option<f64>) -> Result<Option<DeviceAdapter>> {
         let strength = strength.unwrap_or(1.0);
         if !(0.0..=MOST_STRENGTH).contains(&strength) {
@@ -123,7 +93,7 @@ impl Look<'_> {
         }
         match self.session.adapter() {
             // Without its nodes: no rounding of its kernels can differ from the base model's.
-            Some(adapter) if strength > 0.0 => adapter.scaled(strength).map(Some),
+            Some(adapter) if strength > 0.0 => Ok(Some(adapter.scaled(strength))),
             _ => Ok(None),
         }
     }
@@ -179,99 +149,130 @@ impl Look<'_> {
     pub fn stream(&mut self, ids: &[u32], strength: Option<f64>) -> Result<Arc<Stream>> {
         let adapter = self.adapter(strength)?;
         let key = key_of(adapter.as_ref(), strength);
-        let known = |stream: &&Arc<Stream>| stream.strength == key && stream.ids == ids;
-        if let Some(stream) = self.kept.streams.iter().find(known) {
-            return Ok(stream.clone());
+        if let Some(stream) = self.kept.stream(key, ids) {
+            return Ok(stream);
         }
-        let depth = self.session.config().num_hidden_layers;
-        let states = self.states(ids, adapter.as_ref(), &(0..=depth).collect::<Vec<_>>())?;
-        let stream = Arc::new(Stream { ids: ids.to_vec(), strength: key, states });
-        // Of each model the last text's.
-        self.kept.streams.retain(|known| known.ids == ids && (known.strength.is_some() != key.is_some()));
-        self.kept.streams.push(stream.clone());
-        Ok(stream)
+        let ready = self.kept.ready(self.session, Shown::Stream, adapter.as_ref(), key, rows_for(ids.len()))?;
+        ready.probe.run(ids, &[])?;
+        let states = ready.values.iter().map(|&place| ready.probe.read(place)).collect::<Result<_>>()?;
+        Ok(self.kept.keep_stream(Stream { ids: ids.to_vec(), strength: key, states }))
     }
 
-    /// The hidden states `[tokens, hidden_size]` that enter a layer: those that are kept, where they are not too many to keep.
+    /// What enters the lowest layer, `[tokens, hidden_size]`.
     ///
     /// # Errors
     /// As [`Look::stream`].
-    pub fn entering(&mut self, layer: usize, ids: &[u32], strength: Option<f64>) -> Result<Vec<f32>> {
-        let config = self.session.config();
-        let all = (config.num_hidden_layers + 1) * ids.len() * config.hidden_size * size_of::<f32>();
-        if all <= LARGEST_STREAM {
-            return Ok(self.stream(ids, strength)?.states[layer].clone());
-        }
+    pub fn embedded(&mut self, ids: &[u32], strength: Option<f64>) -> Result<Vec<f32>> {
         let adapter = self.adapter(strength)?;
-        Ok(self.states(ids, adapter.as_ref(), &[layer])?.remove(0))
+        let key = key_of(adapter.as_ref(), strength);
+        if let Some(stream) = self.kept.stream(key, ids) {
+            return Ok(stream.states[0].clone());
+        }
+        let ready = self.kept.ready(self.session, Shown::Embedding, adapter.as_ref(), key, rows_for(ids.len()))?;
+        ready.probe.run(ids, &[])?;
+        ready.probe.read(ready.values[0])
     }
 
-    /// The hidden states `[tokens, hidden_size]` after so many layers each; after 0 those that enter the lowest.
+    /// Hidden states `[rows, hidden_size]` through the model's final norm and output layer; `of` gets the logits `[vocabulary]` of each.
     ///
     /// # Errors
-    /// If the device has not the memory.
-    pub fn states(&self, ids: &[u32], adapter: Option<&DeviceAdapter>, after: &[usize]) -> Result<Vec<Vec<f32>>> {
-        let top = after.iter().copied().max().unwrap_or(0);
-        let subject = Subject { part: Part::Below(top), ..Subject::whole(adapter, rows_for(ids.len())) };
-        let (mut probe, places) = Probe::forward(self.session, subject, |model| {
-            let place = |&layers: &usize| match layers {
-                0 => Ok(embedding_value(model)),
-                layers => LayerValues::of(model, layers - 1).map(|layer| layer.output),
-            };
-            let places: Vec<ValueId> = after.iter().map(place).collect::<Result<_>>()?;
-            Ok((places.clone(), places))
-        })?;
-        probe.run(ids, &[])?;
-        places.into_iter().map(|place| probe.read(place)).collect()
+    /// As [`Look::stream`].
+    pub fn through_head<T: Send>(
+        &mut self,
+        states: &[f32],
+        strength: Option<f64>,
+        of: impl Fn(&[f32]) -> T + Sync,
+    ) -> Result<Vec<T>> {
+        let config = self.session.config();
+        let (width, vocabulary, pause) = (config.hidden_size, config.vocab_size, self.pause);
+        let all = states.len() / width;
+        if states.is_empty() {
+            return Ok(Vec::new());
+        }
+        let adapter = self.adapter(strength)?.filter(has_own_head);
+        let key = key_of(adapter.as_ref(), strength);
+        let ready = self.kept.ready(self.session, Shown::Logits, adapter.as_ref(), key, HEAD_ROWS.min(rows_for(all)))?;
+        let mut results = Vec::with_capacity(all);
+        for chunk in states.chunks(HEAD_ROWS * width) {
+            let rows = chunk.len() / width;
+            pause("hidden states through the output layer", results.len() as u64, all as u64)?;
+            ready.probe.run_hidden(chunk, rows, &(0..rows as u32).collect::<Vec<_>>())?;
+            results.extend(ready.probe.read(ready.values[0])?.par_chunks(vocabulary).map(&of).collect::<Vec<_>>());
+        }
+        Ok(results)
+    }
+
+    /// What the numbers of a layer are on a text: the look has been run.
+    ///
+    /// # Errors
+    /// As [`Look::stream`].
+    pub fn layer(&mut self, layer: usize, ids: &[u32], strength: Option<f64>) -> Result<&Ready> {
+        let stream = self.stream(ids, strength)?;
+        let adapter = self.adapter(strength)?;
+        let key = key_of(adapter.as_ref(), strength);
+        let ready = self.kept.ready(self.session, Shown::Layer(layer), adapter.as_ref(), key, rows_for(ids.len()))?;
+        ready.probe.run_hidden(&stream.states[layer], ids.len(), &[])?;
+        Ok(ready)
     }
 
     /// The logits `[vocab_size]` after a text, by what generates.
     ///
     /// # Errors
     /// As [`Look::generator`] and [`Generator::read`].
-    pub fn logits(&mut self, ids: &[u32], strength: Option<f64>) -> Result<Vec<f32>> {
+    pub fn logits(&mut self, ids: &[u32], strength: Option<f64>) -> Result<Arc<Vec<f32>>> {
         let key = key_of(self.adapter(strength)?.as_ref(), strength);
-        if let Some((known, text, logits)) = &self.kept.logits
-            && (*known, text.as_slice()) == (key, ids)
-        {
-            return Ok(logits.clone());
+        match self.kept.logits(key, ids) {
+            Some(logits) => Ok(logits),
+            None => Ok(self.read(ids, strength, ids.len())?.1),
         }
-        let generator = self.generator(strength, ids.len())?;
-        generator.reset();
-        let logits = generator.read(ids)?;
-        self.kept.logits = Some((key, ids.to_vec(), logits.clone()));
-        Ok(logits)
     }
 
-    /// What generates with the adapter at this strength, for texts of at most so many tokens. The last one is kept.
+    /// What generates, after it has read a text, and the logits that followed: nothing is read again where that is where it stands. There is
+    /// room for so many tokens.
+    ///
+    /// # Errors
+    /// As [`Look::generator`] and [`Generator::read`].
+    pub fn read(&mut self, ids: &[u32], strength: Option<f64>, context: usize) -> Result<(&mut Generator, Arc<Vec<f32>>)> {
+        let key = key_of(self.adapter(strength)?.as_ref(), strength);
+        let known = self.kept.logits(key, ids);
+        let generator = self.generator(strength, context)?;
+        let logits = match known.filter(|_| generator.seen() == ids) {
+            Some(logits) => logits,
+            None => {
+                generator.reset();
+                let logits = generator.read(ids)?;
+                self.kept.keep_logits(key, ids, logits)
+            }
+        };
+        Ok((self.generator(strength, context)?, logits))
+    }
+
+    /// What generates with the adapter at this strength, for texts of at most so many tokens. That of the base model and that of the adapted
+    /// one are kept.
     ///
     /// # Errors
     /// As [`Look::adapter`]; if the device has not the memory.
     pub fn generator(&mut self, strength: Option<f64>, context: usize) -> Result<&mut Generator> {
         let adapter = self.adapter(strength)?;
         let key = key_of(adapter.as_ref(), strength);
-        let context = context.next_multiple_of(256);
-        let fits = |(known, room, _): &(Option<u64>, usize, Generator)| *known == key && *room >= context;
-        if !self.kept.generator.as_ref().is_some_and(fits) {
-            // First the old one goes.
-            self.kept.generator = None;
-            let generator = Generator::new(self.session.weights(), self.session.config(), adapter.as_ref(), context)?;
-            self.kept.generator = Some((key, context, generator));
-        }
-        let (_, _, generator) =
-            self.kept.generator.as_mut().ok_or_else(|| Error::failed("answer", "there is no generator", "ask again"))?;
-        Ok(generator)
+        self.kept.generator(self.session, adapter.as_ref(), key, context)
     }
 }
 
-/// By what is kept is told apart: the bits of the strength of an adapter; `None` for the base model.
-fn key_of(adapter: Option<&DeviceAdapter>, strength: Option<f64>) -> Option<u64> {
-    adapter.map(|_| strength.unwrap_or(1.0).to_bits())
+/// Whether an adapter brings an output layer; without, it is the base model's.
+pub fn has_own_head(adapter: &DeviceAdapter) -> bool {
+    adapter.placement.replaced.iter().any(|whole| whole.module == Vocabulary::Output)
 }
 
-/// Euclidean length.
+/// Euclidean length. Eight sums side by side are several times as fast as one.
 pub fn norm(values: &[f32]) -> f64 {
-    values.iter().map(|&value| f64::from(value).powi(2)).sum::<f64>().sqrt()
+    let mut sums = [0.0; 8];
+    let mut eights = values.chunks_exact(8);
+    for eight in &mut eights {
+        sums.iter_mut().zip(eight).for_each(|(sum, &value)| *sum += f64::from(value) * f64::from(value));
+    }
+    let rest: f64 = eights.remainder().iter().map(|&value| f64::from(value) * f64::from(value)).sum();
+    (sums.iter().sum::<f64>() + rest).sqrt()
 }
 
 /// Rows for which the graph of a text of so many tokens is built.

@@ -3,6 +3,7 @@
 mod client;
 #[path = "../runs/mod.rs"]
 mod runs;
+mod walk;
 
 use client::{Answer, Event, Studio};
 use runs::{Workshop, run};
@@ -61,6 +62,19 @@ fn nothing_is_given_without_the_token_or_to_another_place() {
     for path in ["/", "/api/nothing"] {
         assert_eq!(studio.post(path, &json!({})).status, 404, "{path}");
         assert!(!studio.post(path, &json!({})).refusal()[0].is_empty());
+    }
+    // However something is asked: never an empty answer.
+    let others = [
+        ("POST", "/api/events"),
+        ("PUT", "/api/state"),
+        ("DELETE", "/api/plan"),
+        ("PATCH", "/studio.css"),
+        ("OPTIONS", "/api/x"),
+    ];
+    for (method, path) in others {
+        let answer = studio.ask(method, path, &studio.with_token(), b"{}");
+        assert!([404, 405].contains(&answer.status), "{method} {path}: {}", answer.status);
+        assert!(answer.refusal().iter().all(|part| !part.is_empty()), "{method} {path}");
     }
     assert_eq!(studio.get("/api/run").ok(), Value::Null, "none is shown");
     assert_eq!(studio.get("/api/run?dir=nowhere").status, 404);

@@ -173,7 +173,8 @@ def time_views(program, model, adapter):
         ids = [token["id"] for token in studio.ask("tokens", {"text": text * 3})["tokens"]][:32]
         begin = time.monotonic()
         studio.ask("embedding", {"ids": ids[:1]})
-        print(f"opening {time.monotonic() - begin:.2f} s, {len(ids)} tokens")
+        # What `graftling generate --max-new-tokens 1` takes may be compared: all that the process has computed so far.
+        print(f"opening {time.monotonic() - begin:.2f} s ({studio.cpu():.2f}), {len(ids)} tokens")
         turns = [{"role": "user", "content": "What is a graft?"}]
         record = {"messages": turns + [{"role": "assistant", "content": "A branch that grows on another tree."}]}
         for layer in [15, 7]:

@@ -3,6 +3,7 @@
 use graftling::architecture::{Part, RopeScaling};
 use graftling::formats::TextSource;
 use graftling::storage::DType;
+use graftling::storage::source::FormatTotal;
 use serde_json::{Value, json};
 
 use super::{Adapter, Counts, Model, bytes_in, module_rows, tokenizer_facts};
@@ -55,7 +56,7 @@ pub(super) fn json_report(model: &Model, adapter: &Adapter) -> Value {
             "complete": weights.problem.is_none(),
             "problem": weights.problem,
             "quantised_by": weights.quantised_by,
-            "storage": weights.by_type.iter().map(|(name, (tensors, values, bytes))| {
+            "storage": weights.by_type.iter().map(|(name, FormatTotal { tensors, values, bytes })| {
                 json!({"type": name, "tensors": tensors, "parameters": values, "bytes": bytes})
             }).collect::<Vec<_>>(),
         })),

@@ -88,9 +88,8 @@ pub fn answer(look: &mut Look, asked: &Asked) -> Result<Answer> {
     let mut stream = model.tokenizer.decode_stream();
     let (mut text, mut tokens, mut stopped) = (String::new(), Vec::new(), "length");
     let pause = look.pause;
-    let generator = look.generator(asked.adapter, context)?;
-    generator.reset();
-    let mut logits = generator.read(&prompt)?;
+    let (generator, first) = look.read(&prompt, asked.adapter, context)?;
+    let mut logits = first.to_vec();
     let mut chosen = Vec::new();
     loop {
         let id = sampler.sample(&logits)?;

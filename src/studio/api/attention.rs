@@ -71,21 +71,30 @@ pub fn attention(look: &mut Look, asked: &Asked) -> Result<Heads> {
     look.check_ids(&asked.ids)?;
     look.check_layer(asked.layer)?;
     let adapter = look.adapter(asked.adapter)?;
-    let rotation = dialled(look.session.config(), asked)?;
-    let whole = Subject::whole(adapter.as_ref(), rows_for(asked.ids.len()));
-    // Another rotation is that of all layers; with its own, the model has been run up to this layer.
-    let subject = match &rotation {
-        Some(_) => Subject { rotation: rotation.as_ref(), first_position: asked.rope.shift.unwrap_or(0), ..whole },
-        None => Subject { part: Part::From(asked.layer), ..whole },
+    let rotation = rotated(look.session.config(), asked)?;
+    let dialled;
+    let (probe, layer) = match &rotation {
+        None => {
+            let ready = look.layer(asked.layer, &asked.ids, asked.adapter)?;
+            (&ready.probe, ready.layer()?)
+        }
+        // Another rotation is that of all layers.
+        Some(_) => {
+            let subject = Subject {
+                rotation: rotation.as_ref(),
+                first_position: asked.rope.shift.unwrap_or(0),
+                part: Part::Below(asked.layer + 1),
+                ..Subject::whole(adapter.as_ref(), rows_for(asked.ids.len()))
+            };
+            let (mut probe, layer) = Probe::forward(look.session, subject, |model| {
+                let layer = LayerValues::of(model, asked.layer)?;
+                Ok((vec![layer.query, layer.key, layer.lse], layer))
+            })?;
+            probe.run(&asked.ids, &[])?;
+            dialled = probe;
+            (&dialled, layer)
+        }
     };
-    let (mut probe, layer) = Probe::forward(look.session, subject, |model| {
-        let layer = LayerValues::of(model, asked.layer)?;
-        Ok((vec![layer.query, layer.key, layer.lse], layer))
-    })?;
-    match rotation {
-        Some(_) => probe.run(&asked.ids, &[])?,
-        None => probe.run_hidden(&look.entering(asked.layer, &asked.ids, asked.adapter)?, asked.ids.len(), &[])?,
-    }
     let matrix = |value| -> Result<Matrix> {
         let values = probe.read(value)?;
         let shape = [asked.ids.len(), values.len() / asked.ids.len()];
@@ -112,7 +121,7 @@ pub fn attention(look: &mut Look, asked: &Asked) -> Result<Heads> {
 }
 
 /// The model with the rotation that is asked for; `None` for its own.
-fn dialled(config: &Architecture, asked: &Asked) -> Result<Option<Architecture>> {
+fn rotated(config: &Architecture, asked: &Asked) -> Result<Option<Architecture>> {
     let Dial { shift, base, scaling } = asked.rope;
     if asked.rope == Dial::default() {
         return Ok(None);

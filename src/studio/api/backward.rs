@@ -8,8 +8,9 @@ use std::collections::HashMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::prove::Proving;
-use crate::adapter::{AdapterBuffers, DeviceAdapter};
+use super::prove::Forward;
+use crate::adapter::dora::MAGNITUDE;
+use crate::adapter::{AdapterBuffers, DeviceAdapter, Method};
 use crate::data::{Batch, Example, LoneRecord, encode_record};
 use crate::graph::{Graph, NodeId, Origin, ValueId};
 use crate::plan::Pinned;
@@ -55,6 +56,8 @@ pub struct Site {
     pub module: &'static str,
     pub a_norm: f64,
     pub b_norm: f64,
+    /// Of DoRA's m.
+    pub m_norm: Option<f64>,
 }
 
 /// The step as it is computed, and what of it is not.
@@ -110,7 +113,7 @@ impl Step {
         let rows = rows_for(example.input_ids.len());
         let graph = LossGraph::build(config, &|name| session.weights().dtype(name), &adapter.placement, rows)?;
         let gradients = AdapterBuffers::allocate(session.weights().device().clone(), "gradients", &adapter.layout)?;
-        let mut pinned = pinned(look, adapter, &graph)?;
+        let mut pinned = pinned(look, adapter, None, &graph)?;
         pinned.extend(adapter.layout.pinned(&gradients, &graph.gradients));
         let (loss, nll) = (graph.loss, graph.nll);
         let probe = Probe::new(session, graph.model.graph.clone(), graph.model.inputs, &[loss, nll], pinned)?;
@@ -144,10 +147,15 @@ impl Step {
     }
 }
 
-/// Where the leaves of a step are.
-pub(super) fn pinned(look: &Look, adapter: &DeviceAdapter, graph: &LossGraph) -> Result<HashMap<ValueId, Pinned>> {
+/// Where the leaves of a step are; `constants` as in [`DeviceAdapter::pinned_beside`].
+pub(super) fn pinned(
+    look: &Look,
+    adapter: &DeviceAdapter,
+    constants: Option<&AdapterBuffers>,
+    graph: &LossGraph,
+) -> Result<HashMap<ValueId, Pinned>> {
     let mut pinned = look.session.weights().pinned(&graph.model, look.session.config())?;
-    pinned.extend(adapter.pinned(&graph.model.graph, &graph.leaves));
+    pinned.extend(adapter.pinned_beside(constants, &graph.model.graph, &graph.leaves));
     Ok(pinned)
 }
 
@@ -187,7 +195,8 @@ pub fn backward(look: &mut Look, asked: &Asked) -> Result<Backward> {
     let sites = adapter.placement.pieces.iter().map(|piece| {
         let matrix = |own: &str| norm_of(piece.matrix_name(own));
         let (a_norm, b_norm) = (matrix("lora_a"), matrix("lora_b"));
-        Site { site: piece.site.name(), layer: piece.site.layer, module: piece.site.module, a_norm, b_norm }
+        let m_norm = matches!(piece.method, Method::Dora(_)).then(|| matrix(MAGNITUDE));
+        Site { site: piece.site.name(), layer: piece.site.layer, module: piece.site.module, a_norm, b_norm, m_norm }
     });
     let sites = sites.collect();
     let mut tokens = Vec::with_capacity(step.example.input_ids.len());
@@ -196,10 +205,20 @@ pub fn backward(look: &mut Look, asked: &Asked) -> Result<Backward> {
         tokens.push(Token { id, text: look.text(id)?, nll });
     }
     let graph_nodes = nodes(&graph);
-    let batch = step.batch;
-    drop(step.probe);
-    look.kept.proving = Some(Proving::new(look, &adapter, asked, (graph, batch, contents))?);
+    let differentiated = Differentiated { asked: asked.clone(), graph, batch: step.batch, gradients: contents, forward: None };
+    look.kept.differentiated = Some(differentiated);
     Ok(Backward { loss, tokens, fresh: look.session.adapter().is_none(), sites, graph: graph_nodes })
+}
+
+/// A record that has been differentiated, for proofs of its gradients.
+pub struct Differentiated {
+    pub(super) asked: Asked,
+    pub(super) graph: LossGraph,
+    pub(super) batch: Batch,
+    /// Laid out as the adapter.
+    pub(super) gradients: Vec<f32>,
+    /// Once somebody has asked for a proof.
+    pub(super) forward: Option<Forward>,
 }
 
 /// The nodes of a step, and those that there are not.

@@ -43,8 +43,7 @@ pub struct Rope {
 pub fn embedding(look: &mut Look, asked: &Asked) -> Result<Embedding> {
     look.check_ids(&asked.ids)?;
     let config = look.session.config();
-    let adapter = look.adapter(None)?;
-    let values = look.states(&asked.ids, adapter.as_ref(), &[0])?.concat();
+    let values = look.embedded(&asked.ids, None)?;
     let rows = || values.chunks(config.hidden_size);
     let rotation = config.layers.iter().find_map(|layer| layer.rope).map(|rope| {
         let rope = &config.ropes[rope];

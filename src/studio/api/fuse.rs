@@ -13,8 +13,7 @@ use crate::architecture::{layer_sites, slice_name};
 use crate::merge::Update;
 use crate::model::graph::Part;
 use crate::plan::Pinned;
-use crate::session::probe::{LayerValues, Probe, Subject, logits_value};
-use crate::studio::api::lens::through_head;
+use crate::session::probe::{LayerValues, Probe, Subject};
 use crate::studio::look::{Look, most_probable, rows_for};
 
 /// Tokens whose logits are given: the most probable ones.
@@ -54,19 +53,14 @@ pub struct Fuse {
 pub fn fuse(look: &mut Look, asked: &Asked) -> Result<Fuse> {
     look.check_ids(&asked.ids)?;
     let folder = look.folder.ok_or_else(no_adapter)?;
-    let adapter = look.adapter(asked.adapter)?;
-    let update = Update::load(&[(folder, asked.adapter.unwrap_or(1.0))], look.session.config())?;
-    let last = [asked.ids.len() as u32 - 1];
-    let whole = |adapter| -> Result<Vec<f32>> {
-        let subject = Subject::whole(adapter, rows_for(asked.ids.len()));
-        let (mut probe, logits) = Probe::forward(look.session, subject, |model| {
-            let logits = logits_value(model)?;
-            Ok((vec![logits], logits))
-        })?;
-        probe.run(&asked.ids, &last)?;
-        probe.read(logits)
+    look.adapter(asked.adapter)?;
+    let update = Update::load(&[(folder, 1.0)], look.session.config())?.at_strength(asked.adapter.unwrap_or(1.0));
+    let mut whole = |strength| -> Result<Vec<f32>> {
+        let stream = look.stream(&asked.ids, strength)?;
+        let last = stream.states.last().and_then(|states| states.chunks(look.session.config().hidden_size).last());
+        Ok(look.through_head(last.unwrap_or_default(), strength, <[f32]>::to_vec)?.concat())
     };
-    let (base, unmerged) = (whole(None)?, whole(adapter.as_ref())?);
+    let (base, unmerged) = (whole(Some(0.0))?, whole(asked.adapter)?);
     let merged = merged(look, &update, &asked.ids)?;
     let distance = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(a - b).abs()).fold(0.0, f64::max);
     let best = most_probable(&unmerged, SHOWN, 1.0);
@@ -84,13 +78,13 @@ pub fn fuse(look: &mut Look, asked: &Asked) -> Result<Fuse> {
 }
 
 /// The logits of the last token by weights with the update in them.
-fn merged(look: &Look, update: &Update, ids: &[u32]) -> Result<Vec<f32>> {
+fn merged(look: &mut Look, update: &Update, ids: &[u32]) -> Result<Vec<f32>> {
     let (session, config) = (look.session, look.session.config());
-    let mut hidden = look.states(ids, None, &[0])?.concat();
+    let mut hidden = look.embedded(ids, Some(0.0))?;
     for layer in 0..config.num_hidden_layers {
         (look.pause)("layers merged", layer as u64, config.num_hidden_layers as u64)?;
         let weights = merged_layer(look, update, layer)?;
-        let subject = Subject { part: Part::From(layer), ..Subject::whole(None, rows_for(ids.len())) };
+        let subject = Subject { part: Part::Layer(layer), ..Subject::whole(None, rows_for(ids.len())) };
         let (mut probe, output) = Probe::forward_with(session, subject, &weights, |model| {
             let output = LayerValues::of(model, layer)?.output;
             Ok((vec![output], output))
@@ -99,7 +93,7 @@ fn merged(look: &Look, update: &Update, ids: &[u32]) -> Result<Vec<f32>> {
         hidden = probe.read(output)?;
     }
     let last = &hidden[(ids.len() - 1) * config.hidden_size..];
-    Ok(through_head(look, None, last, <[f32]>::to_vec)?.concat())
+    Ok(look.through_head(last, Some(0.0), <[f32]>::to_vec)?.concat())
 }
 
 /// The changed weights of a layer on the device, in f32.

@@ -4,17 +4,14 @@
 //! The embedding is layer 0, the last layer's output the model's own answer. The head costs as much as a third of a small model, and it
 //! is run here once a layer, so it shows a few tokens of the text at a time; norms are of all.
 
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::adapter::DeviceAdapter;
-use crate::model::graph::Part;
-use crate::session::probe::{HEAD_ROWS, Probe, Subject, logits_value};
-use crate::studio::look::{Look, Top, most_probable, norm, rows_for};
+use crate::studio::look::{Look, Top, has_own_head, most_probable, norm};
 use crate::{Error, Result};
 
 /// Tokens that are shown where a request names none: the last ones.
-pub const SHOWN: usize = 8;
+pub const SHOWN: usize = 6;
 /// Tokens of the vocabulary that are named at the most.
 const MOST_NAMED: usize = 50;
 
@@ -46,7 +43,7 @@ pub struct Lens {
     pub adapted: Option<Vec<Layer>>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Layer {
     /// 0 for the embedding, n after n layers.
     pub layer: usize,
@@ -54,7 +51,7 @@ pub struct Layer {
     pub tokens: Vec<Token>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Token {
     /// Euclidean length of the hidden state.
     pub norm: f64,
@@ -78,58 +75,53 @@ pub fn lens(look: &mut Look, asked: &Asked) -> Result<Lens> {
         let problem = format!("{shown:?} are no ascending places of a text of {length} tokens");
         return Err(Error::bad_input("tokens", problem, "count from 0"));
     }
-    let layers = layers(look, None, asked, &shown)?;
-    let adapted = adapter.map(|adapter| self::layers(look, Some(&adapter), asked, &shown)).transpose()?;
+    // The base model's does not change with the strength.
+    let base = look.kept.lens.take().filter(|known| (&known.ids, known.k, &known.shown) == (&asked.ids, asked.k, &shown));
+    let layers = match base {
+        Some(known) => known.layers,
+        None => layers(look, Some(0.0), asked, &shown, None)?,
+    };
+    let known = Known { ids: asked.ids.clone(), k: asked.k, shown: shown.clone(), layers: layers.clone() };
+    look.kept.lens = Some(known);
+    let base = |adapter: &DeviceAdapter| if has_own_head(adapter) { None } else { Some(&layers[..]) };
+    let adapted = adapter.map(|adapter| self::layers(look, asked.adapter, asked, &shown, base(&adapter))).transpose()?;
     Ok(Lens { shown, layers, adapted })
 }
 
-fn layers(look: &mut Look, adapter: Option<&DeviceAdapter>, asked: &Asked, shown: &[usize]) -> Result<Vec<Layer>> {
-    let strength = if adapter.is_some() { asked.adapter } else { Some(0.0) };
+/// The base model's lens of a text.
+pub struct Known {
+    ids: Vec<u32>,
+    k: usize,
+    shown: Vec<usize>,
+    layers: Vec<Layer>,
+}
+
+/// The lens of one model. `base` is that of the base model by the same head: where the stream is the same, below the lowest adapted layer, the
+/// lens is too.
+fn layers(look: &mut Look, strength: Option<f64>, asked: &Asked, shown: &[usize], base: Option<&[Layer]>) -> Result<Vec<Layer>> {
     let stream = look.stream(&asked.ids, strength)?;
-    let hidden = &stream.states;
+    let same = match base {
+        None => 0,
+        Some(_) => {
+            let other = look.stream(&asked.ids, Some(0.0))?;
+            stream.states.iter().zip(&other.states).take_while(|(a, b)| a == b).count()
+        }
+    };
+    let hidden = &stream.states[same..];
     let width = look.session.config().hidden_size;
     let mut states = Vec::with_capacity(hidden.len() * shown.len() * width);
     for layer in hidden {
         shown.iter().for_each(|place| states.extend_from_slice(&layer[place * width..(place + 1) * width]));
     }
-    let best = through_head(look, adapter, &states, |logits| most_probable(logits, asked.k, 1.0))?;
+    let best = look.through_head(&states, strength, |logits| most_probable(logits, asked.k, 1.0))?;
     let mut best = best.into_iter();
-    let mut layers = Vec::with_capacity(hidden.len());
+    let mut layers = base.map_or_else(Vec::new, |base| base[..same].to_vec());
     for (layer, states) in hidden.iter().enumerate() {
         let mut tokens: Vec<Token> = states.chunks(width).map(|row| Token { norm: norm(row), top: Vec::new() }).collect();
         for &place in shown {
             tokens[place].top = look.top(&best.next().unwrap_or_default())?;
         }
-        layers.push(Layer { layer, tokens });
+        layers.push(Layer { layer: same + layer, tokens });
     }
     Ok(layers)
-}
-
-/// Hidden states `[rows, hidden_size]` through the model's final norm and output layer; `of` gets the logits `[vocabulary]` of each.
-///
-/// # Errors
-/// Failed: the device has not the memory.
-pub fn through_head<T: Send>(
-    look: &Look,
-    adapter: Option<&DeviceAdapter>,
-    states: &[f32],
-    of: impl Fn(&[f32]) -> T + Sync,
-) -> Result<Vec<T>> {
-    let config = look.session.config();
-    let (width, vocabulary) = (config.hidden_size, config.vocab_size);
-    let rows = states.len() / width;
-    let subject =
-        Subject { part: Part::From(config.num_hidden_layers), ..Subject::whole(adapter, HEAD_ROWS.min(rows_for(rows))) };
-    let (mut head, logits) = Probe::forward(look.session, subject, |model| {
-        let logits = logits_value(model)?;
-        Ok((vec![logits], logits))
-    })?;
-    let mut results = Vec::with_capacity(rows);
-    for chunk in states.chunks(HEAD_ROWS * width) {
-        let rows = chunk.len() / width;
-        (look.pause)("hidden states through the output layer", results.len() as u64, (states.len() / width) as u64)?;
-        head.run_hidden(chunk, rows, &(0..rows as u32).collect::<Vec<_>>())?;
-        results.extend(head.read(logits)?.par_chunks(vocabulary).map(&of).collect::<Vec<_>>());
-    }
-    Ok(results)
 }

@@ -26,6 +26,7 @@ pub(super) fn routes() -> Vec<Route> {
         look(Post, "/api/backward", backward::backward),
         look(Post, "/api/prove", prove::prove),
         host(Get, "/api/sources", |_: &Arc<Studio>, _: Nothing| sources::sources().map_err(Refusal::from)),
+        host(Get, "/api/file", |_: &Arc<Studio>, asked: sources::FileAsked| sources::file(&asked).map_err(Refusal::from)),
         host(Get, "/api/source", |studio: &Arc<Studio>, asked: sources::Asked| {
             sources::source(&asked, studio.theatre.folder().as_deref()).map_err(Refusal::from)
         }),

@@ -3,15 +3,16 @@
 //! The update `s B A` of a site is never formed: with `B = Q_B R_B` and `A^T = Q_A R_A` its singular values are those of `s R_B R_A^T`, which
 //! is rank x rank. The effective rank is `exp(H)` with `H = -sum p_i ln p_i` and `p_i = sigma_i / sum sigma` (Roy and Vetterli 2007, "The
 //! effective rank"): the rank itself where all singular values are equal, 1 where there is one. The relative size is `|s B A| / |W|` in
-//! Frobenius norms, with W as the model's file has it.
+//! Frobenius norms, with W as the model's file has it. DoRA sets the lengths of rows besides: `m / |W[o, :]|` says by how much.
 
-use nalgebra::DMatrix;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use crate::adapter::dora::MAGNITUDE;
 use crate::adapter::{Method, Piece};
 use crate::formats::peft::AdapterTensor;
-use crate::studio::look::Look;
+use crate::merge::{LowRank, singular_values};
+use crate::studio::look::{Look, norm as norm_of};
 use crate::{Error, Result};
 
 /// Rows and columns of the largest picture.
@@ -47,6 +48,16 @@ pub struct Site {
     pub singular: Vec<f64>,
     /// From 1 to the rank; 0 where the update is zero.
     pub effective_rank: f64,
+    /// Of DoRA: how long it makes rows, as multiples of W's.
+    pub lengths: Option<Lengths>,
+}
+
+/// Numbers of all rows of a weight.
+#[derive(Debug, PartialEq, Serialize)]
+pub struct Lengths {
+    pub least: f64,
+    pub mean: f64,
+    pub greatest: f64,
 }
 
 /// The numbers of all sites.
@@ -62,32 +73,53 @@ pub fn lora(look: &mut Look) -> Result<Lora> {
     let site = |piece: &Piece| {
         let lora = piece.method.lora();
         let [a, b] = matrices(&tensors, piece)?;
-        let singular = singular_values(a, b, lora.scale);
+        let change = LowRank { a: &a.values, b: &b.values, rank: lora.r, scale: lora.scale };
+        let singular = singular_values(&[(1.0, change)], piece.site.out_features, piece.site.in_features);
         let norm = singular.iter().map(|sigma| sigma * sigma).sum::<f64>().sqrt();
         let name = piece.site.name();
+        let rows = kept.get(&name).map_or(&[][..], Vec::as_slice);
+        let size = rows.iter().map(|length| length * length).sum::<f64>().sqrt();
+        let lengths = match piece.method {
+            Method::Lora(_) => None,
+            Method::Dora(_) => Some(Lengths::of(&matrix(&tensors, piece, MAGNITUDE)?.values, rows)),
+        };
         Ok(Site {
             layer: piece.site.layer,
             module: piece.site.module,
-            method: if matches!(piece.method, Method::Dora(_)) { "dora" } else { "lora" },
+            method: if lengths.is_some() { "dora" } else { "lora" },
             rank: lora.r,
             alpha: lora.scale * lora.r as f64,
             scale: lora.scale,
             norm,
-            relative: norm / kept.get(&name).copied().unwrap_or(f64::INFINITY).max(f64::MIN_POSITIVE),
+            relative: norm / size.max(f64::MIN_POSITIVE),
             effective_rank: effective_rank(&singular),
             singular,
+            lengths,
             site: name,
         })
     };
     Ok(Lora { sites: pieces.par_iter().map(site).collect::<Result<_>>()? })
 }
 
-/// Makes sure that the norms of the weights of these sites are known. They are computed in f64, by all cores, once.
+impl Lengths {
+    /// Of rows of the lengths `m`, where W's have the lengths `before`. Rows of zeros have none.
+    fn of(m: &[f32], before: &[f64]) -> Self {
+        let ratios: Vec<f64> =
+            m.iter().zip(before).filter(|(_, before)| **before > 0.0).map(|(&m, before)| f64::from(m) / before).collect();
+        Self {
+            least: ratios.iter().copied().fold(f64::INFINITY, f64::min),
+            mean: ratios.iter().sum::<f64>() / ratios.len().max(1) as f64,
+            greatest: ratios.iter().copied().fold(f64::NEG_INFINITY, f64::max),
+        }
+    }
+}
+
+/// Makes sure that the lengths of the rows of these sites' weights are known. They are computed in f64, by all cores, once.
 fn norms(look: &mut Look, pieces: &[Piece]) -> Result<()> {
     let names: Vec<String> =
         pieces.iter().map(|piece| piece.site.name()).filter(|name| !look.kept.norms.contains_key(name)).collect();
     let tensors = &*look.model.files.tensors;
-    let norm = |name: &String| -> Result<(String, f64)> {
+    let norm = |name: &String| -> Result<(String, Vec<f64>)> {
         let tensor = format!("model.{name}.weight");
         let info = tensors.find(&tensor).ok_or_else(|| {
             let proposal = "download or convert the model again";
@@ -95,14 +127,14 @@ fn norms(look: &mut Look, pieces: &[Piece]) -> Result<()> {
         })?;
         let (rows, columns) = (info.rows(), info.row_values());
         let step = (CHUNK_VALUES / columns.max(1)).max(1).next_multiple_of(8);
-        let mut sum = 0.0;
+        let mut lengths = Vec::with_capacity(rows);
         for first in (0..rows).step_by(step) {
             let last = (first + step).min(rows);
             let mut values = vec![0.0; (last - first) * columns];
             tensors.read_rows_f32(&tensor, first..last, &mut values)?;
-            sum += values.iter().map(|&value| f64::from(value).powi(2)).sum::<f64>();
+            lengths.extend(values.chunks(columns.max(1)).map(norm_of));
         }
-        Ok((name.clone(), sum.sqrt()))
+        Ok((name.clone(), lengths))
     };
     for (done, chunk) in names.chunks(32).enumerate() {
         (look.pause)("sizes of the weights", (32 * done) as u64, names.len() as u64)?;
@@ -113,29 +145,14 @@ fn norms(look: &mut Look, pieces: &[Piece]) -> Result<()> {
 
 /// A `[rank, in]` and B `[out, rank]` of a piece.
 fn matrices<'a>(tensors: &'a [AdapterTensor], piece: &Piece) -> Result<[&'a AdapterTensor; 2]> {
-    let find = |own: &str| {
-        let name = piece.matrix_name(own);
-        let missing = || Error::failed("adapter", format!("it has no {name}"), "open it again");
-        tensors.iter().find(|tensor| tensor.name == name).ok_or_else(missing)
-    };
-    Ok([find("lora_a")?, find("lora_b")?])
+    Ok([matrix(tensors, piece, "lora_a")?, matrix(tensors, piece, "lora_b")?])
 }
 
-/// Singular values of `scale b a`, falling, as many as the rank.
-fn singular_values(a: &AdapterTensor, b: &AdapterTensor, scale: f64) -> Vec<f64> {
-    let matrix = |tensor: &AdapterTensor| {
-        let values = tensor.values.iter().map(|&value| f64::from(value));
-        DMatrix::from_row_iterator(tensor.shape[0], tensor.shape[1], values)
-    };
-    let (r_b, r_a) = (matrix(b).qr().r(), matrix(a).transpose().qr().r());
-    let core = (r_b * r_a.transpose()) * scale;
-    // Of numbers that are not finite there are none.
-    if core.iter().any(|value| !value.is_finite()) {
-        return vec![f64::NAN; a.shape[0]];
-    }
-    let mut singular: Vec<f64> = core.svd(false, false).singular_values.iter().copied().collect();
-    singular.sort_by(|one, other| other.total_cmp(one));
-    singular
+/// The matrix of a piece that is called so.
+fn matrix<'a>(tensors: &'a [AdapterTensor], piece: &Piece, own: &str) -> Result<&'a AdapterTensor> {
+    let name = piece.matrix_name(own);
+    let missing = || Error::failed("adapter", format!("it has no {name}"), "open it again");
+    tensors.iter().find(|tensor| tensor.name == name).ok_or_else(missing)
 }
 
 fn effective_rank(singular: &[f64]) -> f64 {
@@ -243,18 +260,10 @@ pub(super) fn no_site(name: &str) -> Error {
 mod tests {
     use super::*;
 
-    fn tensor(shape: [usize; 2], values: &[f32]) -> AdapterTensor {
-        AdapterTensor { name: String::new(), shape, values: values.to_vec() }
-    }
-
-    /// `B A = diag(3, 4)` in the corner of a 3 x 4 matrix: its singular values are 4 and 3.
     #[test]
-    fn singular_values_are_those_of_the_product() {
-        let a = tensor([2, 4], &[1.0, 0.0, 0.0, 0.0, 0.0, 2.0, 0.0, 0.0]);
-        let b = tensor([3, 2], &[3.0, 0.0, 0.0, 2.0, 0.0, 0.0]);
-        let singular = singular_values(&a, &b, 0.5);
-        assert!((singular[0] - 2.0).abs() < 1e-12 && (singular[1] - 1.5).abs() < 1e-12, "{singular:?}");
-        assert_eq!(singular_values(&a, &tensor([3, 2], &[0.0; 6]), 0.5), [0.0, 0.0]);
+    fn lengths_are_multiples_of_what_they_were_and_rows_of_zeros_have_none() {
+        let lengths = Lengths::of(&[1.0, 3.0, 5.0], &[2.0, 3.0, 0.0]);
+        assert_eq!(lengths, Lengths { least: 0.5, mean: 0.75, greatest: 1.0 });
     }
 
     #[test]

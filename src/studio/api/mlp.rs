@@ -3,10 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::Result;
-use crate::model::graph::Part;
 use crate::ops::glu::Activation;
-use crate::session::probe::{LayerValues, Probe, Subject};
-use crate::studio::look::{Look, rows_for};
+use crate::studio::look::Look;
 
 /// Bars of a histogram.
 const BARS: usize = 64;
@@ -74,13 +72,8 @@ pub struct Neuron {
 pub fn mlp(look: &mut Look, asked: &Asked) -> Result<Mlp> {
     look.check_ids(&asked.ids)?;
     look.check_layer(asked.layer)?;
-    let adapter = look.adapter(asked.adapter)?;
-    let subject = Subject { part: Part::From(asked.layer), ..Subject::whole(adapter.as_ref(), rows_for(asked.ids.len())) };
-    let (mut probe, layer) = Probe::forward(look.session, subject, |model| {
-        let layer = LayerValues::of(model, asked.layer)?;
-        Ok((vec![layer.gate, layer.up, layer.inner], layer))
-    })?;
-    probe.run_hidden(&look.entering(asked.layer, &asked.ids, asked.adapter)?, asked.ids.len(), &[])?;
+    let ready = look.layer(asked.layer, &asked.ids, asked.adapter)?;
+    let (probe, layer) = (&ready.probe, ready.layer()?);
     let (gate, up, inner) = (probe.read(layer.gate)?, probe.read(layer.up)?, probe.read(layer.inner)?);
     let width = look.session.config().intermediate_size;
     let tokens = inner.chunks(width).enumerate().map(|(token, row)| {

@@ -11,7 +11,7 @@ use crate::advise::choices::choices;
 use crate::advise::looks::Looks;
 use crate::studio::jobs::Engine;
 use crate::studio::{Opened, Studio};
-use crate::terminal::quoted;
+use crate::terminal::option;
 use crate::train::memory::Memory;
 use crate::train::needs::Planned;
 use crate::train::options::{Recipe, TrainOptions};
@@ -129,7 +129,7 @@ pub(super) fn recipe_table(asked: Asked) -> Result<toml::Table> {
 
 fn command(recipe: &toml::Table, has_data: bool) -> Result<String> {
     let mut words = vec!["graftling train".to_string()];
-    let mut option = |key: &str, value: &str| words.push(format!("--{} {}", key.replace('_', "-"), quoted(value)));
+    let mut option = |key: &str, value: &str| words.push(option(key, value));
     // What must be given comes first, in its order.
     for key in Recipe::keys() {
         match recipe.get(&key) {

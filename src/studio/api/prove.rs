@@ -1,5 +1,8 @@
-//! `/api/prove`: the derivative of the loss by one number of A or B, measured: that number is changed on the device, and the loss is
-//! computed again.
+//! `/api/prove`: the derivative of the loss by one number of A, B or DoRA's m, measured: that number is changed on the device, and the loss
+//! is computed again.
+//!
+//! DoRA's gradient takes the lengths of rows for constants (section 4.3 of its paper). So they keep, while a number is changed, what they
+//! are computed from: what is measured is the derivative that the gradient is of.
 //!
 //! With `D(h) = (L(w + h) - L(w - h)) / 2h`, what is given is `(4 D(h) - D(2h)) / 3`, of which the error falls with `h^4` (Richardson). The losses
 //! are means of the tokens' f32 losses, added up in f64; each is off by some units in its last place, and the difference by that over h. So
@@ -8,8 +11,9 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::backward::{self, Step, pinned};
+use super::backward::{self, Differentiated, Step, pinned};
 use super::lora::no_site;
+use crate::adapter::dora::MAGNITUDE;
 use crate::adapter::{AdapterBuffers, DeviceAdapter, Method};
 use crate::data::Batch;
 use crate::graph::ValueId;
@@ -39,11 +43,13 @@ pub struct Asked {
     pub column: usize,
 }
 
-/// A is `[rank, in_features]`, B `[out_features, rank]`.
+/// A is `[rank, in_features]`, B `[out_features, rank]`; DoRA's m, `[out_features, 1]`, has the lengths of rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 pub enum Matrix {
     A,
     B,
+    #[serde(rename = "m")]
+    Magnitude,
 }
 
 /// A derivative in two ways.
@@ -68,17 +74,20 @@ pub struct Proof {
 /// Measures a derivative. The adapter is afterwards what it was, bit for bit.
 ///
 /// # Errors
-/// Bad input: no record, no such site, row or column; a DoRA adapter. Failed: the device has not the memory.
+/// Bad input: no record, no such site, matrix, row or column. Failed: the device has not the memory.
 pub fn prove(look: &mut Look, asked: &Asked) -> Result<Proof> {
     let adapter = look.trained()?;
     let piece =
         adapter.placement.pieces.iter().find(|piece| piece.site.name() == asked.site).ok_or_else(|| no_site(&asked.site))?;
-    if matches!(piece.method, Method::Dora(_)) {
-        let problem =
-            "DoRA's gradient takes the lengths of rows as constants (section 4.3 of its paper), and a difference does not";
-        return Err(Error::bad_input("site", problem, "open a LoRA adapter"));
+    if asked.matrix == Matrix::Magnitude && !matches!(piece.method, Method::Dora(_)) {
+        let problem = format!("{} is adapted by LoRA, which has no m", asked.site);
+        return Err(Error::bad_input("matrix", problem, "ask for A or B"));
     }
-    let own = if asked.matrix == Matrix::A { "lora_a" } else { "lora_b" };
+    let own = match asked.matrix {
+        Matrix::A => "lora_a",
+        Matrix::B => "lora_b",
+        Matrix::Magnitude => MAGNITUDE,
+    };
     let name = piece.matrix_name(own);
     let element = adapter.layout.element(&name, asked.row, asked.column).ok_or_else(|| {
         let shape = adapter.layout.tensors.iter().find(|tensor| tensor.name == name).map_or([0, 0], |tensor| tensor.shape);
@@ -87,50 +96,52 @@ pub fn prove(look: &mut Look, asked: &Asked) -> Result<Proof> {
     })?;
 
     let record = backward::Asked { record: asked.record.clone(), max_length: asked.max_length };
-    let mut proving = match look.kept.proving.take().filter(|known| known.asked == record) {
+    let mut known = match look.kept.differentiated.take().filter(|known| known.asked == record) {
         Some(known) => known,
         None => {
             let (mut step, graph) = Step::new(look, &adapter, &record)?;
             step.run()?;
             let gradients = step.gradients()?;
-            Proving::new(look, &adapter, &record, (graph, step.batch, gradients))?
+            Differentiated { asked: record, graph, batch: step.batch, gradients, forward: None }
         }
     };
-    let proof = proving.proof(look, adapter.parameters(), element);
-    look.kept.proving = Some(proving);
+    let forward = match known.forward.take() {
+        Some(forward) => forward,
+        None => Forward::new(look, &adapter, &known.graph)?,
+    };
+    let gradient = f64::from(known.gradients[element]);
+    let proof = known.forward.insert(forward).proof(look, &known.batch, adapter.parameters(), (element, gradient));
+    look.kept.differentiated = Some(known);
     proof
 }
 
-/// A record that has been differentiated, and its forward pass.
-pub struct Proving {
-    asked: backward::Asked,
-    batch: Batch,
-    /// Laid out as the adapter.
-    gradients: Vec<f32>,
-    forward: Probe,
+/// The forward pass of a record's step.
+pub struct Forward {
+    probe: Probe,
     nll: ValueId,
 }
 
-impl Proving {
-    /// Prepares the forward pass of the graph that gave these gradients.
-    pub(super) fn new(
-        look: &Look,
-        adapter: &DeviceAdapter,
-        asked: &backward::Asked,
-        (graph, batch, gradients): (LossGraph, Batch, Vec<f32>),
-    ) -> Result<Self> {
-        let (pinned, nll) = (pinned(look, adapter, &graph)?, graph.nll);
-        let forward = Probe::new(look.session, graph.model.graph, graph.model.inputs, &[nll], pinned)?;
-        Ok(Self { asked: asked.clone(), batch, gradients, forward, nll })
+impl Forward {
+    /// Prepares the forward pass of the graph that gave the gradients.
+    fn new(look: &Look, adapter: &DeviceAdapter, graph: &LossGraph) -> Result<Self> {
+        let constants = if graph.leaves.copies.is_empty() { None } else { Some(adapter.copied("constants of a proof")?) };
+        let (pinned, nll) = (pinned(look, adapter, constants.as_ref(), graph)?, graph.nll);
+        let (graph, inputs) = (graph.model.graph.clone(), graph.model.inputs);
+        Ok(Self { probe: Probe::new(look.session, graph, inputs, &[nll], pinned)?, nll })
     }
 
-    fn proof(&mut self, look: &Look, parameters: &AdapterBuffers, element: usize) -> Result<Proof> {
+    fn proof(
+        &mut self,
+        look: &Look,
+        batch: &Batch,
+        parameters: &AdapterBuffers,
+        (element, gradient): (usize, f64),
+    ) -> Result<Proof> {
         let value = parameters.read_element(element)?;
-        let gradient = f64::from(self.gradients[element]);
         let mut h = (CHANGE / gradient.abs().max(f64::MIN_POSITIVE)).clamp(STEPS[0], STEPS[1]);
         let measured = loop {
             (look.pause)("losses beside the number", 0, 4)?;
-            let measured = self.measured(parameters, element, f64::from(value), h);
+            let measured = self.measured(batch, parameters, (element, f64::from(value)), h);
             parameters.write_element(element, value);
             let measured = measured?;
             // Where the curve bends more than the losses are rounded, a smaller step tells more.
@@ -146,20 +157,26 @@ impl Proving {
     }
 
     /// The slope from losses at four places around `value`.
-    fn measured(&mut self, parameters: &AdapterBuffers, element: usize, value: f64, h: f64) -> Result<Measured> {
+    fn measured(
+        &mut self,
+        batch: &Batch,
+        parameters: &AdapterBuffers,
+        (element, value): (usize, f64),
+        h: f64,
+    ) -> Result<Measured> {
         // What f32 makes of the four numbers is what is divided by.
         let numbers = [-2.0, -1.0, 1.0, 2.0].map(|times| (value + times * h) as f32);
         let mut losses = [0.0; 4];
         for (loss, number) in losses.iter_mut().zip(numbers) {
             parameters.write_element(element, number);
-            self.forward.run_batch(&self.batch, 1.0 / self.batch.targets.len() as f64)?;
-            let nll = self.forward.read(self.nll)?;
+            self.probe.run_batch(batch, 1.0 / batch.targets.len() as f64)?;
+            let nll = self.probe.read(self.nll)?;
             *loss = nll.iter().map(|&nll| f64::from(nll)).sum::<f64>() / nll.len() as f64;
         }
         let slope = |low: usize, high: usize| (losses[high] - losses[low]) / (f64::from(numbers[high]) - f64::from(numbers[low]));
         let (near, far) = (slope(1, 2), slope(0, 3));
         // Tens of layers in f32 are off by tens of units in the last place, which add up at random over the tokens.
-        let off = 64.0 * f64::from(f32::EPSILON) * losses[1].abs().max(1.0) / (self.batch.targets.len() as f64).sqrt();
+        let off = 64.0 * f64::from(f32::EPSILON) * losses[1].abs().max(1.0) / (batch.targets.len() as f64).sqrt();
         Ok(Measured { slope: (4.0 * near - far) / 3.0, bend: (near - far).abs() / 3.0, rounding: off / h, losses })
     }
 }

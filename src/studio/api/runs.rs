@@ -121,16 +121,9 @@ fn run(studio: &Arc<Studio>, asked: Dir) -> Answered<Run> {
         error: None,
         log: Vec::new(),
     });
-    let mut metrics = tail::all(&dir);
-    let every = metrics.len().div_ceil(MOST_STEPS).max(1);
-    if every > 1 {
-        let last = metrics.len() - 1;
-        let mut at = 0;
-        metrics.retain(|step| {
-            at += 1;
-            (at - 1) % every == 0 || at - 1 == last || step.eval_loss.is_some()
-        });
-    }
+    let all = tail::all(&dir);
+    let done_steps = all.len();
+    let metrics = thinned(all);
     let recipe = files::read_to_string(&dir.join(RECIPE_FILE), files::DESCRIPTION).ok();
     let about = About::read(&dir);
     let done = about.as_ref().is_some_and(|about| metrics.last().is_some_and(|last| last.step >= about.total_steps));
@@ -143,15 +136,24 @@ fn run(studio: &Arc<Studio>, asked: Dir) -> Answered<Run> {
         error,
         log,
         about,
+        thinned: metrics.len() < done_steps,
         metrics,
         samples: Sample::all(&dir),
-        thinned: every > 1,
         recipe,
         checkpoint,
         adapter: AdapterConfig::is_in(&dir).then(|| dir.display().to_string()),
         model: base_model(&dir),
         dir: dir.display().to_string(),
     })
+}
+
+/// At most [`MOST_STEPS`] of many steps, evenly spread, with the last one, and with all that were evaluated: what those say, no other says.
+fn thinned(steps: Vec<StepMetrics>) -> Vec<StepMetrics> {
+    let every = steps.len().div_ceil(MOST_STEPS).max(1);
+    let last = steps.len().saturating_sub(1);
+    let says_more = |step: &StepMetrics| step.eval_loss.is_some() || step.check.is_some();
+    let stays = |(at, step): &(usize, StepMetrics)| at % every == 0 || *at == last || says_more(step);
+    steps.into_iter().enumerate().filter(stays).map(|(_, step)| step).collect()
 }
 
 #[derive(Deserialize)]
@@ -246,4 +248,28 @@ fn check(studio: &Arc<Studio>, asked: Map<String, Value>) -> Answered<Checked> {
         parameters: prepared.trained_parameters(),
         memory: prepared.memory(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::generate::answers::Tally;
+
+    #[test]
+    fn of_very_many_steps_all_stay_that_were_evaluated_or_asked() {
+        let step = |number: u64| StepMetrics {
+            eval_loss: (number == 4_001).then_some(1.0),
+            check: (number == 4_002).then(Tally::default),
+            ..StepMetrics::example(number, 1.0)
+        };
+        let few: Vec<StepMetrics> = (1..=20_000).map(step).collect();
+        assert_eq!(thinned(few.clone()), few);
+        let many = thinned((1..=60_000).map(step).collect());
+        assert!(many.len() <= MOST_STEPS + 3, "{}", many.len());
+        let has = |number: u64| many.iter().any(|step| step.step == number);
+        // Of three steps the first one.
+        assert!(has(4_000) && has(4_003) && !has(4_004) && has(60_000));
+        assert!(has(4_001) && has(4_002));
+        assert_eq!(thinned(Vec::new()), []);
+    }
 }

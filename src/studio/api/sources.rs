@@ -11,10 +11,37 @@ use crate::kernel::shader;
 use crate::ops::registry;
 use crate::{Error, Result};
 
-/// The ops' files.
+/// The files that this program was built from.
 #[derive(RustEmbed)]
-#[folder = "src/ops"]
+#[folder = "src"]
+#[prefix = "src/"]
 struct Files;
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileAsked {
+    /// `src/studio/api/attention.rs`
+    pub path: String,
+}
+
+/// A file of this program.
+#[derive(Debug, Serialize)]
+pub struct File {
+    pub path: String,
+    pub text: String,
+}
+
+/// A file that this program was built from.
+///
+/// # Errors
+/// Bad input: there is no such file.
+pub fn file(asked: &FileAsked) -> Result<File> {
+    let content = Files::get(&asked.path).ok_or_else(|| {
+        let proposal = "name a file as the `path` of /api/source is named, such as src/ops/rope.rs";
+        Error::bad_input("path", format!("`{}` is no file of this program", asked.path), proposal)
+    })?;
+    Ok(File { path: asked.path.clone(), text: String::from_utf8_lossy(&content.data).into_owned() })
+}
 
 /// All ops.
 #[derive(Debug, Serialize)]
@@ -146,14 +173,14 @@ impl Page {
     /// The file in which the op gives this name.
     fn find(op: &str) -> Result<Self> {
         let name = format!("\"{op}\"");
-        for file in Files::iter() {
+        for file in Files::iter().filter(|file| file.starts_with("src/ops/")) {
             let Some(content) = Files::get(&file) else { continue };
             let text = String::from_utf8_lossy(&content.data);
             let lines: Vec<&str> = text.lines().collect();
             let named =
                 |at: usize| lines[at].contains("fn name(&self)") && lines.get(at + 1).is_some_and(|next| next.trim() == name);
             if let Some(at) = (0..lines.len()).find(|&at| named(at)) {
-                return Self::read(op, &format!("src/ops/{file}"), &lines, at);
+                return Self::read(op, &file, &lines, at);
             }
         }
         Err(Error::failed("sources", format!("no file gives the name {name}"), DEFECT))

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{Answered, Method, Nothing, Route, host};
 use crate::architecture::{FAMILIES, parameters};
 use crate::formats::ModelPlace;
+use crate::storage::source::by_format;
 use crate::studio::jobs::{DeviceName, Stage};
 use crate::studio::{Opened, Studio};
 
@@ -99,15 +100,9 @@ fn state(studio: &Arc<Studio>, _: Nothing) -> Answered<State> {
 fn model_state(opened: &Opened) -> ModelState {
     let files = &opened.model.files;
     let config = &files.config;
-    let tensors = files.tensors.tensors();
-    let mut formats: Vec<(String, u64)> = Vec::new();
-    for info in tensors {
-        match formats.iter_mut().find(|(name, _)| name == info.storage.name()) {
-            Some((_, bytes)) => *bytes += info.bytes,
-            None => formats.push((info.storage.name().to_string(), info.bytes)),
-        }
-    }
-    let most = formats.into_iter().max_by_key(|(_, bytes)| *bytes);
+    let formats = by_format(files.tensors.tensors());
+    let bytes = formats.values().map(|total| total.bytes).sum();
+    let most = formats.into_iter().max_by_key(|(_, total)| total.bytes);
     let path = match &files.place {
         ModelPlace::Folder(path) | ModelPlace::Gguf(path) | ModelPlace::Config(path) => path.display().to_string(),
         ModelPlace::Hub(name) => name.clone(),
@@ -126,7 +121,7 @@ fn model_state(opened: &Opened) -> ModelState {
         head_dim: config.head_dim,
         vocabulary: config.vocab_size,
         context: config.context(),
-        bytes: tensors.iter().map(|info| info.bytes).sum(),
+        bytes,
         chat: opened.model.template.is_some(),
     }
 }

@@ -54,23 +54,22 @@ struct Token {
 fn tokens(studio: &Arc<Studio>, asked: Asked) -> Answered<Tokens> {
     let opened = studio.opened()?;
     let (model, max_length) = (&opened.model, asked.max_length.unwrap_or(TrainOptions::MAX_LENGTH));
-    let (encoded, kind) = match (asked.text, asked.record) {
+    let encoded = match (asked.text, asked.record) {
         (Some(text), None) => {
             let ids = model.tokenizer.encode(&text, true)?;
             let example = Example { labels: vec![None; ids.len()], input_ids: ids, line: 1 };
-            (LoneRecord { example, notes: Vec::new() }, "plain")
+            LoneRecord { example, kind: "plain", notes: Vec::new() }
         }
         (None, Some(record)) => {
-            let kind = kind(&record);
             let json = Value::Object(record).to_string();
-            (encode_record(&json, &model.tokenizer, model.template.as_ref(), model.files.config.vocab_size)?, kind)
+            encode_record(&json, &model.tokenizer, model.template.as_ref(), model.files.config.vocab_size)?
         }
         _ => {
             let proposal = "give {\"text\": \"...\"}, or {\"record\": {...}} with a record as data files have it";
             return Err(Error::bad_input("request", "asks for neither or both of text and record", proposal).into());
         }
     };
-    let LoneRecord { example: Example { input_ids, labels, .. }, notes } = encoded;
+    let LoneRecord { example: Example { input_ids, labels, .. }, kind, notes } = encoded;
     let token = |(at, (&id, label)): (usize, (&u32, &Option<u32>))| -> Result<Token> {
         let special = model.tokenizer.is_special(id);
         // The first token is predicted by nothing.
@@ -84,16 +83,4 @@ fn tokens(studio: &Arc<Studio>, asked: Asked) -> Answered<Tokens> {
 /// What one token stands for, wherever it stands.
 fn text_of(tokenizer: &Tokenizer, id: u32) -> Result<String> {
     tokenizer.decode(&[id], false)
-}
-
-fn kind(record: &Map<String, Value>) -> &'static str {
-    let kinds = [
-        ("messages", "messages"),
-        ("conversations", "messages"),
-        ("prompt", "prompt/completion"),
-        ("instruction", "instruction"),
-        ("text", "text"),
-        ("input_ids", "input_ids"),
-    ];
-    kinds.iter().find(|(key, _)| record.contains_key(*key)).map_or("record", |(_, kind)| kind)
 }

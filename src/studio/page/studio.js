@@ -2,12 +2,13 @@
 
 import { h, fill } from './lib/dom.js';
 import * as api from './lib/api.js';
-import { get } from './lib/store.js';
+import { get, set } from './lib/store.js';
 import { apply as applyTheme, turn } from './lib/theme.js';
 import { shortcut, known, roving } from './lib/keyboard.js';
 import { errorBox } from './lib/pane.js';
 import { bytes, count } from './lib/format.js';
 import { live } from './lib/live.js';
+import { sourceLink } from './lib/look.js';
 import { openDialog } from './lib/open.js';
 import journey from './journey/journey.js';
 import anatomy from './views/anatomy.js';
@@ -32,6 +33,7 @@ const ENGINE = { closed: 'not opened yet', opening: 'opening', ready: 'ready', t
 const content = document.getElementById('content');
 let open = null;
 let started = false;
+let read = null; // the model that the sentence was last meant for
 
 /** What the address says: #/view/part?key=value */
 function address() {
@@ -45,7 +47,7 @@ function head(view) {
     h('h1', view.title),
     h('p.view-lead', view.lead),
     h('details.what', h('summary', 'What am I looking at?'), h('p', view.what.join(' ')),
-      h('p.what-source', 'Computed in ', h('code', view.source), view.op ? [' · ', h('a', { href: `#/source?op=${view.op}` }, 'formula, gradient and kernel')] : null)));
+      h('p.what-source', 'Computed in ', sourceLink(view.source), view.op ? [' · ', h('a', { href: `#/source?op=${view.op}` }, 'formula, gradient and kernel')] : null)));
 }
 
 async function show() {
@@ -74,7 +76,14 @@ async function show() {
     const state = await state_();
     if (signal.aborted) return;
     if (!state.model && !view.withoutModel) fill(body, h('section.card', h('h2', 'No model is open'), h('p', 'This view looks into a model. Open one: a folder, a .gguf file, or a Hugging Face name.'), h('div.row', h('button.primary', { type: 'button', onclick: openAnother }, 'Open …'))));
-    else await view.show(body, { signal, state, parts, query });
+    else {
+      if (state.model && state.model.path !== read) {
+        read = state.model.path;
+        // A model without a chat template reads texts, not conversations.
+        if (!state.model.chat && get('subject').kind === 'chat') set({ subject: { ...get('subject'), kind: 'text' } });
+      }
+      await view.show(body, { signal, state, parts, query });
+    }
   } catch (error) {
     if (signal.aborted || error.name === 'AbortError') return;
     console.debug(error);

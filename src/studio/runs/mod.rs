@@ -182,7 +182,12 @@ impl Theatre {
     pub fn stop(&self, as_pause: bool) -> std::result::Result<(), Refusal> {
         let mut shown = locked(&self.shown);
         let Some(now) = shown.as_mut().filter(|now| now.phase.is_training()) else {
-            return Err(Refusal::new(409, "studio", "no run is training", "start one"));
+            return Err(Refusal::new(
+                409,
+                "studio",
+                "no run is training",
+                "start one on this page, or show one that goes on: --run DIR",
+            ));
         };
         if now.phase != Phase::Running {
             // A second Ctrl-C would end the process without saving.

@@ -2,10 +2,10 @@
 
 import { h, add, fill, debounce } from '../lib/dom.js';
 import { post } from '../lib/api.js';
-import { get, set } from '../lib/store.js';
-import { look, strength } from '../lib/look.js';
+import { set } from '../lib/store.js';
+import { layerOf, look, strength } from '../lib/look.js';
 import { layerSlider, slider } from '../lib/controls.js';
-import { heat, namedHeat, scaleBar, shade } from '../lib/heat.js';
+import { namedHeat, scaleBar, shade } from '../lib/heat.js';
 import { tokenRow } from '../lib/tokens.js';
 import { percent, visible } from '../lib/format.js';
 import { habits } from '../views/attention.js';
@@ -29,12 +29,12 @@ export default {
       if (!last) return;
       const { answer, tokens } = last;
       const one = answer.heads[Math.min(head, answer.heads.length - 1)];
-      const n = tokens.length, size = Math.max(7, Math.min(18, Math.floor(480 / n)));
+      const n = tokens.length, size = Math.max(11, Math.min(18, Math.floor(480 / n)));
       const habit = habits(one);
       const name = (i) => `“${visible(tokens[i].text)}”`;
       const reads = h('div.stack');
       const choose = (i) => fill(reads, h('p', `${name(i)} reads:`), tokenRow({ tokens, label: 'What the token reads', shade: (_, j) => (j <= i ? shade(one.rows[i][j]) : null), note: (_, j) => (j <= i ? percent(one.rows[i][j]) : 'masked') }));
-      const drawn = (size >= 10 ? namedHeat : heat)({
+      const drawn = namedHeat({
         rowNames: tokens.map((t) => visible(t.text)), columnNames: [], rows: n, columns: n, at: (i, j) => (j <= i ? one.rows[i][j] : null), max: 1, cell: [size, size], signal, label: `Head ${one.head}`,
         name: (i, j, p) => (p === null ? 'masked: it comes later' : `${name(i)} reads ${percent(p)} from ${name(j)}`), pick: choose,
       });
@@ -43,11 +43,11 @@ export default {
     };
     const { bar, pane, run } = look({
       label: 'Reading attention', keys: ['layer'], signal, most: 48,
-      ask: ({ ids, stop }) => post('attention', { ids, layer: Math.min(get('layer'), model.layers - 1), adapter: strength(state) }, stop),
+      ask: ({ ids, stop }) => post('attention', { ids, layer: layerOf(model), adapter: strength(state) }, stop),
       draw: (answer, tokens, body) => { last = { answer, tokens }; add(body, [place]); draw(); },
     });
     add(picture, [pane.element]);
-    add(tryIt, [layerSlider(model.layers, get('layer'), debounce(120, (l) => set({ layer: l }))).element,
+    add(tryIt, [layerSlider(model.layers, layerOf(model), debounce(120, (l) => set({ layer: l }))).element,
       slider({ label: 'Head', min: 0, max: model.heads - 1, step: 1, value: 0, write: (k) => `${k} of ${model.heads - 1}`, input: (k) => { head = k; draw(); } }).element, bar]);
     run();
   },

@@ -3,6 +3,7 @@
 
 import { h, fill } from '../lib/dom.js';
 import { shortcut, roving } from '../lib/keyboard.js';
+import { sourceLink } from '../lib/look.js';
 import tokens from './tokens.js';
 import embedding from './embedding.js';
 import attention from './attention.js';
@@ -87,7 +88,7 @@ async function show(body, { signal, state, parts, query }) {
         h('div.player', h('button', { type: 'button', onclick: (event) => { back(); calm(event); }, 'aria-label': 'Back' }, '←'), play, h('button', { type: 'button', onclick: (event) => { forward(); calm(event); }, 'aria-label': 'Forward' }, '→'), h('small', h('kbd', 'Space'), ' plays, ', h('kbd', '←'), ' ', h('kbd', '→'), ' step, ', h('kbd', '↑'), ' ', h('kbd', '↓'), ' stops'), progress),
         h('section.try-box', h('h2', 'Change one thing'), h('p', stop.change), tryIt),
         h('section.touches', h('h2', 'What fine-tuning touches here'), h('p', typeof stop.touches === 'function' ? stop.touches(state.model, state) : stop.touches))),
-      h('section.card.stop-picture', { 'aria-label': 'Numbers of your model' }, picture, h('p.note', stop.view ? ['More in the view ', h('a', { href: `#/${stop.view}` }, stop.viewName), ' · '] : null, 'computed in ', h('code', stop.source))))));
+      h('section.card.stop-picture', { 'aria-label': 'Numbers of your model' }, picture, h('p.note', stop.view ? ['More in the view ', h('a', { href: `#/${stop.view}` }, stop.viewName), ' · '] : null, 'computed in ', sourceLink(stop.source))))));
   put(beat);
   stage = await stop.show({ picture, tryIt, signal, state });
   if (!signal.aborted) stage?.beat?.(beat);

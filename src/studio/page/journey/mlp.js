@@ -2,8 +2,8 @@
 
 import { h, add, debounce } from '../lib/dom.js';
 import { once, post } from '../lib/api.js';
-import { get, set } from '../lib/store.js';
-import { look, strength } from '../lib/look.js';
+import { set } from '../lib/store.js';
+import { layerOf, look, strength } from '../lib/look.js';
 import { layerSlider } from '../lib/controls.js';
 import { bars } from '../lib/charts.js';
 import { histogram } from '../views/mlp.js';
@@ -33,7 +33,7 @@ export default {
     const { model } = state;
     const { bar, pane, run } = look({
       label: 'Reading the MLP', keys: ['layer'], signal,
-      ask: async ({ ids, stop }) => ({ mlp: await post('mlp', { ids, layer: Math.min(get('layer'), model.layers - 1), adapter: strength(state) }, stop), anatomy: await once('anatomy') }),
+      ask: async ({ ids, stop }) => ({ mlp: await post('mlp', { ids, layer: layerOf(model), adapter: strength(state) }, stop), anatomy: await once('anatomy') }),
       draw: ({ mlp, anatomy }, tokens, place) => {
         const sums = new Map();
         for (const { part, parameters } of anatomy.modules) sums.set(part, (sums.get(part) ?? 0) + parameters);
@@ -42,7 +42,7 @@ export default {
       },
     });
     add(picture, [pane.element]);
-    add(tryIt, [layerSlider(model.layers, get('layer'), debounce(120, (l) => set({ layer: l }))).element, bar]);
+    add(tryIt, [layerSlider(model.layers, layerOf(model), debounce(120, (l) => set({ layer: l }))).element, bar]);
     run();
   },
 };

@@ -116,7 +116,7 @@ export function bars(list, { of, label } = {}) {
   return h('div.bars', { role: 'list', 'aria-label': label }, list.map(({ name, value, text, graft, title }) => {
     const fillbar = h('i');
     fillbar.style.setProperty('--share', Math.max(0, Math.min(1, value / most)));
-    return [h('span.bar-name', { title }, name), h('div.bar', { class: graft ? 'bar graft' : 'bar', 'aria-hidden': 'true' }, fillbar), h('span', text ?? short(value))];
+    return h('div.bar-row', { role: 'listitem' }, h('span.bar-name', { title }, name), h('div.bar', { class: graft ? 'bar graft' : 'bar', 'aria-hidden': 'true' }, fillbar), h('span', text ?? short(value)));
   }));
 }
 

@@ -4,6 +4,7 @@ import { h } from './dom.js';
 
 const WORDS = {
   wgsl: /\b(fn|let|var|const|override|struct|if|else|for|while|loop|return|break|continue|switch|case|default|true|false|u32|i32|f32|f16|bool|vec[234]|mat\dx\d|array|ptr|storage|workgroup|uniform|function|private|read|read_write|alias|enable)\b/,
+  js: /\b(import|export|from|default|const|let|function|return|if|else|for|of|in|while|break|continue|new|class|extends|async|await|try|catch|finally|throw|typeof|null|undefined|true|false)\b/,
   rust: /\b(fn|let|mut|const|struct|impl|if|else|for|while|loop|return|break|continue|match|true|false|pub|use|as|in|ref|where|self|Self|usize|u32|f32|f64|bool|Vec|Option|Result|move)\b/,
 };
 

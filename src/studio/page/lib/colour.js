@@ -10,8 +10,10 @@ function variable(name) {
 const mix = (a, b, t) => a.map((x, i) => Math.round(x + (b[i] - x) * t));
 /** A colour as style sheets write it. */
 export const css = (c) => `rgb(${c[0]} ${c[1]} ${c[2]})`;
+// Relative luminance, as WCAG 2 has it: black and white have the same contrast, 4.6, against 0.18.
+const luminance = (rgb) => rgb.map((x) => (x <= 10 ? x / 255 / 12.92 : ((x / 255 + 0.055) / 1.055) ** 2.4)).reduce((sum, x, i) => sum + [0.2126, 0.7152, 0.0722][i] * x, 0);
 /** Ink that can be read on a colour. */
-export const inkOn = ([r, g, b]) => (0.299 * r + 0.587 * g + 0.114 * b > 140 ? '#14181d' : '#ffffff');
+export const inkOn = (rgb) => (luminance(rgb) > 0.179 ? '#000000' : '#ffffff');
 
 /** The scales of the present theme, as [red, green, blue]; made anew at each drawing. */
 export function scales() {

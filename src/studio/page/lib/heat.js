@@ -8,16 +8,16 @@ import { short } from './format.js';
 /**
  * A picture of `rows` x `columns` cells. `at(row, column)` is a number or null (no cell). `scale` is 'sequential' or 'linear' (0 to `max`) or 'diverging'
  * (-`max` to `max`). `name(row, column, value)` says a cell in words. `pick(row, column)` makes cells choosable. `cell` is [width, height]
- * in pixels at the most; the picture shrinks with the page.
+ * in pixels at the most; the picture shrinks with the page, unless it `scrolls` in its own box.
  */
-export function heat({ rows, columns, at, scale = 'sequential', max, cell = [12, 12], label, name, pick, signal, readout, chosen, quiet }) {
+export function heat({ rows, columns, at, scale = 'sequential', max, cell = [12, 12], label, name, pick, signal, readout, chosen, quiet, scrolls }) {
   const canvas = h('canvas', { width: columns, height: rows });
   const cursor = h('div.heat-cursor', { hidden: true });
   const says = readout ?? h('p.readout', { 'aria-live': 'polite' });
   const box = h('div.heat', { tabindex: quiet ? -1 : 0, role: pick ? 'application' : 'img', 'aria-label': `${label}${pick ? '. Arrow keys move, Enter chooses.' : quiet ? '' : '. Arrow keys read the cells.'}` }, canvas, cursor);
   canvas.style.setProperty('width', `${columns * cell[0]}px`);
   canvas.style.setProperty('height', `${rows * cell[1]}px`);
-  canvas.style.setProperty('max-width', '100%');
+  if (!scrolls) canvas.style.setProperty('max-width', '100%');
   if (cell[0] === cell[1]) {
     canvas.style.setProperty('height', 'auto');
     canvas.style.setProperty('aspect-ratio', `${columns} / ${rows}`);
@@ -62,6 +62,7 @@ export function heat({ rows, columns, at, scale = 'sequential', max, cell = [12,
         const [r, c] = place ?? [0, -1];
         mark(Math.max(0, Math.min(rows - 1, r + move[0])), Math.max(0, Math.min(columns - 1, c + move[1])));
         tell(...place);
+        if (scrolls) cursor.scrollIntoView({ block: 'nearest', inline: 'nearest' });
       } else if ((event.key === 'Enter' || event.key === ' ') && place && pick) {
         event.preventDefault();
         event.stopPropagation();
@@ -102,15 +103,16 @@ export function shade(value, scale = 'sequential') {
 
 /** A heat picture whose rows and columns have names, such as layers and modules. */
 export function namedHeat({ rowNames, columnNames, title, ...rest }) {
-  const picture = heat({ rows: rowNames.length, columns: columnNames.length, ...rest }); // `rest` may give another number of columns
+  // A picture without names of its columns has tokens both ways: on a narrow page it scrolls beside the names of its rows.
+  const scrolls = columnNames.length === 0;
+  const picture = heat({ rows: rowNames.length, columns: columnNames.length, scrolls, ...rest }); // `rest` may give another number of columns
   const grid = h('div.named-heat', h('div.row-names', { 'aria-hidden': 'true' }, rowNames.map((name) => h('span', name))),
     h('div.column-names', { 'aria-hidden': 'true' }, columnNames.map((name, i) => h('span', { class: columnNames.length > 12 && i % 5 ? 'minor' : null }, name))), picture.element);
-  if (columnNames.length === 0) grid.classList.add('token-heat');
-  // Names are as tall as the rows really are, and left out where they could not be read.
+  if (scrolls) grid.classList.add('token-heat');
+  // Names are as tall as the rows really are.
   onWidth(picture.element, rest.signal, () => {
     const row = picture.element.clientHeight / rowNames.length;
-    grid.style.setProperty('--name-size', `${Math.min(12, 0.84 * row).toFixed(1)}px`);
-    grid.classList.toggle('no-names', row < 7.5);
+    grid.style.setProperty('--name-size', `${Math.min(12, 0.86 * row).toFixed(1)}px`);
   });
   return { ...picture, element: h('div.stack', title && h('p.note', title), grid) };
 }

@@ -6,6 +6,12 @@ import { Pane } from './pane.js';
 import { slider } from './controls.js';
 import { subjectBar, tokens } from './subject.js';
 
+/** The layer that is looked at: the one that was chosen, or, since early layers look at little but their neighbours, one of the middle. */
+export const layerOf = (model) => Math.min(get('layer') ?? Math.floor(model.layers / 2), model.layers - 1);
+
+/** A link to a file of this program. */
+export const sourceLink = (path) => h('a', { href: `#/source?file=${path}` }, h('code', path));
+
 /** The strength to send: nothing where no adapter is open. */
 export const strength = (state) => (state.adapter ? get('strength') : undefined);
 

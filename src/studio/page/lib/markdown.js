@@ -34,7 +34,7 @@ export function markdown(text) {
       out.push(h('pre.code', { tabindex: 0 }, h('code', code.join('\n'))));
     } else if (line.trim().startsWith('|')) {
       const [head, , ...rows] = take((l) => l.trim().startsWith('|'));
-      out.push(h('div.table-scroll', { tabindex: 0 }, h('table', h('thead', h('tr', cells(head).map((c) => h('th', inline(c))))), h('tbody', rows.map((row) => h('tr', cells(row).map((c) => h('td', inline(c)))))))));
+      out.push(h('div.table-scroll', { tabindex: 0 }, h('table', h('thead', h('tr', cells(head).map((c) => (c ? h('th', { scope: 'col' }, inline(c)) : h('td'))))), h('tbody', rows.map((row) => h('tr', cells(row).map((c) => h('td', inline(c)))))))));
     } else if (/^\s*[*-] /.test(line)) {
       out.push(h('ul', take((l) => /^\s*[*-] /.test(l)).map((l) => h('li', inline(l.replace(/^\s*[*-] /, ''))))));
     } else if (/^#+ /.test(line)) {

@@ -6,7 +6,7 @@ const KEY = 'graftling-studio';
 const defaults = {
   subject: { kind: 'chat', user: 'What is the capital of France?', assistant: 'The capital of France is Paris.', text: 'The cat sat on the mat because it was tired.', json: '{"prompt": "The opposite of hot is", "completion": " cold."}' },
   strength: 1,
-  layer: 0,
+  layer: null, // the one that a view thinks best
   token: 0,
   seed: 1,
   theme: 'system',

@@ -5,7 +5,7 @@ import { post } from '../lib/api.js';
 import { get, set } from '../lib/store.js';
 import { layerSlider, slider, select } from '../lib/controls.js';
 import { heat, namedHeat, scaleBar, shade } from '../lib/heat.js';
-import { look, strength, strengthSlider } from '../lib/look.js';
+import { layerOf, look, strength, strengthSlider } from '../lib/look.js';
 import { tokenRow } from '../lib/tokens.js';
 import { asTable, table } from '../lib/table.js';
 import { roving } from '../lib/keyboard.js';
@@ -36,7 +36,7 @@ function show(body, { signal, state }) {
   const view = look({
     label: 'Reading attention', keys: ['layer', 'strength'], signal,
     ask: async ({ ids, stop }) => {
-      const body_ = { ids, layer: Math.min(get('layer'), model.layers - 1), adapter: strength(state) };
+      const body_ = { ids, layer: layerOf(model), adapter: strength(state) };
       const answer = await post('attention', { ...body_, rope: dial }, stop);
       const key = JSON.stringify(body_);
       if (!dialled()) known = { key, answer };
@@ -52,7 +52,7 @@ function show(body, { signal, state }) {
       one();
     },
   });
-  const layer = layerSlider(model.layers, get('layer'), debounce(120, (l) => set({ layer: l })));
+  const layer = layerSlider(model.layers, layerOf(model), debounce(120, (l) => set({ layer: l })));
   const heading = h('div.columns', { style: { '--column': '16rem' } }, layer.element, strengthSlider(state, signal));
   add(body, [view.bar, h('section.card', h('h2', 'Heads'), heading, view.pane.element), h('section.card', chosen),
     h('div.columns', h('section.card', h('h2', 'The dial of RoPE'), dialForm((changes) => { dial = changes; view.run(); })),
@@ -92,8 +92,9 @@ function drawHead(place, head, tokens, answer, signal, own) {
       tokenRow({ tokens, label: 'What the chosen token reads; choose another reader', chosen: i, pick: choose, shade: (_, j) => (j <= i ? shade(row[j]) : null), note: (_, j) => (j <= i ? `${percent(row[j])} of what token ${i} reads` : 'in the future: masked') }));
     reads.querySelectorAll('.token')[i]?.classList.add('reader');
   };
-  const size = Math.max(7, Math.min(22, Math.floor(600 / n)));
-  const big = (size >= 10 ? namedHeat : heat)({
+  // Names must be readable; what is then too wide is scrolled in its own box.
+  const size = Math.max(11, Math.min(22, Math.floor(600 / n)));
+  const big = namedHeat({
     rowNames: tokens.map((t) => visible(t.text)), columnNames: [], rows: n, columns: n, at: (i, j) => (j <= i ? head.rows[i][j] : null), max: 1, cell: [size, size],
     label: `Pattern of head ${head.head}: row reads column`, signal, chosen: [at, at],
     name: (i, j, p) => (p === null ? `${name(j)} comes after ${name(i)}: the causal mask hides it` : `${name(i)} reads ${percent(p)} from ${name(j)}${own ? ` (own rotation: ${percent(own.rows[i][j])})` : ''}`),

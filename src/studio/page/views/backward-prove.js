@@ -1,4 +1,4 @@
-// "Prove it": the gradient of one number of A or B beside a finite difference that is measured on the device.
+// "Prove it": the gradient of one number of A, B or DoRA's m beside a finite difference that is measured on the device.
 
 import { h, add, fill } from '../lib/dom.js';
 import { get, post } from '../lib/api.js';
@@ -30,7 +30,14 @@ export function proveCard(signal, adapter) {
   const row = number({ label: 'Row', value: 0, min: 0, max: 1e6, change: (n) => (asked.row = n) });
   const column = number({ label: 'Column', value: 0, min: 0, max: 1e6, change: (n) => (asked.column = n) });
   const choosing = new Pane('Reading the matrix', signal);
-  const picture = () => adapter && asked.site && choosing.run((stop) => get('lora/site', { name: asked.site }, stop), (answer, place) => {
+  const matrices = choice({ label: 'Matrix', value: 'B', options: [['A', 'A'], ['B', 'B'], ['m', 'm']], change: (v) => { asked.matrix = v; picture(); } });
+  const magnitude = matrices.element.querySelector('[data-value=m]');
+  const picture = () => {
+    choosing.stop();
+    fill(choosing.body);
+    if (adapter && asked.site && asked.matrix !== 'm') draw();
+  };
+  const draw = () => choosing.run((stop) => get('lora/site', { name: asked.site }, stop), (answer, place) => {
     const { rows, columns, values, of, averaged } = answer[asked.matrix.toLowerCase()];
     // A cell of an averaged picture stands for a block, of which the first number is taken.
     const first = (at, shown, all) => Math.floor((at * all) / shown);
@@ -44,13 +51,22 @@ export function proveCard(signal, adapter) {
   const element = h('section.card', h('h2', 'Prove it'),
     h('p', 'A gradient claims: change this number by a little, and the loss changes by so much. So change it, on the device, and look.'),
     h('div.row', h('div.field', h('span.field-label', 'Site'), name),
-      choice({ label: 'Matrix', value: 'B', options: [['A', 'A'], ['B', 'B']], change: (v) => { asked.matrix = v; picture(); } }).element,
+      matrices.element,
       row.element, column.element, button),
     choosing.element,
-    h('p.note', 'A has as many rows as the rank, B as many columns; both are counted from 0.'), pane.element);
+    h('p.note', 'A has as many rows as the rank, B as many columns, DoRA’s m one column; all are counted from 0.'), pane.element);
   return {
     element,
-    site: (site) => { if (!site) return; asked.site = site.site; fill(name, site.site); button.disabled = false; picture(); },
+    site: (site) => {
+      if (!site) return;
+      asked.site = site.site;
+      fill(name, site.site);
+      button.disabled = false;
+      // Only DoRA has an m.
+      magnitude.hidden = site.m_norm === null || site.m_norm === undefined;
+      if (magnitude.hidden && asked.matrix === 'm') { asked.matrix = 'B'; matrices.put('B'); }
+      picture();
+    },
     clear: () => { pane.stop(); fill(pane.body); tried.length = 0; },
   };
 }

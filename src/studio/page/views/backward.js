@@ -14,7 +14,7 @@ import { stepGraph } from './backward-graph.js';
 import { proveCard } from './backward-prove.js';
 import { short, percent, visible } from '../lib/format.js';
 
-const NORMS = { b_norm: 'gradient of B', a_norm: 'gradient of A' };
+const NORMS = { b_norm: 'gradient of B', a_norm: 'gradient of A', m_norm: 'gradient of m' };
 
 function losses({ tokens, loss }, signal) {
   const learned = tokens.filter((t) => t.nll !== null && t.nll !== undefined);
@@ -31,13 +31,14 @@ function losses({ tokens, loss }, signal) {
 function gradients(answer, signal, pick) {
   let key = 'b_norm';
   const place = h('div');
+  const has = (norm) => answer.sites.some((s) => s[norm] !== null && s[norm] !== undefined);
   const draw = () => fill(place, siteMap({ sites: answer.sites, measure: (s) => s[key], write: short, label: `Length of the ${NORMS[key]} by module and layer`, pick, signal }));
   draw();
   return [
     answer.fresh ? h('p.note.told', 'No adapter is open, so a fresh one stands in, as training would begin: its B is zero, therefore A has no gradient yet, and the model answers as the base does.') : null,
-    choice({ label: 'Colour shows', value: key, options: Object.entries(NORMS), change: (v) => { key = v; draw(); } }).element,
+    choice({ label: 'Colour shows', value: key, options: Object.entries(NORMS).filter(([norm]) => has(norm)), change: (v) => { key = v; draw(); } }).element,
     place,
-    asTable('gradients by site', () => table({ caption: 'Lengths of the gradients', rows: answer.sites, limit: 1000, pick, columns: [{ name: 'site', value: (s) => s.site }, { name: 'A', number: true, value: (s) => s.a_norm, text: (s) => short(s.a_norm) }, { name: 'B', number: true, value: (s) => s.b_norm, text: (s) => short(s.b_norm) }] })),
+    asTable('gradients by site', () => table({ caption: 'Lengths of the gradients', rows: answer.sites, limit: 1000, pick, columns: [{ name: 'site', value: (s) => s.site }, { name: 'A', number: true, value: (s) => s.a_norm, text: (s) => short(s.a_norm) }, { name: 'B', number: true, value: (s) => s.b_norm, text: (s) => short(s.b_norm) }, ...(has('m_norm') ? [{ name: 'm', number: true, value: (s) => s.m_norm ?? 0, text: (s) => short(s.m_norm) }] : [])] })),
   ];
 }
 

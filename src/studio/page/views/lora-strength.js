@@ -11,7 +11,8 @@ import { answered } from '../lib/answer.js';
 import { table } from '../lib/table.js';
 import { percent, short, visible } from '../lib/format.js';
 
-const LENGTH = 32;
+/** Tokens of an answer that follows the slider: few, so that it follows at once. */
+const LENGTH = 16;
 
 export function strengthCard(state, signal) {
   const pane = new Pane('Answering', signal);

@@ -46,6 +46,7 @@ function one(place, site, signal) {
   const total = site.singular.reduce((sum, x) => sum + x * x, 0) || 1;
   fill(place, h('h2', site.site),
     h('p', `${site.method === 'dora' ? 'DoRA' : 'LoRA'} of rank ${site.rank}, alpha ${short(site.alpha)}, so B·A is multiplied by ${short(site.scale)}. The update has ${percent(site.relative, 2)} of the size of W, and uses ${site.effective_rank.toFixed(1)} of its ${site.rank} directions.`),
+    site.lengths ? h('p', `DoRA sets the lengths of the rows of W besides: from ${percent(site.lengths.least)} to ${percent(site.lengths.greatest)} of what they were, on average ${percent(site.lengths.mean, 2)}. At half strength the layer lies half way between the frozen and the adapted one.`) : null,
     site.norm === 0 ? h('p.note', 'B is still zero: the adapter does nothing here yet. That is how training begins, so that the first step starts from the base model.') : null,
     pane.element,
     h('h3', 'Singular values'),

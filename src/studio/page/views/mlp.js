@@ -4,7 +4,7 @@ import { h, add, fill, debounce, s, onWidth } from '../lib/dom.js';
 import { post } from '../lib/api.js';
 import { get, set } from '../lib/store.js';
 import { layerSlider } from '../lib/controls.js';
-import { look, strength, strengthSlider } from '../lib/look.js';
+import { layerOf, look, strength, strengthSlider } from '../lib/look.js';
 import { tokenRow } from '../lib/tokens.js';
 import { asTable, table } from '../lib/table.js';
 import { ticks } from '../lib/charts.js';
@@ -67,12 +67,12 @@ function show(body, { signal, state }) {
   const { model } = state;
   const view = look({
     label: 'Reading the MLP', keys: ['layer', 'strength'], signal,
-    ask: ({ ids, stop }) => post('mlp', { ids, layer: Math.min(get('layer'), model.layers - 1), adapter: strength(state) }, stop),
+    ask: ({ ids, stop }) => post('mlp', { ids, layer: layerOf(model), adapter: strength(state) }, stop),
     draw: (answer, tokens, place) => draw(answer, tokens, place, signal),
   });
   const ratio = model.intermediate ? `${(model.intermediate / model.hidden).toFixed(1)} times` : 'several times';
   add(body, [view.bar, h('div.side', h('section.card', h('h2', 'Gate and up'), view.pane.element),
-    h('div.stack', h('section.card', h('h2', 'Where to look'), layerSlider(model.layers, get('layer'), debounce(120, (l) => set({ layer: l }))).element, strengthSlider(state, signal)),
+    h('div.stack', h('section.card', h('h2', 'Where to look'), layerSlider(model.layers, layerOf(model), debounce(120, (l) => set({ layer: l }))).element, strengthSlider(state, signal)),
       h('section.card', h('h2', 'What fine-tuning touches'), h('p', `gate_proj and up_proj widen a token from ${whole(model.hidden)} numbers to ${ratio} as many, down_proj writes the result back. Most parameters of the model are here, and new facts are stored best where the MLP can change.`))))]);
   view.run();
 }

@@ -124,7 +124,7 @@ function show(body, { signal, state }) {
       fill(row, h('p.note', 'The whole text. Choose a token to look around it:'), tokenRow({ tokens, label: 'Where to look', chosen: at, pick: (i) => { centre = i; set({ token: i }); view.run(); } }));
     },
   });
-  add(body, [view.bar, h('section.card', strengthSlider(state, signal), row, view.pane.element)]);
+  add(body, [view.bar, h('section.card', h('h2', 'The logit lens'), strengthSlider(state, signal), row, view.pane.element)]);
   view.run();
 }
 

@@ -7,6 +7,7 @@ import { roving } from '../lib/keyboard.js';
 import { markdown } from '../lib/markdown.js';
 import { code } from '../lib/code.js';
 import { percent, whole } from '../lib/format.js';
+import { sourceLink } from '../lib/look.js';
 
 function one(answer) {
   const { op, formula, gradient, reference, wgsl, kernels, path, repository_lines: lines, time } = answer;
@@ -21,7 +22,7 @@ function one(answer) {
   if (names.length) open(start);
   roving(tabs, '[role=tab]');
   return [
-    h('section.card', h('h2', h('code', op)), h('p.note', 'In ', h('code', path), lines ? `, lines ${Array.isArray(lines) ? lines.join(' to ') : lines}` : '', time ? ` · in the last profile ${whole(time.calls)} calls, ${time.ms.toFixed(1)} ms, ${percent(time.share)} of the step` : ' · no profile of a run is open: train with --profile, and open the run, to see its time'),
+    h('section.card', h('h2', h('code', op)), h('p.note', 'In ', sourceLink(path), lines ? `, lines ${Array.isArray(lines) ? lines.join(' to ') : lines}` : '', time ? ` · in the last profile ${whole(time.calls)} calls, ${time.ms.toFixed(1)} ms, ${percent(time.share)} of the step` : ' · no profile of a run is open: train with --profile, and open the run, to see its time'),
       h('div.columns', h('section.stack.maths', h('h3', 'What it computes'), markdown(formula)), h('section.stack.maths', h('h3', 'How its gradient is found'), gradient ? markdown(gradient) : h('p', 'This op has no gradient.')))),
     h('section.card', h('h2', 'The f64 twin'), h('p', 'Plain Rust in double precision, with no device: what the kernel is compared with in the tests.'), code(reference, 'rust', `${op} in f64`)),
     h('section.card', h('h2', 'The kernels'), kernels?.length ? h('p', `${kernels.length} kernels may compute it; which one does depends on the device and the sizes: `, kernels.slice(0, 40).map((k, i) => [i ? ', ' : '', h('code', k.name)]), kernels.length > 40 ? ', …' : '') : null,
@@ -37,7 +38,12 @@ async function show(body, { signal, query }) {
   const list = h('ul.op-list', { 'aria-label': 'Ops' }, ops.map((o) => h('li', h('a', { href: `#/source?op=${o.op}`, 'aria-current': o.op === wanted ? 'true' : null }, h('b', o.op), h('span', o.what.replace(/[`*]/g, ''))))));
   roving(list, 'a');
   const known = ops.some((o) => o.op === wanted);
-  if (known) {
+  const file = query.get('file');
+  if (file) {
+    add(body, [pane.element, h('details.card.all-ops', h('summary', `All ${ops.length} ops`), list)]);
+    pane.run((stop) => api.get('file', { path: file }, stop), ({ path, text }, place) => add(place, [h('section.card', h('h2', h('code', path)),
+      h('p.note', `The file, ${whole(text.split('\n').length - 1)} lines, as this program was built from it.`), code(text, path.endsWith('.js') ? 'js' : 'rust', path))]));
+  } else if (known) {
     add(body, [h('details.card.all-ops', h('summary', `All ${ops.length} ops`), list), pane.element]);
     pane.run((stop) => api.get('source', { op: wanted }, stop), (answer, place) => add(place, one(answer)));
   } else add(body, [wanted ? h('p.note', `There is no op “${wanted}”.`) : null, h('section.card', h('h2', 'All ops'), h('p', 'An op is one step of the computation. Everything that the studio shows was computed by these.'), list)]);

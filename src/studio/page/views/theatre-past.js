@@ -5,7 +5,8 @@ import * as api from '../lib/api.js';
 import { Pane, errorBox } from '../lib/pane.js';
 import { lineChart } from '../lib/charts.js';
 import { table } from '../lib/table.js';
-import { short, whole } from '../lib/format.js';
+import { percent, short, whole } from '../lib/format.js';
+import { checks } from './theatre-run.js';
 
 const MOST = 6;
 
@@ -27,9 +28,11 @@ async function compared(runs, chosen, signal, place) {
   const line = (key) => list.map((run) => ({ name: run.dir, points: run.metrics.filter((m) => Number.isFinite(m[key])).map((m) => [m.step, m[key]]) })).filter((each) => each.points.length);
   const options = [...new Set(list.flatMap((run) => Object.keys(run.about?.options ?? {})))].filter((key) => new Set(list.map((run) => run.about?.options?.[key])).size > 1);
   const held = line('eval_loss');
+  const right = list.map((run) => ({ name: run.dir, points: checks(run.metrics)[0]?.points ?? [] })).filter((each) => each.points.length);
   fill(place,
     lineChart({ label: 'Loss by step of the chosen runs', series: line('loss'), x: { label: 'step' }, y: { label: 'loss', from: 0 }, signal, height: 260 }),
     held.length ? lineChart({ label: 'Held-out loss of the chosen runs', series: held, x: { label: 'step' }, y: { label: 'held-out loss', from: 0 }, signal, height: 220 }) : null,
+    right.length ? lineChart({ label: 'Questions answered right, of the chosen runs', series: right, x: { label: 'step' }, y: { label: 'share answered right', from: 0, to: 1 }, write: (p) => percent(p), signal, height: 220 }) : null,
     list.length > 1 ? table({ caption: options.length ? 'What differs between them' : 'Their options are the same', rows: options, columns: [{ name: 'option', value: (key) => key }, ...list.map((run) => ({ name: run.dir, value: (key) => run.about?.options?.[key] ?? '–' }))] }) : null);
 }
 
@@ -63,7 +66,7 @@ export function pastRuns({ signal, show }) {
       return h('tr', h('td', box), h('td', h('b', run.dir), h('small.block', run.model ?? '')), h('td', spark(run.curve)), h('td.number', `${whole(run.steps)}${run.total_steps ? ` of ${whole(run.total_steps)}` : ''}`), h('td.number', short(run.loss)), h('td.number', short(run.eval_loss)), h('td', run.running ? 'training' : run.adapter ? 'has an adapter' : ''), h('td', when(run.changed)), cell);
     };
     add(place, [
-      runs.length ? h('div.table-scroll', { tabindex: 0, role: 'region', 'aria-label': 'Runs' }, h('table', h('thead', h('tr', ['', 'folder', 'loss', 'steps', 'last loss', 'held-out', '', 'when', ''].map((name, i) => h('th', { scope: 'col', class: i >= 3 && i <= 5 ? 'number' : null }, name)))), h('tbody', runs.map(row)))) : null,
+      runs.length ? h('div.table-scroll', { tabindex: 0, role: 'region', 'aria-label': 'Runs' }, h('table', h('thead', h('tr', ['compare', 'folder', 'loss', 'steps', 'last loss', 'held-out', 'state', 'when', 'show'].map((name, i) => h('th', { scope: 'col', class: i >= 3 && i <= 5 ? 'number' : null }, name)))), h('tbody', runs.map(row)))) : null,
       runs.length ? picture : null, sweeps.length ? [h('h2', 'Sweeps'), sweeps.map(sweep)] : null, cut ? h('p.note', 'There are more folders than are looked into; start the studio in a folder nearer to your runs.') : null]);
   });
   return { element: h('section.card', h('div.row', h('h2', 'Runs of the past'), h('button.small', { type: 'button', onclick: refresh }, 'Look again')), pane.element), refresh };

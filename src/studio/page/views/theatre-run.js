@@ -12,6 +12,16 @@ const PHASES = {
   paused: 'paused', stopped: 'stopped', done: 'done', failed: 'failed',
 };
 
+const share = ({ right, of }) => (of ? right / of : NaN);
+
+/** Curves of the questions of --check-data that were answered right: all of them, and each group of them. */
+export function checks(metrics) {
+  const asked = metrics.filter((m) => m.check);
+  const groups = [...new Set(asked.flatMap((m) => Object.keys(m.check.groups ?? {})))];
+  const line = (name, of) => ({ name, points: asked.filter(of).map((m) => [m.step, share(of(m))]) });
+  return asked.length ? [line('all', (m) => m.check.all), ...groups.map((group) => line(group, (m) => m.check.groups?.[group]))] : [];
+}
+
 /** Answers that are shown at first: the newest. */
 const SAMPLES = 24;
 const sampled = ({ step, prompt, answer }) => h('figure.sample', h('figcaption', `step ${step}: ${prompt}`), h('blockquote', answer));
@@ -65,10 +75,12 @@ export function stage({ signal, ended, known }) {
     const speed = recent.length ? recent.reduce((sum, m) => sum + m.tokens / m.tokens_per_second, 0) / recent.length : NaN;
     const entry = (name, value, note) => h('div', h('dt', name), h('dd', value, note && h('small', note)));
     const lastEval = [...metrics].reverse().find((m) => m.eval_loss !== undefined && m.eval_loss !== null);
+    const lastCheck = [...metrics].reverse().find((m) => m.check);
     fill(numbers,
       entry('step', last ? whole(last.step) : '0', total ? `of ${whole(total)}` : ''),
       last && entry('loss', short(last.loss), `${percent(Math.exp(-last.loss))} a token`),
       lastEval && entry('held-out loss', short(lastEval.eval_loss), `at step ${lastEval.step}`),
+      lastCheck && entry('answered right', `${whole(lastCheck.check.all.right)} of ${whole(lastCheck.check.all.of)}`, `at step ${lastCheck.step}`),
       last && entry('learning rate', last.learning_rate.toExponential(1)),
       last && entry('tokens a second', whole(last.tokens_per_second), Number.isFinite(speed) ? `${duration(speed)} a step` : ''),
       last && entry('memory', bytes(last.gpu_bytes), 'on the device'),
@@ -82,8 +94,10 @@ export function stage({ signal, ended, known }) {
     const line = (key) => metrics.filter((m) => m[key] !== undefined && m[key] !== null).map((m) => [m.step, m[key]]);
     const x = { label: 'step' };
     const held = line('eval_loss');
+    const right = checks(metrics);
     fill(charts,
       lineChart({ label: 'Loss by step', series: [{ name: 'training', points: line('loss') }, ...(held.length ? [{ name: 'held-out', points: held, marks: held.length < 3 }] : [])], x, y: { label: 'loss', from: 0 }, signal, empty: 'No step is done yet: loading, and choosing kernels.' }),
+      right.length ? lineChart({ label: 'Questions answered right, by step', series: right.map((each) => ({ ...each, marks: each.points.length < 3 })), x, y: { label: 'share answered right', from: 0, to: 1 }, write: (p) => percent(p), signal, caption: 'The questions of check_data, asked every check_steps.' }) : null,
       lineChart({ label: 'Length of the gradient by step', series: [{ points: line('grad_norm') }], x, y: { label: 'length of the gradient, before clipping' }, signal }),
       lineChart({ label: 'Learning rate by step', series: [{ points: line('learning_rate') }], x, y: { label: 'learning rate', from: 0 }, height: 150, signal }),
       lineChart({ label: 'Tokens a second by step', series: [{ points: line('tokens_per_second') }], x, y: { label: 'tokens a second', from: 0 }, height: 150, signal }));
