@@ -78,8 +78,8 @@ pub enum RopeRow {
     /// from row `long` on that for longer ones.
     TwoTables { row: ValueId, original: u32, long: u32 },
     /// Each length of a sequence has frequencies of its own: the table of the first rope has a row for each token, and token i reads row i
-    /// of it, whose number is in `row`, `[tokens, 1]` u32.
-    EveryLength { row: ValueId, table: ValueId, rope: DynamicRope },
+    /// of it, whose number is in `row`, `[tokens, 1]` u32. Sequences begin at position `first`.
+    EveryLength { row: ValueId, table: ValueId, rope: DynamicRope, first: usize },
 }
 
 impl RopeRow {
@@ -87,6 +87,16 @@ impl RopeRow {
     fn row(&self) -> ValueId {
         match *self {
             Self::TwoTables { row, .. } | Self::EveryLength { row, .. } => row,
+        }
+    }
+
+    /// The same with rotations as if the first token of a sequence stood at this position.
+    #[must_use]
+    pub fn beginning_at(self, position: usize) -> Self {
+        match self {
+            // Its tables are told when they are written.
+            Self::TwoTables { .. } => self,
+            Self::EveryLength { row, table, rope, .. } => Self::EveryLength { row, table, rope, first: position },
         }
     }
 
@@ -98,7 +108,7 @@ impl RopeRow {
                 let of = |(position, length)| position + if length > original as usize { long } else { 0 };
                 (row, rows.map(of).collect(), None)
             }
-            Self::EveryLength { row, table, rope } => {
+            Self::EveryLength { row, table, rope, first } => {
                 let mut angles = Vec::new();
                 let mut count = 0;
                 let mut last = None;
@@ -107,7 +117,7 @@ impl RopeRow {
                         Some((same, frequencies)) if *same == length => frequencies,
                         _ => &last.insert((length, rope.inverse_frequencies(length))).1,
                     };
-                    let position = position as usize;
+                    let position = first + position as usize;
                     angles.extend(rope_table_of(frequencies, 1.0, position..position + 1));
                     count += 1;
                 }
@@ -216,6 +226,7 @@ impl<'a> Builder<'a> {
                     row: input("rope_row", TensorType::u32(tokens, 1)),
                     table: input("rope_table", TensorType::f32(tokens, rope.dim)),
                     rope,
+                    first: 0,
                 }),
                 (None, None) => None,
             },

@@ -265,7 +265,8 @@ impl DeviceWeights {
         self.pinned_from(model, architecture, 0)
     }
 
-    /// [`DeviceWeights::pinned`] with rotations as if the first token of a sequence stood at this position.
+    /// [`DeviceWeights::pinned`] with rotations as if the first token of a sequence stood at this position;
+    /// where a rotation is written with each batch, [`super::graph::RopeRow::beginning_at`] is needed besides.
     ///
     /// # Errors
     /// As [`DeviceWeights::pinned`].
@@ -290,13 +291,6 @@ impl DeviceWeights {
         for (rope, &id) in architecture.ropes.iter().zip(&model.rope_tables) {
             rope.supported()?;
             if model.graph[id].origin == Origin::Input {
-                if first_position > 0 {
-                    return Err(Error::bad_input(
-                        "the first position",
-                        "cannot be moved where the rotation is another for every length (dynamic scaling)",
-                        "shorten the text to the length that the model was made for, or begin at 0",
-                    ));
-                }
                 continue; // written with each batch
             }
             let rows = model.graph[id].tensor.shape.rows.max();

@@ -175,7 +175,8 @@ impl Probe {
         let config = subject.rotation.unwrap_or(session.config());
         let is_replaced = |name: &str| replaced.keys().any(|other| other == name || other.starts_with(&format!("{name}[")));
         let storage = |name: &str| if is_replaced(name) { crate::storage::DType::F32 } else { weights.dtype(name) };
-        let (Adapted { model, leaves, .. }, keep, found) = subject.fused(config, &storage, choose)?;
+        let (Adapted { mut model, leaves, .. }, keep, found) = subject.fused(config, &storage, choose)?;
+        model.inputs.rope_row = model.inputs.rope_row.map(|rope| rope.beginning_at(subject.first_position));
         let mut pinned = weights.pinned_from(&model, config, subject.first_position)?;
         for (name, value) in &model.weights {
             if let Some(place) = replaced.get(name) {

@@ -111,7 +111,7 @@ pub(crate) enum Scale {
 impl DType {
     /// The formats in which a frozen weight may rest, from exact to coarse; of those that are made alike ([`Affine::ALL`]), some in which
     /// every part of them occurs.
-    pub const WEIGHTS: [Self; 27] = [
+    pub const WEIGHTS: [Self; 29] = [
         Self::F32,
         Self::BF16,
         Self::F16,
@@ -136,8 +136,10 @@ impl DType {
         Self::NF4,
         Self::FP4,
         Self::Affine(Affine::INT3_64_BF16),
+        Self::Affine(Affine::INT3_64_ZF16),
         Self::Q3_K,
         Self::Affine(Affine::INT2_32_F16),
+        Self::Affine(Affine::INT2_128_ZF16),
         Self::Q2_K,
     ];
 
