@@ -229,7 +229,7 @@ mod tests {
     fn what_was_owed_of_the_newest_step_takes_the_place_of_its_line() {
         let folder = tempfile::tempdir().unwrap();
         let mut log = MetricsLog::open(folder.path(), 0).unwrap();
-        [1, 2, 3].map(|at| log.append(step(at, at as f64)).unwrap());
+        (1..=3).for_each(|at| log.append(step(at, at as f64)).unwrap());
         let whole = StepMetrics { eval_loss: Some(0.25), ..step(3, 3.0) };
         log.complete(whole.clone()).unwrap();
         log.append(step(4, 4.0)).unwrap();
