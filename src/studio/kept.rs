@@ -1,7 +1,7 @@
 //! What views keep on the device and beside it from one request to the next, so that none computes what another has computed, and a move of
 //! the adapter's slider builds nothing: the same kernels run on the same buffers with other parameters.
 //!
-//! Kept are: looks that have been prepared, as many as [`MOST_BYTES`] of the device hold; the residual stream and the logits of the last
+//! Kept are: looks that have been prepared, as many as `MOST_BYTES` of the device hold; the residual stream and the logits of the last
 //! text, of the base model and of the adapted one; a generator of each; and what is known of the model's tokens and weights.
 
 use std::collections::HashMap;
