@@ -90,7 +90,7 @@ pub(super) fn say(model: &Architecture, map: &mut Map<String, serde_json::Value>
     map.remove("hidden_act");
     for (key, value) in [
         ("hidden_activation", json!("gelu_pytorch_tanh")),
-        ("query_pre_attn_scalar", json!(model.attention_scale.powi(-2))),
+        ("query_pre_attn_scalar", pre_attention_scalar(model.attention_scale)),
         ("attn_logit_softcapping", json!(model.attention_softcap)),
         ("final_logit_softcapping", json!(model.final_softcap)),
         ("attention_bias", json!(model.query_key_value_bias)),
@@ -99,6 +99,13 @@ pub(super) fn say(model: &Architecture, map: &mut Map<String, serde_json::Value>
     ] {
         map.insert(key.to_owned(), value);
     }
+}
+
+/// The number of whose root the scale is the reciprocal. The power comes back a little beside a whole number, and transformers takes no other.
+fn pre_attention_scalar(scale: f64) -> serde_json::Value {
+    let scalar = scale.powi(-2);
+    let whole = scalar.round();
+    if (scalar - whole).abs() <= 1e-9 * whole { json!(whole as u64) } else { json!(scalar) }
 }
 
 /// Windows in the layers that `layer_types` names, else in those that `slides` does.
@@ -110,4 +117,18 @@ pub(super) fn windows(keys: &Keys, model: &mut Architecture, slides: impl Fn(usi
         layer.window = window.filter(|_| slides);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Gemma's own numbers, and one that is none.
+    #[test]
+    fn whole_numbers_are_written_as_they_were_read() {
+        for whole in [8, 16, 144, 168, 224, 256] {
+            assert_eq!(pre_attention_scalar(f64::from(whole).powf(-0.5)), json!(whole));
+        }
+        assert_eq!(pre_attention_scalar(0.4), json!(0.4f64.powi(-2)));
+    }
 }
