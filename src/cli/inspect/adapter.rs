@@ -3,15 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use graftling::formats::peft::{AdapterConfig, AdapterTensor, load_adapter, module_path};
+use graftling::Result;
+use graftling::formats::peft::{AdapterConfig, AdapterTensor, CONFIG, load_adapter, module_path, raw_config};
 use graftling::train::tell::about::About;
-use graftling::{Error, Result, files};
 use serde_json::{Map, Value, json};
 
 use super::tables::{aligned, binary_size, grouped, row};
-
-/// The file that says what the tensors mean.
-const CONFIG: &str = "adapter_config.json";
 
 /// Keys of it that are shown whatever they say, in this order; of the others those that are on.
 const SHOWN: [&str; 17] = [
@@ -82,14 +79,7 @@ impl Found {
     /// Bad input: the configuration is no JSON object.
     pub(super) fn read(place: &str) -> Result<Self> {
         let folder = Path::new(place);
-        let path = folder.join(CONFIG);
-        let bad = |problem: String| Error::bad_input(path.display(), problem, "Copy the adapter's folder again.");
-        let text = files::read_to_string(&path, files::DESCRIPTION).map_err(|error| bad(format!("cannot be read: {error}")))?;
-        let config = match serde_json::from_str(&text).map_err(|error| bad(format!("is not valid JSON: {error}")))? {
-            Value::Object(config) => config,
-            _ => return Err(bad("is not a JSON object".to_owned())),
-        };
-        Ok(Self { folder: place.to_owned(), config, used: load_adapter(folder), run: About::read(folder) })
+        Ok(Self { folder: place.to_owned(), config: raw_config(folder)?, used: load_adapter(folder), run: About::read(folder) })
     }
 
     fn method(&self) -> String {

@@ -78,7 +78,7 @@ const KEYS: [(&str, Key); 47] = [
 /// `adapter_config.json`, read with errors that name the key.
 pub(super) struct ConfigFile {
     place: String,
-    map: Map<String, Value>,
+    pub(super) map: Map<String, Value>,
 }
 
 impl ConfigFile {

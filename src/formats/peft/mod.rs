@@ -18,7 +18,7 @@ use std::{
 };
 
 use safetensors::tensor::{Dtype, TensorView};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::{atomic, folder_weights::FolderWeights};
 use crate::storage::TensorSource;
@@ -29,7 +29,8 @@ use config_file::ConfigFile;
 pub use names::path as module_path;
 pub use patterns::{Modules, Patterns};
 
-const CONFIG: &str = "adapter_config.json";
+/// The file that says what an adapter's tensors mean.
+pub const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";
 /// Of PEFT before 0.7, and of `safe_serialization=False`; read and never written.
 const PYTORCH: &str = "adapter_model.bin";
@@ -96,11 +97,19 @@ impl Default for AdapterConfig {
     }
 }
 
+/// What the [`CONFIG`] of a folder says, key by key, whether graftling understands it or not.
+///
+/// # Errors
+/// Bad input: there is none, or it is no JSON object.
+pub fn raw_config(folder: &Path) -> Result<Map<String, Value>> {
+    Ok(ConfigFile::read(&folder.join(CONFIG))?.map)
+}
+
 impl AdapterConfig {
     /// Whether a folder has an adapter, as far as the names of its files say.
     pub fn is_in(folder: &Path) -> bool {
         let is_there = |name: &str| folder.join(name).is_file();
-        is_there("adapter_config.json") && (is_there(WEIGHTS) || is_there(PYTORCH))
+        is_there(CONFIG) && (is_there(WEIGHTS) || is_there(PYTORCH))
     }
 
     /// Is this module of this layer adapted? `site`: `layers.3.self_attn.q_proj`.

@@ -19,12 +19,12 @@ use serde_json::{Value, json};
 use super::api::Refusal;
 use super::events::{Event, Events};
 use super::samples::Sample;
-use crate::formats::atomic;
+use crate::formats::{atomic, peft};
 use crate::train::checkpoint;
 use crate::train::lock;
 use crate::train::metrics::StepMetrics;
 use crate::train::tell::about::About;
-use crate::{Error, Result, files};
+use crate::{Error, Result};
 use child::Child;
 use tail::{News, Tail};
 
@@ -405,11 +405,7 @@ fn watch(shown: &Weak<Mutex<Option<Shown>>>, events: &Events) {
 
 /// The model that the run or the adapter in a folder is for.
 pub fn base_model(folder: &Path) -> Option<String> {
-    let of_adapter = || {
-        let text = files::read_to_string(&folder.join("adapter_config.json"), files::DESCRIPTION).ok()?;
-        let config: Value = serde_json::from_str(&text).ok()?;
-        config.get("base_model_name_or_path").and_then(Value::as_str).map(str::to_string)
-    };
+    let of_adapter = || peft::raw_config(folder).ok()?.get("base_model_name_or_path").and_then(Value::as_str).map(str::to_string);
     About::read(folder).map(|about| about.model).or_else(of_adapter)
 }
 
