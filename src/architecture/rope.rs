@@ -99,10 +99,7 @@ impl Rope {
         match &self.scaling {
             RopeScaling::None | RopeScaling::Unsupported(_) => plain,
             RopeScaling::Linear { factor } => plain.iter().map(|frequency| frequency / factor).collect(),
-            RopeScaling::Dynamic { factor, original_max_position_embeddings } => {
-                let (factor, original) = (*factor, *original_max_position_embeddings);
-                DynamicRope { theta: self.theta, dim: self.dim, factor, original }.inverse_frequencies(length)
-            }
+            RopeScaling::Dynamic { .. } => self.dynamic().map_or(plain, |rope| rope.inverse_frequencies(length)),
             RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => {
                 let context = *original_max_position_embeddings as f64;
                 plain.iter().map(|f| f / llama3_divisor(*f, *factor, *low_freq_factor, *high_freq_factor, context)).collect()

@@ -83,13 +83,6 @@ pub enum RopeRow {
 }
 
 impl RopeRow {
-    /// The input that says which rows of the tables are read.
-    fn row(&self) -> ValueId {
-        match *self {
-            Self::TwoTables { row, .. } | Self::EveryLength { row, .. } => row,
-        }
-    }
-
     /// The same with rotations as if the first token of a sequence stood at this position.
     #[must_use]
     pub fn beginning_at(self, position: usize) -> Self {
@@ -250,9 +243,9 @@ impl<'a> Builder<'a> {
     /// The input that says which rows of this rope's table are read.
     pub(super) fn rope_row(&self, rope: usize) -> ValueId {
         match self.inputs.rope_row {
-            Some(RopeRow::EveryLength { .. }) if rope > 0 => self.inputs.position,
-            Some(by_length) => by_length.row(),
-            None => self.inputs.position,
+            Some(RopeRow::TwoTables { row, .. }) => row,
+            Some(RopeRow::EveryLength { row, .. }) if rope == 0 => row,
+            _ => self.inputs.position,
         }
     }
 

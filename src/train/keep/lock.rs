@@ -26,11 +26,11 @@ type Identity = (u64, u64);
 
 /// Which folder has this name now; `None` where the system does not say (one that does not keeps a folder in use from being moved).
 fn identity(folder: &Path) -> io::Result<Option<Identity>> {
-    let metadata = std::fs::metadata(folder)?;
+    let found = std::fs::metadata(folder)?;
     #[cfg(unix)]
-    return Ok(Some((std::os::unix::fs::MetadataExt::dev(&metadata), std::os::unix::fs::MetadataExt::ino(&metadata))));
+    return Ok(Some((std::os::unix::fs::MetadataExt::dev(&found), std::os::unix::fs::MetadataExt::ino(&found))));
     #[cfg(not(unix))]
-    return Ok(metadata.is_dir().then_some((0, 0)));
+    return Ok(None);
 }
 
 impl FolderLock {
@@ -83,9 +83,7 @@ impl FolderLock {
             }
         }
     }
-}
 
-impl FolderLock {
     /// Whether the folder's name still leads to the folder that was locked, so that what is written there meets this run's files only.
     ///
     /// # Errors
