@@ -195,18 +195,19 @@ def compared(program, name, folder, device):
     return good
 
 
-def main():
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def compare_all(description, names, place, compared):
+    """Compares what the command line names, by `compared(program, name, folder, device)`, in a folder of this name for temporary files."""
+    arguments = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--program", default="graftling")
-    arguments.add_argument("--folder", type=pathlib.Path, default=pathlib.Path(tempfile.gettempdir()) / "other-families")
+    arguments.add_argument("--folder", type=pathlib.Path, default=pathlib.Path(tempfile.gettempdir()) / place)
     arguments.add_argument("--device", help="the program's --device")
-    arguments.add_argument("names", nargs="*", choices=[[], *MODELS], default=[])
+    arguments.add_argument("names", nargs="*", choices=[[], *names], default=[])
     options = arguments.parse_args()
     torch.set_num_threads(1)
     device = ["--no-autotune"] + (["--device", options.device] if options.device else [])
-    good = [compared(options.program, name, options.folder / name, device) for name in options.names or MODELS]
+    good = [compared(options.program, name, options.folder / name, device) for name in options.names or names]
     sys.exit(not all(good))
 
 
 if __name__ == "__main__":
-    main()
+    compare_all(__doc__, MODELS, "other-families", compared)

@@ -11,7 +11,6 @@ Prints one line a folder; the exit code is 1 if one differs. A library that is n
 compressed-tensors, mlx[cpu], mlx-lm, gptqmodel and autoawq (the last two from source, without their dependencies) besides requirements.txt.
 """
 
-import argparse
 import importlib.util
 import json
 import os
@@ -30,7 +29,7 @@ from safetensors.torch import load_file, save_file
 
 import lora_run
 from make_tiny import config_of, random_weights
-from other_families import records, run, vocabulary
+from other_families import compare_all, records, run, vocabulary
 
 TOKEN_LOSS, STEP_LOSS = 5e-4, 5e-4
 SIZE = (101, 128, 320, 2, 4, 2)
@@ -317,19 +316,6 @@ def compared(program, name, folder, device):
     return good
 
 
-def main():
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--program", default="graftling")
-    arguments.add_argument("--folder", type=pathlib.Path, default=pathlib.Path(tempfile.gettempdir()) / "other-quantised")
-    arguments.add_argument("--device", help="the program's --device")
-    arguments.add_argument("names", nargs="*", choices=[[], *FOLDERS], default=[])
-    options = arguments.parse_args()
-    torch.set_num_threads(1)
-    hf.utils.logging.disable_progress_bar()
-    device = ["--no-autotune"] + (["--device", options.device] if options.device else [])
-    good = [compared(options.program, name, options.folder / name, device) for name in options.names or FOLDERS]
-    sys.exit(not all(good))
-
-
 if __name__ == "__main__":
-    main()
+    hf.utils.logging.disable_progress_bar()
+    compare_all(__doc__, FOLDERS, "other-quantised", compared)

@@ -28,7 +28,7 @@ from transformers import AutoModelForCausalLM
 
 import lora_run
 import make_families
-from other_families import vocabulary
+from other_families import records, run, vocabulary
 
 FIXTURES = pathlib.Path(__file__).resolve().parents[2] / "tests/fixtures/reference"
 MODEL = FIXTURES / "tiny/grouped_tied"
@@ -75,21 +75,9 @@ print(json.dumps(nll.tolist()))
 """
 
 
-def graftling(options, *arguments):
-    done = subprocess.run([options.program, *map(str, arguments)], capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"graftling {' '.join(map(str, arguments))}\n{done.stderr}")
-    return done.stdout
-
-
-def records(path, sequences):
-    path.write_text("".join(json.dumps({"input_ids": ids, "labels": ids}) + "\n" for ids in sequences))
-    return path
-
-
 def of_graftling(options, model, adapter, data):
     beside = ["--adapter", adapter] if adapter else []
-    said = graftling(options, "eval", "--model", model, *beside, "--data", data, "--json", "--per-token", "--no-autotune")
+    said = run(options.program, "eval", "--model", model, *beside, "--data", data, "--json", "--per-token", "--no-autotune")
     return [value for value in json.loads(said)["examples"][0]["token_nll"] if value is not None]
 
 
@@ -151,13 +139,13 @@ def adapter(options, name, work):
     folder, out, merged = work / "model", work / name, work / f"{name}-merged"
     more = ADAPTERS[name]
     steps = records(work / "train.jsonl", [record["input_ids"] for record in figures["adamw"]["records"]])
-    graftling(options, "train", "--model", folder, "--data", steps, "--out", out, "--lora-r", 4, "--lora-alpha", 8, "--max-steps", 8,
+    run(options.program, "train", "--model", folder, "--data", steps, "--out", out, "--lora-r", 4, "--lora-alpha", 8, "--max-steps", 8,
               "--learning-rate", 1e-2, "--batch-size", 1, "--max-length", 64, "--no-autotune", *more)
     sequence = records(work / "sequence.jsonl", [ids])
     ours, base = (of_graftling(options, folder, with_adapter, sequence) for with_adapter in (out, None))
     model = peft_of(folder, out)
     peft = of_torch(model, ids)
-    graftling(options, "export", "--model", folder, "--adapter", out, "--to", "safetensors", "--type", "f32", "--out", merged)
+    run(options.program, "export", "--model", folder, "--adapter", out, "--to", "safetensors", "--type", "f32", "--out", merged)
     found = {
         "PEFT": distance(ours, peft),
         "merged": distance(of_graftling(options, merged, None, sequence), peft),
@@ -165,7 +153,7 @@ def adapter(options, name, work):
     }
     if "--use-dora" not in more:
         mlx = work / f"{name}-mlx"
-        graftling(options, "export", "--model", folder, "--adapter", out, "--to", "mlx-adapter", "--out", mlx)
+        run(options.program, "export", "--model", folder, "--adapter", out, "--to", "mlx-adapter", "--out", mlx)
         formula = mlx_differs(mlx, model)
         if options.mlx:
             found["mlx-lm"] = distance(of_mlx(options.mlx, folder, mlx, ids), peft)
@@ -182,7 +170,7 @@ def adapter(options, name, work):
 def family(options, name, work):
     source, merged = FIXTURES / "families" / name, work / name
     expected = json.loads((source / "expected.json").read_text())
-    graftling(options, "export", "--model", source, "--adapter", source / "adapter", "--to", "safetensors", "--type", "f32", "--out", merged)
+    run(options.program, "export", "--model", source, "--adapter", source / "adapter", "--to", "safetensors", "--type", "f32", "--out", merged)
     model = AutoModelForCausalLM.from_pretrained(merged, dtype=torch.float32, attn_implementation="eager").eval()
     found = distance(of_torch(model, expected["input_ids"]), expected["adapted"]["token_nll"])
     good = found <= TOKEN_LOSS
