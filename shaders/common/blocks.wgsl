@@ -1,3 +1,4 @@
+// uses: eight
 // What every weight in blocks of 32 elements offers to the algorithms: by elements, eight at a time, and by whole blocks. Of its format it
 // takes Head, load_head and four_values, of its codes Codes8, Codes and how they are loaded.
 //
@@ -15,6 +16,15 @@ fn load_weight4(group: u32) -> vec4f {
 
 fn load_weight(index: u32) -> f32 {
     return load_weight4(index / 4u)[index % 4u];
+}
+
+// Elements 4 * near .. 4 * near + 8, for an even `near`: they share a head. `far` is near + 1.
+fn load_weight8(near: u32, far: u32) -> Eight {
+    let block = near / 8u;
+    let eight = near / 2u % 4u;
+    let head = load_head(block);
+    let codes = load_codes8(block, eight);
+    return Eight(first_values(head, codes, eight), last_values(head, codes, eight));
 }
 
 // The first and the last four of elements 8 * eight .. 8 * eight + 8 of a block.

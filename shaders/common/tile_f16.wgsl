@@ -1,5 +1,5 @@
-// uses: enable_f16, {tile_operands}
-// How matmul_tiled keeps and multiplies its tiles in f16: half of the workgroup memory traffic of f32, and twice the multiply-adds an
+// uses: enable_f16, matmul_operands
+// How matmul_tiled fills, keeps and multiplies its tiles in f16: half of the workgroup memory traffic of f32, and twice the multiply-adds an
 // instruction where a GPU has packed f16 arithmetic. Needs SHADER_F16.
 //
 // Range: f16 ends at 65504 and loses bits below 2^-14 = 6.1e-5, and activations and gradients do not keep to that. So GROUP = 8 steps of k
@@ -19,18 +19,23 @@ const GROUP = 8u;           // steps of k that share a scale and are summed in f
 const HEADROOM = 5u;        // the largest magnitude of a group is brought into [2^5, 2^6)
 const LEAST_EXPONENT = 32u; // of f32, biased; below it (2^-95) scales end, and so does what an f32 product can hold
 
+override A_WORDS: u32 = ROW_BLOCKS * K_TILE;
+override B_WORDS: u32 = COLUMN_BLOCKS * K_TILE;
 override A_SCALES: u32 = ROW_BLOCKS * K_TILE / GROUP;
 override B_SCALES: u32 = COLUMN_BLOCKS * K_TILE / GROUP;
 
+var<workgroup> a_tile: array<Word, A_WORDS>; // [step of k][block of 4 rows]
+var<workgroup> b_tile: array<Word, B_WORDS>; // [step of k][block of 4 columns]
 // An element is its scale times what the tile holds.
 var<workgroup> a_scales: array<vec4f, A_SCALES>; // [group of steps][block of 4 rows], one a row
 var<workgroup> b_scales: array<f32, B_SCALES>;   // [group of steps][block of 4 columns]
 
-struct Sums {
-    top_left: mat4x4f,
-    top_right: mat4x4f,
-    bottom_left: mat4x4f,
-    bottom_right: mat4x4f,
+// Sums of 8 products.
+struct Products {
+    top_left: Block,
+    top_right: Block,
+    bottom_left: Block,
+    bottom_right: Block,
 }
 
 // The largest magnitude of each row (column) of two blocks.
@@ -52,6 +57,29 @@ fn scales(exponents: vec4u) -> vec4f {
 
 fn inverse_scales(exponents: vec4u) -> vec4f {
     return bitcast<vec4f>((254u + HEADROOM - exponents) << vec4u(23u));
+}
+
+// Blocks of a and b, zeros where their steps lie past the end of k.
+fn a_block_or_zero(i: u32, k: u32) -> mat4x4f {
+    if k >= params.k {
+        return mat4x4f();
+    }
+    return a_block(i, k);
+}
+
+fn b_block_or_zero(j: u32, k: u32) -> mat4x4f {
+    if k >= params.k {
+        return mat4x4f();
+    }
+    return b_block(j, k);
+}
+
+// Which part of a tile an invocation copies: (block of 4 rows or columns, group of steps of k). Neighbours go along memory.
+fn place_in_tile(number: u32, blocks: u32, by_k: bool) -> vec2u {
+    if by_k {
+        return vec2u(number % blocks, number / blocks);
+    }
+    return vec2u(number / (K_TILE / GROUP), number % (K_TILE / GROUP));
 }
 
 fn stage_a(place: vec2u, row: u32, k: u32) {
@@ -89,6 +117,30 @@ fn stage_b(place: vec2u, column: u32, k: u32) {
     b_tile[at + 7u * COLUMN_BLOCKS] = Word(inverse * last[3]);
 }
 
+// products[row][column] + a[row] * b[column]
+fn add_outer(products: Block, a: Word, b: Word) -> Block {
+    return Block(fma(Word(a.x), b, products[0]), fma(Word(a.y), b, products[1]), fma(Word(a.z), b, products[2]), fma(Word(a.w), b, products[3]));
+}
+
+// products + those of one step of k
+fn add_step(products: Products, step: u32, thread: vec3u) -> Products {
+    var total = products;
+    let a_top = a_tile[step * ROW_BLOCKS + thread.y];
+    let b_left = b_tile[step * COLUMN_BLOCKS + thread.x];
+    total.top_left = add_outer(total.top_left, a_top, b_left);
+    if DOWN == 2u {
+        total.bottom_left = add_outer(total.bottom_left, a_tile[step * ROW_BLOCKS + THREADS_Y + thread.y], b_left);
+    }
+    if ACROSS == 2u {
+        let b_right = b_tile[step * COLUMN_BLOCKS + THREADS_X + thread.x];
+        total.top_right = add_outer(total.top_right, a_top, b_right);
+        if DOWN == 2u {
+            total.bottom_right = add_outer(total.bottom_right, a_tile[step * ROW_BLOCKS + THREADS_Y + thread.y], b_right);
+        }
+    }
+    return total;
+}
+
 // sums + products in f32, a scale for each row
 fn add_scaled(sums: mat4x4f, of_rows: vec4f, products: Block) -> mat4x4f {
     return mat4x4f(
@@ -124,4 +176,24 @@ fn add_tile(sums: Sums, thread: vec3u) -> Sums {
         }
     }
     return total;
+}
+
+// Of a part of k.
+fn products_of_tile(first_row: u32, first_column: u32, part: u32, thread: vec3u, lane: u32) -> Sums {
+    var sums = Sums();
+    let end = min((part + 1u) * params.k_part, params.k);
+    for (var k = part * params.k_part; k < end; k += K_TILE) {
+        for (var number = lane; number < A_WORDS / GROUP; number += THREADS) {
+            let place = place_in_tile(number, ROW_BLOCKS, A_BY_K);
+            stage_a(place, first_row + place.x * 4u, k + place.y * GROUP);
+        }
+        for (var number = lane; number < B_WORDS / GROUP; number += THREADS) {
+            let place = place_in_tile(number, COLUMN_BLOCKS, B_BY_K);
+            stage_b(place, first_column + place.x * 4u, k + place.y * GROUP);
+        }
+        workgroupBarrier();
+        sums = add_tile(sums, thread);
+        workgroupBarrier();
+    }
+    return sums;
 }

@@ -1,34 +1,138 @@
 // uses: {tile_operands}
-// How matmul_tiled keeps and multiplies its tiles in f32: as they are, each product added to the sums by one fma, along k in order.
+// How matmul_tiled fills, keeps and multiplies its tiles in f32: elements as they are, each product added to the sums by one fma, along k in
+// order. An invocation copies pieces of 8 elements that follow each other in memory, so that what 8 weights of a block share is decoded once; where
+// they lie in memory is computed before the loop over k. Where k lies along the rows, an element of a piece goes to each of 8 steps of the tile, by
+// words of 4 bytes; compilers read the tile by words of 16.
+// Two loops: whole tiles without a check of k, then what is left (the last steps, a low-rank term), checked and not unrolled.
 
-alias Word = vec4f;    // an element of a tile: 4 rows (columns) of one step of k
-alias Block = mat4x4f; // 4 rows by 4 columns of products
-alias Sums = Products;
-const GROUP = 4u;      // steps of k that an invocation copies at a time
+override A_SIZE: u32 = 4u * ROW_BLOCKS * K_TILE;
+override B_SIZE: u32 = 4u * COLUMN_BLOCKS * K_TILE;
+override A_PIECES: u32 = A_SIZE / 8u / THREADS; // that an invocation copies
+override B_PIECES: u32 = B_SIZE / 8u / THREADS;
 
-fn stage_a(place: vec2u, row: u32, k: u32) {
-    let block = a_block_or_zero(row, k);
-    let at = place.y * GROUP * ROW_BLOCKS + place.x;
-    a_tile[at] = block[0];
-    a_tile[at + ROW_BLOCKS] = block[1];
-    a_tile[at + 2u * ROW_BLOCKS] = block[2];
-    a_tile[at + 3u * ROW_BLOCKS] = block[3];
+var<workgroup> a_tile: array<f32, A_SIZE>; // [step of k][row]
+var<workgroup> b_tile: array<f32, B_SIZE>; // [step of k][column]
+
+// The line (row or column) and the step of k where piece `number` of a tile with so many lines begins. Neighbours go along memory.
+fn place_of(number: u32, lines: u32, by_k: bool) -> vec2u {
+    if by_k {
+        return vec2u(number % (lines / 8u) * 8u, number / (lines / 8u));
+    }
+    return vec2u(number / (K_TILE / 8u), number % (K_TILE / 8u) * 8u);
 }
 
-fn stage_b(place: vec2u, column: u32, k: u32) {
-    let block = b_block_or_zero(column, k);
-    let at = place.y * GROUP * COLUMN_BLOCKS + place.x;
-    b_tile[at] = block[0];
-    b_tile[at + COLUMN_BLOCKS] = block[1];
-    b_tile[at + 2u * COLUMN_BLOCKS] = block[2];
-    b_tile[at + 3u * COLUMN_BLOCKS] = block[3];
+fn store_a(number: u32, piece: Eight) {
+    let place = place_of(number, 4u * ROW_BLOCKS, A_BY_K);
+    let at = place.y * 4u * ROW_BLOCKS + place.x;
+    let next = select(4u * ROW_BLOCKS, 1u, A_BY_K);
+    a_tile[at] = piece.near.x;
+    a_tile[at + next] = piece.near.y;
+    a_tile[at + 2u * next] = piece.near.z;
+    a_tile[at + 3u * next] = piece.near.w;
+    a_tile[at + 4u * next] = piece.far.x;
+    a_tile[at + 5u * next] = piece.far.y;
+    a_tile[at + 6u * next] = piece.far.z;
+    a_tile[at + 7u * next] = piece.far.w;
 }
 
-// sums + the product of the tiles
-fn add_tile(sums: Sums, thread: vec3u) -> Sums {
+fn store_b(number: u32, piece: Eight) {
+    let place = place_of(number, 4u * COLUMN_BLOCKS, B_BY_K);
+    let at = place.y * 4u * COLUMN_BLOCKS + place.x;
+    let next = select(4u * COLUMN_BLOCKS, 1u, B_BY_K);
+    b_tile[at] = piece.near.x;
+    b_tile[at + next] = piece.near.y;
+    b_tile[at + 2u * next] = piece.near.z;
+    b_tile[at + 3u * next] = piece.near.w;
+    b_tile[at + 4u * next] = piece.far.x;
+    b_tile[at + 5u * next] = piece.far.y;
+    b_tile[at + 6u * next] = piece.far.z;
+    b_tile[at + 7u * next] = piece.far.w;
+}
+
+fn a_word(step: u32, block: u32) -> vec4f {
+    let at = 4u * (step * ROW_BLOCKS + block);
+    return vec4f(a_tile[at], a_tile[at + 1u], a_tile[at + 2u], a_tile[at + 3u]);
+}
+
+fn b_word(step: u32, block: u32) -> vec4f {
+    let at = 4u * (step * COLUMN_BLOCKS + block);
+    return vec4f(b_tile[at], b_tile[at + 1u], b_tile[at + 2u], b_tile[at + 3u]);
+}
+
+// products[row][column] + a[row] * b[column]
+fn add_outer(products: mat4x4f, a: vec4f, b: vec4f) -> mat4x4f {
+    return mat4x4f(
+        fma(vec4f(a.x), b, products[0]),
+        fma(vec4f(a.y), b, products[1]),
+        fma(vec4f(a.z), b, products[2]),
+        fma(vec4f(a.w), b, products[3]),
+    );
+}
+
+// sums + the products of one step of k. All words are read before the first is multiplied, so that one wait serves several.
+fn add_step(sums: Sums, step: u32, thread: vec3u) -> Sums {
     var total = sums;
-    for (var step = 0u; step < K_TILE; step++) {
-        total = add_step(total, step, thread);
+    var a_bottom: vec4f;
+    var b_right: vec4f;
+    let a_top = a_word(step, thread.y);
+    if DOWN == 2u {
+        a_bottom = a_word(step, THREADS_Y + thread.y);
+    }
+    let b_left = b_word(step, thread.x);
+    if ACROSS == 2u {
+        b_right = b_word(step, THREADS_X + thread.x);
+        total.top_right = add_outer(total.top_right, a_top, b_right);
+    }
+    total.top_left = add_outer(total.top_left, a_top, b_left);
+    if DOWN == 2u {
+        total.bottom_left = add_outer(total.bottom_left, a_bottom, b_left);
+        if ACROSS == 2u {
+            total.bottom_right = add_outer(total.bottom_right, a_bottom, b_right);
+        }
     }
     return total;
+}
+
+// Of a part of k. A low-rank term is only where there is one part.
+fn products_of_tile(first_row: u32, first_column: u32, part: u32, thread: vec3u, lane: u32) -> Sums {
+    var sums = Sums();
+    let a_lane = place_of(lane, 4u * ROW_BLOCKS, A_BY_K);
+    let b_lane = place_of(lane, 4u * COLUMN_BLOCKS, B_BY_K);
+    let a_next = place_of(THREADS, 4u * ROW_BLOCKS, A_BY_K);
+    let b_next = place_of(THREADS, 4u * COLUMN_BLOCKS, B_BY_K);
+    let a_path = path_of_a(first_row + a_lane.x, a_lane.y, a_next);
+    let b_path = path_of_b(first_column + b_lane.x, b_lane.y, b_next);
+    var k = part * params.k_part;
+    let end = min(k + params.k_part, params.k);
+    for (; k + K_TILE <= end; k += K_TILE) {
+        for (var piece = 0u; piece < A_PIECES; piece++) {
+            store_a(piece * THREADS + lane, a_piece(a_path, piece, k));
+        }
+        for (var piece = 0u; piece < B_PIECES; piece++) {
+            store_b(piece * THREADS + lane, b_piece(b_path, piece, k));
+        }
+        workgroupBarrier();
+        for (var step = 0u; step < K_TILE; step++) {
+            sums = add_step(sums, step, thread);
+        }
+        workgroupBarrier();
+    }
+    let end_of_all = end + low_rank_steps();
+    for (; k < end_of_all; k += K_TILE) {
+        for (var number = lane; number < A_SIZE / 8u; number += THREADS) {
+            let place = place_of(number, 4u * ROW_BLOCKS, A_BY_K);
+            store_a(number, a_rest(first_row + place.x, k + place.y));
+        }
+        for (var number = lane; number < B_SIZE / 8u; number += THREADS) {
+            let place = place_of(number, 4u * COLUMN_BLOCKS, B_BY_K);
+            store_b(number, b_rest(first_column + place.x, k + place.y));
+        }
+        workgroupBarrier();
+        let steps = min(K_TILE, end_of_all - k);
+        for (var step = 0u; step < steps; step++) {
+            sums = add_step(sums, step, thread);
+        }
+        workgroupBarrier();
+    }
+    return sums;
 }

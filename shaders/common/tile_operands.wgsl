@@ -1,21 +1,15 @@
-// uses: matmul_operands
-// What matmul_tiled copies into its tiles: blocks of a and b, zeros where their steps lie past the end of k.
+// uses: pieces
+// What matmul_tiled copies near the end of k: pieces of a and b, zeros of a where steps lie past the end.
 
-// Steps of k, with those of a low-rank term.
-fn all_steps() -> u32 {
-    return params.k;
+fn low_rank_steps() -> u32 {
+    return 0u;
 }
 
-fn a_block_or_zero(i: u32, k: u32) -> mat4x4f {
-    if k >= params.k {
-        return mat4x4f();
-    }
-    return a_block(i, k);
+fn a_rest(i: u32, k: u32) -> Eight {
+    let ahead = ahead_in_piece(A_BY_K);
+    return Eight(a_four(i, k), a_four(i + ahead.x, k + ahead.y));
 }
 
-fn b_block_or_zero(j: u32, k: u32) -> mat4x4f {
-    if k >= params.k {
-        return mat4x4f();
-    }
-    return b_block(j, k);
+fn b_rest(j: u32, k: u32) -> Eight {
+    return b_eight(j, k);
 }

@@ -1,3 +1,4 @@
+// uses: eight_of_elements
 // A weight matrix stored as bf16 at binding 2, row-major, two to a word (the first in the low half): a bf16 is the upper half of the
 // f32 of the same value. Buffers are padded to whole groups of four.
 

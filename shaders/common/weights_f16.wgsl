@@ -1,3 +1,4 @@
+// uses: eight_of_elements
 // A weight matrix stored as f16 at binding 2, row-major, two to a word (the first in the low half). Needs no f16 arithmetic.
 // Buffers are padded to whole groups of four.
 

@@ -1,3 +1,4 @@
+// uses: eight_of_elements
 // A weight matrix stored as f32 at binding 2, row-major. Buffers are padded to whole groups of four.
 
 @group(0) @binding(2) var<storage, read> weights: array<vec4f>;

@@ -1,3 +1,4 @@
+// uses: eight
 // Loads of 8 bytes a component: a CPU driver gathers each component of a load lane by lane, so two of 8 bytes cost about half of four of
 // 4, and four of them, 32 bytes, about as much as a vec4 of f32. Needs SHADER_INT64.
 
@@ -7,11 +8,6 @@ fn words_of(pairs: vec2<u64>) -> vec4u {
 
 fn four_of(pairs: vec2<u64>) -> vec4f {
     return bitcast<vec4f>(words_of(pairs));
-}
-
-struct Eight {
-    near: vec4f, // the first four
-    far: vec4f,
 }
 
 fn eight_of(pairs: vec4<u64>) -> Eight {

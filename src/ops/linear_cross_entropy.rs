@@ -22,7 +22,8 @@
 //! rule only passes `d_h` on. So the op has to be the root of [`crate::autograd::backward`], where the gradient of the loss is 1.
 //!
 //! Rows are taken in chunks of [`CHUNK_ROWS`], which bounds the logits that exist at one time. A W that is split over several bindings
-//! gives ranges of the vocabulary, joined in the chunk's logits.
+//! gives ranges of the vocabulary, joined in the chunk's logits. The sums of `d_h` run over the whole vocabulary, in parts side by side where
+//! a chunk has few tiles: on GPUs.
 
 use super::matmul::Matmul;
 use super::{Example, OpEntry, Random, expect, softcap, spread};
@@ -108,7 +109,9 @@ impl Op for LinearCrossEntropy {
 
     fn scratch(&self, inputs: &[TensorType]) -> Vec<TensorType> {
         let rows = CHUNK_ROWS.min(inputs[0].shape.rows.max());
-        vec![TensorType::f32(Rows::Fixed(rows), inputs[1].shape.rows.max())]
+        let logits = TensorType::f32(Rows::Fixed(rows), inputs[1].shape.rows.max());
+        let product = Matmul { layout: Layout::NN, scale: self.scale };
+        [logits].into_iter().chain(if self.with_gradient { product.scratch(&[logits, inputs[1]]) } else { Vec::new() }).collect()
     }
 
     fn launch(&self, call: &Call) -> Vec<Dispatch> {
@@ -158,6 +161,7 @@ impl Op for LinearCrossEntropy {
                     dispatch.rebind(|bind| match bind {
                         Bind::Input(0) => Bind::Scratch(0),
                         Bind::Output(0) => Bind::Output(2),
+                        Bind::Scratch(0) => Bind::Scratch(1),
                         other => other,
                     })
                 }));

@@ -2,7 +2,7 @@
 //! chosen, is in [`super::variants`].
 
 use super::arithmetic;
-use super::launch::{GeneralParams, Params};
+use super::launch::{GeneralParams, Params, SumParams};
 use crate::kernel::algorithm::{Algorithm, Loads};
 use crate::kernel::{Kernel, Needs};
 use crate::storage::DType;
@@ -35,6 +35,9 @@ pub(super) static GENERAL: Algorithm = Algorithm {
     },
     loads: Loads::Elements,
 };
+
+/// Adds up the parts of a product whose k is split.
+pub(super) static SUM_PARTS: Kernel = Kernel::plain("matmul_sum_parts", SumParams::FIELDS);
 
 const PLAIN: (&str, &str) = ("activations", "activations_f32");
 const WIDE: (&str, &str) = ("activations", "activations_f32_wide");
@@ -105,7 +108,7 @@ pub fn kernels() -> Vec<&'static Kernel> {
     let of_elements = [&GENERAL, &SUBGROUP8_TILE, &SUBGROUP8_MATVEC, &REGISTER, &TILED, &NARROW, &MATVEC];
     let of_blocks = [&SUBGROUP8_BLOCKS, &SUBGROUP8_BLOCKS_BY_K, &MATVEC_BLOCKS];
     let of_all = of_elements.into_iter().chain(of_blocks).chain(arithmetic::algorithms());
-    of_all.flat_map(|algorithm| algorithm.kernels()).chain(OUTER.with(DType::F32)).collect()
+    of_all.flat_map(|algorithm| algorithm.kernels()).chain(OUTER.with(DType::F32)).chain([&SUM_PARTS]).collect()
 }
 
 /// Those of them that add a low-rank term as well.

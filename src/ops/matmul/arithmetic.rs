@@ -51,7 +51,7 @@ pub(super) fn algorithms() -> impl Iterator<Item = &'static Algorithm> {
 static F16: Algorithm = algorithm(
     "matmul_tiled_in_f16",
     "matmul_tiled",
-    &[("activations", "activations_f32"), ("tile", "tile_f16"), ("tile_operands", "tile_operands")],
+    &[("activations", "activations_f32"), ("tile", "tile_f16")],
     Loads::Elements,
     Needs { f16: true, ..Needs::NONE },
 );

@@ -5,7 +5,7 @@ use crate::graph::{DType, Rows, TensorType};
 use crate::kernel::Layout;
 use crate::ops::{Example, OpEntry, Random};
 
-const SIZES: [[usize; 3]; 20] = [
+const SIZES: [[usize; 3]; 21] = [
     [1, 1, 1],
     [3, 5, 7],
     [1, 64, 64],
@@ -29,6 +29,8 @@ const SIZES: [[usize; 3]; 20] = [
     [101, 96, 160],
     // A k that CPU drivers take in pieces.
     [9, 64, 4108],
+    // One whose k GPUs split.
+    [18, 32, 33_024],
 ];
 
 /// Sizes for the formats that have the same kernels as others but for the loader: one row, few, many, an odd number of columns, few columns,

@@ -1,6 +1,7 @@
 //! The parameters with which a product, or each part of one, is dispatched.
 
-use super::variants::{Grid, Parameters, Problem, Variant};
+use super::algorithms::SUM_PARTS;
+use super::variants::{Grid, Parameters, Problem, Variant, parts_of_k};
 use super::{Matmul, MatmulLowRank, arithmetic};
 use crate::graph::{Bind, Call, Dispatch};
 use crate::kernel::Layout;
@@ -21,7 +22,11 @@ kernel_params!(pub(super) Params {
     rank: u32,
     low_rank_scale: f32,
     v_start: u32,
+    k_part: u32,
+    out_part: u32,
 });
+
+kernel_params!(pub(super) SumParams { m: u32, n: u32, parts: u32, flags: u32, out_start: u32, out_row: u32 });
 
 kernel_params!(pub(super) GeneralParams {
     m: u32,
@@ -112,9 +117,38 @@ const ROWS_AT_LEAST: usize = 128;
 const CACHED_STEPS: usize = 4096;
 
 pub(super) fn launch(op: &Matmul, call: &Call, a_first: usize, out_first: usize) -> Vec<Dispatch> {
-    let dispatch =
-        |part: Part| dispatch(op, call, &part, &Variant::choose(&problem(op, call, &part), call.device, call.tuning), None);
-    parts(op, call, a_first, out_first).into_iter().map(dispatch).collect()
+    let dispatches = |part: Part| {
+        let variant = Variant::choose(&problem(op, call, &part), call.device, call.tuning);
+        if variant.parts > 1 { split(op, call, &part, &variant) } else { vec![dispatch(op, call, &part, &variant, None)] }
+    };
+    parts(op, call, a_first, out_first).into_iter().flat_map(dispatches).collect()
+}
+
+/// The sums of parts of k in scratch, and what adds them up.
+fn split(op: &Matmul, call: &Call, part: &Part, variant: &Variant) -> Vec<Dispatch> {
+    // Whole tiles, and whole blocks of the formats.
+    let k_part = part.k.div_ceil(variant.parts).next_multiple_of(ROWS_AT_LEAST);
+    let parts = part.k.div_ceil(k_part);
+    let to_scratch = Part { out_start: 0, flags: 0, ..*part };
+    let mut product = dispatch(op, call, &to_scratch, variant, None).rebind(|bind| match bind {
+        Bind::Output(0) => Bind::Scratch(0),
+        other => other,
+    });
+    let given: &Params = bytemuck::from_bytes(&product.params);
+    let out_part = (part.m * part.n) as u32;
+    product.params = Params { out_row: part.n as u32, k_part: k_part as u32, out_part, ..*given }.bytes();
+    product.workgroups[2] = parts as u32;
+    let sum = SumParams {
+        m: part.m as u32,
+        n: part.n as u32,
+        parts: parts as u32,
+        flags: part.flags,
+        out_start: part.out_start as u32,
+        out_row: call.outputs[0].columns() as u32,
+    };
+    let bindings = vec![Bind::Scratch(0), product.bindings[2], Bind::Output(0)];
+    let workgroups = spread((part.m * part.n / 4).div_ceil(64));
+    vec![product, Dispatch { kernel: &SUM_PARTS, constants: vec![], params: sum.bytes(), bindings, workgroups, work: 0.0 }]
 }
 
 /// The low-rank term goes with the part that starts the sums; where the kernels cannot take it, it follows as a product that adds to out.
@@ -124,9 +158,12 @@ pub(super) fn low_rank(op: &MatmulLowRank, call: &Call) -> Vec<Dispatch> {
     let inputs = [&call.inputs[..2], &call.inputs[4..]].concat();
     let inner = Call { inputs: &inputs, ..*call };
     let rank = call.inputs[2].columns();
-    let plan: Vec<(Part, Variant)> = (parts(&product, &inner, 0, 0).into_iter())
-        .map(|part| (part, Variant::choose(&problem(&product, &inner, &part), call.device, call.tuning)))
-        .collect();
+    // There is no scratch for parts of k.
+    let whole = |op: &Matmul, call: &Call, part: &Part| {
+        Variant::choose(&Problem { parts: 1, ..problem(op, call, part) }, call.device, call.tuning)
+    };
+    let plan: Vec<(Part, Variant)> =
+        parts(&product, &inner, 0, 0).into_iter().map(|part| (part, whole(&product, &inner, &part))).collect();
     let fused = rank.is_multiple_of(4) && plan.iter().all(|(_, variant)| variant.low_rank.is_some());
     let mut dispatches: Vec<Dispatch> = (plan.iter())
         .map(|(part, variant)| {
@@ -151,8 +188,7 @@ pub(super) fn low_rank(op: &MatmulLowRank, call: &Call) -> Vec<Dispatch> {
         };
         dispatches.extend(parts(&term, &inner, 0, 0).into_iter().map(|part| {
             let part = Part { flags: ACCUMULATE, ..part };
-            dispatch(&term, &inner, &part, &Variant::choose(&problem(&term, &inner, &part), call.device, call.tuning), None)
-                .rebind(of_term)
+            dispatch(&term, &inner, &part, &whole(&term, &inner, &part), None).rebind(of_term)
         }));
     }
     dispatches
@@ -187,7 +223,25 @@ fn dispatch(op: &Matmul, call: &Call, part: &Part, variant: &Variant, low_rank: 
         let (rank, low_rank_scale, v_start) =
             low_rank.as_ref().map_or((0, 0.0, 0), |term| (term.rank as u32, term.scale as f32, term.v_start as u32));
         let a_row = a_columns;
-        Params { m, n, k, flags, scale, a_start, a_row, b_start, out_start, out_row, rank, low_rank_scale, v_start }.bytes()
+        let (k_part, out_part) = (k, 0);
+        Params {
+            m,
+            n,
+            k,
+            flags,
+            scale,
+            a_start,
+            a_row,
+            b_start,
+            out_start,
+            out_row,
+            rank,
+            low_rank_scale,
+            v_start,
+            k_part,
+            out_part,
+        }
+        .bytes()
     };
     // Without an addend its binding is any other input: the kernel does not read it.
     let addend = Bind::Input(if call.inputs.len() == 3 { 2 } else { 0 });
@@ -208,7 +262,10 @@ fn problem(op: &Matmul, call: &Call, part: &Part) -> Problem {
     // Parts of b along k begin where a's columns do.
     let aligned = lengths.iter().all(|length| length.is_multiple_of(4)) && (op.layout == Layout::TN || part.k.is_multiple_of(4));
     let arithmetic = arithmetic::of(op.layout, [m, part.n, k], aligned, call.device);
-    Problem { layout: op.layout, m, n: part.n, k, dtype: b.tensor.dtype, arithmetic, aligned }
+    // Scratch is for as many parts as the whole may have.
+    let [_, whole_n, whole_k] = super::sizes(op.layout, [a.rows, a.columns()], [b.rows, b.columns()]);
+    let parts = parts_of_k(op.layout, [m, whole_n, whole_k]).min(parts_of_k(op.layout, [m, part.n, k]));
+    Problem { layout: op.layout, m, n: part.n, k, dtype: b.tensor.dtype, arithmetic, aligned, parts }
 }
 
 #[cfg(test)]

@@ -162,6 +162,16 @@ impl Op for Matmul {
         vec![out]
     }
 
+    /// The sums of the parts into which a long k may be split: [`variants`].
+    fn scratch(&self, inputs: &[TensorType]) -> Vec<TensorType> {
+        let rows_and_columns = |tensor: TensorType| [tensor.shape.rows.max(), tensor.shape.columns];
+        let sizes = sizes(self.layout, rows_and_columns(inputs[0]), rows_and_columns(inputs[1]));
+        match variants::parts_of_k(self.layout, sizes) {
+            1 => Vec::new(),
+            parts => vec![TensorType::f32(Rows::Fixed(parts * sizes[0]), sizes[1])],
+        }
+    }
+
     fn launch(&self, call: &Call) -> Vec<Dispatch> {
         launch::launch(self, call, 0, 0)
     }

@@ -2,7 +2,7 @@
 
 use super::Matmul;
 use super::algorithms::{kernels, low_rank_kernels};
-use super::variants::{Problem, SOURCE};
+use super::variants::{Problem, SOURCE, parts_of_k};
 use crate::graph::{Call, DType, Dispatch, Op, Operand, Rows, TensorType};
 use crate::kernel::{Class, Facts, Layout, Tuning, shader};
 use sha2::{Digest, Sha256};
@@ -11,7 +11,7 @@ use std::collections::HashMap;
 impl Class {
     /// `None` for sizes that are no multiples of 4: there is one kernel for them.
     pub(super) fn of(problem: &Problem) -> Option<Self> {
-        let Problem { layout, m, n, k, dtype, arithmetic, aligned } = *problem;
+        let Problem { layout, m, n, k, dtype, arithmetic, aligned, .. } = *problem;
         let size = match layout {
             Layout::NT | Layout::NN => [m.next_power_of_two(), n, k],
             Layout::TN => [m, n, k.next_power_of_two()],
@@ -21,7 +21,8 @@ impl Class {
 
     fn problem(&self) -> Problem {
         let [m, n, k] = self.size;
-        Problem { layout: self.layout, m, n, k, dtype: self.dtype, arithmetic: self.arithmetic, aligned: true }
+        let Self { layout, size, dtype, arithmetic } = *self;
+        Problem { layout, m, n, k, dtype, arithmetic, aligned: true, parts: parts_of_k(layout, size) }
     }
 
     /// The forms that such a device may take, by their ids; the first is what it takes without a table.
@@ -46,11 +47,21 @@ impl Class {
         [of(a, DType::F32), of(b, self.dtype), of([m, n], DType::F32)]
     }
 
-    /// What a product of this class dispatches in the form with this id, or in the rule's form where that one is not possible.
+    /// Types of the scratch that a product of this class may need.
+    pub fn scratch(&self) -> Vec<TensorType> {
+        self.product().scratch(&self.operands()[..2])
+    }
+
+    /// The first of [`Class::dispatches`], which does the work.
     pub fn dispatch(&self, id: &str, facts: &Facts) -> Dispatch {
+        self.dispatches(id, facts).swap_remove(0)
+    }
+
+    /// What a product of this class dispatches in the form with this id, or in the rule's form where that one is not possible.
+    pub fn dispatches(&self, id: &str, facts: &Facts) -> Vec<Dispatch> {
         let tuning = &Tuning::new(HashMap::from([(*self, id.to_string())]));
         let [a, b, out] = self.operands().map(|tensor| Operand { tensor, rows: tensor.shape.rows.max(), part_starts: vec![0] });
-        self.product().launch(&Call { inputs: &[a, b], outputs: &[out], device: facts, tuning }).swap_remove(0)
+        self.product().launch(&Call { inputs: &[a, b], outputs: &[out], device: facts, tuning })
     }
 
     /// Floating-point operations of one product.
@@ -92,7 +103,7 @@ mod tests {
     use crate::kernel::Arithmetic;
 
     fn problem(layout: Layout, [m, n, k]: [usize; 3]) -> Problem {
-        Problem { layout, m, n, k, dtype: DType::BF16, arithmetic: Arithmetic::F32, aligned: true }
+        Problem { layout, m, n, k, dtype: DType::BF16, arithmetic: Arithmetic::F32, aligned: true, parts: 1 }
     }
 
     #[test]

@@ -4,7 +4,8 @@
 //! |---|---|---|
 //! | subgroup8 | CPU drivers with subgroups of 8 (lavapipe) | 16 x 32 or 8 x 32 in registers; 32 x 16, 32 x 8 where `n` is small; of blocks 32 x 32 and 16 x 64 |
 //! | register | other CPU drivers | 8 x 8 in registers |
-//! | tiled | GPUs | 64 x 64 by way of workgroup memory; 16 x 64, 64 x 16 where `m` or `n` is small; 32 x 32, 128 x 128 if tuned |
+//! | tiled | GPUs | 64 x 64 by way of workgroup memory; 16 x 64, 64 x 16 where `m` or `n` is small; 32 x 32, 128 x 64, 128 x 128 if tuned |
+//! | split | GPUs, few tiles and a very long `k`: the gradient of the loss | 64 x 64, `k` in parts that are added up at the end |
 //! | narrow | GPUs, few columns or rows and a long `k` | 4 x 8, lanes along `k` |
 //! | outer | GPUs, few columns or rows in TN: gradients of adapters | 32 x 8 or 8 x 32, 32 slices of `k` |
 //! | matvec | one row of `a` (generation) | 8 columns, lanes along `k`; of block-quantised weights on CPU drivers a column a lane |
@@ -15,7 +16,7 @@
 //! demands: on the largest `m` where rows are counted anew for each run, and on the device's [`Tuning`](super::Tuning), where the product's
 //! class stands in it. Where it does not, a rule decides that suits most devices of a kind.
 //!
-//! All forms in f32 but narrow, outer and matvec, which add up several sums at the end, add along k in order, one `fma` a step; general multiplies,
+//! All forms in f32 but split, narrow, outer and matvec, which add up several sums at the end, add along k in order, one `fma` a step; general multiplies,
 //! then adds.
 
 use super::algorithms::*;
@@ -49,10 +50,12 @@ pub(super) struct Form {
     layout: Option<Layout>,
     /// The same algorithm with a low-rank term.
     low_rank: Option<&'static Algorithm>,
+    /// k is split over workgroups.
+    splits: bool,
 }
 
 const fn form(id: &'static str, algorithm: &'static Algorithm, constants: &'static [(&'static str, f64)], grid: Grid) -> Form {
-    Form { id, algorithm, constants, grid, layout: None, low_rank: None }
+    Form { id, algorithm, constants, grid, layout: None, low_rank: None, splits: false }
 }
 
 pub(super) const fn tiles(
@@ -95,8 +98,12 @@ static TILED_32X32: Form = tiles("tiled_32x32", &TILED, &small_tile(8.0, 8.0), 3
 /// Half the traffic of 64 x 64, with 256 invocations: for products that fill a large GPU.
 static TILED_128X128: Form =
     tiles("tiled_128x128", &TILED, &[("THREADS_X", 16.0), ("THREADS_Y", 16.0)], 128, 128).with_low_rank(&TILED_LOW_RANK);
+/// Between the two: what a weight's blocks cost to decode is paid once for 128 rows.
+static TILED_128X64: Form = tiles("tiled_128x64", &TILED, &[("THREADS_Y", 16.0)], 128, 64).with_low_rank(&TILED_LOW_RANK);
 static TILED_16X64: Form = tiles("tiled_16x64", &TILED, &small_tile(16.0, 4.0), 16, 64).with_low_rank(&TILED_LOW_RANK);
 static TILED_64X16: Form = tiles("tiled_64x16", &TILED, &small_tile(4.0, 16.0), 64, 16).with_low_rank(&TILED_LOW_RANK);
+/// As many workgroups as a GPU needs where out has few tiles.
+static SPLIT_64X64: Form = Form { splits: true, ..tiles("split_64x64", &TILED, &[], 64, 64) };
 static NARROW_4X8: Form = tiles("narrow_4x8", &NARROW, &[], 4, 8);
 static OUTER_32X8: Form = tiles("outer_32x8", &OUTER, &[], 32, 8).only(Layout::TN);
 static OUTER_8X32: Form = tiles("outer_8x32", &OUTER, &[("SWAPPED", 1.0)], 8, 32).only(Layout::TN);
@@ -122,7 +129,9 @@ impl Form {
         let takes = Parameters::of(self.algorithm)?;
         let is_made_for =
             self.layout.is_none_or(|layout| layout == problem.layout) && (problem.aligned || takes == Parameters::General);
-        let kernel = self.algorithm.with(problem.dtype).filter(|_| is_made_for && self.reaches(problem))?;
+        let is_split = self.splits && problem.parts > 1;
+        let kernel =
+            self.algorithm.with(problem.dtype).filter(|_| is_made_for && self.reaches(problem) && is_split == self.splits)?;
         let layout: &[_] = match (takes, problem.layout) {
             // The general kernel reads any layout by its parameters.
             (Parameters::General, _) | (Parameters::Aligned, Layout::NT) => &[],
@@ -135,6 +144,7 @@ impl Form {
             grid: self.grid,
             parameters: takes,
             low_rank: self.low_rank.and_then(|algorithm| algorithm.with(problem.dtype)),
+            parts: if self.splits { problem.parts } else { 1 },
         })
     }
 
@@ -187,6 +197,8 @@ pub(super) struct Variant {
     pub parameters: Parameters,
     /// The same kernel with a low-rank term, if there is one.
     pub low_rank: Option<&'static Kernel>,
+    /// Parts of k that workgroups sum side by side.
+    pub parts: usize,
 }
 
 impl Variant {
@@ -216,6 +228,23 @@ pub(super) struct Problem {
     pub arithmetic: Arithmetic,
     /// Starts and lengths of all rows are multiples of 4 elements.
     pub aligned: bool,
+    /// Into how many parts k may be split, for whose sums there is scratch: [`parts_of_k`], or 1.
+    pub parts: usize,
+}
+
+/// Workgroups that a GPU of any size is busy with.
+const ENOUGH_WORKGROUPS: usize = 256;
+/// Steps of k that are worth a workgroup of their own.
+const STEPS_OF_A_PART: usize = 1024;
+
+/// Into how many parts k is split where tiles of 64 x 64 would be too few workgroups; 1 elsewhere. The sums of all parts take 4 MiB at the most.
+pub(super) fn parts_of_k(layout: Layout, [m, n, k]: [usize; 3]) -> usize {
+    let tiles = m.div_ceil(64) * n.div_ceil(64);
+    let aligned = n.is_multiple_of(4) && k.is_multiple_of(4);
+    match layout {
+        Layout::NT | Layout::NN if aligned && tiles > 0 => (ENOUGH_WORKGROUPS / tiles).min(k / STEPS_OF_A_PART).max(1),
+        _ => 1,
+    }
 }
 
 impl Problem {
@@ -258,8 +287,8 @@ impl Problem {
             forms.extend(self.is_vector().then_some(&VECTOR));
         }
         if !facts.cpu_driver {
-            forms.extend([&TILED_64X64, &TILED_32X32, &TILED_128X128, &TILED_16X64, &TILED_64X16, &NARROW_4X8]);
-            forms.extend([&OUTER_32X8, &OUTER_8X32]);
+            forms.extend([&TILED_64X64, &TILED_32X32, &TILED_128X128, &TILED_128X64, &TILED_16X64, &TILED_64X16, &NARROW_4X8]);
+            forms.extend([&SPLIT_64X64, &OUTER_32X8, &OUTER_8X32]);
         }
         forms.retain(|form| form.suits(self));
         forms
@@ -306,6 +335,8 @@ impl Problem {
             // Gradients of adapters of a usual rank: a tile would leave most of a GPU idle.
             Layout::TN if n <= 32 => &OUTER_32X8,
             Layout::TN if m <= 32 => &OUTER_8X32,
+            // Longer than any layer's, whose adapter would have to run by itself.
+            _ if k >= 32_768 && self.parts > 1 => &SPLIT_64X64,
             _ if m <= 16 => &TILED_16X64,
             _ if n <= 16 => &TILED_64X16,
             _ => &TILED_64X64,
@@ -326,7 +357,7 @@ mod tests {
 
     fn problem(layout: Layout, size: [usize; 3], dtype: DType, aligned: bool) -> Problem {
         let [m, n, k] = size;
-        Problem { layout, m, n, k, dtype, arithmetic: Arithmetic::F32, aligned }
+        Problem { layout, m, n, k, dtype, arithmetic: Arithmetic::F32, aligned, parts: parts_of_k(layout, size) }
     }
 
     const KINDS: [Facts; 3] = {
