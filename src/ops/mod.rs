@@ -6,11 +6,13 @@
 //! [`registry`]; the property suite then tests it.
 
 pub mod accumulate;
+pub mod activate;
 pub mod adamw;
 pub mod add;
 pub mod add_bias;
 pub mod attention;
 pub mod cache_rows;
+pub mod column_sums;
 pub mod copy;
 pub mod dora_norm;
 pub mod dropout;

@@ -37,6 +37,8 @@ pub fn registry() -> Vec<OpEntry> {
     use super::*;
     vec![
         accumulate::entry(),
+        activate::entry(),
+        activate::backward_entry(),
         adamw::entry(),
         add::entry(),
         add_bias::entry(),
@@ -44,6 +46,7 @@ pub fn registry() -> Vec<OpEntry> {
         attention::backward_query_entry(),
         attention::backward_key_value_entry(),
         cache_rows::entry(),
+        column_sums::entry(),
         copy::entry(),
         dora_norm::entry(),
         dropout::entry(),

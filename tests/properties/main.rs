@@ -60,9 +60,8 @@ pub fn differentiable(example: &Example) -> Vec<usize> {
     if example.op.name() == "attention" && example.inputs[0].0.shape.rows != example.inputs[1].0.shape.rows {
         return Vec::new();
     }
-    let frozen = |input: usize| {
-        matches!((example.op.name(), input), ("add_bias" | "rms_norm", 1) | ("rope", 2) | ("linear_cross_entropy", 1 | 3))
-    };
+    let frozen =
+        |input: usize| matches!((example.op.name(), input), ("rms_norm", 1) | ("rope", 2) | ("linear_cross_entropy", 1 | 3));
     let is_f32 = |input: &usize| example.inputs[*input].0.dtype == DType::F32;
     (0..example.inputs.len()).filter(is_f32).filter(|&input| !frozen(input)).collect()
 }
