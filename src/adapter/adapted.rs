@@ -5,7 +5,7 @@ use super::placement::{Placement, replaced_name};
 use crate::architecture::{Architecture, Site};
 use crate::graph::{Graph, Origin, Rows, ShapeError, TensorType, ValueId};
 use crate::model::graph::{Model, Part, Purpose, StorageOf};
-use crate::model::hook::{Bare, Hook, Linear, Vocabulary};
+use crate::model::hook::{Bare, Half, Hook, Linear, Vocabulary};
 use std::collections::HashMap;
 
 /// A model, adapted or not.
@@ -146,7 +146,7 @@ impl Hook for Hooked<'_> {
 
     fn after(&mut self, graph: &mut Graph, mut linear: Linear) -> Result<Vec<ValueId>, ShapeError> {
         let placement = self.placement;
-        for piece in placement.at(linear.site) {
+        for piece in placement.at(linear.site).filter(|piece| !piece.method.joins_half()) {
             let leaves = self.leaves_of(graph, &piece.matrices());
             let constants = if piece.method.has_constants() { self.constants_of(graph, &leaves) } else { Vec::new() };
             let prepared = self.prepares.then_some(&mut self.leaves.prepared);
@@ -156,5 +156,15 @@ impl Hook for Hooked<'_> {
             linear.outputs = outputs;
         }
         Ok(linear.outputs)
+    }
+
+    fn after_half(&mut self, graph: &mut Graph, mut half: Half) -> Result<ValueId, ShapeError> {
+        let placement = self.placement;
+        for piece in placement.at(half.site).filter(|piece| piece.method.joins_half()) {
+            let values = self.leaves_of(graph, &piece.matrices());
+            let mut leaves = Leaves { values: &values, constants: &[], dropout_counter: self.dropout_counter, prepared: None };
+            half.output = piece.method.after_half(graph, half, &mut leaves)?;
+        }
+        Ok(half.output)
     }
 }

@@ -2,7 +2,7 @@
 //! [`SPAN`] of them.
 
 use super::placement::replaced_name;
-use super::{AdapterLeaves, AdapterMatrix, Method, Placement};
+use super::{AdapterLeaves, AdapterMatrix, Placement};
 use crate::formats::peft::AdapterTensor;
 use crate::gpu::{ALIGNMENT, Device, Slice, padded};
 use crate::graph::{Graph, ValueId};
@@ -349,11 +349,10 @@ impl DeviceAdapter {
             return Err(Error::bad_input("adapter", problem, proposal));
         }
         for piece in &mut scaled.placement.pieces {
-            if matches!(piece.method, Method::Dora(_)) {
-                let problem = format!("strength {strength}: DoRA sets the lengths of whole rows, which is nothing to multiply");
-                return Err(Error::bad_input(format!("adapter: {}", piece.site.name()), problem, proposal));
-            }
-            piece.method.lora_mut().scale *= strength;
+            piece.method.multiply(strength).map_err(|why| {
+                let place = format!("adapter: {}", piece.site.name());
+                Error::bad_input(place, format!("strength {strength}: {why}"), proposal)
+            })?;
         }
         Ok(scaled)
     }
@@ -362,7 +361,7 @@ impl DeviceAdapter {
     #[must_use]
     pub fn without_dropout(&self) -> Self {
         let mut same = self.clone();
-        same.placement.pieces.iter_mut().for_each(|piece| piece.method.lora_mut().dropout = 0.0);
+        same.placement.pieces.iter_mut().for_each(|piece| piece.method.stop_dropout());
         same
     }
 

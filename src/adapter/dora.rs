@@ -88,13 +88,13 @@ impl Adapting for Dora {
         Ok(outputs)
     }
 
-    fn merged(&self, weight: &Matrix, matrices: &[Matrix]) -> Matrix {
-        let mut merged = self.0.merged(weight, &matrices[..2]);
+    fn merged(&self, weight: &Matrix, matrices: &[Matrix]) -> Option<Matrix> {
+        let mut merged = self.0.merged(weight, &matrices[..2])?;
         for (row, m) in merged.data.chunks_mut(weight.columns).zip(&matrices[2].data) {
             let n = row.iter().map(|w| w * w).sum::<f64>().sqrt();
             row.iter_mut().for_each(|w| *w *= if n > 0.0 { m / n } else { 0.0 });
         }
-        merged
+        Some(merged)
     }
 }
 

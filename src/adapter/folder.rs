@@ -1,4 +1,4 @@
-//! An adapter from a PEFT folder onto the device.
+//! An adapter from its folder onto the device.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -6,13 +6,25 @@ use std::sync::Arc;
 use super::placement::replaced_name;
 use super::{AdapterLayout, DeviceAdapter, Dora, Lora, Method, Piece, Placement};
 use crate::architecture::{Architecture, Site, sites};
-use crate::formats::peft::{AdapterConfig, AdapterTensor, load_adapter, module_path};
+use crate::formats::adapter_file::AdapterFile;
+use crate::formats::peft::{AdapterConfig, AdapterTensor, module_path};
 use crate::gpu::{Device, padded};
 use crate::model::hook::Vocabulary;
 use crate::{Error, Result};
 
 impl Placement {
     /// What an adapter's configuration means on this model.
+    ///
+    /// # Errors
+    /// As [`Placement::from_peft`] and [`Placement::from_adapter_hub`].
+    pub fn of_file(place: &str, adapter: &AdapterFile, model: &Architecture) -> Result<Self> {
+        match adapter {
+            AdapterFile::Peft(config) => Self::from_peft(place, config, model),
+            AdapterFile::AdapterHub(config) => Self::from_adapter_hub(place, config, model),
+        }
+    }
+
+    /// What PEFT's configuration of an adapter means on this model.
     ///
     /// # Errors
     /// Bad input, at `place`: it adapts a layer that the model does not have, or lacks tensors of a module that it names.
@@ -59,9 +71,9 @@ impl Placement {
     }
 }
 
-fn not_with_dora(site: &Site, problem: &str) -> Error {
+fn not_together(site: &Site, problem: impl std::fmt::Display) -> Error {
     let place = format!("--adapter: {}", site.name());
-    Error::bad_input(place, format!("a DoRA adapter {problem}"), "use it alone, or merge it into the model first")
+    Error::bad_input(place, problem, "use it alone; a DoRA adapter may be merged into the model first")
 }
 
 /// An adapter that has been read and fits its model; it is on no device yet.
@@ -74,14 +86,14 @@ pub struct LoadedAdapter {
 }
 
 impl LoadedAdapter {
-    /// Reads a PEFT folder for use with a model of this configuration.
+    /// Reads an adapter's folder for use with a model of this configuration.
     ///
     /// # Errors
     /// Bad input: no adapter, one that graftling cannot use, or one for another model.
     pub fn load(folder: &Path, model: &Architecture) -> Result<Self> {
-        let (config, tensors) = load_adapter(folder)?;
+        let (config, tensors) = AdapterFile::load(folder)?;
         let place = folder.display().to_string();
-        let placement = Placement::from_peft(&place, &config, model)?;
+        let placement = Placement::of_file(&place, &config, model)?;
         let (layout, frozen_layout) = (AdapterLayout::new(&placement), AdapterLayout::frozen(&placement));
         let is_frozen = |tensor: &AdapterTensor| frozen_layout.tensors.iter().any(|matrix| matrix.name == tensor.name);
         let (frozen, trained): (Vec<_>, Vec<_>) = tensors.into_iter().partition(is_frozen);
@@ -94,7 +106,7 @@ impl LoadedAdapter {
     ///
     /// # Errors
     /// Bad input, naming the layer: a DoRA adapter that is weighted, or meets another adapter at a layer. It sets the lengths of whole rows, so
-    /// that what it does is no update that could be scaled or added.
+    /// that what it does is no update that could be scaled or added. Two bottleneck adapters at one place: each would be the other's input.
     pub fn together(weighted: Vec<(Self, f64)>) -> Result<Self> {
         let several = weighted.len() > 1;
         let (mut placement, mut trained, mut frozen) =
@@ -121,19 +133,17 @@ impl LoadedAdapter {
             trained.extend(adapter.layout.unpack(&adapter.contents).into_iter().map(named));
             frozen.extend(adapter.frozen.into_iter().map(named));
             for piece in &mut adapter.placement.pieces {
-                if matches!(piece.method, Method::Dora(_)) && weight != 1.0 {
-                    return Err(not_with_dora(&piece.site, &format!("cannot have weight {weight}")));
-                }
+                let no_weight = |why| not_together(&piece.site, format!("cannot have weight {weight}: {why}"));
+                piece.method.multiply(weight).map_err(no_weight)?;
                 piece.label.clone_from(&label);
-                piece.method.lora_mut().scale *= weight;
             }
             pieces.extend(adapter.placement.pieces);
         }
         pieces.sort_by_key(|piece| piece.site.number);
-        for pair in pieces.windows(2) {
-            let is_dora = pair.iter().any(|piece| matches!(piece.method, Method::Dora(_)));
-            if pair[0].site.number == pair[1].site.number && is_dora {
-                return Err(not_with_dora(&pair[0].site, "cannot be used with another adapter of this layer"));
+        for (at, piece) in pieces.iter().enumerate() {
+            let others = pieces[at + 1..].iter().take_while(|other| other.site.number == piece.site.number);
+            if let Some(problem) = others.filter_map(|other| piece.method.conflict(&other.method)).next() {
+                return Err(not_together(&piece.site, problem));
             }
         }
         let layout = AdapterLayout::new(&placement);
@@ -162,7 +172,7 @@ impl LoadedAdapter {
 }
 
 impl DeviceAdapter {
-    /// Loads a PEFT folder for use with a model of this configuration.
+    /// Loads an adapter's folder for use with a model of this configuration.
     ///
     /// # Errors
     /// As [`LoadedAdapter::load`] and [`LoadedAdapter::upload`].

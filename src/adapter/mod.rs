@@ -1,11 +1,12 @@
 //! What is trained: a placement of methods on linear layers, how they start, where they lie in memory, and how they enter the graph.
 //!
 //! * [`placement`]: the list from which everything else follows; [`targets`]: how users write it;
-//! * `method`: what a method is; one file each: `lora`, [`dora`]; [`start`]: how they start;
+//! * `method`: what a method is; one file each: `lora`, [`dora`], [`bottleneck`]; [`start`]: how LoRA and DoRA start;
 //! * `adapted`: the graph of a model with its adapters; `device`: their numbers in memory; `folder`: from a file to there;
 //! * [`end_of_turn`], [`rope_scaling`]: what an adapter remembers besides its numbers.
 
 mod adapted;
+pub mod bottleneck;
 mod device;
 pub mod dora;
 pub mod end_of_turn;
@@ -18,6 +19,7 @@ pub mod start;
 pub mod targets;
 
 pub use adapted::{Adapted, AdapterLeaves, Preparation};
+pub use bottleneck::Bottleneck;
 pub use device::{AdapterBuffers, AdapterLayout, DeviceAdapter};
 pub use dora::Dora;
 pub use folder::LoadedAdapter;

@@ -79,8 +79,9 @@ impl Placement {
     #[must_use]
     pub fn learning(mut self, start: Start, b_rate: f64) -> Self {
         for piece in &mut self.pieces {
-            let lora = piece.method.lora_mut();
-            (lora.start, lora.b_rate) = (start, b_rate);
+            if let Some(lora) = piece.method.lora_mut() {
+                (lora.start, lora.b_rate) = (start, b_rate);
+            }
         }
         self
     }

@@ -165,17 +165,20 @@ pub fn start(placement: &Placement, base: &Base, seed: u64) -> Result<Started> {
 }
 
 fn start_of(piece: &Piece, base: &Base, seed: u64) -> Result<Started> {
-    let (site, lora) = (&piece.site, piece.method.lora());
+    let site = &piece.site;
     let tensor = |matrix: AdapterMatrix, values| AdapterTensor { name: matrix.name, shape: matrix.shape, values };
     let matrices: Vec<AdapterMatrix> = piece.method.matrices(site).into_iter().filter(|matrix| matrix.trained).collect();
-    let lengths = matrices.iter().any(|matrix| matrix.vector);
-    if !lengths && !lora.start.changes_the_base() {
+    let from_base = piece.method.lora().filter(|lora| {
+        let lengths = matrices.iter().any(|matrix| matrix.vector);
+        lengths || lora.start.changes_the_base()
+    });
+    let Some(lora) = from_base else {
         let initial = |matrix: AdapterMatrix| {
             let values = piece.method.initial(&matrix, seed);
             tensor(matrix, values)
         };
         return Ok(Started { trained: matrices.into_iter().map(initial).collect(), taken_out: Vec::new() });
-    }
+    };
     let [in_file, on_device] = base.weight(site)?;
     let product = lora.start.changes_the_base().then(|| from_weight(lora, site, &in_file, &on_device, seed)).transpose()?;
     let mut started = Started::default();

@@ -8,7 +8,8 @@ use rayon::prelude::*;
 
 use crate::adapter::{Method, Piece, Placement};
 use crate::architecture::{Architecture, Site};
-use crate::formats::peft::{AdapterTensor, load_adapter};
+use crate::formats::adapter_file::AdapterFile;
+use crate::formats::peft::AdapterTensor;
 use crate::graph::Matrix;
 use crate::{Error, Result};
 
@@ -55,18 +56,18 @@ impl Update {
     pub fn load(adapters: &[(&Path, f64)], model: &Architecture) -> Result<Self> {
         let mut update = Self::default();
         for (adapter, (folder, weight)) in adapters.iter().enumerate() {
-            let (config, tensors) = load_adapter(folder)?;
+            let (config, tensors) = AdapterFile::load(folder)?;
             let place = folder.display().to_string();
-            let placement = Placement::from_peft(&place, &config, model)?;
+            let placement = Placement::of_file(&place, &config, model)?;
             let mut given: HashMap<String, AdapterTensor> =
                 tensors.into_iter().map(|tensor| (tensor.name.clone(), tensor)).collect();
-            let whole = "use the adapter beside the base: it is no change of the layers' matrices alone";
+            let whole = "use the adapter beside the base, with --adapter: it is no change of the layers' matrices alone";
             if !placement.replaced.is_empty() {
                 return Err(Error::bad_input(&place, "has whole embeddings or output layers, which are not merged", whole));
             }
             for Piece { site, method, .. } in placement.pieces {
-                if method.lora().has_bias {
-                    return Err(Error::bad_input(&place, "has biases (`lora_bias`), which no weight can take in", whole));
+                if let Some(problem) = method.cannot_merge() {
+                    return Err(Error::bad_input(&place, problem, whole));
                 }
                 if matches!(method, Method::Dora(_)) && (*weight != 1.0 || adapters.len() > 1) {
                     let problem =
@@ -155,6 +156,7 @@ impl Update {
             let before = Matrix::new([rows.len(), columns], values.to_vec());
             for change in changes {
                 let merged = change.method.merged(&before, &change.of_rows(site, &rows));
+                let merged = merged.unwrap_or_else(|| unreachable!("such a method is refused when it is read"));
                 let parts = values.iter_mut().zip(merged.data.iter().zip(&before.data));
                 match (change.weight, changes.len()) {
                     (1.0, 1) => parts.for_each(|(value, (merged, _))| *value = *merged),

@@ -19,6 +19,17 @@ pub struct Linear<'a> {
     pub outputs: Vec<ValueId>,
 }
 
+/// What attention or the MLP gives, before the residual is added.
+#[derive(Clone, Copy, Debug)]
+pub struct Half<'a> {
+    /// The linear layer that ends it: of [`Role::AttentionOutput`](crate::architecture::Role) or [`Role::Down`](crate::architecture::Role).
+    pub site: &'a Site,
+    /// What that layer gives, with its bias, `[tokens, hidden_size]`.
+    pub output: ValueId,
+    /// What it will be added to, `[tokens, hidden_size]`: what entered this half, before any norm.
+    pub residual: ValueId,
+}
+
 /// A matrix with a row for each token.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Vocabulary {
@@ -48,6 +59,15 @@ pub trait Hook {
     /// # Errors
     /// A [`ShapeError`] if what is added does not fit.
     fn after(&mut self, graph: &mut Graph, linear: Linear) -> Result<Vec<ValueId>, ShapeError>;
+
+    /// What stands for the output of a half whose layer [stands alone](Hook::stands_alone), before its norm, if it has one there, and before
+    /// the residual is added.
+    ///
+    /// # Errors
+    /// A [`ShapeError`] if what is added does not fit.
+    fn after_half(&mut self, _graph: &mut Graph, half: Half) -> Result<ValueId, ShapeError> {
+        Ok(half.output)
+    }
 }
 
 /// Adds nothing.

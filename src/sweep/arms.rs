@@ -90,7 +90,7 @@ const GIVEN: [(&str, &str); 4] = [
     ("overwrite", "leave it out: a sweep goes on with what it finds"),
 ];
 /// Keys that say how large an adapter is, which a budget decides.
-const SIZES: [&str; 4] = ["lora_r", "rank_pattern", "bottleneck_size", "init_adapter"];
+const SIZES: [&str; 5] = ["lora_r", "rank_pattern", "bottleneck_size", "reduction_factor", "init_adapter"];
 
 /// The top of the file, without the places.
 #[derive(Deserialize)]

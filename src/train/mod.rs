@@ -47,7 +47,6 @@ use trainer::Trainer;
 
 use crate::data::{Batch, Sampler};
 use crate::formats::atomic;
-use crate::formats::peft;
 use crate::generate::answers::Tally;
 use crate::gpu::Readback;
 use crate::ops::adamw::Hyper;
@@ -359,7 +358,7 @@ impl<'m> Run<'m> {
         }
         let (moments, _) = self.trainer.optimizer_state()?;
         let adapter = self.trainer.adapter().contents()?;
-        let taken_out = self.prepared.adapter.taken_out.clone();
+        let taken_out = self.prepared.adapter.taken_out().to_vec();
         let checkpoint = Checkpoint { state: self.state.clone(), adapter, moments, taken_out };
         let values = checkpoint.adapter.iter().chain(checkpoint.moments.iter().flatten());
         if !values.into_iter().all(|value| value.is_finite()) {
@@ -403,7 +402,8 @@ impl<'m> Run<'m> {
     /// Saves the last checkpoint and the adapter itself.
     fn finish(&mut self) -> Result<Outcome> {
         self.save()?;
-        peft::save_adapter(&self.prepared.options.out, &self.prepared.adapter, &self.trainer.adapter().tensors()?)
+        let adapter = &self.prepared.adapter;
+        (adapter.save(&self.prepared.options.out, &self.trainer.adapter().tensors()?))
             .map_err(|error| checkpoint::with_last_good(&self.prepared.options.out, error))?;
         self.progress.finish();
         let last = self.metrics.history().last();

@@ -30,7 +30,7 @@ pub use names::path as module_path;
 pub use patterns::{Modules, Patterns};
 
 const CONFIG: &str = "adapter_config.json";
-const WEIGHTS: &str = "adapter_model.safetensors";
+pub const WEIGHTS: &str = "adapter_model.safetensors";
 /// Of PEFT before 0.7, and of `safe_serialization=False`; read and never written.
 const PYTORCH: &str = "adapter_model.bin";
 

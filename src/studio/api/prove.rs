@@ -78,6 +78,9 @@ pub fn prove(look: &mut Look, asked: &Asked) -> Result<Proof> {
             "DoRA's gradient takes the lengths of rows as constants (section 4.3 of its paper), and a difference does not";
         return Err(Error::bad_input("site", problem, "open a LoRA adapter"));
     }
+    if piece.method.lora().is_none() {
+        return Err(Error::bad_input("site", "has a bottleneck, and no A or B", "open a LoRA adapter"));
+    }
     let own = if asked.matrix == Matrix::A { "lora_a" } else { "lora_b" };
     let name = piece.matrix_name(own);
     let element = adapter.layout.element(&name, asked.row, asked.column).ok_or_else(|| {

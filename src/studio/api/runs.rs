@@ -10,7 +10,7 @@ use super::plan::recipe_table;
 use super::{Answered, Method, Nothing, Refusal, Route, host};
 use crate::Result;
 use crate::files;
-use crate::formats::peft::AdapterConfig;
+use crate::formats::adapter_file::AdapterFile;
 use crate::session::OpenModel;
 use crate::studio::Studio;
 use crate::studio::runs::past::{Past, past};
@@ -148,7 +148,7 @@ fn run(studio: &Arc<Studio>, asked: Dir) -> Answered<Run> {
         thinned: every > 1,
         recipe,
         checkpoint,
-        adapter: AdapterConfig::is_in(&dir).then(|| dir.display().to_string()),
+        adapter: AdapterFile::is_in(&dir).then(|| dir.display().to_string()),
         model: base_model(&dir),
         dir: dir.display().to_string(),
     })

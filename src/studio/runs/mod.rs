@@ -403,7 +403,9 @@ pub fn base_model(folder: &Path) -> Option<String> {
     let of_adapter = || {
         let text = files::read_to_string(&folder.join("adapter_config.json"), files::DESCRIPTION).ok()?;
         let config: Value = serde_json::from_str(&text).ok()?;
-        config.get("base_model_name_or_path").and_then(Value::as_str).map(str::to_string)
+        // As PEFT and as AdapterHub call it.
+        let named = |key: &str| config.get(key).and_then(Value::as_str).map(str::to_string);
+        named("base_model_name_or_path").or_else(|| named("model_name"))
     };
     About::read(folder).map(|about| about.model).or_else(of_adapter)
 }

@@ -3,21 +3,23 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use super::bottleneck::{self, AdapterMethod};
 use super::options::TrainOptions;
 use crate::adapter::start::Start;
 use crate::adapter::targets::{chosen_sites, parse_layers, parse_patterns};
 use crate::adapter::{AdapterLayout, Placement};
 use crate::architecture::{Architecture, Site};
-use crate::formats::peft::{self, AdapterConfig, module_path};
+use crate::formats::adapter_file::AdapterFile;
+use crate::formats::peft::{AdapterConfig, module_path};
 use crate::session::opened::OpenModel;
 use crate::{Error, Result};
 
-/// Largest rank that is believed; it keeps sizes far from overflow.
-const LARGEST_RANK: usize = 1 << 16;
+/// Largest rank, or width of a bottleneck, that is believed; it keeps sizes far from overflow.
+pub(super) const LARGEST_RANK: usize = 1 << 16;
 
 /// What a run trains.
 pub struct Asked {
-    pub config: AdapterConfig,
+    pub config: AdapterFile,
     pub placement: Placement,
     pub layout: AdapterLayout,
     /// The start where `--init-adapter` gives one, laid out as `layout`.
@@ -33,20 +35,55 @@ impl Asked {
     pub fn of(options: &TrainOptions, model: &OpenModel) -> Result<Self> {
         let architecture = &model.files.config;
         let (config, tensors) = match &options.init_adapter {
-            None => (fresh(options, architecture)?, None),
+            None => (fresh_of_method(options, architecture)?, None),
             Some(folder) => {
-                let (config, tensors) = peft::load_adapter(folder)?;
-                (built_on(folder, config, options, architecture)?, Some(tensors))
+                let (config, tensors) = AdapterFile::load(folder)?;
+                (further(folder, config, options, architecture)?, Some(tensors))
             }
         };
         let place = options.init_adapter.as_deref().unwrap_or(Path::new("adapter")).display().to_string();
         let start = options.init_lora_weights.unwrap_or_default();
         let ratio = options.loraplus_lr_ratio.unwrap_or(1.0);
-        let placement = Placement::from_peft(&place, &config, architecture)?.learning(start, ratio);
+        let placement = Placement::of_file(&place, &config, architecture)?.learning(start, ratio);
         check_start(options, start, &placement)?;
         let layout = AdapterLayout::new(&placement);
         let start = tensors.map(|tensors| layout.pack(&place, &tensors)).transpose()?;
         Ok(Self { config, placement, layout, start })
+    }
+}
+
+/// The adapter that the options describe.
+fn fresh_of_method(options: &TrainOptions, model: &Architecture) -> Result<AdapterFile> {
+    let method = options.adapter_method.unwrap_or(AdapterMethod::Lora);
+    bottleneck::check_options(options, method)?;
+    if method == AdapterMethod::Lora {
+        return fresh(options, model).map(AdapterFile::Peft);
+    }
+    let config = bottleneck::fresh(options, method, model)?;
+    Ok(AdapterFile::AdapterHub(bottleneck::for_model(config, options, model)))
+}
+
+/// That of `--init-adapter`, with what may be chosen anew.
+fn further(folder: &Path, config: AdapterFile, options: &TrainOptions, model: &Architecture) -> Result<AdapterFile> {
+    match config {
+        AdapterFile::Peft(config) => {
+            let method = options.adapter_method.unwrap_or(AdapterMethod::Lora);
+            if method != AdapterMethod::Lora {
+                let problem = format!("the adapter of --init-adapter {} is a LoRA of PEFT", folder.display());
+                return Err(Error::bad_input(
+                    "--adapter-method",
+                    problem,
+                    "leave this option out, or start from another adapter",
+                ));
+            }
+            bottleneck::check_options(options, method)?;
+            built_on(folder, config, options, model).map(AdapterFile::Peft)
+        }
+        AdapterFile::AdapterHub(config) => {
+            bottleneck::check_options(options, AdapterMethod::of(&config).unwrap_or(AdapterMethod::Houlsby))?;
+            let config = bottleneck::built_on(folder, config, options, model)?;
+            Ok(AdapterFile::AdapterHub(bottleneck::for_model(config, options, model)))
+        }
     }
 }
 
@@ -56,7 +93,7 @@ fn check_start(options: &TrainOptions, start: Start, placement: &Placement) -> R
         let problem = format!("{start} starts from another base, whose row lengths DoRA would have to keep");
         return bad(problem, "leave out --use-dora, or choose default, gaussian or orthogonal");
     }
-    let odd = placement.pieces.iter().find(|piece| piece.method.lora().r % 2 == 1);
+    let odd = placement.pieces.iter().find(|piece| piece.method.lora().is_some_and(|lora| lora.r % 2 == 1));
     match odd.filter(|_| start == Start::Orthogonal) {
         Some(piece) => {
             bad(format!("orthogonal needs even ranks, and {} has an odd one", piece.site.name()), "choose an even --lora-r")

@@ -10,11 +10,13 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::Deserialize;
 
+use super::bottleneck::AdapterMethod;
 use super::row::{above_zero, any, at_least_one, option_rows, within};
 use crate::adapter::start::Start;
 use crate::architecture::RopeOverride;
 use crate::byte_size::ByteSize;
 use crate::data::LongRecords;
+use crate::formats::adapter_hub::Named;
 use crate::kernel::Arithmetic;
 use crate::session::prefix_cache::{PrefixCacheMode, PrefixCacheOptions, PrefixCacheType};
 use crate::storage::DType;
@@ -61,6 +63,17 @@ option_rows! {
         overwrite: bool, "BOOL", switch, check any, resumed free;
     }
     "Adapter" {
+        /// What is trained: lora, or AdapterHub's bottleneck adapters, small networks after attention and MLP (houlsby), after the MLP
+        /// (pfeiffer) or beside it (parallel). A bottleneck cannot be merged into the model, nor run by llama.cpp
+        #[arg(value_enum)]
+        adapter_method: AdapterMethod, "METHOD", optional("lora"), check any, resumed derived;
+        /// Width of a bottleneck: the model's hidden size divided by this
+        reduction_factor: f64, "FACTOR", optional("AdapterHub's: 16; 2 for parallel"),
+            check |option, factor| within(option, factor, factor.is_finite() && *factor >= 1e-2, "of 0.01 or above"), resumed derived;
+        /// Width of a bottleneck, in place of --reduction-factor
+        bottleneck_size: usize, "WIDTH", optional("by --reduction-factor"), check at_least_one, resumed derived;
+        /// What stands between the two matrices of a bottleneck: relu, swish, gelu, gelu_new, tanh, ..., by transformers' names
+        non_linearity: Named, "NAME", optional("AdapterHub's: swish for houlsby, else relu"), check any, resumed derived;
         /// Rank of the adapters
         lora_r: usize, "R", optional("16: more capacity than small data sets use, still below 4 % of a small model's weights"),
             check at_least_one, resumed derived;
@@ -100,7 +113,7 @@ option_rows! {
         rope_scaling: RopeOverride, "SCALING", optional("the model's own"), check any, resumed derived;
         /// Layers to adapt: such as 8-15,20 (counted from 0), early, middle or late (a third each), or a share such as 30%-70%
         layers: String, "LAYERS", optional("all"), check any, resumed derived;
-        /// PEFT folder whose adapter is the starting point; rank, alpha, modules and layers are taken from it
+        /// Folder whose adapter, of PEFT or of AdapterHub, is the starting point; method, size, modules and layers are taken from it
         init_adapter: PathBuf, "DIR", optional("none"), check any, resumed derived;
     }
     "Optimizer" {

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::checkpoint::{Checkpoint, RunState, cannot_list};
-use super::folder::{self, ADAPTER_FILES, FILES, Found, Kind};
+use super::folder::{self, ADAPTER_FILES, Found, Kind};
 use super::sums;
 use crate::adapter::AdapterLayout;
 use crate::adapter::{end_of_turn, rope_scaling};
@@ -47,11 +47,12 @@ impl Purpose<'_> {
         let there = |name: &str| fs::symlink_metadata(self.out.join(name)).ok();
         // A file of no bytes is what a run leaves that was stopped before its first step.
         let full = |name: &str| there(name).is_some_and(|found| !found.is_file() || found.len() > 0);
-        let names =
-            [ADAPTER_FILES[0], ADAPTER_FILES[1], METRICS_FILE, SAMPLES_FILE, CURVE_FILE, end_of_turn::FILE, rope_scaling::FILE];
+        let others = [METRICS_FILE, SAMPLES_FILE, CURVE_FILE, end_of_turn::FILE, rope_scaling::FILE];
         // A config of an adapter beside a model changes what other programs load.
-        let of_models = ["adapter_model.bin", "config.json", "model.safetensors", "model.safetensors.index.json"];
-        let files: Vec<String> = names.iter().chain(&of_models).filter(|name| full(name)).map(|name| name.to_string()).collect();
+        let of_models =
+            ["adapter_model.bin", "pytorch_adapter.bin", "config.json", "model.safetensors", "model.safetensors.index.json"];
+        let names = ADAPTER_FILES.iter().chain(&others).chain(&of_models);
+        let files: Vec<String> = names.filter(|name| full(name)).map(|name| name.to_string()).collect();
         let run = found.iter().find(|found| matches!(found.kind, Kind::Checkpoint(_)));
         let proposal = "go on with it by --resume, replace it with --overwrite, or give another --out";
         match (run, found.is_empty() && files.is_empty()) {
@@ -132,7 +133,7 @@ impl Purpose<'_> {
         layout: &AdapterLayout,
     ) -> Result<std::result::Result<Checkpoint, String>> {
         // The digests first: of a damaged state nothing follows.
-        if let Err(problem) = sums::verify(&found.path, &FILES) {
+        if let Err(problem) = sums::verify(&found.path, &folder::files(&found.path)) {
             return Ok(Err(problem));
         }
         state.check_same_run(&found.path, options)?;
