@@ -10,16 +10,21 @@ use graftling::graph::Matrix;
 /// The first Adam steps divide noise by noise, and these models' losses are steep.
 const STEP_LOSS: f64 = 5e-4;
 
-struct Case {
+pub struct Case {
     name: &'static str,
-    folder: PathBuf,
-    expected: Value,
-    setup: Setup,
+    pub folder: PathBuf,
+    pub expected: Value,
+    pub setup: Setup,
 }
 
 impl Case {
     fn open(name: &'static str) -> Self {
-        let folder = fixtures().join("adapters").join(name);
+        Self::of("adapters", name)
+    }
+
+    /// One of the folder `kind` of fixtures.
+    pub fn of(kind: &str, name: &'static str) -> Self {
+        let folder = fixtures().join(kind).join(name);
         let expected = json(&folder.join("expected.json"));
         let setup = Setup::open(&fixtures().join(expected["model"].as_str().unwrap()));
         Self { name, folder, expected, setup }
@@ -31,12 +36,12 @@ impl Case {
         records[..5].iter().map(|record| batch(&[record])).collect()
     }
 
-    fn loaded(&self, folder: &Path) -> DeviceAdapter {
+    pub fn loaded(&self, folder: &Path) -> DeviceAdapter {
         let device = self.setup.weights.device().clone();
         LoadedAdapter::load(folder, &self.setup.files.config).unwrap().upload(device).unwrap()
     }
 
-    fn check_losses(&self, adapter: &DeviceAdapter, what: &str) {
+    pub fn check_losses(&self, adapter: &DeviceAdapter, what: &str) {
         let found = self.setup.token_nll(Some(adapter), &batch(&[&self.expected]));
         for (t, (found, expected)) in found.iter().zip(numbers(&self.expected["token_nll"])).enumerate() {
             assert_close(f64::from(*found), expected, TOKEN_LOSS, &format!("{} {what} token {t}", self.name));
@@ -44,7 +49,7 @@ impl Case {
     }
 
     /// Reading the sequence piece by piece, as generation does, gives each next token the probability that PEFT gives it.
-    fn check_generator(&self, adapter: &DeviceAdapter) {
+    pub fn check_generator(&self, adapter: &DeviceAdapter) {
         let input_ids = ids(&self.expected["input_ids"]);
         let config = &self.setup.files.config;
         let mut generator = Generator::new(&self.setup.weights, config, Some(adapter), 64).unwrap();
@@ -59,7 +64,7 @@ impl Case {
     }
 
     /// Five steps.
-    fn check_steps(&self, adapter: DeviceAdapter) -> Trainer {
+    pub fn check_steps(&self, adapter: DeviceAdapter) -> Trainer {
         let records = self.records();
         let max_tokens = records.iter().map(Batch::rows).max().unwrap();
         let shape = StepShape { max_tokens, accumulate: false, recompute: Recompute::Layers(1), held_out_tokens: 0 };
@@ -195,7 +200,7 @@ fn loftq_makes_up_for_quantising() {
         let matrix = |shape: [usize; 2], values: &[f32]| Matrix::new(shape, values.iter().copied().map(f64::from).collect());
         let shape = [piece.site.out_features, piece.site.in_features];
         let quantised = matrix(shape, &graftling::storage::rounded(&in_file, q4_0));
-        let made_up = piece.method.merged(&quantised, &[0, 1].map(|at| matrix(pair[at].shape, &pair[at].values)));
+        let made_up = piece.method.merged(&quantised, &[0, 1].map(|at| matrix(pair[at].shape, &pair[at].values))).unwrap();
         let distance = |found: &Matrix| -> f64 {
             found.data.iter().zip(&in_file).map(|(found, exact)| (found - f64::from(*exact)).powi(2)).sum::<f64>().sqrt()
         };
