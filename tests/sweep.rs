@@ -203,7 +203,10 @@ fn methods_are_compared_at_one_budget() {
     let arms: String = ["lora", "houlsby", "pfeiffer", "parallel"]
         .map(|method| format!("[[arm]]\nname = \"{method}\"\nadapter_method = \"{method}\"\n"))
         .concat();
-    let file = head.replace("seeds = [1, 2]", "seeds = [1]").replace("lora_dropout = 0.1\n", "").replace("budget = 1500", "budget = 2500");
+    let file = head
+        .replace("seeds = [1, 2]", "seeds = [1]")
+        .replace("lora_dropout = 0.1\n", "")
+        .replace("budget = 1500", "budget = 2500");
     let shop = shop(&(file + &arms));
     run(sweep(&shop, &["--config", "sweep.toml", "--out", "out"]), 0);
     let results = results(&shop, "out");

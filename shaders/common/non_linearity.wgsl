@@ -32,6 +32,12 @@ fn normal_share(x: vec4f) -> vec4f {
     return select(0.5 * tail, 1.0 - 0.5 * tail, x >= vec4f());
 }
 
+// s (1 - s) of the sigmoid s, which does not cancel where s is nearly 1.
+fn sigmoid_slope(x: vec4f) -> vec4f {
+    let e = exp(-abs(x));
+    return e / ((1.0 + e) * (1.0 + e));
+}
+
 // s(x) of the non-linearities x s(x).
 fn share(x: vec4f) -> vec4f {
     if NON_LINEARITY == QUICK_GELU {
@@ -91,8 +97,10 @@ fn activated_slope(x: vec4f) -> vec4f {
         return normal_share(x) + b * ONE_OVER_SQRT_TWICE_PI * exp(-0.5 * b * b);
     }
     if NON_LINEARITY == TANH {
-        let t = accurate_tanh(x);
-        return (1.0 - t) * (1.0 + t);
+        return 4.0 * sigmoid_slope(2.0 * x);
+    }
+    if NON_LINEARITY > TANH {
+        return sigmoid_slope(x);
     }
     let s = share(x);
     let falling = s * (1.0 - s);
@@ -102,9 +110,6 @@ fn activated_slope(x: vec4f) -> vec4f {
     if NON_LINEARITY == QUICK_GELU {
         return s + QUICK * x * falling;
     }
-    if NON_LINEARITY == GELU_TANH {
-        let b = bounded(x);
-        return s + b * falling * (TWICE_SQRT_2_PI * (1.0 + 3.0 * CUBE * b * b));
-    }
-    return falling;
+    let b = bounded(x);
+    return s + b * falling * (TWICE_SQRT_2_PI * (1.0 + 3.0 * CUBE * b * b));
 }

@@ -38,6 +38,14 @@ impl AdapterFile {
         peft::load_adapter(folder).map(|(config, tensors)| (Self::Peft(config), tensors))
     }
 
+    /// The name of the file with its tensors.
+    pub fn weights_file(&self) -> &'static str {
+        match self {
+            Self::Peft(_) => peft::WEIGHTS,
+            Self::AdapterHub(_) => adapter_hub::WEIGHTS,
+        }
+    }
+
     /// See [`AdapterConfig::taken_out`]; empty for other adapters.
     pub fn taken_out(&self) -> &[AdapterTensor] {
         match self {

@@ -10,7 +10,7 @@
 //! | `QuickGelu` | `x s(1.702 x)` | `s + 1.702 x s (1 - s)` |
 //! | `GeluTanh` | `x s(z)`, `z = 2 sqrt(2/pi) (x + 0.044715 x^3)` | `s + x s (1 - s) z'` |
 //! | `Gelu` | `x Phi(x)` | `Phi(x) + x phi(x)` |
-//! | `Tanh` | `tanh(x)` | `1 - tanh^2(x)` |
+//! | `Tanh` | `tanh(x)` | `1 - tanh^2(x) = 1 / cosh^2(x)` |
 //! | `Sigmoid` | `s(x)` | `s (1 - s)` |
 //!
 //! with `s(z) = 1 / (1 + e^-z)`, `Phi(x) = (1 + erf(x / sqrt 2)) / 2` and `phi(x) = e^(-x^2 / 2) / sqrt(2 pi)`. At a corner the slope is
@@ -97,8 +97,8 @@ impl NonLinearity {
                 Self::TWICE_SQRT_2_PI * (1.0 + 3.0 * Self::CUBE * x * x),
             ),
             Self::Gelu => normal_share(x) + x * (-x * x / 2.0).exp() / std::f64::consts::TAU.sqrt(),
-            Self::Tanh => 1.0 - x.tanh().powi(2),
-            Self::Sigmoid => sigmoid(x) * (1.0 - sigmoid(x)),
+            Self::Tanh => 1.0 / x.cosh().powi(2),
+            Self::Sigmoid => sigmoid(x) * sigmoid(-x),
         }
     }
 
@@ -208,7 +208,7 @@ pub static BACKWARD: Kernel = Kernel::plain("activate_backward", Elements::FIELD
 
 /// Examples of every non-linearity, on `matrices` inputs of one shape; the last holds magnitudes at which exp(-x) overflows f32.
 fn examples_of<T: Op + 'static>(random: &mut Random, op: impl Fn(NonLinearity) -> T, matrices: usize) -> Vec<Example> {
-    let sizes = [(1, 1, 2.0), (17, 65, 8.0), (3, 1027, 2.0), (5, 13, 1e3)];
+    let sizes = [(1, 1, 2.0), (17, 65, 8.0), (3, 1027, 2.0), (5, 13, 2e2)];
     let mut examples = Vec::new();
     for of in NonLinearity::ALL {
         for (rows, columns, scale) in sizes {

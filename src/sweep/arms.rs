@@ -364,7 +364,7 @@ fn product(axes: &[Vec<Setting>]) -> Vec<Vec<&Setting>> {
 /// What tells a setting from the others of its axis, short: `mlp`, `r-8`, `lr-2e-4`, `layers-20-29`.
 fn label(setting: &Setting) -> String {
     let key = match setting.key.as_str() {
-        "target_modules" => "",
+        "target_modules" | "adapter_method" => "",
         "lora_r" => "r-",
         "lora_alpha" => "alpha-",
         "learning_rate" => "lr-",

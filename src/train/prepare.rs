@@ -265,7 +265,7 @@ impl<'m> Prepared<'m> {
         }
         let purpose = self.purpose(self.options.resume);
         purpose.check_notes(&self.notes())?;
-        (output.state.may_replace, output.aside) = purpose.may_replace(&output.state.may_replace)?;
+        (output.state.may_replace, output.aside) = purpose.may_replace(&output.state.may_replace, self.adapter.weights_file())?;
         output.begins = output.checkpoint.is_none();
         Ok(output)
     }

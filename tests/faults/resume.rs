@@ -324,7 +324,10 @@ fn options_of_another_method_are_refused_by_name() {
     refused(&["--adapter-method", "parallel", "--use-dora"], "--use-dora: is for LoRA");
     refused(&["--adapter-method", "pfeiffer", "--target-modules", "mlp"], "--target-modules: is for LoRA");
     refused(&["--bottleneck-size", "4"], "--bottleneck-size: is for bottleneck adapters, and the method is lora");
-    refused(&["--adapter-method", "houlsby", "--bottleneck-size", "4", "--reduction-factor", "2"], "--bottleneck-size: both this");
+    refused(
+        &["--adapter-method", "houlsby", "--bottleneck-size", "4", "--reduction-factor", "2"],
+        "--bottleneck-size: both this",
+    );
     refused(&["--adapter-method", "houlsby", "--non-linearity", "prelu"], "`prelu` is none of relu, ");
     refused(&["--adapter-method", "houlsby", "--layers", "7"], "--layers: layer 7 does not exist");
     run(shop.train_method("out", &["--adapter-method", "pfeiffer"], &STEPS), 0);

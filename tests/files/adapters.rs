@@ -312,7 +312,7 @@ fn ranks_by_pattern_are_those_of_the_tensors() {
     let placement = Placement::from_peft("adapter", &config, &tiny::config()).unwrap();
     for piece in &placement.pieces {
         let scale = if piece.site.module == "v_proj" { 0.5 } else { 2.0 };
-        assert_eq!((piece.method.lora().r, piece.method.lora().scale), (4, scale), "{}", piece.site.name());
+        assert_eq!((piece.method.lora().unwrap().r, piece.method.lora().unwrap().scale), (4, scale), "{}", piece.site.name());
     }
 }
 

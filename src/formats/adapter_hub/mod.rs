@@ -266,7 +266,9 @@ fn read_tensors(path: &Path, config: &BottleneckConfig, adapter: &str) -> Result
         return bad(key, format!("is {kind}"), "Save the adapter in f32, f16 or bf16.");
     }
     let mut tensors = BTreeMap::new();
-    let mut hidden = config.hidden_size;
+    // A matrix says how wide the model is, if the config does not.
+    let told = || file.tensors().iter().find_map(|info| names::of_key(&info.name, adapter)?.hidden_of(&info.shape));
+    let hidden = config.hidden_size.or_else(told).unwrap_or_default();
     for info in file.tensors() {
         let key = info.name.as_str();
         let Some(named) = names::of_key(key, adapter) else {
@@ -276,8 +278,6 @@ fn read_tensors(path: &Path, config: &BottleneckConfig, adapter: &str) -> Result
         if !config.adapts(named.layer, named.place) {
             return bad(key, format!("is there, but {CONFIG} has no bottleneck at that place"), WRONG_ADAPTER);
         }
-        // The first matrix says how wide the model is, if the config does not.
-        let hidden = *hidden.get_or_insert(named.hidden_of(&info.shape));
         let Some(size) = config.reduction_factor.size(named.layer, hidden) else {
             let problem = format!("is there, but reduction_factor in {CONFIG} has neither layer {} nor a default", named.layer);
             return bad(key, problem, WRONG_ADAPTER);

@@ -56,10 +56,13 @@ impl Key {
         }
     }
 
-    /// The hidden size of a model whose tensor has this shape; 0 if it does not tell.
-    pub fn hidden_of(&self, shape: &[usize]) -> usize {
-        let at = if self.matrix == 0 { 1 } else { 0 };
-        if self.matrix == 1 { 0 } else { shape.get(at).copied().unwrap_or(0) }
+    /// The hidden size of a model whose tensor has this shape, if that tells.
+    pub fn hidden_of(&self, shape: &[usize]) -> Option<usize> {
+        match self.matrix {
+            0 => shape.get(1).copied(),
+            1 => None,
+            _ => shape.first().copied(),
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use super::folder::{self, ADAPTER_FILES, Found, Kind};
 use super::sums;
 use crate::adapter::AdapterLayout;
 use crate::adapter::{end_of_turn, rope_scaling};
+use crate::formats::adapter_file::WEIGHTS;
 use crate::train::curve::CURVE_FILE;
 use crate::train::metrics::METRICS_FILE;
 use crate::train::options::TrainOptions;
@@ -155,12 +156,16 @@ impl Purpose<'_> {
     }
 
     /// Digests of the adapter's files that are in the folder, all of which the run may replace at its end: copies of what a checkpoint
-    /// holds, or what `before` says. And those files that may be of this run, but whose checkpoint has lost its digests: the run puts
-    /// them aside.
+    /// holds, or what `before` says. And those files that the run puts aside: what may be of it, but whose checkpoint has lost its digests;
+    /// and, with `overwrite`, tensors of another library's adapter than those in `weights`, which would stand beside its own.
     ///
     /// # Errors
     /// Bad input: another adapter is there, or something that cannot be replaced.
-    pub fn may_replace(&self, before: &BTreeMap<String, String>) -> Result<(BTreeMap<String, String>, Vec<PathBuf>)> {
+    pub fn may_replace(
+        &self,
+        before: &BTreeMap<String, String>,
+        weights: &str,
+    ) -> Result<(BTreeMap<String, String>, Vec<PathBuf>)> {
         let (mut may, mut aside) = (BTreeMap::new(), Vec::new());
         let found = self.found()?;
         let undigested = |found: &Found| found.kind != Kind::Foreign && sums::read(&found.path).is_ok_and(|all| all.is_empty());
@@ -172,6 +177,10 @@ impl Purpose<'_> {
                 let what = if there.is_dir() { "is a folder" } else { "is read-only" };
                 let problem = format!("{what}, and the run will write its adapter there");
                 return Err(Error::bad_input(path.display(), problem, "move it away, or give another --out"));
+            }
+            if WEIGHTS.contains(&name) && name != weights && self.overwrite {
+                aside.push(path);
+                continue;
             }
             let digest = sums::of_file(&path).ok();
             let known = digest.as_ref().is_some_and(|digest| {
