@@ -48,6 +48,7 @@ pub fn registry() -> Vec<OpEntry> {
         dora_norm::entry(),
         dropout::entry(),
         embedding::entry(),
+        embedding::backward_entry(),
         gather_rows::entry(),
         gather_rows::scatter_entry(),
         global_norm::entry(),
@@ -58,6 +59,7 @@ pub fn registry() -> Vec<OpEntry> {
         matmul::low_rank_entry(),
         multiply_add::entry(),
         permute_columns::entry(),
+        replace_columns::entry(),
         rms_norm::entry(),
         rms_norm::backward_entry(),
         rope::entry(),
@@ -66,6 +68,7 @@ pub fn registry() -> Vec<OpEntry> {
         scale_columns::dots_entry(),
         softcap::entry(),
         softcap::backward_entry(),
+        token_rows::entry(),
     ]
 }
 
