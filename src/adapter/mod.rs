@@ -2,10 +2,12 @@
 //!
 //! * [`placement`]: the list from which everything else follows; [`targets`]: how users write it;
 //! * `method`: what a method is; one file each: `lora`, [`dora`]; [`start`]: how they start;
+//! * [`vocabulary`]: what of the embedding and the output matrix is trained;
 //! * `adapted`: the graph of a model with its adapters; `device`: their numbers in memory; `folder`: from a file to there;
-//! * [`end_of_turn`], [`rope_scaling`]: what an adapter remembers besides its numbers.
+//! * [`added_tokens`], [`end_of_turn`], [`rope_scaling`]: what an adapter remembers besides its numbers.
 
 mod adapted;
+pub mod added_tokens;
 mod device;
 pub mod dora;
 pub mod end_of_turn;
@@ -16,6 +18,7 @@ pub mod placement;
 pub mod rope_scaling;
 pub mod start;
 pub mod targets;
+pub mod vocabulary;
 
 pub use adapted::{Adapted, AdapterLeaves, Preparation};
 pub use device::{AdapterBuffers, AdapterLayout, DeviceAdapter};
@@ -24,3 +27,4 @@ pub use folder::LoadedAdapter;
 pub use lora::{Lora, LoraValues};
 pub use method::{AdapterMatrix, Adapting, Leaves, Method, Prepared};
 pub use placement::{Piece, Placement, UniformLora};
+pub use vocabulary::{OwnRows, Whole};
