@@ -5,6 +5,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::report::Sums;
+use super::vocabulary::MergedMatrix;
 use super::{Combination, Combined, Update};
 use crate::architecture::{Order, Parameter};
 use crate::storage::{DType, TensorInfo, TensorSource};
@@ -47,8 +48,10 @@ impl MergedWeights<'_> {
         dtype: DType,
         mut each: impl FnMut(&[u8]) -> Result<()>,
     ) -> Result<Option<Sums>> {
-        let info = self.info(&parameter.name)?;
-        let (rows, columns) = (info.rows(), info.row_values());
+        let vocabulary = self.update.vocabulary.matrix(&parameter.name);
+        let info = self.info(vocabulary.map_or(&parameter.name, |matrix| matrix.source))?;
+        // Of a vector they are its values.
+        let (rows, columns) = (parameter.shape[0], info.row_values());
         let head = if let Order::Interleaved(head_dim) = order { head_dim } else { 1 };
         let step = (CHUNK_VALUES / columns.max(1)).max(1).next_multiple_of(head);
         let row_bytes = columns / dtype.block() * dtype.block_bytes();
@@ -56,8 +59,9 @@ impl MergedWeights<'_> {
         let mut sums = change.is_some().then(Sums::default);
         for first in (0..rows).step_by(step) {
             let chunk = first..(first + step).min(rows);
-            let bytes = match (&change, &mut sums) {
-                (Some(change), Some(sums)) => self.changed_rows(info, chunk, dtype, change, sums)?,
+            let bytes = match (&change, &mut sums, vocabulary) {
+                (Some(change), Some(sums), _) => self.changed_rows(info, chunk, dtype, change, sums)?,
+                (.., Some(matrix)) => self.vocabulary_rows(info, chunk, dtype, matrix)?,
                 _ => self.rows(info, chunk, order, dtype)?,
             };
             each(&order.stored(bytes, row_bytes))?;
@@ -77,6 +81,22 @@ impl MergedWeights<'_> {
         }
         self.check(info, &values, dtype)?;
         Ok(quantised(&values, dtype, info.row_values()))
+    }
+
+    /// Rows of the model, and of the adapter in their place or behind them; the model's keep their bytes where [`Self::rows`] does.
+    fn vocabulary_rows(&self, info: &TensorInfo, rows: Range<usize>, dtype: DType, matrix: &MergedMatrix) -> Result<Vec<u8>> {
+        let columns = info.row_values();
+        let row_bytes = columns / dtype.block() * dtype.block_bytes();
+        let of_model = rows.start..rows.end.min(info.rows());
+        let mut bytes = if of_model.is_empty() { Vec::new() } else { self.rows(info, of_model, Order::Plain, dtype)? };
+        bytes.resize(rows.len() * row_bytes, 0);
+        for (token, bytes) in rows.zip(bytes.chunks_exact_mut(row_bytes)) {
+            if let Some(values) = matrix.row(token) {
+                self.check(info, values, dtype)?;
+                bytes.copy_from_slice(&dtype.quantise(values));
+            }
+        }
+        Ok(bytes)
     }
 
     fn changed_rows(

@@ -1,0 +1,138 @@
+//! The rows of embedding and output matrix that an adapter has of its own, in the place of the model's or behind them.
+
+use std::collections::{BTreeMap, HashMap};
+
+use serde_json::{Value, json};
+
+use crate::adapter::Placement;
+use crate::adapter::vocabulary::{rows_name, whole_name};
+use crate::architecture::Architecture;
+use crate::formats::peft::AdapterTensor;
+use crate::model::hook::Vocabulary;
+use crate::{Error, Result};
+
+/// What an adapter makes of the vocabulary.
+#[derive(Clone, Debug, Default)]
+pub struct MergedVocabulary {
+    /// By the name of the tensor.
+    matrices: BTreeMap<&'static str, MergedMatrix>,
+    /// Tokens that there are in all.
+    tokens: usize,
+    /// Whether a model with one matrix for both uses has two now.
+    unties: bool,
+}
+
+/// One matrix `[tokens, hidden_size]`.
+#[derive(Clone, Debug)]
+pub struct MergedMatrix {
+    /// The model's tensor that has the rows which are not the adapter's.
+    pub source: &'static str,
+    /// All rows, row-major; the model's own where there are none.
+    whole: Option<Vec<f32>>,
+    own: BTreeMap<usize, Vec<f32>>,
+    columns: usize,
+}
+
+impl MergedMatrix {
+    /// The adapter's row of a token; `None` where it is the model's.
+    pub fn row(&self, token: usize) -> Option<&[f32]> {
+        let of_whole = || self.whole.as_ref().map(|whole| &whole[token * self.columns..(token + 1) * self.columns]);
+        self.own.get(&token).map(Vec::as_slice).or_else(of_whole)
+    }
+}
+
+const EMBEDDING: &str = "model.embed_tokens.weight";
+const OUTPUT: &str = "lm_head.weight";
+
+impl MergedVocabulary {
+    /// Takes what is one's of the vocabulary out of `given`.
+    ///
+    /// # Errors
+    /// Bad input, at `place`: a matrix is missing or of another shape.
+    pub fn of(
+        place: &str,
+        placement: &Placement,
+        model: &Architecture,
+        given: &mut HashMap<String, AdapterTensor>,
+    ) -> Result<Self> {
+        let mut taken: HashMap<String, AdapterTensor> = HashMap::new();
+        for matrix in placement.vocabulary_matrices() {
+            let proposal = "use an adapter that was trained on this model";
+            let found = given
+                .remove(&matrix.name)
+                .ok_or_else(|| Error::bad_input(place, format!("`{}` is missing", matrix.name), proposal))?;
+            if found.shape != matrix.shape {
+                let problem = format!("`{}` has shape {:?}, the model needs {:?}", matrix.name, found.shape, matrix.shape);
+                return Err(Error::bad_input(place, problem, proposal));
+            }
+            taken.insert(matrix.name, found);
+        }
+        if taken.is_empty() {
+            return Ok(Self::default());
+        }
+        let parts = |module| (placement.whole_of(module).map(|of| of.module), placement.rows_of(module).map(|of| of.module));
+        let [embedding, output] = [Vocabulary::Embedding, Vocabulary::Output].map(parts);
+        let tied = model.tie_word_embeddings;
+        let unties = tied && embedding != output;
+        let matrix = |module: Vocabulary| {
+            let source = if tied || module == Vocabulary::Embedding { EMBEDDING } else { OUTPUT };
+            let whole = placement.whole_of(module).map(|of| taken[&whole_name(of.module)].values.clone());
+            let mut own = BTreeMap::new();
+            if let Some(rows) = placement.rows_of(module) {
+                let values = &taken[&rows_name(rows.module)].values;
+                own.extend(
+                    rows.tokens.iter().zip(values.chunks(rows.columns)).map(|(&token, row)| (token as usize, row.to_vec())),
+                );
+            }
+            MergedMatrix { source, whole, own, columns: model.hidden_size }
+        };
+        let mut matrices = BTreeMap::from([(EMBEDDING, matrix(Vocabulary::Embedding))]);
+        if !tied || unties {
+            matrices.insert(OUTPUT, matrix(Vocabulary::Output));
+        }
+        Ok(Self { matrices, tokens: placement.tokens(model), unties })
+    }
+
+    /// Whether nothing of the vocabulary is the adapter's.
+    pub fn is_empty(&self) -> bool {
+        self.matrices.is_empty()
+    }
+
+    /// What a tensor becomes, if it changes.
+    pub fn matrix(&self, tensor: &str) -> Option<&MergedMatrix> {
+        self.matrices.get(tensor)
+    }
+
+    /// For the report: tokens in all, and of each changed matrix the rows that are the adapter's, or that all are.
+    pub fn report(&self) -> Value {
+        let of = |matrix: &MergedMatrix| match matrix.whole {
+            Some(_) => json!("all"),
+            None => json!(matrix.own.len()),
+        };
+        let rows: serde_json::Map<String, Value> =
+            self.matrices.iter().map(|(name, matrix)| ((*name).to_owned(), of(matrix))).collect();
+        json!({ "tokens": self.tokens, "own_rows": rows, "unties": self.unties })
+    }
+
+    /// Makes the model's configuration that of the merged model.
+    pub fn put_into(&self, model: &mut Architecture) {
+        if !self.is_empty() {
+            model.vocab_size = self.tokens;
+            model.tie_word_embeddings &= !self.unties;
+        }
+    }
+
+    /// Refuses to write this as an adapter for another program, which has matrices of linear layers alone.
+    ///
+    /// # Errors
+    /// Bad input, if something of the vocabulary is the adapter's.
+    pub fn refuse_in(&self, target: &str, proposal: &str) -> Result<()> {
+        if self.is_empty() {
+            return Ok(());
+        }
+        let problem = format!(
+            "has rows of embedding or output matrix (trainable_token_indices, modules_to_save, added tokens), which {target} cannot carry"
+        );
+        Err(Error::bad_input("--adapter", problem, proposal))
+    }
+}
