@@ -22,6 +22,9 @@ pub struct TextSource {
     pub named_tokens: Vec<(String, String)>,
     /// Tokens that stand in other files than `tokenizer.json`, in the order in which they are added to its own.
     pub added_tokens: Vec<AddedTokenSource>,
+    /// Those of the tokens with which an adapter extends the vocabulary that are written in texts and messages: special to other programs,
+    /// content to this one.
+    pub content_tokens: Vec<String>,
 }
 
 impl TextSource {
@@ -37,7 +40,22 @@ impl TextSource {
             add_bos: None,
             named_tokens: Vec::new(),
             added_tokens: Vec::new(),
+            content_tokens: Vec::new(),
         }
+    }
+
+    /// The same with further tokens, which get the ids behind the last one. What the chat template writes is a mark, as everywhere; all
+    /// else is content.
+    #[must_use]
+    pub fn extended(mut self, tokens: &[AddedTokenSource]) -> Self {
+        let template = self.chat_template.as_deref().unwrap_or_default();
+        let is_content = |token: &&AddedTokenSource| !template.contains(&token.content);
+        self.content_tokens.extend(tokens.iter().filter(is_content).map(|token| token.content.clone()));
+        match &mut self.tokenizer {
+            TokenizerSource::Json(_) => self.added_tokens.extend_from_slice(tokens),
+            TokenizerSource::Gguf(gguf) => tokens.iter().for_each(|token| gguf.push(token)),
+        }
+        self
     }
 }
 
@@ -58,6 +76,14 @@ pub struct AddedTokenSource {
     pub special: bool,
     /// Counts only where `tokenizer.json` does not list a token of this text itself.
     pub fallback: bool,
+}
+
+impl AddedTokenSource {
+    /// A special token that is found as it is written.
+    pub fn special(content: &str) -> Self {
+        let content = content.to_owned();
+        Self { content, single_word: false, lstrip: false, rstrip: false, normalized: false, special: true, fallback: false }
+    }
 }
 
 /// Where the tokenizer comes from.
@@ -92,4 +118,30 @@ pub struct GgufTokenizer {
     pub add_eos_token: Option<bool>,
     /// Whether SentencePiece puts a space before the text.
     pub add_space_prefix: Option<bool>,
+}
+
+/// Values of `tokenizer.ggml.token_type`.
+pub mod token_types {
+    pub const NORMAL: u32 = 1;
+    pub const UNKNOWN: u32 = 2;
+    /// Special.
+    pub const CONTROL: u32 = 3;
+    /// Found as it is written.
+    pub const USER_DEFINED: u32 = 4;
+    pub const UNUSED: u32 = 5;
+    pub const BYTE: u32 = 6;
+}
+
+impl GgufTokenizer {
+    /// Adds a token behind the last one.
+    fn push(&mut self, token: &AddedTokenSource) {
+        if self.token_types.is_empty() {
+            self.token_types = vec![token_types::NORMAL; self.tokens.len()];
+        }
+        self.tokens.push(token.content.clone());
+        self.token_types.push(if token.special { token_types::CONTROL } else { token_types::USER_DEFINED });
+        if !self.scores.is_empty() {
+            self.scores.push(0.0);
+        }
+    }
 }
