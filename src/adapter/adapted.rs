@@ -85,7 +85,13 @@ impl Adapted {
         let (leaves, dropout_counter) = (AdapterLeaves::default(), None);
         let mut hook = Hooked { placement, leaves, dropout_counter, prepares, whole: HashMap::new(), own: HashMap::new() };
         let model = Model::build(architecture, storage, &mut hook, purpose, part, max_tokens)?;
-        let Hooked { leaves, dropout_counter, .. } = hook;
+        let Hooked { mut leaves, dropout_counter, .. } = hook;
+        // The graph meets them in another order than the layout has.
+        for (of, matrices) in [(&mut leaves.trained, placement.matrices()), (&mut leaves.frozen, placement.frozen_matrices())] {
+            let parts = matrices.iter().flat_map(|matrix| (0..matrix.parts.len()).map(|part| matrix.part_name(part)));
+            let order: HashMap<String, usize> = parts.zip(0..).collect();
+            of.sort_by_key(|&id| order.get(model.graph[id].name.as_str()).copied());
+        }
         Ok(Self { model, leaves, dropout_counter })
     }
 }
@@ -142,6 +148,13 @@ impl Hook for Hooked<'_> {
             if whole.trained { &mut self.leaves.trained } else { &mut self.leaves.frozen }.push(leaf);
             leaf
         });
+        Some(leaf)
+    }
+
+    fn norm(&mut self, graph: &mut Graph, name: &str) -> Option<ValueId> {
+        let matrix = self.placement.norms.iter().find(|norm| norm.name == name)?.matrix();
+        let leaf = graph.leaf(&matrix.name, matrix.leaf_type(matrix.shape[0]), Origin::Adapter);
+        self.leaves.trained.push(leaf);
         Some(leaf)
     }
 

@@ -345,14 +345,14 @@ impl DeviceAdapter {
     /// The same adapter, in the same memory, with what it adds to the model times `strength`.
     ///
     /// # Errors
-    /// Bad input: a part that can only be there or not, DoRA or a part of the vocabulary, with another strength than 1.
+    /// Bad input: a part that can only be there or not, DoRA, a norm or a part of the vocabulary, with another strength than 1.
     pub fn scaled(&self, strength: f64) -> Result<Self> {
         let mut scaled = self.clone();
         if strength == 1.0 {
             return Ok(scaled);
         }
         let proposal = "choose 0 (without it) or 1 (with it)";
-        if let Some(matrix) = self.placement.vocabulary_matrices().next() {
+        if let Some(matrix) = self.placement.matrices_beside().next() {
             let problem = format!("strength {strength}: its {} stands in the place of the model's own", matrix.name);
             return Err(Error::bad_input("adapter", problem, proposal));
         }

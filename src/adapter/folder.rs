@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::vocabulary;
 use super::{AdapterLayout, DeviceAdapter, Dora, Lora, Method, Piece, Placement};
+use super::{norms, vocabulary};
 use crate::architecture::{Architecture, Site, sites};
 use crate::formats::peft::{AdapterConfig, AdapterTensor, load_adapter, module_path};
 use crate::gpu::{Device, padded};
@@ -51,7 +51,8 @@ impl Placement {
             Piece::new(site, method)
         };
         let (whole, rows) = vocabulary::of_peft(place, adapter, model)?;
-        Ok(Self { pieces: adapted.map(piece).collect(), whole, rows })
+        let norms = norms::of_peft(place, adapter, model)?;
+        Ok(Self { pieces: adapted.map(piece).collect(), whole, rows, norms })
     }
 }
 
@@ -97,23 +98,24 @@ impl LoadedAdapter {
         let (mut placement, mut trained, mut frozen) = (Placement::default(), Vec::new(), Vec::new());
         for (number, (mut adapter, weight)) in weighted.into_iter().enumerate() {
             let label = if several { format!("{}/", number + 1) } else { String::new() };
-            let of_vocabulary: Vec<String> = adapter.placement.vocabulary_matrices().map(|matrix| matrix.name).collect();
-            let named = |tensor: AdapterTensor| match of_vocabulary.contains(&tensor.name) {
+            let beside: Vec<String> = adapter.placement.matrices_beside().map(|matrix| matrix.name).collect();
+            let named = |tensor: AdapterTensor| match beside.contains(&tensor.name) {
                 true => tensor,
                 false => AdapterTensor { name: format!("{label}{}", tensor.name), ..tensor },
             };
-            for name in &of_vocabulary {
+            for name in &beside {
                 let place = format!("--adapter: {name}");
                 let proposal = "use the adapter alone, without a weight, or merge it into the model first";
                 if weight != 1.0 {
                     return Err(Error::bad_input(place, "stands in the place of the model's own and has no weight", proposal));
                 }
-                if placement.vocabulary_matrices().next().is_some() {
-                    return Err(Error::bad_input(place, "is not the only part of the vocabulary in these adapters", proposal));
+                if placement.matrices_beside().next().is_some() {
+                    return Err(Error::bad_input(place, "is not the only matrix of its kind in these adapters", proposal));
                 }
             }
             placement.whole.append(&mut adapter.placement.whole);
             placement.rows.append(&mut adapter.placement.rows);
+            placement.norms.append(&mut adapter.placement.norms);
             trained.extend(adapter.layout.unpack(&adapter.contents).into_iter().map(named));
             frozen.extend(adapter.frozen.into_iter().map(named));
             for piece in &mut adapter.placement.pieces {

@@ -2,7 +2,7 @@
 //!
 //! * [`placement`]: the list from which everything else follows; [`targets`]: how users write it;
 //! * `method`: what a method is; one file each: `lora`, [`dora`]; [`start`]: how they start;
-//! * [`vocabulary`]: what of the embedding and the output matrix is trained;
+//! * [`vocabulary`]: what of the embedding and the output matrix is trained, [`norms`]: which norms;
 //! * `adapted`: the graph of a model with its adapters; `device`: their numbers in memory; `folder`: from a file to there;
 //! * [`added_tokens`], [`end_of_turn`], [`rope_scaling`]: what an adapter remembers besides its numbers.
 
@@ -14,6 +14,7 @@ pub mod end_of_turn;
 mod folder;
 mod lora;
 mod method;
+pub mod norms;
 pub mod placement;
 pub mod rope_scaling;
 pub mod start;
@@ -26,5 +27,6 @@ pub use dora::Dora;
 pub use folder::LoadedAdapter;
 pub use lora::{Lora, LoraValues};
 pub use method::{AdapterMatrix, Adapting, Leaves, Method, Prepared};
+pub use norms::Norm;
 pub use placement::{Piece, Placement, UniformLora};
 pub use vocabulary::{OwnRows, Whole};

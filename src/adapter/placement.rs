@@ -2,6 +2,7 @@
 
 use super::lora::Lora;
 use super::method::{AdapterMatrix, Method};
+use super::norms::Norm;
 use super::start::Start;
 use super::vocabulary::{OwnRows, Whole};
 use crate::architecture::{Architecture, Site, sites};
@@ -44,6 +45,8 @@ pub struct Placement {
     pub whole: Vec<Whole>,
     /// Rows of their own for some tokens, in both; the embedding's come first.
     pub rows: Vec<OwnRows>,
+    /// Norms whose weight is trained.
+    pub norms: Vec<Norm>,
 }
 
 impl Placement {
@@ -57,19 +60,21 @@ impl Placement {
         self.all_matrices().filter(|matrix| !matrix.trained).collect()
     }
 
-    /// What it has of the embedding and the output matrix.
-    pub fn vocabulary_matrices(&self) -> impl Iterator<Item = AdapterMatrix> {
-        self.whole.iter().map(Whole::matrix).chain(self.rows.iter().map(OwnRows::matrix))
+    /// Its matrices that belong to no linear layer.
+    pub fn matrices_beside(&self) -> impl Iterator<Item = AdapterMatrix> {
+        let of_vocabulary = self.whole.iter().map(Whole::matrix).chain(self.rows.iter().map(OwnRows::matrix));
+        of_vocabulary.chain(self.norms.iter().map(Norm::matrix))
     }
 
-    /// In the order of a forward pass.
+    /// In the order of memory.
     fn all_matrices(&self) -> impl Iterator<Item = AdapterMatrix> {
         let of_vocabulary = |module| {
             let whole = self.whole.iter().filter(move |whole| whole.module == module).map(Whole::matrix);
             whole.chain(self.rows.iter().filter(move |rows| rows.module == module).map(OwnRows::matrix))
         };
         let pieces = self.pieces.iter().flat_map(Piece::matrices);
-        of_vocabulary(Vocabulary::Embedding).chain(pieces).chain(of_vocabulary(Vocabulary::Output))
+        let norms = self.norms.iter().map(Norm::matrix);
+        of_vocabulary(Vocabulary::Embedding).chain(pieces).chain(norms).chain(of_vocabulary(Vocabulary::Output))
     }
 
     /// The same with another start, and another learning rate of what PEFT's optimizer for LoRA+ counts with B.
@@ -88,7 +93,7 @@ impl Placement {
         matrices.iter().filter(|tensor| frozen.iter().any(|matrix| matrix.name == tensor.name)).cloned().collect()
     }
 
-    /// Starting values of all trained matrices; those of the vocabulary, which start from the base model's weights, are zero here; see
+    /// Starting values of all trained matrices; those that start from the base model's weights are zero here; see
     /// [`super::start`].
     pub fn initial(&self, seed: u64) -> Vec<AdapterTensor> {
         let of_piece = |piece: &Piece| {
@@ -103,8 +108,8 @@ impl Placement {
             name: matrix.name,
             shape: matrix.shape,
         };
-        let of_vocabulary = self.vocabulary_matrices().filter(|matrix| matrix.trained).map(zero);
-        self.pieces.iter().flat_map(of_piece).chain(of_vocabulary).collect()
+        let beside = self.matrices_beside().filter(|matrix| matrix.trained).map(zero);
+        self.pieces.iter().flat_map(of_piece).chain(beside).collect()
     }
 
     /// The methods at this site, in their order.
@@ -119,7 +124,8 @@ impl Placement {
         if self.whole_of(Vocabulary::Embedding).is_some() || self.rows_of(Vocabulary::Embedding).is_some() {
             return 0;
         }
-        self.pieces.iter().map(|piece| piece.site.layer).min().unwrap_or(0)
+        let norms = self.norms.iter().filter_map(|norm| norm.layer);
+        self.pieces.iter().map(|piece| piece.site.layer).chain(norms).min().unwrap_or(0)
     }
 
     /// Whether training drops inputs anywhere.

@@ -161,7 +161,7 @@ pub fn start(placement: &Placement, base: &Base, seed: u64) -> Result<Started> {
         all.trained.extend(trained);
         all.taken_out.extend(taken_out);
     }
-    all.trained.extend(placement.vocabulary_start(base.tensors)?);
+    all.trained.extend(placement.start_beside(base.tensors)?);
     Ok(all)
 }
 

@@ -188,11 +188,11 @@ impl super::Placement {
         tensors
     }
 
-    /// How what is trained of the vocabulary begins: with the model's own rows, and for new tokens with the mean of these.
+    /// How what belongs to no linear layer begins: with the model's own values, and for new tokens with the mean of its rows.
     ///
     /// # Errors
     /// Bad input: the model's tensor cannot be read.
-    pub(super) fn vocabulary_start(&self, source: &dyn TensorSource) -> Result<Vec<AdapterTensor>> {
+    pub(super) fn start_beside(&self, source: &dyn TensorSource) -> Result<Vec<AdapterTensor>> {
         let mut started = Vec::new();
         for whole in self.whole.iter().filter(|whole| whole.trained) {
             let mut values = source.read_f32(whole.tensor)?;
@@ -220,6 +220,10 @@ impl super::Placement {
                 values.extend(row);
             }
             started.push(AdapterTensor { name: rows_name(own.module), shape: [own.tokens.len(), own.columns], values });
+        }
+        for norm in &self.norms {
+            let (matrix, values) = (norm.matrix(), source.read_f32(&norm.tensor())?);
+            started.push(AdapterTensor { name: matrix.name, shape: matrix.shape, values });
         }
         Ok(started)
     }

@@ -148,7 +148,7 @@ pub fn run(args: ExportArgs) -> Result<()> {
     export::check_target(&args.out, args.overwrite)?;
     let mut opened = Opened::open(&args.model, args.rope_scaling, &args.adapter)?;
     let update = Update::load(&adapters, &opened.files.config)?;
-    update.vocabulary.put_into(&mut opened.files.config);
+    update.replaced.put_into(&mut opened.files.config);
     let bar = Counter::of("writing, in values");
     let progress = |done, total| bar.at(done, total);
     let source =

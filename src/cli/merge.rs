@@ -105,7 +105,7 @@ pub fn run(args: MergeArgs) -> Result<()> {
     export::check_target(&args.out, args.overwrite)?;
     let mut opened = Opened::open(&args.model, args.rope_scaling, &args.adapter)?;
     let update = Update::load(&adapters, &opened.files.config)?;
-    update.vocabulary.put_into(&mut opened.files.config);
+    update.replaced.put_into(&mut opened.files.config);
     let kind = args.kind.unwrap_or_else(|| opened.own_type());
     let changed: Vec<Parameter> =
         parameters(&opened.files.config).into_iter().filter(|parameter| update.changes(&parameter.name)).collect();
@@ -134,8 +134,8 @@ pub fn run(args: MergeArgs) -> Result<()> {
             "modules": rows,
             "warnings": warnings,
         });
-        if !update.vocabulary.is_empty() {
-            document["vocabulary"] = update.vocabulary.report();
+        if !update.replaced.is_empty() {
+            document["vocabulary"] = update.replaced.report();
         }
         atomic::write_atomically(&folder.join(REPORT), format!("{document:#}\n").as_bytes())
     });

@@ -10,7 +10,7 @@ use crate::adapter::{Method, Piece, Placement};
 use crate::architecture::{Architecture, Site};
 use crate::formats::peft::{AdapterTensor, load_adapter};
 use crate::graph::Matrix;
-use crate::merge::MergedVocabulary;
+use crate::merge::Replaced;
 use crate::{Error, Result};
 
 /// A change of one matrix that is a product: `scale B A`.
@@ -44,8 +44,8 @@ struct Change {
 pub struct Update {
     /// By the name of the changed tensor, `model.layers.3.self_attn.q_proj.weight`; changes in the order of the adapters.
     changes: BTreeMap<String, (Site, Vec<Change>)>,
-    /// What one of the adapters has of embedding and output matrix.
-    pub vocabulary: MergedVocabulary,
+    /// What one of the adapters has in the place of the model's rows.
+    pub replaced: Replaced,
     /// Adapter folders, for messages.
     pub places: Vec<PathBuf>,
 }
@@ -65,14 +65,14 @@ impl Update {
             let mut given: HashMap<String, AdapterTensor> =
                 tensors.into_iter().map(|tensor| (tensor.name.clone(), tensor)).collect();
             let whole = "use the adapter beside the base: it is no change of the layers' matrices alone";
-            let vocabulary = MergedVocabulary::of(&place, &placement, model, &mut given)?;
-            if !vocabulary.is_empty() {
-                if *weight != 1.0 || !update.vocabulary.is_empty() {
-                    let problem = "has rows of embedding or output matrix in the place of the model's: they have no weight, and add up with \
+            let replaced = Replaced::of(&place, &placement, model, &mut given)?;
+            if !replaced.is_empty() {
+                if *weight != 1.0 || !update.replaced.is_empty() {
+                    let problem = "has rows or norms in the place of the model's: they have no weight, and add up with \
                                    no other's";
                     return Err(Error::bad_input(&place, problem, "merge it without a weight, and no other one with such rows"));
                 }
-                update.vocabulary = vocabulary;
+                update.replaced = replaced;
             }
             for Piece { site, method, .. } in placement.pieces {
                 if method.lora().has_bias {
@@ -119,7 +119,7 @@ impl Update {
 
     /// Whether nothing is changed.
     pub fn is_empty(&self) -> bool {
-        self.changes.is_empty() && self.vocabulary.is_empty()
+        self.changes.is_empty() && self.replaced.is_empty()
     }
 
     /// The layer whose weight this tensor is, if it is changed.

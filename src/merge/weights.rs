@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use super::replaced::ReplacedTensor;
 use super::report::Sums;
-use super::vocabulary::MergedMatrix;
 use super::{Combination, Combined, Update};
 use crate::architecture::{Order, Parameter};
 use crate::storage::{DType, TensorInfo, TensorSource};
@@ -48,8 +48,8 @@ impl MergedWeights<'_> {
         dtype: DType,
         mut each: impl FnMut(&[u8]) -> Result<()>,
     ) -> Result<Option<Sums>> {
-        let vocabulary = self.update.vocabulary.matrix(&parameter.name);
-        let info = self.info(vocabulary.map_or(&parameter.name, |matrix| matrix.source))?;
+        let replaced = self.update.replaced.tensor(&parameter.name);
+        let info = self.info(replaced.map_or(&parameter.name, |tensor| &tensor.source))?;
         // Of a vector they are its values.
         let (rows, columns) = (parameter.shape[0], info.row_values());
         let head = if let Order::Interleaved(head_dim) = order { head_dim } else { 1 };
@@ -59,9 +59,9 @@ impl MergedWeights<'_> {
         let mut sums = change.is_some().then(Sums::default);
         for first in (0..rows).step_by(step) {
             let chunk = first..(first + step).min(rows);
-            let bytes = match (&change, &mut sums, vocabulary) {
+            let bytes = match (&change, &mut sums, replaced) {
                 (Some(change), Some(sums), _) => self.changed_rows(info, chunk, dtype, change, sums)?,
-                (.., Some(matrix)) => self.vocabulary_rows(info, chunk, dtype, matrix)?,
+                (.., Some(tensor)) => self.replaced_rows(info, chunk, (order, dtype), tensor)?,
                 _ => self.rows(info, chunk, order, dtype)?,
             };
             each(&order.stored(bytes, row_bytes))?;
@@ -84,16 +84,24 @@ impl MergedWeights<'_> {
     }
 
     /// Rows of the model, and of the adapter in their place or behind them; the model's keep their bytes where [`Self::rows`] does.
-    fn vocabulary_rows(&self, info: &TensorInfo, rows: Range<usize>, dtype: DType, matrix: &MergedMatrix) -> Result<Vec<u8>> {
+    fn replaced_rows(
+        &self,
+        info: &TensorInfo,
+        rows: Range<usize>,
+        (order, dtype): (Order, DType),
+        tensor: &ReplacedTensor,
+    ) -> Result<Vec<u8>> {
         let columns = info.row_values();
         let row_bytes = columns / dtype.block() * dtype.block_bytes();
         let of_model = rows.start..rows.end.min(info.rows());
-        let mut bytes = if of_model.is_empty() { Vec::new() } else { self.rows(info, of_model, Order::Plain, dtype)? };
+        let mut bytes = if of_model.is_empty() { Vec::new() } else { self.rows(info, of_model, order, dtype)? };
         bytes.resize(rows.len() * row_bytes, 0);
         for (token, bytes) in rows.zip(bytes.chunks_exact_mut(row_bytes)) {
-            if let Some(values) = matrix.row(token) {
+            if let Some(values) = tensor.row(token) {
                 self.check(info, values, dtype)?;
-                bytes.copy_from_slice(&dtype.quantise(values));
+                let more = if order == Order::PlusOne { 1.0 } else { 0.0 };
+                let values: Vec<f32> = values.iter().map(|value| value + more).collect();
+                bytes.copy_from_slice(&dtype.quantise(&values));
             }
         }
         Ok(bytes)

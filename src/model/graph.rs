@@ -274,7 +274,8 @@ impl<'a> Builder<'a> {
     /// RMS norm with the weight of this name, of each of `groups` parts of a row by itself.
     pub(super) fn norm(&mut self, x: ValueId, weight: &str, name: &str, groups: usize) -> Result<ValueId, ShapeError> {
         let size = self.graph[x].tensor.shape.columns / groups;
-        let vector = self.weight(weight.to_owned(), DType::F32, [1, size]);
+        let vector = self.hook.norm(&mut self.graph, name);
+        let vector = vector.unwrap_or_else(|| self.weight(weight.to_owned(), DType::F32, [1, size]));
         let kind = if self.architecture.norm_adds_one { NormWeight::OnePlus } else { NormWeight::Plain };
         let op = RmsNorm { eps: self.architecture.rms_norm_eps, groups, weight: kind };
         self.graph.apply_one(op, &[x, vector], name)

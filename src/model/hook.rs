@@ -69,6 +69,11 @@ pub trait Hook {
         None
     }
 
+    /// What stands for the weight of the norm of this name (`layers.3.input_layernorm`), `[1, size]`; `None` for the model's own.
+    fn norm(&mut self, _graph: &mut Graph, _name: &str) -> Option<ValueId> {
+        None
+    }
+
     /// What stands for the outputs of a linear layer.
     ///
     /// # Errors

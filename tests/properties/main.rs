@@ -19,6 +19,7 @@ use common::{device, graph_of, relative_distance, run_on_device};
 use graftling::autograd::{Root, backward};
 use graftling::graph::{DType, Derivative, Matrix, Origin, ValueId};
 use graftling::ops::linear_cross_entropy::LinearCrossEntropy;
+use graftling::ops::rms_norm::RmsNorm;
 use graftling::ops::{Example, Random, registry};
 use graftling::reference;
 use std::collections::HashMap;
@@ -63,9 +64,12 @@ pub fn differentiable(example: &Example) -> Vec<usize> {
     }
     let op: &dyn std::any::Any = &*example.op;
     let trains_matrix = op.downcast_ref::<LinearCrossEntropy>().is_some_and(|loss| loss.trains_matrix);
+    // Of each head, it has no gradient.
+    let norm = op.downcast_ref::<RmsNorm>().is_some_and(|norm| norm.groups == 1);
     let frozen = |input: usize| match (example.op.name(), input) {
+        ("rms_norm", 1) => !norm,
         ("linear_cross_entropy", 1) => !trains_matrix,
-        (name, input) => matches!((name, input), ("add_bias" | "rms_norm", 1) | ("rope", 2) | ("linear_cross_entropy", 3)),
+        (name, input) => matches!((name, input), ("add_bias", 1) | ("rope", 2) | ("linear_cross_entropy", 3)),
     };
     let is_f32 = |input: &usize| example.inputs[*input].0.dtype == DType::F32;
     (0..example.inputs.len()).filter(is_f32).filter(|&input| !frozen(input)).collect()

@@ -51,6 +51,8 @@ ADAPTERS = {
     "whole_tying": dict(
         r=2, lora_alpha=6, target_modules=["q_proj"], modules_to_save=["embed_tokens"], ensure_weight_tying=True
     ),
+    "norms": dict(r=2, lora_alpha=6, target_modules=["v_proj"], modules_to_save=["norm"]),
+    "some_norms": dict(r=2, lora_alpha=6, target_modules=["v_proj"], modules_to_save=["post_attention_layernorm", "model.norm", "embed_tokens"]),
     # Rows in another order than their tokens; one matrix for both uses, and two.
     "token_rows": dict(r=2, lora_alpha=6, target_modules=["v_proj"], trainable_token_indices=[84, 23, 55]),
     "token_rows_untied": dict(

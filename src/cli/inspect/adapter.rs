@@ -43,6 +43,7 @@ pub(super) fn report(folder: &Path) -> Result<Value> {
         "modules": config.only,
         "trainable_token_indices": config.token_indices.iter().map(|(module, ids)| (module.clone(), json!(rows(ids)))).collect::<serde_json::Map<_, _>>(),
         "whole_matrices": config.whole_rows.iter().map(whole).collect::<serde_json::Map<_, _>>(),
+        "norms": tensors.iter().filter(|tensor| tensor.name.ends_with("norm.weight")).map(|tensor| &tensor.name).collect::<Vec<_>>(),
         "ensure_weight_tying": config.ensure_weight_tying,
         "tensors": tensors.len(),
         "parameters": tensors.iter().map(|tensor| tensor.values.len()).sum::<usize>(),
@@ -90,6 +91,10 @@ pub(super) fn text(report: &Value) -> String {
     for (module, matrix) in report["whole_matrices"].as_object().into_iter().flatten() {
         let kind = if matrix["trained"] == true { "trained" } else { "not trained: of a model whose vocabulary was extended" };
         out += &format!("  the whole of {module}, {} rows, {kind}\n", matrix["rows"]);
+    }
+    let norms = report["norms"].as_array().map_or(&[][..], Vec::as_slice);
+    if let Some(first) = norms.first() {
+        out += &format!("  the weights of {} norms, such as {}\n", norms.len(), plain(first));
     }
     out + &format!("  {} tensors, {} parameters\n", report["tensors"], grouped(report["parameters"].as_u64().unwrap_or(0)))
 }

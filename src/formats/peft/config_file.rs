@@ -185,10 +185,15 @@ impl ConfigFile {
         let key = "modules_to_save";
         let Some(modules) = self.modules(key)? else { return Ok(Vec::new()) };
         let Modules::Listed(names) = modules else { return Err(self.bad(key, "is no list of module names")) };
-        let own_name = |name: &String| name.rsplit('.').next().unwrap_or(name).to_owned();
+        let is_of_vocabulary = |name: &str| names::VOCABULARY.iter().any(|(module, _)| *module == name);
+        // A norm's name means every module that ends with it, and so stays whole.
+        let own_name = |name: &String| match name.rsplit('.').next() {
+            Some(own) if is_of_vocabulary(own) => own.to_owned(),
+            _ => name.clone(),
+        };
         let own: BTreeSet<String> = names.iter().map(own_name).collect();
-        match own.iter().find(|name| !["embed_tokens", "lm_head"].contains(&name.as_str())) {
-            Some(other) => Err(self.bad(key, format!("lists {other}; graftling reads embed_tokens and lm_head only"))),
+        match own.iter().find(|name| !is_of_vocabulary(name) && !name.ends_with("norm")) {
+            Some(other) => Err(self.bad(key, format!("lists {other}; graftling reads embed_tokens, lm_head and norms only"))),
             None => Ok(own.into_iter().collect()),
         }
     }

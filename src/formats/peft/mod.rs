@@ -62,7 +62,7 @@ pub struct AdapterConfig {
     pub use_dora: bool,
     /// Whether B has a bias, which is scaled as it is.
     pub lora_bias: bool,
-    /// Modules whose whole matrix is trained: `embed_tokens`, `lm_head`.
+    /// Modules whose whole weight is trained: `embed_tokens`, `lm_head`, and ends of names of norms (`norm` means all that end so).
     pub modules_to_save: Vec<String>,
     /// Whether the matrix of `modules_to_save` stays both embedding and output matrix, where the model has one for both.
     pub ensure_weight_tying: bool,
@@ -134,6 +134,12 @@ impl AdapterConfig {
     pub fn scale_of(&self, path: &str) -> f64 {
         let r = self.rank_of(path) as f64;
         self.alpha_pattern.get(path).unwrap_or(&self.lora_alpha) / if self.use_rslora { r.sqrt() } else { r }
+    }
+
+    /// Those of `modules_to_save` that mean norms.
+    pub fn norms_to_save(&self) -> impl Iterator<Item = &str> {
+        let is_norm = |name: &&String| names::VOCABULARY.iter().all(|(module, _)| module != name);
+        self.modules_to_save.iter().filter(is_norm).map(String::as_str)
     }
 
     /// The factor of `B A x`, where no pattern has another rank or alpha.
@@ -324,6 +330,19 @@ fn read_tensors(path: &Path, config: &mut AdapterConfig) -> Result<(Vec<AdapterT
     let (mut tensors, mut paths) = (BTreeMap::new(), BTreeMap::new());
     for info in file.tensors() {
         let key = info.name.as_str();
+        if let Some(norm) = names::norm(key) {
+            let Ok(name) = norm else { continue };
+            let &[size] = info.shape.as_slice() else {
+                return Err(bad(key, &format!("has shape {:?}, not [hidden]", info.shape), WRONG_ADAPTER));
+            };
+            let path = name.strip_suffix(".weight").unwrap_or(&name);
+            if !config.norms_to_save().any(|saved| names::path(path, "").ends_with(saved)) {
+                return Err(bad(key, &format!("is there, but {CONFIG} does not list it in modules_to_save"), WRONG_ADAPTER));
+            }
+            let values = finite(key, file.read_f32(key)?)?;
+            tensors.insert(name.clone(), AdapterTensor { name, shape: [size, 1], values });
+            continue;
+        }
         if let Some((module, what)) = names::of_vocabulary(key) {
             let &[rows, columns] = info.shape.as_slice() else {
                 return Err(bad(key, &format!("has shape {:?}, not [tokens, hidden]", info.shape), WRONG_ADAPTER));
@@ -396,9 +415,12 @@ fn read_tensors(path: &Path, config: &mut AdapterConfig) -> Result<(Vec<AdapterT
     let mut owed = vec!["lora_a", "lora_b"];
     owed.extend(config.use_dora.then_some("lora_magnitude_vector"));
     owed.extend(config.lora_bias.then_some("lora_b_bias"));
-    let is_of_vocabulary = |name: &str| names::vocabulary_module(name).is_some();
+    let is_beside = |name: &str| names::vocabulary_module(name).is_some() || names::is_norm(name);
     for module in &config.modules_to_save {
-        if !tensors.contains_key(&format!("{module}.weight")) {
+        let is_norm = config.norms_to_save().any(|norm| norm == module);
+        let of_norm = |name: &String| names::is_norm(name) && names::path(name, "").ends_with(&format!("{module}.weight"));
+        let is_there = if is_norm { tensors.keys().any(of_norm) } else { tensors.contains_key(&format!("{module}.weight")) };
+        if !is_there {
             return Err(bad(module, &format!("is missing, which {CONFIG} lists in modules_to_save"), WRONG_ADAPTER));
         }
     }
@@ -410,14 +432,14 @@ fn read_tensors(path: &Path, config: &mut AdapterConfig) -> Result<(Vec<AdapterT
             return Err(bad(module, &problem, WRONG_ADAPTER));
         }
     }
-    for name in tensors.keys().filter(|name| !is_of_vocabulary(name)) {
+    for name in tensors.keys().filter(|name| !is_beside(name)) {
         let site = name.rsplit_once('.').map_or("", |(site, _)| site);
         let missing = owed.iter().map(|own| format!("{site}.{own}")).find(|partner| !tensors.contains_key(partner));
         if let Some(partner) = missing {
             return Err(bad(name, &format!("is there, but {partner} is missing"), WRONG_ADAPTER));
         }
     }
-    if tensors.keys().all(|name| is_of_vocabulary(name)) {
+    if tensors.keys().all(|name| is_beside(name)) {
         return Err(Error::bad_input(path.display(), "has no tensors of LoRA", WRONG_ADAPTER));
     }
     Ok((tensors.into_values().collect(), paths))

@@ -18,7 +18,7 @@ const MATRICES: [(&str, &str); 4] = [
 
 /// Of which of our matrices a file has one dimension.
 pub fn is_vector(name: &str) -> bool {
-    name.ends_with(".lora_b_bias") || name.ends_with(".lora_magnitude_vector")
+    name.ends_with(".lora_b_bias") || name.ends_with(".lora_magnitude_vector") || is_norm(name)
 }
 
 /// The modules with a row for each token, and what stands before their names.
@@ -53,6 +53,22 @@ pub fn of_vocabulary(key: &str) -> Option<(&'static str, OfVocabulary)> {
     })
 }
 
+/// Is one of our matrices (`layers.3.input_layernorm.weight`, `norm.weight`) the weight of a norm?
+pub fn is_norm(name: &str) -> bool {
+    let module = name.strip_suffix(".weight").filter(|module| module.ends_with("norm"));
+    module.is_some_and(|module| module == "norm" || module.starts_with("layers."))
+}
+
+/// The norm of which a key has the trained weight, as we name its matrix; `Err` for the model's own beside it.
+pub fn norm(key: &str) -> Option<Result<String, ()>> {
+    let inside = key.strip_prefix(PREFIX)?.strip_prefix(MODEL)?;
+    let inside = inside.strip_prefix(TEXT_PART).unwrap_or(inside);
+    let ends = [".modules_to_save.default.weight", ".modules_to_save.weight", ".original_module.weight", ".weight"];
+    let (module, end) = ends.iter().find_map(|end| Some((inside.strip_suffix(end)?, *end)))?;
+    let name = format!("{module}.weight");
+    is_norm(&name).then(|| if end.contains("original_module") { Err(()) } else { Ok(name) })
+}
+
 /// The module of the vocabulary of which one of our matrices (`embed_tokens.weight`, `lm_head.token_rows`) is a part.
 pub fn vocabulary_module(name: &str) -> Option<(&'static str, OfVocabulary)> {
     let (module, own) = name.split_once('.')?;
@@ -71,6 +87,9 @@ pub fn in_file(name: &str, text_path: &str) -> Option<String> {
         let text_path = if before.is_empty() { "" } else { text_path };
         let own = if what == OfVocabulary::Rows { "token_adapter.trainable_tokens_delta" } else { "weight" };
         return Some(format!("{PREFIX}{before}{text_path}{module}.{own}"));
+    }
+    if is_norm(name) {
+        return Some(format!("{PREFIX}{MODEL}{text_path}{name}"));
     }
     let (module, matrix) = name.rsplit_once('.')?;
     let (_, end) = MATRICES.iter().find(|(own, _)| *own == matrix)?;

@@ -43,6 +43,10 @@ impl Asked {
         let start = options.init_lora_weights.unwrap_or_default();
         let ratio = options.loraplus_lr_ratio.unwrap_or(1.0);
         let mut placement = Placement::from_peft(&place, &config, architecture)?.learning(start, ratio);
+        if let Some(norm) = placement.norms.iter().find(|norm| norm.is_of_heads()) {
+            let problem = format!("means {} too, a norm of each head, which is not trained", norm.name);
+            return Err(Error::bad_input("--modules-to-save", problem, "name the others, such as layernorm,model.norm"));
+        }
         placement.rows.iter_mut().for_each(|rows| rows.known = model.known_tokens());
         check_start(options, start, &placement)?;
         let layout = AdapterLayout::new(&placement);
@@ -129,7 +133,8 @@ impl Vocabulary {
                 token_indices.insert(module.to_owned(), tokens.clone());
             }
         }
-        let whole_rows = names.iter().map(|name| (name.clone(), model.tokens)).collect();
+        let of_vocabulary = names.iter().filter(|name| ["embed_tokens", "lm_head"].contains(&name.as_str()));
+        let whole_rows = of_vocabulary.map(|name| (name.clone(), model.tokens)).collect();
         Ok(Self { modules_to_save: names.into_iter().collect(), whole_rows, token_indices })
     }
 }

@@ -101,8 +101,9 @@ option_rows! {
         #[arg(value_delimiter = ',')]
         #[serde(default, deserialize_with = "super::recipe::one_or_many")]
         train_tokens: Vec<String>, "TOKENS", optional("none"), check |option, tokens| has_characters(option, tokens), resumed derived;
-        /// Train these matrices as a whole, in f32: embed_tokens, lm_head. It takes four times their size on the GPU, and their size on disk;
-        /// where a model has one matrix for both, each of the two becomes one of its own, as in PEFT
+        /// Train these modules as a whole, in f32: embed_tokens, lm_head, and norms (norm means all whose name ends so, as in PEFT;
+        /// input_layernorm, post_attention_layernorm, model.norm some). It takes four times their size on the GPU, and their size on disk;
+        /// where a model has one matrix for embedding and output, each of the two becomes one of its own, as in PEFT
         #[arg(value_delimiter = ',')]
         #[serde(default, deserialize_with = "super::recipe::one_or_many")]
         modules_to_save: Vec<String>, "NAMES", optional("none"), check |option, names| names_a_matrix(option, names), resumed derived;
@@ -304,11 +305,16 @@ fn has_characters(option: &str, tokens: &[String]) -> Result<()> {
 }
 
 fn names_a_matrix(option: &str, names: &[String]) -> Result<()> {
-    let other = names.iter().map(|name| name.trim()).find(|name| !["embed_tokens", "lm_head"].contains(name));
+    let is_known = |name: &&str| ["embed_tokens", "lm_head"].contains(name) || name.ends_with("norm");
+    let other = names.iter().map(|name| name.trim()).find(|name| !is_known(name));
     match other {
         Some(other) => {
             let problem = format!("`{other}` is no module that is trained as a whole");
-            Err(Error::bad_input(option, problem, "name embed_tokens, lm_head or both; --target-modules adapts linear layers"))
+            Err(Error::bad_input(
+                option,
+                problem,
+                "name embed_tokens, lm_head, or norms such as norm; --target-modules adapts linear layers",
+            ))
         }
         None => Ok(()),
     }

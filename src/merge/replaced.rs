@@ -1,4 +1,4 @@
-//! The rows of embedding and output matrix that an adapter has of its own, in the place of the model's or behind them.
+//! What an adapter has in the place of the model's: rows of embedding and output matrix, or behind them, and whole norms.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -11,30 +11,30 @@ use crate::formats::peft::AdapterTensor;
 use crate::model::hook::Vocabulary;
 use crate::{Error, Result};
 
-/// What an adapter makes of the vocabulary.
+/// What stands in the place of the model's.
 #[derive(Clone, Debug, Default)]
-pub struct MergedVocabulary {
+pub struct Replaced {
     /// By the name of the tensor.
-    matrices: BTreeMap<&'static str, MergedMatrix>,
+    tensors: BTreeMap<String, ReplacedTensor>,
     /// Tokens that there are in all.
     tokens: usize,
     /// Whether a model with one matrix for both uses has two now.
     unties: bool,
 }
 
-/// One matrix `[tokens, hidden_size]`.
+/// One tensor: a matrix `[tokens, hidden_size]`, or a norm, whose rows are single values.
 #[derive(Clone, Debug)]
-pub struct MergedMatrix {
+pub struct ReplacedTensor {
     /// The model's tensor that has the rows which are not the adapter's.
-    pub source: &'static str,
+    pub source: String,
     /// All rows, row-major; the model's own where there are none.
     whole: Option<Vec<f32>>,
     own: BTreeMap<usize, Vec<f32>>,
     columns: usize,
 }
 
-impl MergedMatrix {
-    /// The adapter's row of a token; `None` where it is the model's.
+impl ReplacedTensor {
+    /// The adapter's row of this number; `None` where it is the model's.
     pub fn row(&self, token: usize) -> Option<&[f32]> {
         let of_whole = || self.whole.as_ref().map(|whole| &whole[token * self.columns..(token + 1) * self.columns]);
         self.own.get(&token).map(Vec::as_slice).or_else(of_whole)
@@ -44,8 +44,8 @@ impl MergedMatrix {
 const EMBEDDING: &str = "model.embed_tokens.weight";
 const OUTPUT: &str = "lm_head.weight";
 
-impl MergedVocabulary {
-    /// Takes what is one's of the vocabulary out of `given`.
+impl Replaced {
+    /// Takes what belongs to no linear layer out of `given`.
     ///
     /// # Errors
     /// Bad input, at `place`: a matrix is missing or of another shape.
@@ -56,7 +56,7 @@ impl MergedVocabulary {
         given: &mut HashMap<String, AdapterTensor>,
     ) -> Result<Self> {
         let mut taken: HashMap<String, AdapterTensor> = HashMap::new();
-        for matrix in placement.vocabulary_matrices() {
+        for matrix in placement.matrices_beside() {
             let proposal = "use an adapter that was trained on this model";
             let found = given
                 .remove(&matrix.name)
@@ -84,33 +84,41 @@ impl MergedVocabulary {
                     rows.tokens.iter().zip(values.chunks(rows.columns)).map(|(&token, row)| (token as usize, row.to_vec())),
                 );
             }
-            MergedMatrix { source, whole, own, columns: model.hidden_size }
+            ReplacedTensor { source: source.to_owned(), whole, own, columns: model.hidden_size }
         };
-        let mut matrices = BTreeMap::from([(EMBEDDING, matrix(Vocabulary::Embedding))]);
-        if !tied || unties {
-            matrices.insert(OUTPUT, matrix(Vocabulary::Output));
+        let mut tensors = BTreeMap::new();
+        for norm in &placement.norms {
+            let whole = taken.get(&norm.matrix().name).map(|tensor| tensor.values.clone());
+            let of_norm = ReplacedTensor { source: norm.tensor(), whole, own: BTreeMap::new(), columns: 1 };
+            tensors.insert(norm.tensor(), of_norm);
         }
-        Ok(Self { matrices, tokens: placement.tokens(model), unties })
+        let has = |part: (Option<Vocabulary>, Option<Vocabulary>)| part != (None, None);
+        if has(embedding) || has(output) {
+            tensors.insert(EMBEDDING.to_owned(), matrix(Vocabulary::Embedding));
+            if !tied || unties {
+                tensors.insert(OUTPUT.to_owned(), matrix(Vocabulary::Output));
+            }
+        }
+        Ok(Self { tensors, tokens: placement.tokens(model), unties })
     }
 
-    /// Whether nothing of the vocabulary is the adapter's.
+    /// Whether all is the model's.
     pub fn is_empty(&self) -> bool {
-        self.matrices.is_empty()
+        self.tensors.is_empty()
     }
 
     /// What a tensor becomes, if it changes.
-    pub fn matrix(&self, tensor: &str) -> Option<&MergedMatrix> {
-        self.matrices.get(tensor)
+    pub fn tensor(&self, name: &str) -> Option<&ReplacedTensor> {
+        self.tensors.get(name)
     }
 
-    /// For the report: tokens in all, and of each changed matrix the rows that are the adapter's, or that all are.
+    /// For the report: tokens in all, and of each changed tensor the rows that are the adapter's, or that all are.
     pub fn report(&self) -> Value {
-        let of = |matrix: &MergedMatrix| match matrix.whole {
+        let of = |matrix: &ReplacedTensor| match matrix.whole {
             Some(_) => json!("all"),
             None => json!(matrix.own.len()),
         };
-        let rows: serde_json::Map<String, Value> =
-            self.matrices.iter().map(|(name, matrix)| ((*name).to_owned(), of(matrix))).collect();
+        let rows: serde_json::Map<String, Value> = self.tensors.iter().map(|(name, tensor)| (name.clone(), of(tensor))).collect();
         json!({ "tokens": self.tokens, "own_rows": rows, "unties": self.unties })
     }
 
@@ -125,13 +133,14 @@ impl MergedVocabulary {
     /// Refuses to write this as an adapter for another program, which has matrices of linear layers alone.
     ///
     /// # Errors
-    /// Bad input, if something of the vocabulary is the adapter's.
+    /// Bad input, if anything stands in the place of the model's.
     pub fn refuse_in(&self, target: &str, proposal: &str) -> Result<()> {
         if self.is_empty() {
             return Ok(());
         }
         let problem = format!(
-            "has rows of embedding or output matrix (trainable_token_indices, modules_to_save, added tokens), which {target} cannot carry"
+            "has rows of embedding or output matrix, or whole norms (trainable_token_indices, modules_to_save, added tokens), which {target} cannot \
+             carry"
         );
         Err(Error::bad_input("--adapter", problem, proposal))
     }
