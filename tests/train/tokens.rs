@@ -21,8 +21,10 @@ fn shop() -> Workshop {
 
 fn train(shop: &Workshop, out: &str, more: &[&str]) -> (String, String) {
     let mut arguments = vec!["train", "--model", "model", "--data", "tokens.jsonl", "--out", out, "--lora-r", "2"];
-    arguments.extend(["--learning-rate", "2e-2", "--batch-size", "2", "--max-length", "24", "--lr-schedule", "constant"]);
-    arguments.extend(["--target-modules", "v_proj"]);
+    arguments.extend(["--batch-size", "2", "--max-length", "24", "--lr-schedule", "constant", "--target-modules", "v_proj"]);
+    if !more.contains(&"--learning-rate") {
+        arguments.extend(["--learning-rate", "2e-2"]);
+    }
     arguments.extend(more);
     run(shop.command(&arguments), 0)
 }
@@ -225,5 +227,5 @@ fn wrong_tokens_and_modules_are_refused_by_name() {
     let text = std::fs::read_to_string(&path).unwrap().replace("\"id\": 96", "\"id\": 196");
     std::fs::write(&path, text).unwrap();
     let (_, said) = run(shop.command(&["eval", "--model", "model", "--adapter", "out", "--data", "tokens.jsonl"]), 2);
-    assert!(said.contains("gives <|tool|> the id 196"), "{said}");
+    assert!(said.contains("gives <|note|> the id 97, and behind the model's own tokens it would have 96"), "{said}");
 }
