@@ -39,8 +39,7 @@ pub fn all(folder: &Path) -> Result<Vec<(u32, AddedTokenSource)>> {
             lstrip: flag("lstrip"),
             rstrip: flag("rstrip"),
             normalized: flag("normalized"),
-            special: flag("special"),
-            ..AddedTokenSource::special(content)
+            ..AddedTokenSource::new(content, flag("special"))
         };
         tokens.push((id, source));
     }
@@ -129,7 +128,8 @@ pub fn texts(files: &ModelFiles, tokenizer: &Tokenizer, tokens: &[(u32, AddedTok
         // The tokens are in what is made of the file already.
         TokenizerSource::Gguf(_) => (made_json(tokenizer)?, made_config(files)),
     };
-    if let Some(decoder) = config["added_tokens_decoder"].as_object_mut() {
+    // Some versions of transformers keep them there too; a file without is left so.
+    if let Some(decoder) = config.get_mut("added_tokens_decoder").and_then(Value::as_object_mut) {
         decoder.extend(tokens.iter().map(|(id, token)| (id.to_string(), entry(None, token))));
     }
     Ok([json, config].map(|value| format!("{value:#}\n")))

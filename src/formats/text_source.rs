@@ -22,9 +22,6 @@ pub struct TextSource {
     pub named_tokens: Vec<(String, String)>,
     /// Tokens that stand in other files than `tokenizer.json`, in the order in which they are added to its own.
     pub added_tokens: Vec<AddedTokenSource>,
-    /// Those of the tokens with which an adapter extends the vocabulary that are written in texts and messages: special to other programs,
-    /// content to this one.
-    pub content_tokens: Vec<String>,
 }
 
 impl TextSource {
@@ -40,17 +37,12 @@ impl TextSource {
             add_bos: None,
             named_tokens: Vec::new(),
             added_tokens: Vec::new(),
-            content_tokens: Vec::new(),
         }
     }
 
-    /// The same with further tokens, which get the ids behind the last one. What the chat template writes is a mark, as everywhere; all
-    /// else is content.
+    /// The same with further tokens, which get the ids behind the last one.
     #[must_use]
     pub fn extended(mut self, tokens: &[AddedTokenSource]) -> Self {
-        let template = self.chat_template.as_deref().unwrap_or_default();
-        let is_content = |token: &&AddedTokenSource| !template.contains(&token.content);
-        self.content_tokens.extend(tokens.iter().filter(is_content).map(|token| token.content.clone()));
         match &mut self.tokenizer {
             TokenizerSource::Json(_) => self.added_tokens.extend_from_slice(tokens),
             TokenizerSource::Gguf(gguf) => tokens.iter().for_each(|token| gguf.push(token)),
@@ -79,10 +71,10 @@ pub struct AddedTokenSource {
 }
 
 impl AddedTokenSource {
-    /// A special token that is found as it is written.
-    pub fn special(content: &str) -> Self {
+    /// A token that is found as it is written.
+    pub fn new(content: &str, special: bool) -> Self {
         let content = content.to_owned();
-        Self { content, single_word: false, lstrip: false, rstrip: false, normalized: false, special: true, fallback: false }
+        Self { content, single_word: false, lstrip: false, rstrip: false, normalized: false, special, fallback: false }
     }
 }
 

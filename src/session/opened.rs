@@ -1,17 +1,16 @@
 //! A model as the commands use it: its files, tokenizer and chat template.
 
-use sha2::{Digest, Sha256};
-
 use std::path::Path;
+
+use sha2::{Digest, Sha256};
 
 use crate::Result;
 use crate::adapter::added_tokens::{self, Extended};
 use crate::architecture::{RopeOverride, parameters};
-use crate::formats::AddedTokenSource;
-use crate::formats::ModelFiles;
+use crate::formats::{AddedTokenSource, ModelFiles};
 use crate::graph::DType;
 use crate::model::weights::WeightType;
-use crate::text::{ChatTemplate, Tokenizer};
+use crate::text::{ChatTemplate, Tokenizer, marks};
 
 /// A model whose files have been found and checked; no weight has been read yet.
 pub struct OpenModel {
@@ -66,15 +65,18 @@ impl OpenModel {
         Ok(self)
     }
 
-    /// The model with these tokens behind its own, but for those that it has.
+    /// The model with these tokens behind its own, but for those that it has. What the chat template writes, or ends a generation, is a mark and
+    /// special; all else is content, which messages have and answers show.
     ///
     /// # Errors
     /// Bad input: the tokenizer cannot take them.
     pub fn with_tokens(mut self, tokens: &[String]) -> Result<Self> {
+        let in_template = self.files.text.chat_template.as_deref().unwrap_or_default();
         let mut new: Vec<AddedTokenSource> = Vec::new();
         for token in tokens {
             let is_known = self.tokenizer.token_id(token).is_some() || new.iter().any(|other| other.content == *token);
-            new.extend((!is_known).then(|| AddedTokenSource::special(token)));
+            let is_mark = marks::ends_generation(token) || in_template.contains(token);
+            new.extend((!is_known).then(|| AddedTokenSource::new(token, is_mark)));
         }
         if !new.is_empty() {
             let extended = added_tokens::extended(&self.files.text, &new)?;

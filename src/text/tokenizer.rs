@@ -146,13 +146,8 @@ impl Tokenizer {
         let eos_token_id = own_eos.or(eos_token_ids.first().copied());
         // Some files do not mark their end token as special; a token that text can give by merging never is.
         let ends = |id: &u32| bos_token_id == Some(*id) || eos_token_ids.contains(id);
-        let is_content = |token: &String| source.content_tokens.contains(token) && !marks::ends_generation(token);
         let added = inner.get_added_tokens_decoder();
-        let special: HashSet<u32> = added
-            .iter()
-            .filter(|(id, token)| (token.special || ends(id)) && !is_content(&token.content))
-            .map(|(id, _)| *id)
-            .collect();
+        let special: HashSet<u32> = added.iter().filter(|(id, token)| token.special || ends(id)).map(|(id, _)| *id).collect();
         let vocab_size = match &source.tokenizer {
             TokenizerSource::Gguf(gguf) => gguf.tokens.len(),
             TokenizerSource::Json(_) => inner.get_vocab(true).values().max().map_or(0, |id| *id as usize + 1),
@@ -283,8 +278,7 @@ impl Tokenizer {
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
         let inner = Arc::clone(&self.inner);
         let ids: Vec<u32> = ids.iter().copied().filter(|id| !skip_special || !self.is_special(*id)).collect();
-        // Some of what other programs call special is content here.
-        let decoded = self.run("decode these tokens", 4 * ids.len(), move || inner.decode(&ids, false))?;
+        let decoded = self.run("decode these tokens", 4 * ids.len(), move || inner.decode(&ids, skip_special))?;
         decoded.map_err(|cause| self.fault("decode these tokens", cause))
     }
 

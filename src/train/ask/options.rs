@@ -96,8 +96,8 @@ option_rows! {
         #[serde(default, deserialize_with = "super::recipe::one_or_many")]
         exclude_modules: Vec<String>, "NAMES", optional("none"), check any, resumed derived;
         /// Tokens that get trained rows of their own in embedding and output matrix, such as '<|tool|>,<|note|>'. What the tokenizer lacks is
-        /// added to it, as a special token that begins with the mean of all rows; of a token that it has, its row is trained. No other row
-        /// changes. The tokenizer is kept beside the adapter, where eval, generate and merge read it
+        /// added to it, as a token that is found as it is written and begins with the mean of all rows; of a token that it has, its row is
+        /// trained. No other row changes. The tokenizer is kept beside the adapter, where eval, generate and merge read it
         #[arg(value_delimiter = ',')]
         #[serde(default, deserialize_with = "super::recipe::one_or_many")]
         train_tokens: Vec<String>, "TOKENS", optional("none"), check |option, tokens| has_characters(option, tokens), resumed derived;
