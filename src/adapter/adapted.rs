@@ -1,11 +1,11 @@
 //! A model with its adapters as a graph: what a [`Placement`] hangs on its linear layers.
 
 use super::method::{AdapterMatrix, Leaves, Prepared};
-use super::placement::{Placement, replaced_name};
+use super::placement::Placement;
 use crate::architecture::{Architecture, Site};
 use crate::graph::{Graph, Origin, Rows, ShapeError, TensorType, ValueId};
 use crate::model::graph::{Model, Part, Purpose, StorageOf};
-use crate::model::hook::{Bare, Half, Hook, Linear, Vocabulary};
+use crate::model::hook::{Bare, Half, Hook, Linear, OwnRows, Vocabulary};
 use std::collections::HashMap;
 
 /// A model, adapted or not.
@@ -56,6 +56,8 @@ pub struct AdapterLeaves {
     pub trained: Vec<ValueId>,
     /// Those that are not, in the same order.
     pub frozen: Vec<ValueId>,
+    /// The lists of tokens that have rows of their own.
+    pub lists: Vec<ValueId>,
     /// Leaves with the numbers of others: themselves, and those others.
     pub copies: Vec<(ValueId, ValueId)>,
     /// Leaves that a graph of its own fills once a text, in generation.
@@ -80,12 +82,16 @@ impl Adapted {
             return Ok(Self { model, leaves: AdapterLeaves::default(), dropout_counter: None });
         };
         let prepares = matches!(purpose, Purpose::Generate { .. });
-        let mut hook =
-            Hooked { placement, leaves: AdapterLeaves::default(), dropout_counter: None, prepares, replaced: HashMap::new() };
+        let (leaves, dropout_counter) = (AdapterLeaves::default(), None);
+        let mut hook = Hooked { placement, leaves, dropout_counter, prepares, whole: HashMap::new(), own: HashMap::new() };
         let model = Model::build(architecture, storage, &mut hook, purpose, part, max_tokens)?;
-        let Hooked { mut leaves, replaced, dropout_counter, .. } = hook;
+        let Hooked { mut leaves, dropout_counter, .. } = hook;
         // The graph meets them in another order than the layout has.
-        leaves.frozen.extend(placement.replaced.iter().filter_map(|(module, _)| replaced.get(module)));
+        for (of, matrices) in [(&mut leaves.trained, placement.matrices()), (&mut leaves.frozen, placement.frozen_matrices())] {
+            let parts = matrices.iter().flat_map(|matrix| (0..matrix.parts.len()).map(|part| matrix.part_name(part)));
+            let order: HashMap<String, usize> = parts.zip(0..).collect();
+            of.sort_by_key(|&id| order.get(model.graph[id].name.as_str()).copied());
+        }
         Ok(Self { model, leaves, dropout_counter })
     }
 }
@@ -95,8 +101,9 @@ struct Hooked<'a> {
     leaves: AdapterLeaves,
     dropout_counter: Option<ValueId>,
     prepares: bool,
-    /// Leaves of the matrices that stand in the place of the model's own.
-    replaced: HashMap<Vocabulary, ValueId>,
+    /// Leaves of the matrices that stand in the place of the model's own, and of rows of their own; each may be used twice.
+    whole: HashMap<Vocabulary, ValueId>,
+    own: HashMap<Vocabulary, OwnRows>,
 }
 
 impl Hooked<'_> {
@@ -134,10 +141,34 @@ impl Hook for Hooked<'_> {
     }
 
     fn vocabulary(&mut self, graph: &mut Graph, module: Vocabulary) -> Option<ValueId> {
-        let (_, [rows, columns]) = self.placement.replaced.iter().find(|(replaced, _)| *replaced == module)?;
-        let leaf = graph.leaf(replaced_name(module), TensorType::f32(Rows::Fixed(*rows), *columns), Origin::State);
-        self.replaced.insert(module, leaf);
+        let whole = self.placement.whole_of(module)?;
+        let leaf = *self.whole.entry(whole.module).or_insert_with(|| {
+            let (matrix, origin) = (whole.matrix(), if whole.trained { Origin::Adapter } else { Origin::State });
+            let leaf = graph.leaf(&matrix.name, matrix.leaf_type(matrix.shape[0]), origin);
+            if whole.trained { &mut self.leaves.trained } else { &mut self.leaves.frozen }.push(leaf);
+            leaf
+        });
         Some(leaf)
+    }
+
+    fn norm(&mut self, graph: &mut Graph, name: &str) -> Option<ValueId> {
+        let matrix = self.placement.norms.iter().find(|norm| norm.name == name)?.matrix();
+        let leaf = graph.leaf(&matrix.name, matrix.leaf_type(matrix.shape[0]), Origin::Adapter);
+        self.leaves.trained.push(leaf);
+        Some(leaf)
+    }
+
+    fn own_rows(&mut self, graph: &mut Graph, module: Vocabulary) -> Option<OwnRows> {
+        let own = self.placement.rows_of(module)?;
+        let leaves = self.own.entry(own.module).or_insert_with(|| {
+            let (matrix, list) = (own.matrix(), TensorType::u32(Rows::Fixed(own.tokens.len()), 1));
+            let rows = graph.leaf(&matrix.name, matrix.leaf_type(matrix.shape[0]), Origin::Adapter);
+            let chosen = graph.leaf(own.list_name(), list, Origin::State);
+            self.leaves.trained.push(rows);
+            self.leaves.lists.push(chosen);
+            OwnRows { rows, chosen, end: own.end() }
+        });
+        Some(*leaves)
     }
 
     fn stands_alone(&self, site: &Site) -> bool {

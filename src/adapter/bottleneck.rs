@@ -94,7 +94,7 @@ impl Placement {
             };
             pieces.push(Piece::new(site, Method::Bottleneck(bottleneck)));
         }
-        Ok(Self { pieces, replaced: Vec::new() })
+        Ok(Self { pieces, ..Self::default() })
     }
 }
 

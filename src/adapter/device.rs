@@ -1,7 +1,6 @@
 //! The adapter on the device: all its matrices one behind the other, so that norm, clipping and AdamW are one dispatch each for every
 //! [`SPAN`] of them.
 
-use super::placement::replaced_name;
 use super::{AdapterLeaves, AdapterMatrix, Placement};
 use crate::formats::peft::AdapterTensor;
 use crate::gpu::{ALIGNMENT, Device, Slice, padded};
@@ -285,6 +284,8 @@ pub struct DeviceAdapter {
     pub(crate) parameters: AdapterBuffers,
     /// What is not trained; zero until it is [given](DeviceAdapter::set_frozen).
     frozen: (AdapterLayout, AdapterBuffers),
+    /// The lists of tokens with rows of their own, by name.
+    lists: HashMap<String, Slice>,
 }
 
 impl DeviceAdapter {
@@ -295,11 +296,12 @@ impl DeviceAdapter {
     pub fn new(device: Arc<Device>, placement: Placement, layout: AdapterLayout, contents: &[f32]) -> Result<Self> {
         debug_assert_eq!(contents.len(), layout.elements());
         if let Some(span) = layout.spans.iter().map(Range::len).find(|&bytes| bytes > device.max_binding()) {
-            return Err(Error::bad_input(
-                "adapter",
-                format!("a part of {span} bytes exceeds the device's largest binding, {} bytes", device.max_binding()),
-                "choose a smaller --lora-r, or other --target-modules",
-            ));
+            let proposal = match placement.whole.iter().any(|whole| whole.trained) {
+                true => "train the rows of some tokens (--train-tokens) instead of a whole matrix (--modules-to-save)",
+                false => "choose a smaller --lora-r, or other --target-modules",
+            };
+            let problem = format!("a part of {span} bytes exceeds the device's largest binding, {} bytes", device.max_binding());
+            return Err(Error::bad_input("adapter", problem, proposal));
         }
         let frozen = AdapterLayout::frozen(&placement);
         if let Some(span) = frozen.spans.iter().map(Range::len).find(|&bytes| bytes > device.max_binding()) {
@@ -309,9 +311,15 @@ impl DeviceAdapter {
         }
         let parameters = AdapterBuffers::allocate(device.clone(), "adapter", &layout)?;
         parameters.write(contents);
-        let buffers = AdapterBuffers::allocate(device, "frozen part of the adapter", &frozen)?;
+        let buffers = AdapterBuffers::allocate(device.clone(), "frozen part of the adapter", &frozen)?;
         buffers.clear();
-        Ok(Self { placement, layout, parameters, frozen: (frozen, buffers) })
+        let mut lists = HashMap::new();
+        for rows in &placement.rows {
+            let list = device.allocate(&rows.list_name(), rows.tokens.len() * 4)?;
+            device.write(&list, bytemuck::cast_slice(&rows.tokens));
+            lists.insert(rows.list_name(), list);
+        }
+        Ok(Self { placement, layout, parameters, frozen: (frozen, buffers), lists })
     }
 
     /// A fresh adapter, as its methods start by `seed`.
@@ -337,15 +345,15 @@ impl DeviceAdapter {
     /// The same adapter, in the same memory, with what it adds to the model times `strength`.
     ///
     /// # Errors
-    /// Bad input: a part that can only be there or not, DoRA or a whole matrix, with another strength than 1.
+    /// Bad input: a part that can only be there or not, DoRA, a norm or a part of the vocabulary, with another strength than 1.
     pub fn scaled(&self, strength: f64) -> Result<Self> {
         let mut scaled = self.clone();
         if strength == 1.0 {
             return Ok(scaled);
         }
         let proposal = "choose 0 (without it) or 1 (with it)";
-        if let Some((module, _)) = self.placement.replaced.first() {
-            let problem = format!("strength {strength}: its {} stands in the place of the model's own", replaced_name(*module));
+        if let Some(matrix) = self.placement.matrices_beside().next() {
+            let problem = format!("strength {strength}: its {} stands in the place of the model's own", matrix.name);
             return Err(Error::bad_input("adapter", problem, proposal));
         }
         for piece in &mut scaled.placement.pieces {
@@ -374,6 +382,8 @@ impl DeviceAdapter {
     pub fn pinned(&self, graph: &Graph, leaves: &AdapterLeaves) -> HashMap<ValueId, Pinned> {
         let mut pinned = self.layout.pinned_by_name(&self.parameters, graph, &leaves.trained);
         pinned.extend(self.frozen.0.pinned_by_name(&self.frozen.1, graph, &leaves.frozen));
+        let lists = leaves.lists.iter().filter_map(|&id| Some((id, self.lists.get(&graph[id].name)?.clone().into())));
+        pinned.extend(lists);
         let copies: Vec<(ValueId, Pinned)> = leaves.copies.iter().map(|(copy, of)| (*copy, pinned[of].clone())).collect();
         pinned.extend(copies);
         pinned
@@ -402,6 +412,6 @@ impl DeviceAdapter {
 
     /// Bytes on the device.
     pub fn bytes(&self) -> usize {
-        self.parameters.bytes() + self.frozen.1.bytes()
+        self.parameters.bytes() + self.frozen.1.bytes() + self.lists.values().map(|list| list.bytes).sum::<usize>()
     }
 }

@@ -3,13 +3,12 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::placement::replaced_name;
 use super::{AdapterLayout, DeviceAdapter, Dora, Lora, Method, Piece, Placement};
+use super::{norms, vocabulary};
 use crate::architecture::{Architecture, Site, sites};
 use crate::formats::adapter_file::AdapterFile;
 use crate::formats::peft::{AdapterConfig, AdapterTensor, module_path};
 use crate::gpu::{Device, padded};
-use crate::model::hook::Vocabulary;
 use crate::{Error, Result};
 
 impl Placement {
@@ -63,11 +62,9 @@ impl Placement {
             let method = if adapter.use_dora { Method::Dora(Dora(lora)) } else { Method::Lora(lora) };
             Piece::new(site, method)
         };
-        let replaced = |module: &String| {
-            let module = if module == "lm_head" { Vocabulary::Output } else { Vocabulary::Embedding };
-            (module, [model.vocab_size, model.hidden_size])
-        };
-        Ok(Self { pieces: adapted.map(piece).collect(), replaced: adapter.modules_to_save.iter().map(replaced).collect() })
+        let (whole, rows) = vocabulary::of_peft(place, adapter, model)?;
+        let norms = norms::of_peft(place, adapter, model)?;
+        Ok(Self { pieces: adapted.map(piece).collect(), whole, rows, norms })
     }
 }
 
@@ -95,6 +92,7 @@ impl LoadedAdapter {
         let place = folder.display().to_string();
         let placement = Placement::of_file(&place, &config, model)?;
         let (layout, frozen_layout) = (AdapterLayout::new(&placement), AdapterLayout::frozen(&placement));
+        let tensors = placement.without_copies(tensors);
         let is_frozen = |tensor: &AdapterTensor| frozen_layout.tensors.iter().any(|matrix| matrix.name == tensor.name);
         let (frozen, trained): (Vec<_>, Vec<_>) = tensors.into_iter().partition(is_frozen);
         let contents = layout.pack(&place, &trained)?;
@@ -109,27 +107,27 @@ impl LoadedAdapter {
     /// that what it does is no update that could be scaled or added. Two bottleneck adapters at one place: each would be the other's input.
     pub fn together(weighted: Vec<(Self, f64)>) -> Result<Self> {
         let several = weighted.len() > 1;
-        let (mut placement, mut trained, mut frozen) =
-            (Placement { pieces: Vec::new(), replaced: Vec::new() }, Vec::new(), Vec::new());
-        let Placement { pieces, replaced } = &mut placement;
+        let (mut placement, mut trained, mut frozen) = (Placement::default(), Vec::new(), Vec::new());
         for (number, (mut adapter, weight)) in weighted.into_iter().enumerate() {
             let label = if several { format!("{}/", number + 1) } else { String::new() };
-            let is_whole = |name: &str| adapter.placement.replaced.iter().any(|(module, _)| replaced_name(*module) == name);
-            let named = |tensor: AdapterTensor| match is_whole(&tensor.name) {
+            let beside: Vec<String> = adapter.placement.matrices_beside().map(|matrix| matrix.name).collect();
+            let named = |tensor: AdapterTensor| match beside.contains(&tensor.name) {
                 true => tensor,
                 false => AdapterTensor { name: format!("{label}{}", tensor.name), ..tensor },
             };
-            for (module, _) in &adapter.placement.replaced {
-                let place = format!("--adapter: {}", replaced_name(*module));
+            for name in &beside {
+                let place = format!("--adapter: {name}");
                 let proposal = "use the adapter alone, without a weight, or merge it into the model first";
                 if weight != 1.0 {
                     return Err(Error::bad_input(place, "stands in the place of the model's own and has no weight", proposal));
                 }
-                if replaced.iter().any(|(known, _)| known == module) {
-                    return Err(Error::bad_input(place, "is in more than one of the adapters", proposal));
+                if placement.matrices_beside().next().is_some() {
+                    return Err(Error::bad_input(place, "is not the only matrix of its kind in these adapters", proposal));
                 }
             }
-            replaced.extend(adapter.placement.replaced.iter().copied());
+            placement.whole.append(&mut adapter.placement.whole);
+            placement.rows.append(&mut adapter.placement.rows);
+            placement.norms.append(&mut adapter.placement.norms);
             trained.extend(adapter.layout.unpack(&adapter.contents).into_iter().map(named));
             frozen.extend(adapter.frozen.into_iter().map(named));
             for piece in &mut adapter.placement.pieces {
@@ -137,8 +135,9 @@ impl LoadedAdapter {
                 piece.method.multiply(weight).map_err(no_weight)?;
                 piece.label.clone_from(&label);
             }
-            pieces.extend(adapter.placement.pieces);
+            placement.pieces.extend(adapter.placement.pieces);
         }
+        let pieces = &mut placement.pieces;
         pieces.sort_by_key(|piece| piece.site.number);
         for (at, piece) in pieces.iter().enumerate() {
             let others = pieces[at + 1..].iter().take_while(|other| other.site.number == piece.site.number);
@@ -157,7 +156,8 @@ impl LoadedAdapter {
         let prepared = self.placement.pieces.iter().filter(|piece| piece.method.has_constants());
         let prepared: usize =
             prepared.map(|piece| piece.site.outputs.iter().map(|(_, rows)| padded(rows * 4)).sum::<usize>()).sum();
-        (self.layout.elements() + AdapterLayout::frozen(&self.placement).elements()) * 4 + prepared
+        let lists: usize = self.placement.rows.iter().map(|rows| padded(rows.tokens.len() * 4)).sum();
+        (self.layout.elements() + AdapterLayout::frozen(&self.placement).elements()) * 4 + prepared + lists
     }
 
     /// Puts it on a device.

@@ -32,8 +32,7 @@ pub struct AdapterMatrix {
 impl AdapterMatrix {
     /// A matrix that the graph takes as it is.
     pub fn whole(site: &Site, own_name: &str, shape: [usize; 2]) -> Self {
-        let name = format!("{}.{own_name}", site.name());
-        Self { name, shape, parts: vec![shape[0]], vector: false, trained: true, rate: 1.0, start_follows: false }
+        Self::named(format!("{}.{own_name}", site.name()), shape, true)
     }
 
     /// A matrix with a row for each output of the site, of which the graph takes those of one part of the site at a time.
@@ -45,6 +44,11 @@ impl AdapterMatrix {
     /// A number for each output of the site.
     pub fn vector(site: &Site, own_name: &str) -> Self {
         Self { vector: true, ..Self::by_outputs(site, own_name, 1) }
+    }
+
+    /// A matrix that belongs to no linear layer.
+    pub fn named(name: String, shape: [usize; 2], trained: bool) -> Self {
+        Self { name, shape, parts: vec![shape[0]], vector: false, trained, rate: 1.0, start_follows: false }
     }
 
     /// Numbers in it.

@@ -2,7 +2,9 @@
 
 use super::lora::Lora;
 use super::method::{AdapterMatrix, Method};
+use super::norms::Norm;
 use super::start::Start;
+use super::vocabulary::{OwnRows, Whole};
 use crate::architecture::{Architecture, Site, sites};
 use crate::formats::peft::AdapterTensor;
 use crate::model::hook::Vocabulary;
@@ -35,20 +37,16 @@ impl Piece {
 
 /// What is adapted. Everything about an adapter follows from it: the layout in memory, the leaves of the graph, names and shapes in
 /// files, counts of parameters.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Placement {
     /// In the order of [`sites`], which is that in memory.
     pub pieces: Vec<Piece>,
-    /// Whole matrices that stand in the place of the model's own, `[vocab_size, hidden_size]`; they are not trained.
-    pub replaced: Vec<(Vocabulary, [usize; 2])>,
-}
-
-/// The name of such a matrix among the adapter's own.
-pub fn replaced_name(module: Vocabulary) -> &'static str {
-    match module {
-        Vocabulary::Embedding => "embed_tokens.weight",
-        Vocabulary::Output => "lm_head.weight",
-    }
+    /// Matrices that stand in the place of the embedding or the output matrix; the embedding comes first.
+    pub whole: Vec<Whole>,
+    /// Rows of their own for some tokens, in both; the embedding's come first.
+    pub rows: Vec<OwnRows>,
+    /// Norms whose weight is trained.
+    pub norms: Vec<Norm>,
 }
 
 impl Placement {
@@ -59,20 +57,24 @@ impl Placement {
 
     /// Those that keep the values that they start with.
     pub fn frozen_matrices(&self) -> Vec<AdapterMatrix> {
-        let replaced = self.replaced.iter().map(|(module, shape)| AdapterMatrix {
-            name: replaced_name(*module).to_owned(),
-            shape: *shape,
-            parts: vec![shape[0]],
-            vector: false,
-            trained: false,
-            rate: 1.0,
-            start_follows: false,
-        });
-        self.all_matrices().filter(|matrix| !matrix.trained).chain(replaced).collect()
+        self.all_matrices().filter(|matrix| !matrix.trained).collect()
     }
 
+    /// Its matrices that belong to no linear layer.
+    pub fn matrices_beside(&self) -> impl Iterator<Item = AdapterMatrix> {
+        let of_vocabulary = self.whole.iter().map(Whole::matrix).chain(self.rows.iter().map(OwnRows::matrix));
+        of_vocabulary.chain(self.norms.iter().map(Norm::matrix))
+    }
+
+    /// In the order of memory.
     fn all_matrices(&self) -> impl Iterator<Item = AdapterMatrix> {
-        self.pieces.iter().flat_map(Piece::matrices)
+        let of_vocabulary = |module| {
+            let whole = self.whole.iter().filter(move |whole| whole.module == module).map(Whole::matrix);
+            whole.chain(self.rows.iter().filter(move |rows| rows.module == module).map(OwnRows::matrix))
+        };
+        let pieces = self.pieces.iter().flat_map(Piece::matrices);
+        let norms = self.norms.iter().map(Norm::matrix);
+        of_vocabulary(Vocabulary::Embedding).chain(pieces).chain(norms).chain(of_vocabulary(Vocabulary::Output))
     }
 
     /// The same with another start, and another learning rate of what PEFT's optimizer for LoRA+ counts with B.
@@ -92,7 +94,8 @@ impl Placement {
         matrices.iter().filter(|tensor| frozen.iter().any(|matrix| matrix.name == tensor.name)).cloned().collect()
     }
 
-    /// Starting values of all trained matrices.
+    /// Starting values of all trained matrices; those that start from the base model's weights are zero here; see
+    /// [`super::start`].
     pub fn initial(&self, seed: u64) -> Vec<AdapterTensor> {
         let of_piece = |piece: &Piece| {
             let tensor = |matrix: AdapterMatrix| {
@@ -101,7 +104,13 @@ impl Placement {
             };
             piece.matrices().into_iter().filter(|matrix| matrix.trained).map(tensor).collect::<Vec<_>>()
         };
-        self.pieces.iter().flat_map(of_piece).collect()
+        let zero = |matrix: AdapterMatrix| AdapterTensor {
+            values: vec![0.0; matrix.elements()],
+            name: matrix.name,
+            shape: matrix.shape,
+        };
+        let beside = self.matrices_beside().filter(|matrix| matrix.trained).map(zero);
+        self.pieces.iter().flat_map(of_piece).chain(beside).collect()
     }
 
     /// The methods at this site, in their order.
@@ -110,9 +119,14 @@ impl Placement {
         self.pieces.iter().filter(move |piece| piece.site.number == number)
     }
 
-    /// The lowest layer with something trained in it: nothing below has a backward pass. 0 if there is none.
+    /// The lowest layer with something trained in it or before it: nothing below has a backward pass, and all below is the base model. 0 if
+    /// there is none.
     pub fn lowest_layer(&self) -> usize {
-        self.pieces.iter().map(|piece| piece.site.layer).min().unwrap_or(0)
+        if self.whole_of(Vocabulary::Embedding).is_some() || self.rows_of(Vocabulary::Embedding).is_some() {
+            return 0;
+        }
+        let norms = self.norms.iter().filter_map(|norm| norm.layer);
+        self.pieces.iter().map(|piece| piece.site.layer).chain(norms).min().unwrap_or(0)
     }
 
     /// Whether training drops inputs anywhere.
@@ -148,6 +162,6 @@ impl UniformLora {
             |site: &Site| self.layers.contains(&site.layer) && self.target_modules.iter().any(|target| target == site.module);
         let lora = Lora { dropout: self.dropout, ..Lora::new(self.r, self.scale) };
         let piece = |site| Piece::new(site, Method::Lora(lora.clone()));
-        Placement { pieces: sites(model).into_iter().filter(adapted).map(piece).collect(), replaced: Vec::new() }
+        Placement { pieces: sites(model).into_iter().filter(adapted).map(piece).collect(), ..Placement::default() }
     }
 }

@@ -161,6 +161,7 @@ pub fn start(placement: &Placement, base: &Base, seed: u64) -> Result<Started> {
         all.trained.extend(trained);
         all.taken_out.extend(taken_out);
     }
+    all.trained.extend(placement.start_beside(base.tensors)?);
     Ok(all)
 }
 
@@ -306,15 +307,8 @@ mod tests {
 
     #[test]
     fn an_orthogonal_start_has_no_product() {
-        let matrix = |name: &str, shape: [usize; 2]| AdapterMatrix {
-            name: format!("layers.0.self_attn.q_proj.{name}"),
-            shape,
-            parts: vec![shape[0]],
-            vector: false,
-            trained: true,
-            rate: 1.0,
-            start_follows: false,
-        };
+        let matrix =
+            |name: &str, shape: [usize; 2]| AdapterMatrix::named(format!("layers.0.self_attn.q_proj.{name}"), shape, true);
         let (a, b) = (orthogonal(6, &matrix("lora_a", [6, 20]), 3), orthogonal(6, &matrix("lora_b", [14, 6]), 3));
         let product = DMatrix::from_row_slice(14, 6, &b) * DMatrix::from_row_slice(6, 20, &a);
         assert!(product.amax() < 1e-6, "{}", product.amax());

@@ -1,5 +1,6 @@
 //! `graftling inspect`: what a model consists of, and what an adapter on it would train. No GPU, no weights read.
 
+mod adapter;
 mod json;
 mod tables;
 
@@ -21,7 +22,10 @@ use graftling::{
     },
     architecture::{Architecture, Parameter, Part, Site, linear_modules, parameters},
     files,
-    formats::{ModelPlace, TextSource, TokenizerSource, gguf::Gguf, hub::Hub, hugging_face, model_files::check_tensors},
+    formats::{
+        ModelPlace, TextSource, TokenizerSource, adapter_file::AdapterFile, gguf::Gguf, hub::Hub, hugging_face,
+        model_files::check_tensors,
+    },
 };
 use json::json_report;
 use serde_json::Value;
@@ -30,18 +34,20 @@ use tables::{aligned, binary_size, grouped, row};
 /// Largest rank that is believed.
 const LARGEST_RANK: usize = 1 << 16;
 
-/// Show what a model consists of, and what an adapter would train
+/// Show what a model consists of, and what an adapter would train; or what an adapter consists of
 ///
 /// Counts parameters per module and per layer, attention against MLP, and bytes per storage type; shows the tokenizer and the
-/// chat template where their files are there. Reads no weights: a config.json alone is enough.
+/// chat template where their files are there. Reads no weights: a config.json alone is enough. Of an adapter's folder it shows rank, modules,
+/// layers, and which rows or whole matrices of the vocabulary are its own.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   graftling inspect SmolLM2-135M-Instruct.Q4_1.gguf
   graftling inspect path/to/config.json --target-modules attention --lora-r 8
   graftling inspect path/to/model --layers 8-15,20 --json
-  graftling inspect HuggingFaceTB/SmolLM2-135M-Instruct")]
+  graftling inspect HuggingFaceTB/SmolLM2-135M-Instruct
+  graftling inspect my-adapter")]
 pub struct InspectArgs {
-    /// A model folder, a .gguf file, a config.json, or a Hugging Face name
+    /// A model folder, a .gguf file, a config.json, a Hugging Face name, or a PEFT folder of an adapter
     #[arg(value_name = "MODEL")]
     pub model: String,
 
@@ -79,6 +85,11 @@ pub struct InspectArgs {
 /// # Errors
 /// Bad input if the model cannot be read, or modules, rank or layers do not exist in it.
 pub fn run(args: InspectArgs) -> Result<()> {
+    let folder = Path::new(&args.model);
+    if AdapterFile::is_in(folder) && !folder.join("config.json").exists() {
+        let report = adapter::report(folder)?;
+        return if args.json { super::print_json(&report) } else { super::print(&adapter::text(&report)) };
+    }
     let model = Model::open(&args.model)?;
     let adapter = Adapter::choose(&model.config, &args)?;
     match args.json {

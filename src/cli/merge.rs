@@ -103,8 +103,9 @@ pub fn run(args: MergeArgs) -> Result<()> {
     let combination = Combination { method: args.method, density: args.density, seed: args.seed, rank: args.rank };
     combination.check()?;
     export::check_target(&args.out, args.overwrite)?;
-    let opened = Opened::open(&args.model, args.rope_scaling, &args.adapter)?;
+    let mut opened = Opened::open(&args.model, args.rope_scaling, &args.adapter)?;
     let update = Update::load(&adapters, &opened.files.config)?;
+    update.replaced.put_into(&mut opened.files.config);
     let kind = args.kind.unwrap_or_else(|| opened.own_type());
     let changed: Vec<Parameter> =
         parameters(&opened.files.config).into_iter().filter(|parameter| update.changes(&parameter.name)).collect();
@@ -114,6 +115,7 @@ pub fn run(args: MergeArgs) -> Result<()> {
     let measured = |parameter: &Parameter, found| sums.borrow_mut().push((parameter.name.clone(), found));
     let source = Source {
         combination,
+        added: &opened.added,
         progress: &progress,
         measured: &measured,
         ..Source::new(&opened.files, opened.tokenizer.as_ref(), &update)
@@ -132,6 +134,9 @@ pub fn run(args: MergeArgs) -> Result<()> {
             "modules": rows,
             "warnings": warnings,
         });
+        if !update.replaced.is_empty() {
+            document["vocabulary"] = update.replaced.report();
+        }
         atomic::write_atomically(&folder.join(REPORT), format!("{document:#}\n").as_bytes())
     });
     bar.finish();
@@ -183,13 +188,14 @@ fn losses(args: &MergeArgs, opened: &Opened) -> Result<Value> {
     let own = opened.files.tensors.tensors().iter().filter(|info| info.shape.len() > 1).max_by_key(|info| info.values());
     let own = own.map(|info| info.storage).filter(|dtype| dtype.block() > 1 && dtype.can_quantise());
     let coarse = args.requantise.or(own).unwrap_or(DType::Q4_0);
-    let base = OpenModel::open(&args.model)?;
+    // With the tokens that the adapters add, which the merged model has.
+    let base = OpenModel::open(&args.model)?.with_tokens_of(args.adapter.iter().map(PathBuf::as_path))?;
     let merged = OpenModel::open(&args.out.display().to_string())?;
     let max_length = base.files.config.max_position_embeddings;
     let options = LoadOptions { max_length, long_records: LongRecords::Cut, eval_split: None };
     let files = folder::files(&args.data, Side::HeldOut)?;
     let (data, _) = data::load_files(&files, &base.tokenizer, base.template.as_ref(), options)?;
-    data.check_vocabulary(base.files.config.vocab_size)?;
+    data.check_vocabulary(merged.files.config.vocab_size)?;
     let batches = batch::in_order(&data);
     let most = batch::most_tokens(&data, &batches);
     let loss = |model: &OpenModel, adapter: Option<&Path>, weights: WeightType| -> Result<f64> {
@@ -204,7 +210,11 @@ fn losses(args: &MergeArgs, opened: &Opened) -> Result<Value> {
         let session = super::with_bars(|bars| Session::open(model, adapter, &options, &[&uses], bars))?;
         Ok(super::eval::total(&super::eval::losses(&session, &data, &batches)?).0)
     };
-    let mut losses = json!({ "base": loss(&base, None, WeightType::Lossless)? });
+    let mut losses = json!({});
+    // The base has no rows for tokens that were added.
+    if data.check_vocabulary(base.files.config.vocab_size).is_ok() {
+        losses["base"] = json!(loss(&base, None, WeightType::Lossless)?);
+    }
     if let ([adapter], true) = (args.adapter.as_slice(), args.weights.iter().all(|weight| *weight == 1.0)) {
         let rotated = super::rotated(base, rope_scaling::chosen(args.rope_scaling, Some(adapter))?);
         losses["unmerged"] = json!(loss(&rotated, Some(adapter), WeightType::Lossless)?);

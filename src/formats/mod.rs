@@ -31,4 +31,4 @@ pub mod text_source;
 mod weight_file;
 
 pub use model_files::{ModelFiles, ModelPlace};
-pub use text_source::{AddedTokenSource, GgufTokenizer, TextSource, TokenizerSource};
+pub use text_source::{AddedTokenSource, GgufTokenizer, TextSource, TokenizerSource, token_types};

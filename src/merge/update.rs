@@ -11,6 +11,7 @@ use crate::architecture::{Architecture, Site};
 use crate::formats::adapter_file::AdapterFile;
 use crate::formats::peft::AdapterTensor;
 use crate::graph::Matrix;
+use crate::merge::Replaced;
 use crate::{Error, Result};
 
 /// A change of one matrix that is a product: `scale B A`.
@@ -44,6 +45,8 @@ struct Change {
 pub struct Update {
     /// By the name of the changed tensor, `model.layers.3.self_attn.q_proj.weight`; changes in the order of the adapters.
     changes: BTreeMap<String, (Site, Vec<Change>)>,
+    /// What one of the adapters has in the place of the model's rows.
+    pub replaced: Replaced,
     /// Adapter folders, for messages.
     pub places: Vec<PathBuf>,
 }
@@ -59,11 +62,18 @@ impl Update {
             let (config, tensors) = AdapterFile::load(folder)?;
             let place = folder.display().to_string();
             let placement = Placement::of_file(&place, &config, model)?;
+            let tensors = placement.without_copies(tensors);
             let mut given: HashMap<String, AdapterTensor> =
                 tensors.into_iter().map(|tensor| (tensor.name.clone(), tensor)).collect();
             let whole = "use the adapter beside the base, with --adapter: it is no change of the layers' matrices alone";
-            if !placement.replaced.is_empty() {
-                return Err(Error::bad_input(&place, "has whole embeddings or output layers, which are not merged", whole));
+            let replaced = Replaced::of(&place, &placement, model, &mut given)?;
+            if !replaced.is_empty() {
+                if *weight != 1.0 || !update.replaced.is_empty() {
+                    let problem = "has rows or norms in the place of the model's: they have no weight, and add up with \
+                                   no other's";
+                    return Err(Error::bad_input(&place, problem, "merge it without a weight, and no other one with such rows"));
+                }
+                update.replaced = replaced;
             }
             for Piece { site, method, .. } in placement.pieces {
                 if let Some(problem) = method.cannot_merge() {
@@ -110,7 +120,7 @@ impl Update {
 
     /// Whether nothing is changed.
     pub fn is_empty(&self) -> bool {
-        self.changes.is_empty()
+        self.changes.is_empty() && self.replaced.is_empty()
     }
 
     /// The layer whose weight this tensor is, if it is changed.

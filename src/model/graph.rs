@@ -12,9 +12,11 @@ use crate::ops::gather_rows::GatherRows;
 use crate::ops::linear_cross_entropy::LinearCrossEntropy;
 use crate::ops::matmul::Matmul;
 use crate::ops::permute_columns::PermuteColumns;
+use crate::ops::replace_columns::ReplaceColumns;
 use crate::ops::rms_norm::{NormWeight, RmsNorm};
 use crate::ops::scale::Scale;
 use crate::ops::softcap::Softcap;
+use crate::ops::token_rows::TokenRows;
 use std::ops::Range;
 
 /// What the graph is for.
@@ -91,7 +93,7 @@ impl RopeRow {
 pub enum Head {
     /// `loss [1, 1]` and `nll [supervised, 1]`, in nats.
     Loss { loss: ValueId, nll: ValueId },
-    /// `logits`, `[1, vocabulary]` in generation, `[supervised, vocabulary]` in a probe.
+    /// `logits`, `[1, tokens]` in generation, `[supervised, tokens]` in a probe: of the model's vocabulary, and of what an adapter adds to it.
     Logits(ValueId),
     /// `[tokens, hidden_size]`: what enters the layer above [`Part::Below`].
     Hidden(ValueId),
@@ -216,7 +218,11 @@ impl<'a> Builder<'a> {
     fn embedding(&mut self) -> Result<ValueId, ShapeError> {
         let matrix = self.hook.vocabulary(&mut self.graph, Vocabulary::Embedding);
         let matrix = matrix.unwrap_or_else(|| self.vocabulary_weight("model.embed_tokens.weight"));
-        let x = self.graph.apply_one(Embedding, &[self.inputs.input_ids, matrix], "embed_tokens")?;
+        let ids = self.inputs.input_ids;
+        let mut x = self.graph.apply_one(Embedding, &[ids, matrix], "embed_tokens")?;
+        if let Some(own) = self.hook.own_rows(&mut self.graph, Vocabulary::Embedding) {
+            x = self.graph.apply_one(TokenRows, &[x, ids, own.rows, own.chosen], "embed_tokens.own_rows")?;
+        }
         match self.architecture.embedding_multiplier {
             1.0 => Ok(x),
             factor => self.graph.apply_one(Scale { factor }, &[x], "embedding_multiplier"),
@@ -231,17 +237,32 @@ impl<'a> Builder<'a> {
         let output = self.hook.vocabulary(&mut self.graph, Vocabulary::Output);
         let own = if tied { "model.embed_tokens.weight" } else { "lm_head.weight" };
         let output = output.unwrap_or_else(|| self.vocabulary_weight(own));
+        let own = self.hook.own_rows(&mut self.graph, Vocabulary::Output);
+        // Of the matrix, and of rows of their own behind it.
+        let tokens = own.map(|own| own.end.max(self.graph[output].tensor.shape.rows.max()));
         let scale = 1.0 / self.architecture.logits_scaling;
         Ok(match (self.inputs.targets, self.inputs.loss_weight) {
             (Some(targets), Some(weight)) => {
-                let with_gradient = self.purpose == Purpose::Train;
-                let op = LinearCrossEntropy { with_gradient, scale, softcap: self.architecture.final_softcap };
-                let outputs = self.graph.apply(op, &[x, output, targets, weight], "loss")?;
+                let op = LinearCrossEntropy {
+                    with_gradient: self.purpose == Purpose::Train,
+                    scale,
+                    softcap: self.architecture.final_softcap,
+                    trains_matrix: self.graph[output].origin == Origin::Adapter,
+                    own_rows: tokens,
+                };
+                let mut inputs = vec![x, output, targets, weight];
+                inputs.extend(own.iter().flat_map(|own| [own.rows, own.chosen]));
+                let outputs = self.graph.apply(op, &inputs, "loss")?;
                 Head::Loss { loss: outputs[0], nll: outputs[1] }
             }
             _ => {
                 let product = Matmul { layout: Layout::NT, scale };
-                let logits = product.append(&mut self.graph, [x, output], None, "lm_head")?;
+                let mut logits = product.append(&mut self.graph, [x, output], None, "lm_head")?;
+                if let (Some(own), Some(columns)) = (own, tokens) {
+                    let of_own = product.append(&mut self.graph, [x, own.rows], None, "lm_head.own_rows")?;
+                    let inputs = [logits, of_own, own.chosen];
+                    logits = self.graph.apply_one(ReplaceColumns { columns }, &inputs, "lm_head.all_tokens")?;
+                }
                 Head::Logits(match self.architecture.final_softcap {
                     Some(cap) => self.graph.apply_one(Softcap { cap }, &[logits], "final_softcap")?,
                     None => logits,
@@ -253,7 +274,8 @@ impl<'a> Builder<'a> {
     /// RMS norm with the weight of this name, of each of `groups` parts of a row by itself.
     pub(super) fn norm(&mut self, x: ValueId, weight: &str, name: &str, groups: usize) -> Result<ValueId, ShapeError> {
         let size = self.graph[x].tensor.shape.columns / groups;
-        let vector = self.weight(weight.to_owned(), DType::F32, [1, size]);
+        let vector = self.hook.norm(&mut self.graph, name);
+        let vector = vector.unwrap_or_else(|| self.weight(weight.to_owned(), DType::F32, [1, size]));
         let kind = if self.architecture.norm_adds_one { NormWeight::OnePlus } else { NormWeight::Plain };
         let op = RmsNorm { eps: self.architecture.rms_norm_eps, groups, weight: kind };
         self.graph.apply_one(op, &[x, vector], name)

@@ -39,6 +39,27 @@ pub enum Vocabulary {
     Output,
 }
 
+impl Vocabulary {
+    /// The module's own name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Embedding => "embed_tokens",
+            Self::Output => "lm_head",
+        }
+    }
+}
+
+/// Rows of their own for some tokens, in the place of the matrix's or behind them.
+#[derive(Clone, Copy, Debug)]
+pub struct OwnRows {
+    /// `[own, hidden_size]` f32.
+    pub rows: ValueId,
+    /// `[own, 1]` u32, strictly increasing: of which tokens. All that the matrix has no row for are among them.
+    pub chosen: ValueId,
+    /// One more than the largest of them.
+    pub end: usize,
+}
+
 /// Adds to a model from above.
 pub trait Hook {
     /// The graph has the model's inputs and nothing else; those of the hook follow.
@@ -49,8 +70,18 @@ pub trait Hook {
         false
     }
 
-    /// What stands for the embedding or the output matrix, `[vocab_size, hidden_size]`; `None` for the model's own.
+    /// What stands for the embedding or the output matrix, `[tokens, hidden_size]`; `None` for the model's own.
     fn vocabulary(&mut self, _graph: &mut Graph, _module: Vocabulary) -> Option<ValueId> {
+        None
+    }
+
+    /// The tokens whose rows are elsewhere than in that matrix.
+    fn own_rows(&mut self, _graph: &mut Graph, _module: Vocabulary) -> Option<OwnRows> {
+        None
+    }
+
+    /// What stands for the weight of the norm of this name (`layers.3.input_layernorm`), `[1, size]`; `None` for the model's own.
+    fn norm(&mut self, _graph: &mut Graph, _name: &str) -> Option<ValueId> {
         None
     }
 

@@ -25,11 +25,13 @@ pub mod matmul;
 pub mod multiply_add;
 pub mod permute_columns;
 mod registry;
+pub mod replace_columns;
 pub mod rms_norm;
 pub mod rope;
 pub mod scale;
 pub mod scale_columns;
 pub mod softcap;
+pub mod token_rows;
 
 pub use registry::{Example, OpEntry, Random, registry};
 

@@ -51,6 +51,7 @@ pub fn registry() -> Vec<OpEntry> {
         dora_norm::entry(),
         dropout::entry(),
         embedding::entry(),
+        embedding::backward_entry(),
         gather_rows::entry(),
         gather_rows::scatter_entry(),
         global_norm::entry(),
@@ -61,6 +62,7 @@ pub fn registry() -> Vec<OpEntry> {
         matmul::low_rank_entry(),
         multiply_add::entry(),
         permute_columns::entry(),
+        replace_columns::entry(),
         rms_norm::entry(),
         rms_norm::backward_entry(),
         rope::entry(),
@@ -69,6 +71,7 @@ pub fn registry() -> Vec<OpEntry> {
         scale_columns::dots_entry(),
         softcap::entry(),
         softcap::backward_entry(),
+        token_rows::entry(),
     ]
 }
 

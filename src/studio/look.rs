@@ -80,7 +80,7 @@ impl Look<'_> {
     /// Bad input: there are none, too many, or one that the model does not have.
     pub fn check_ids(&self, ids: &[u32]) -> Result<()> {
         let most = MOST_TOKENS.min(self.session.config().max_position_embeddings);
-        let vocabulary = self.session.config().vocab_size;
+        let vocabulary = self.session.tokens();
         if ids.is_empty() {
             return Err(Error::bad_input("ids", "there are none", "give the ids of a text, as /api/tokens has them"));
         }

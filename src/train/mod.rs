@@ -305,13 +305,13 @@ impl<'m> Run<'m> {
 
     /// Whether the model gives every token the same probability. Trained weights never do; zeroed ones do.
     fn is_indifferent(&self, loss: f64) -> bool {
-        let indifferent = (self.prepared.model.files.config.vocab_size as f64).ln();
+        let indifferent = (self.prepared.model.tokens as f64).ln();
         (loss - indifferent).abs() <= 1e-6 * indifferent
     }
 
     /// Says so if the model is dead; fails if it cannot learn either.
     fn check_alive(&self, loss: f64, grad_norm: f64) -> Result<()> {
-        let vocabulary = self.prepared.model.files.config.vocab_size;
+        let vocabulary = self.prepared.model.tokens;
         match (self.is_indifferent(loss), grad_norm == 0.0) {
             (true, true) => {
                 let problem = format!(

@@ -1,7 +1,7 @@
 //! From options to a run: everything is checked that can be checked before the GPU is touched and before a file is written. What of it
-//! the user is told, `summary` says; `records` is about the data, `print` about what makes two runs the same.
+//! the user is told, `summary` says; `records` is about the data, and `fingerprint` about what a run that goes on must not change.
 
-mod print;
+mod fingerprint;
 mod records;
 mod summary;
 
@@ -28,6 +28,7 @@ use super::tell::tensorboard::TensorBoard;
 use super::tell::{self, about::About};
 use super::trainer::Trainer;
 use super::{HeldOut, Run};
+use crate::adapter::added_tokens;
 use crate::adapter::end_of_turn::{self, EndOfTurn};
 use crate::adapter::rope_scaling;
 use crate::adapter::start::{self, Base, Started};
@@ -70,6 +71,8 @@ pub struct Prepared<'m> {
     whole: Planner,
     prefix: PrefixCachePlan,
     shared: Arc<Shared>,
+    /// The tokenizer that is kept beside the adapter, by the names of its files; none where the model's own is right.
+    tokenizer_files: Vec<(&'static str, String)>,
 }
 
 impl<'m> Prepared<'m> {
@@ -116,6 +119,10 @@ impl<'m> Prepared<'m> {
         let planner = planner(model, &placement, weights, shape, prefix.lowest())?;
         let planner = planner.answering(checks.as_ref().map_or(0, |checks| checks.bytes));
         let planner = budget::within_budget(planner, options.recompute, options.memory_budget)?;
+        let tokenizer_files = match model.added.as_slice() {
+            [] => Vec::new(),
+            added => added_tokens::FILES.into_iter().zip(added_tokens::texts(&model.files, &model.tokenizer, added)?).collect(),
+        };
         Ok(Self {
             options,
             data,
@@ -133,6 +140,7 @@ impl<'m> Prepared<'m> {
             whole,
             prefix,
             shared,
+            tokenizer_files,
         })
     }
 
@@ -236,10 +244,12 @@ impl<'m> Prepared<'m> {
 
     /// The files that tell, beside the adapter, how to generate with it, by name; `None` where it needs no such file.
     pub(super) fn notes(&self) -> beginning::Notes {
-        [
+        let mut notes = vec![
             (end_of_turn::FILE, end_of_turn::content(&self.turn_ends())),
             (rope_scaling::FILE, rope_scaling::content(self.options.rope_scaling)),
-        ]
+        ];
+        notes.extend(self.tokenizer_files.iter().map(|(name, text)| (*name, Some(text.clone()))));
+        notes
     }
 
     /// Makes and locks the output folder, and finds what to go on from.

@@ -59,6 +59,13 @@ impl Workshop {
         command
     }
 
+    /// A command without a GPU: merge, export, inspect.
+    pub fn command_bare(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_graftling"));
+        command.current_dir(self.folder.path()).args(arguments).stdin(Stdio::null()).env_remove("GRAFTLING_LOG");
+        command
+    }
+
     /// [`Workshop::command`] with kernels that are measured, and kept in the folder `cache`. The driver's own cache stays where it is:
     /// without it every run compiles for seconds.
     pub fn tuned(&self, arguments: &[&str]) -> Command {

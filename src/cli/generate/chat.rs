@@ -133,7 +133,7 @@ impl Talk<'_> {
         let Some(adapter) = self.session.adapter() else {
             return bad("there is no adapter".to_owned(), "start with --adapter FOLDER");
         };
-        if !adapter.placement.replaced.is_empty() || !adapter.placement.pieces.iter().all(is_product) {
+        if adapter.placement.matrices_beside().next().is_some() || !adapter.placement.pieces.iter().all(is_product) {
             return bad("this kind of adapter has no weight".to_owned(), "start without --adapter to compare");
         }
         let whole = match &self.whole {

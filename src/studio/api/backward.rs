@@ -153,7 +153,7 @@ pub(super) fn pinned(look: &Look, adapter: &DeviceAdapter, graph: &LossGraph) ->
 
 /// The record as tokens, cut to what a look is at.
 fn example(look: &Look, asked: &Asked) -> Result<Example> {
-    let vocabulary = look.session.config().vocab_size;
+    let vocabulary = look.session.tokens();
     let most = MOST_TOKENS.min(look.session.config().max_position_embeddings);
     let max_length = asked.max_length.unwrap_or(most);
     if !(2..=most).contains(&max_length) {

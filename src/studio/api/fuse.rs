@@ -56,6 +56,7 @@ pub fn fuse(look: &mut Look, asked: &Asked) -> Result<Fuse> {
     let folder = look.folder.ok_or_else(no_adapter)?;
     let adapter = look.adapter(asked.adapter)?;
     let update = Update::load(&[(folder, asked.adapter.unwrap_or(1.0))], look.session.config())?;
+    update.replaced.refuse_in("this view", "see what `graftling merge` makes of it")?;
     let last = [asked.ids.len() as u32 - 1];
     let whole = |adapter| -> Result<Vec<f32>> {
         let subject = Subject::whole(adapter, rows_for(asked.ids.len()));

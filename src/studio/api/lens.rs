@@ -116,7 +116,8 @@ pub fn through_head<T: Send>(
     of: impl Fn(&[f32]) -> T + Sync,
 ) -> Result<Vec<T>> {
     let config = look.session.config();
-    let (width, vocabulary) = (config.hidden_size, config.vocab_size);
+    let vocabulary = adapter.map_or(config.vocab_size, |adapter| adapter.placement.tokens(config));
+    let width = config.hidden_size;
     let rows = states.len() / width;
     let subject =
         Subject { part: Part::From(config.num_hidden_layers), ..Subject::whole(adapter, HEAD_ROWS.min(rows_for(rows))) };

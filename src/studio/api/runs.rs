@@ -228,12 +228,14 @@ const PREVIEWED: usize = 3;
 fn check(studio: &Arc<Studio>, asked: Map<String, Value>) -> Answered<Checked> {
     let (_, recipe, _) = read(asked)?;
     let options = recipe.resolve()?;
-    let opened = studio.opened().ok().filter(|opened| opened.spec == options.model && opened.adapter.is_none());
+    let extends = options.train_tokens.is_some() || options.init_adapter.is_some();
+    let opened = studio.opened().ok().filter(|opened| opened.spec == options.model && opened.adapter.is_none() && !extends);
     let another;
     let model = match &opened {
         Some(opened) => &opened.model,
         None => {
-            another = OpenModel::open(&options.model)?;
+            let model = OpenModel::open(&options.model)?.with_tokens_of(options.init_adapter.as_deref())?;
+            another = model.with_tokens(&options.tokens())?;
             &another
         }
     };

@@ -68,6 +68,8 @@ pub fn check_options(options: &TrainOptions, method: AdapterMethod) -> Result<()
         ("--loraplus-lr-ratio", options.loraplus_lr_ratio.is_some()),
         ("--target-modules", options.target_modules.is_some()),
         ("--exclude-modules", options.exclude_modules.is_some()),
+        ("--train-tokens", options.train_tokens.is_some()),
+        ("--modules-to-save", options.modules_to_save.is_some()),
     ];
     let of_bottlenecks = [
         ("--reduction-factor", options.reduction_factor.is_some()),

@@ -234,7 +234,7 @@ pub fn make_way(out: &Path) -> Result<()> {
 
 /// Files beside an adapter that tell how to generate with it, by name; `None`: the adapter needs no such file, and one that is there
 /// would be wrong.
-pub type Notes = [(&'static str, Option<String>); 2];
+pub type Notes = Vec<(&'static str, Option<String>)>;
 
 /// Puts aside what stands in the place of `notes` and says something else.
 ///
@@ -286,7 +286,7 @@ mod tests {
     #[test]
     fn notes_of_others_are_neither_replaced_nor_left_to_mislead() {
         let out = tempfile::tempdir().unwrap();
-        let notes: Notes = [("end", Some("mine".to_string())), ("scaling", None)];
+        let notes: Notes = vec![("end", Some("mine".to_string())), ("scaling", None)];
         let purpose = |overwrite| Purpose { out: out.path(), resume: true, overwrite, total_steps: 9 };
         let names = || {
             let mut all: Vec<_> = fs::read_dir(out.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();

@@ -10,6 +10,9 @@ use crate::formats::adapter_hub::{BottleneckConfig, Input};
 use crate::train::memory::Memory;
 use crate::train::step::Recompute;
 
+/// Tokens that are named.
+const SHOWN_TOKENS: usize = 8;
+
 impl Prepared<'_> {
     /// The first `records` as the model will see them, the report on the data, and what the run would be. `color`: for a terminal.
     pub fn preview(&self, records: usize, color: bool) -> String {
@@ -63,10 +66,11 @@ impl Prepared<'_> {
             (None, _) => String::new(),
         };
         format!(
-            "{}: {method} in {layers}, {widths}, {} parameters\n\
+            "{}: {method} in {layers}, {widths}{}, {} parameters\n\
              {} examples, {} supervised of {} tokens; {} steps\n\
              GPU memory: {:.0} MiB (weights {:.0}, adapter and optimizer {:.0}, activations {:.0})\n{}",
             self.model.files.name,
+            self.vocabulary_summary(),
             self.trained_parameters(),
             self.data.report.examples,
             self.data.report.supervised_tokens,
@@ -78,6 +82,26 @@ impl Prepared<'_> {
             mib(activations + inputs + evaluation),
             self.recompute_summary() + &self.prefix_summary() + &self.check_summary() + &self.note_on_ends(),
         )
+    }
+
+    /// What of embedding and output matrix is trained; empty if nothing is.
+    fn vocabulary_summary(&self) -> String {
+        let mut summary = String::new();
+        let whole = if let AdapterFile::Peft(config) = &self.adapter { config.modules_to_save.as_slice() } else { &[] };
+        if !whole.is_empty() {
+            summary += &format!(", the whole of {}", whole.join(" and "));
+        }
+        let tokens: BTreeSet<u32> = self.placement.rows.iter().flat_map(|rows| rows.tokens.iter().copied()).collect();
+        if !tokens.is_empty() {
+            let names = tokens.iter().filter_map(|id| self.model.tokenizer.token(*id)).take(SHOWN_TOKENS);
+            let more = if tokens.len() > SHOWN_TOKENS { ", ..." } else { "" };
+            let rows = if tokens.len() == 1 { "the row" } else { "the rows" };
+            summary += &format!(", {rows} of {}{more}", names.collect::<Vec<_>>().join(", "));
+        }
+        match self.model.added.len() {
+            0 => summary,
+            added => format!("{summary} ({added} added to the {} tokens of the model)", self.model.known_tokens()),
+        }
     }
 
     /// What is asked between the steps, and how often; empty if nothing is.

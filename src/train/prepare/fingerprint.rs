@@ -1,4 +1,4 @@
-//! What the numbers of a run depend on, by name: a run is gone on with if this is the same.
+//! What the numbers of a run depend on, by name: what a checkpoint records, and a run that goes on must not change.
 
 use std::collections::BTreeMap;
 
@@ -6,11 +6,11 @@ use sha2::{Digest, Sha256};
 
 use super::Prepared;
 use crate::Result;
+use crate::adapter::start::Start;
 use crate::formats::adapter_file::AdapterFile;
 use crate::formats::adapter_hub::BottleneckConfig;
 use crate::formats::peft::AdapterConfig;
 use crate::session::prefix_cache::PrefixCacheType;
-use crate::train::options::TrainOptions;
 
 impl Prepared<'_> {
     /// All that the numbers of the run depend on, by name.
@@ -31,7 +31,7 @@ impl Prepared<'_> {
         ];
         print.extend(more.map(|(name, value)| (name.to_string(), value)));
         let of_adapter = match &self.adapter {
-            AdapterFile::Peft(config) => of_lora(config, &self.options),
+            AdapterFile::Peft(config) => self.of_lora(config),
             AdapterFile::AdapterHub(config) => of_bottlenecks(config),
         };
         print.extend(of_adapter.into_iter().map(|(name, value)| (name.to_string(), value)));
@@ -43,32 +43,37 @@ impl Prepared<'_> {
         }
         Ok(print)
     }
-}
 
-fn of_lora(config: &AdapterConfig, options: &TrainOptions) -> Vec<(&'static str, String)> {
-    let layers = config.layers_to_transform.as_ref().map_or("all".to_string(), |layers| format!("{layers:?}"));
-    let always = [
-        ("lora_r", config.r.to_string()),
-        ("lora_alpha", config.lora_alpha.to_string()),
-        ("lora_dropout", config.lora_dropout.to_string()),
-        ("use_rslora", config.use_rslora.to_string()),
-        ("target_modules", config.target_modules.join(",")),
-        ("layers", layers),
-    ];
-    let AdapterConfig { only, rank_pattern, alpha_pattern, use_dora, .. } = config;
-    let start = options.init_lora_weights.unwrap_or_default();
-    let ratio = options.loraplus_lr_ratio.unwrap_or(1.0);
-    // Of an adapter that is not as every adapter was once.
-    let if_set = [
-        ("modules", only.is_some(), format!("{only:?}")),
-        ("rank_pattern", !rank_pattern.is_empty(), format!("{:?}", rank_pattern.entries())),
-        ("alpha_pattern", !alpha_pattern.is_empty(), format!("{:?}", alpha_pattern.entries())),
-        ("use_dora", *use_dora, "true".to_string()),
-        ("init_lora_weights", start != Default::default(), start.to_string()),
-        ("loraplus_lr_ratio", ratio != 1.0, ratio.to_string()),
-    ];
-    let if_set = if_set.into_iter().filter(|(_, set, _)| *set).map(|(name, _, value)| (name, value));
-    always.into_iter().chain(if_set).collect()
+    fn of_lora(&self, config: &AdapterConfig) -> Vec<(&'static str, String)> {
+        let layers = config.layers_to_transform.as_ref().map_or("all".to_string(), |layers| format!("{layers:?}"));
+        let always = [
+            ("lora_r", config.r.to_string()),
+            ("lora_alpha", config.lora_alpha.to_string()),
+            ("lora_dropout", config.lora_dropout.to_string()),
+            ("use_rslora", config.use_rslora.to_string()),
+            ("target_modules", config.target_modules.join(",")),
+            ("layers", layers),
+        ];
+        let AdapterConfig { only, rank_pattern, alpha_pattern, use_dora, modules_to_save, token_indices, .. } = config;
+        let start = self.options.init_lora_weights.unwrap_or_default();
+        let ratio = self.options.loraplus_lr_ratio.unwrap_or(1.0);
+        // The tokens with rows of their own, and those that the model is extended by.
+        let added: Vec<_> = self.model.added.iter().map(|(id, token)| (id, &token.content)).collect();
+        let tokens = format!("{token_indices:?}, added {added:?}");
+        // Of an adapter that is not as every adapter was once.
+        let if_set = [
+            ("modules", only.is_some(), format!("{only:?}")),
+            ("rank_pattern", !rank_pattern.is_empty(), format!("{:?}", rank_pattern.entries())),
+            ("alpha_pattern", !alpha_pattern.is_empty(), format!("{:?}", alpha_pattern.entries())),
+            ("use_dora", *use_dora, "true".to_string()),
+            ("modules_to_save", !modules_to_save.is_empty(), modules_to_save.join(",")),
+            ("train_tokens", !token_indices.is_empty() || !added.is_empty(), tokens),
+            ("init_lora_weights", start != Start::default(), start.to_string()),
+            ("loraplus_lr_ratio", ratio != 1.0, ratio.to_string()),
+        ];
+        let if_set = if_set.into_iter().filter(|(_, set, _)| *set).map(|(name, _, value)| (name, value));
+        always.into_iter().chain(if_set).collect()
+    }
 }
 
 fn of_bottlenecks(config: &BottleneckConfig) -> Vec<(&'static str, String)> {
