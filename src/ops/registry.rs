@@ -37,6 +37,8 @@ pub fn registry() -> Vec<OpEntry> {
     use super::*;
     vec![
         accumulate::entry(),
+        activate::entry(),
+        activate::backward_entry(),
         adamw::entry(),
         add::entry(),
         add_bias::entry(),
@@ -44,10 +46,12 @@ pub fn registry() -> Vec<OpEntry> {
         attention::backward_query_entry(),
         attention::backward_key_value_entry(),
         cache_rows::entry(),
+        column_sums::entry(),
         copy::entry(),
         dora_norm::entry(),
         dropout::entry(),
         embedding::entry(),
+        embedding::backward_entry(),
         gather_rows::entry(),
         gather_rows::scatter_entry(),
         global_norm::entry(),
@@ -58,6 +62,7 @@ pub fn registry() -> Vec<OpEntry> {
         matmul::low_rank_entry(),
         multiply_add::entry(),
         permute_columns::entry(),
+        replace_columns::entry(),
         rms_norm::entry(),
         rms_norm::backward_entry(),
         rope::entry(),
@@ -66,6 +71,7 @@ pub fn registry() -> Vec<OpEntry> {
         scale_columns::dots_entry(),
         softcap::entry(),
         softcap::backward_entry(),
+        token_rows::entry(),
     ]
 }
 

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 pub use super::kept::Kept;
 use super::kept::{Ready, Shown, Stream, key_of};
-use crate::adapter::{DeviceAdapter, UniformLora};
+use crate::adapter::{DeviceAdapter, Placement, UniformLora};
 use crate::architecture::linear_modules;
 use crate::generate::Generator;
 use crate::model::hook::Vocabulary;
@@ -50,7 +50,7 @@ impl Look<'_> {
     /// Bad input: there are none, too many, or one that the model does not have.
     pub fn check_ids(&self, ids: &[u32]) -> Result<()> {
         let most = MOST_TOKENS.min(self.session.config().context());
-        let vocabulary = self.session.config().vocab_size;
+        let vocabulary = self.session.tokens();
         if ids.is_empty() {
             return Err(Error::bad_input("ids", "there are none", "give the ids of a text, as /api/tokens has them"));
         }
@@ -93,7 +93,7 @@ impl Look<'_> {
         }
         match self.session.adapter() {
             // Without its nodes: no rounding of its kernels can differ from the base model's.
-            Some(adapter) if strength > 0.0 => Ok(Some(adapter.scaled(strength))),
+            Some(adapter) if strength > 0.0 => adapter.scaled(strength).map(Some),
             _ => Ok(None),
         }
     }
@@ -184,12 +184,13 @@ impl Look<'_> {
         of: impl Fn(&[f32]) -> T + Sync,
     ) -> Result<Vec<T>> {
         let config = self.session.config();
-        let (width, vocabulary, pause) = (config.hidden_size, config.vocab_size, self.pause);
+        let (width, pause) = (config.hidden_size, self.pause);
         let all = states.len() / width;
         if states.is_empty() {
             return Ok(Vec::new());
         }
         let adapter = self.adapter(strength)?.filter(has_own_head);
+        let vocabulary = adapter.as_ref().map_or(config.vocab_size, |adapter| adapter.placement.tokens(config));
         let key = key_of(adapter.as_ref(), strength);
         let ready = self.kept.ready(self.session, Shown::Logits, adapter.as_ref(), key, HEAD_ROWS.min(rows_for(all)))?;
         let mut results = Vec::with_capacity(all);
@@ -259,9 +260,12 @@ impl Look<'_> {
     }
 }
 
-/// Whether an adapter brings an output layer; without, it is the base model's.
+/// Whether an adapter has something of its own in the final norm or the output layer; without, they are the base model's.
 pub fn has_own_head(adapter: &DeviceAdapter) -> bool {
-    adapter.placement.replaced.iter().any(|whole| whole.module == Vocabulary::Output)
+    let Placement { norms, .. } = &adapter.placement;
+    let of_output =
+        adapter.placement.whole_of(Vocabulary::Output).is_some() || adapter.placement.rows_of(Vocabulary::Output).is_some();
+    of_output || norms.iter().any(|norm| norm.layer.is_none())
 }
 
 /// Euclidean length. Eight sums side by side are several times as fast as one.

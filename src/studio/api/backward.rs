@@ -161,7 +161,7 @@ pub(super) fn pinned(
 
 /// The record as tokens, cut to what a look is at.
 fn example(look: &Look, asked: &Asked) -> Result<Example> {
-    let vocabulary = look.session.config().vocab_size;
+    let vocabulary = look.session.tokens();
     let most = MOST_TOKENS.min(look.session.config().context());
     let max_length = asked.max_length.unwrap_or(most);
     if !(2..=most).contains(&max_length) {
