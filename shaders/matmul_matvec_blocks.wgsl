@@ -1,4 +1,4 @@
-// uses: matmul_operands, spread_lanes, {low_rank}
+// uses: matmul_operands, spread_lanes, {low_rank}, {table}
 // matmul_matvec for block-quantised weights on drivers with subgroups of exactly 8 (CPU drivers such as lavapipe):
 // out[j] = scale * sum over k of a[k] b[j, k] (+ addend) (+ out), with a low-rank term where there is one.
 // Algorithm: one subgroup takes 8 columns, that is 8 rows of b, one a lane. It goes along k block by block: a lane loads what its row's
@@ -10,6 +10,7 @@
 
 @compute @workgroup_size(8)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocation_id) lane: u32) {
+    prepare(lane);
     let first = group.y * 8u;
     let own = min(first + lane, params.n - 1u);
     let blocks = params.k / 32u;

@@ -1,15 +1,18 @@
-// uses: spread_rows, {low_rank}
+// uses: spread_rows, {low_rank}, {table}
 // matmul_subgroup8 for NN with block-quantised weights, whose blocks lie along n: out = scale * a b (+ addend) (+ out).
-// Algorithm: one subgroup a tile of 8 x 64 outputs, two blocks wide. A lane owns 8 of the 64 columns, the codes of which it loads at once;
-// the rows of a are loaded once by the subgroup, lane = row, and spread by broadcast. So are the scales: per 4 steps of k the tile has 8,
-// one a lane.
-// Why it is fast: loads set the pace on a CPU driver; for 4 steps of k a lane loads 4 words of Q4_1 codes, one scale and 2 pairs of a
-// for 256 multiply-adds, where f32 takes 12 pairs.
+// Algorithm: one subgroup a tile of 16 x 64 outputs (8 x 64 with SPREAD_ROWS = 8), two blocks wide. A lane owns 8 of the 64 columns, the
+// codes of which it loads at once; the rows of a are loaded once by the subgroup, lane = row, and spread by broadcast. So are the scales:
+// per 4 steps of k the tile has 8, one a lane.
+// Why it is fast: loads set the pace on a CPU driver; for 4 steps of k a lane loads 4 words of Q4_1 codes, one scale and 4 pairs of a
+// for 512 multiply-adds, where f32 takes 24 pairs. What codes cost beyond that, bits into numbers, is paid once for all rows of the tile.
 // Dispatch: x = tiles of rows, y = tiles of columns. Accumulates in f32 along k in order. n is a multiple of 32, k of 4.
+
+override SPREAD_ROWS: u32 = 16u; // 8 or 16
 
 @compute @workgroup_size(8)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocation_id) lane: u32) {
-    let first = group.x * 8u;
+    prepare(lane);
+    let first = group.x * SPREAD_ROWS;
     let own = group.y * 64u + lane * 8u;
     let blocks = params.n / 32u; // in a row of b
     let b = params.b_start / 32u;
@@ -19,10 +22,12 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocation_id) la
     // Lane 2 s + h loads the head of step s and of block h of the tile.
     let spread_block = b + min(group.y * 2u + lane % 2u, blocks - 1u);
     let is_second = lane >= 4u;
-    var low: EightRows;
-    var high: EightRows;
+    // Eight rows each, of the lane's first four columns and of its last.
+    var near0: EightRows;
+    var far0: EightRows;
+    var near1: EightRows;
+    var far1: EightRows;
     for (var k = 0u; k < params.k; k += 4u) {
-        let spread = a_steps(first + lane, k);
         let heads = load_head((k + lane / 2u) * blocks + spread_block);
         let head = array<Head, 4>(
             select(subgroupBroadcast(heads, 0u), subgroupBroadcast(heads, 1u), is_second),
@@ -36,24 +41,48 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocation_id) la
             load_codes8((k + 2u) * blocks + own_block, eight),
             load_codes8((k + 3u) * blocks + own_block, eight),
         );
-        low = add_rows(low, spread, mat4x4f(
+        let spread0 = a_steps(first + lane, k);
+        var spread1: vec4f;
+        if SPREAD_ROWS >= 16u {
+            spread1 = a_steps(first + 8u + lane, k);
+        }
+        let near = mat4x4f(
             first_values(head[0], codes[0], eight),
             first_values(head[1], codes[1], eight),
             first_values(head[2], codes[2], eight),
             first_values(head[3], codes[3], eight),
-        ));
-        high = add_rows(high, spread, mat4x4f(
+        );
+        near0 = add_rows(near0, spread0, near);
+        if SPREAD_ROWS >= 16u {
+            near1 = add_rows(near1, spread1, near);
+        }
+        let far = mat4x4f(
             last_values(head[0], codes[0], eight),
             last_values(head[1], codes[1], eight),
             last_values(head[2], codes[2], eight),
             last_values(head[3], codes[3], eight),
-        ));
+        );
+        far0 = add_rows(far0, spread0, far);
+        if SPREAD_ROWS >= 16u {
+            far1 = add_rows(far1, spread1, far);
+        }
     }
     for (var k = 0u; k < low_rank_steps(); k += 4u) {
-        let spread = u_steps(first + lane, k);
-        low = add_rows(low, spread, v_block(own, k));
-        high = add_rows(high, spread, v_block(own + 4u, k));
+        let near = v_block(own, k);
+        let far = v_block(own + 4u, k);
+        let spread0 = u_steps(first + lane, k);
+        near0 = add_rows(near0, spread0, near);
+        far0 = add_rows(far0, spread0, far);
+        if SPREAD_ROWS >= 16u {
+            let spread1 = u_steps(first + 8u + lane, k);
+            near1 = add_rows(near1, spread1, near);
+            far1 = add_rows(far1, spread1, far);
+        }
     }
-    store_rows(first, min(first + 8u, params.m), own, low);
-    store_rows(first, min(first + 8u, params.m), own + 4u, high);
+    store_rows(first, min(first + 8u, params.m), own, near0);
+    store_rows(first, min(first + 8u, params.m), own + 4u, far0);
+    if SPREAD_ROWS >= 16u {
+        store_rows(first + 8u, min(first + 16u, params.m), own, near1);
+        store_rows(first + 8u, min(first + 16u, params.m), own + 4u, far1);
+    }
 }

@@ -104,3 +104,24 @@ fn what_cannot_be_measured_is_refused() {
         assert!(out.is_empty() && err.contains(named), "{err}");
     }
 }
+
+#[test]
+fn formats_are_compared_by_the_same_steps() {
+    let shop = Workshop::new();
+    let more = ["--model", "model", "--formats", "bf16,q8_0,f32", "--steps", "2", "--max-length", "16", "--json"];
+    let report: Value = serde_json::from_str(&bench(&shop, &more)).unwrap();
+    let formats = report["formats"].as_array().unwrap();
+    let names: Vec<&str> = formats.iter().map(|one| one["format"].as_str().unwrap()).collect();
+    assert_eq!(names, ["bf16", "q8_0", "f32"]);
+    assert_eq!(formats[0]["of_first"].as_f64(), Some(1.0));
+    let bytes: Vec<f64> = formats.iter().map(|one| positive(&one["weight_bytes"])).collect();
+    assert!(bytes[1] < bytes[0] && bytes[0] < bytes[2], "{bytes:?}");
+    for one in formats {
+        let seconds: Vec<f64> = one["step_seconds"].as_array().unwrap().iter().map(positive).collect();
+        // Of two the upper one.
+        assert_eq!((seconds.len(), positive(&one["median_step_seconds"])), (2, seconds[0].max(seconds[1])));
+        let first: Vec<f64> = formats[0]["step_seconds"].as_array().unwrap().iter().map(positive).collect();
+        let expected = (seconds[0] / first[0]).max(seconds[1] / first[1]);
+        assert!((positive(&one["of_first"]) / expected - 1.0).abs() < 1e-9);
+    }
+}

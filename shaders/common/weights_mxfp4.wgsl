@@ -1,11 +1,15 @@
-// uses: {words}, codes_4bit, byte_table
+// uses: {words}, codes_4bit, {table}
 // MXFP4, see src/storage/mxfp4.rs: 2^(e - 128) table[code], with twice the values of an FP4 in the table: 0, 1, 2, 3, 4, 6, 8, 12, and the same
 // below zero.
 
 const GROUP_BLOCKS = 8u;
 const GROUP_WORDS = 36u;
 const CODES = 4u;
-const TABLE = vec4u(0x03020100u, 0x0c080604u, 0xfdfeff00u, 0xf4f8fafcu);
+const BYTES = vec4u(0x03020100u, 0x0c080604u, 0xfdfeff00u, 0xf4f8fafcu);
+
+fn table_entry(code: u32) -> f32 {
+    return f32(unpack4xI8(BYTES[code / 4u])[code % 4u]);
+}
 
 alias Head = f32;
 

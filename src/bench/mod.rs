@@ -3,7 +3,7 @@
 //!
 //! * [`speed`]: the device's own peak and bandwidth, by a kernel that only multiplies and one that only copies;
 //! * [`cases`]: every kernel at the shapes of a model's layer; [`kernels`] times them;
-//! * [`step`]: training steps of a model; [`generation`]: greedy decoding;
+//! * [`step`]: training steps of a model; [`formats`]: with its weights in several formats; [`generation`]: greedy decoding;
 //! * [`timer`]: how a graph is timed; [`report`]: all of it as text.
 //!
 //! Every figure is measured in the run that prints it. Rates count the operations of [`Op::flops`](crate::graph::Op::flops) and the bytes
@@ -12,6 +12,7 @@
 //! fit the caches can be moved faster than memory is, so a share of the bandwidth may exceed 100 %.
 
 pub mod cases;
+pub mod formats;
 pub mod generation;
 pub mod kernels;
 pub mod report;

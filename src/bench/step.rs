@@ -155,7 +155,8 @@ pub fn measure(
     })
 }
 
-fn train_one(trainer: &mut Trainer, batch: &Batch, step: u64) -> Result<()> {
+/// One optimizer step, to its end.
+pub(super) fn train_one(trainer: &mut Trainer, batch: &Batch, step: u64) -> Result<()> {
     trainer.begin(batch, 1.0 / batch.targets.len() as f64)?;
     let loss = trainer.complete(true)?;
     let norm = trainer.update(&hyper(step))?;
@@ -169,7 +170,8 @@ fn matmul_flops(graph: &Graph, counts: &Counts) -> f64 {
     graph.flops_of(counts, |op| op.name().starts_with("matmul") || op.name() == "linear_cross_entropy") as f64
 }
 
-fn median(values: &[f64]) -> f64 {
+/// Of an even number the upper one; NaN of none.
+pub(super) fn median(values: &[f64]) -> f64 {
     let mut values = values.to_vec();
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
@@ -178,9 +180,15 @@ fn median(values: &[f64]) -> f64 {
 /// Processor time that the calling thread has used, in seconds.
 #[cfg(unix)]
 fn thread_cpu_seconds() -> Option<f64> {
+    cpu_seconds(libc::CLOCK_THREAD_CPUTIME_ID)
+}
+
+/// What a clock of processor time shows.
+#[cfg(unix)]
+pub(super) fn cpu_seconds(clock: libc::clockid_t) -> Option<f64> {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the call fills in the structure that it is given.
-    let done = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
+    let done = unsafe { libc::clock_gettime(clock, &mut time) };
     (done == 0).then_some(time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9)
 }
 

@@ -8,7 +8,7 @@ use graftling::architecture::Architecture;
 use graftling::architecture::known;
 use graftling::bench::report::{Report, Table};
 use graftling::bench::speed::Speed;
-use graftling::bench::{generation, kernels, step};
+use graftling::bench::{formats, generation, kernels, step};
 use graftling::formats::atomic::write_atomically;
 use graftling::graph::{DType, Graph};
 use graftling::model::weights::WeightType;
@@ -34,7 +34,8 @@ use std::time::Duration;
   graftling bench --quick
   graftling bench --model SmolLM2-135M-Instruct.Q4_1.gguf
   graftling bench --model my-model --only step --batch-size 1 --max-length 512 --target-modules attention --json
-  graftling bench --model my-model --only step --trace step.json    (open it in ui.perfetto.dev or chrome://tracing)")]
+  graftling bench --model my-model --only step --trace step.json    (open it in ui.perfetto.dev or chrome://tracing)
+  graftling bench --model my-model --formats bf16,q8_0,q4_k,nf4")]
 pub struct BenchArgs {
     /// Model: a folder, a .gguf file, or a Hugging Face name
     #[arg(long, value_name = "M")]
@@ -66,6 +67,9 @@ pub struct BenchArgs {
     /// Timed steps, after one that is not counted
     #[arg(long, default_value_t = 3, value_name = "N")]
     steps: usize,
+    /// Only train the same steps with the weights in each of these formats, in turn, and compare them with the first
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "FORMATS", requires = "model", conflicts_with_all = ["only", "trace", "tuning", "weights"])]
+    formats: Vec<DType>,
     /// Write the dispatches of a step as a Chrome trace
     #[arg(long, value_name = "FILE", requires = "model")]
     trace: Option<PathBuf>,
@@ -99,7 +103,10 @@ const GENERATION: Duration = Duration::from_secs(3);
 /// Bad input in model or options; the GPU failed.
 pub fn run(args: BenchArgs) -> Result<()> {
     let model = args.check()?;
-    let (place, choices) = args.device.open(&args.step_graph(model.as_ref())?)?;
+    if let Some(model) = model.as_ref().filter(|_| !args.formats.is_empty()) {
+        return args.compare_formats(model);
+    }
+    let (place, choices) = args.device.open(&args.step_graphs(model.as_ref(), &[args.weight_type()])?)?;
     if args.tuning {
         return super::tuning::print(&choices, args.json);
     }
@@ -157,13 +164,7 @@ pub fn run(args: BenchArgs) -> Result<()> {
             let weights = super::with_bars(|bars| session::send(model, place.clone(), args.weight_type(), bars))?;
             let bar = Bar::new();
             if args.wants(Part::Step) {
-                let options = step::Options {
-                    lora: args.lora(config)?,
-                    recompute: args.recompute()?,
-                    batch_size: args.batch_size,
-                    max_length: args.max_length,
-                    steps: args.steps,
-                };
+                let options = args.step_options(config)?;
                 bar.lengthen(args.steps + 2);
                 let step = step::measure(weights.clone(), config, &options, best_product, || bar.did("training steps"))?;
                 report.step_kernels = timings::by_kernel(&step.timings);
@@ -204,13 +205,49 @@ impl BenchArgs {
         Ok(model)
     }
 
-    /// What the kernels are chosen for: the step of the model, if there is one.
-    fn step_graph(&self, model: Option<&OpenModel>) -> Result<Vec<Graph>> {
+    /// What the kernels are chosen for: the step of the model, if there is one, with its weights in each of these types.
+    fn step_graphs(&self, model: Option<&OpenModel>, weights: &[WeightType]) -> Result<Vec<Graph>> {
         let Some(model) = model else { return Ok(Vec::new()) };
         let config = &model.files.config;
-        let storage = model.storage(self.weight_type());
-        let loss = LossGraph::build(config, &storage, &self.lora(config)?.on(config), self.batch_size * self.max_length)?;
-        Ok(vec![loss.model.graph])
+        let adapter = self.lora(config)?.on(config);
+        let graph = |weights: &WeightType| {
+            let loss = LossGraph::build(config, &model.storage(*weights), &adapter, self.batch_size * self.max_length)?;
+            Ok(loss.model.graph)
+        };
+        weights.iter().map(graph).collect()
+    }
+
+    fn step_options(&self, config: &Architecture) -> Result<step::Options> {
+        Ok(step::Options {
+            lora: self.lora(config)?,
+            recompute: self.recompute()?,
+            batch_size: self.batch_size,
+            max_length: self.max_length,
+            steps: self.steps,
+        })
+    }
+
+    /// Steps with the weights in each of the formats asked for, and nothing else.
+    fn compare_formats(&self, model: &OpenModel) -> Result<()> {
+        let config = &model.files.config;
+        let types: Vec<WeightType> =
+            self.formats.iter().map(|&format| WeightType::asked(Some(format), !self.device.no_double_quant)).collect();
+        let (place, _) = self.device.open(&self.step_graphs(Some(model), &types)?)?;
+        let mut weights = Vec::new();
+        for (&format, &weight_type) in self.formats.iter().zip(&types) {
+            weights.push((format, super::with_bars(|bars| session::send(model, place.clone(), weight_type, bars))?));
+        }
+        let bar = Bar::new();
+        bar.lengthen(self.formats.len() * (self.steps + 1));
+        let steps = formats::compare(weights, config, &self.step_options(config)?, || bar.did("training steps"))?;
+        bar.hide();
+        match self.json {
+            true => {
+                let device = &place.device.info;
+                super::print_json(&json!({ "device": device.name, "driver": device.driver_info, "formats": steps }))
+            }
+            false => super::print(&formats::text(&steps)),
+        }
     }
 
     fn wants(&self, part: Part) -> bool {

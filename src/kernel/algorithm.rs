@@ -21,7 +21,7 @@ pub enum Loads {
     Elements,
     /// Elements, of 8 bytes a component where they are numbers by themselves: for CPU drivers.
     WideElements,
-    /// Blocks, of which a lane takes a few codes at a time.
+    /// Blocks, of which a lane takes a few codes at a time; in subgroups of exactly 8, as with the next.
     Blocks,
     /// Blocks, of which a lane takes all codes at once.
     WholeBlocks,
@@ -31,12 +31,17 @@ impl Loads {
     /// What fills the slots of an algorithm for this format; `None` for one without blocks where the algorithm takes blocks.
     fn slots(self, format: DType) -> Option<Vec<(&'static str, &'static str)>> {
         let stem = |suffix: &str| -> &'static str { format!("weights_{format}{suffix}").leak() };
-        let blocks = |words: &'static str| match format {
-            DType::Affine(affine) => {
-                let [loader, heads, scales] = affine.parts();
-                vec![("weights", loader), ("heads", heads), ("scales", scales), ("words", words)]
-            }
-            _ => vec![("weights", stem("")), ("words", words)],
+        let blocks = |words: &'static str| {
+            let mut slots = match format {
+                DType::Affine(affine) => {
+                    let [loader, heads, scales] = affine.parts();
+                    vec![("weights", loader), ("heads", heads), ("scales", scales)]
+                }
+                _ => vec![("weights", stem(""))],
+            };
+            slots.push(("words", words));
+            slots.extend(self.table(format).map(|table| ("table", table)));
+            slots
         };
         match (self, format.block() > 1) {
             _ if format == DType::U32 => None,
@@ -45,6 +50,20 @@ impl Loads {
             (Self::Blocks | Self::WholeBlocks, false) => None,
             (Self::WholeBlocks, true) => Some(blocks("words_wide")),
             (Self::Elements | Self::WideElements | Self::Blocks, true) => Some(blocks("words_plain")),
+        }
+    }
+
+    /// The part that looks up what codes number; `None` where a kernel has no slot for it.
+    fn table(self, format: DType) -> Option<&'static str> {
+        let by_choices = match format {
+            DType::NF4 => Some("table_tree"),
+            DType::FP4 => Some("table_signed"),
+            DType::IQ4_NL | DType::IQ4_XS | DType::MXFP4 => Some("byte_table"),
+            _ => None,
+        };
+        match self {
+            Self::Elements | Self::WideElements => by_choices,
+            Self::Blocks | Self::WholeBlocks => Some(if by_choices.is_some() { "table_lanes" } else { "no_table" }),
         }
     }
 }

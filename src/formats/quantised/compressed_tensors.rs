@@ -10,7 +10,7 @@
 //! | X.weight_shape | I64 `[2]` | out, in |
 //! | X.weight_g_idx | I32 `[in]` | the group of each column, where they were quantised by activation |
 //!
-//! `float-quantized`: FP8, see [`super::fp8`].
+//! `float-quantized`, and `naive-quantized` where that is of floats: FP8, see [`super::fp8`].
 
 use serde_json::Value;
 
@@ -21,18 +21,18 @@ use crate::Result;
 use crate::formats::stored::Stored;
 
 pub(super) fn check(scheme: &Scheme) -> Result<()> {
-    scheme.one_of("format", &["pack-quantized", "float-quantized", "mixed-precision"])?;
+    scheme.one_of("format", &["pack-quantized", "float-quantized", "naive-quantized", "mixed-precision"])?;
     scheme.one_of("quantization_status", &["compressed"])?;
     let groups = scheme.settings.get("config_groups").and_then(Value::as_object);
     for (name, group) in groups.into_iter().flatten() {
-        if let Some(form) =
-            group.get("format").and_then(Value::as_str).filter(|form| !matches!(*form, "pack-quantized" | "float-quantized"))
-        {
+        let form = group.get("format").and_then(Value::as_str).or(scheme.text("format")).unwrap_or_default();
+        if !matches!(form, "" | "pack-quantized" | "float-quantized" | "naive-quantized" | "mixed-precision") {
             return Err(scheme.bad(name, format!("has format {form}; graftling reads pack-quantized and float-quantized")));
         }
         let Some(weights) = group.get("weights").filter(|weights| !weights.is_null()) else { continue };
         let (bits, float) = (weights.get("num_bits").and_then(Value::as_u64), weights.get("type").and_then(Value::as_str));
-        if !matches!((bits, float), (Some(4 | 8), Some("int") | None) | (Some(8), Some("float"))) {
+        let is_int = matches!((bits, float), (Some(4 | 8), Some("int") | None)) && form != "naive-quantized";
+        if !is_int && (bits, float) != (Some(8), Some("float")) {
             let problem =
                 format!("has weights of {bits:?} bits ({float:?}); graftling reads whole numbers of 4 and 8 bits, and FP8");
             return Err(scheme.bad(name, problem.replace("Some(", "").replace(')', "")));

@@ -2,7 +2,7 @@
 //!
 //! | algorithm | for | tile |
 //! |---|---|---|
-//! | subgroup8 | CPU drivers with subgroups of 8 (lavapipe) | 16 x 32 or 8 x 32 in registers; 32 x 16, 32 x 8 where `n` is small |
+//! | subgroup8 | CPU drivers with subgroups of 8 (lavapipe) | 16 x 32 or 8 x 32 in registers; 32 x 16, 32 x 8 where `n` is small; of blocks 32 x 32 and 16 x 64 |
 //! | register | other CPU drivers | 8 x 8 in registers |
 //! | tiled | GPUs | 64 x 64 by way of workgroup memory; 16 x 64, 64 x 16 where `m` or `n` is small; 32 x 32, 128 x 128 if tuned |
 //! | narrow | GPUs, few columns or rows and a long `k` | 4 x 8, lanes along `k` |
@@ -79,7 +79,13 @@ static BLOCKS_16X32: Form =
 static BLOCKS_8X32: Form = tiles("subgroup8_blocks_8x32", &SUBGROUP8_BLOCKS, &[("SPREAD_ROWS", 8.0)], 8, 32)
     .only(Layout::NT)
     .with_low_rank(&SUBGROUP8_BLOCKS_LOW_RANK);
-static BLOCKS_8X64: Form = tiles("subgroup8_blocks_8x64", &SUBGROUP8_BLOCKS_BY_K, &[], 8, 64)
+static BLOCKS_32X32: Form = tiles("subgroup8_blocks_32x32", &SUBGROUP8_BLOCKS, &[("SPREAD_ROWS", 32.0)], 32, 32)
+    .only(Layout::NT)
+    .with_low_rank(&SUBGROUP8_BLOCKS_LOW_RANK);
+static BLOCKS_8X64: Form = tiles("subgroup8_blocks_8x64", &SUBGROUP8_BLOCKS_BY_K, &[("SPREAD_ROWS", 8.0)], 8, 64)
+    .only(Layout::NN)
+    .with_low_rank(&SUBGROUP8_BLOCKS_BY_K_LOW_RANK);
+static BLOCKS_16X64: Form = tiles("subgroup8_blocks_16x64", &SUBGROUP8_BLOCKS_BY_K, &[], 16, 64)
     .only(Layout::NN)
     .with_low_rank(&SUBGROUP8_BLOCKS_BY_K_LOW_RANK);
 static REGISTER_8X8: Form = form("register_8x8", &REGISTER, &[], Grid::Blocks(8));
@@ -241,7 +247,7 @@ impl Problem {
             forms.push(&SUBGROUP8_16X32);
             match self.dtype.block() {
                 1 => forms.extend([&SUBGROUP8_8X32, &SUBGROUP8_32X16]),
-                _ => forms.extend([&BLOCKS_16X32, &BLOCKS_8X32, &BLOCKS_8X64]),
+                _ => forms.extend([&BLOCKS_16X32, &BLOCKS_8X32, &BLOCKS_32X32, &BLOCKS_8X64, &BLOCKS_16X64]),
             }
         }
         if subgroup8 && self.n <= 16 {
@@ -278,9 +284,11 @@ impl Problem {
                 _ if self.is_vector() && dtype.block() > 1 => &BLOCKS_VECTOR,
                 _ if self.is_vector() => &SUBGROUP8_VECTOR,
                 // Blocks lie along k in NT and along n in NN.
-                _ if dtype.block() > 1 && layout == Layout::NN => &BLOCKS_8X64,
+                (..=8, _) if dtype.block() > 1 && layout == Layout::NN => &BLOCKS_8X64,
+                _ if dtype.block() > 1 && layout == Layout::NN => &BLOCKS_16X64,
                 (..=8, _) if dtype.block() > 1 => &BLOCKS_8X32,
-                _ if dtype.block() > 1 => &BLOCKS_16X32,
+                (..=16, _) if dtype.block() > 1 => &BLOCKS_16X32,
+                _ if dtype.block() > 1 => &BLOCKS_32X32,
                 (9.., ..=8) => &SUBGROUP8_32X8,
                 (9.., ..=16) => &SUBGROUP8_32X16,
                 (..=8, _) => &SUBGROUP8_8X32,
@@ -355,7 +363,7 @@ mod tests {
     /// Whatever a tuning table asks for, what is chosen takes the parameters that it will be given, in the weight's own format.
     #[test]
     fn what_is_chosen_suits_the_problem_whatever_a_table_says() {
-        let forms = [&ANY_SIZE, &SUBGROUP8_16X32, &SUBGROUP8_VECTOR, &BLOCKS_VECTOR, &BLOCKS_16X32, &BLOCKS_8X64, &REGISTER_8X8];
+        let forms = [&ANY_SIZE, &SUBGROUP8_16X32, &SUBGROUP8_VECTOR, &BLOCKS_VECTOR, &BLOCKS_32X32, &BLOCKS_16X64, &REGISTER_8X8];
         for id in forms.into_iter().chain([&TILED_64X64, &NARROW_4X8, &VECTOR]).map(|form| form.id).chain(["no form at all"]) {
             for (layout, dtype) in [Layout::NT, Layout::NN, Layout::TN].into_iter().flat_map(|l| DType::WEIGHTS.map(|d| (l, d))) {
                 for (size, aligned) in [([64, 64, 64], true), ([1, 64, 64], true), ([3, 5, 7], false), ([64, 1 << 23, 64], true)]
