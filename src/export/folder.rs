@@ -32,15 +32,8 @@ const TEXT_FILES: [&str; 9] = [
 ];
 
 /// What else an exported folder may hold.
-const OTHER_FILES: [&str; 7] = [
-    "config.json",
-    "model.safetensors.index.json",
-    "merge-report.json",
-    "adapter_config.json",
-    "adapters.safetensors",
-    "adapter_model.safetensors",
-    "adapter.safetensors",
-];
+const OTHER_FILES: [&str; 5] =
+    ["config.json", "model.safetensors.index.json", "merge-report.json", "adapter_config.json", "adapters.safetensors"];
 
 /// Writes the folder `out`, all or nothing, matrices in this type. `more` adds files of its own.
 ///

@@ -10,6 +10,8 @@ use crate::Result;
 
 /// What an adapter is, as its file says it.
 #[derive(Clone, Debug, PartialEq)]
+// There is one an adapter: nothing is gained by a box.
+#[allow(clippy::large_enum_variant)]
 pub enum AdapterFile {
     Peft(AdapterConfig),
     AdapterHub(BottleneckConfig),

@@ -281,7 +281,7 @@ mod tests {
             inputs[1].tensor = TensorType::new(Rows::Fixed(b[0]), b[1], DType::Q4_K);
             let (outputs, facts, tuning) = ([operand([m, n], &[0])], Facts::default(), Tuning::default());
             let call = Call { inputs: &inputs, outputs: &outputs, device: &facts, tuning: &tuning };
-            let dispatches = launch(&Matmul { layout, scale: 1.0 }, &call, 0, 0);
+            let dispatches = launch(&Matmul { layout, scale: 1.0 }, &call, At::default());
             let most = OPERATIONS_OF_A_DISPATCH as f64;
             assert!(dispatches.iter().all(|dispatch| dispatch.work <= most));
             let all: f64 = dispatches.iter().map(|dispatch| dispatch.work).sum();
