@@ -44,13 +44,15 @@ pub struct Top {
 }
 
 impl Look<'_> {
-    /// Checks the ids of a text.
+    /// Checks the ids of a text that is looked at with the adapter at this strength.
     ///
     /// # Errors
-    /// Bad input: there are none, too many, or one that the model does not have.
-    pub fn check_ids(&self, ids: &[u32]) -> Result<()> {
+    /// Bad input: there are none, too many, or one that the model does not have: the base model has none that the adapter adds. As
+    /// [`Look::adapter`].
+    pub fn check_ids(&self, ids: &[u32], strength: Option<f64>) -> Result<()> {
         let most = MOST_TOKENS.min(self.session.config().context());
         let vocabulary = self.session.tokens();
+        let known = if self.adapter(strength)?.is_some() { vocabulary } else { self.session.config().vocab_size };
         if ids.is_empty() {
             return Err(Error::bad_input("ids", "there are none", "give the ids of a text, as /api/tokens has them"));
         }
@@ -58,7 +60,12 @@ impl Look<'_> {
             let problem = format!("{} tokens, and a look is at {most} at the most", ids.len());
             return Err(Error::bad_input("ids", problem, "give a part of the text"));
         }
-        match ids.iter().find(|&&id| id as usize >= vocabulary) {
+        match ids.iter().find(|&&id| id as usize >= known) {
+            Some(&id) if (id as usize) < vocabulary => {
+                let text = self.model.tokenizer.decode(&[id], false).unwrap_or_default();
+                let problem = format!("{id} is a token that the adapter adds ({text}), and the base model has nothing for it");
+                Err(Error::bad_input("ids", problem, "leave it out of the text, or look with the adapter"))
+            }
             Some(id) => {
                 let problem = format!("{id} is not one of the model's {vocabulary} tokens");
                 Err(Error::bad_input("ids", problem, "give the ids of this model's tokenizer, as /api/tokens has them"))
