@@ -15,6 +15,7 @@ pub mod copy;
 pub mod dora_norm;
 pub mod dropout;
 pub mod embedding;
+pub mod expert_rows;
 pub mod gather_rows;
 pub mod global_norm;
 pub mod glu;
@@ -25,9 +26,11 @@ pub mod permute_columns;
 mod registry;
 pub mod rms_norm;
 pub mod rope;
+pub mod route;
 pub mod scale;
 pub mod scale_columns;
 pub mod softcap;
+pub mod sort_by_expert;
 
 pub use registry::{Example, OpEntry, Random, registry};
 
