@@ -81,6 +81,7 @@ pub fn run(args: TrainArgs) -> Result<i32> {
     let model = OpenModel::open_at(&options.model, beginning::template_time(&options))?;
     options.rope_scaling = rope_scaling::chosen(options.rope_scaling, options.init_adapter.as_deref())?;
     let model = super::rotated(model, options.rope_scaling);
+    let model = model.with_tokens_of(options.init_adapter.as_deref())?.with_tokens(&options.tokens())?;
     let prepared = Prepared::new(options, &model)?;
     if args.dry_run {
         let colour = terminal::has_colour(&std::io::stdout());

@@ -37,6 +37,8 @@ pub fn registry() -> Vec<OpEntry> {
     use super::*;
     vec![
         accumulate::entry(),
+        activate::entry(),
+        activate::backward_entry(),
         adamw::entry(),
         add::entry(),
         add_bias::entry(),
@@ -44,10 +46,12 @@ pub fn registry() -> Vec<OpEntry> {
         attention::backward_query_entry(),
         attention::backward_key_value_entry(),
         cache_rows::entry(),
+        column_sums::entry(),
         copy::entry(),
         dora_norm::entry(),
         dropout::entry(),
         embedding::entry(),
+        embedding::backward_entry(),
         expert_rows::to_entry(),
         expert_rows::from_entry(),
         expert_rows::dots_entry(),
@@ -62,6 +66,7 @@ pub fn registry() -> Vec<OpEntry> {
         matmul::experts_entry(),
         multiply_add::entry(),
         permute_columns::entry(),
+        replace_columns::entry(),
         rms_norm::entry(),
         rms_norm::backward_entry(),
         rope::entry(),
@@ -73,6 +78,7 @@ pub fn registry() -> Vec<OpEntry> {
         softcap::entry(),
         softcap::backward_entry(),
         sort_by_expert::entry(),
+        token_rows::entry(),
     ]
 }
 

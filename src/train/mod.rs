@@ -48,7 +48,6 @@ use trainer::Trainer;
 
 use crate::data::{Batch, Sampler};
 use crate::formats::atomic;
-use crate::formats::peft;
 use crate::gpu::Readback;
 use crate::ops::adamw::Hyper;
 use crate::plan::timings;
@@ -343,13 +342,13 @@ impl<'m> Run<'m> {
 
     /// Whether the model gives every token the same probability. Trained weights never do; zeroed ones do.
     fn is_indifferent(&self, loss: f64) -> bool {
-        let indifferent = (self.prepared.model.files.config.vocab_size as f64).ln();
+        let indifferent = (self.prepared.model.tokens as f64).ln();
         (loss - indifferent).abs() <= 1e-6 * indifferent
     }
 
     /// Says so if the model is dead; fails if it cannot learn either.
     fn check_alive(&self, loss: f64, grad_norm: f64) -> Result<()> {
-        let vocabulary = self.prepared.model.files.config.vocab_size;
+        let vocabulary = self.prepared.model.tokens;
         match (self.is_indifferent(loss), grad_norm == 0.0) {
             (true, true) => {
                 let problem = format!(
@@ -397,7 +396,7 @@ impl<'m> Run<'m> {
         }
         let (moments, _) = self.trainer.optimizer_state()?;
         let adapter = self.trainer.adapter().contents()?;
-        let taken_out = self.prepared.adapter.taken_out.clone();
+        let taken_out = self.prepared.adapter.taken_out().to_vec();
         let checkpoint = Checkpoint { state: self.state.clone(), adapter, moments, taken_out };
         let values = checkpoint.adapter.iter().chain(checkpoint.moments.iter().flatten());
         if !values.into_iter().all(|value| value.is_finite()) {
@@ -447,7 +446,8 @@ impl<'m> Run<'m> {
                 .note(&format!("warning: {} came while this run went on; it is kept under a name of its own", path.display()));
         }
         beginning::put_aside(&newcomers)?;
-        peft::save_adapter(&self.prepared.options.out, &self.prepared.adapter, &self.trainer.adapter().tensors()?)
+        let adapter = &self.prepared.adapter;
+        (adapter.save(&self.prepared.options.out, &self.trainer.adapter().tensors()?))
             .map_err(|error| checkpoint::with_last_good(&self.prepared.options.out, error))?;
         self.progress.finish();
         let last = self.metrics.history().last();

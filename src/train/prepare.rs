@@ -1,14 +1,13 @@
 //! From options to a run: everything is checked that can be checked before the GPU is touched and before a file is written. What of it
-//! the user is told, `summary` says; `records` is about the data.
+//! the user is told, `summary` says; `records` is about the data, and `fingerprint` about what a run that goes on must not change.
 
+mod fingerprint;
 mod records;
 mod summary;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-
-use sha2::{Digest, Sha256};
 
 use super::ask::adapter::Asked;
 use super::budget;
@@ -29,19 +28,21 @@ use super::tell::tensorboard::TensorBoard;
 use super::tell::{self, about::About};
 use super::trainer::Trainer;
 use super::{HeldOut, Run};
+use crate::adapter::added_tokens;
 use crate::adapter::end_of_turn::{self, EndOfTurn};
 use crate::adapter::rope_scaling;
-use crate::adapter::start::{self, Base, Start, Started};
+use crate::adapter::start::{self, Base, Started};
 use crate::adapter::{AdapterLayout, DeviceAdapter, Placement};
 use crate::cache::cache_folder;
 use crate::data::{Batch, Dataset, Sampler};
-use crate::formats::peft::{AdapterConfig, AdapterTensor};
+use crate::formats::adapter_file::AdapterFile;
+use crate::formats::peft::AdapterTensor;
 use crate::gpu::Device;
 use crate::graph::{Counts, Graph};
 use crate::kernel::Facts;
 use crate::model::weights::{DeviceWeights, WeightType};
 use crate::plan::autotune::Record;
-use crate::session::prefix_cache::{Kept, Lowest, PrefixCachePlan, PrefixCacheType, Seen};
+use crate::session::prefix_cache::{Kept, Lowest, PrefixCachePlan, Seen};
 use crate::session::{self, OpenModel, SessionOptions, Watch};
 use crate::{Error, Result};
 use records::{data_key, in_order, load_data, sampler_options, steps_of_epoch, steps_of_epochs};
@@ -51,8 +52,8 @@ pub struct Prepared<'m> {
     pub options: TrainOptions,
     pub data: Arc<Dataset>,
     pub eval_data: Option<Arc<Dataset>>,
-    /// What the adapter is, as PEFT will read it.
-    pub adapter: AdapterConfig,
+    /// What the adapter is, as its library will read it.
+    pub adapter: AdapterFile,
     /// Optimizer steps of the whole run.
     pub total_steps: u64,
     pub(super) model: &'m OpenModel,
@@ -70,6 +71,8 @@ pub struct Prepared<'m> {
     whole: Planner,
     prefix: PrefixCachePlan,
     shared: Arc<Shared>,
+    /// The tokenizer that is kept beside the adapter, by the names of its files; none where the model's own is right.
+    tokenizer_files: Vec<(&'static str, String)>,
 }
 
 impl<'m> Prepared<'m> {
@@ -116,6 +119,10 @@ impl<'m> Prepared<'m> {
         let planner = planner(model, &placement, weights, shape, prefix.lowest())?;
         let planner = planner.answering(checks.as_ref().map_or(0, |checks| checks.bytes));
         let planner = budget::within_budget(planner, options.recompute, options.memory_budget)?;
+        let tokenizer_files = match model.added.as_slice() {
+            [] => Vec::new(),
+            added => added_tokens::FILES.into_iter().zip(added_tokens::texts(&model.files, &model.tokenizer, added)?).collect(),
+        };
         Ok(Self {
             options,
             data,
@@ -133,6 +140,7 @@ impl<'m> Prepared<'m> {
             whole,
             prefix,
             shared,
+            tokenizer_files,
         })
     }
 
@@ -236,10 +244,12 @@ impl<'m> Prepared<'m> {
 
     /// The files that tell, beside the adapter, how to generate with it, by name; `None` where it needs no such file.
     pub(super) fn notes(&self) -> beginning::Notes {
-        [
+        let mut notes = vec![
             (end_of_turn::FILE, end_of_turn::content(&self.turn_ends())),
             (rope_scaling::FILE, rope_scaling::content(self.options.rope_scaling)),
-        ]
+        ];
+        notes.extend(self.tokenizer_files.iter().map(|(name, text)| (*name, Some(text.clone()))));
+        notes
     }
 
     /// Makes and locks the output folder, and finds what to go on from.
@@ -265,7 +275,7 @@ impl<'m> Prepared<'m> {
         }
         let purpose = self.purpose(self.options.resume);
         purpose.check_notes(&self.notes())?;
-        (output.state.may_replace, output.aside) = purpose.may_replace(&output.state.may_replace)?;
+        (output.state.may_replace, output.aside) = purpose.may_replace(&output.state.may_replace, self.adapter.weights_file())?;
         output.begins = output.checkpoint.is_none();
         Ok(output)
     }
@@ -343,7 +353,7 @@ impl<'m> Prepared<'m> {
         progress: Progress,
     ) -> Result<Run<'m>> {
         let Engine { mut trainer, held_out, answering, taken_out } = engine;
-        self.adapter.taken_out = taken_out;
+        self.adapter.set_taken_out(taken_out);
         let Output { lock, mut state, checkpoint, saved, begins, aside } = output;
         let out = &self.options.out;
         state.check_base_weights(out, trainer.weights().digest())?;
@@ -355,7 +365,7 @@ impl<'m> Prepared<'m> {
         let mut sampler = self.sampler.clone();
         if let Some(Checkpoint { state, adapter, moments: [first, second], taken_out }) = checkpoint {
             trainer.adapter().set_frozen(&self.placement.frozen_of(&taken_out))?;
-            self.adapter.taken_out = taken_out;
+            self.adapter.set_taken_out(taken_out);
             sampler.seek(state.position)?;
             trainer.restore(&adapter, [&first, &second], state.batches);
         }
@@ -407,57 +417,6 @@ impl<'m> Prepared<'m> {
     pub(super) fn check_steps(&self) -> u64 {
         self.options.check_steps.unwrap_or(self.total_steps.div_ceil(5).max(1))
     }
-
-    /// What of the adapter is not as every adapter was once.
-    fn adapter_print(&self) -> BTreeMap<String, String> {
-        let AdapterConfig { only, rank_pattern, alpha_pattern, use_dora, .. } = &self.adapter;
-        let start = self.options.init_lora_weights.unwrap_or_default();
-        let ratio = self.options.loraplus_lr_ratio.unwrap_or(1.0);
-        let entries = [
-            ("modules", only.is_some(), format!("{only:?}")),
-            ("rank_pattern", !rank_pattern.is_empty(), format!("{:?}", rank_pattern.entries())),
-            ("alpha_pattern", !alpha_pattern.is_empty(), format!("{:?}", alpha_pattern.entries())),
-            ("use_dora", *use_dora, "true".to_string()),
-            ("init_lora_weights", start != Start::default(), start.to_string()),
-            ("loraplus_lr_ratio", ratio != 1.0, ratio.to_string()),
-        ];
-        entries.into_iter().filter(|(_, set, _)| *set).map(|(name, _, value)| (name.to_string(), value)).collect()
-    }
-
-    /// All that the numbers of the run depend on, by name.
-    ///
-    /// # Errors
-    /// If a tensor of the model cannot be read.
-    pub fn fingerprint(&self) -> Result<BTreeMap<String, String>> {
-        let mut print = self.options.fingerprint(self.schedule.warmup_steps(), self.total_steps);
-        let AdapterConfig { r, lora_alpha, lora_dropout, target_modules, layers_to_transform, use_rslora, .. } = &self.adapter;
-        let layers = layers_to_transform.as_ref().map_or("all".to_string(), |layers| format!("{layers:?}"));
-        let start = self.start.as_ref().map_or("none".to_string(), |contents| {
-            let digest = Sha256::digest(bytemuck::cast_slice::<f32, u8>(contents));
-            digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
-        });
-        let more = [
-            ("model (content)", self.model.fingerprint()?),
-            ("data (content)", self.data.fingerprint()),
-            ("eval_data (content)", self.eval_data.as_ref().map_or("none".to_string(), |data| data.fingerprint())),
-            ("lora_r", r.to_string()),
-            ("lora_alpha", lora_alpha.to_string()),
-            ("lora_dropout", lora_dropout.to_string()),
-            ("use_rslora", use_rslora.to_string()),
-            ("target_modules", target_modules.join(",")),
-            ("layers", layers),
-            ("init_adapter (content)", start),
-        ];
-        print.extend(more.map(|(name, value)| (name.to_string(), value)));
-        print.extend(self.adapter_print());
-        // Checkpoints from before there were questions do not name them.
-        print.extend(self.checks.as_ref().map(|checks| ("check_data (content)".to_string(), checks.set.fingerprint())));
-        // A cache in f32 changes no number.
-        if self.prefix.train.is_some() && self.options.prefix_cache_type != PrefixCacheType::F32 {
-            print.insert("prefix_cache_type".to_string(), serde_json::json!(self.options.prefix_cache_type).to_string());
-        }
-        Ok(print)
-    }
 }
 
 /// The output folder, held by this process, and where the run in it stands.
@@ -496,7 +455,7 @@ pub(super) struct Engine {
     pub(super) trainer: Trainer,
     held_out: Option<HeldOut>,
     answering: Option<Answering>,
-    /// See [`AdapterConfig::taken_out`].
+    /// See [`crate::formats::peft::AdapterConfig::taken_out`].
     taken_out: Vec<AdapterTensor>,
 }
 

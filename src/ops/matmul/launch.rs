@@ -1,7 +1,7 @@
 //! The parameters with which a product, or each part of one, is dispatched.
 
 use super::variants::{Grid, Parameters, Problem, Variant};
-use super::{Matmul, MatmulLowRank, arithmetic};
+use super::{At, Matmul, MatmulLowRank, arithmetic};
 use crate::graph::{Bind, Call, Dispatch};
 use crate::kernel::Layout;
 use crate::kernel_params;
@@ -70,17 +70,16 @@ pub(super) struct Part {
     pub first_tile: usize,
 }
 
-/// `a_first` and `out_first` are the rows of a and out at which the product begins.
-fn parts(op: &Matmul, call: &Call, a_first: usize, out_first: usize) -> Vec<Part> {
-    parts_of_at_most(OPERATIONS_OF_A_DISPATCH, op, call, a_first, out_first)
+fn parts(op: &Matmul, call: &Call, at: At) -> Vec<Part> {
+    parts_of_at_most(OPERATIONS_OF_A_DISPATCH, op, call, at)
 }
 
 /// [`parts`] of at most so many operations, but for the last few rows of b that a part has at least.
-fn parts_of_at_most(operations: usize, op: &Matmul, call: &Call, a_first: usize, out_first: usize) -> Vec<Part> {
+fn parts_of_at_most(operations: usize, op: &Matmul, call: &Call, at: At) -> Vec<Part> {
     let (a, b) = (&call.inputs[0], &call.inputs[1]);
     let [m, n, k] = super::sizes(op.layout, [a.rows, a.columns()], [b.rows, b.columns()]);
-    let addend = if call.inputs.len() == 3 { HAS_ADDEND } else { 0 };
-    let (a_start, out_start) = (a_first * a.columns(), out_first * call.outputs[0].columns());
+    let addend = if call.inputs.len() == 3 { HAS_ADDEND } else { 0 } | if at.adds { ACCUMULATE } else { 0 };
+    let (a_start, out_start) = (at.a_row * a.columns(), at.out_row * call.outputs[0].columns());
     // How many there are may not change with the rows of a run, so the most that there can be count. Whole blocks of the formats.
     let rows_of_b = operations / (2 * a.tensor.shape.rows.max() * b.columns()).max(1);
     let rows_of_b = (rows_of_b / ROWS_AT_LEAST * ROWS_AT_LEAST).max(ROWS_AT_LEAST);
@@ -106,7 +105,7 @@ fn parts_of_at_most(operations: usize, op: &Matmul, call: &Call, a_first: usize,
                         ..whole
                     })
                     .collect(),
-                Layout::TN => vec![whole],
+                Layout::TN => vec![Part { b_start: at.b_row * n, ..whole }],
             }
         })
         .collect()
@@ -122,10 +121,10 @@ const ROWS_AT_LEAST: usize = 128;
 /// Steps of k in which the columns of b that a tile reads fit the second-level cache of a core, with the rows of a.
 const CACHED_STEPS: usize = 4096;
 
-pub(super) fn launch(op: &Matmul, call: &Call, a_first: usize, out_first: usize) -> Vec<Dispatch> {
+pub(super) fn launch(op: &Matmul, call: &Call, at: At) -> Vec<Dispatch> {
     let dispatch =
         |part: Part| dispatch(op, call, &part, &Variant::choose(&problem(op, call, &part), call.device, call.tuning), None);
-    parts(op, call, a_first, out_first).into_iter().map(dispatch).collect()
+    parts(op, call, at).into_iter().map(dispatch).collect()
 }
 
 /// The low-rank term goes with the part that starts the sums; where the kernels cannot take it, it follows as a product that adds to out.
@@ -135,7 +134,7 @@ pub(super) fn low_rank(op: &MatmulLowRank, call: &Call) -> Vec<Dispatch> {
     let inputs = [&call.inputs[..2], &call.inputs[4..]].concat();
     let inner = Call { inputs: &inputs, ..*call };
     let rank = call.inputs[2].columns();
-    let plan: Vec<(Part, Variant)> = (parts(&product, &inner, 0, 0).into_iter())
+    let plan: Vec<(Part, Variant)> = (parts(&product, &inner, At::default()).into_iter())
         .map(|part| (part, Variant::choose(&problem(&product, &inner, &part), call.device, call.tuning)))
         .collect();
     let fused = rank.is_multiple_of(4) && plan.iter().all(|(_, variant)| variant.low_rank.is_some());
@@ -160,7 +159,7 @@ pub(super) fn low_rank(op: &MatmulLowRank, call: &Call) -> Vec<Dispatch> {
             Bind::InputPart(index, part) => Bind::InputPart(index + 2, part),
             other => other,
         };
-        dispatches.extend(parts(&term, &inner, 0, 0).into_iter().map(|part| {
+        dispatches.extend(parts(&term, &inner, At::default()).into_iter().map(|part| {
             let part = Part { flags: ACCUMULATE, ..part };
             dispatch(&term, &inner, &part, &Variant::choose(&problem(&term, &inner, &part), call.device, call.tuning), None)
                 .rebind(of_term)
@@ -302,10 +301,10 @@ mod tests {
                 let tuning = Tuning::default();
                 let call = Call { inputs: &inputs, outputs: &outputs, device: &facts, tuning: &tuning };
                 let op = Matmul { layout, scale: 1.0 };
-                let whole = product(&parts(&op, &call, 0, 0), layout, [&a, &b], splits, [m, n, k]);
+                let whole = product(&parts(&op, &call, At::default()), layout, [&a, &b], splits, [m, n, k]);
                 assert!(whole.iter().all(|value| value.is_finite()));
                 for rows in [1, 130, 300] {
-                    let parts = parts_of_at_most(2 * m * b_columns * rows, &op, &call, 0, 0);
+                    let parts = parts_of_at_most(2 * m * b_columns * rows, &op, &call, At::default());
                     assert!(parts.len() >= splits.len());
                     assert!(
                         parts.iter().all(|part| if layout == Layout::NT { part.n } else { part.k } <= rows.max(ROWS_AT_LEAST))
@@ -330,7 +329,7 @@ mod tests {
             inputs[1].tensor = TensorType::new(Rows::Fixed(b[0]), b[1], DType::Q4_K);
             let (outputs, facts, tuning) = ([operand([m, n], &[0])], Facts::default(), Tuning::default());
             let call = Call { inputs: &inputs, outputs: &outputs, device: &facts, tuning: &tuning };
-            let dispatches = launch(&Matmul { layout, scale: 1.0 }, &call, 0, 0);
+            let dispatches = launch(&Matmul { layout, scale: 1.0 }, &call, At::default());
             let most = OPERATIONS_OF_A_DISPATCH as f64;
             assert!(dispatches.iter().all(|dispatch| dispatch.work <= most));
             let all: f64 = dispatches.iter().map(|dispatch| dispatch.work).sum();

@@ -46,6 +46,16 @@ pub struct Matmul {
     pub scale: f64,
 }
 
+/// Where a product begins in its buffers, and whether it adds to what `out` holds.
+#[derive(Clone, Copy, Default)]
+pub(super) struct At {
+    pub a_row: usize,
+    /// Of TN only.
+    pub b_row: usize,
+    pub out_row: usize,
+    pub adds: bool,
+}
+
 impl Matmul {
     /// Appends the product to `graph`, with the addend if there is one.
     ///
@@ -63,9 +73,9 @@ impl Matmul {
         graph.apply_one(self, &inputs, name)
     }
 
-    /// [`Op::launch`] for a product of which a begins at row `a_first` of its buffer and out at row `out_first`.
-    pub(super) fn launch_rows(&self, call: &Call, a_first: usize, out_first: usize) -> Vec<Dispatch> {
-        launch::launch(self, call, a_first, out_first)
+    /// [`Op::launch`] for a product of rows within its buffers.
+    pub(super) fn launch_at(&self, call: &Call, at: At) -> Vec<Dispatch> {
+        launch::launch(self, call, at)
     }
 
     /// Layout and operands of the products that are the gradients of a and b, where d is that of out.
@@ -170,7 +180,7 @@ impl Op for Matmul {
     }
 
     fn launch(&self, call: &Call) -> Vec<Dispatch> {
-        launch::launch(self, call, 0, 0)
+        launch::launch(self, call, At::default())
     }
 
     fn flops(&self, inputs: &[[usize; 2]], _: &[[usize; 2]]) -> u64 {

@@ -18,7 +18,7 @@ pub(super) fn load_data(options: &TrainOptions, model: &OpenModel, max_length: u
         let load_options = LoadOptions { max_length, long_records: options.long_records, eval_split };
         let (data, held_out) = data::load_files(paths, &model.tokenizer, model.template.as_ref(), load_options)?;
         for data in std::iter::once(&data).chain(&held_out) {
-            data.check_vocabulary(model.files.config.vocab_size)?;
+            data.check_vocabulary(model.tokens)?;
         }
         Ok((data, held_out))
     };
