@@ -69,7 +69,7 @@ fn add_step(products: Products, step: u32, thread: vec3u) -> Products {
 // Stores row 0 and moves the others up, so that there is one store site: a fourth of the compile time.
 fn store_block(i: u32, j: u32, sums: mat4x4f) {
     var rows = sums;
-    for (var row = i; row < min(i + 4u, params.m); row++) {
+    for (var row = i; row < min(i + 4u, rows_end()); row++) {
         store4(row, j, rows[0]);
         rows = mat4x4f(rows[1], rows[2], rows[3], vec4f());
     }
@@ -81,10 +81,11 @@ fn main(
     @builtin(local_invocation_id) thread: vec3u,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let first_row = group.x * ROW_BLOCKS * 4u;
+    let begun = begin(group, ROW_BLOCKS * 4u);
+    let first_row = begun.row;
     let first_column = group.y * COLUMN_BLOCKS * 4u;
     var sums = Sums();
-    for (var k = 0u; k < all_steps(); k += K_TILE) {
+    for (var k = 0u; k < begun.steps + more_steps(); k += K_TILE) {
         for (var number = lane; number < A_WORDS / GROUP; number += THREADS_X * THREADS_Y) {
             let place = place_in_tile(number, ROW_BLOCKS, A_BY_K);
             stage_a(place, first_row + place.x * 4u, k + place.y * GROUP);

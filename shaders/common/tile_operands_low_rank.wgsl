@@ -6,8 +6,9 @@
 @group(0) @binding(5) var<storage, read> u: array<vec4f>; // [m, rank]
 @group(0) @binding(6) var<storage, read> v: array<vec4f>; // [n, rank], or where B_BY_K [rank, n]
 
-fn all_steps() -> u32 {
-    return params.k + params.rank;
+// Steps that follow those of k.
+fn more_steps() -> u32 {
+    return params.rank;
 }
 
 fn a_block_or_zero(i: u32, k: u32) -> mat4x4f {

@@ -21,6 +21,9 @@ kernel_params!(pub(super) Params {
     rank: u32,
     low_rank_scale: f32,
     v_start: u32,
+    first_expert: u32,
+    end_expert: u32,
+    first_tile: u32,
 });
 
 kernel_params!(pub(super) GeneralParams {
@@ -37,26 +40,34 @@ kernel_params!(pub(super) GeneralParams {
     b_start: u32,
     out_start: u32,
     out_row: u32,
+    first_expert: u32,
+    end_expert: u32,
+    first_tile: u32,
 });
 
-const HAS_ADDEND: u32 = 1;
-const ACCUMULATE: u32 = 2;
+pub(super) const HAS_ADDEND: u32 = 1;
+pub(super) const ACCUMULATE: u32 = 2;
+/// Of products by experts: k runs over the rows of each.
+pub(super) const ALONG_ROWS: u32 = 4;
 
 /// One product, or one part of it where `b` is split by rows: parts of an NT product make ranges of the output's columns,
 /// parts of an NN product are ranges of k, of which the later ones add to the first. A product of more than
 /// [`OPERATIONS_OF_A_DISPATCH`] is split in the same way, and on CPU drivers a long k: the columns of b that a tile reads then stay in
 /// the cache for the next tile of rows.
-#[derive(Clone, Copy, Debug)]
-struct Part {
-    index: usize,
-    m: usize,
-    n: usize,
-    k: usize,
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Part {
+    pub index: usize,
+    pub m: usize,
+    pub n: usize,
+    pub k: usize,
     /// First element of a, of this part of b, of out.
-    a_start: usize,
-    b_start: usize,
-    out_start: usize,
-    flags: u32,
+    pub a_start: usize,
+    pub b_start: usize,
+    pub out_start: usize,
+    pub flags: u32,
+    /// First expert and the one behind the last, and the first tile; see [`super::experts`].
+    pub experts: [usize; 2],
+    pub first_tile: usize,
 }
 
 fn parts(op: &Matmul, call: &Call, at: At) -> Vec<Part> {
@@ -75,7 +86,7 @@ fn parts_of_at_most(operations: usize, op: &Matmul, call: &Call, at: At) -> Vec<
     let longest = if call.device.cpu_driver { CACHED_STEPS.min(rows_of_b) } else { rows_of_b };
     b.parts()
         .flat_map(|(index, rows)| {
-            let whole = Part { index, m, n, k, a_start, b_start: 0, out_start, flags: addend };
+            let whole = Part { index, m, n, k, a_start, out_start, flags: addend, ..Part::default() };
             match op.layout {
                 Layout::NT => (rows.clone().step_by(rows_of_b))
                     .map(|first| Part {
@@ -102,7 +113,7 @@ fn parts_of_at_most(operations: usize, op: &Matmul, call: &Call, at: At) -> Vec<
 
 /// A slow GPU of a laptop does so many in a third of a second; a system's watchdog ends what takes two seconds, and cannot be told how far
 /// it is.
-const OPERATIONS_OF_A_DISPATCH: usize = 64_000_000_000;
+pub(super) const OPERATIONS_OF_A_DISPATCH: usize = 64_000_000_000;
 
 /// Rows of b that a part has at least, and of which it has a multiple: as many as tiles of a workgroup have columns.
 const ROWS_AT_LEAST: usize = 128;
@@ -158,13 +169,13 @@ pub(super) fn low_rank(op: &MatmulLowRank, call: &Call) -> Vec<Dispatch> {
 }
 
 /// What a kernel is told of a low-rank term.
-struct LowRank {
+pub(super) struct LowRank {
     rank: usize,
     scale: f64,
     v_start: usize,
 }
 
-fn dispatch(op: &Matmul, call: &Call, part: &Part, variant: &Variant, low_rank: Option<LowRank>) -> Dispatch {
+pub(super) fn dispatch(op: &Matmul, call: &Call, part: &Part, variant: &Variant, low_rank: Option<LowRank>) -> Dispatch {
     let (a, b, out) = (&call.inputs[0], &call.inputs[1], &call.outputs[0]);
     let rows_of = |each: usize| part.m.div_ceil(each);
     let workgroups = match variant.grid {
@@ -175,18 +186,55 @@ fn dispatch(op: &Matmul, call: &Call, part: &Part, variant: &Variant, low_rank: 
     let (m, n, k) = (part.m as u32, part.n as u32, part.k as u32);
     let (a_start, out_start, out_row) = (part.a_start as u32, part.out_start as u32, out.columns() as u32);
     let (b_start, flags, scale) = (part.b_start as u32, part.flags, op.scale as f32);
+    let ([first_expert, end_expert], first_tile) = (part.experts.map(|expert| expert as u32), part.first_tile as u32);
     let params = if variant.parameters == Parameters::General {
         let (a_row, a_k, b_column, b_k) = match op.layout {
             Layout::NT => (a_columns, 1, b_columns, 1),
             Layout::NN => (a_columns, 1, 1, b_columns),
             Layout::TN => (1, a_columns, 1, b_columns),
         };
-        GeneralParams { m, n, k, flags, scale, a_row, a_k, a_start, b_column, b_k, b_start, out_start, out_row }.bytes()
+        GeneralParams {
+            m,
+            n,
+            k,
+            flags,
+            scale,
+            a_row,
+            a_k,
+            a_start,
+            b_column,
+            b_k,
+            b_start,
+            out_start,
+            out_row,
+            first_expert,
+            end_expert,
+            first_tile,
+        }
+        .bytes()
     } else {
         let (rank, low_rank_scale, v_start) =
             low_rank.as_ref().map_or((0, 0.0, 0), |term| (term.rank as u32, term.scale as f32, term.v_start as u32));
         let a_row = a_columns;
-        Params { m, n, k, flags, scale, a_start, a_row, b_start, out_start, out_row, rank, low_rank_scale, v_start }.bytes()
+        Params {
+            m,
+            n,
+            k,
+            flags,
+            scale,
+            a_start,
+            a_row,
+            b_start,
+            out_start,
+            out_row,
+            rank,
+            low_rank_scale,
+            v_start,
+            first_expert,
+            end_expert,
+            first_tile,
+        }
+        .bytes()
     };
     // Without an addend its binding is any other input: the kernel does not read it.
     let addend = Bind::Input(if call.inputs.len() == 3 { 2 } else { 0 });
@@ -196,7 +244,7 @@ fn dispatch(op: &Matmul, call: &Call, part: &Part, variant: &Variant, low_rank: 
 }
 
 /// The part as it is in every run: row counts that change are replaced by their maximum.
-fn problem(op: &Matmul, call: &Call, part: &Part) -> Problem {
+pub(super) fn problem(op: &Matmul, call: &Call, part: &Part) -> Problem {
     let (a, b, out) = (&call.inputs[0], &call.inputs[1], &call.outputs[0]);
     let most_a_rows = a.tensor.shape.rows.max();
     let (m, k) = match op.layout {
