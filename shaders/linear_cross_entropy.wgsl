@@ -6,12 +6,12 @@
 // its columns so far and the sum of exponentials relative to it, so no pass is spent on the maximum alone. Accumulates in f32, in a
 // fixed order.
 
-struct Params { rows: u32, columns: u32, first: u32, with_gradient: u32 }
+struct Params { rows: u32, columns: u32, stride: u32, first: u32, with_gradient: u32 }
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> targets: array<u32>;          // [supervised]
 @group(0) @binding(2) var<storage, read> weight: array<f32>;           // [1]
-@group(0) @binding(3) var<storage, read_write> logits: array<f32>;     // [rows, columns], this chunk
+@group(0) @binding(3) var<storage, read_write> logits: array<f32>;     // [rows, stride], this chunk; the first columns count
 @group(0) @binding(4) var<storage, read_write> nll: array<f32>;        // [supervised]
 
 const LANES = 64u;
@@ -25,7 +25,7 @@ fn capped_logit(at: u32) -> f32 {
 @compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) lane: u32) {
     let row = group.y * groups.x + group.x;
-    let start = min(row, params.rows - 1u) * params.columns;
+    let start = min(row, params.rows - 1u) * params.stride;
     var largest = -3.4e38; // below every logit; not -inf, which WGSL does not promise
     var sum = 0.0;
     for (var c = lane; c < params.columns; c += LANES) {

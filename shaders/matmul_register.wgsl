@@ -9,14 +9,14 @@
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) lane: u32) {
     let blocks_n = (params.n + 7u) / 8u;
     let block = (group.y * groups.x + group.x) * 64u + lane;
-    let i = block / blocks_n * 8u;
+    let i = begin(vec3u(block / blocks_n, 0u, group.z), 8u).row;
     let j = block % blocks_n * 8u;
-    if i >= params.m {
+    if i >= rows_end() {
         return;
     }
     var left: EightRows;
     var right: EightRows;
-    for (var k = 0u; k < params.k; k += 4u) {
+    for (var k = 0u; k < steps_end(); k += 4u) {
         let b_left = b_block(j, k);
         let b_right = b_block(j + 4u, k);
         for (var row = 0u; row < 8u; row++) {
@@ -25,6 +25,6 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
             right[row] = add_products(right[row], x, b_right);
         }
     }
-    store_rows(i, min(i + 8u, params.m), j, left);
-    store_rows(i, min(i + 8u, params.m), j + 4u, right);
+    store_rows(i, min(i + 8u, rows_end()), j, left);
+    store_rows(i, min(i + 8u, rows_end()), j + 4u, right);
 }

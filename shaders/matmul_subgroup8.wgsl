@@ -29,12 +29,12 @@ fn own_block(at: u32, k: u32) -> mat4x4f {
 
 @compute @workgroup_size(8)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocation_id) lane: u32) {
-    let tile = select(group.xy, group.yx, SWAPPED);
-    let first = tile.x * SPREAD_ROWS;
-    let own = tile.y * 32u + lane * 4u;
+    let begun = begin(group, select(SPREAD_ROWS, 32u, SWAPPED)).row;
+    let first = select(begun, group.y * SPREAD_ROWS, SWAPPED);
+    let own = select(group.y * 32u, begun, SWAPPED) + lane * 4u;
     var low: EightRows;
     var high: EightRows;
-    for (var k = 0u; k < params.k; k += 4u) {
+    for (var k = 0u; k < steps_end(); k += 4u) {
         let block = own_block(own, k);
         low = add_rows(low, spread_steps(first + lane, k), block);
         if SPREAD_ROWS == 16u {
@@ -54,9 +54,9 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocation_id) la
                 high = add_rows(high, u_steps(first + 8u + lane, k), block);
             }
         }
-        store_rows(first, min(first + 8u, params.m), own, low);
+        store_rows(first, min(first + 8u, rows_end()), own, low);
         if SPREAD_ROWS == 16u {
-            store_rows(first + 8u, min(first + 16u, params.m), own, high);
+            store_rows(first + 8u, min(first + 16u, rows_end()), own, high);
         }
     }
 }

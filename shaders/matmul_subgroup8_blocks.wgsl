@@ -10,21 +10,21 @@ override SPREAD_ROWS: u32 = 16u; // 8, 16 or 32
 
 // a[i, k .. k + 8]
 fn a_eight(i: u32, k: u32) -> Eight {
-    return load_a8((params.a_start + min(i, params.m - 1u) * params.a_row + k) / 8u);
+    return load_a8((a_first() + min(i, rows_end() - 1u) * params.a_row + k) / 8u);
 }
 
 @compute @workgroup_size(8)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocation_id) lane: u32) {
     prepare(lane);
-    let first = group.x * SPREAD_ROWS;
+    let first = begin(group, SPREAD_ROWS).row;
     let own = group.y * 32u + lane * 4u;
-    let rows = min(vec4u(own) + vec4u(0u, 1u, 2u, 3u), vec4u(params.n - 1u)) * (params.k / 32u) + params.b_start / 32u;
+    let rows = min(vec4u(own) + vec4u(0u, 1u, 2u, 3u), vec4u(params.n - 1u)) * (params.k / 32u) + b_first() / 32u;
     // Eight rows each.
     var rows0: EightRows;
     var rows1: EightRows;
     var rows2: EightRows;
     var rows3: EightRows;
-    for (var block = 0u; block < params.k / 32u; block++) {
+    for (var block = 0u; block < steps_end() / 32u; block++) {
         let at = rows + block;
         let head = array<Head, 4>(load_head(at.x), load_head(at.y), load_head(at.z), load_head(at.w));
         for (var eight = 0u; eight < 4u; eight++) {
@@ -67,12 +67,12 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocation_id) la
             rows3 = add_rows(rows3, u_steps(first + 24u + lane, k), block);
         }
     }
-    store_rows(first, min(first + 8u, params.m), own, rows0);
+    store_rows(first, min(first + 8u, rows_end()), own, rows0);
     if SPREAD_ROWS >= 16u {
-        store_rows(first + 8u, min(first + 16u, params.m), own, rows1);
+        store_rows(first + 8u, min(first + 16u, rows_end()), own, rows1);
     }
     if SPREAD_ROWS >= 32u {
-        store_rows(first + 16u, min(first + 24u, params.m), own, rows2);
-        store_rows(first + 24u, min(first + 32u, params.m), own, rows3);
+        store_rows(first + 16u, min(first + 24u, rows_end()), own, rows2);
+        store_rows(first + 24u, min(first + 32u, rows_end()), own, rows3);
     }
 }

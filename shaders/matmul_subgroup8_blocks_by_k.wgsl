@@ -12,10 +12,10 @@ override SPREAD_ROWS: u32 = 16u; // 8 or 16
 @compute @workgroup_size(8)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocation_id) lane: u32) {
     prepare(lane);
-    let first = group.x * SPREAD_ROWS;
+    let first = begin(group, SPREAD_ROWS).row;
     let own = group.y * 64u + lane * 8u;
     let blocks = params.n / 32u; // in a row of b
-    let b = params.b_start / 32u;
+    let b = b_first() / 32u;
     // Past the end of n the last block is read instead; its results are not stored.
     let own_block = b + min(own / 32u, blocks - 1u);
     let eight = lane % 4u;
@@ -27,7 +27,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocation_id) la
     var far0: EightRows;
     var near1: EightRows;
     var far1: EightRows;
-    for (var k = 0u; k < params.k; k += 4u) {
+    for (var k = 0u; k < steps_end(); k += 4u) {
         let heads = load_head((k + lane / 2u) * blocks + spread_block);
         let head = array<Head, 4>(
             select(subgroupBroadcast(heads, 0u), subgroupBroadcast(heads, 1u), is_second),
@@ -79,10 +79,10 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocation_id) la
             far1 = add_rows(far1, spread1, far);
         }
     }
-    store_rows(first, min(first + 8u, params.m), own, near0);
-    store_rows(first, min(first + 8u, params.m), own + 4u, far0);
+    store_rows(first, min(first + 8u, rows_end()), own, near0);
+    store_rows(first, min(first + 8u, rows_end()), own + 4u, far0);
     if SPREAD_ROWS >= 16u {
-        store_rows(first + 8u, min(first + 16u, params.m), own, near1);
-        store_rows(first + 8u, min(first + 16u, params.m), own + 4u, far1);
+        store_rows(first + 8u, min(first + 16u, rows_end()), own, near1);
+        store_rows(first + 8u, min(first + 16u, rows_end()), own + 4u, far1);
     }
 }

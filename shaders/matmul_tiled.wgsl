@@ -7,7 +7,7 @@
 // Why it is fast: workgroup memory is read once per 8 multiply-adds a word, global memory once per 64; neighbours read
 // neighbouring words; two workgroups fit where one waits for memory.
 // An invocation's second block of rows (columns) is half a tile away from the first, so that neighbours read neighbouring words.
-// Dispatch: x = tiles of rows, y = tiles of columns, z = parts of k (matmul_sum_parts adds them up, where there are several).
+// Dispatch: x = tiles of rows, y = tiles of columns, z = parts of k or experts, where there are any.
 // Traffic: a is read n / 64 times and b m / 64 times.
 // Accumulates in f32 along k in order; products as tile_f32 or tile_f16 says. DOWN and ACROSS make smaller tiles, for LoRA's r rows or
 // columns.
@@ -30,10 +30,10 @@ struct Sums {
 }
 
 // Stores row 0 and moves the others up, so that there is one store site: a fourth of the compile time.
-fn store_block(part: u32, i: u32, j: u32, sums: mat4x4f) {
+fn store_block(i: u32, j: u32, sums: mat4x4f) {
     var rows = sums;
-    for (var row = i; row < min(i + 4u, params.m); row++) {
-        store4_of_part(part, row, j, rows[0]);
+    for (var row = i; row < min(i + 4u, rows_end()); row++) {
+        store4(row, j, rows[0]);
         rows = mat4x4f(rows[1], rows[2], rows[3], vec4f());
     }
 }
@@ -44,21 +44,22 @@ fn main(
     @builtin(local_invocation_id) thread: vec3u,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let first_row = group.x * ROW_BLOCKS * 4u;
+    let begun = begin(group, ROW_BLOCKS * 4u);
+    let first_row = begun.row;
     let first_column = group.y * COLUMN_BLOCKS * 4u;
-    let sums = products_of_tile(first_row, first_column, group.z, thread, lane);
+    let sums = products_of_tile(begun, first_column, thread, lane);
     let top = first_row + thread.y * 4u;
     let left = first_column + thread.x * 4u;
     let bottom = top + THREADS_Y * 4u;
     let right = left + THREADS_X * 4u;
-    store_block(group.z, top, left, sums.top_left);
+    store_block(top, left, sums.top_left);
     if DOWN == 2u {
-        store_block(group.z, bottom, left, sums.bottom_left);
+        store_block(bottom, left, sums.bottom_left);
     }
     if ACROSS == 2u {
-        store_block(group.z, top, right, sums.top_right);
+        store_block(top, right, sums.top_right);
         if DOWN == 2u {
-            store_block(group.z, bottom, right, sums.bottom_right);
+            store_block(bottom, right, sums.bottom_right);
         }
     }
 }

@@ -1,12 +1,13 @@
-// scatter_rows: d_x[rows[s]] = d_y[s], and zero in the rows that are not chosen. One workgroup a row of d_x; it looks its number up
-// in the strictly increasing `rows` by binary search, so every element is written once, by one invocation.
+// uses: sorted_search
+// scatter_rows: d_x[chosen[s]] = d_y[s], and zero in the rows that are not chosen. One workgroup a row of d_x; it looks its number up
+// in the strictly increasing `chosen` by binary search, so every element is written once, by one invocation.
 // Traffic: reads d_y once, writes d_x once. No accumulation.
 
 struct Params { rows: u32, columns: u32, chosen: u32 }
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> d_y: array<f32>;       // [chosen, columns]
-@group(0) @binding(2) var<storage, read> rows: array<u32>;      // [chosen], strictly increasing
+@group(0) @binding(2) var<storage, read> chosen: array<u32>;    // [chosen], strictly increasing
 @group(0) @binding(3) var<storage, read_write> d_x: array<f32>; // [rows, columns]
 
 @compute @workgroup_size(64)
@@ -15,25 +16,11 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
     if row >= params.rows {
         return;
     }
-    // The first s with rows[s] >= row lies in low ..= high.
-    var low = 0u;
-    var high = params.chosen;
-    while low < high {
-        let middle = (low + high) / 2u;
-        if rows[middle] < row {
-            low = middle + 1u;
-        } else {
-            high = middle;
-        }
-    }
-    var is_chosen = false;
-    if low < params.chosen {
-        is_chosen = rows[low] == row;
-    }
+    let index = index_among_chosen(row, params.chosen);
     for (var c = lane; c < params.columns; c += 64u) {
         var value = 0.0;
-        if is_chosen {
-            value = d_y[low * params.columns + c];
+        if index < params.chosen {
+            value = d_y[index * params.columns + c];
         }
         d_x[row * params.columns + c] = value;
     }

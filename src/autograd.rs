@@ -4,7 +4,7 @@
 //! gradient rule ([`crate::graph::Op::derivative`]), but only for inputs that depend on an adapter. So a frozen weight never has a gradient node,
 //! and everything below the lowest adapted layer has no backward at all and keeps no activation.
 
-use crate::graph::{Derivative, Graph, Origin, ShapeError, ValueId, Vjp};
+use crate::graph::{DType, Derivative, Graph, Origin, ShapeError, ValueId, Vjp};
 use crate::ops::add::Add;
 use std::collections::HashMap;
 
@@ -108,7 +108,9 @@ fn depends_on(graph: &Graph, wrt: &[ValueId]) -> Vec<bool> {
     }
     for node in graph.nodes() {
         if node.inputs.iter().any(|id| depends[id.0]) {
-            node.outputs.iter().for_each(|id| depends[id.0] = true);
+            // What is chosen by a number, as an expert is by the router, does not change with it but where it jumps.
+            let numbers = node.outputs.iter().filter(|id| graph[**id].tensor.dtype != DType::U32);
+            numbers.for_each(|id| depends[id.0] = true);
         }
     }
     depends

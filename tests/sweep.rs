@@ -196,6 +196,29 @@ fn a_changed_sweep_is_told_and_a_changed_run_is_refused() {
     assert!(err.contains("check_data (content) was"), "{err}");
 }
 
+/// Methods as arms: a budget sets the rank of one and the widths of the others.
+#[test]
+fn methods_are_compared_at_one_budget() {
+    let (head, _) = SWEEP.split_once("[axes]").unwrap();
+    let arms: String = ["lora", "houlsby", "pfeiffer", "parallel"]
+        .map(|method| format!("[[arm]]\nname = \"{method}\"\nadapter_method = \"{method}\"\n"))
+        .concat();
+    let file = head
+        .replace("seeds = [1, 2]", "seeds = [1]")
+        .replace("lora_dropout = 0.1\n", "")
+        .replace("budget = 1500", "budget = 2500");
+    let shop = shop(&(file + &arms));
+    run(sweep(&shop, &["--config", "sweep.toml", "--out", "out"]), 0);
+    let results = results(&shop, "out");
+    // On three layers of 32 features: (2 x 32 + 1) for each unit of width and 32 besides, twice a layer or once. A unit of rank has 1,536.
+    let plan = |arm: usize| [&results["arms"][arm]["plan"]["rank"], &results["arms"][arm]["plan"]["parameters"]].map(number);
+    let expected = |width: f64, places: f64| [width, places * (65.0 * width + 32.0)];
+    assert_eq!([0, 1, 2, 3].map(plan), [[1.0, 1536.0], expected(5.0, 6.0), expected(12.0, 3.0), expected(12.0, 3.0)]);
+    for arm in ["houlsby", "pfeiffer", "parallel"] {
+        assert!(shop.path(&format!("out/arms/{arm}/seed-1/adapter.safetensors")).exists(), "{arm}");
+    }
+}
+
 /// A rate at which nothing can be learned is a result too; a placement that the budget has no room for is named.
 #[test]
 fn arms_that_diverge_or_cannot_be_do_not_stop_the_others() {

@@ -1,6 +1,8 @@
 //! Training, evaluation and generation from the outside: the real program on a tiny model.
 
 mod runs;
+#[path = "train/tokens.rs"]
+mod tokens;
 
 use graftling::formats::peft::load_adapter;
 use runs::{Workshop, fixture, run};

@@ -1,3 +1,4 @@
+// uses: {product}
 // What the matmul kernels with vec4 loads share: parameters, and the way a result leaves.
 // Starts and row lengths are in elements and must be multiples of 4.
 
@@ -8,11 +9,13 @@ struct Params {
     b_start: u32,                 // b starts at this element; its rows follow each other
     out_start: u32, out_row: u32, // row i of out (and of addend) starts at element out_start + i * out_row
     rank: u32, low_rank_scale: f32, v_start: u32, // of the low-rank term, where there is one; v starts at element v_start
-    k_part: u32, out_part: u32,   // part p of k is k_part steps from p * k_part on; its sums go to out_start + p * out_part
+    first_expert: u32, end_expert: u32, first_tile: u32, // where there is a product for each expert: see expert_product
+    k_part: u32, out_part: u32,   // where k is split over workgroups: see split_product
 }
 
 const HAS_ADDEND = 1u;
 const ACCUMULATE = 2u; // add to what out holds
+const ALONG_ROWS = 4u; // see expert_product
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(3) var<storage, read> addend: array<vec4f>;
@@ -20,13 +23,8 @@ const ACCUMULATE = 2u; // add to what out holds
 
 // out[i, j .. j + 4] = scale * sums (+ addend) (+ out), if that is inside the matrix.
 fn store4(i: u32, j: u32, sums: vec4f) {
-    store4_of_part(0u, i, j, sums);
-}
-
-// The same of a part of k.
-fn store4_of_part(part: u32, i: u32, j: u32, sums: vec4f) {
-    if i < params.m && j < params.n {
-        let at = (params.out_start + part * params.out_part + i * params.out_row + j) / 4u;
+    if i < rows_end() && j < params.n {
+        let at = (out_first() + i * params.out_row + j) / 4u;
         var value = params.scale * sums;
         if (params.flags & HAS_ADDEND) != 0u {
             value += addend[at];
@@ -36,4 +34,8 @@ fn store4_of_part(part: u32, i: u32, j: u32, sums: vec4f) {
         }
         out[at] = value;
     }
+}
+
+fn columns_of_a() -> u32 {
+    return params.a_row;
 }

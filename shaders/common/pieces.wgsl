@@ -26,16 +26,16 @@ fn path_by_k(start: u32, row: u32, lines: u32, line: u32, step: u32, next: vec2u
 
 fn path_of_a(i: u32, step: u32, next: vec2u) -> Path {
     if A_BY_K {
-        return path_by_k(params.a_start / 4u, params.a_row / 4u, params.m, i, step, next);
+        return path_by_k(a_first() / 4u, params.a_row / 4u, rows_end(), i, step, next);
     }
-    return path_along_k(params.a_start / 4u, params.a_row / 4u, params.m, i, step, next);
+    return path_along_k(a_first() / 4u, params.a_row / 4u, rows_end(), i, step, next);
 }
 
 fn path_of_b(j: u32, step: u32, next: vec2u) -> Path {
     if B_BY_K {
-        return path_by_k(params.b_start / 4u, params.n / 4u, params.n, j, step, next);
+        return path_by_k(b_first() / 4u, params.n / 4u, params.n, j, step, next);
     }
-    return path_along_k(params.b_start / 4u, params.k / 4u, params.n, j, step, next);
+    return path_along_k(b_first() / 4u, params.k / 4u, params.n, j, step, next);
 }
 
 // The word where a piece begins in the tile that begins at step k.
@@ -56,14 +56,14 @@ fn b_piece(path: Path, piece: u32, k: u32) -> Eight {
 // Word of element (line, k) where both may be past the end: of the last one then.
 fn word_inside(start: u32, row: u32, lines: u32, line: u32, k: u32, by_k: bool) -> u32 {
     if by_k {
-        return (start + min(k, params.k - 1u) * row + min(line, lines - 4u)) / 4u;
+        return (start + min(k, steps_end() - 1u) * row + min(line, lines - 4u)) / 4u;
     }
-    return (start + min(line, lines - 1u) * row + min(k, params.k - 4u)) / 4u;
+    return (start + min(line, lines - 1u) * row + min(k, steps_end() - 4u)) / 4u;
 }
 
 // Four steps of row i, or four rows of one step; zeros past the end of k.
 fn a_four(i: u32, k: u32) -> vec4f {
-    return select(vec4f(), load_a4(word_inside(params.a_start, params.a_row, params.m, i, k, A_BY_K)), k < params.k);
+    return select(vec4f(), load_a4(word_inside(a_first(), params.a_row, rows_end(), i, k, A_BY_K)), k < steps_end());
 }
 
 // From the first four elements of a piece to the others: (lines, steps).
@@ -77,6 +77,6 @@ fn ahead_in_piece(by_k: bool) -> vec2u {
 fn b_eight(j: u32, k: u32) -> Eight {
     let row = select(params.k, params.n, B_BY_K);
     let ahead = ahead_in_piece(B_BY_K);
-    let near = word_inside(params.b_start, row, params.n, j, k, B_BY_K);
-    return load_weight8(near, word_inside(params.b_start, row, params.n, j + ahead.x, k + ahead.y, B_BY_K));
+    let near = word_inside(b_first(), row, params.n, j, k, B_BY_K);
+    return load_weight8(near, word_inside(b_first(), row, params.n, j + ahead.x, k + ahead.y, B_BY_K));
 }

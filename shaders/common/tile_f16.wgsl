@@ -61,14 +61,14 @@ fn inverse_scales(exponents: vec4u) -> vec4f {
 
 // Blocks of a and b, zeros where their steps lie past the end of k.
 fn a_block_or_zero(i: u32, k: u32) -> mat4x4f {
-    if k >= params.k {
+    if k >= steps_end() {
         return mat4x4f();
     }
     return a_block(i, k);
 }
 
 fn b_block_or_zero(j: u32, k: u32) -> mat4x4f {
-    if k >= params.k {
+    if k >= steps_end() {
         return mat4x4f();
     }
     return b_block(j, k);
@@ -178,14 +178,12 @@ fn add_tile(sums: Sums, thread: vec3u) -> Sums {
     return total;
 }
 
-// Of a part of k.
-fn products_of_tile(first_row: u32, first_column: u32, part: u32, thread: vec3u, lane: u32) -> Sums {
+fn products_of_tile(begun: Begun, first_column: u32, thread: vec3u, lane: u32) -> Sums {
     var sums = Sums();
-    let end = min((part + 1u) * params.k_part, params.k);
-    for (var k = part * params.k_part; k < end; k += K_TILE) {
+    for (var k = begun.step; k < begun.steps; k += K_TILE) {
         for (var number = lane; number < A_WORDS / GROUP; number += THREADS) {
             let place = place_in_tile(number, ROW_BLOCKS, A_BY_K);
-            stage_a(place, first_row + place.x * 4u, k + place.y * GROUP);
+            stage_a(place, begun.row + place.x * 4u, k + place.y * GROUP);
         }
         for (var number = lane; number < B_WORDS / GROUP; number += THREADS) {
             let place = place_in_tile(number, COLUMN_BLOCKS, B_BY_K);

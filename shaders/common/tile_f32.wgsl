@@ -93,18 +93,16 @@ fn add_step(sums: Sums, step: u32, thread: vec3u) -> Sums {
     return total;
 }
 
-// Of a part of k. A low-rank term is only where there is one part.
-fn products_of_tile(first_row: u32, first_column: u32, part: u32, thread: vec3u, lane: u32) -> Sums {
+fn products_of_tile(begun: Begun, first_column: u32, thread: vec3u, lane: u32) -> Sums {
     var sums = Sums();
     let a_lane = place_of(lane, 4u * ROW_BLOCKS, A_BY_K);
     let b_lane = place_of(lane, 4u * COLUMN_BLOCKS, B_BY_K);
     let a_next = place_of(THREADS, 4u * ROW_BLOCKS, A_BY_K);
     let b_next = place_of(THREADS, 4u * COLUMN_BLOCKS, B_BY_K);
-    let a_path = path_of_a(first_row + a_lane.x, a_lane.y, a_next);
+    let a_path = path_of_a(begun.row + a_lane.x, a_lane.y, a_next);
     let b_path = path_of_b(first_column + b_lane.x, b_lane.y, b_next);
-    var k = part * params.k_part;
-    let end = min(k + params.k_part, params.k);
-    for (; k + K_TILE <= end; k += K_TILE) {
+    var k = begun.step;
+    for (; k + K_TILE <= begun.steps; k += K_TILE) {
         for (var piece = 0u; piece < A_PIECES; piece++) {
             store_a(piece * THREADS + lane, a_piece(a_path, piece, k));
         }
@@ -117,18 +115,18 @@ fn products_of_tile(first_row: u32, first_column: u32, part: u32, thread: vec3u,
         }
         workgroupBarrier();
     }
-    let end_of_all = end + low_rank_steps();
-    for (; k < end_of_all; k += K_TILE) {
+    let end = begun.steps + more_steps();
+    for (; k < end; k += K_TILE) {
         for (var number = lane; number < A_SIZE / 8u; number += THREADS) {
             let place = place_of(number, 4u * ROW_BLOCKS, A_BY_K);
-            store_a(number, a_rest(first_row + place.x, k + place.y));
+            store_a(number, a_rest(begun.row + place.x, k + place.y));
         }
         for (var number = lane; number < B_SIZE / 8u; number += THREADS) {
             let place = place_of(number, 4u * COLUMN_BLOCKS, B_BY_K);
             store_b(number, b_rest(first_column + place.x, k + place.y));
         }
         workgroupBarrier();
-        let steps = min(K_TILE, end_of_all - k);
+        let steps = min(K_TILE, end - k);
         for (var step = 0u; step < steps; step++) {
             sums = add_step(sums, step, thread);
         }

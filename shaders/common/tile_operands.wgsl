@@ -1,7 +1,8 @@
 // uses: pieces
 // What matmul_tiled copies near the end of k: pieces of a and b, zeros of a where steps lie past the end.
 
-fn low_rank_steps() -> u32 {
+// Steps that follow those of k.
+fn more_steps() -> u32 {
     return 0u;
 }
 

@@ -6,17 +6,18 @@
 @group(0) @binding(5) var<storage, read> u: array<vec4f>; // [m, rank]
 @group(0) @binding(6) var<storage, read> v: array<vec4f>; // [n, rank], or where B_BY_K [rank, n]
 
-fn low_rank_steps() -> u32 {
+// Steps that follow those of k.
+fn more_steps() -> u32 {
     return params.rank;
 }
 
 // Steps k .. k + 4 of a, and then of u.
 fn a_or_u(i: u32, k: u32) -> vec4f {
-    if k < params.k {
+    if k < steps_end() {
         return a_four(i, k);
     }
-    let step = min(k - params.k, params.rank - 4u);
-    return params.low_rank_scale * u[(min(i, params.m - 1u) * params.rank + step) / 4u];
+    let step = min(k - steps_end(), params.rank - 4u);
+    return params.low_rank_scale * u[(min(i, rows_end() - 1u) * params.rank + step) / 4u];
 }
 
 fn a_rest(i: u32, k: u32) -> Eight {
@@ -32,14 +33,14 @@ fn v_four(j: u32, step: u32) -> vec4f {
 
 fn b_rest(j: u32, k: u32) -> Eight {
     var piece: Eight;
-    if k < params.k {
+    if k < steps_end() {
         piece = b_eight(j, k);
     } else {
-        piece.near = v_four(j, k - params.k);
+        piece.near = v_four(j, k - steps_end());
     }
     let ahead = ahead_in_piece(B_BY_K);
-    if k + ahead.y >= params.k {
-        piece.far = v_four(j + ahead.x, k + ahead.y - params.k);
+    if k + ahead.y >= steps_end() {
+        piece.far = v_four(j + ahead.x, k + ahead.y - steps_end());
     }
     return piece;
 }

@@ -5,7 +5,7 @@ use super::placement::Placement;
 use crate::architecture::{Architecture, Site};
 use crate::graph::{Graph, Origin, Rows, ShapeError, TensorType, ValueId};
 use crate::model::graph::{Model, Part, Purpose, StorageOf};
-use crate::model::hook::{Bare, Hook, Linear, Substitute, Vocabulary};
+use crate::model::hook::{Bare, Half, Hook, Linear, OwnRows, Vocabulary};
 use std::collections::HashMap;
 
 /// A model, adapted or not.
@@ -56,6 +56,8 @@ pub struct AdapterLeaves {
     pub trained: Vec<ValueId>,
     /// Those that are not, in the same order.
     pub frozen: Vec<ValueId>,
+    /// The lists of tokens that have rows of their own.
+    pub lists: Vec<ValueId>,
     /// Leaves with the numbers of others: themselves, and those others.
     pub copies: Vec<(ValueId, ValueId)>,
     /// Leaves that a graph of its own fills once a text, in generation.
@@ -80,12 +82,16 @@ impl Adapted {
             return Ok(Self { model, leaves: AdapterLeaves::default(), dropout_counter: None });
         };
         let prepares = matches!(purpose, Purpose::Generate { .. });
-        let mut hook =
-            Hooked { placement, leaves: AdapterLeaves::default(), dropout_counter: None, prepares, replaced: HashMap::new() };
+        let (leaves, dropout_counter) = (AdapterLeaves::default(), None);
+        let mut hook = Hooked { placement, leaves, dropout_counter, prepares, whole: HashMap::new(), own: HashMap::new() };
         let model = Model::build(architecture, storage, &mut hook, purpose, part, max_tokens)?;
-        let Hooked { mut leaves, replaced, dropout_counter, .. } = hook;
+        let Hooked { mut leaves, dropout_counter, .. } = hook;
         // The graph meets them in another order than the layout has.
-        leaves.frozen.extend(placement.replaced.iter().filter_map(|whole| replaced.get(&whole.module)));
+        for (of, matrices) in [(&mut leaves.trained, placement.matrices()), (&mut leaves.frozen, placement.frozen_matrices())] {
+            let parts = matrices.iter().flat_map(|matrix| (0..matrix.parts.len()).map(|part| matrix.part_name(part)));
+            let order: HashMap<String, usize> = parts.zip(0..).collect();
+            of.sort_by_key(|&id| order.get(model.graph[id].name.as_str()).copied());
+        }
         Ok(Self { model, leaves, dropout_counter })
     }
 }
@@ -95,8 +101,9 @@ struct Hooked<'a> {
     leaves: AdapterLeaves,
     dropout_counter: Option<ValueId>,
     prepares: bool,
-    /// Leaves of the matrices that stand in the place of the model's own.
-    replaced: HashMap<Vocabulary, ValueId>,
+    /// Leaves of the matrices that stand in the place of the model's own, and of rows of their own; each may be used twice.
+    whole: HashMap<Vocabulary, ValueId>,
+    own: HashMap<Vocabulary, OwnRows>,
 }
 
 impl Hooked<'_> {
@@ -133,12 +140,39 @@ impl Hook for Hooked<'_> {
         }
     }
 
-    fn vocabulary(&mut self, graph: &mut Graph, module: Vocabulary) -> Option<Substitute> {
-        let whole = self.placement.replaced.iter().find(|whole| whole.module == module)?;
-        let [rows, columns] = whole.shape;
-        let matrix = graph.leaf(whole.name(), TensorType::f32(Rows::Fixed(rows), columns), Origin::State);
-        self.replaced.insert(module, matrix);
-        Some(Substitute { matrix, strength: whole.strength })
+    fn vocabulary(&mut self, graph: &mut Graph, module: Vocabulary) -> Option<ValueId> {
+        let whole = self.placement.whole_of(module)?;
+        let leaf = *self.whole.entry(whole.module).or_insert_with(|| {
+            let (matrix, origin) = (whole.matrix(), if whole.trained { Origin::Adapter } else { Origin::State });
+            let leaf = graph.leaf(&matrix.name, matrix.leaf_type(matrix.shape[0]), origin);
+            if whole.trained { &mut self.leaves.trained } else { &mut self.leaves.frozen }.push(leaf);
+            leaf
+        });
+        Some(leaf)
+    }
+
+    fn strength(&self) -> f64 {
+        self.placement.strength.0
+    }
+
+    fn norm(&mut self, graph: &mut Graph, name: &str) -> Option<ValueId> {
+        let matrix = self.placement.norms.iter().find(|norm| norm.name == name)?.matrix();
+        let leaf = graph.leaf(&matrix.name, matrix.leaf_type(matrix.shape[0]), Origin::Adapter);
+        self.leaves.trained.push(leaf);
+        Some(leaf)
+    }
+
+    fn own_rows(&mut self, graph: &mut Graph, module: Vocabulary) -> Option<OwnRows> {
+        let own = self.placement.rows_of(module)?;
+        let leaves = self.own.entry(own.module).or_insert_with(|| {
+            let (matrix, list) = (own.matrix(), TensorType::u32(Rows::Fixed(own.tokens.len()), 1));
+            let rows = graph.leaf(&matrix.name, matrix.leaf_type(matrix.shape[0]), Origin::Adapter);
+            let chosen = graph.leaf(own.list_name(), list, Origin::State);
+            self.leaves.trained.push(rows);
+            self.leaves.lists.push(chosen);
+            OwnRows { rows, chosen, end: own.end() }
+        });
+        Some(*leaves)
     }
 
     fn stands_alone(&self, site: &Site) -> bool {
@@ -147,7 +181,7 @@ impl Hook for Hooked<'_> {
 
     fn after(&mut self, graph: &mut Graph, mut linear: Linear) -> Result<Vec<ValueId>, ShapeError> {
         let placement = self.placement;
-        for piece in placement.at(linear.site) {
+        for piece in placement.at(linear.site).filter(|piece| !piece.method.joins_half()) {
             let leaves = self.leaves_of(graph, &piece.matrices());
             let constants = if piece.method.has_constants() { self.constants_of(graph, &leaves) } else { Vec::new() };
             let prepared = self.prepares.then_some(&mut self.leaves.prepared);
@@ -157,5 +191,15 @@ impl Hook for Hooked<'_> {
             linear.outputs = outputs;
         }
         Ok(linear.outputs)
+    }
+
+    fn after_half(&mut self, graph: &mut Graph, mut half: Half) -> Result<ValueId, ShapeError> {
+        let placement = self.placement;
+        for piece in placement.at(half.site).filter(|piece| piece.method.joins_half()) {
+            let values = self.leaves_of(graph, &piece.matrices());
+            let mut leaves = Leaves { values: &values, constants: &[], dropout_counter: self.dropout_counter, prepared: None };
+            half.output = piece.method.after_half(graph, half, &mut leaves)?;
+        }
+        Ok(half.output)
     }
 }

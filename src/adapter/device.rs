@@ -284,6 +284,8 @@ pub struct DeviceAdapter {
     pub(crate) parameters: AdapterBuffers,
     /// What is not trained; zero until it is [given](DeviceAdapter::set_frozen).
     frozen: (AdapterLayout, AdapterBuffers),
+    /// The lists of tokens with rows of their own, by name.
+    lists: HashMap<String, Slice>,
 }
 
 impl DeviceAdapter {
@@ -294,11 +296,12 @@ impl DeviceAdapter {
     pub fn new(device: Arc<Device>, placement: Placement, layout: AdapterLayout, contents: &[f32]) -> Result<Self> {
         debug_assert_eq!(contents.len(), layout.elements());
         if let Some(span) = layout.spans.iter().map(Range::len).find(|&bytes| bytes > device.max_binding()) {
-            return Err(Error::bad_input(
-                "adapter",
-                format!("a part of {span} bytes exceeds the device's largest binding, {} bytes", device.max_binding()),
-                "choose a smaller --lora-r, or other --target-modules",
-            ));
+            let proposal = match placement.whole.iter().any(|whole| whole.trained) {
+                true => "train the rows of some tokens (--train-tokens) instead of a whole matrix (--modules-to-save)",
+                false => "choose a smaller --lora-r, or other --target-modules",
+            };
+            let problem = format!("a part of {span} bytes exceeds the device's largest binding, {} bytes", device.max_binding());
+            return Err(Error::bad_input("adapter", problem, proposal));
         }
         let frozen = AdapterLayout::frozen(&placement);
         if let Some(span) = frozen.spans.iter().map(Range::len).find(|&bytes| bytes > device.max_binding()) {
@@ -308,9 +311,15 @@ impl DeviceAdapter {
         }
         let parameters = AdapterBuffers::allocate(device.clone(), "adapter", &layout)?;
         parameters.write(contents);
-        let buffers = AdapterBuffers::allocate(device, "frozen part of the adapter", &frozen)?;
+        let buffers = AdapterBuffers::allocate(device.clone(), "frozen part of the adapter", &frozen)?;
         buffers.clear();
-        Ok(Self { placement, layout, parameters, frozen: (frozen, buffers) })
+        let mut lists = HashMap::new();
+        for rows in &placement.rows {
+            let list = device.allocate(&rows.list_name(), rows.tokens.len() * 4)?;
+            device.write(&list, bytemuck::cast_slice(&rows.tokens));
+            lists.insert(rows.list_name(), list);
+        }
+        Ok(Self { placement, layout, parameters, frozen: (frozen, buffers), lists })
     }
 
     /// A fresh adapter, as its methods start by `seed`.
@@ -334,16 +343,18 @@ impl DeviceAdapter {
     }
 
     /// The same adapter, in the same memory, [at this strength](Placement::at_strength).
-    #[must_use]
-    pub fn scaled(&self, strength: f64) -> Self {
-        Self { placement: self.placement.clone().at_strength(strength), ..self.clone() }
+    ///
+    /// # Errors
+    /// As [`Placement::at_strength`].
+    pub fn scaled(&self, strength: f64) -> Result<Self> {
+        Ok(Self { placement: self.placement.clone().at_strength(strength)?, ..self.clone() })
     }
 
     /// The same adapter, in the same memory, of which training drops nothing.
     #[must_use]
     pub fn without_dropout(&self) -> Self {
         let mut same = self.clone();
-        same.placement.pieces.iter_mut().for_each(|piece| piece.method.lora_mut().dropout = 0.0);
+        same.placement.pieces.iter_mut().for_each(|piece| piece.method.stop_dropout());
         same
     }
 
@@ -356,6 +367,8 @@ impl DeviceAdapter {
     pub fn pinned(&self, graph: &Graph, leaves: &AdapterLeaves) -> HashMap<ValueId, Pinned> {
         let mut pinned = self.layout.pinned_by_name(&self.parameters, graph, &leaves.trained);
         pinned.extend(self.frozen.0.pinned_by_name(&self.frozen.1, graph, &leaves.frozen));
+        let lists = leaves.lists.iter().filter_map(|&id| Some((id, self.lists.get(&graph[id].name)?.clone().into())));
+        pinned.extend(lists);
         let copies: Vec<(ValueId, Pinned)> = leaves.copies.iter().map(|(copy, of)| (*copy, pinned[of].clone())).collect();
         pinned.extend(copies);
         pinned
@@ -408,8 +421,13 @@ impl DeviceAdapter {
         self.parameters.read()
     }
 
+    /// What is not trained.
+    pub(crate) fn frozen_buffers(&self) -> &AdapterBuffers {
+        &self.frozen.1
+    }
+
     /// Bytes on the device.
     pub fn bytes(&self) -> usize {
-        self.parameters.bytes() + self.frozen.1.bytes()
+        self.parameters.bytes() + self.frozen.1.bytes() + self.lists.values().map(|list| list.bytes).sum::<usize>()
     }
 }

@@ -100,8 +100,8 @@ impl Adapting for Dora {
         Ok(outputs)
     }
 
-    fn merged(&self, weight: &Matrix, matrices: &[Matrix]) -> Matrix {
-        let mut merged = self.lora.merged(weight, &matrices[..2]);
+    fn merged(&self, weight: &Matrix, matrices: &[Matrix]) -> Option<Matrix> {
+        let mut merged = self.lora.merged(weight, &matrices[..2])?;
         for (row, m) in merged.data.chunks_mut(weight.columns).zip(&matrices[2].data) {
             let n = row.iter().map(|w| w * w).sum::<f64>().sqrt();
             row.iter_mut().for_each(|w| *w *= if n > 0.0 { m / n } else { 0.0 });
@@ -109,7 +109,7 @@ impl Adapting for Dora {
         if self.strength != 1.0 {
             merged.data.iter_mut().zip(&weight.data).for_each(|(to, from)| *to = from + self.strength * (*to - from));
         }
-        merged
+        Some(merged)
     }
 }
 

@@ -1,17 +1,30 @@
-//! An adapter from a PEFT folder onto the device.
+//! An adapter from its folder onto the device.
 
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{AdapterLayout, DeviceAdapter, Dora, Lora, Method, Piece, Placement, Whole};
+use super::placement::Strength;
+use super::{AdapterLayout, DeviceAdapter, Dora, Lora, Method, Piece, Placement};
+use super::{norms, vocabulary};
 use crate::architecture::{Architecture, Site, sites};
-use crate::formats::peft::{AdapterConfig, AdapterTensor, load_adapter, module_path};
+use crate::formats::adapter_file::AdapterFile;
+use crate::formats::peft::{AdapterConfig, AdapterTensor, module_path};
 use crate::gpu::{Device, padded};
-use crate::model::hook::Vocabulary;
 use crate::{Error, Result};
 
 impl Placement {
     /// What an adapter's configuration means on this model.
+    ///
+    /// # Errors
+    /// As [`Placement::from_peft`] and [`Placement::from_adapter_hub`].
+    pub fn of_file(place: &str, adapter: &AdapterFile, model: &Architecture) -> Result<Self> {
+        match adapter {
+            AdapterFile::Peft(config) => Self::from_peft(place, config, model),
+            AdapterFile::AdapterHub(config) => Self::from_adapter_hub(place, config, model),
+        }
+    }
+
+    /// What PEFT's configuration of an adapter means on this model.
     ///
     /// # Errors
     /// Bad input, at `place`: it adapts a layer that the model does not have, or lacks tensors of a module that it names.
@@ -50,18 +63,15 @@ impl Placement {
             let method = if adapter.use_dora { Method::Dora(Dora::new(lora)) } else { Method::Lora(lora) };
             Piece::new(site, method)
         };
-        let replaced = |module: &String| Whole {
-            module: if module == "lm_head" { Vocabulary::Output } else { Vocabulary::Embedding },
-            shape: [model.vocab_size, model.hidden_size],
-            strength: 1.0,
-        };
-        Ok(Self { pieces: adapted.map(piece).collect(), replaced: adapter.modules_to_save.iter().map(replaced).collect() })
+        let (whole, rows) = vocabulary::of_peft(place, adapter, model)?;
+        let norms = norms::of_peft(place, adapter, model)?;
+        Ok(Self { pieces: adapted.map(piece).collect(), whole, rows, norms, strength: Strength::default() })
     }
 }
 
-fn not_with_dora(site: &Site, problem: &str) -> Error {
+fn not_together(site: &Site, problem: impl std::fmt::Display) -> Error {
     let place = format!("--adapter: {}", site.name());
-    Error::bad_input(place, format!("a DoRA adapter {problem}"), "use it alone, or merge it into the model first")
+    Error::bad_input(place, problem, "use it alone; a DoRA adapter may be merged into the model first")
 }
 
 /// An adapter that has been read and fits its model; it is on no device yet.
@@ -74,15 +84,16 @@ pub struct LoadedAdapter {
 }
 
 impl LoadedAdapter {
-    /// Reads a PEFT folder for use with a model of this configuration.
+    /// Reads an adapter's folder for use with a model of this configuration.
     ///
     /// # Errors
     /// Bad input: no adapter, one that graftling cannot use, or one for another model.
     pub fn load(folder: &Path, model: &Architecture) -> Result<Self> {
-        let (config, tensors) = load_adapter(folder)?;
+        let (config, tensors) = AdapterFile::load(folder)?;
         let place = folder.display().to_string();
-        let placement = Placement::from_peft(&place, &config, model)?;
+        let placement = Placement::of_file(&place, &config, model)?;
         let (layout, frozen_layout) = (AdapterLayout::new(&placement), AdapterLayout::frozen(&placement));
+        let tensors = placement.without_copies(tensors);
         let is_frozen = |tensor: &AdapterTensor| frozen_layout.tensors.iter().any(|matrix| matrix.name == tensor.name);
         let (frozen, trained): (Vec<_>, Vec<_>) = tensors.into_iter().partition(is_frozen);
         let contents = layout.pack(&place, &trained)?;
@@ -94,46 +105,48 @@ impl LoadedAdapter {
     ///
     /// # Errors
     /// Bad input, naming the layer: a DoRA adapter that is weighted, or meets another adapter at a layer. It sets the lengths of whole rows, so
-    /// that what it does is no update that could be scaled or added.
+    /// that what it does is no update that could be scaled or added. Two bottleneck adapters at one place: each would be the other's input.
     pub fn together(weighted: Vec<(Self, f64)>) -> Result<Self> {
         let several = weighted.len() > 1;
-        let (mut placement, mut trained, mut frozen) =
-            (Placement { pieces: Vec::new(), replaced: Vec::new() }, Vec::new(), Vec::new());
-        let Placement { pieces, replaced } = &mut placement;
+        let (mut placement, mut trained, mut frozen) = (Placement::default(), Vec::new(), Vec::new());
         for (number, (mut adapter, weight)) in weighted.into_iter().enumerate() {
             let label = if several { format!("{}/", number + 1) } else { String::new() };
-            let is_whole = |name: &str| adapter.placement.replaced.iter().any(|whole| whole.name() == name);
-            let named = |tensor: AdapterTensor| match is_whole(&tensor.name) {
+            let beside: Vec<String> = adapter.placement.matrices_beside().map(|matrix| matrix.name).collect();
+            let named = |tensor: AdapterTensor| match beside.contains(&tensor.name) {
                 true => tensor,
                 false => AdapterTensor { name: format!("{label}{}", tensor.name), ..tensor },
             };
-            for whole in &adapter.placement.replaced {
-                let place = format!("--adapter: {}", whole.name());
+            for name in &beside {
+                let place = format!("--adapter: {name}");
                 let proposal = "use the adapter alone, without a weight, or merge it into the model first";
                 if weight != 1.0 {
                     return Err(Error::bad_input(place, "stands in the place of the model's own and has no weight", proposal));
                 }
-                if replaced.iter().any(|known| known.module == whole.module) {
-                    return Err(Error::bad_input(place, "is in more than one of the adapters", proposal));
+                if placement.matrices_beside().next().is_some() {
+                    return Err(Error::bad_input(place, "is not the only matrix of its kind in these adapters", proposal));
                 }
             }
-            replaced.extend(adapter.placement.replaced.iter().copied());
+            placement.whole.append(&mut adapter.placement.whole);
+            placement.rows.append(&mut adapter.placement.rows);
+            placement.norms.append(&mut adapter.placement.norms);
             trained.extend(adapter.layout.unpack(&adapter.contents).into_iter().map(named));
             frozen.extend(adapter.frozen.into_iter().map(named));
             for piece in &mut adapter.placement.pieces {
                 if matches!(piece.method, Method::Dora(_)) && weight != 1.0 {
-                    return Err(not_with_dora(&piece.site, &format!("cannot have weight {weight}")));
+                    let problem = format!("cannot have weight {weight}: DoRA sets the lengths of whole rows");
+                    return Err(not_together(&piece.site, problem));
                 }
                 piece.label.clone_from(&label);
                 piece.method.multiply(weight);
             }
-            pieces.extend(adapter.placement.pieces);
+            placement.pieces.extend(adapter.placement.pieces);
         }
+        let pieces = &mut placement.pieces;
         pieces.sort_by_key(|piece| piece.site.number);
-        for pair in pieces.windows(2) {
-            let is_dora = pair.iter().any(|piece| matches!(piece.method, Method::Dora(_)));
-            if pair[0].site.number == pair[1].site.number && is_dora {
-                return Err(not_with_dora(&pair[0].site, "cannot be used with another adapter of this layer"));
+        for (at, piece) in pieces.iter().enumerate() {
+            let others = pieces[at + 1..].iter().take_while(|other| other.site.number == piece.site.number);
+            if let Some(problem) = others.filter_map(|other| piece.method.conflict(&other.method)).next() {
+                return Err(not_together(&piece.site, problem));
             }
         }
         let layout = AdapterLayout::new(&placement);
@@ -147,7 +160,8 @@ impl LoadedAdapter {
         let prepared = self.placement.pieces.iter().filter(|piece| piece.method.has_constants());
         let prepared: usize =
             prepared.map(|piece| piece.site.outputs.iter().map(|(_, rows)| padded(rows * 4)).sum::<usize>()).sum();
-        (self.layout.elements() + AdapterLayout::frozen(&self.placement).elements()) * 4 + prepared
+        let lists: usize = self.placement.rows.iter().map(|rows| padded(rows.tokens.len() * 4)).sum();
+        (self.layout.elements() + AdapterLayout::frozen(&self.placement).elements()) * 4 + prepared + lists
     }
 
     /// Puts it on a device.
@@ -162,7 +176,7 @@ impl LoadedAdapter {
 }
 
 impl DeviceAdapter {
-    /// Loads a PEFT folder for use with a model of this configuration.
+    /// Loads an adapter's folder for use with a model of this configuration.
     ///
     /// # Errors
     /// As [`LoadedAdapter::load`] and [`LoadedAdapter::upload`].

@@ -104,13 +104,17 @@ impl Adapting for Lora {
         Ok(outputs)
     }
 
-    fn merged(&self, weight: &Matrix, matrices: &[Matrix]) -> Matrix {
+    fn cannot_merge(&self) -> Option<&'static str> {
+        self.has_bias.then_some("has biases (`lora_bias`), which no weight can take in")
+    }
+
+    fn merged(&self, weight: &Matrix, matrices: &[Matrix]) -> Option<Matrix> {
         let mut merged = Matrix::new([weight.rows, weight.columns], weight.data.clone());
         add_product(&mut merged, self.scale, &matrices[1], &matrices[0]);
         if self.start.is_taken_out() {
             add_product(&mut merged, -self.scale, &matrices[3], &matrices[2]);
         }
-        merged
+        Some(merged)
     }
 }
 

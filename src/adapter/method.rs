@@ -1,12 +1,13 @@
 //! What a method of adaptation is: the matrices that it has at a linear layer, how they start, and how they enter the graph and the
 //! weight. One file a method; to the rest of the program they are all the same.
 
+use super::bottleneck::Bottleneck;
 use super::dora::Dora;
 use super::lora::Lora;
 use crate::architecture::Site;
 use crate::formats::peft::AdapterTensor;
 use crate::graph::{Graph, Matrix, Op, ShapeError, TensorType, ValueId};
-use crate::model::hook::Linear;
+use crate::model::hook::{Half, Linear};
 use std::sync::Arc;
 
 /// One matrix of an adapter.
@@ -31,8 +32,7 @@ pub struct AdapterMatrix {
 impl AdapterMatrix {
     /// A matrix that the graph takes as it is.
     pub fn whole(site: &Site, own_name: &str, shape: [usize; 2]) -> Self {
-        let name = format!("{}.{own_name}", site.name());
-        Self { name, shape, parts: vec![shape[0]], vector: false, trained: true, rate: 1.0, start_follows: false }
+        Self::named(format!("{}.{own_name}", site.name()), shape, true)
     }
 
     /// A matrix with a row for each output of the site, of which the graph takes those of one part of the site at a time.
@@ -44,6 +44,11 @@ impl AdapterMatrix {
     /// A number for each output of the site.
     pub fn vector(site: &Site, own_name: &str) -> Self {
         Self { vector: true, ..Self::by_outputs(site, own_name, 1) }
+    }
+
+    /// A matrix that belongs to no linear layer.
+    pub fn named(name: String, shape: [usize; 2], trained: bool) -> Self {
+        Self { name, shape, parts: vec![shape[0]], vector: false, trained, rate: 1.0, start_follows: false }
     }
 
     /// Numbers in it.
@@ -107,7 +112,7 @@ pub struct Prepared {
     pub inputs: Vec<ValueId>,
 }
 
-/// What a method does at one linear layer.
+/// What a method does at one linear layer, or with what the layer ends.
 pub trait Adapting {
     /// Its matrices, in the order in which they lie in memory.
     fn matrices(&self, site: &Site) -> Vec<AdapterMatrix>;
@@ -124,6 +129,11 @@ pub trait Adapting {
         false
     }
 
+    /// Does it stand behind a half of the block, [`Adapting::after_half`], and not at the linear layer itself, [`Adapting::forward`]?
+    fn joins_half(&self) -> bool {
+        false
+    }
+
     /// Does it need [`Leaves::constants`]?
     fn has_constants(&self) -> bool {
         false
@@ -133,10 +143,26 @@ pub trait Adapting {
     ///
     /// # Errors
     /// A [`ShapeError`] if the matrices do not fit the layer.
-    fn forward(&self, graph: &mut Graph, linear: Linear, leaves: &mut Leaves) -> Result<Vec<ValueId>, ShapeError>;
+    fn forward(&self, _graph: &mut Graph, linear: Linear, _leaves: &mut Leaves) -> Result<Vec<ValueId>, ShapeError> {
+        Ok(linear.outputs)
+    }
 
-    /// The weight `[out, in]` with the method in it, in f64: what a merged model has. `matrices` as [`Adapting::matrices`].
-    fn merged(&self, weight: &Matrix, matrices: &[Matrix]) -> Matrix;
+    /// What stands for the output of the half of a block that the layer ends, where the method [joins it](Adapting::joins_half).
+    ///
+    /// # Errors
+    /// A [`ShapeError`] if the matrices do not fit.
+    fn after_half(&self, _graph: &mut Graph, half: Half, _leaves: &mut Leaves) -> Result<ValueId, ShapeError> {
+        Ok(half.output)
+    }
+
+    /// Why no weight can take the method in, as the end of a sentence about an adapter; `None` if one can.
+    fn cannot_merge(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// The weight `[out, in]` with the method in it, in f64: what a merged model has. `matrices` as [`Adapting::matrices`]. `None` where that
+    /// [cannot be](Adapting::cannot_merge).
+    fn merged(&self, weight: &Matrix, matrices: &[Matrix]) -> Option<Matrix>;
 }
 
 /// A method with its settings.
@@ -144,29 +170,60 @@ pub trait Adapting {
 pub enum Method {
     Lora(Lora),
     Dora(Dora),
+    Bottleneck(Bottleneck),
 }
 
 impl Method {
-    /// The low-rank part that both have.
-    pub fn lora(&self) -> &Lora {
+    /// The low-rank part of LoRA and DoRA.
+    pub fn lora(&self) -> Option<&Lora> {
         match self {
-            Self::Lora(lora) => lora,
-            Self::Dora(dora) => &dora.lora,
+            Self::Lora(lora) => Some(lora),
+            Self::Dora(dora) => Some(&dora.lora),
+            Self::Bottleneck(_) => None,
         }
     }
 
-    pub(super) fn lora_mut(&mut self) -> &mut Lora {
+    pub(super) fn lora_mut(&mut self) -> Option<&mut Lora> {
         match self {
-            Self::Lora(lora) => lora,
-            Self::Dora(dora) => &mut dora.lora,
+            Self::Lora(lora) => Some(lora),
+            Self::Dora(dora) => Some(&mut dora.lora),
+            Self::Bottleneck(_) => None,
         }
     }
 
-    /// Multiplies what it does to the layer: LoRA's scale, or how far DoRA goes from the frozen layer to the adapted one.
+    /// Rank of LoRA and DoRA, width of a bottleneck.
+    pub fn width(&self) -> usize {
+        match self {
+            Self::Bottleneck(bottleneck) => bottleneck.size,
+            Self::Lora(lora) | Self::Dora(Dora { lora, .. }) => lora.r,
+        }
+    }
+
+    /// Multiplies what it does to the layer: the scale of LoRA or a bottleneck, or how far DoRA goes from the frozen layer to the adapted one.
     pub fn multiply(&mut self, strength: f64) {
         match self {
             Self::Lora(lora) => lora.scale *= strength,
             Self::Dora(dora) => dora.strength *= strength,
+            Self::Bottleneck(bottleneck) => bottleneck.scale *= strength,
+        }
+    }
+
+    /// Drops nothing any more.
+    pub(super) fn stop_dropout(&mut self) {
+        match self {
+            Self::Lora(lora) | Self::Dora(Dora { lora, .. }) => lora.dropout = 0.0,
+            Self::Bottleneck(bottleneck) => bottleneck.dropout = 0.0,
+        }
+    }
+
+    /// Why the two cannot be used together at one layer; `None` if they can.
+    pub(super) fn conflict(&self, other: &Self) -> Option<&'static str> {
+        match (self, other) {
+            (Self::Bottleneck(_), Self::Bottleneck(_)) => {
+                Some("is met by another bottleneck adapter, and which comes first would be another model")
+            }
+            (Self::Bottleneck(_), _) | (_, Self::Bottleneck(_)) | (Self::Lora(_), Self::Lora(_)) => None,
+            _ => Some("has a DoRA adapter, which cannot be used with another adapter of this layer"),
         }
     }
 }
@@ -178,6 +235,7 @@ impl std::ops::Deref for Method {
         match self {
             Self::Lora(lora) => lora,
             Self::Dora(dora) => dora,
+            Self::Bottleneck(bottleneck) => bottleneck,
         }
     }
 }

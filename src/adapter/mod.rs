@@ -1,26 +1,34 @@
 //! What is trained: a placement of methods on linear layers, how they start, where they lie in memory, and how they enter the graph.
 //!
 //! * [`placement`]: the list from which everything else follows; [`targets`]: how users write it;
-//! * `method`: what a method is; one file each: `lora`, [`dora`]; [`start`]: how they start;
+//! * `method`: what a method is; one file each: `lora`, [`dora`], [`bottleneck`]; [`start`]: how LoRA and DoRA start;
+//! * [`vocabulary`]: what of the embedding and the output matrix is trained, [`norms`]: which norms;
 //! * `adapted`: the graph of a model with its adapters; `device`: their numbers in memory; `folder`: from a file to there;
-//! * [`end_of_turn`], [`rope_scaling`]: what an adapter remembers besides its numbers.
+//! * [`added_tokens`], [`end_of_turn`], [`rope_scaling`]: what an adapter remembers besides its numbers.
 
 mod adapted;
+pub mod added_tokens;
+pub mod bottleneck;
 mod device;
 pub mod dora;
 pub mod end_of_turn;
 mod folder;
 mod lora;
 mod method;
+pub mod norms;
 pub mod placement;
 pub mod rope_scaling;
 pub mod start;
 pub mod targets;
+pub mod vocabulary;
 
 pub use adapted::{Adapted, AdapterLeaves, Preparation};
+pub use bottleneck::Bottleneck;
 pub use device::{AdapterBuffers, AdapterLayout, DeviceAdapter};
 pub use dora::Dora;
 pub use folder::LoadedAdapter;
 pub use lora::{Lora, LoraValues};
 pub use method::{AdapterMatrix, Adapting, Leaves, Method, Prepared};
-pub use placement::{Piece, Placement, UniformLora, Whole};
+pub use norms::Norm;
+pub use placement::{Piece, Placement, UniformLora};
+pub use vocabulary::{OwnRows, Whole};

@@ -2,10 +2,13 @@
 
 use super::lora::Lora;
 use super::method::{AdapterMatrix, Method};
+use super::norms::Norm;
 use super::start::Start;
+use super::vocabulary::{OwnRows, Whole};
 use crate::architecture::{Architecture, Site, sites};
 use crate::formats::peft::AdapterTensor;
 use crate::model::hook::Vocabulary;
+use crate::{Error, Result};
 
 /// A method at a linear layer.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,31 +38,27 @@ impl Piece {
 
 /// What is adapted. Everything about an adapter follows from it: the layout in memory, the leaves of the graph, names and shapes in
 /// files, counts of parameters.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Placement {
     /// In the order of [`sites`], which is that in memory.
     pub pieces: Vec<Piece>,
-    /// Whole matrices that stand in the place of the model's own; they are not trained.
-    pub replaced: Vec<Whole>,
+    /// Matrices that stand in the place of the embedding or the output matrix; the embedding comes first.
+    pub whole: Vec<Whole>,
+    /// Rows of their own for some tokens, in both; the embedding's come first.
+    pub rows: Vec<OwnRows>,
+    /// Norms whose weight is trained.
+    pub norms: Vec<Norm>,
+    /// Of what stands in the place of the model's own: `whole`, `rows` and `norms`. Each piece has its own.
+    pub strength: Strength,
 }
 
-/// A matrix that stands in the place of the model's own.
+/// How far from what the model's own gives to what stands in its place gives: 1 as trained.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Whole {
-    pub module: Vocabulary,
-    /// `[vocab_size, hidden_size]`
-    pub shape: [usize; 2],
-    /// How far from what the model's own gives to what this one gives: 1 as trained.
-    pub strength: f64,
-}
+pub struct Strength(pub f64);
 
-impl Whole {
-    /// Its name among the adapter's own.
-    pub fn name(&self) -> &'static str {
-        match self.module {
-            Vocabulary::Embedding => "embed_tokens.weight",
-            Vocabulary::Output => "lm_head.weight",
-        }
+impl Default for Strength {
+    fn default() -> Self {
+        Self(1.0)
     }
 }
 
@@ -71,37 +70,50 @@ impl Placement {
 
     /// Those that keep the values that they start with.
     pub fn frozen_matrices(&self) -> Vec<AdapterMatrix> {
-        let replaced = self.replaced.iter().map(|whole| AdapterMatrix {
-            name: whole.name().to_owned(),
-            shape: whole.shape,
-            parts: vec![whole.shape[0]],
-            vector: false,
-            trained: false,
-            rate: 1.0,
-            start_follows: false,
-        });
-        self.all_matrices().filter(|matrix| !matrix.trained).chain(replaced).collect()
+        self.all_matrices().filter(|matrix| !matrix.trained).collect()
     }
 
+    /// Its matrices that belong to no linear layer.
+    pub fn matrices_beside(&self) -> impl Iterator<Item = AdapterMatrix> {
+        let of_vocabulary = self.whole.iter().map(Whole::matrix).chain(self.rows.iter().map(OwnRows::matrix));
+        of_vocabulary.chain(self.norms.iter().map(Norm::matrix))
+    }
+
+    /// In the order of memory.
     fn all_matrices(&self) -> impl Iterator<Item = AdapterMatrix> {
-        self.pieces.iter().flat_map(Piece::matrices)
+        let of_vocabulary = |module| {
+            let whole = self.whole.iter().filter(move |whole| whole.module == module).map(Whole::matrix);
+            whole.chain(self.rows.iter().filter(move |rows| rows.module == module).map(OwnRows::matrix))
+        };
+        let pieces = self.pieces.iter().flat_map(Piece::matrices);
+        let norms = self.norms.iter().map(Norm::matrix);
+        of_vocabulary(Vocabulary::Embedding).chain(pieces).chain(norms).chain(of_vocabulary(Vocabulary::Output))
     }
 
     /// The same with what it does to the model times `strength`: 0 is the base model, 1 what was trained, and what is no product lies as
     /// far between the two.
-    #[must_use]
-    pub fn at_strength(mut self, strength: f64) -> Self {
+    ///
+    /// # Errors
+    /// Bad input: it adds tokens to the model, which are there or not.
+    pub fn at_strength(mut self, strength: f64) -> Result<Self> {
+        let adds_tokens =
+            self.whole.iter().any(|whole| whole.shape[0] != whole.known) || self.rows.iter().any(|rows| rows.end() > rows.known);
+        if adds_tokens && strength != 1.0 {
+            let problem = format!("strength {strength}: it adds tokens, of which the model has nothing that could be between");
+            return Err(Error::bad_input("adapter", problem, "choose 0 (without it) or 1 (with it)"));
+        }
         self.pieces.iter_mut().for_each(|piece| piece.method.multiply(strength));
-        self.replaced.iter_mut().for_each(|whole| whole.strength *= strength);
-        self
+        self.strength.0 *= strength;
+        Ok(self)
     }
 
     /// The same with another start, and another learning rate of what PEFT's optimizer for LoRA+ counts with B.
     #[must_use]
     pub fn learning(mut self, start: Start, b_rate: f64) -> Self {
         for piece in &mut self.pieces {
-            let lora = piece.method.lora_mut();
-            (lora.start, lora.b_rate) = (start, b_rate);
+            if let Some(lora) = piece.method.lora_mut() {
+                (lora.start, lora.b_rate) = (start, b_rate);
+            }
         }
         self
     }
@@ -112,7 +124,8 @@ impl Placement {
         matrices.iter().filter(|tensor| frozen.iter().any(|matrix| matrix.name == tensor.name)).cloned().collect()
     }
 
-    /// Starting values of all trained matrices.
+    /// Starting values of all trained matrices; those that start from the base model's weights are zero here; see
+    /// [`super::start`].
     pub fn initial(&self, seed: u64) -> Vec<AdapterTensor> {
         let of_piece = |piece: &Piece| {
             let tensor = |matrix: AdapterMatrix| {
@@ -121,7 +134,13 @@ impl Placement {
             };
             piece.matrices().into_iter().filter(|matrix| matrix.trained).map(tensor).collect::<Vec<_>>()
         };
-        self.pieces.iter().flat_map(of_piece).collect()
+        let zero = |matrix: AdapterMatrix| AdapterTensor {
+            values: vec![0.0; matrix.elements()],
+            name: matrix.name,
+            shape: matrix.shape,
+        };
+        let beside = self.matrices_beside().filter(|matrix| matrix.trained).map(zero);
+        self.pieces.iter().flat_map(of_piece).chain(beside).collect()
     }
 
     /// The methods at this site, in their order.
@@ -130,9 +149,14 @@ impl Placement {
         self.pieces.iter().filter(move |piece| piece.site.number == number)
     }
 
-    /// The lowest layer with something trained in it: nothing below has a backward pass. 0 if there is none.
+    /// The lowest layer with something trained in it or before it: nothing below has a backward pass, and all below is the base model. 0 if
+    /// there is none.
     pub fn lowest_layer(&self) -> usize {
-        self.pieces.iter().map(|piece| piece.site.layer).min().unwrap_or(0)
+        if self.whole_of(Vocabulary::Embedding).is_some() || self.rows_of(Vocabulary::Embedding).is_some() {
+            return 0;
+        }
+        let norms = self.norms.iter().filter_map(|norm| norm.layer);
+        self.pieces.iter().map(|piece| piece.site.layer).chain(norms).min().unwrap_or(0)
     }
 
     /// Whether training drops inputs anywhere.
@@ -168,6 +192,6 @@ impl UniformLora {
             |site: &Site| self.layers.contains(&site.layer) && self.target_modules.iter().any(|target| target == site.module);
         let lora = Lora { dropout: self.dropout, ..Lora::new(self.r, self.scale) };
         let piece = |site| Piece::new(site, Method::Lora(lora.clone()));
-        Placement { pieces: sites(model).into_iter().filter(adapted).map(piece).collect(), replaced: Vec::new() }
+        Placement { pieces: sites(model).into_iter().filter(adapted).map(piece).collect(), ..Placement::default() }
     }
 }

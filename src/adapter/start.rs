@@ -161,21 +161,25 @@ pub fn start(placement: &Placement, base: &Base, seed: u64) -> Result<Started> {
         all.trained.extend(trained);
         all.taken_out.extend(taken_out);
     }
+    all.trained.extend(placement.start_beside(base.tensors)?);
     Ok(all)
 }
 
 fn start_of(piece: &Piece, base: &Base, seed: u64) -> Result<Started> {
-    let (site, lora) = (&piece.site, piece.method.lora());
+    let site = &piece.site;
     let tensor = |matrix: AdapterMatrix, values| AdapterTensor { name: matrix.name, shape: matrix.shape, values };
     let matrices: Vec<AdapterMatrix> = piece.method.matrices(site).into_iter().filter(|matrix| matrix.trained).collect();
-    let lengths = matrices.iter().any(|matrix| matrix.vector);
-    if !lengths && !lora.start.changes_the_base() {
+    let from_base = piece.method.lora().filter(|lora| {
+        let lengths = matrices.iter().any(|matrix| matrix.vector);
+        lengths || lora.start.changes_the_base()
+    });
+    let Some(lora) = from_base else {
         let initial = |matrix: AdapterMatrix| {
             let values = piece.method.initial(&matrix, seed);
             tensor(matrix, values)
         };
         return Ok(Started { trained: matrices.into_iter().map(initial).collect(), taken_out: Vec::new() });
-    }
+    };
     let [in_file, on_device] = base.weight(site)?;
     let product = lora.start.changes_the_base().then(|| from_weight(lora, site, &in_file, &on_device, seed)).transpose()?;
     let mut started = Started::default();
@@ -303,15 +307,8 @@ mod tests {
 
     #[test]
     fn an_orthogonal_start_has_no_product() {
-        let matrix = |name: &str, shape: [usize; 2]| AdapterMatrix {
-            name: format!("layers.0.self_attn.q_proj.{name}"),
-            shape,
-            parts: vec![shape[0]],
-            vector: false,
-            trained: true,
-            rate: 1.0,
-            start_follows: false,
-        };
+        let matrix =
+            |name: &str, shape: [usize; 2]| AdapterMatrix::named(format!("layers.0.self_attn.q_proj.{name}"), shape, true);
         let (a, b) = (orthogonal(6, &matrix("lora_a", [6, 20]), 3), orthogonal(6, &matrix("lora_b", [14, 6]), 3));
         let product = DMatrix::from_row_slice(14, 6, &b) * DMatrix::from_row_slice(6, 20, &a);
         assert!(product.amax() < 1e-6, "{}", product.amax());

@@ -70,7 +70,7 @@ pub struct EvalArgs {
 /// # Errors
 /// Bad input in model, adapter or data; the GPU failed; a loss is not finite.
 pub fn run(args: EvalArgs) -> Result<()> {
-    let model = super::rotated(OpenModel::open(&args.model)?, args.adapters.rope_scaling(args.rope_scaling)?);
+    let model = args.adapters.open(&args.model, args.rope_scaling)?;
     if args.generate {
         return answers(&args, &model);
     }
@@ -79,13 +79,14 @@ pub fn run(args: EvalArgs) -> Result<()> {
     let files = folder::files(&args.data, Side::HeldOut)?;
     let options = LoadOptions { max_length, long_records: args.long_records, eval_split: None };
     let (data, _) = data::load_files(&files, &model.tokenizer, model.template.as_ref(), options)?;
-    data.check_vocabulary(config.vocab_size)?;
+    let adapter = args.adapters.load(&model)?;
+    data.check_vocabulary(adapter.as_ref().map_or(config.vocab_size, |adapter| adapter.placement.tokens(config)))?;
     if !args.json || data.report.lost.tokens + data.report.dropped_tokens.tokens > 0 {
         terminal::say(&data.report.to_string());
     }
     let batches = batch::in_order(&data);
     let most = batch::most_tokens(&data, &batches);
-    let session = args.device.session(&model, &args.adapters, &[&Evaluation { max_tokens: most }])?;
+    let session = args.device.session_with(&model, adapter, &[&Evaluation { max_tokens: most }])?;
     let results = losses(&session, &data, &batches)?;
     match args.json {
         true => super::print_json(&as_json(&data, &results, args.per_token)),

@@ -4,11 +4,11 @@ use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use graftling::adapter::rope_scaling;
+use graftling::adapter::{added_tokens, rope_scaling};
 use graftling::architecture::{Parameter, RopeOverride};
 use graftling::export::modelfile::Modelfile;
 use graftling::export::{self, Source};
-use graftling::formats::{ModelFiles, ModelPlace, TokenizerSource, atomic};
+use graftling::formats::{AddedTokenSource, ModelFiles, ModelPlace, TokenizerSource, atomic};
 use graftling::generate::end_tokens;
 use graftling::merge::Update;
 use graftling::merge::report::{Row, Sums, warnings};
@@ -82,6 +82,8 @@ enum Target {
 pub(super) struct Opened {
     pub files: ModelFiles,
     pub tokenizer: Option<Tokenizer>,
+    /// The tokens that the adapters add to it.
+    pub added: Vec<(u32, AddedTokenSource)>,
     pub template: Option<ChatTemplate>,
 }
 
@@ -99,12 +101,20 @@ impl Opened {
             TokenizerSource::Json(path) => path.is_file(),
             TokenizerSource::Gguf(vocabulary) => !vocabulary.tokens.is_empty(),
         };
-        let tokenizer = if has_tokenizer { Some(Tokenizer::from_source(&files.text)?) } else { None };
+        let mut tokenizer = if has_tokenizer { Some(Tokenizer::from_source(&files.text)?) } else { None };
+        let mut added = Vec::new();
+        for adapter in adapters {
+            let Some(known) = &tokenizer else { break };
+            if let Some((text, extended, tokens)) = added_tokens::extended_by(adapter, &files.text, known)? {
+                (files.text, tokenizer) = (text, Some(extended));
+                added.extend(tokens);
+            }
+        }
         if tokenizer.is_none() {
             terminal::say(&format!("{model} has no tokenizer, and so will not have what is written"));
         }
         let template = ChatTemplate::from_source(&files.text)?;
-        Ok(Self { files, tokenizer, template })
+        Ok(Self { files, tokenizer, added, template })
     }
 
     /// The type in which most of the numbers in matrices are stored.
@@ -159,8 +169,9 @@ pub fn run(args: ExportArgs) -> Result<()> {
         Target::Gguf | Target::GgufAdapter => export::check_gguf_target(&args.out, args.overwrite)?,
         Target::Safetensors | Target::MlxAdapter => export::check_target(&args.out, args.overwrite)?,
     }
-    let opened = Opened::open(&args.model, args.rope_scaling, &args.adapter)?;
+    let mut opened = Opened::open(&args.model, args.rope_scaling, &args.adapter)?;
     let update = Update::load(&adapters, &opened.files.config)?;
+    update.replaced.put_into(&mut opened.files.config);
     let bar = Counter::of("writing, in values");
     let progress = |done, total| bar.at(done, total);
     let rows: RefCell<Vec<Row>> = RefCell::default();
@@ -168,8 +179,12 @@ pub fn run(args: ExportArgs) -> Result<()> {
         let module = update.site(&parameter.name).map(|site| site.name()).unwrap_or_default();
         rows.borrow_mut().push(Row { module, size: sums.size(), rounding: sums.rounding(), kept: sums.kept(), ..Row::default() });
     };
-    let source =
-        Source { progress: &progress, measured: &measured, ..Source::new(&opened.files, opened.tokenizer.as_ref(), &update) };
+    let source = Source {
+        progress: &progress,
+        measured: &measured,
+        added: &opened.added,
+        ..Source::new(&opened.files, opened.tokenizer.as_ref(), &update)
+    };
     let of_adapter = matches!(args.to, Target::GgufAdapter | Target::MlxAdapter);
     let kind = args.kind.unwrap_or_else(|| if of_adapter { Mixture::F32 } else { opened.own_type() });
     let mut report = json!({ "out": args.out, "type": kind.name() });

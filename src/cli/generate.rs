@@ -72,7 +72,7 @@ pub fn run(args: GenerateArgs) -> Result<()> {
         let problem = "is for one answer, not for a conversation";
         return Err(Error::bad_input("--json", problem, "Give a message: --chat TEXT."));
     }
-    let model = super::rotated(OpenModel::open(&args.model)?, args.adapters.rope_scaling(args.rope_scaling)?);
+    let model = args.adapters.open(&args.model, args.rope_scaling)?;
     if let Some(None) = args.chat {
         let settings = chat::Settings { adapters: &args.adapters, max_new_tokens: args.max_new_tokens, device: &args.device };
         return chat::run(&model, &settings, &mut sampler);

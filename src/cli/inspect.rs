@@ -12,12 +12,13 @@ use std::{
 use clap::Args;
 use graftling::storage::source::{ByFormat, FormatTotal, by_format, count};
 use graftling::storage::{DType, TensorSource};
+use graftling::train::ask::bottleneck::{self, AdapterMethod};
 use graftling::train::needs::{self, Need, needs};
-use graftling::train::options::TrainOptions;
+use graftling::train::options::{Recipe, TrainOptions};
 use graftling::{
     Error, Result,
     adapter::{
-        UniformLora,
+        Placement, UniformLora,
         targets::{expand_target_modules, parse_layers},
     },
     architecture::{Architecture, Parameter, Part, Site, linear_modules, parameters},
@@ -35,7 +36,7 @@ const LARGEST_RANK: usize = 1 << 16;
 ///
 /// Counts parameters per module and per layer, attention against MLP, and bytes per storage type; shows the tokenizer and the
 /// chat template where their files are there. Reads no weights: a config.json alone is enough. Of the folder of an adapter it shows all
-/// options, by module the layers, ranks and scales, and how graftling trained it, if it did.
+/// options, by module the layers, ranks and scales, which tokens have rows of their own, and how graftling trained it, if it did.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   graftling inspect SmolLM2-135M-Instruct.Q4_1.gguf
@@ -52,11 +53,23 @@ pub struct InspectArgs {
     #[arg(long)]
     pub json: bool,
 
-    /// The modules an adapter would train: names, or attention, mlp, all-linear
+    /// The method of the adapter
+    #[arg(long, value_enum, value_name = "METHOD", default_value = "lora")]
+    pub adapter_method: AdapterMethod,
+
+    /// Width of a bottleneck: the hidden size divided by this [default: 16; 2 for parallel]
+    #[arg(long, value_name = "FACTOR")]
+    pub reduction_factor: Option<f64>,
+
+    /// Width of a bottleneck, in place of --reduction-factor
+    #[arg(long, value_name = "WIDTH")]
+    pub bottleneck_size: Option<usize>,
+
+    /// The modules a LoRA would train: names, or attention, mlp, all-linear
     #[arg(long, value_name = "NAMES", value_delimiter = ',', default_value = "all-linear")]
     pub target_modules: Vec<String>,
 
-    /// The rank of the adapter
+    /// The rank of a LoRA
     #[arg(long, value_name = "R", default_value_t = 16)]
     pub lora_r: usize,
 
@@ -159,11 +172,33 @@ fn problem_of(config: &Architecture, source: &dyn TensorSource) -> Option<String
 struct Adapter {
     modules: Vec<Site>,
     layers: Vec<usize>,
-    r: usize,
+    /// Rank, or width of the bottlenecks.
+    size: usize,
+    method: AdapterMethod,
+    /// Trained in one of the layers.
+    each_layer: u64,
+    /// Of bottlenecks; of LoRA it follows from the rest.
+    bottlenecks: Option<Placement>,
 }
 
 impl Adapter {
     fn choose(config: &Architecture, args: &InspectArgs) -> Result<Self> {
+        let recipe = Recipe {
+            adapter_method: Some(args.adapter_method),
+            reduction_factor: args.reduction_factor,
+            bottleneck_size: args.bottleneck_size,
+            layers: args.layers.clone(),
+            // A run has these, and nothing here depends on them.
+            model: Some(args.model.clone()),
+            data: Some(vec![PathBuf::new()]),
+            out: Some(PathBuf::new()),
+            ..Recipe::default()
+        };
+        let options = recipe.resolve()?;
+        bottleneck::check_options(&options, args.adapter_method)?;
+        if args.adapter_method != AdapterMethod::Lora {
+            return Self::bottlenecks(config, &options, args.adapter_method);
+        }
         if args.lora_r == 0 || args.lora_r > LARGEST_RANK {
             let problem = format!("{} is no possible rank", args.lora_r);
             return Err(Error::bad_input(
@@ -178,8 +213,21 @@ impl Adapter {
             Some(text) => parse_layers(text, config.num_hidden_layers)?,
             None => (0..config.num_hidden_layers).collect(),
         };
-        let modules = linear.into_iter().filter(|module| names.iter().any(|name| name == module.module)).collect();
-        Ok(Self { modules, layers, r: args.lora_r })
+        let modules: Vec<Site> = linear.into_iter().filter(|module| names.iter().any(|name| name == module.module)).collect();
+        let each_layer = modules.iter().map(|module| module.lora_parameters(args.lora_r)).sum();
+        Ok(Self { modules, layers, size: args.lora_r, method: AdapterMethod::Lora, each_layer, bottlenecks: None })
+    }
+
+    fn bottlenecks(config: &Architecture, options: &TrainOptions, method: AdapterMethod) -> Result<Self> {
+        let placement = Placement::from_adapter_hub("adapter", &bottleneck::fresh(options, method, config)?, config)?;
+        let first = placement.pieces.first().map_or(0, |piece| piece.site.layer);
+        let of_first: Vec<_> = placement.pieces.iter().filter(|piece| piece.site.layer == first).collect();
+        let each_layer = of_first.iter().flat_map(|piece| piece.matrices()).map(|matrix| matrix.elements() as u64).sum();
+        let modules = of_first.iter().map(|piece| piece.site.clone()).collect();
+        let size = placement.pieces.first().map_or(0, |piece| piece.method.width());
+        let mut layers: Vec<usize> = placement.pieces.iter().map(|piece| piece.site.layer).collect();
+        layers.dedup();
+        Ok(Self { modules, layers, size, method, each_layer, bottlenecks: Some(placement) })
     }
 
     /// What training it needs, by format of the weights; nothing for a model that cannot be trained, or of a size that nobody plans for.
@@ -189,17 +237,18 @@ impl Adapter {
             return Vec::new();
         }
         let lora = UniformLora {
-            r: self.r,
+            r: self.size,
             scale: 1.0,
             dropout: 0.0,
             target_modules: self.modules.iter().map(|module| module.module.to_owned()).collect(),
             layers: self.layers.clone(),
         };
-        needs(config, &lora).unwrap_or_default()
+        let placement = self.bottlenecks.clone().unwrap_or_else(|| lora.on(config));
+        needs(config, &placement).unwrap_or_default()
     }
 
     fn parameters(&self) -> u64 {
-        self.modules.iter().map(|module| module.lora_parameters(self.r)).sum::<u64>() * self.layers.len() as u64
+        self.each_layer * self.layers.len() as u64
     }
 }
 
@@ -404,10 +453,12 @@ fn text_report(model: &Model, adapter: &Adapter) -> String {
     };
     let modules: Vec<&str> = adapter.modules.iter().map(|module| module.module).collect();
     let training = adapter.needs(&model.config, counts.total);
+    let method = match adapter.method {
+        AdapterMethod::Lora => format!("LoRA r {} on {}", adapter.size, modules.join(", ")),
+        method => format!("Bottlenecks of width {} as {} has them, at {}", adapter.size, method.name(), modules.join(", ")),
+    };
     out += &format!(
-        "\nLoRA r {} on {} of {layers} would train {} parameters, {} of the model ({} in f32)\n",
-        adapter.r,
-        modules.join(", "),
+        "\n{method} of {layers} would train {} parameters, {} of the model ({} in f32)\n",
         grouped(trained),
         share(trained),
         binary_size(trained * 4),

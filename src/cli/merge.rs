@@ -106,8 +106,9 @@ pub fn run(args: MergeArgs) -> Result<()> {
     combination.check()?;
     check_apart(&args.out, &args.model, &args.adapter)?;
     export::check_target(&args.out, args.overwrite)?;
-    let opened = Opened::open(&args.model, args.rope_scaling, &args.adapter)?;
+    let mut opened = Opened::open(&args.model, args.rope_scaling, &args.adapter)?;
     let update = Update::load(&adapters, &opened.files.config)?;
+    update.replaced.put_into(&mut opened.files.config);
     let kind = args.kind.unwrap_or_else(|| opened.own_type());
     let changed: Vec<Parameter> =
         parameters(&opened.files.config).into_iter().filter(|parameter| update.changes(&parameter.name)).collect();
@@ -117,6 +118,7 @@ pub fn run(args: MergeArgs) -> Result<()> {
     let measured = |parameter: &Parameter, found| sums.borrow_mut().push((parameter.name.clone(), found));
     let source = Source {
         combination,
+        added: &opened.added,
         progress: &progress,
         measured: &measured,
         ..Source::new(&opened.files, opened.tokenizer.as_ref(), &update)
@@ -144,6 +146,9 @@ pub fn run(args: MergeArgs) -> Result<()> {
             "modules": rows,
             "warnings": warnings,
         });
+        if !update.replaced.is_empty() {
+            document["vocabulary"] = update.replaced.report();
+        }
         atomic::write_atomically(&folder.join(REPORT), format!("{document:#}\n").as_bytes())
     });
     bar.finish();
@@ -202,13 +207,14 @@ fn rows(args: &MergeArgs, source: &Source, changed: &[Parameter], coarse: DType,
 
 /// The losses of base, base with adapter (if there is one, with weight 1), merged, and merged in blocks.
 fn losses(args: &MergeArgs, coarse: DType) -> Result<Value> {
-    let base = OpenModel::open(&args.model)?;
+    // With the tokens that the adapters add, which the merged model has.
+    let base = OpenModel::open(&args.model)?.with_tokens_of(args.adapter.iter().map(PathBuf::as_path))?;
     let merged = OpenModel::open(&args.out.display().to_string())?;
     let max_length = base.files.config.context();
     let options = LoadOptions { max_length, long_records: LongRecords::Cut, eval_split: None };
     let files = folder::files(&args.data, Side::HeldOut)?;
     let (data, _) = data::load_files(&files, &base.tokenizer, base.template.as_ref(), options)?;
-    data.check_vocabulary(base.files.config.vocab_size)?;
+    data.check_vocabulary(merged.files.config.vocab_size)?;
     let batches = batch::in_order(&data);
     let most = batch::most_tokens(&data, &batches);
     let loss = |model: &OpenModel, adapter: Option<&Path>, weights: WeightType| -> Result<f64> {
@@ -223,7 +229,11 @@ fn losses(args: &MergeArgs, coarse: DType) -> Result<Value> {
         let session = super::with_bars(|bars| Session::open(model, adapter, &options, &[&uses], bars))?;
         Ok(super::eval::total(&super::eval::losses(&session, &data, &batches)?).0)
     };
-    let mut losses = json!({ "base": loss(&base, None, WeightType::Lossless)? });
+    let mut losses = json!({});
+    // The base has no rows for tokens that were added.
+    if data.check_vocabulary(base.files.config.vocab_size).is_ok() {
+        losses["base"] = json!(loss(&base, None, WeightType::Lossless)?);
+    }
     if let ([adapter], true) = (args.adapter.as_slice(), args.weights.iter().all(|weight| *weight == 1.0)) {
         let rotated = super::rotated(base, rope_scaling::chosen(args.rope_scaling, Some(adapter))?);
         losses["unmerged"] = json!(loss(&rotated, Some(adapter), WeightType::Lossless)?);

@@ -202,6 +202,12 @@ impl AdapterArgs {
         (count > 0).then(|| LoadedAdapter::together(loaded)).transpose()
     }
 
+    /// Opens the model with the rotation of the adapters and the tokens that they add.
+    fn open(&self, model: &str, rope_scaling: Option<RopeOverride>) -> Result<OpenModel> {
+        let scaling = self.rope_scaling(rope_scaling)?;
+        OpenModel::open(model)?.rotated(scaling).with_tokens_of(self.folders.iter().map(PathBuf::as_path))
+    }
+
     /// The rotation that the adapters were trained with, which must be one for all.
     fn rope_scaling(&self, given: Option<RopeOverride>) -> Result<Option<RopeOverride>> {
         let Some((first, others)) = self.folders.split_first() else { return rope_scaling::chosen(given, None) };
@@ -233,7 +239,11 @@ impl DeviceArgs {
 
     /// Puts a model on the GPU, with these adapters, for these uses.
     fn session(&self, model: &OpenModel, adapters: &AdapterArgs, uses: &[&dyn Use]) -> Result<Session> {
-        let adapter = adapters.load(model)?;
+        self.session_with(model, adapters.load(model)?, uses)
+    }
+
+    /// [`DeviceArgs::session`] with an adapter that has been read already.
+    fn session_with(&self, model: &OpenModel, adapter: Option<LoadedAdapter>, uses: &[&dyn Use]) -> Result<Session> {
         with_bars(|bars| Session::open_with(model, adapter, &self.options(), uses, bars))
     }
 

@@ -8,6 +8,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::{Source, check_target};
+use crate::adapter::added_tokens;
 use crate::architecture::{Architecture, Order, parameters};
 use crate::formats::safetensors::{self, Planned};
 use crate::formats::{ModelPlace, atomic};
@@ -178,6 +179,7 @@ fn config(source: &Source, dtype: DType) -> Result<Value> {
             map.retain(|key, _| key != "dtype" && key != "torch_dtype" && key != "quantization_config" && key != "quantization");
             map.insert("torch_dtype".to_owned(), json!(name));
             map.insert("tie_word_embeddings".to_owned(), json!(model.tie_word_embeddings));
+            map.insert("vocab_size".to_owned(), json!(model.vocab_size));
         });
         config
     };
@@ -220,6 +222,12 @@ fn text_files(source: &Source, out: &Path) -> Result<()> {
                 put(name, &bytes)?;
             }
         }
+        if let (Some(tokenizer), false) = (source.tokenizer, source.added.is_empty()) {
+            let texts = added_tokens::texts(source.files, tokenizer, source.added)?;
+            for (name, text) in added_tokens::FILES.into_iter().zip(texts) {
+                put(name, text.as_bytes())?;
+            }
+        }
         return Ok(());
     }
     let text = &source.files.text;
@@ -230,31 +238,10 @@ fn text_files(source: &Source, out: &Path) -> Result<()> {
         format!("{:#}\n", json!({ "bos_token_id": model.bos_token_id, "eos_token_id": ends })).as_bytes(),
     )?;
     let Some(tokenizer) = source.tokenizer else { return Ok(()) };
-    let mut json = tokenizer.to_json()?;
-    // Elsewhere in a GGUF file, a part of the tokenizer in a folder.
-    if tokenizer.adds_bos() == Some(true)
-        && let Some(id) = tokenizer.bos_token_id()
-        && let Some(token) = tokenizer.token(id)
-    {
-        let special = json!({ "SpecialToken": { "id": token, "type_id": 0 } });
-        let sequence = |id: &str, kind: u32| json!({ "Sequence": { "id": id, "type_id": kind } });
-        let second = json!({ "SpecialToken": { "id": token, "type_id": 1 } });
-        json["post_processor"] = json!({
-            "type": "TemplateProcessing",
-            "single": [special, sequence("A", 0)],
-            "pair": [special, sequence("A", 0), second, sequence("B", 1)],
-            "special_tokens": { token.clone(): { "id": token, "ids": [id], "tokens": [token] } },
-        });
-    }
-    put("tokenizer.json", format!("{json:#}\n").as_bytes())?;
-    let mut settings = json!({ "tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": false });
-    for (role, token) in &text.named_tokens {
-        settings[role] = json!(token);
-    }
-    settings["model_max_length"] = json!(model.context());
+    put("tokenizer.json", format!("{:#}\n", added_tokens::made_json(tokenizer)?).as_bytes())?;
     if let Some(template) = &text.chat_template {
-        settings["chat_template"] = json!(template);
         put("chat_template.jinja", template.as_bytes())?;
     }
+    let settings = added_tokens::made_config(source.files);
     put("tokenizer_config.json", format!("{settings:#}\n").as_bytes())
 }

@@ -42,7 +42,7 @@ impl Plan {
         // The description of a GGUF file is passed through as long as it is that of the model.
         let same = original.as_ref().is_some_and(|original| original.config() == model);
         let mut pairs = match &original {
-            Some(original) => passed_through(original, (!same).then_some(&said), kind),
+            Some(original) => passed_through(original, (!same).then_some(&said), kind, extended(source, original)?),
             None => made(source, &said, kind)?,
         };
         if !pairs.iter().any(|pair| pair.key == QUANTIZATION_VERSION) {
@@ -144,8 +144,8 @@ fn format_of(kind: Mixture, parameter: &Parameter, model: &Architecture) -> DTyp
     })
 }
 
-/// What the source says, but for what is about the file and its numbers; `said` replaces what it says of the model.
-fn passed_through(original: &Gguf, said: Option<&Said>, kind: Mixture) -> Vec<Pair> {
+/// What the source says, but for what is about the file and its numbers; `said` replaces what it says of the model, `tokenizer` what of text.
+fn passed_through(original: &Gguf, said: Option<&Said>, kind: Mixture, tokenizer: Option<Vec<Pair>>) -> Vec<Pair> {
     let own =
         |key: &str| ["split.", "quantize.", "general.alignment", QUANTIZATION_VERSION].iter().any(|start| key.starts_with(start));
     let mut pairs: Vec<Pair> = original.pairs().into_iter().filter(|pair| !own(&pair.key)).collect();
@@ -159,12 +159,24 @@ fn passed_through(original: &Gguf, said: Option<&Said>, kind: Mixture) -> Vec<Pa
         let at = at.min(pairs.len());
         pairs.splice(at..at, replaced);
     }
+    if let Some(tokenizer) = tokenizer {
+        pairs.retain(|pair| !pair.key.starts_with("tokenizer."));
+        pairs.extend(tokenizer);
+    }
     let file_type = Pair::u32(FILE_TYPE, kind.file_type());
     match pairs.iter_mut().find(|pair| pair.key == FILE_TYPE) {
         Some(pair) => *pair = file_type,
         None => pairs.push(file_type),
     }
     pairs
+}
+
+/// What is said of the tokenizer where an adapter has added tokens to it, or rows to the vocabulary.
+fn extended(source: &Source, original: &Gguf) -> Result<Option<Vec<Pair>>> {
+    let model = &source.files.config;
+    let is_extended = !source.added.is_empty() || model.vocab_size != original.config().vocab_size;
+    let tokenizer = source.tokenizer.filter(|_| is_extended);
+    tokenizer.map(|tokenizer| vocabulary::pairs(&source.files.text, tokenizer, model)).transpose()
 }
 
 /// What a folder's files say, in the order of `convert_hf_to_gguf.py`.

@@ -28,6 +28,8 @@ pub fn write(source: &Source, kind: Mixture, path: &Path) -> Result<()> {
     if source.update.is_empty() {
         return Err(Error::bad_input("--adapter", "is missing, so there is nothing to write", "Give the adapter's folder."));
     }
+    let proposal = "Use --to gguf: one file, with the adapter merged and the tokens in its vocabulary.";
+    source.update.replaced.refuse_in("a GGUF adapter", proposal)?;
     let model = &source.files.config;
     let mut pairs: Vec<Pair3> = Vec::new();
     for parameter in parameters(model) {

@@ -24,6 +24,8 @@ pub fn write(source: &Source, dtype: DType, out: &Path, overwrite: bool) -> Resu
     if dtype.block() > 1 {
         return Err(Error::bad_input("--type", format!("an adapter is not written in {dtype}"), "Use f32, f16 or bf16."));
     }
+    let proposal = "Use --to safetensors, a folder with the adapter merged, which mlx-lm reads.";
+    source.update.replaced.refuse_in("an MLX adapter", proposal)?;
     let model = &source.files.config;
     let mut keys = BTreeSet::new();
     let (mut first_layer, mut rank) = (usize::MAX, 0);

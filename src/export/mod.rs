@@ -17,7 +17,7 @@ use std::io::Read;
 use std::path::Path;
 
 use crate::architecture::Parameter;
-use crate::formats::ModelFiles;
+use crate::formats::{AddedTokenSource, ModelFiles};
 use crate::merge::report::Sums;
 use crate::merge::{Combination, MergedWeights, Update};
 use crate::text::Tokenizer;
@@ -28,6 +28,8 @@ pub struct Source<'a> {
     pub files: &'a ModelFiles,
     /// `None` for a model without one.
     pub tokenizer: Option<&'a Tokenizer>,
+    /// The tokens that adapters add, with their ids; they are in the tokenizer and in what the files say of text.
+    pub added: &'a [(u32, AddedTokenSource)],
     /// What adapters change; may be empty.
     pub update: &'a Update,
     /// How the changes of several adapters become one.
@@ -41,7 +43,15 @@ pub struct Source<'a> {
 impl<'a> Source<'a> {
     /// A model with what adapters change of it, added up; nobody is told how far it is.
     pub fn new(files: &'a ModelFiles, tokenizer: Option<&'a Tokenizer>, update: &'a Update) -> Self {
-        Self { files, tokenizer, update, combination: Combination::default(), progress: &|_, _| {}, measured: &|_, _| {} }
+        Self {
+            files,
+            tokenizer,
+            added: &[],
+            update,
+            combination: Combination::default(),
+            progress: &|_, _| {},
+            measured: &|_, _| {},
+        }
     }
 
     /// The model's tensors with the changes in them.

@@ -4,13 +4,15 @@
 //! * [`gguf`], [`hugging_face`], [`hub`]: where models come from;
 //! * [`folder_weights`]: the weights of a folder, of safetensors or PyTorch files (`safetensors`, `pytorch`, `pickle`, `stored`), quantised or
 //!   not (`quantised`);
-//! * [`peft`]: adapters, both ways;
+//! * [`peft`], [`adapter_hub`]: adapters, both ways; [`adapter_file`]: either of them;
 //! * [`text_source`]: what the readers hand to the rest of the program, besides the [`TensorSource`](crate::storage::TensorSource);
 //! * `open`: the one place where files are opened; [`atomic`]: files written all or nothing.
 //!
 //! Nothing here trusts a file: every length and offset is checked before it is used, and what cannot be used is an
 //! [`Error`](crate::Error) that names file, tensor or key.
 
+pub mod adapter_file;
+pub mod adapter_hub;
 pub mod atomic;
 pub mod folder_weights;
 pub mod gguf;
@@ -29,4 +31,4 @@ pub mod text_source;
 mod weight_file;
 
 pub use model_files::{ModelFiles, ModelPlace};
-pub use text_source::{AddedTokenSource, GgufTokenizer, TextSource, TokenizerSource};
+pub use text_source::{AddedTokenSource, GgufTokenizer, TextSource, TokenizerSource, token_types};

@@ -39,6 +39,16 @@ impl TextSource {
             added_tokens: Vec::new(),
         }
     }
+
+    /// The same with further tokens, which get the ids behind the last one.
+    #[must_use]
+    pub fn extended(mut self, tokens: &[AddedTokenSource]) -> Self {
+        match &mut self.tokenizer {
+            TokenizerSource::Json(_) => self.added_tokens.extend_from_slice(tokens),
+            TokenizerSource::Gguf(gguf) => tokens.iter().for_each(|token| gguf.push(token)),
+        }
+        self
+    }
 }
 
 /// A token that is found in the text before anything else happens to it, and how it is found there. The flags are those of
@@ -58,6 +68,14 @@ pub struct AddedTokenSource {
     pub special: bool,
     /// Counts only where `tokenizer.json` does not list a token of this text itself.
     pub fallback: bool,
+}
+
+impl AddedTokenSource {
+    /// A token that is found as it is written.
+    pub fn new(content: &str, special: bool) -> Self {
+        let content = content.to_owned();
+        Self { content, single_word: false, lstrip: false, rstrip: false, normalized: false, special, fallback: false }
+    }
 }
 
 /// Where the tokenizer comes from.
@@ -92,4 +110,30 @@ pub struct GgufTokenizer {
     pub add_eos_token: Option<bool>,
     /// Whether SentencePiece puts a space before the text.
     pub add_space_prefix: Option<bool>,
+}
+
+/// Values of `tokenizer.ggml.token_type`.
+pub mod token_types {
+    pub const NORMAL: u32 = 1;
+    pub const UNKNOWN: u32 = 2;
+    /// Special.
+    pub const CONTROL: u32 = 3;
+    /// Found as it is written.
+    pub const USER_DEFINED: u32 = 4;
+    pub const UNUSED: u32 = 5;
+    pub const BYTE: u32 = 6;
+}
+
+impl GgufTokenizer {
+    /// Adds a token behind the last one.
+    fn push(&mut self, token: &AddedTokenSource) {
+        if self.token_types.is_empty() {
+            self.token_types = vec![token_types::NORMAL; self.tokens.len()];
+        }
+        self.tokens.push(token.content.clone());
+        self.token_types.push(if token.special { token_types::CONTROL } else { token_types::USER_DEFINED });
+        if !self.scores.is_empty() {
+            self.scores.push(0.0);
+        }
+    }
 }

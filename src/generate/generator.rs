@@ -44,7 +44,8 @@ pub struct Generator {
     decode: Pass,
     /// What both take of weights and adapter as computed, run at the beginning of a text.
     preparation: Option<Executable>,
-    vocab_size: usize,
+    /// Tokens that there are, with those that the adapter adds.
+    tokens: usize,
     /// Rows of the cache: the most tokens of prompt and answer together.
     context: usize,
     /// Tokens in the cache.
@@ -66,7 +67,8 @@ impl Generator {
         let decode = Pass::new(weights, config, adapter, 1, context, &mut shared)?;
         let preparation = shared.preparation;
         let by_length = config.ropes.iter().any(|rope| rope.changes_beyond().is_some());
-        Ok(Self { prefill, decode, preparation, vocab_size: config.vocab_size, context, seen: Vec::new(), by_length })
+        let tokens = decode.tokens;
+        Ok(Self { prefill, decode, preparation, tokens, context, seen: Vec::new(), by_length })
     }
 
     /// [`Generator::new`] with the model and the adapter of a session that was opened for it.
@@ -119,13 +121,13 @@ impl Generator {
         self.seen.clear();
     }
 
-    /// Reads `ids` after what has been read before, and gives the logits `[vocab_size]` of the token that follows.
+    /// Reads `ids` after what has been read before, and gives the logits `[tokens]` of the token that follows.
     ///
     /// # Errors
     /// Bad input: no ids, an id that the model does not have, more tokens than the context holds. Failed: the device is lost.
     pub fn read(&mut self, ids: &[u32]) -> Result<Vec<f32>> {
-        if let Some(id) = ids.iter().find(|&&id| id as usize >= self.vocab_size) {
-            let problem = format!("the token id {id} is not one of the model's {}", self.vocab_size);
+        if let Some(id) = ids.iter().find(|&&id| id as usize >= self.tokens) {
+            let problem = format!("the token id {id} is not one of the model's {}", self.tokens);
             return Err(Error::bad_input("prompt", problem, "the tokenizer and the weights do not belong together"));
         }
         if ids.is_empty() {
@@ -142,7 +144,7 @@ impl Generator {
         let mut logits = Vec::new();
         for chunk in ids.chunks(self.prefill.rows) {
             let pass = if chunk.len() == 1 { &mut self.decode } else { &mut self.prefill };
-            logits = pass.run(chunk, self.seen.len(), length, self.vocab_size)?;
+            logits = pass.run(chunk, self.seen.len(), length)?;
             self.seen.extend(chunk);
         }
         Ok(logits)
@@ -223,6 +225,8 @@ fn fused(
 struct Pass {
     inputs: Inputs,
     logits: ValueId,
+    /// Columns of the logits.
+    tokens: usize,
     executable: Executable,
     rows: usize,
 }
@@ -272,13 +276,14 @@ impl Pass {
         }
         let filled = leaves.prepared.iter().zip(&shared.prepared);
         pinned.extend(filled.map(|(prepared, slice)| (prepared.value, slice.clone().into())));
+        let tokens = model.graph[logits].tensor.shape.columns;
         let executable = Executable::new(weights.place(), model.graph, &[logits], pinned)?;
-        Ok(Self { inputs: model.inputs, logits, executable, rows })
+        Ok(Self { inputs: model.inputs, logits, tokens, executable, rows })
     }
 
     /// Runs `ids` at the positions from `first` on; gives the logits of the last one. `length`: tokens of the text when all are read that
     /// are read at one time, as transformers counts it.
-    fn run(&mut self, ids: &[u32], first: usize, length: usize, vocab_size: usize) -> Result<Vec<f32>> {
+    fn run(&mut self, ids: &[u32], first: usize, length: usize) -> Result<Vec<f32>> {
         let positions: Vec<u32> = (first as u32..).take(ids.len()).collect();
         self.executable.write(self.inputs.input_ids, ids);
         self.executable.write(self.inputs.position, &positions);
@@ -286,6 +291,6 @@ impl Pass {
         write_rotation(&self.executable, &self.inputs, positions.iter().map(|&position| (position, length)));
         self.executable.write(self.inputs.rows, &[ids.len() as u32 - 1]);
         self.executable.run(&Counts { tokens: ids.len(), supervised: 1 })?;
-        self.executable.read(self.logits, vocab_size)
+        self.executable.read(self.logits, self.tokens)
     }
 }

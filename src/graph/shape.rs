@@ -12,6 +12,11 @@ pub enum Rows {
     Tokens(usize),
     /// One row a supervised token of the batch, at most this many.
     Supervised(usize),
+    /// One row for each token of the batch, at most `tokens`, and each of the `experts` that it is sent to.
+    Routed {
+        tokens: usize,
+        experts: usize,
+    },
 }
 
 /// Row counts of one run.
@@ -26,6 +31,7 @@ impl Rows {
     pub fn max(self) -> usize {
         match self {
             Self::Fixed(n) | Self::Tokens(n) | Self::Supervised(n) => n,
+            Self::Routed { tokens, experts } => tokens.saturating_mul(experts),
         }
     }
 
@@ -35,6 +41,16 @@ impl Rows {
             Self::Fixed(n) => n,
             Self::Tokens(_) => counts.tokens,
             Self::Supervised(_) => counts.supervised,
+            Self::Routed { experts, .. } => counts.tokens.saturating_mul(experts),
+        }
+    }
+
+    /// A row for each of these rows and each of the `experts` that it is sent to; `None` for rows that are sent to none.
+    pub fn sent_to(self, experts: usize) -> Option<Self> {
+        match self {
+            Self::Fixed(n) => Some(Self::Fixed(n.saturating_mul(experts))),
+            Self::Tokens(tokens) => Some(Self::Routed { tokens, experts }),
+            Self::Supervised(_) | Self::Routed { .. } => None,
         }
     }
 }
@@ -45,6 +61,7 @@ impl fmt::Display for Rows {
             Self::Fixed(n) => write!(f, "{n}"),
             Self::Tokens(n) => write!(f, "tokens<={n}"),
             Self::Supervised(n) => write!(f, "supervised<={n}"),
+            Self::Routed { tokens, experts } => write!(f, "{experts} a token<={tokens}"),
         }
     }
 }

@@ -99,8 +99,13 @@ mod tests {
 
     #[test]
     fn parts_come_once_and_before_those_that_use_them() {
-        let slots =
-            &[("activations", "activations_f32"), ("weights", "weights_q4_1"), ("words", "words_plain"), ("tile", "tile_f16")];
+        let slots = &[
+            ("activations", "activations_f32"),
+            ("product", "whole_product"),
+            ("weights", "weights_q4_1"),
+            ("words", "words_plain"),
+            ("tile", "tile_f16"),
+        ];
         let files = composed("matmul_tiled", slots).unwrap();
         let place = |stem: &str| files.iter().position(|file| *file == stem).unwrap();
         assert!(files.iter().all(|file| files.iter().filter(|other| *other == file).count() == 1), "{files:?}");

@@ -8,8 +8,10 @@ use rayon::prelude::*;
 
 use crate::adapter::{Method, Piece, Placement};
 use crate::architecture::{Architecture, Site};
-use crate::formats::peft::{AdapterTensor, load_adapter};
+use crate::formats::adapter_file::AdapterFile;
+use crate::formats::peft::AdapterTensor;
 use crate::graph::Matrix;
+use crate::merge::Replaced;
 use crate::{Error, Result};
 
 /// A change of one matrix that is a product: `scale B A`.
@@ -43,6 +45,8 @@ struct Change {
 pub struct Update {
     /// By the name of the changed tensor, `model.layers.3.self_attn.q_proj.weight`; changes in the order of the adapters.
     changes: BTreeMap<String, (Site, Vec<Change>)>,
+    /// What one of the adapters has in the place of the model's rows.
+    pub replaced: Replaced,
     /// Adapter folders, for messages.
     pub places: Vec<PathBuf>,
 }
@@ -55,18 +59,25 @@ impl Update {
     pub fn load(adapters: &[(&Path, f64)], model: &Architecture) -> Result<Self> {
         let mut update = Self::default();
         for (adapter, (folder, weight)) in adapters.iter().enumerate() {
-            let (config, tensors) = load_adapter(folder)?;
+            let (config, tensors) = AdapterFile::load(folder)?;
             let place = folder.display().to_string();
-            let placement = Placement::from_peft(&place, &config, model)?;
+            let placement = Placement::of_file(&place, &config, model)?;
+            let tensors = placement.without_copies(tensors);
             let mut given: HashMap<String, AdapterTensor> =
                 tensors.into_iter().map(|tensor| (tensor.name.clone(), tensor)).collect();
-            let whole = "use the adapter beside the base: it is no change of the layers' matrices alone";
-            if !placement.replaced.is_empty() {
-                return Err(Error::bad_input(&place, "has whole embeddings or output layers, which are not merged", whole));
+            let whole = "use the adapter beside the base, with --adapter: it is no change of the layers' matrices alone";
+            let replaced = Replaced::of(&place, &placement, model, &mut given)?;
+            if !replaced.is_empty() {
+                if *weight != 1.0 || !update.replaced.is_empty() {
+                    let problem = "has rows or norms in the place of the model's: they have no weight, and add up with \
+                                   no other's";
+                    return Err(Error::bad_input(&place, problem, "merge it without a weight, and no other one with such rows"));
+                }
+                update.replaced = replaced;
             }
             for Piece { site, method, .. } in placement.pieces {
-                if method.lora().has_bias {
-                    return Err(Error::bad_input(&place, "has biases (`lora_bias`), which no weight can take in", whole));
+                if let Some(problem) = method.cannot_merge() {
+                    return Err(Error::bad_input(&place, problem, whole));
                 }
                 if matches!(method, Method::Dora(_)) && (*weight != 1.0 || adapters.len() > 1) {
                     let problem =
@@ -116,7 +127,7 @@ impl Update {
 
     /// Whether nothing is changed.
     pub fn is_empty(&self) -> bool {
-        self.changes.is_empty()
+        self.changes.is_empty() && self.replaced.is_empty()
     }
 
     /// The layer whose weight this tensor is, if it is changed.
@@ -162,6 +173,7 @@ impl Update {
             let before = Matrix::new([rows.len(), columns], values.to_vec());
             for change in changes {
                 let merged = change.method.merged(&before, &change.of_rows(site, &rows));
+                let merged = merged.unwrap_or_else(|| unreachable!("such a method is refused when it is read"));
                 let parts = values.iter_mut().zip(merged.data.iter().zip(&before.data));
                 match (change.weight, changes.len()) {
                     (1.0, 1) => parts.for_each(|(value, (merged, _))| *value = *merged),

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use super::replaced::ReplacedTensor;
 use super::report::{Rounded, Sums};
 use super::{Combination, Combined, Update};
 use crate::architecture::{Order, Parameter};
@@ -58,8 +59,10 @@ impl MergedWeights<'_> {
         dtype: DType,
         mut each: impl FnMut(&[u8]) -> Result<()>,
     ) -> Result<Option<Sums>> {
-        let info = self.info(&parameter.name)?;
-        let (rows, columns) = (info.rows(), info.row_values());
+        let replaced = self.update.replaced.tensor(&parameter.name);
+        let info = self.info(replaced.map_or(&parameter.name, |tensor| &tensor.source))?;
+        // Of a vector they are its values.
+        let (rows, columns) = (parameter.shape[0], info.row_values());
         let head = if let Order::Interleaved(head_dim) = order { head_dim } else { 1 };
         let step = (CHUNK_VALUES / columns.max(1)).max(1).next_multiple_of(head);
         let row_bytes = columns / dtype.block() * dtype.block_bytes();
@@ -67,8 +70,9 @@ impl MergedWeights<'_> {
         let mut sums = change.is_some().then(Sums::default);
         for first in (0..rows).step_by(step) {
             let chunk = first..(first + step).min(rows);
-            let bytes = match (&change, &mut sums) {
-                (Some(change), Some(sums)) => self.changed_rows(info, chunk, dtype, change, sums)?,
+            let bytes = match (&change, &mut sums, replaced) {
+                (Some(change), Some(sums), _) => self.changed_rows(info, chunk, dtype, change, sums)?,
+                (.., Some(tensor)) => self.replaced_rows(info, chunk, (order, dtype), tensor)?,
                 _ => self.rows(info, chunk, order, dtype)?,
             };
             each(&order.stored(bytes, row_bytes))?;
@@ -88,6 +92,30 @@ impl MergedWeights<'_> {
         }
         self.check(info, &values, dtype)?;
         Ok(quantised(&values, dtype, info.row_values()))
+    }
+
+    /// Rows of the model, and of the adapter in their place or behind them; the model's keep their bytes where [`Self::rows`] does.
+    fn replaced_rows(
+        &self,
+        info: &TensorInfo,
+        rows: Range<usize>,
+        (order, dtype): (Order, DType),
+        tensor: &ReplacedTensor,
+    ) -> Result<Vec<u8>> {
+        let columns = info.row_values();
+        let row_bytes = columns / dtype.block() * dtype.block_bytes();
+        let of_model = rows.start..rows.end.min(info.rows());
+        let mut bytes = if of_model.is_empty() { Vec::new() } else { self.rows(info, of_model, order, dtype)? };
+        bytes.resize(rows.len() * row_bytes, 0);
+        for (token, bytes) in rows.zip(bytes.chunks_exact_mut(row_bytes)) {
+            if let Some(values) = tensor.row(token) {
+                self.check(info, values, dtype)?;
+                let more = if order == Order::PlusOne { 1.0 } else { 0.0 };
+                let values: Vec<f32> = values.iter().map(|value| value + more).collect();
+                bytes.copy_from_slice(&dtype.quantise(&values));
+            }
+        }
+        Ok(bytes)
     }
 
     fn changed_rows(

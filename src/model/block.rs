@@ -1,7 +1,7 @@
 //! One block of any family: attention and MLP, each with its norms and the residual.
 
 use super::graph::{Builder, Inputs, Purpose};
-use super::hook::Linear;
+use super::hook::{Half, Linear};
 use crate::architecture::{self, Part, QueryKeyNorm, Role, Site, layer_sites, norm_modules};
 use crate::graph::{Origin, Rows, ShapeError, TensorType, ValueId};
 use crate::kernel::Layout;
@@ -66,7 +66,8 @@ impl Builder<'_> {
             sum = if norm.is_none() && (factor == 1.0 || !site.bias) && !self.hook.stands_alone(site) {
                 self.linear(site, y, factor, Some(sum))?[0]
             } else {
-                let mut y = self.linear(site, y, 1.0, None)?[0];
+                let output = self.linear(site, y, 1.0, None)?[0];
+                let mut y = self.hook.after_half(&mut self.graph, Half { site, output, residual: sum })?;
                 y = self.block_norm(site.layer, norm, y)?;
                 let name = format!("{}.residual", site.name());
                 if factor != 1.0 {

@@ -3,7 +3,7 @@
 //! The same code builds the graph for training, for evaluation and for generation; they differ in what stands at the end, and in where
 //! attention finds its keys. It also builds a [`Part`] of the model: the layers below one, or those from one on.
 
-use super::hook::{Hook, Substitute, Vocabulary};
+use super::hook::{Hook, Vocabulary};
 use crate::architecture::{Architecture, DynamicRope, Rope, slice_name};
 use crate::graph::{DType, Graph, Origin, Rows, ShapeError, TensorType, ValueId};
 use crate::kernel::Layout;
@@ -12,10 +12,12 @@ use crate::ops::gather_rows::GatherRows;
 use crate::ops::linear_cross_entropy::LinearCrossEntropy;
 use crate::ops::matmul::Matmul;
 use crate::ops::permute_columns::PermuteColumns;
+use crate::ops::replace_columns::ReplaceColumns;
 use crate::ops::rms_norm::{NormWeight, RmsNorm};
 use crate::ops::rope::rope_table_of;
 use crate::ops::scale::{Scale, between};
 use crate::ops::softcap::Softcap;
+use crate::ops::token_rows::TokenRows;
 use std::ops::Range;
 
 /// What the graph is for.
@@ -125,7 +127,7 @@ impl RopeRow {
 pub enum Head {
     /// `loss [1, 1]` and `nll [supervised, 1]`, in nats.
     Loss { loss: ValueId, nll: ValueId },
-    /// `logits`, `[1, vocabulary]` in generation, `[supervised, vocabulary]` in a probe.
+    /// `logits`, `[1, tokens]` in generation, `[supervised, tokens]` in a probe: of the model's vocabulary, and of what an adapter adds to it.
     Logits(ValueId),
     /// `[tokens, hidden_size]`: what enters the layer above [`Part::Below`] or [`Part::Layer`].
     Hidden(ValueId),
@@ -276,9 +278,17 @@ impl<'a> Builder<'a> {
     }
 
     fn embedding(&mut self) -> Result<ValueId, ShapeError> {
-        let input_ids = self.inputs.input_ids;
-        let x = self.by_matrix(Vocabulary::Embedding, "model.embed_tokens.weight", "embed_tokens", |graph, matrix, name| {
-            graph.apply_one(Embedding, &[input_ids, matrix], name)
+        let (ids, own) = (self.inputs.input_ids, "model.embed_tokens.weight");
+        let matrix = self.hook.vocabulary(&mut self.graph, Vocabulary::Embedding);
+        let own_rows = self.hook.own_rows(&mut self.graph, Vocabulary::Embedding);
+        let is_own = matrix.is_none() && own_rows.is_none();
+        let x = self.part_of_the_way("embed_tokens", is_own, |model, name, adapted| {
+            let matrix = matrix.filter(|_| adapted).unwrap_or_else(|| model.vocabulary_weight(own));
+            let x = model.graph.apply_one(Embedding, &[ids, matrix], name)?;
+            match own_rows.filter(|_| adapted) {
+                Some(own) => model.graph.apply_one(TokenRows, &[x, ids, own.rows, own.chosen], format!("{name}.own_rows")),
+                None => Ok(x),
+            }
         })?;
         match self.architecture.embedding_multiplier {
             1.0 => Ok(x),
@@ -292,26 +302,42 @@ impl<'a> Builder<'a> {
         let x = self.norm(x, "model.norm.weight", "norm", 1)?;
         let tied = self.architecture.tie_word_embeddings;
         let own = if tied { "model.embed_tokens.weight" } else { "lm_head.weight" };
+        let matrix = self.hook.vocabulary(&mut self.graph, Vocabulary::Output);
+        let own_rows = self.hook.own_rows(&mut self.graph, Vocabulary::Output);
+        // Of the matrix, and of rows of their own behind it.
+        let tokens = |model: &Self, matrix: ValueId| own_rows.map(|own| own.end.max(model.graph[matrix].tensor.shape.rows.max()));
         let scale = 1.0 / self.architecture.logits_scaling;
         Ok(match (self.inputs.targets, self.inputs.loss_weight) {
             (Some(targets), Some(weight)) => {
-                let with_gradient = self.purpose == Purpose::Train;
-                let output = match self.hook.vocabulary(&mut self.graph, Vocabulary::Output) {
-                    None => self.vocabulary_weight(own),
-                    Some(Substitute { matrix, strength: 1.0 }) => matrix,
-                    Some(Substitute { strength, .. }) => {
-                        let found = format!("strength {strength}");
-                        return Err(ShapeError::new("model", "a whole output matrix below a loss", found, "strength 1"));
-                    }
+                if self.hook.strength() != 1.0 && (matrix.is_some() || own_rows.is_some()) {
+                    let found = format!("strength {}", self.hook.strength());
+                    return Err(ShapeError::new("model", "an output matrix of the adapter's below a loss", found, "strength 1"));
+                }
+                let output = matrix.unwrap_or_else(|| self.vocabulary_weight(own));
+                let op = LinearCrossEntropy {
+                    with_gradient: self.purpose == Purpose::Train,
+                    scale,
+                    softcap: self.architecture.final_softcap,
+                    trains_matrix: self.graph[output].origin == Origin::Adapter,
+                    own_rows: tokens(self, output),
                 };
-                let op = LinearCrossEntropy { with_gradient, scale, softcap: self.architecture.final_softcap };
-                let outputs = self.graph.apply(op, &[x, output, targets, weight], "loss")?;
+                let mut inputs = vec![x, output, targets, weight];
+                inputs.extend(own_rows.iter().flat_map(|own| [own.rows, own.chosen]));
+                let outputs = self.graph.apply(op, &inputs, "loss")?;
                 Head::Loss { loss: outputs[0], nll: outputs[1] }
             }
             _ => {
                 let product = Matmul { layout: Layout::NT, scale };
-                let logits = self.by_matrix(Vocabulary::Output, own, "lm_head", |graph, matrix, name| {
-                    product.append(graph, [x, matrix], None, name)
+                let is_own = matrix.is_none() && own_rows.is_none();
+                let logits = self.part_of_the_way("lm_head", is_own, |model, name, adapted| {
+                    let output = matrix.filter(|_| adapted).unwrap_or_else(|| model.vocabulary_weight(own));
+                    let logits = product.append(&mut model.graph, [x, output], None, name)?;
+                    let (Some(own), Some(columns)) = (own_rows.filter(|_| adapted), tokens(model, output)) else {
+                        return Ok(logits);
+                    };
+                    let of_own = product.append(&mut model.graph, [x, own.rows], None, format!("{name}.own_rows"))?;
+                    let inputs = [logits, of_own, own.chosen];
+                    model.graph.apply_one(ReplaceColumns { columns }, &inputs, format!("{name}.all_tokens"))
                 })?;
                 Head::Logits(match self.architecture.final_softcap {
                     Some(cap) => self.graph.apply_one(Softcap { cap }, &[logits], "final_softcap")?,
@@ -321,33 +347,30 @@ impl<'a> Builder<'a> {
         })
     }
 
-    /// What `apply` gives by the model's own matrix of this name, or by what stands for it.
-    fn by_matrix(
+    /// What `of` gives with what the adapter has in the place of the model's own, or as far between the two as its strength says. `of` is told
+    /// the name and whether the adapter's is wanted.
+    fn part_of_the_way(
         &mut self,
-        module: Vocabulary,
-        own: &str,
         name: &str,
-        apply: impl Fn(&mut Graph, ValueId, String) -> Result<ValueId, ShapeError>,
+        is_own: bool,
+        mut of: impl FnMut(&mut Self, &str, bool) -> Result<ValueId, ShapeError>,
     ) -> Result<ValueId, ShapeError> {
-        match self.hook.vocabulary(&mut self.graph, module) {
-            None => {
-                let own = self.vocabulary_weight(own);
-                apply(&mut self.graph, own, name.to_owned())
-            }
-            Some(Substitute { matrix, strength: 1.0 }) => apply(&mut self.graph, matrix, name.to_owned()),
-            Some(Substitute { matrix, strength }) => {
-                let own = self.vocabulary_weight(own);
-                let from = apply(&mut self.graph, own, format!("{name}.own"))?;
-                let to = apply(&mut self.graph, matrix, format!("{name}.adapted"))?;
-                between(&mut self.graph, [from, to], strength, name)
-            }
+        let strength = self.hook.strength();
+        if is_own || strength == 1.0 {
+            return of(self, name, !is_own);
         }
+        let from = of(self, &format!("{name}.own"), false)?;
+        let to = of(self, &format!("{name}.adapted"), true)?;
+        between(&mut self.graph, [from, to], strength, name)
     }
 
     /// RMS norm with the weight of this name, of each of `groups` parts of a row by itself.
     pub(super) fn norm(&mut self, x: ValueId, weight: &str, name: &str, groups: usize) -> Result<ValueId, ShapeError> {
         let size = self.graph[x].tensor.shape.columns / groups;
-        let vector = self.weight(weight.to_owned(), DType::F32, [1, size]);
+        let adapted = self.hook.norm(&mut self.graph, name);
+        let vector = self.part_of_the_way(&format!("{name}.weight"), adapted.is_none(), |model, _, is_adapted| {
+            Ok(adapted.filter(|_| is_adapted).unwrap_or_else(|| model.weight(weight.to_owned(), DType::F32, [1, size])))
+        })?;
         let kind = if self.architecture.norm_adds_one { NormWeight::OnePlus } else { NormWeight::Plain };
         let op = RmsNorm { eps: self.architecture.rms_norm_eps, groups, weight: kind };
         self.graph.apply_one(op, &[x, vector], name)

@@ -19,6 +19,17 @@ pub struct Linear<'a> {
     pub outputs: Vec<ValueId>,
 }
 
+/// What attention or the MLP gives, before the residual is added.
+#[derive(Clone, Copy, Debug)]
+pub struct Half<'a> {
+    /// The linear layer that ends it: of [`Role::AttentionOutput`](crate::architecture::Role) or [`Role::Down`](crate::architecture::Role).
+    pub site: &'a Site,
+    /// What that layer gives, with its bias, `[tokens, hidden_size]`.
+    pub output: ValueId,
+    /// What it will be added to, `[tokens, hidden_size]`: what entered this half, before any norm.
+    pub residual: ValueId,
+}
+
 /// A matrix with a row for each token.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Vocabulary {
@@ -28,13 +39,25 @@ pub enum Vocabulary {
     Output,
 }
 
-/// What stands for the embedding or the output matrix.
+impl Vocabulary {
+    /// The module's own name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Embedding => "embed_tokens",
+            Self::Output => "lm_head",
+        }
+    }
+}
+
+/// Rows of their own for some tokens, in the place of the matrix's or behind them.
 #[derive(Clone, Copy, Debug)]
-pub struct Substitute {
-    /// `[vocab_size, hidden_size]`
-    pub matrix: ValueId,
-    /// How far from what the model's own matrix gives to what this one gives; 1 for this one alone.
-    pub strength: f64,
+pub struct OwnRows {
+    /// `[own, hidden_size]` f32.
+    pub rows: ValueId,
+    /// `[own, 1]` u32, strictly increasing: of which tokens. All that the matrix has no row for are among them.
+    pub chosen: ValueId,
+    /// One more than the largest of them.
+    pub end: usize,
 }
 
 /// Adds to a model from above.
@@ -47,8 +70,23 @@ pub trait Hook {
         false
     }
 
-    /// What stands for the embedding or the output matrix; `None` for the model's own.
-    fn vocabulary(&mut self, _graph: &mut Graph, _module: Vocabulary) -> Option<Substitute> {
+    /// What stands for the embedding or the output matrix, `[tokens, hidden_size]`; `None` for the model's own.
+    fn vocabulary(&mut self, _graph: &mut Graph, _module: Vocabulary) -> Option<ValueId> {
+        None
+    }
+
+    /// How far from what the model's own embedding, output matrix and norms give to what stands for them.
+    fn strength(&self) -> f64 {
+        1.0
+    }
+
+    /// The tokens whose rows are elsewhere than in that matrix.
+    fn own_rows(&mut self, _graph: &mut Graph, _module: Vocabulary) -> Option<OwnRows> {
+        None
+    }
+
+    /// What stands for the weight of the norm of this name (`layers.3.input_layernorm`), `[1, size]`; `None` for the model's own.
+    fn norm(&mut self, _graph: &mut Graph, _name: &str) -> Option<ValueId> {
         None
     }
 
@@ -57,6 +95,15 @@ pub trait Hook {
     /// # Errors
     /// A [`ShapeError`] if what is added does not fit.
     fn after(&mut self, graph: &mut Graph, linear: Linear) -> Result<Vec<ValueId>, ShapeError>;
+
+    /// What stands for the output of a half whose layer [stands alone](Hook::stands_alone), before its norm, if it has one there, and before
+    /// the residual is added.
+    ///
+    /// # Errors
+    /// A [`ShapeError`] if what is added does not fit.
+    fn after_half(&mut self, _graph: &mut Graph, half: Half) -> Result<ValueId, ShapeError> {
+        Ok(half.output)
+    }
 }
 
 /// Adds nothing.

@@ -1,12 +1,13 @@
-//! `add_bias`: a frozen row vector added to every row: `out[t, c] = x[t, c] + bias[c]`.
+//! `add_bias`: a row vector added to every row: `out[t, c] = x[t, c] + bias[c]`.
 //!
-//! | input | shape | |
-//! |---|---|---|
-//! | x | `[rows, columns]` f32 | |
-//! | bias | `[1, columns]` f32 | frozen |
+//! | input | shape |
+//! |---|---|
+//! | x | `[rows, columns]` f32 |
+//! | bias | `[1, columns]` f32 |
 //!
-//! **Gradient.** `d_x = d_out`: the same value, no node.
+//! **Gradient.** `d_x = d_out`: the same value, no node. `d_bias[c] = sum_t d_out[t, c]`: [`ColumnSums`], for a bias that is trained.
 
+use super::column_sums::ColumnSums;
 use super::{Example, OpEntry, expect, spread};
 use crate::graph::{Call, DType, Derivative, Differentiate, Dispatch, Matrix, Op, Rows, ShapeError, TensorType, Vjp};
 use crate::kernel::Kernel;
@@ -53,8 +54,14 @@ impl Op for AddBias {
 
 impl Differentiate for AddBias {
     fn vjp(&self, vjp: &mut Vjp) -> Result<(), ShapeError> {
-        if let (Some(d_out), true) = (vjp.d_outputs[0], vjp.wants(0)) {
+        let Some(d_out) = vjp.d_outputs[0] else { return Ok(()) };
+        if vjp.wants(0) {
             vjp.give(0, d_out);
+        }
+        if vjp.wants(1) {
+            let name = vjp.d_name(1);
+            let d_bias = vjp.graph.apply_one(ColumnSums, &[d_out], name)?;
+            vjp.give(1, d_bias);
         }
         Ok(())
     }

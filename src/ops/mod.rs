@@ -6,15 +6,18 @@
 //! [`registry`]; the property suite then tests it.
 
 pub mod accumulate;
+pub mod activate;
 pub mod adamw;
 pub mod add;
 pub mod add_bias;
 pub mod attention;
 pub mod cache_rows;
+pub mod column_sums;
 pub mod copy;
 pub mod dora_norm;
 pub mod dropout;
 pub mod embedding;
+pub mod expert_rows;
 pub mod gather_rows;
 pub mod global_norm;
 pub mod glu;
@@ -23,11 +26,15 @@ pub mod matmul;
 pub mod multiply_add;
 pub mod permute_columns;
 mod registry;
+pub mod replace_columns;
 pub mod rms_norm;
 pub mod rope;
+pub mod route;
 pub mod scale;
 pub mod scale_columns;
 pub mod softcap;
+pub mod sort_by_expert;
+pub mod token_rows;
 
 pub use registry::{Example, OpEntry, Random, registry};
 

@@ -8,12 +8,14 @@
 //! | input | shape | |
 //! |---|---|---|
 //! | x | `[rows, groups * D]` f32 | |
-//! | weight | `[1, D]` f32 | frozen; `w` is this, or 1 + this, or, without this input, 1: [`NormWeight`] |
+//! | weight | `[1, D]` f32 | `w` is this, or 1 + this, or, without this input, 1: [`NormWeight`] |
 //!
 //! **Gradient.** With `g = d_y * w` and `x^ = x * rstd`, the derivative of `rstd` by `x[c]` is `-rstd^3 x[c] / D`, so
 //! `d_x[c] = rstd * (g[c] - x^[c] * mean_j(g[j] x^[j]))`. `rstd` is computed again from x, which costs less than storing it.
+//! `d_weight[c]` is the sum over all vectors of `d_y[c] x^[c]`; it has a rule where a row is one vector.
 //! [`RmsNormBackward`] takes an optional further gradient to add on the way out: the one that bypasses the norm on the residual path.
 
+use super::scale_columns::ColumnDots;
 use super::{Example, OpEntry, Random, expect, spread};
 use crate::graph::{Bind, Call, DType, Derivative, Differentiate, Dispatch, Matrix, Op, Rows, ShapeError, TensorType, Vjp};
 use crate::kernel::{Facts, Kernel, Needs};
@@ -141,7 +143,17 @@ impl Op for RmsNorm {
 
 impl Differentiate for RmsNorm {
     fn vjp(&self, vjp: &mut Vjp) -> Result<(), ShapeError> {
-        let (Some(d_y), true) = (vjp.d_outputs[0], vjp.wants(0)) else { return Ok(()) };
+        let Some(d_y) = vjp.d_outputs[0] else { return Ok(()) };
+        if self.weight != NormWeight::None && self.groups == 1 && vjp.wants(1) {
+            let name = vjp.d_name(1);
+            let plain = RmsNorm { weight: NormWeight::None, ..*self };
+            let normed = vjp.graph.apply_one(plain, &[vjp.inputs[0]], format!("{name}.normed"))?;
+            let d_weight = vjp.graph.apply_one(ColumnDots, &[d_y, normed], name)?;
+            vjp.give(1, d_weight);
+        }
+        if !vjp.wants(0) {
+            return Ok(());
+        }
         let mut inputs = vjp.inputs.clone();
         inputs.push(d_y);
         inputs.extend(vjp.take_partial(0));

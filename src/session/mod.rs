@@ -186,6 +186,11 @@ impl Session {
         &self.config
     }
 
+    /// Tokens that there are, with those that the adapter adds.
+    pub fn tokens(&self) -> usize {
+        self.adapter.as_ref().map_or(self.config.vocab_size, |adapter| adapter.placement.tokens(&self.config))
+    }
+
     /// The frozen weights.
     pub fn weights(&self) -> &Arc<DeviceWeights> {
         &self.weights

@@ -1,13 +1,16 @@
 //! A model as the commands use it: its files, tokenizer and chat template.
 
+use std::path::Path;
+
 use sha2::{Digest, Sha256};
 
 use crate::Result;
+use crate::adapter::added_tokens::{self, Extended};
 use crate::architecture::{RopeOverride, parameters};
-use crate::formats::ModelFiles;
+use crate::formats::{AddedTokenSource, ModelFiles};
 use crate::graph::DType;
 use crate::model::weights::WeightType;
-use crate::text::{ChatTemplate, Tokenizer};
+use crate::text::{ChatTemplate, Tokenizer, marks};
 
 /// A model whose files have been found and checked; no weight has been read yet.
 pub struct OpenModel {
@@ -15,6 +18,10 @@ pub struct OpenModel {
     pub tokenizer: Tokenizer,
     /// `None` for a base model that has none.
     pub template: Option<ChatTemplate>,
+    /// Tokens that have, or with an adapter will have, a row in embedding and output matrix: the model's, and those that an adapter adds.
+    pub tokens: usize,
+    /// The tokens that adapters add to the model's tokenizer, with their ids, from the lowest on. They are part of `tokenizer`.
+    pub added: Vec<(u32, AddedTokenSource)>,
     /// The moment that dates in the template are taken from, in seconds since 1970; `None` without a template.
     pub template_time: Option<i64>,
 }
@@ -41,7 +48,53 @@ impl OpenModel {
         }
         let template = ChatTemplate::from_source_at(&files.text, template_time)?;
         let template_time = template.as_ref().map(|_| template_time);
-        Ok(Self { files, tokenizer, template, template_time })
+        let tokens = files.config.vocab_size;
+        Ok(Self { files, tokenizer, template, tokens, added: Vec::new(), template_time })
+    }
+
+    /// The model with the tokens that these adapters add to its tokenizer.
+    ///
+    /// # Errors
+    /// Bad input: a tokenizer beside an adapter cannot be read, or belongs to another model.
+    pub fn with_tokens_of<'p>(mut self, adapters: impl IntoIterator<Item = &'p Path>) -> Result<Self> {
+        for folder in adapters {
+            if let Some(extended) = added_tokens::extended_by(folder, &self.files.text, &self.tokenizer)? {
+                self.take(extended);
+            }
+        }
+        Ok(self)
+    }
+
+    /// The model with these tokens behind its own, but for those that it has. What the chat template writes, or ends a generation, is a mark and
+    /// special; all else is content, which messages have and answers show.
+    ///
+    /// # Errors
+    /// Bad input: the tokenizer cannot take them.
+    pub fn with_tokens(mut self, tokens: &[String]) -> Result<Self> {
+        let in_template = self.files.text.chat_template.as_deref().unwrap_or_default();
+        let mut new: Vec<AddedTokenSource> = Vec::new();
+        for token in tokens {
+            let is_known = self.tokenizer.token_id(token).is_some() || new.iter().any(|other| other.content == *token);
+            let is_mark = marks::ends_generation(token) || in_template.contains(token);
+            new.extend((!is_known).then(|| AddedTokenSource::new(token, is_mark)));
+        }
+        if !new.is_empty() {
+            let extended = added_tokens::extended(&self.files.text, &new)?;
+            self.take(extended);
+        }
+        Ok(self)
+    }
+
+    fn take(&mut self, (text, tokenizer, added): Extended) {
+        self.files.text = text;
+        self.tokenizer = tokenizer;
+        self.tokens = added.iter().fold(self.tokens, |most, (id, _)| most.max(*id as usize + 1));
+        self.added.extend(added);
+    }
+
+    /// Tokens that the model's own tokenizer has.
+    pub fn known_tokens(&self) -> usize {
+        self.added.iter().map(|(id, _)| *id as usize).min().unwrap_or(self.tokenizer.vocab_size())
     }
 
     /// The model with this rotation in place of its own.

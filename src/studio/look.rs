@@ -8,7 +8,7 @@ use serde::Serialize;
 
 pub use super::kept::Kept;
 use super::kept::{Ready, Shown, Stream, key_of};
-use crate::adapter::{DeviceAdapter, UniformLora};
+use crate::adapter::{DeviceAdapter, Placement, UniformLora};
 use crate::architecture::linear_modules;
 use crate::generate::Generator;
 use crate::model::hook::Vocabulary;
@@ -44,13 +44,15 @@ pub struct Top {
 }
 
 impl Look<'_> {
-    /// Checks the ids of a text.
+    /// Checks the ids of a text that is looked at with the adapter at this strength.
     ///
     /// # Errors
-    /// Bad input: there are none, too many, or one that the model does not have.
-    pub fn check_ids(&self, ids: &[u32]) -> Result<()> {
+    /// Bad input: there are none, too many, or one that the model does not have: the base model has none that the adapter adds. As
+    /// [`Look::adapter`].
+    pub fn check_ids(&self, ids: &[u32], strength: Option<f64>) -> Result<()> {
         let most = MOST_TOKENS.min(self.session.config().context());
-        let vocabulary = self.session.config().vocab_size;
+        let vocabulary = self.session.tokens();
+        let known = if self.adapter(strength)?.is_some() { vocabulary } else { self.session.config().vocab_size };
         if ids.is_empty() {
             return Err(Error::bad_input("ids", "there are none", "give the ids of a text, as /api/tokens has them"));
         }
@@ -58,7 +60,12 @@ impl Look<'_> {
             let problem = format!("{} tokens, and a look is at {most} at the most", ids.len());
             return Err(Error::bad_input("ids", problem, "give a part of the text"));
         }
-        match ids.iter().find(|&&id| id as usize >= vocabulary) {
+        match ids.iter().find(|&&id| id as usize >= known) {
+            Some(&id) if (id as usize) < vocabulary => {
+                let text = self.model.tokenizer.decode(&[id], false).unwrap_or_default();
+                let problem = format!("{id} is a token that the adapter adds ({text}), and the base model has nothing for it");
+                Err(Error::bad_input("ids", problem, "leave it out of the text, or look with the adapter"))
+            }
             Some(id) => {
                 let problem = format!("{id} is not one of the model's {vocabulary} tokens");
                 Err(Error::bad_input("ids", problem, "give the ids of this model's tokenizer, as /api/tokens has them"))
@@ -93,7 +100,7 @@ impl Look<'_> {
         }
         match self.session.adapter() {
             // Without its nodes: no rounding of its kernels can differ from the base model's.
-            Some(adapter) if strength > 0.0 => Ok(Some(adapter.scaled(strength))),
+            Some(adapter) if strength > 0.0 => adapter.scaled(strength).map(Some),
             _ => Ok(None),
         }
     }
@@ -184,12 +191,13 @@ impl Look<'_> {
         of: impl Fn(&[f32]) -> T + Sync,
     ) -> Result<Vec<T>> {
         let config = self.session.config();
-        let (width, vocabulary, pause) = (config.hidden_size, config.vocab_size, self.pause);
+        let (width, pause) = (config.hidden_size, self.pause);
         let all = states.len() / width;
         if states.is_empty() {
             return Ok(Vec::new());
         }
         let adapter = self.adapter(strength)?.filter(has_own_head);
+        let vocabulary = adapter.as_ref().map_or(config.vocab_size, |adapter| adapter.placement.tokens(config));
         let key = key_of(adapter.as_ref(), strength);
         let ready = self.kept.ready(self.session, Shown::Logits, adapter.as_ref(), key, HEAD_ROWS.min(rows_for(all)))?;
         let mut results = Vec::with_capacity(all);
@@ -259,9 +267,12 @@ impl Look<'_> {
     }
 }
 
-/// Whether an adapter brings an output layer; without, it is the base model's.
+/// Whether an adapter has something of its own in the final norm or the output layer; without, they are the base model's.
 pub fn has_own_head(adapter: &DeviceAdapter) -> bool {
-    adapter.placement.replaced.iter().any(|whole| whole.module == Vocabulary::Output)
+    let Placement { norms, .. } = &adapter.placement;
+    let of_output =
+        adapter.placement.whole_of(Vocabulary::Output).is_some() || adapter.placement.rows_of(Vocabulary::Output).is_some();
+    of_output || norms.iter().any(|norm| norm.layer.is_none())
 }
 
 /// Euclidean length. Eight sums side by side are several times as fast as one.

@@ -70,7 +70,7 @@ impl Opened {
     /// # Errors
     /// As [`OpenModel::open`] and [`LoadedAdapter::load`].
     pub fn open(spec: &str, adapter: Option<&Path>) -> Result<Self> {
-        let model = OpenModel::open(spec)?.rotated(rope_scaling::chosen(None, adapter)?);
+        let model = OpenModel::open(spec)?.rotated(rope_scaling::chosen(None, adapter)?).with_tokens_of(adapter)?;
         let read = |folder: &Path| -> Result<OpenedAdapter> {
             let placement = LoadedAdapter::load(folder, &model.files.config)?.placement;
             Ok(OpenedAdapter { folder: folder.to_path_buf(), placement })

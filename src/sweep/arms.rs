@@ -90,7 +90,7 @@ const GIVEN: [(&str, &str); 4] = [
     ("overwrite", "leave it out: a sweep goes on with what it finds"),
 ];
 /// Keys that say how large an adapter is, which a budget decides.
-const SIZES: [&str; 4] = ["lora_r", "rank_pattern", "bottleneck_size", "init_adapter"];
+const SIZES: [&str; 5] = ["lora_r", "rank_pattern", "bottleneck_size", "reduction_factor", "init_adapter"];
 
 /// The top of the file, without the places.
 #[derive(Deserialize)]
@@ -364,7 +364,7 @@ fn product(axes: &[Vec<Setting>]) -> Vec<Vec<&Setting>> {
 /// What tells a setting from the others of its axis, short: `mlp`, `r-8`, `lr-2e-4`, `layers-20-29`.
 fn label(setting: &Setting) -> String {
     let key = match setting.key.as_str() {
-        "target_modules" => "",
+        "target_modules" | "adapter_method" => "",
         "lora_r" => "r-",
         "lora_alpha" => "alpha-",
         "learning_rate" => "lr-",

@@ -49,6 +49,7 @@ impl Base {
         add("weights", weights.map(|weights| weights.to_string()));
         add("matmul", matmul.map(|matmul| format!("{matmul:?}").to_lowercase()));
         add("device", device.clone());
+        add("train_tokens", recipe.train_tokens.as_ref().map(|tokens| tokens.join(",")));
         add("no_autotune", no_autotune.filter(|off| *off).map(|off| off.to_string()));
         Ok(Self { name, model, recipe: recipe.clone() })
     }
@@ -61,7 +62,8 @@ impl Base {
         let known = self.read::<Kernels>(out, "base")?;
         let model = OpenModel::open_at(&self.model, known.and_then(|known| known.template_time))?;
         let scaling = rope_scaling::chosen(self.recipe.rope_scaling, self.recipe.init_adapter.as_deref())?;
-        Ok(model.rotated(scaling))
+        let tokens: Vec<String> = self.recipe.train_tokens.iter().flatten().map(|token| token.trim().to_owned()).collect();
+        model.rotated(scaling).with_tokens_of(self.recipe.init_adapter.as_deref())?.with_tokens(&tokens)
     }
 
     fn path(&self, out: &Path, kind: &str) -> PathBuf {

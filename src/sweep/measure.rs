@@ -48,7 +48,7 @@ impl<'m> Yardsticks<'m> {
             let options = LoadOptions::new(config.context());
             let files = folder::files(paths, Side::HeldOut)?;
             let (data, _) = data::load_files(&files, &model.tokenizer, model.template.as_ref(), options)?;
-            data.check_vocabulary(config.vocab_size)?;
+            data.check_vocabulary(model.tokens)?;
             let batches = batch::in_order(&data);
             let questions = if asked { CheckSet::read(&files, model, file.max_new_tokens)? } else { None };
             Ok(Some(Yardstick { data, batches, questions }))

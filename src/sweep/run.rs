@@ -13,6 +13,7 @@ use super::measure::Yardsticks;
 use super::result::{Measures, Plan, RESULTS_FILE, Results, RunResult, write_json};
 use super::{pictures, report, run_folder};
 use crate::files;
+use crate::formats::adapter_file::AdapterFile;
 use crate::formats::atomic;
 use crate::gpu::Device;
 use crate::model::weights::DeviceWeights;
@@ -416,7 +417,11 @@ fn recipe_of(prepared: &Prepared, sticks: &Yardsticks) -> Result<BTreeMap<String
 fn plan_of(prepared: &Prepared) -> Plan {
     let batches = prepared.total_steps as f64 * prepared.options.gradient_accumulation_steps as f64;
     Plan {
-        rank: prepared.adapter.r,
+        rank: match &prepared.adapter {
+            AdapterFile::Peft(config) => config.r,
+            // The widest bottleneck.
+            AdapterFile::AdapterHub(_) => prepared.placement().pieces.iter().map(|piece| piece.method.width()).max().unwrap_or(0),
+        },
         parameters: prepared.trained_parameters(),
         planned_bytes: prepared.memory().total(),
         steps: prepared.total_steps,

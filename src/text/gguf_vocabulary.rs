@@ -26,13 +26,7 @@ use crate::{Error, Result};
 /// How SentencePiece writes a space.
 pub(crate) const SPACE: &str = "\u{2581}";
 
-/// Values of `tokenizer.ggml.token_type`.
-pub(crate) const NORMAL: u32 = 1;
-pub(crate) const UNKNOWN: u32 = 2;
-pub(crate) const CONTROL: u32 = 3;
-pub(crate) const USER_DEFINED: u32 = 4;
-pub(crate) const UNUSED: u32 = 5;
-pub(crate) const BYTE: u32 = 6;
+pub(crate) use crate::formats::token_types::{BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED};
 
 /// Bytes of the longest token that is believed; the longest of known models have some hundred. All ways to cut a piece in two are tried,
 /// so a piece of a megabyte would take for ever.

@@ -113,7 +113,7 @@ pub fn default_adapter(config: &Architecture) -> Result<UniformLora> {
 ///
 /// # Errors
 /// If the configuration contradicts itself.
-pub fn needs(config: &Architecture, lora: &UniformLora) -> Result<Vec<Need>> {
+pub fn needs(config: &Architecture, placement: &Placement) -> Result<Vec<Need>> {
     let info =
         |name: &str, shape: &[usize]| TensorInfo { name: name.to_owned(), shape: shape.to_vec(), storage: DType::BF16, bytes: 0 };
     let infos: Vec<TensorInfo> = parameters(config).iter().map(|parameter| info(&parameter.name, &parameter.shape)).collect();
@@ -128,7 +128,7 @@ pub fn needs(config: &Architecture, lora: &UniformLora) -> Result<Vec<Need>> {
         let weight_type = WeightType::asked(Some(weights), true);
         let storage = |name: &str| by_name.get(name).map_or(DType::F32, |info| weight_type.of(info));
         let bytes = infos.iter().map(|info| weight_type.bytes(info)).sum();
-        let planner = Planner::new(config, &storage, &lora.on(config), shape, bytes, &Facts::default(), Lowest::default())?;
+        let planner = Planner::new(config, &storage, placement, shape, bytes, &Facts::default(), Lowest::default())?;
         let bytes = planner.memory().total();
         let all = Recompute::Layers(planner.layers());
         Ok(Need { weights, bytes, recomputed: planner.with(all).memory().total() })
@@ -172,7 +172,7 @@ pub fn table() -> Result<String> {
     );
     text += &head("model");
     for (name, config) in known::configs()? {
-        text += &lines(name, &needs(&config, &default_adapter(&config)?)?);
+        text += &lines(name, &needs(&config, &default_adapter(&config)?.on(&config))?);
     }
     text += "\nrecompute: with --recompute all. A tenth of a GPU's memory is left to the screen and the driver. Activations shrink with\n--batch-size and --max-length.\n";
     Ok(text)

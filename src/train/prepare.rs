@@ -1,14 +1,13 @@
 //! From options to a run: everything is checked that can be checked before the GPU is touched and before a file is written. What of it
-//! the user is told, `summary` says; `records` is about the data.
+//! the user is told, `summary` says; `records` is about the data, and `fingerprint` about what a run that goes on must not change.
 
+mod fingerprint;
 mod records;
 mod summary;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-
-use sha2::{Digest, Sha256};
 
 use super::ask::adapter::Asked;
 use super::budget;
@@ -25,23 +24,27 @@ use super::progress::Progress;
 use super::schedule::Schedule;
 use super::shared::Shared;
 use super::step::Recompute;
+use super::sum::Sum;
 use super::tell::tensorboard::TensorBoard;
 use super::tell::{self, about::About};
 use super::trainer::Trainer;
 use super::{HeldOut, Run};
+use crate::adapter::added_tokens;
 use crate::adapter::end_of_turn::{self, EndOfTurn};
 use crate::adapter::rope_scaling;
-use crate::adapter::start::{self, Base, Start, Started};
+use crate::adapter::start::{self, Base, Started};
 use crate::adapter::{AdapterLayout, DeviceAdapter, Placement};
 use crate::cache::cache_folder;
 use crate::data::{Batch, Dataset, Sampler};
-use crate::formats::peft::{AdapterConfig, AdapterTensor};
-use crate::gpu::Device;
+use crate::formats::adapter_file::AdapterFile;
+use crate::formats::peft::AdapterTensor;
+use crate::gpu::{self, Device};
 use crate::graph::{Counts, Graph};
 use crate::kernel::Facts;
 use crate::model::weights::{DeviceWeights, WeightType};
 use crate::plan::autotune::Record;
-use crate::session::prefix_cache::{Kept, Lowest, PrefixCachePlan, PrefixCacheType, Seen};
+use crate::ranks::Ranks;
+use crate::session::prefix_cache::{Kept, Lowest, PrefixCachePlan, Seen};
 use crate::session::{self, OpenModel, SessionOptions, Watch};
 use crate::{Error, Result};
 use records::{data_key, in_order, load_data, sampler_options, steps_of_epoch, steps_of_epochs};
@@ -51,10 +54,16 @@ pub struct Prepared<'m> {
     pub options: TrainOptions,
     pub data: Arc<Dataset>,
     pub eval_data: Option<Arc<Dataset>>,
-    /// What the adapter is, as PEFT will read it.
-    pub adapter: AdapterConfig,
+    /// What the adapter is, as its library will read it.
+    pub adapter: AdapterFile,
     /// Optimizer steps of the whole run.
     pub total_steps: u64,
+    /// Batches that all ranks together do in a step; the last one of an epoch may have fewer.
+    pub batches_a_step: usize,
+    /// Who works on the run.
+    pub(super) ranks: Ranks,
+    /// With how many ranks it began.
+    began_with: usize,
     pub(super) model: &'m OpenModel,
     placement: Placement,
     layout: AdapterLayout,
@@ -70,6 +79,8 @@ pub struct Prepared<'m> {
     whole: Planner,
     prefix: PrefixCachePlan,
     shared: Arc<Shared>,
+    /// The tokenizer that is kept beside the adapter, by the names of its files; none where the model's own is right.
+    tokenizer_files: Vec<(&'static str, String)>,
 }
 
 impl<'m> Prepared<'m> {
@@ -87,6 +98,20 @@ impl<'m> Prepared<'m> {
     /// # Errors
     /// As [`Prepared::new`].
     pub fn beside(shared: Arc<Shared>, options: TrainOptions, model: &'m OpenModel) -> Result<Self> {
+        let began_with = beginning::ranks(&options).unwrap_or(1);
+        Self::with(Ranks::alone(), began_with, shared, options, model)
+    }
+
+    /// [`Prepared::new`] for one of several ranks that work on the same run, which began with as many as `began_with` says. The numbers
+    /// of a run depend on that, and not on how many go on with it, but for the order in which the ranks' gradients are added.
+    ///
+    /// # Errors
+    /// As [`Prepared::new`].
+    pub fn among(ranks: Ranks, began_with: usize, options: TrainOptions, model: &'m OpenModel) -> Result<Self> {
+        Self::with(ranks, began_with, Arc::default(), options, model)
+    }
+
+    fn with(ranks: Ranks, began_with: usize, shared: Arc<Shared>, options: TrainOptions, model: &'m OpenModel) -> Result<Self> {
         let config = &model.files.config;
         let Asked { config: adapter, placement, layout, start } = Asked::of(&options, model)?;
 
@@ -94,17 +119,18 @@ impl<'m> Prepared<'m> {
         let longest = options.max_length.min(config.context());
         let (data, eval_data) = shared.data(data_key(&options, longest), || load_data(&options, model, longest))?;
         let sampler = Sampler::new(&data, sampler_options(&options))?;
+        let batches_a_step = options.gradient_accumulation_steps.saturating_mul(began_with);
         let total_steps = match options.max_steps {
             Some(steps) => steps,
-            None => steps_of_epochs(&sampler, &options, data.examples.len())?,
+            None => steps_of_epochs(&sampler, &options, batches_a_step, data.examples.len())?,
         };
         let schedule = Schedule::new(options.lr_schedule, options.learning_rate, options.warmup_steps, total_steps);
-        let seen = Seen { data: &data, repeatedly: total_steps > steps_of_epoch(&sampler, &options, 0) };
+        let seen = Seen { data: &data, repeatedly: total_steps > steps_of_epoch(&sampler, batches_a_step, 0) };
         let held_out = eval_data.as_ref().map(|data| Seen { data, repeatedly: eval_steps(&options, total_steps) < total_steps });
         let lowest = placement.lowest_layer();
         let prefix = PrefixCachePlan::new(&options.prefix_cache(), lowest, config.hidden_size, seen, held_out)?;
 
-        let accumulate = options.gradient_accumulation_steps > 1;
+        let accumulate = Sum::accumulates(&ranks, options.deterministic_sum, batches_a_step);
         let held_out_tokens = match &eval_data {
             Some(held_out) => Sampler::new(held_out, in_order(&options))?.max_rows(),
             None => 0,
@@ -116,12 +142,19 @@ impl<'m> Prepared<'m> {
         let planner = planner(model, &placement, weights, shape, prefix.lowest())?;
         let planner = planner.answering(checks.as_ref().map_or(0, |checks| checks.bytes));
         let planner = budget::within_budget(planner, options.recompute, options.memory_budget)?;
+        let tokenizer_files = match model.added.as_slice() {
+            [] => Vec::new(),
+            added => added_tokens::FILES.into_iter().zip(added_tokens::texts(&model.files, &model.tokenizer, added)?).collect(),
+        };
         Ok(Self {
             options,
             data,
             eval_data,
             adapter,
             total_steps,
+            batches_a_step,
+            ranks,
+            began_with,
             model,
             placement,
             layout,
@@ -133,6 +166,7 @@ impl<'m> Prepared<'m> {
             whole,
             prefix,
             shared,
+            tokenizer_files,
         })
     }
 
@@ -166,9 +200,22 @@ impl<'m> Prepared<'m> {
     /// # Errors
     /// Bad input: no such device. As [`Prepared::check_fits`].
     pub fn open_device(&self) -> Result<Device> {
-        let device = Device::open_for(self.options.device.as_deref(), self.options.matmul)?;
+        let device = Device::open_for(self.device_choice().as_deref(), self.options.matmul)?;
         self.check_fits(&device)?;
         Ok(device)
+    }
+
+    /// What this rank takes of `--device`: of a list its entry, by its number on this machine, and round again where there are more
+    /// ranks; without, its own of the best GPUs.
+    fn device_choice(&self) -> Option<String> {
+        let given = self.options.device.clone();
+        if self.ranks.is_alone() {
+            return given;
+        }
+        let place = self.ranks.local_rank();
+        let Some(given) = given else { return Some(gpu::number_for(place).to_string()) };
+        let list: Vec<&str> = given.split(',').map(str::trim).filter(|entry| !entry.is_empty()).collect();
+        list.get(place % list.len().max(1)).map(|entry| entry.to_string())
     }
 
     /// Which device, and how it computes.
@@ -217,8 +264,19 @@ impl<'m> Prepared<'m> {
         let untuned = output.steps_done() > 0 && output.state.kernels.is_none();
         let options = self.session_options();
         let options = SessionOptions { autotune: options.autotune && !untuned, ..options };
-        let loaded = session::load(self.model, &options, device, &graphs, output.state.kernels.as_ref(), watch);
-        let (weights, record) = loaded.map_err(|error| self.explained(error))?;
+        let load = |device, recorded: Option<&Record>| {
+            session::load(self.model, &options, device, &graphs, recorded, watch).map_err(|error| self.explained(error))
+        };
+        // One rank chooses, so that all compute alike, and none measures while another works on the same device.
+        let mut device = Some(device);
+        let chosen = device.take_if(|_| self.ranks.is_first()).map(|device| load(device, output.state.kernels.as_ref()));
+        let chosen = self.ranks.agree(chosen.transpose())?;
+        let record = self.ranks.told(chosen.as_ref().map(|(_, record)| record.clone()))?;
+        let of_this_rank = device.map(|device| load(device, record.as_ref())).transpose();
+        let of_this_rank = self.ranks.agree(of_this_rank)?;
+        let Some((weights, record)) = chosen.or(of_this_rank) else {
+            return Err(Error::failed("ranks", "no weights were loaded", "this is a defect; please report it"));
+        };
         output.state.kernels = Some(record);
         Ok(weights)
     }
@@ -236,10 +294,12 @@ impl<'m> Prepared<'m> {
 
     /// The files that tell, beside the adapter, how to generate with it, by name; `None` where it needs no such file.
     pub(super) fn notes(&self) -> beginning::Notes {
-        [
+        let mut notes = vec![
             (end_of_turn::FILE, end_of_turn::content(&self.turn_ends())),
             (rope_scaling::FILE, rope_scaling::content(self.options.rope_scaling)),
-        ]
+        ];
+        notes.extend(self.tokenizer_files.iter().map(|(name, text)| (*name, Some(text.clone()))));
+        notes
     }
 
     /// Makes and locks the output folder, and finds what to go on from.
@@ -248,6 +308,36 @@ impl<'m> Prepared<'m> {
     /// Bad input: the folder cannot be written; it holds what a new run would replace and neither `--resume` nor `--overwrite` is given;
     /// nothing in it can be gone on from, or only a run with other options. Failed: another process holds the folder.
     pub fn open_output(&self) -> Result<Output> {
+        let ranks = &self.ranks;
+        let opened = if ranks.is_first() { self.open_folder().map(Some) } else { Ok(None) };
+        let opened = ranks.agree(opened)?;
+        if !ranks.is_alone() {
+            self.check_alike(ranks.agree(self.fingerprint())?)?;
+        }
+        match (opened, ranks.is_first()) {
+            (Some(output), true) => ranks.told(Some(output.state.clone())).map(|_| output),
+            _ => {
+                let state = ranks.told(None)?.unwrap_or_else(|| RunState::start(BTreeMap::new()));
+                Ok(Output { lock: None, state, checkpoint: None, saved: None, begins: false, aside: Vec::new() })
+            }
+        }
+    }
+
+    /// That what this rank has is what the first one has.
+    fn check_alike(&self, own: BTreeMap<String, String>) -> Result<()> {
+        let first = self.ranks.told(own.clone())?;
+        let differences =
+            checkpoint::differences(&first, &own, |name, first, own| format!("{name} is {own} here and {first} on rank 0"));
+        self.ranks.agree(match differences.is_empty() {
+            true => Ok(()),
+            false => {
+                let proposal = "start all ranks with the same options, and give them the same files on all machines";
+                Err(Error::bad_input("ranks", differences.join("; "), proposal))
+            }
+        })
+    }
+
+    fn open_folder(&self) -> Result<Output> {
         let out = &self.options.out;
         beginning::check_is_no_model(out, &self.options.model)?;
         std::fs::create_dir_all(out).map_err(|error| {
@@ -257,7 +347,7 @@ impl<'m> Prepared<'m> {
         let lock = FolderLock::acquire(out)?;
         folder::remove_leftovers(out).map_err(|error| checkpoint::cannot_list(out, &error))?;
         self.purpose(self.options.resume).check_new()?;
-        let mut output = self.stand(lock, self.fingerprint()?, self.options.resume)?;
+        let mut output = self.stand(Some(lock), self.fingerprint()?, self.options.resume)?;
         if output.checkpoint.is_some() {
             metrics::check(out)?;
         } else {
@@ -265,7 +355,7 @@ impl<'m> Prepared<'m> {
         }
         let purpose = self.purpose(self.options.resume);
         purpose.check_notes(&self.notes())?;
-        (output.state.may_replace, output.aside) = purpose.may_replace(&output.state.may_replace)?;
+        (output.state.may_replace, output.aside) = purpose.may_replace(&output.state.may_replace, self.adapter.weights_file())?;
         output.begins = output.checkpoint.is_none();
         Ok(output)
     }
@@ -276,9 +366,10 @@ impl<'m> Prepared<'m> {
     }
 
     /// Where the run of this fingerprint stands in its folder; at its start, unless it may `resume`.
-    pub(super) fn stand(&self, lock: FolderLock, fingerprint: BTreeMap<String, String>, resume: bool) -> Result<Output> {
+    pub(super) fn stand(&self, lock: Option<FolderLock>, fingerprint: BTreeMap<String, String>, resume: bool) -> Result<Output> {
         let (saved, checkpoint) = self.purpose(resume).newest(&fingerprint, &self.layout)?.unzip();
-        let state = checkpoint.as_ref().map_or_else(|| RunState::start(fingerprint), |checkpoint| checkpoint.state.clone());
+        let begins = || RunState { ranks: self.began_with, ..RunState::start(fingerprint) };
+        let state = checkpoint.as_ref().map_or_else(begins, |checkpoint| checkpoint.state.clone());
         Ok(Output { lock, state, checkpoint, saved, begins: false, aside: Vec::new() })
     }
 
@@ -287,9 +378,10 @@ impl<'m> Prepared<'m> {
     /// # Errors
     /// [`Error::OutOfMemory`] with the plan's figures.
     pub fn start(self, weights: Arc<DeviceWeights>, output: Output, interrupt: Interrupt, progress: Progress) -> Result<Run<'m>> {
-        let engine = self.engine(weights, output.checkpoint.is_some()).map_err(|error| self.explained(error))?;
+        let engine = self.engine(weights, output.steps_done() > 0).map_err(|error| self.explained(error));
+        let engine = self.ranks.agree(engine)?;
         let mut run = self.start_with(engine, output, interrupt, progress)?;
-        if run.prepared.options.tensorboard {
+        if run.prepared.options.tensorboard && run.prepared.ranks.is_first() {
             let board = TensorBoard::begin(&run.prepared.options.out, run.state.step)?;
             run.watched_by(Box::new(board));
         }
@@ -314,7 +406,10 @@ impl<'m> Prepared<'m> {
         if !taken_out.is_empty() {
             on_device.set_frozen(&self.placement.frozen_of(&taken_out))?;
         }
-        let kept = Kept { shelf: &self.shared.prefixes, folder: &options.out };
+        let elsewhere = std::env::temp_dir();
+        // A rank that does not write there may be on a machine that has not this folder.
+        let folder = if self.ranks.is_first() { &options.out } else { &elsewhere };
+        let kept = Kept { shelf: &self.shared.prefixes, folder };
         let cache = |store, data, max_tokens| self.prefix.open(store, data, kept, &weights, config, max_tokens);
         let shape = self.planner.shape();
         let below_step = cache(&self.prefix.train, &self.data, shape.max_tokens)?;
@@ -329,8 +424,8 @@ impl<'m> Prepared<'m> {
             }
             None => None,
         };
-        let answering =
-            self.checks.as_ref().map(|checks| checks.answering(self.model, &weights, trainer.adapter(), &self.turn_ends()));
+        let asks = self.checks.as_ref().filter(|_| self.ranks.is_first());
+        let answering = asks.map(|checks| checks.answering(self.model, &weights, trainer.adapter(), &self.turn_ends()));
         Ok(Engine { trainer, held_out, answering: answering.transpose()?, taken_out })
     }
 
@@ -343,29 +438,43 @@ impl<'m> Prepared<'m> {
         progress: Progress,
     ) -> Result<Run<'m>> {
         let Engine { mut trainer, held_out, answering, taken_out } = engine;
-        self.adapter.taken_out = taken_out;
+        self.adapter.set_taken_out(taken_out);
         let Output { lock, mut state, checkpoint, saved, begins, aside } = output;
         let out = &self.options.out;
-        state.check_base_weights(out, trainer.weights().digest())?;
+        let ranks = self.ranks.clone();
+        let weights = trainer.weights().digest().to_string();
+        self.check_alike([("the base model's weights (content)".to_string(), weights.clone())].into())?;
+        state.check_base_weights(out, &weights)?;
         if begins {
             beginning::make_way(out)?;
         }
-        beginning::put_aside(&aside)?;
-        beginning::make_way_for_notes(out, &self.notes())?;
+        if ranks.is_first() {
+            beginning::put_aside(&aside)?;
+            beginning::make_way_for_notes(out, &self.notes())?;
+        }
         let mut sampler = self.sampler.clone();
         if let Some(Checkpoint { state, adapter, moments: [first, second], taken_out }) = checkpoint {
             trainer.adapter().set_frozen(&self.placement.frozen_of(&taken_out))?;
-            self.adapter.taken_out = taken_out;
-            sampler.seek(state.position)?;
+            self.adapter.set_taken_out(taken_out);
             trainer.restore(&adapter, [&first, &second], state.batches);
         }
+        if state.step > 0 {
+            sampler.seek(state.position)?;
+        }
+        trainer.share(&ranks)?;
         let standing = Standing::of(out);
-        let metrics = MetricsLog::open(out, state.step)?;
-        self.about(&state, &trainer).write(out);
+        let written = if ranks.is_first() { Some(MetricsLog::open(out, state.step)?) } else { None };
+        let last = ranks.told(written.as_ref().and_then(|log| log.history().last().cloned()))?;
+        let metrics = written.unwrap_or_else(|| MetricsLog::of_another_rank(out, last));
+        if ranks.is_first() {
+            self.about(&state, &trainer).write(out);
+        }
+        let sum = Sum::new(ranks, self.options.deterministic_sum);
         let saved = saved.map(|folder| (state.step, folder));
         Ok(Run {
             prepared: self,
             trainer,
+            sum,
             held_out,
             answering,
             sampler,
@@ -407,62 +516,12 @@ impl<'m> Prepared<'m> {
     pub(super) fn check_steps(&self) -> u64 {
         self.options.check_steps.unwrap_or(self.total_steps.div_ceil(5).max(1))
     }
-
-    /// What of the adapter is not as every adapter was once.
-    fn adapter_print(&self) -> BTreeMap<String, String> {
-        let AdapterConfig { only, rank_pattern, alpha_pattern, use_dora, .. } = &self.adapter;
-        let start = self.options.init_lora_weights.unwrap_or_default();
-        let ratio = self.options.loraplus_lr_ratio.unwrap_or(1.0);
-        let entries = [
-            ("modules", only.is_some(), format!("{only:?}")),
-            ("rank_pattern", !rank_pattern.is_empty(), format!("{:?}", rank_pattern.entries())),
-            ("alpha_pattern", !alpha_pattern.is_empty(), format!("{:?}", alpha_pattern.entries())),
-            ("use_dora", *use_dora, "true".to_string()),
-            ("init_lora_weights", start != Start::default(), start.to_string()),
-            ("loraplus_lr_ratio", ratio != 1.0, ratio.to_string()),
-        ];
-        entries.into_iter().filter(|(_, set, _)| *set).map(|(name, _, value)| (name.to_string(), value)).collect()
-    }
-
-    /// All that the numbers of the run depend on, by name.
-    ///
-    /// # Errors
-    /// If a tensor of the model cannot be read.
-    pub fn fingerprint(&self) -> Result<BTreeMap<String, String>> {
-        let mut print = self.options.fingerprint(self.schedule.warmup_steps(), self.total_steps);
-        let AdapterConfig { r, lora_alpha, lora_dropout, target_modules, layers_to_transform, use_rslora, .. } = &self.adapter;
-        let layers = layers_to_transform.as_ref().map_or("all".to_string(), |layers| format!("{layers:?}"));
-        let start = self.start.as_ref().map_or("none".to_string(), |contents| {
-            let digest = Sha256::digest(bytemuck::cast_slice::<f32, u8>(contents));
-            digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
-        });
-        let more = [
-            ("model (content)", self.model.fingerprint()?),
-            ("data (content)", self.data.fingerprint()),
-            ("eval_data (content)", self.eval_data.as_ref().map_or("none".to_string(), |data| data.fingerprint())),
-            ("lora_r", r.to_string()),
-            ("lora_alpha", lora_alpha.to_string()),
-            ("lora_dropout", lora_dropout.to_string()),
-            ("use_rslora", use_rslora.to_string()),
-            ("target_modules", target_modules.join(",")),
-            ("layers", layers),
-            ("init_adapter (content)", start),
-        ];
-        print.extend(more.map(|(name, value)| (name.to_string(), value)));
-        print.extend(self.adapter_print());
-        // Checkpoints from before there were questions do not name them.
-        print.extend(self.checks.as_ref().map(|checks| ("check_data (content)".to_string(), checks.set.fingerprint())));
-        // A cache in f32 changes no number.
-        if self.prefix.train.is_some() && self.options.prefix_cache_type != PrefixCacheType::F32 {
-            print.insert("prefix_cache_type".to_string(), serde_json::json!(self.options.prefix_cache_type).to_string());
-        }
-        Ok(print)
-    }
 }
 
 /// The output folder, held by this process, and where the run in it stands.
 pub struct Output {
-    lock: FolderLock,
+    /// `None`: another rank has it, and writes there.
+    lock: Option<FolderLock>,
     pub(super) state: RunState,
     checkpoint: Option<Checkpoint>,
     /// The folder of that checkpoint.
@@ -496,7 +555,7 @@ pub(super) struct Engine {
     pub(super) trainer: Trainer,
     held_out: Option<HeldOut>,
     answering: Option<Answering>,
-    /// See [`AdapterConfig::taken_out`].
+    /// See [`crate::formats::peft::AdapterConfig::taken_out`].
     taken_out: Vec<AdapterTensor>,
 }
 

@@ -4,7 +4,7 @@
 pub mod not_run;
 
 use graftling::gpu::{Device, Slice, padded};
-use graftling::graph::{Counts, Graph, Matrix, Origin, Rows, TensorType, ValueId};
+use graftling::graph::{Counts, DType, Graph, Matrix, Origin, Rows, TensorType, ValueId};
 use graftling::kernel::Facts;
 use graftling::ops::Example;
 use graftling::plan::{Executable, Pinned, Tuned};
@@ -47,7 +47,7 @@ pub fn graph_of(example: &Example, origin: Origin) -> (Graph, Vec<ValueId>, Vec<
         .iter()
         .enumerate()
         .map(|(index, (tensor, _))| {
-            let origin = if tensor.dtype == graftling::graph::DType::F32 { origin } else { Origin::Input };
+            let origin = if tensor.dtype == DType::F32 { origin } else { Origin::Input };
             graph.leaf(format!("input{index}"), *tensor, origin)
         })
         .collect();
@@ -119,7 +119,9 @@ pub fn run_split(
         .iter()
         .map(|&id| {
             let [rows, columns] = graph[id].tensor.shape.resolve(counts);
-            executable.read(id, rows * columns).unwrap()
+            let values = executable.read(id, rows * columns).unwrap();
+            let is_number = graph[id].tensor.dtype == DType::U32;
+            values.into_iter().map(|value| if is_number { value.to_bits() as f32 } else { value }).collect()
         })
         .collect();
     for (id, whole) in guarded {

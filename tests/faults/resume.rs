@@ -260,6 +260,93 @@ fn every_method_goes_on_with_the_same_bits() {
     }
 }
 
+/// Bottleneck adapters: a run that is gone on with, one that is killed as it writes, and one from an adapter with dropout.
+#[test]
+fn bottlenecks_go_on_with_the_same_bits() {
+    let shop = Workshop::new();
+    let methods: [&[&str]; 3] = [
+        &["--adapter-method", "houlsby", "--layers", "1-2"],
+        &["--adapter-method", "pfeiffer", "--bottleneck-size", "6", "--non-linearity", "gelu"],
+        &["--adapter-method", "parallel"],
+    ];
+    for (number, method) in methods.into_iter().enumerate() {
+        let out = format!("method-{number}");
+        let train = |out: &str, more: &[&str]| shop.train_method(out, method, &with(more));
+        run(train(&out, &[]), 0);
+        let expected = shop.result(&out);
+        let files = ["SHA256SUMS", "adapter.safetensors", "adapter_config.json", "optimizer.safetensors", "state.json"];
+        assert_eq!(shop.names(&format!("{out}/checkpoint-6")), files);
+        assert!(expected.0.len() == 6 && !expected.1.is_empty());
+        fs::remove_dir_all(shop.path(&out).join("checkpoint-6")).unwrap();
+        fs::remove_file(shop.path(&out).join("adapter.safetensors")).unwrap();
+        let (_, err) = run(train(&out, &["--resume"]), 0);
+        assert!(err.contains("going on after step 4"), "{method:?}: {err}");
+        assert_eq!(shop.result(&out), expected, "{method:?}");
+        // A damaged file is seen, and the checkpoint before is good.
+        let path = shop.path(&out).join("checkpoint-6/adapter.safetensors");
+        let mut damaged = fs::read(&path).unwrap();
+        *damaged.last_mut().unwrap() ^= 1;
+        fs::write(&path, damaged).unwrap();
+        let (_, err) = run(train(&out, &["--resume"]), 0);
+        assert!(err.contains("checkpoint-6 is passed over") && err.contains("going on after step 4"), "{err}");
+        assert_eq!(shop.result(&out), expected, "{method:?}");
+        // Another method is another run.
+        let (_, err) = run(shop.train(&out, &with(&["--resume"])), 2);
+        assert!(err.contains("lora_r was nothing") && err.contains("reduction_factor was "), "{method:?}: {err}");
+    }
+    // Dropout comes with an adapter; a further run from it draws the same masks again.
+    fs::create_dir(shop.path("start")).unwrap();
+    for name in ["adapter.safetensors", "adapter_config.json"] {
+        fs::copy(shop.path("method-0").join(name), shop.path("start").join(name)).unwrap();
+    }
+    edit(&shop.path("start/adapter_config.json"), |config| config["config"]["dropout"] = json!(0.25));
+    let further = |out: &str, more: &[&str]| shop.train_method(out, &["--init-adapter", "start"], &with(more));
+    run(further("further", &[]), 0);
+    let expected = shop.result("further");
+    fs::remove_dir_all(shop.path("further/checkpoint-6")).unwrap();
+    fs::remove_file(shop.path("further/adapter.safetensors")).unwrap();
+    run(further("further", &["--resume"]), 0);
+    assert_eq!(shop.result("further"), expected);
+    edit(&shop.path("start/adapter_config.json"), |config| config["config"]["dropout"] = json!(0.0));
+    run(further("without", &[]), 0);
+    assert_ne!(shop.result("without").0, expected.0, "dropout does nothing");
+}
+
+/// What only one kind of adapter has is refused for the other, and a bottleneck is neither merged nor exported.
+#[test]
+fn options_of_another_method_are_refused_by_name() {
+    let shop = Workshop::new();
+    let refused = |method: &[&str], expected: &str| {
+        let (_, err) = run(shop.train_method("out", method, &STEPS), 2);
+        assert!(err.contains(expected), "{method:?}: {err}");
+    };
+    refused(&["--adapter-method", "houlsby", "--lora-r", "4"], "--lora-r: is for LoRA, and the method is houlsby");
+    refused(&["--adapter-method", "parallel", "--use-dora"], "--use-dora: is for LoRA");
+    refused(&["--adapter-method", "pfeiffer", "--target-modules", "mlp"], "--target-modules: is for LoRA");
+    refused(&["--bottleneck-size", "4"], "--bottleneck-size: is for bottleneck adapters, and the method is lora");
+    refused(
+        &["--adapter-method", "houlsby", "--bottleneck-size", "4", "--reduction-factor", "2"],
+        "--bottleneck-size: both this",
+    );
+    refused(&["--adapter-method", "houlsby", "--non-linearity", "prelu"], "`prelu` is none of relu, ");
+    refused(&["--adapter-method", "houlsby", "--layers", "7"], "--layers: layer 7 does not exist");
+    run(shop.train_method("out", &["--adapter-method", "pfeiffer"], &STEPS), 0);
+    let again = ["--init-adapter", "out", "--adapter-method", "houlsby"];
+    let (_, err) = run(shop.train_method("again", &again, &STEPS), 2);
+    assert!(err.contains("--adapter-method: the adapter of --init-adapter out has the method pfeiffer"), "{err}");
+    let (_, err) = run(shop.train_method("again", &["--init-adapter", "out", "--bottleneck-size", "7"], &STEPS), 2);
+    assert!(err.contains("--bottleneck-size: the adapter of --init-adapter out has bottlenecks of {2}"), "{err}");
+    run(shop.train_method("again", &["--init-adapter", "out", "--bottleneck-size", "2"], &STEPS), 0);
+    let model = ["--model", "model", "--adapter", "out"];
+    let (_, err) = run(shop.command(&[&["merge"], &model[..], &["--out", "merged"]].concat()), 2);
+    assert!(err.contains("out: is a bottleneck adapter") && err.contains("--adapter"), "{err}");
+    for kind in ["gguf", "gguf-adapter", "safetensors", "mlx-adapter"] {
+        let (_, err) = run(shop.command(&[&["export"], &model[..], &["--to", kind, "--out", "exported"]].concat()), 2);
+        assert!(err.contains("out: is a bottleneck adapter") && err.contains("llama.cpp"), "{kind}: {err}");
+        assert!(!shop.path("exported").exists());
+    }
+}
+
 #[test]
 fn a_template_with_the_date_goes_on_tomorrow() {
     let shop = Workshop::new();

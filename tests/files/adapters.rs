@@ -140,6 +140,9 @@ fn options_that_would_change_the_numbers_are_refused_by_key() {
         ("lora_bias", json!(1)),
         ("modules_to_save", json!(["score"])),
         ("modules_to_save", json!("lm_head")),
+        ("trainable_token_indices", json!("3")),
+        ("trainable_token_indices", json!([3, -1])),
+        ("trainable_token_indices", json!({"q_proj": [3]})),
         ("rank_pattern", json!({"q_proj": 0})),
         ("rank_pattern", json!({"q_(": 4})),
         ("alpha_pattern", json!({"q_proj": "8"})),
@@ -312,8 +315,50 @@ fn ranks_by_pattern_are_those_of_the_tensors() {
     let placement = Placement::from_peft("adapter", &config, &tiny::config()).unwrap();
     for piece in &placement.pieces {
         let scale = if piece.site.module == "v_proj" { 0.5 } else { 2.0 };
-        assert_eq!((piece.method.lora().r, piece.method.lora().scale), (4, scale), "{}", piece.site.name());
+        assert_eq!((piece.method.lora().unwrap().r, piece.method.lora().unwrap().scale), (4, scale), "{}", piece.site.name());
     }
+}
+
+/// Rows of tokens: in any order in the file, as a list or by module, with all that is named and nothing twice.
+#[test]
+fn rows_of_tokens_are_those_that_are_listed() {
+    let key = "base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta";
+    let rows = |count: usize| {
+        let folder = saved();
+        let values: Vec<f32> = (0..2 * count).map(|value| value as f32).collect();
+        change_tensors(folder.path(), |all| all.push((key.to_owned(), "F32", vec![count, 2], tiny::f32_bytes(&values))));
+        folder
+    };
+    for indices in
+        [json!([9, 3, 5]), json!({"model.embed_tokens": [9, 3, 5]}), json!({"embed_tokens": [9, 3, 5], "lm_head": [9, 3, 5]})]
+    {
+        let folder = rows(3);
+        change_config(folder.path(), "trainable_token_indices", indices);
+        let (config, tensors) = load_adapter(folder.path()).unwrap();
+        assert_eq!(config.token_indices["embed_tokens"], [3, 5, 9]);
+        let found = tensors.iter().find(|tensor| tensor.name == "embed_tokens.token_rows").unwrap();
+        assert_eq!(found.values, [2.0, 3.0, 4.0, 5.0, 0.0, 1.0]);
+        let written = tempfile::tempdir().unwrap();
+        save_adapter(written.path(), &config, &tensors).unwrap();
+        assert_eq!(load_adapter(written.path()).unwrap(), (config, tensors));
+    }
+    for (count, indices, problem) in [
+        (2, json!([9, 3, 5]), "has 2 rows, but trainable_token_indices has 3 tokens"),
+        (3, json!([9, 3, 9]), "has two rows for token 9"),
+        (3, json!(null), "has no trainable_token_indices for it"),
+        (3, json!({"embed_tokens": [9, 3, 5], "lm_head": [1]}), "lm_head: rows are missing"),
+    ] {
+        let folder = rows(count);
+        change_config(folder.path(), "trainable_token_indices", indices);
+        assert!(message(load_adapter(folder.path())).contains(problem), "{problem}");
+    }
+    let folder = saved();
+    change_config(folder.path(), "trainable_token_indices", json!([3]));
+    assert!(message(load_adapter(folder.path())).contains("embed_tokens: rows are missing"));
+    let folder = rows(1);
+    change_config(folder.path(), "trainable_token_indices", json!([3]));
+    change_config(folder.path(), "modules_to_save", json!(["embed_tokens"]));
+    assert!(message(load_adapter(folder.path())).contains("which modules_to_save lists as well"));
 }
 
 /// Whole modules that the configuration lists are in the file, and no others.
@@ -323,8 +368,10 @@ fn whole_modules_are_those_that_are_listed() {
     let with = |key: &str| {
         change_tensors(folder.path(), |all| all.push((key.to_owned(), "F32", vec![96, 2], tiny::f32_bytes(&[0.5; 192]))));
     };
+    // PEFT writes a matrix that is not listed where the vocabulary was extended, and reads it into the model.
     with("base_model.model.lm_head.weight");
-    assert!(message(load_adapter(folder.path())).contains("does not list it in modules_to_save"));
+    let (config, _) = load_adapter(folder.path()).unwrap();
+    assert_eq!((config.modules_to_save.len(), config.whole_rows.get("lm_head")), (0, Some(&96)));
     change_config(folder.path(), "modules_to_save", json!(["lm_head"]));
     for key in ["base_model.model.lm_head.weight", "base_model.model.lm_head.modules_to_save.default.weight"] {
         with(key);

@@ -1,6 +1,7 @@
 //! Model and adapter files: what is read from sound ones, and that unsound ones are refused with one clear message.
 
 mod adapters;
+mod bottlenecks;
 mod configs;
 mod folders;
 mod gguf;

@@ -93,7 +93,7 @@ impl Case<'_> {
         fs::write(folder.path().join("adapter_config.json"), config.to_string()).unwrap();
         fs::write(folder.path().join("adapter_model.safetensors"), tiny::safetensors(&tensors)).unwrap();
         let placement = LoadedAdapter::load(folder.path(), self.model).map_err(|error| error.to_string())?.placement;
-        let piece = |piece: &Piece| (piece.site.name(), piece.method.lora().r, piece.method.lora().scale);
+        let piece = |piece: &Piece| (piece.site.name(), piece.method.lora().unwrap().r, piece.method.lora().unwrap().scale);
         Ok(placement.pieces.iter().map(piece).collect())
     }
 }

@@ -184,7 +184,9 @@ pub fn config() -> Files {
 }
 
 pub fn adapter_config() -> Files {
-    vec![adapter_config_json().to_string().into_bytes(), read("reference/tiny/grouped_tied/adapter/adapter_config.json")]
+    let others = ["tiny/grouped_tied", "adapters/token_rows_untied", "adapters/some_norms"];
+    let files = others.map(|name| read(&format!("reference/{name}/adapter/adapter_config.json")));
+    std::iter::once(adapter_config_json().to_string().into_bytes()).chain(files).collect()
 }
 
 pub fn adapter_config_json() -> Value {

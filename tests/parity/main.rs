@@ -2,6 +2,7 @@
 
 mod adapters;
 mod bitsandbytes;
+mod bottlenecks;
 #[path = "../common/mod.rs"]
 mod common;
 mod families;

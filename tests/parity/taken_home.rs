@@ -129,6 +129,44 @@ fn merged_models_have_the_losses_of_peft() {
     }
 }
 
+/// Rows of tokens, whole matrices and norms of an adapter are in the merged model: a larger vocabulary, two matrices where PEFT makes two of
+/// one, and the losses of PEFT. An adapter's file for llama.cpp has no place for them.
+#[test]
+fn merged_rows_and_norms_have_the_losses_of_peft() {
+    let names =
+        ["token_rows", "token_rows_untied", "added_tokens", "added_tokens_untied", "added_tokens_frozen", "added_tokens_whole"];
+    for name in names.into_iter().chain(["whole_modules", "whole_output", "whole_tying", "whole_untied", "norms", "some_norms"]) {
+        let case = fixtures().join("adapters").join(name);
+        let expected = json(&case.join("expected.json"));
+        let mut files = ModelFiles::open(fixtures().join(expected["model"].as_str().unwrap()).to_str().unwrap()).unwrap();
+        let tied = files.config.tie_word_embeddings;
+        let base = files.config.clone();
+        let update = Update::load(&[(&case.join("adapter"), 1.0)], &base).unwrap();
+        update.replaced.put_into(&mut files.config);
+        let unties = ["whole_modules", "whole_output", "added_tokens_whole", "some_norms"].contains(&name);
+        assert_eq!(files.config.tie_word_embeddings, tied && !unties, "{name}");
+        let source = Source::new(&files, None, &update);
+        let out = tempfile::tempdir().unwrap();
+        let [as_folder, as_file] = ["folder", "file.gguf"].map(|name| out.path().join(name));
+        folder(graftling::storage::DType::F32)(&source, &as_folder);
+        gguf(Mixture::F32)(&source, &as_file);
+        for path in [&as_folder, &as_file] {
+            let found = Setup::open(path).token_nll(None, &batch(&[&expected]));
+            for (t, (found, expected)) in found.iter().zip(numbers(&expected["token_nll"])).enumerate() {
+                assert_close(f64::from(*found), expected, TOKEN_LOSS, &format!("{name} {} token {t}", path.display()));
+            }
+        }
+        let refused = export::gguf_adapter::write(&source, Mixture::F32, &out.path().join("adapter.gguf")).unwrap_err();
+        assert!(refused.to_string().contains("--to gguf"), "{name}: {refused}");
+        // Two adapters cannot both have rows of their own, nor can they have a weight.
+        let again = case.join("adapter");
+        for adapters in [vec![(again.as_path(), 0.5)], vec![(again.as_path(), 1.0), (again.as_path(), 1.0)]] {
+            let refused = Update::load(&adapters, &base).unwrap_err().to_string();
+            assert!(refused.contains("they have no weight"), "{name}: {refused}");
+        }
+    }
+}
+
 /// A window or a rotation that a file cannot say is told or refused, never lost in silence.
 #[test]
 fn what_a_gguf_file_cannot_say_is_not_lost_in_silence() {

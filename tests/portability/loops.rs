@@ -7,9 +7,14 @@
 use naga::{BinaryOperator, Block, Expression, Function, Handle, Literal, LocalVariable, Module, Statement};
 use std::collections::BTreeSet;
 
+/// Of `sorted_search`.
+const HALVES: &str = "each round halves what lies between `low` and `high`";
+
 /// Loops that do not count by a constant: the shader, how many, why they end.
 pub const OTHERS: &[(&str, usize, &str)] = &[
-    ("scatter_rows", 1, "each round halves what lies between `low` and `high`"),
+    ("scatter_rows", 1, HALVES),
+    ("token_rows", 1, HALVES),
+    ("replace_columns", 1, HALVES),
     ("global_norm", 1, "the step is 64 for each workgroup, of which there is at least one"),
     ("attention", 2, "a block ends after its first key; `segment_row` grows up to the last row"),
     (

@@ -18,6 +18,8 @@ mod wrong_shapes;
 use common::{device, graph_of, relative_distance, run_on_device};
 use graftling::autograd::{Root, backward};
 use graftling::graph::{DType, Derivative, Matrix, Origin, ValueId};
+use graftling::ops::linear_cross_entropy::LinearCrossEntropy;
+use graftling::ops::rms_norm::RmsNorm;
 use graftling::ops::{Example, Random, registry};
 use graftling::reference;
 use std::collections::HashMap;
@@ -60,8 +62,14 @@ pub fn differentiable(example: &Example) -> Vec<usize> {
     if example.op.name() == "attention" && example.inputs[0].0.shape.rows != example.inputs[1].0.shape.rows {
         return Vec::new();
     }
-    let frozen = |input: usize| {
-        matches!((example.op.name(), input), ("add_bias" | "rms_norm", 1) | ("rope", 2) | ("linear_cross_entropy", 1 | 3))
+    let op: &dyn std::any::Any = &*example.op;
+    let trains_matrix = op.downcast_ref::<LinearCrossEntropy>().is_some_and(|loss| loss.trains_matrix);
+    // Of each head, it has no gradient.
+    let norm = op.downcast_ref::<RmsNorm>().is_some_and(|norm| norm.groups == 1);
+    let frozen = |input: usize| match (example.op.name(), input) {
+        ("rms_norm", 1) => !norm,
+        ("linear_cross_entropy", 1) => !trains_matrix,
+        (name, input) => matches!((name, input), ("rope", 2) | ("linear_cross_entropy", 3)),
     };
     let is_f32 = |input: &usize| example.inputs[*input].0.dtype == DType::F32;
     (0..example.inputs.len()).filter(is_f32).filter(|&input| !frozen(input)).collect()

@@ -14,8 +14,10 @@ use graftling::reference;
 
 /// Ops of which each output element depends on few inputs, so that large and small numbers side by side are a fair demand.
 /// (In a long sum, 1e4 drowns 1e-3 in any f32 arithmetic.)
-const ELEMENTWISE: [&str; 17] = [
+const ELEMENTWISE: [&str; 19] = [
     "accumulate",
+    "activate",
+    "activate_backward",
     "add",
     "add_bias",
     "cache_rows",

@@ -59,6 +59,13 @@ impl Workshop {
         command
     }
 
+    /// A command without a GPU: merge, export, inspect.
+    pub fn command_bare(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_graftling"));
+        command.current_dir(self.folder.path()).args(arguments).stdin(Stdio::null()).env_remove("GRAFTLING_LOG");
+        command
+    }
+
     /// [`Workshop::command`] with kernels that are measured, and kept in the folder `cache`. The driver's own cache stays where it is:
     /// without it every run compiles for seconds.
     pub fn tuned(&self, arguments: &[&str]) -> Command {
@@ -83,8 +90,14 @@ impl Workshop {
     /// `graftling train` into `out`, with what most tests have in common: dropout, accumulation, packing and shuffling all on, so
     /// that whatever a checkpoint could forget is in use.
     pub fn train(&self, out: &str, more: &[&str]) -> Command {
+        self.train_method(out, &["--lora-r", "4", "--lora-dropout", "0.1"], more)
+    }
+
+    /// [`Workshop::train`] with another adapter.
+    pub fn train_method(&self, out: &str, adapter: &[&str], more: &[&str]) -> Command {
         let mut arguments = vec!["train", "--model", "model", "--data", "train.jsonl", "--out", out];
-        arguments.extend(["--lora-r", "4", "--lora-dropout", "0.1", "--max-length", "32", "--batch-size", "2"]);
+        arguments.extend(adapter);
+        arguments.extend(["--max-length", "32", "--batch-size", "2"]);
         arguments.extend(["--gradient-accumulation-steps", "2", "--learning-rate", "5e-3", "--weight-decay", "0.01"]);
         arguments.extend(more);
         self.command(&arguments)
@@ -106,7 +119,9 @@ impl Workshop {
     pub fn result(&self, out: &str) -> (Vec<String>, Vec<u8>) {
         let keys = ["step", "loss", "learning_rate", "grad_norm", "tokens", "supervised_tokens", "check", "eval_loss"];
         let steps = self.metrics(out).iter().map(|step| keys.map(|key| step[key].to_string()).join(" ")).collect();
-        (steps, std::fs::read(self.path(out).join("adapter_model.safetensors")).unwrap_or_default())
+        // As PEFT or as AdapterHub names it.
+        let adapter = |name: &str| std::fs::read(self.path(out).join(name));
+        (steps, adapter("adapter_model.safetensors").or_else(|_| adapter("adapter.safetensors")).unwrap_or_default())
     }
 
     /// Names in a folder, sorted; empty if there is none.

@@ -41,6 +41,8 @@ struct Case {
     nll: Vec<f64>,
     /// Euclidean norms of the gradients of that text's loss, by the names of the adapter's matrices.
     gradients: BTreeMap<String, f64>,
+    /// Whether the text has tokens that the adapter adds.
+    adds: bool,
 }
 
 impl Case {
@@ -93,14 +95,18 @@ impl Case {
         })
     }
 
-    /// An adapter of another kind for one of the models.
-    fn of_adapter(name: &str) -> Self {
-        let folder = reference("adapters").join(name);
+    /// An adapter of another kind for one of the models, in the folder `of`.
+    fn of_adapter(of: &str, name: &str) -> Self {
+        let folder = reference(of).join(name);
         let expected = json_of(&folder.join("expected.json"));
+        let model = reference(expected["model"].as_str().unwrap());
+        let ids = numbers(&expected["input_ids"]);
+        let vocabulary = json_of(&model.join("config.json"))["vocab_size"].as_f64().unwrap();
         Self {
-            name: format!("adapters/{name}"),
-            model: reference(expected["model"].as_str().unwrap()),
+            name: format!("{of}/{name}"),
+            model,
             adapter: Some(folder.join("adapter")),
+            adds: ids.iter().any(|&id| id >= vocabulary),
             ..Self::of_text(&expected["input_ids"], &expected["token_nll"])
         }
     }
@@ -113,6 +119,7 @@ impl Case {
             ids: numbers(ids).into_iter().map(|id| id as u32).collect(),
             nll: numbers(nll),
             gradients: BTreeMap::new(),
+            adds: false,
         }
     }
 
@@ -250,6 +257,7 @@ impl Walk<'_> {
         let embedding = self.post("/api/embedding", &json!({ "ids": case.ids }));
         let lens = self.post("/api/lens", &json!({ "ids": case.ids, "k": 3 }));
         assert_eq!(lens["adapted"].is_null(), !adapted);
+        assert_eq!(lens["layers"].is_null(), case.adds);
         let of_model = if adapted { &lens["adapted"] } else { &lens["layers"] };
         let layers = of_model.as_array().unwrap();
         assert_eq!(layers.len(), depth + 1);
@@ -259,14 +267,18 @@ impl Walk<'_> {
             self.close("the length of an embedding", *found, expected, 1e-5 * expected.max(1e-9));
         }
         let asked = |strength: f64| json!({ "ids": case.ids, "adapter": strength });
-        for (of, strength) in [(of_model, 1.0), (&lens["layers"], 0.0)] {
+        if case.adds {
+            assert!(self.refused("POST", "/api/logits", &asked(0.0), 400).contains("the adapter adds"));
+            assert!(self.refused("POST", "/api/logits", &asked(0.5), 400).contains("adds tokens"));
+        }
+        for (of, strength) in [(of_model, 1.0), (&lens["layers"], 0.0)].into_iter().filter(|(of, _)| !of.is_null()) {
             let top = self.post("/api/logits", &asked(strength))["top"][0].clone();
             let last = &of[depth]["tokens"].as_array().unwrap().last().unwrap()["top"][0];
             assert_eq!(top["id"], last["id"], "{} at strength {strength}", self.name);
             // Generation has other kernels: design section 12 for logits of some layers.
             self.close("the next token", last["p"].as_f64().unwrap(), top["p"].as_f64().unwrap(), 2e-5);
         }
-        if adapted {
+        if adapted && !case.adds {
             let mut seen = BTreeSet::new();
             for strength in [0.0, 0.5, 1.0, 1.5, 2.0] {
                 seen.insert(self.post("/api/logits", &asked(strength))["top"].to_string());
@@ -286,6 +298,13 @@ impl Walk<'_> {
         if !adapted {
             for (method, path) in [("GET", "/api/lora"), ("GET", "/api/lora/site?name=x"), ("POST", "/api/fuse")] {
                 assert!(self.refused(method, path, &json!({ "ids": case.ids }), 400).contains("no adapter is open"));
+            }
+            return;
+        }
+        let asked = json!({ "ids": case.ids });
+        if case.name.starts_with("bottlenecks") {
+            for (method, path) in [("GET", "/api/lora"), ("POST", "/api/fuse")] {
+                assert!(self.refused(method, path, &asked, 400).contains("bottleneck"));
             }
             return;
         }
@@ -311,8 +330,10 @@ impl Walk<'_> {
             }
         }
         let config = json_of(&case.adapter.as_ref().unwrap().join("adapter_config.json"));
-        let whole = config["modules_to_save"].as_array().is_some_and(|modules| !modules.is_empty());
-        for strength in [0.5, 1.0] {
+        let whole = case.adds
+            || !config["trainable_token_indices"].is_null()
+            || config["modules_to_save"].as_array().is_some_and(|modules| !modules.is_empty());
+        for strength in if case.adds { &[1.0][..] } else { &[0.5, 1.0] } {
             let asked = json!({ "ids": case.ids, "adapter": strength });
             if whole || config["lora_bias"] == true {
                 assert!(self.refused("POST", "/api/fuse", &asked, 400).contains(if whole { "whole" } else { "biases" }));
@@ -347,6 +368,11 @@ impl Walk<'_> {
         }
         let strongest =
             sites.iter().max_by(|a, b| a["b_norm"].as_f64().unwrap().total_cmp(&b["b_norm"].as_f64().unwrap())).unwrap();
+        if case.name.starts_with("bottlenecks") {
+            let asked = json!({ "record": record, "site": strongest["site"], "matrix": "A", "row": 0, "column": 0 });
+            assert!(self.refused("POST", "/api/prove", &asked, 400).contains("bottleneck"));
+            return;
+        }
         let matrices = if strongest["m_norm"].is_null() { &["A", "B"][..] } else { &["A", "B", "m"] };
         for matrix in matrices {
             let asked = json!({ "record": record, "site": strongest["site"], "matrix": matrix, "row": 1, "column": 0 });
@@ -411,9 +437,10 @@ fn every_address_answers_for_every_family_with_an_adapter_of_peft() {
 #[test]
 fn every_address_answers_for_every_kind_of_adapter() {
     // `several` is two of the others.
-    let names = folders("adapters").into_iter().filter(|name| reference("adapters").join(name).join("adapter").is_dir());
-    let cases: Vec<Case> = names.map(|name| Case::of_adapter(&name)).collect();
-    assert!(cases.len() >= 16);
+    let all = |of: &'static str| folders(of).into_iter().map(move |name| (of, name));
+    let names = all("adapters").chain(all("bottlenecks")).filter(|(of, name)| reference(of).join(name).join("adapter").is_dir());
+    let cases: Vec<Case> = names.map(|(of, name)| Case::of_adapter(of, &name)).collect();
+    assert!(cases.len() >= 30);
     walked(&cases, |_, _| {});
 }
 

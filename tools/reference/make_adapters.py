@@ -4,7 +4,8 @@
     python tools/reference/make_adapters.py [--out tests/fixtures/reference/adapters]
 
 Each folder NAME/ holds `adapter/` (what training starts from; for pissa, olora what PEFT converts to a LoRA of the unchanged base after
-five steps) and `expected.json`: the model, the token losses with the adapter, and the losses and gradient norms of five AdamW steps.
+five steps) and `expected.json`: the model, the token losses with the adapter, and the losses and gradient norms of five AdamW steps. Where
+tokens of their own are trained, also the records, in which these tokens occur, and the rows after the steps.
 """
 
 import argparse
@@ -24,7 +25,7 @@ import lora_run as run
 
 STEPS, RATE = 5, 3e-3
 
-LLAMA, QWEN = "tiny/grouped_tied", "families/qwen2"
+LLAMA, UNTIED, QWEN = "tiny/grouped_tied", "tiny/mha_untied", "families/qwen2"
 
 ADAPTERS = {
     "patterns": dict(
@@ -46,6 +47,36 @@ ADAPTERS = {
     "dora_biases": dict(model=QWEN, r=3, lora_alpha=6, target_modules=["q_proj", "k_proj", "o_proj", "down_proj"], use_dora=True),
     "whole_modules": dict(r=2, lora_alpha=6, target_modules=["q_proj"], modules_to_save=["embed_tokens", "lm_head"]),
     "whole_output": dict(r=2, lora_alpha=6, target_modules=["q_proj"], modules_to_save=["lm_head"]),
+    "whole_untied": dict(model=UNTIED, r=2, lora_alpha=6, target_modules=["q_proj"], modules_to_save=["embed_tokens", "lm_head"]),
+    "whole_tying": dict(
+        r=2, lora_alpha=6, target_modules=["q_proj"], modules_to_save=["embed_tokens"], ensure_weight_tying=True
+    ),
+    "norms": dict(r=2, lora_alpha=6, target_modules=["v_proj"], modules_to_save=["norm"]),
+    "some_norms": dict(r=2, lora_alpha=6, target_modules=["v_proj"], modules_to_save=["post_attention_layernorm", "model.norm", "embed_tokens"]),
+    # Rows in another order than their tokens; one matrix for both uses, and two.
+    "token_rows": dict(r=2, lora_alpha=6, target_modules=["v_proj"], trainable_token_indices=[84, 23, 55]),
+    "token_rows_untied": dict(
+        model=UNTIED,
+        r=2,
+        lora_alpha=6,
+        target_modules=["v_proj"],
+        trainable_token_indices={"embed_tokens": [9, 47], "lm_head": [47, 18, 29]},
+    ),
+    # Of a vocabulary that was extended by two tokens, PEFT writes the whole matrices besides.
+    "added_tokens": dict(added=2, r=2, lora_alpha=6, target_modules=["v_proj"], trainable_token_indices=[23, 96, 97]),
+    "added_tokens_untied": dict(
+        added=2,
+        model=UNTIED,
+        r=2,
+        lora_alpha=6,
+        target_modules=["v_proj"],
+        trainable_token_indices={"embed_tokens": [102, 101], "lm_head": [101, 102]},
+    ),
+    # Extended, and only the layers trained; and extended, and trained as a whole.
+    "added_tokens_frozen": dict(added=2, r=2, lora_alpha=6, target_modules=["v_proj"]),
+    "added_tokens_whole": dict(
+        added=2, r=2, lora_alpha=6, target_modules=["v_proj"], modules_to_save=["embed_tokens", "lm_head"]
+    ),
     "pissa": dict(r=4, lora_alpha=8, target_modules=["q_proj", "o_proj", "down_proj"], init_lora_weights="pissa"),
     "olora": dict(r=4, lora_alpha=8, target_modules=["v_proj", "down_proj"], init_lora_weights="olora"),
     "pissa_patterns": dict(
@@ -113,15 +144,52 @@ def nll_of(model, ids):
         return run.token_nll(model, ids)[0].tolist()
 
 
-def make(name, model, out, references, **settings):
+def extend(model, added):
+    """Further tokens, whose rows are the mean of all others, each moved a little."""
+    size = model.config.vocab_size
+    model.resize_token_embeddings(size + added, mean_resizing=False)
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for matrix in {module.weight for module in (model.get_input_embeddings(), model.get_output_embeddings())}:
+            noise = torch.randn((added, matrix.shape[1]), generator=generator)
+            matrix[size:] = (matrix[:size].mean(0) + 0.1 * noise.to(matrix.dtype)).float().to(matrix.dtype)
+
+
+def with_tokens(ids, tokens):
+    """The ids, of which every third is one of these tokens in turn."""
+    return [tokens[at // 3 % len(tokens)] if at % 3 == 1 else token for at, token in enumerate(ids)]
+
+
+def rows_of(model):
+    """The trained rows by graftling's names, their tokens in increasing order."""
+    found = {}
+    for name, module in model.named_modules():
+        if name.endswith("token_adapter") and "trainable_tokens_delta" in module._parameters | module._modules and not module.tied_adapter:
+            tokens = module.token_indices["default"]
+            rows = module.trainable_tokens_delta["default"].detach()
+            order = sorted(range(len(tokens)), key=lambda row: tokens[row])
+            found[name.split(".")[-2] + ".token_rows"] = rows[order].tolist()
+    return found
+
+
+def make(name, model, out, references, added=0, **settings):
     folder = references / model
     figures = json.loads((folder / "expected.json").read_text())
     start = settings.get("init_lora_weights")
     torch.manual_seed(7)
-    adapted = get_peft_model(load(folder, start), LoraConfig(task_type="CAUSAL_LM", **settings))
+    base = load(folder, start)
+    size = base.config.vocab_size
+    if added:
+        extend(base, added)
+    adapted = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", **settings))
     taken_out = start in ("pissa", "olora")
     records = figures["adamw"]["records"]
     expected = {"model": model, "settings": settings, "learning_rate": RATE, "input_ids": figures["input_ids"]}
+    indices = settings.get("trainable_token_indices", [])
+    tokens = sorted(set(indices if isinstance(indices, list) else sum(indices.values(), [])) | set(range(size, size + added)))
+    if tokens:
+        figures["input_ids"] = expected["input_ids"] = with_tokens(figures["input_ids"], tokens)
+        records = expected["records"] = [{"input_ids": with_tokens(record["input_ids"], tokens)} for record in records[:STEPS]]
     if taken_out:
         with tempfile.TemporaryDirectory() as initial:
             # As PEFT's own example: the start is kept, and taken from what was learned.
@@ -137,6 +205,8 @@ def make(name, model, out, references, **settings):
         adapted.save_pretrained(out / "adapter")
         expected["token_nll"] = nll_of(adapted, figures["input_ids"])
         expected["losses"], expected["grad_norms"] = steps(name, adapted, records)
+        if tokens:
+            expected["rows"] = rows_of(adapted)
     weights = out / "adapter" / "adapter_model.safetensors"
     save_file({name: tensor.float() for name, tensor in load_file(weights).items()}, weights, metadata={"format": "pt"})
     # No more than tests need: the card names the machine's folders.

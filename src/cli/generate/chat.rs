@@ -133,7 +133,7 @@ impl Talk<'_> {
         let Some(adapter) = self.session.adapter() else {
             return bad("there is no adapter".to_owned(), "start with --adapter FOLDER");
         };
-        if !adapter.placement.replaced.is_empty() || !adapter.placement.pieces.iter().all(is_product) {
+        if adapter.placement.matrices_beside().next().is_some() || !adapter.placement.pieces.iter().all(is_product) {
             return bad("this kind of adapter has no weight".to_owned(), "start without --adapter to compare");
         }
         let whole = match &self.whole {
@@ -188,15 +188,20 @@ impl Talk<'_> {
     }
 }
 
-/// Whether what the method adds is a product of two matrices, so that one of them can carry a weight.
+/// Whether what the method adds is as large as the last of its matrices, which then can carry a weight.
 fn is_product(piece: &Piece) -> bool {
-    matches!(piece.method, Method::Lora(_)) && piece.method.matrices(&piece.site).len() == 2
+    match piece.method {
+        Method::Lora(_) => piece.method.matrices(&piece.site).len() == 2,
+        Method::Bottleneck(_) => true,
+        Method::Dora(_) => false,
+    }
 }
 
-/// The adapter's numbers with every B times `weight`.
+/// The adapter's numbers with every B, and every last layer of a bottleneck, times `weight`.
 fn weighted(adapter: &DeviceAdapter, whole: &[f32], weight: f32) -> Result<Vec<f32>> {
     let mut tensors = adapter.layout.unpack(whole);
-    for tensor in tensors.iter_mut().filter(|tensor| tensor.name.ends_with(".lora_b")) {
+    let is_last = |name: &str| [".lora_b", ".adapter_up", ".adapter_up_bias"].iter().any(|end| name.ends_with(end));
+    for tensor in tensors.iter_mut().filter(|tensor| is_last(&tensor.name)) {
         tensor.values.iter_mut().for_each(|value| *value *= weight);
     }
     adapter.layout.pack("adapter", &tensors)

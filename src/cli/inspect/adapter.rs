@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use graftling::Result;
-use graftling::formats::peft::{AdapterConfig, AdapterTensor, CONFIG, load_adapter, module_path, raw_config};
+use graftling::adapter::added_tokens;
+use graftling::formats::adapter_file::AdapterFile;
+use graftling::formats::peft::{AdapterTensor, CONFIG, module_path, raw_config};
 use graftling::train::tell::about::About;
 use serde_json::{Map, Value, json};
 
@@ -30,6 +32,9 @@ const SHOWN: [&str; 17] = [
     "lora_bias",
     "lora_dropout",
 ];
+
+/// Tokens that the report for people names.
+const NAMED: usize = 12;
 
 /// Keys that say how others run or file it.
 const NOT_SHOWN: [&str; 6] = ["peft_type", "task_type", "inference_mode", "auto_mapping", "fan_in_fan_out", "revision"];
@@ -57,7 +62,9 @@ pub(super) struct Found {
     folder: String,
     config: Map<String, Value>,
     /// As graftling understands it, or why it does not.
-    used: Result<(AdapterConfig, Vec<AdapterTensor>)>,
+    used: Result<(AdapterFile, Vec<AdapterTensor>)>,
+    /// The tokens that it adds, by their ids.
+    named: BTreeMap<u32, String>,
     run: Option<About>,
 }
 
@@ -79,11 +86,22 @@ impl Found {
     /// Bad input: the configuration is no JSON object.
     pub(super) fn read(place: &str) -> Result<Self> {
         let folder = Path::new(place);
-        Ok(Self { folder: place.to_owned(), config: raw_config(folder)?, used: load_adapter(folder), run: About::read(folder) })
+        // Names are a help; an adapter is described without them as well.
+        let named = added_tokens::all(folder).unwrap_or_default();
+        Ok(Self {
+            folder: place.to_owned(),
+            config: raw_config(folder)?,
+            used: AdapterFile::load(folder),
+            named: named.into_iter().map(|(id, token)| (id, token.content)).collect(),
+            run: About::read(folder),
+        })
     }
 
     fn method(&self) -> String {
         let is_on = |key: &str| self.config.get(key) == Some(&Value::Bool(true));
+        if let Ok((AdapterFile::AdapterHub(_), _)) = &self.used {
+            return "bottlenecks of AdapterHub".to_owned();
+        }
         match self.config.get("peft_type").and_then(Value::as_str) {
             Some("LORA") if is_on("use_dora") => "DoRA".to_owned(),
             Some("LORA") if is_on("use_rslora") => "LoRA, rank-stabilised".to_owned(),
@@ -96,22 +114,36 @@ impl Found {
     /// The modules by name, and whole matrices by theirs.
     fn modules(&self) -> BTreeMap<String, Modules> {
         let mut all: BTreeMap<String, Modules> = BTreeMap::new();
-        let Ok((config, tensors)) = &self.used else { return all };
+        let Ok((file, tensors)) = &self.used else { return all };
         for tensor in tensors {
-            let (site, _) = tensor.name.rsplit_once('.').unwrap_or((&tensor.name, ""));
+            let (site, own) = tensor.name.rsplit_once('.').unwrap_or((&tensor.name, ""));
             let name = site.rsplit('.').next().unwrap_or(site);
             let modules = all.entry(name.to_owned()).or_default();
             modules.parameters += tensor.values.len() as u64;
             modules.sites.insert(site.to_owned());
             let Some(layer) = site.split('.').nth(1).and_then(|number| number.parse().ok()) else { continue };
-            let path = module_path(site, config.text_path);
             modules.layers.insert(layer);
-            modules.ranks.insert(config.rank_of(&path));
-            modules
-                .scales
-                .insert(format!("{:.4}", config.scale_of(&path)).trim_end_matches('0').trim_end_matches('.').to_owned());
+            let (rank, scale) = match file {
+                AdapterFile::Peft(config) if own.starts_with("lora_") => {
+                    let path = module_path(site, config.text_path);
+                    (config.rank_of(&path), config.scale_of(&path))
+                }
+                AdapterFile::AdapterHub(config) if own == "adapter_down" => (tensor.shape[0], config.scaling),
+                _ => continue,
+            };
+            modules.ranks.insert(rank);
+            modules.scales.insert(format!("{scale:.4}").trim_end_matches('0').trim_end_matches('.').to_owned());
         }
         all
+    }
+
+    /// By matrix, the tokens that have rows of their own.
+    fn token_rows(&self) -> impl Iterator<Item = (&String, &Vec<u32>)> {
+        let config = match &self.used {
+            Ok((AdapterFile::Peft(config), _)) => Some(config),
+            _ => None,
+        };
+        config.into_iter().flat_map(|config| &config.token_indices)
     }
 
     /// What is set beside what is always shown.
@@ -145,6 +177,10 @@ impl Found {
                 "parameters": found.parameters,
             })
         };
+        let of_rows = |(matrix, tokens): (&String, &Vec<u32>)| {
+            let token = |id: &u32| json!({ "id": id, "token": self.named.get(id) });
+            (matrix.clone(), tokens.iter().map(token).collect::<Value>())
+        };
         json!({
             "adapter": self.folder,
             "method": self.method(),
@@ -153,6 +189,7 @@ impl Found {
             "problem": self.used.as_ref().err().map(ToString::to_string),
             "parameters": modules.values().map(|found| found.parameters).sum::<u64>(),
             "modules": modules.iter().map(of_name).collect::<Vec<_>>(),
+            "trainable_token_indices": self.token_rows().map(of_rows).collect::<Map<_, _>>(),
             "run": self.run.as_ref().map(|run| json!({
                 "model": run.model,
                 "data": run.data,
@@ -202,6 +239,14 @@ impl Found {
                 out += &aligned(&table);
                 out += &format!("  {} in f32\n", binary_size(4 * all));
             }
+        }
+        for (matrix, tokens) in self.token_rows() {
+            let named = tokens.iter().take(NAMED).map(|id| match self.named.get(id) {
+                Some(token) => format!("{token} ({id})"),
+                None => id.to_string(),
+            });
+            let more = if tokens.len() > NAMED { ", ..." } else { "" };
+            out += &format!("  rows of {matrix} for {} tokens: {}{more}\n", tokens.len(), named.collect::<Vec<_>>().join(", "));
         }
         if let Some(run) = &self.run {
             out += &format!("\nTrained by graftling on {}, {} steps, data {}\n", run.model, run.total_steps, run.data.join(", "));

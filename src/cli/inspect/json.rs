@@ -4,6 +4,7 @@ use graftling::architecture::{Part, RopeScaling};
 use graftling::formats::TextSource;
 use graftling::storage::DType;
 use graftling::storage::source::FormatTotal;
+use graftling::train::ask::bottleneck::AdapterMethod;
 use serde_json::{Value, json};
 
 use super::{Adapter, Counts, Model, bytes_in, module_rows, tokenizer_facts};
@@ -64,7 +65,9 @@ pub(super) fn json_report(model: &Model, adapter: &Adapter) -> Value {
         "adapter": {
             "target_modules": adapter.modules.iter().map(|module| module.module).collect::<Vec<_>>(),
             "layers": adapter.layers,
-            "lora_r": adapter.r,
+            "adapter_method": adapter.method,
+            "lora_r": (adapter.method == AdapterMethod::Lora).then_some(adapter.size),
+            "bottleneck_size": (adapter.method != AdapterMethod::Lora).then_some(adapter.size),
             "trainable_parameters": adapter.parameters(),
             "share": adapter.parameters() as f64 / counts.total as f64,
             "bytes_f32": adapter.parameters() * 4,

@@ -1,11 +1,11 @@
 //! `adapter_config.json`: which of its keys count, and what they say.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::{AdapterConfig, Chosen, Modules, Patterns};
+use super::{AdapterConfig, Chosen, EMBEDDING, Modules, Patterns, names};
 use crate::formats::open;
 use crate::{Error, Result};
 
@@ -37,6 +37,7 @@ const KEYS: [(&str, Key); 47] = [
     ("rank_pattern", Key::Read),
     ("alpha_pattern", Key::Read),
     ("modules_to_save", Key::Read),
+    ("trainable_token_indices", Key::Read),
     ("ensure_weight_tying", Key::Read),
     ("base_model_name_or_path", Key::Read),
     // Who made it, from what, and for what.
@@ -62,7 +63,6 @@ const KEYS: [(&str, Key); 47] = [
     ("use_qalora", Key::Off),
     ("use_bdlora", Key::Off),
     ("layer_replication", Key::Off),
-    ("trainable_token_indices", Key::Off),
     ("target_parameters", Key::Off),
     ("alora_invocation_tokens", Key::Off),
     ("arrow_config", Key::Off),
@@ -136,6 +136,9 @@ impl ConfigFile {
             use_rslora: self.get("use_rslora") == Some(&Value::Bool(true)),
             use_dora: self.get("use_dora") == Some(&Value::Bool(true)),
             modules_to_save: self.whole_modules()?,
+            ensure_weight_tying: self.get("ensure_weight_tying") == Some(&Value::Bool(true)),
+            whole_rows: BTreeMap::new(),
+            token_indices: self.token_indices()?,
             lora_bias: self.get("lora_bias") == Some(&Value::Bool(true)),
             chosen: self.chosen()?,
             taken_out: Vec::new(),
@@ -182,14 +185,46 @@ impl ConfigFile {
         let key = "modules_to_save";
         let Some(modules) = self.modules(key)? else { return Ok(Vec::new()) };
         let Modules::Listed(names) = modules else { return Err(self.bad(key, "is no list of module names")) };
-        if self.get("ensure_weight_tying") == Some(&Value::Bool(true)) {
-            return Err(self.bad("ensure_weight_tying", "is true with modules_to_save, which graftling does not support"));
-        }
-        let own_name = |name: &String| name.rsplit('.').next().unwrap_or(name).to_owned();
+        let is_of_vocabulary = |name: &str| names::VOCABULARY.iter().any(|(module, _)| *module == name);
+        // A norm's name means every module that ends with it, and so stays whole.
+        let own_name = |name: &String| match name.rsplit('.').next() {
+            Some(own) if is_of_vocabulary(own) => own.to_owned(),
+            _ => name.clone(),
+        };
         let own: BTreeSet<String> = names.iter().map(own_name).collect();
-        match own.iter().find(|name| !["embed_tokens", "lm_head"].contains(&name.as_str())) {
-            Some(other) => Err(self.bad(key, format!("lists {other}; graftling reads embed_tokens and lm_head only"))),
+        match own.iter().find(|name| !is_of_vocabulary(name) && !name.ends_with("norm")) {
+            Some(other) => Err(self.bad(key, format!("lists {other}; graftling reads embed_tokens, lm_head and norms only"))),
             None => Ok(own.into_iter().collect()),
+        }
+    }
+
+    /// A list of tokens, which means those of the embedding, or one for each module. In the order of the file's rows.
+    fn token_indices(&self) -> Result<BTreeMap<String, Vec<u32>>> {
+        let key = "trainable_token_indices";
+        let token = |token: &Value| token.as_u64().and_then(|token| u32::try_from(token).ok());
+        let tokens = |value: &Value| {
+            let tokens: Option<Vec<u32>> = value.as_array().and_then(|tokens| tokens.iter().map(token).collect());
+            tokens.ok_or_else(|| self.bad(key, format!("has {value}, which is no list of tokens")))
+        };
+        let entries = match self.get(key) {
+            None => Vec::new(),
+            Some(Value::Object(modules)) => {
+                let entry = |(module, value): (&String, &Value)| {
+                    let own_name = module.rsplit('.').next().unwrap_or(module);
+                    match names::VOCABULARY.iter().any(|(known, _)| *known == own_name) {
+                        true => Ok((own_name.to_owned(), tokens(value)?)),
+                        false => Err(self.bad(key, format!("names {module}; graftling reads embed_tokens and lm_head only"))),
+                    }
+                };
+                modules.iter().map(entry).collect::<Result<_>>()?
+            }
+            Some(list) => vec![(EMBEDDING.to_owned(), tokens(list)?)],
+        };
+        let entries: BTreeMap<_, _> = entries.into_iter().filter(|(_, tokens)| !tokens.is_empty()).collect();
+        let saved = self.whole_modules()?;
+        match entries.keys().find(|module| saved.contains(module)) {
+            Some(module) => Err(self.bad(key, format!("names {module}, which modules_to_save lists as well"))),
+            None => Ok(entries),
         }
     }
 
@@ -234,7 +269,7 @@ impl ConfigFile {
         if let Some(bias) = self.get("bias").filter(|bias| bias.as_str() != Some("none")) {
             return Err(self.bad("bias", format!("is {bias}; graftling supports \"none\" only")));
         }
-        for switch in ["use_rslora", "use_dora", "lora_bias"] {
+        for switch in ["use_rslora", "use_dora", "lora_bias", "ensure_weight_tying"] {
             if let Some(value) = self.get(switch).filter(|value| !value.is_boolean()) {
                 return Err(self.bad(switch, format!("is {value}, neither true nor false")));
             }

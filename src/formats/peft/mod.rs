@@ -26,12 +26,13 @@ use crate::{Error, Result};
 pub use chosen::Chosen;
 use chosen::adopt_modules;
 use config_file::ConfigFile;
+use names::OfVocabulary;
 pub use names::path as module_path;
 pub use patterns::{Modules, Patterns};
 
 /// The file that says what an adapter's tensors mean.
 pub const CONFIG: &str = "adapter_config.json";
-const WEIGHTS: &str = "adapter_model.safetensors";
+pub const WEIGHTS: &str = "adapter_model.safetensors";
 /// Of PEFT before 0.7, and of `safe_serialization=False`; read and never written.
 const PYTORCH: &str = "adapter_model.bin";
 
@@ -62,8 +63,15 @@ pub struct AdapterConfig {
     pub use_dora: bool,
     /// Whether B has a bias, which is scaled as it is.
     pub lora_bias: bool,
-    /// Modules of which the file has the whole matrix: `embed_tokens`, `lm_head`.
+    /// Modules whose whole weight is trained: `embed_tokens`, `lm_head`, and ends of names of norms (`norm` means all that end so).
     pub modules_to_save: Vec<String>,
+    /// Whether the matrix of `modules_to_save` stays both embedding and output matrix, where the model has one for both.
+    pub ensure_weight_tying: bool,
+    /// Of each module of which the file has the whole matrix, its rows: those of `modules_to_save`, and what PEFT writes besides where tokens
+    /// were added to the vocabulary.
+    pub whole_rows: BTreeMap<String, usize>,
+    /// Of each module of which some tokens have rows of their own (`trainable_token_indices`), these tokens, strictly increasing.
+    pub token_indices: BTreeMap<String, Vec<u32>>,
     /// What stands before `layers.` in the modules' names: [`Architecture::text_path`](crate::architecture::Architecture::text_path).
     pub text_path: &'static str,
     /// How the file says which modules are adapted; nothing in a config that comes from no file.
@@ -90,6 +98,9 @@ impl Default for AdapterConfig {
             use_dora: false,
             lora_bias: false,
             modules_to_save: Vec::new(),
+            ensure_weight_tying: false,
+            whole_rows: BTreeMap::new(),
+            token_indices: BTreeMap::new(),
             text_path: "",
             chosen: Chosen::default(),
             taken_out: Vec::new(),
@@ -134,6 +145,12 @@ impl AdapterConfig {
         self.alpha_pattern.get(path).unwrap_or(&self.lora_alpha) / if self.use_rslora { r.sqrt() } else { r }
     }
 
+    /// Those of `modules_to_save` that mean norms.
+    pub fn norms_to_save(&self) -> impl Iterator<Item = &str> {
+        let is_norm = |name: &&String| names::VOCABULARY.iter().all(|(module, _)| module != name);
+        self.modules_to_save.iter().filter(is_norm).map(String::as_str)
+    }
+
     /// The factor of `B A x`, where no pattern has another rank or alpha.
     pub fn scale(&self) -> f64 {
         self.scale_of("")
@@ -168,7 +185,7 @@ pub fn load_adapter(dir: &Path) -> Result<(AdapterConfig, Vec<AdapterTensor>)> {
     let Some(weights) = [WEIGHTS, PYTORCH].map(|name| dir.join(name)).into_iter().find(|path| path.exists()) else {
         return Err(Error::bad_input(dir.display(), format!("has no {WEIGHTS}"), "Copy the whole folder of the adapter."));
     };
-    let (tensors, paths) = read_tensors(&weights, &config)?;
+    let (tensors, paths) = read_tensors(&weights, &mut config)?;
     adopt_modules(&weights, &mut config, &paths)?;
     Ok((config, tensors))
 }
@@ -254,7 +271,13 @@ impl AdapterConfig {
             None => json!(self.target_modules),
         };
         let layers_to_transform = if in_a_part || self.only.is_some() { Value::Null } else { json!(self.layers_to_transform) };
-        json!({
+        // A list is meant for the embedding, and for the output matrix where a model has one for both.
+        let token_indices = match self.token_indices.get("embed_tokens") {
+            Some(tokens) if self.token_indices.len() == 1 => json!(tokens),
+            None if self.token_indices.is_empty() => Value::Null,
+            _ => json!(self.token_indices),
+        };
+        let mut config = json!({
             "alpha_pattern": object(alpha_pattern.collect()),
             "auto_mapping": null,
             "base_model_name_or_path": self.base_model,
@@ -273,9 +296,15 @@ impl AdapterConfig {
             "revision": null,
             "target_modules": target_modules,
             "task_type": "CAUSAL_LM",
+            "trainable_token_indices": token_indices,
             "use_dora": self.use_dora,
             "use_rslora": self.use_rslora,
-        })
+        });
+        // Older versions of PEFT do not know the key.
+        if self.ensure_weight_tying {
+            config["ensure_weight_tying"] = json!(true);
+        }
+        config
     }
 
     /// The regular expression that PEFT compares with whole module names.
@@ -292,7 +321,7 @@ impl AdapterConfig {
 
 /// All matrices of the file, sorted by name, each layer with all of its own; and of each adapted module (`layers.3.self_attn.q_proj`) its
 /// path in the file.
-fn read_tensors(path: &Path, config: &AdapterConfig) -> Result<(Vec<AdapterTensor>, BTreeMap<String, String>)> {
+fn read_tensors(path: &Path, config: &mut AdapterConfig) -> Result<(Vec<AdapterTensor>, BTreeMap<String, String>)> {
     let file = FolderWeights::open(&[path.to_owned()])?;
     let bad = |key: &str, problem: &str, proposal: &str| {
         Error::bad_input(format!("{}: tensor {key}", path.display()), problem, proposal)
@@ -310,16 +339,46 @@ fn read_tensors(path: &Path, config: &AdapterConfig) -> Result<(Vec<AdapterTenso
     let (mut tensors, mut paths) = (BTreeMap::new(), BTreeMap::new());
     for info in file.tensors() {
         let key = info.name.as_str();
-        if let Some(name) = names::whole(key) {
-            let listed = config.modules_to_save.iter().any(|module| name.strip_suffix(".weight") == Some(module.as_str()));
-            let &[rows, columns] = info.shape.as_slice() else {
-                return Err(bad(key, &format!("has shape {:?}, not [vocabulary, hidden]", info.shape), WRONG_ADAPTER));
+        if let Some(norm) = names::norm(key) {
+            let Ok(name) = norm else { continue };
+            let &[size] = info.shape.as_slice() else {
+                return Err(bad(key, &format!("has shape {:?}, not [hidden]", info.shape), WRONG_ADAPTER));
             };
-            if !listed {
+            let path = name.strip_suffix(".weight").unwrap_or(&name);
+            if !config.norms_to_save().any(|saved| names::path(path, "").ends_with(saved)) {
                 return Err(bad(key, &format!("is there, but {CONFIG} does not list it in modules_to_save"), WRONG_ADAPTER));
             }
             let values = finite(key, file.read_f32(key)?)?;
-            tensors.insert(name.to_owned(), AdapterTensor { name: name.to_owned(), shape: [rows, columns], values });
+            tensors.insert(name.clone(), AdapterTensor { name, shape: [size, 1], values });
+            continue;
+        }
+        if let Some((module, what)) = names::of_vocabulary(key) {
+            let &[rows, columns] = info.shape.as_slice() else {
+                return Err(bad(key, &format!("has shape {:?}, not [tokens, hidden]", info.shape), WRONG_ADAPTER));
+            };
+            let own_name = match what {
+                OfVocabulary::Original => continue,
+                OfVocabulary::Whole => "weight",
+                // What a list means for the embedding alone, a file of a model with one matrix for both may have twice.
+                OfVocabulary::Rows
+                    if !config.token_indices.contains_key(module) && config.token_indices.contains_key(EMBEDDING) =>
+                {
+                    continue;
+                }
+                OfVocabulary::Rows => "token_rows",
+            };
+            let mut values = finite(key, file.read_f32(key)?)?;
+            if what == OfVocabulary::Whole {
+                let before = config.whole_rows.insert(module.to_owned(), rows);
+                if before.is_some_and(|before| before != rows) {
+                    return Err(bad(key, &format!("has {rows} rows, and another key of {module} has others"), WRONG_ADAPTER));
+                }
+            } else {
+                values = in_token_order(config.token_indices.get_mut(module), &values, [rows, columns])
+                    .map_err(|problem| bad(key, &problem, WRONG_ADAPTER))?;
+            }
+            let name = format!("{module}.{own_name}");
+            tensors.insert(name.clone(), AdapterTensor { name, shape: [rows, columns], values });
             continue;
         }
         let Some(named) = names::of_key(key) else {
@@ -360,26 +419,61 @@ fn read_tensors(path: &Path, config: &AdapterConfig) -> Result<(Vec<AdapterTenso
             return Err(bad(key, "occurs twice, with and without `default` in its key", WRONG_ADAPTER));
         }
     }
+    // Of a list that has no rows of its own, because it is that of another module.
+    config.token_indices.values_mut().for_each(|tokens| tokens.sort_unstable());
     let mut owed = vec!["lora_a", "lora_b"];
     owed.extend(config.use_dora.then_some("lora_magnitude_vector"));
     owed.extend(config.lora_bias.then_some("lora_b_bias"));
-    let is_whole = |name: &str| names::WHOLE.iter().any(|(whole, _)| *whole == name);
+    let is_beside = |name: &str| names::vocabulary_module(name).is_some() || names::is_norm(name);
     for module in &config.modules_to_save {
-        if !tensors.contains_key(&format!("{module}.weight")) {
+        let is_norm = config.norms_to_save().any(|norm| norm == module);
+        let of_norm = |name: &String| names::is_norm(name) && names::path(name, "").ends_with(&format!("{module}.weight"));
+        let is_there = if is_norm { tensors.keys().any(of_norm) } else { tensors.contains_key(&format!("{module}.weight")) };
+        if !is_there {
             return Err(bad(module, &format!("is missing, which {CONFIG} lists in modules_to_save"), WRONG_ADAPTER));
         }
     }
-    for name in tensors.keys().filter(|name| !is_whole(name)) {
+    for (module, tokens) in &config.token_indices {
+        // Where a model has one matrix for both, the rows are in the file once.
+        let is_copy = config.token_indices.get(EMBEDDING) == Some(tokens) && module != EMBEDDING;
+        if !is_copy && !tensors.contains_key(&format!("{module}.token_rows")) {
+            let problem = format!("rows are missing, which {CONFIG} lists in trainable_token_indices");
+            return Err(bad(module, &problem, WRONG_ADAPTER));
+        }
+    }
+    for name in tensors.keys().filter(|name| !is_beside(name)) {
         let site = name.rsplit_once('.').map_or("", |(site, _)| site);
         let missing = owed.iter().map(|own| format!("{site}.{own}")).find(|partner| !tensors.contains_key(partner));
         if let Some(partner) = missing {
             return Err(bad(name, &format!("is there, but {partner} is missing"), WRONG_ADAPTER));
         }
     }
-    if tensors.keys().all(|name| is_whole(name)) {
+    if tensors.keys().all(|name| is_beside(name)) {
         return Err(Error::bad_input(path.display(), "has no tensors of LoRA", WRONG_ADAPTER));
     }
     Ok((tensors.into_values().collect(), paths))
+}
+
+/// The module whose tokens a list in `trainable_token_indices` means.
+const EMBEDDING: &str = "embed_tokens";
+
+/// Rows in the order of their tokens, into which `tokens` is brought too.
+fn in_token_order(
+    tokens: Option<&mut Vec<u32>>,
+    rows: &[f32],
+    [count, columns]: [usize; 2],
+) -> std::result::Result<Vec<f32>, String> {
+    let Some(tokens) = tokens else { return Err(format!("is there, but {CONFIG} has no trainable_token_indices for it")) };
+    if tokens.len() != count {
+        return Err(format!("has {count} rows, but trainable_token_indices has {} tokens", tokens.len()));
+    }
+    let mut order: Vec<usize> = (0..count).collect();
+    order.sort_by_key(|&row| tokens[row]);
+    *tokens = order.iter().map(|&row| tokens[row]).collect();
+    if let Some(pair) = tokens.windows(2).find(|pair| pair[0] == pair[1]) {
+        return Err(format!("has two rows for token {}", pair[0]));
+    }
+    Ok(order.iter().flat_map(|&row| &rows[row * columns..(row + 1) * columns]).copied().collect())
 }
 
 const WRONG_ADAPTER: &str = "Check that adapter_config.json and adapter_model.safetensors belong together, and copy both again.";

@@ -18,27 +18,78 @@ const MATRICES: [(&str, &str); 4] = [
 
 /// Of which of our matrices a file has one dimension.
 pub fn is_vector(name: &str) -> bool {
-    name.ends_with(".lora_b_bias") || name.ends_with(".lora_magnitude_vector")
+    name.ends_with(".lora_b_bias") || name.ends_with(".lora_magnitude_vector") || is_norm(name)
 }
 
-/// Whole matrices that a file may have: their names here, which are those of the modules, and where the modules are.
-pub const WHOLE: [(&str, &str); 2] = [("embed_tokens.weight", MODEL), ("lm_head.weight", "")];
+/// The modules with a row for each token, and what stands before their names.
+pub const VOCABULARY: [(&str, &str); 2] = [("embed_tokens", MODEL), ("lm_head", "")];
 
-/// The whole matrix that a key of a file names. PEFT before 0.7 kept its wrapper's name in the key.
-pub fn whole(key: &str) -> Option<&'static str> {
-    let path = key.strip_prefix(PREFIX)?.replace(".modules_to_save.default", "").replace(".modules_to_save", "");
-    let fits = |(name, before): &&(&str, &str)| {
-        let end = path.strip_prefix(*before).map(|inside| inside.strip_prefix(TEXT_PART).unwrap_or(inside));
-        end == Some(*name)
+/// What a file may have of such a module.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OfVocabulary {
+    /// The whole matrix: trained (`modules_to_save`), or written because tokens were added to it.
+    Whole,
+    /// The rows of `trainable_token_indices`, in their order.
+    Rows,
+    /// The model's own matrix beside the trained one.
+    Original,
+}
+
+/// The module, and what of it a key names. PEFT before 0.7 kept its wrapper's name in the key, and newer ones do beside added tokens.
+pub fn of_vocabulary(key: &str) -> Option<(&'static str, OfVocabulary)> {
+    let path = key.strip_prefix(PREFIX)?;
+    VOCABULARY.iter().find_map(|(module, before)| {
+        let inside = path.strip_prefix(*before)?;
+        let inside = inside.strip_prefix(TEXT_PART).unwrap_or(inside);
+        let what = match inside.strip_prefix(*module)?.strip_prefix('.')? {
+            "weight" | "modules_to_save.weight" | "modules_to_save.default.weight" | "token_adapter.base_layer.weight" => {
+                OfVocabulary::Whole
+            }
+            "token_adapter.trainable_tokens_delta" | "token_adapter.trainable_tokens_delta.default" => OfVocabulary::Rows,
+            "original_module.weight" => OfVocabulary::Original,
+            _ => return None,
+        };
+        Some((*module, what))
+    })
+}
+
+/// Is one of our matrices (`layers.3.input_layernorm.weight`, `norm.weight`) the weight of a norm?
+pub fn is_norm(name: &str) -> bool {
+    let module = name.strip_suffix(".weight").filter(|module| module.ends_with("norm"));
+    module.is_some_and(|module| module == "norm" || module.starts_with("layers."))
+}
+
+/// The norm of which a key has the trained weight, as we name its matrix; `Err` for the model's own beside it.
+pub fn norm(key: &str) -> Option<Result<String, ()>> {
+    let inside = key.strip_prefix(PREFIX)?.strip_prefix(MODEL)?;
+    let inside = inside.strip_prefix(TEXT_PART).unwrap_or(inside);
+    let ends = [".modules_to_save.default.weight", ".modules_to_save.weight", ".original_module.weight", ".weight"];
+    let (module, end) = ends.iter().find_map(|end| Some((inside.strip_suffix(end)?, *end)))?;
+    let name = format!("{module}.weight");
+    is_norm(&name).then(|| if end.contains("original_module") { Err(()) } else { Ok(name) })
+}
+
+/// The module of the vocabulary of which one of our matrices (`embed_tokens.weight`, `lm_head.token_rows`) is a part.
+pub fn vocabulary_module(name: &str) -> Option<(&'static str, OfVocabulary)> {
+    let (module, own) = name.split_once('.')?;
+    let what = match own {
+        "weight" => OfVocabulary::Whole,
+        "token_rows" => OfVocabulary::Rows,
+        _ => return None,
     };
-    WHOLE.iter().find(fits).map(|(name, _)| *name)
+    VOCABULARY.iter().find(|(known, _)| *known == module).map(|(known, _)| (*known, what))
 }
 
 /// `layers.3.self_attn.q_proj.lora_a` as PEFT writes it.
 pub fn in_file(name: &str, text_path: &str) -> Option<String> {
-    if let Some((name, before)) = WHOLE.iter().find(|(whole, _)| *whole == name) {
+    if let Some((module, what)) = vocabulary_module(name) {
+        let (_, before) = VOCABULARY.iter().find(|(known, _)| *known == module)?;
         let text_path = if before.is_empty() { "" } else { text_path };
-        return Some(format!("{PREFIX}{before}{text_path}{name}"));
+        let own = if what == OfVocabulary::Rows { "token_adapter.trainable_tokens_delta" } else { "weight" };
+        return Some(format!("{PREFIX}{before}{text_path}{module}.{own}"));
+    }
+    if is_norm(name) {
+        return Some(format!("{PREFIX}{MODEL}{text_path}{name}"));
     }
     let (module, matrix) = name.rsplit_once('.')?;
     let (_, end) = MATRICES.iter().find(|(own, _)| *own == matrix)?;

@@ -23,18 +23,13 @@ pub(super) const fn algorithm(
 }
 
 /// The only one that takes [`GeneralParams`].
-pub(super) static GENERAL: Algorithm = Algorithm {
-    kernel: Kernel {
-        name: "matmul_general",
-        shader: "matmul_general",
-        slots: &[],
-        constants: &[],
-        params: GeneralParams::FIELDS,
-        needs: Needs::NONE,
-        unchecked: false,
-    },
-    loads: Loads::Elements,
-};
+const fn general(name: &'static str, slots: &'static [(&'static str, &'static str)]) -> Algorithm {
+    let (constants, params, needs) = (&[], GeneralParams::FIELDS, Needs::NONE);
+    let kernel = Kernel { name, shader: "matmul_general", slots, constants, params, needs, unchecked: false };
+    Algorithm { kernel, loads: Loads::Elements }
+}
+
+pub(super) static GENERAL: Algorithm = general("matmul_general", &[WHOLE]);
 
 /// Adds up the parts of a product whose k is split.
 pub(super) static SUM_PARTS: Kernel = Kernel::plain("matmul_sum_parts", SumParams::FIELDS);
@@ -43,40 +38,57 @@ const PLAIN: (&str, &str) = ("activations", "activations_f32");
 const WIDE: (&str, &str) = ("activations", "activations_f32_wide");
 const WIDEST: (&str, &str) = ("activations", "activations_f32_widest");
 const PRODUCT: (&str, &str) = ("low_rank", "no_low_rank");
+/// One product of all rows, or one for each expert.
+pub(super) const WHOLE: (&str, &str) = ("product", "whole_product");
+const OF_EXPERTS: (&str, &str) = ("product", "expert_product");
 const LOW_RANK: (&str, &str) = ("low_rank", "low_rank");
 
-pub(super) static REGISTER: Algorithm = algorithm("matmul_register", "matmul_register", &[PLAIN], Loads::Elements, Needs::NONE);
+pub(super) static REGISTER: Algorithm =
+    algorithm("matmul_register", "matmul_register", &[PLAIN, WHOLE], Loads::Elements, Needs::NONE);
 pub(super) static TILED: Algorithm = algorithm(
     "matmul_tiled",
     "matmul_tiled",
-    &[PLAIN, ("tile", "tile_f32"), ("tile_operands", "tile_operands")],
+    &[PLAIN, WHOLE, ("tile", "tile_f32"), ("tile_operands", "tile_operands")],
     Loads::Elements,
     Needs::NONE,
 );
 pub(super) static TILED_LOW_RANK: Algorithm = algorithm(
     "matmul_tiled_low_rank",
     "matmul_tiled",
-    &[PLAIN, ("tile", "tile_f32"), ("tile_operands", "tile_operands_low_rank")],
+    &[PLAIN, WHOLE, ("tile", "tile_f32"), ("tile_operands", "tile_operands_low_rank")],
     Loads::Elements,
     Needs::NONE,
 );
-pub(super) static NARROW: Algorithm = algorithm("matmul_narrow", "matmul_narrow", &[PLAIN], Loads::Elements, Needs::NONE);
+/// Of parts of k, which [`SUM_PARTS`] adds up.
+pub(super) static TILED_SPLIT: Algorithm = algorithm(
+    "matmul_tiled_split",
+    "matmul_tiled",
+    &[PLAIN, ("product", "split_product"), ("tile", "tile_f32"), ("tile_operands", "tile_operands")],
+    Loads::Elements,
+    Needs::NONE,
+);
+pub(super) static NARROW: Algorithm = algorithm("matmul_narrow", "matmul_narrow", &[PLAIN, WHOLE], Loads::Elements, Needs::NONE);
 /// Of two f32 operands that both lie by k.
-pub(super) static OUTER: Algorithm = algorithm("matmul_outer", "matmul_outer", &[PLAIN], Loads::Elements, Needs::NONE);
-pub(super) static MATVEC: Algorithm =
-    algorithm("matmul_matvec", "matmul_matvec", &[PLAIN, ("lane_sum", "lane_sum_workgroup")], Loads::Elements, Needs::NONE);
+pub(super) static OUTER: Algorithm = algorithm("matmul_outer", "matmul_outer", &[PLAIN, WHOLE], Loads::Elements, Needs::NONE);
+pub(super) static MATVEC: Algorithm = algorithm(
+    "matmul_matvec",
+    "matmul_matvec",
+    &[PLAIN, WHOLE, ("lane_sum", "lane_sum_workgroup")],
+    Loads::Elements,
+    Needs::NONE,
+);
 
 pub(super) static SUBGROUP8_TILE: Algorithm =
-    algorithm("matmul_subgroup8", "matmul_subgroup8", &[WIDE, PRODUCT], Loads::WideElements, SUBGROUP8);
+    algorithm("matmul_subgroup8", "matmul_subgroup8", &[WIDE, WHOLE, PRODUCT], Loads::WideElements, SUBGROUP8);
 pub(super) static SUBGROUP8_TILE_LOW_RANK: Algorithm =
-    algorithm("matmul_subgroup8_low_rank", "matmul_subgroup8", &[WIDE, LOW_RANK], Loads::WideElements, SUBGROUP8);
+    algorithm("matmul_subgroup8_low_rank", "matmul_subgroup8", &[WIDE, WHOLE, LOW_RANK], Loads::WideElements, SUBGROUP8);
 pub(super) static SUBGROUP8_MATVEC: Algorithm = Algorithm {
     kernel: Kernel {
         constants: &[("LANES", 8.0)],
         ..algorithm(
             "matmul_matvec_subgroup8",
             "matmul_matvec",
-            &[WIDE, ("lane_sum", "lane_sum_subgroup")],
+            &[WIDE, WHOLE, ("lane_sum", "lane_sum_subgroup")],
             Loads::WideElements,
             SUBGROUP8,
         )
@@ -86,26 +98,59 @@ pub(super) static SUBGROUP8_MATVEC: Algorithm = Algorithm {
 };
 
 pub(super) static SUBGROUP8_BLOCKS: Algorithm =
-    algorithm("matmul_subgroup8_blocks", "matmul_subgroup8_blocks", &[WIDEST, PRODUCT], Loads::Blocks, SUBGROUP8);
-pub(super) static SUBGROUP8_BLOCKS_LOW_RANK: Algorithm =
-    algorithm("matmul_subgroup8_blocks_low_rank", "matmul_subgroup8_blocks", &[WIDEST, LOW_RANK], Loads::Blocks, SUBGROUP8);
+    algorithm("matmul_subgroup8_blocks", "matmul_subgroup8_blocks", &[WIDEST, WHOLE, PRODUCT], Loads::Blocks, SUBGROUP8);
+pub(super) static SUBGROUP8_BLOCKS_LOW_RANK: Algorithm = algorithm(
+    "matmul_subgroup8_blocks_low_rank",
+    "matmul_subgroup8_blocks",
+    &[WIDEST, WHOLE, LOW_RANK],
+    Loads::Blocks,
+    SUBGROUP8,
+);
 pub(super) static SUBGROUP8_BLOCKS_BY_K: Algorithm =
-    algorithm("matmul_subgroup8_blocks_by_k", "matmul_subgroup8_blocks_by_k", &[WIDE, PRODUCT], Loads::Blocks, SUBGROUP8);
+    algorithm("matmul_subgroup8_blocks_by_k", "matmul_subgroup8_blocks_by_k", &[WIDE, WHOLE, PRODUCT], Loads::Blocks, SUBGROUP8);
 pub(super) static SUBGROUP8_BLOCKS_BY_K_LOW_RANK: Algorithm = algorithm(
     "matmul_subgroup8_blocks_by_k_low_rank",
     "matmul_subgroup8_blocks_by_k",
-    &[WIDE, LOW_RANK],
+    &[WIDE, WHOLE, LOW_RANK],
     Loads::Blocks,
     SUBGROUP8,
 );
 pub(super) static MATVEC_BLOCKS: Algorithm =
-    algorithm("matmul_matvec_blocks", "matmul_matvec_blocks", &[WIDE, PRODUCT], Loads::WholeBlocks, SUBGROUP8);
+    algorithm("matmul_matvec_blocks", "matmul_matvec_blocks", &[WIDE, WHOLE, PRODUCT], Loads::WholeBlocks, SUBGROUP8);
 pub(super) static MATVEC_BLOCKS_LOW_RANK: Algorithm =
-    algorithm("matmul_matvec_blocks_low_rank", "matmul_matvec_blocks", &[WIDE, LOW_RANK], Loads::WholeBlocks, SUBGROUP8);
+    algorithm("matmul_matvec_blocks_low_rank", "matmul_matvec_blocks", &[WIDE, WHOLE, LOW_RANK], Loads::WholeBlocks, SUBGROUP8);
+
+/// The same algorithms with a product for each expert; see [`super::experts`].
+pub(super) static GENERAL_EXPERTS: Algorithm = general("matmul_general_experts", &[OF_EXPERTS]);
+pub(super) static REGISTER_EXPERTS: Algorithm =
+    algorithm("matmul_register_experts", "matmul_register", &[PLAIN, OF_EXPERTS], Loads::Elements, Needs::NONE);
+pub(super) static TILED_EXPERTS: Algorithm = algorithm(
+    "matmul_tiled_experts",
+    "matmul_tiled",
+    &[PLAIN, OF_EXPERTS, ("tile", "tile_f32"), ("tile_operands", "tile_operands")],
+    Loads::Elements,
+    Needs::NONE,
+);
+pub(super) static SUBGROUP8_TILE_EXPERTS: Algorithm =
+    algorithm("matmul_subgroup8_experts", "matmul_subgroup8", &[WIDE, OF_EXPERTS, PRODUCT], Loads::WideElements, SUBGROUP8);
+pub(super) static SUBGROUP8_BLOCKS_EXPERTS: Algorithm = algorithm(
+    "matmul_subgroup8_blocks_experts",
+    "matmul_subgroup8_blocks",
+    &[WIDEST, OF_EXPERTS, PRODUCT],
+    Loads::Blocks,
+    SUBGROUP8,
+);
+pub(super) static SUBGROUP8_BLOCKS_BY_K_EXPERTS: Algorithm = algorithm(
+    "matmul_subgroup8_blocks_by_k_experts",
+    "matmul_subgroup8_blocks_by_k",
+    &[WIDE, OF_EXPERTS, PRODUCT],
+    Loads::Blocks,
+    SUBGROUP8,
+);
 
 /// Every kernel that may be chosen.
 pub fn kernels() -> Vec<&'static Kernel> {
-    let of_elements = [&GENERAL, &SUBGROUP8_TILE, &SUBGROUP8_MATVEC, &REGISTER, &TILED, &NARROW, &MATVEC];
+    let of_elements = [&GENERAL, &SUBGROUP8_TILE, &SUBGROUP8_MATVEC, &REGISTER, &TILED, &TILED_SPLIT, &NARROW, &MATVEC];
     let of_blocks = [&SUBGROUP8_BLOCKS, &SUBGROUP8_BLOCKS_BY_K, &MATVEC_BLOCKS];
     let of_all = of_elements.into_iter().chain(of_blocks).chain(arithmetic::algorithms());
     of_all.flat_map(|algorithm| algorithm.kernels()).chain(OUTER.with(DType::F32)).chain([&SUM_PARTS]).collect()
@@ -119,6 +164,19 @@ pub(super) fn low_rank_kernels() -> Vec<&'static Kernel> {
         &SUBGROUP8_BLOCKS_LOW_RANK,
         &SUBGROUP8_BLOCKS_BY_K_LOW_RANK,
         &MATVEC_BLOCKS_LOW_RANK,
+    ];
+    algorithms.into_iter().flat_map(|algorithm| algorithm.kernels()).collect()
+}
+
+/// Those with a product for each expert.
+pub(super) fn expert_kernels() -> Vec<&'static Kernel> {
+    let algorithms = [
+        &GENERAL_EXPERTS,
+        &REGISTER_EXPERTS,
+        &TILED_EXPERTS,
+        &SUBGROUP8_TILE_EXPERTS,
+        &SUBGROUP8_BLOCKS_EXPERTS,
+        &SUBGROUP8_BLOCKS_BY_K_EXPERTS,
     ];
     algorithms.into_iter().flat_map(|algorithm| algorithm.kernels()).collect()
 }

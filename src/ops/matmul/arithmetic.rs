@@ -9,7 +9,7 @@
 //! [`NARROW`] rows, columns or steps, or fewer: what an adapter of a usual rank adds, and a generated token, wait for memory and not for
 //! arithmetic. A product that is computed in f16 by one rule is so in every run: nothing here is measured but the tile.
 
-use super::algorithms::algorithm;
+use super::algorithms::{WHOLE, algorithm};
 use super::variants::{Form, Problem, small_tile, tiles};
 use crate::kernel::algorithm::{Algorithm, Loads};
 use crate::kernel::{Arithmetic, Facts, Layout, Matrices, Needs};
@@ -51,7 +51,7 @@ pub(super) fn algorithms() -> impl Iterator<Item = &'static Algorithm> {
 static F16: Algorithm = algorithm(
     "matmul_tiled_in_f16",
     "matmul_tiled",
-    &[("activations", "activations_f32"), ("tile", "tile_f16")],
+    &[WHOLE, ("activations", "activations_f32"), ("tile", "tile_f16")],
     Loads::Elements,
     Needs { f16: true, ..Needs::NONE },
 );
@@ -67,7 +67,7 @@ macro_rules! cooperative_algorithm {
         algorithm(
             $name,
             "matmul_cooperative",
-            &[("activations", "activations_f32"), ("element", $element), ("square", $square)],
+            &[WHOLE, ("activations", "activations_f32"), ("element", $element), ("square", $square)],
             Loads::Elements,
             Needs { f16: $matrices.takes_f16(), cooperative: Some($matrices), ..Needs::NONE },
         )

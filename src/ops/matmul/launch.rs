@@ -2,7 +2,7 @@
 
 use super::algorithms::SUM_PARTS;
 use super::variants::{Grid, Parameters, Problem, Variant, parts_of_k};
-use super::{Matmul, MatmulLowRank, arithmetic};
+use super::{At, Matmul, MatmulLowRank, arithmetic};
 use crate::graph::{Bind, Call, Dispatch};
 use crate::kernel::Layout;
 use crate::kernel_params;
@@ -22,6 +22,9 @@ kernel_params!(pub(super) Params {
     rank: u32,
     low_rank_scale: f32,
     v_start: u32,
+    first_expert: u32,
+    end_expert: u32,
+    first_tile: u32,
     k_part: u32,
     out_part: u32,
 });
@@ -42,46 +45,53 @@ kernel_params!(pub(super) GeneralParams {
     b_start: u32,
     out_start: u32,
     out_row: u32,
+    first_expert: u32,
+    end_expert: u32,
+    first_tile: u32,
 });
 
-const HAS_ADDEND: u32 = 1;
-const ACCUMULATE: u32 = 2;
+pub(super) const HAS_ADDEND: u32 = 1;
+pub(super) const ACCUMULATE: u32 = 2;
+/// Of products by experts: k runs over the rows of each.
+pub(super) const ALONG_ROWS: u32 = 4;
 
 /// One product, or one part of it where `b` is split by rows: parts of an NT product make ranges of the output's columns,
 /// parts of an NN product are ranges of k, of which the later ones add to the first. A product of more than
 /// [`OPERATIONS_OF_A_DISPATCH`] is split in the same way, and on CPU drivers a long k: the columns of b that a tile reads then stay in
 /// the cache for the next tile of rows.
-#[derive(Clone, Copy, Debug)]
-struct Part {
-    index: usize,
-    m: usize,
-    n: usize,
-    k: usize,
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Part {
+    pub index: usize,
+    pub m: usize,
+    pub n: usize,
+    pub k: usize,
     /// First element of a, of this part of b, of out.
-    a_start: usize,
-    b_start: usize,
-    out_start: usize,
-    flags: u32,
+    pub a_start: usize,
+    pub b_start: usize,
+    pub out_start: usize,
+    pub flags: u32,
+    /// First expert and the one behind the last, and the first tile; see [`super::experts`].
+    pub experts: [usize; 2],
+    pub first_tile: usize,
 }
 
-/// `a_first` and `out_first` are the rows of a and out at which the product begins.
-fn parts(op: &Matmul, call: &Call, a_first: usize, out_first: usize) -> Vec<Part> {
-    parts_of_at_most(OPERATIONS_OF_A_DISPATCH, op, call, a_first, out_first)
+fn parts(op: &Matmul, call: &Call, at: At) -> Vec<Part> {
+    parts_of_at_most(OPERATIONS_OF_A_DISPATCH, op, call, at)
 }
 
 /// [`parts`] of at most so many operations, but for the last few rows of b that a part has at least.
-fn parts_of_at_most(operations: usize, op: &Matmul, call: &Call, a_first: usize, out_first: usize) -> Vec<Part> {
+fn parts_of_at_most(operations: usize, op: &Matmul, call: &Call, at: At) -> Vec<Part> {
     let (a, b) = (&call.inputs[0], &call.inputs[1]);
     let [m, n, k] = super::sizes(op.layout, [a.rows, a.columns()], [b.rows, b.columns()]);
-    let addend = if call.inputs.len() == 3 { HAS_ADDEND } else { 0 };
-    let (a_start, out_start) = (a_first * a.columns(), out_first * call.outputs[0].columns());
+    let addend = if call.inputs.len() == 3 { HAS_ADDEND } else { 0 } | if at.adds { ACCUMULATE } else { 0 };
+    let (a_start, out_start) = (at.a_row * a.columns(), at.out_row * call.outputs[0].columns());
     // How many there are may not change with the rows of a run, so the most that there can be count. Whole blocks of the formats.
     let rows_of_b = operations / (2 * a.tensor.shape.rows.max() * b.columns()).max(1);
     let rows_of_b = (rows_of_b / ROWS_AT_LEAST * ROWS_AT_LEAST).max(ROWS_AT_LEAST);
     let longest = if call.device.cpu_driver { CACHED_STEPS.min(rows_of_b) } else { rows_of_b };
     b.parts()
         .flat_map(|(index, rows)| {
-            let whole = Part { index, m, n, k, a_start, b_start: 0, out_start, flags: addend };
+            let whole = Part { index, m, n, k, a_start, out_start, flags: addend, ..Part::default() };
             match op.layout {
                 Layout::NT => (rows.clone().step_by(rows_of_b))
                     .map(|first| Part {
@@ -100,7 +110,7 @@ fn parts_of_at_most(operations: usize, op: &Matmul, call: &Call, a_first: usize,
                         ..whole
                     })
                     .collect(),
-                Layout::TN => vec![whole],
+                Layout::TN => vec![Part { b_start: at.b_row * n, ..whole }],
             }
         })
         .collect()
@@ -108,7 +118,7 @@ fn parts_of_at_most(operations: usize, op: &Matmul, call: &Call, a_first: usize,
 
 /// A slow GPU of a laptop does so many in a third of a second; a system's watchdog ends what takes two seconds, and cannot be told how far
 /// it is.
-const OPERATIONS_OF_A_DISPATCH: usize = 64_000_000_000;
+pub(super) const OPERATIONS_OF_A_DISPATCH: usize = 64_000_000_000;
 
 /// Rows of b that a part has at least, and of which it has a multiple: as many as tiles of a workgroup have columns.
 const ROWS_AT_LEAST: usize = 128;
@@ -116,12 +126,12 @@ const ROWS_AT_LEAST: usize = 128;
 /// Steps of k in which the columns of b that a tile reads fit the second-level cache of a core, with the rows of a.
 const CACHED_STEPS: usize = 4096;
 
-pub(super) fn launch(op: &Matmul, call: &Call, a_first: usize, out_first: usize) -> Vec<Dispatch> {
+pub(super) fn launch(op: &Matmul, call: &Call, at: At) -> Vec<Dispatch> {
     let dispatches = |part: Part| {
         let variant = Variant::choose(&problem(op, call, &part), call.device, call.tuning);
         if variant.parts > 1 { split(op, call, &part, &variant) } else { vec![dispatch(op, call, &part, &variant, None)] }
     };
-    parts(op, call, a_first, out_first).into_iter().flat_map(dispatches).collect()
+    parts(op, call, at).into_iter().flat_map(dispatches).collect()
 }
 
 /// The sums of parts of k in scratch, and what adds them up.
@@ -134,9 +144,9 @@ fn split(op: &Matmul, call: &Call, part: &Part, variant: &Variant) -> Vec<Dispat
         Bind::Output(0) => Bind::Scratch(0),
         other => other,
     });
-    let given: &Params = bytemuck::from_bytes(&product.params);
+    let given: Params = bytemuck::pod_read_unaligned(&product.params);
     let out_part = (part.m * part.n) as u32;
-    product.params = Params { out_row: part.n as u32, k_part: k_part as u32, out_part, ..*given }.bytes();
+    product.params = Params { out_row: part.n as u32, k_part: k_part as u32, out_part, ..given }.bytes();
     product.workgroups[2] = parts as u32;
     let sum = SumParams {
         m: part.m as u32,
@@ -163,7 +173,7 @@ pub(super) fn low_rank(op: &MatmulLowRank, call: &Call) -> Vec<Dispatch> {
         Variant::choose(&Problem { parts: 1, ..problem(op, call, part) }, call.device, call.tuning)
     };
     let plan: Vec<(Part, Variant)> =
-        parts(&product, &inner, 0, 0).into_iter().map(|part| (part, whole(&product, &inner, &part))).collect();
+        (parts(&product, &inner, At::default()).into_iter()).map(|part| (part, whole(&product, &inner, &part))).collect();
     let fused = rank.is_multiple_of(4) && plan.iter().all(|(_, variant)| variant.low_rank.is_some());
     let mut dispatches: Vec<Dispatch> = (plan.iter())
         .map(|(part, variant)| {
@@ -186,7 +196,7 @@ pub(super) fn low_rank(op: &MatmulLowRank, call: &Call) -> Vec<Dispatch> {
             Bind::InputPart(index, part) => Bind::InputPart(index + 2, part),
             other => other,
         };
-        dispatches.extend(parts(&term, &inner, 0, 0).into_iter().map(|part| {
+        dispatches.extend(parts(&term, &inner, At::default()).into_iter().map(|part| {
             let part = Part { flags: ACCUMULATE, ..part };
             dispatch(&term, &inner, &part, &whole(&term, &inner, &part), None).rebind(of_term)
         }));
@@ -195,13 +205,13 @@ pub(super) fn low_rank(op: &MatmulLowRank, call: &Call) -> Vec<Dispatch> {
 }
 
 /// What a kernel is told of a low-rank term.
-struct LowRank {
+pub(super) struct LowRank {
     rank: usize,
     scale: f64,
     v_start: usize,
 }
 
-fn dispatch(op: &Matmul, call: &Call, part: &Part, variant: &Variant, low_rank: Option<LowRank>) -> Dispatch {
+pub(super) fn dispatch(op: &Matmul, call: &Call, part: &Part, variant: &Variant, low_rank: Option<LowRank>) -> Dispatch {
     let (a, b, out) = (&call.inputs[0], &call.inputs[1], &call.outputs[0]);
     let rows_of = |each: usize| part.m.div_ceil(each);
     let workgroups = match variant.grid {
@@ -212,18 +222,36 @@ fn dispatch(op: &Matmul, call: &Call, part: &Part, variant: &Variant, low_rank: 
     let (m, n, k) = (part.m as u32, part.n as u32, part.k as u32);
     let (a_start, out_start, out_row) = (part.a_start as u32, part.out_start as u32, out.columns() as u32);
     let (b_start, flags, scale) = (part.b_start as u32, part.flags, op.scale as f32);
+    let ([first_expert, end_expert], first_tile) = (part.experts.map(|expert| expert as u32), part.first_tile as u32);
     let params = if variant.parameters == Parameters::General {
         let (a_row, a_k, b_column, b_k) = match op.layout {
             Layout::NT => (a_columns, 1, b_columns, 1),
             Layout::NN => (a_columns, 1, 1, b_columns),
             Layout::TN => (1, a_columns, 1, b_columns),
         };
-        GeneralParams { m, n, k, flags, scale, a_row, a_k, a_start, b_column, b_k, b_start, out_start, out_row }.bytes()
+        GeneralParams {
+            m,
+            n,
+            k,
+            flags,
+            scale,
+            a_row,
+            a_k,
+            a_start,
+            b_column,
+            b_k,
+            b_start,
+            out_start,
+            out_row,
+            first_expert,
+            end_expert,
+            first_tile,
+        }
+        .bytes()
     } else {
         let (rank, low_rank_scale, v_start) =
             low_rank.as_ref().map_or((0, 0.0, 0), |term| (term.rank as u32, term.scale as f32, term.v_start as u32));
         let a_row = a_columns;
-        let (k_part, out_part) = (k, 0);
         Params {
             m,
             n,
@@ -238,8 +266,11 @@ fn dispatch(op: &Matmul, call: &Call, part: &Part, variant: &Variant, low_rank: 
             rank,
             low_rank_scale,
             v_start,
-            k_part,
-            out_part,
+            first_expert,
+            end_expert,
+            first_tile,
+            k_part: k,
+            out_part: 0,
         }
         .bytes()
     };
@@ -251,7 +282,7 @@ fn dispatch(op: &Matmul, call: &Call, part: &Part, variant: &Variant, low_rank: 
 }
 
 /// The part as it is in every run: row counts that change are replaced by their maximum.
-fn problem(op: &Matmul, call: &Call, part: &Part) -> Problem {
+pub(super) fn problem(op: &Matmul, call: &Call, part: &Part) -> Problem {
     let (a, b, out) = (&call.inputs[0], &call.inputs[1], &call.outputs[0]);
     let most_a_rows = a.tensor.shape.rows.max();
     let (m, k) = match op.layout {
@@ -311,10 +342,10 @@ mod tests {
                 let tuning = Tuning::default();
                 let call = Call { inputs: &inputs, outputs: &outputs, device: &facts, tuning: &tuning };
                 let op = Matmul { layout, scale: 1.0 };
-                let whole = product(&parts(&op, &call, 0, 0), layout, [&a, &b], splits, [m, n, k]);
+                let whole = product(&parts(&op, &call, At::default()), layout, [&a, &b], splits, [m, n, k]);
                 assert!(whole.iter().all(|value| value.is_finite()));
                 for rows in [1, 130, 300] {
-                    let parts = parts_of_at_most(2 * m * b_columns * rows, &op, &call, 0, 0);
+                    let parts = parts_of_at_most(2 * m * b_columns * rows, &op, &call, At::default());
                     assert!(parts.len() >= splits.len());
                     assert!(
                         parts.iter().all(|part| if layout == Layout::NT { part.n } else { part.k } <= rows.max(ROWS_AT_LEAST))
@@ -339,7 +370,7 @@ mod tests {
             inputs[1].tensor = TensorType::new(Rows::Fixed(b[0]), b[1], DType::Q4_K);
             let (outputs, facts, tuning) = ([operand([m, n], &[0])], Facts::default(), Tuning::default());
             let call = Call { inputs: &inputs, outputs: &outputs, device: &facts, tuning: &tuning };
-            let dispatches = launch(&Matmul { layout, scale: 1.0 }, &call, 0, 0);
+            let dispatches = launch(&Matmul { layout, scale: 1.0 }, &call, At::default());
             let most = OPERATIONS_OF_A_DISPATCH as f64;
             assert!(dispatches.iter().all(|dispatch| dispatch.work <= most));
             let all: f64 = dispatches.iter().map(|dispatch| dispatch.work).sum();

@@ -18,6 +18,7 @@
 mod algorithms;
 mod arithmetic;
 mod examples;
+mod experts;
 mod launch;
 mod low_rank;
 mod tuning;
@@ -25,6 +26,8 @@ mod variants;
 
 pub use algorithms::kernels;
 pub(super) use examples::entry;
+pub use experts::MatmulExperts;
+pub(super) use experts::entry as experts_entry;
 pub use low_rank::MatmulLowRank;
 pub(super) use low_rank::entry as low_rank_entry;
 pub use tuning::fingerprint;
@@ -41,6 +44,16 @@ use rayon::prelude::*;
 pub struct Matmul {
     pub layout: Layout,
     pub scale: f64,
+}
+
+/// Where a product begins in its buffers, and whether it adds to what `out` holds.
+#[derive(Clone, Copy, Default)]
+pub(super) struct At {
+    pub a_row: usize,
+    /// Of TN only.
+    pub b_row: usize,
+    pub out_row: usize,
+    pub adds: bool,
 }
 
 impl Matmul {
@@ -60,21 +73,25 @@ impl Matmul {
         graph.apply_one(self, &inputs, name)
     }
 
-    /// [`Op::launch`] for a product of which a begins at row `a_first` of its buffer and out at row `out_first`.
-    pub(super) fn launch_rows(&self, call: &Call, a_first: usize, out_first: usize) -> Vec<Dispatch> {
-        launch::launch(self, call, a_first, out_first)
+    /// [`Op::launch`] for a product of rows within its buffers.
+    pub(super) fn launch_at(&self, call: &Call, at: At) -> Vec<Dispatch> {
+        launch::launch(self, call, at)
+    }
+
+    /// Layout and operands of the products that are the gradients of a and b, where d is that of out.
+    fn gradients(&self, d: ValueId, [a, b]: [ValueId; 2]) -> [(Layout, [ValueId; 2]); 2] {
+        match self.layout {
+            Layout::NT => [(Layout::NN, [d, b]), (Layout::TN, [d, a])],
+            Layout::NN => [(Layout::NT, [d, b]), (Layout::TN, [a, d])],
+            Layout::TN => [(Layout::NT, [b, d]), (Layout::NN, [a, d])],
+        }
     }
 
     /// The gradients of the inputs a and b, which are those numbered `slots`.
     fn vjp_of(&self, vjp: &mut Vjp, slots: [usize; 2]) -> Result<(), ShapeError> {
         let Some(d) = vjp.d_outputs[0] else { return Ok(()) };
         let (a, b) = (vjp.inputs[slots[0]], vjp.inputs[slots[1]]);
-        let (for_a, for_b) = match self.layout {
-            Layout::NT => ((Layout::NN, [d, b]), (Layout::TN, [d, a])),
-            Layout::NN => ((Layout::NT, [d, b]), (Layout::TN, [a, d])),
-            Layout::TN => ((Layout::NT, [b, d]), (Layout::NN, [a, d])),
-        };
-        for (input, (layout, operands)) in slots.into_iter().zip([for_a, for_b]) {
+        for (input, (layout, operands)) in slots.into_iter().zip(self.gradients(d, [a, b])) {
             if vjp.wants(input) {
                 let partial = vjp.take_partial(input);
                 let name = vjp.d_name(input);
@@ -173,7 +190,7 @@ impl Op for Matmul {
     }
 
     fn launch(&self, call: &Call) -> Vec<Dispatch> {
-        launch::launch(self, call, 0, 0)
+        launch::launch(self, call, At::default())
     }
 
     fn flops(&self, inputs: &[[usize; 2]], _: &[[usize; 2]]) -> u64 {

@@ -50,12 +50,14 @@ pub(super) struct Form {
     layout: Option<Layout>,
     /// The same algorithm with a low-rank term.
     low_rank: Option<&'static Algorithm>,
+    /// The same algorithm with a product for each expert.
+    experts: Option<&'static Algorithm>,
     /// k is split over workgroups.
     splits: bool,
 }
 
 const fn form(id: &'static str, algorithm: &'static Algorithm, constants: &'static [(&'static str, f64)], grid: Grid) -> Form {
-    Form { id, algorithm, constants, grid, layout: None, low_rank: None, splits: false }
+    Form { id, algorithm, constants, grid, layout: None, low_rank: None, experts: None, splits: false }
 }
 
 pub(super) const fn tiles(
@@ -68,49 +70,65 @@ pub(super) const fn tiles(
     form(id, algorithm, constants, Grid::Tiles([rows, columns]))
 }
 
-static ANY_SIZE: Form = form("general", &GENERAL, &[], Grid::Blocks(4));
-static SUBGROUP8_16X32: Form = tiles("subgroup8_16x32", &SUBGROUP8_TILE, &[], 16, 32).with_low_rank(&SUBGROUP8_TILE_LOW_RANK);
-static SUBGROUP8_8X32: Form =
-    tiles("subgroup8_8x32", &SUBGROUP8_TILE, &[("SPREAD_ROWS", 8.0)], 8, 32).with_low_rank(&SUBGROUP8_TILE_LOW_RANK);
-static SUBGROUP8_32X16: Form = tiles("subgroup8_32x16", &SUBGROUP8_TILE, &[("SWAPPED", 1.0)], 32, 16);
-static SUBGROUP8_32X8: Form = tiles("subgroup8_32x8", &SUBGROUP8_TILE, &[("SWAPPED", 1.0), ("SPREAD_ROWS", 8.0)], 32, 8);
+static ANY_SIZE: Form = form("general", &GENERAL, &[], Grid::Blocks(4)).with_experts(&GENERAL_EXPERTS);
+static SUBGROUP8_16X32: Form = tiles("subgroup8_16x32", &SUBGROUP8_TILE, &[], 16, 32)
+    .with_low_rank(&SUBGROUP8_TILE_LOW_RANK)
+    .with_experts(&SUBGROUP8_TILE_EXPERTS);
+static SUBGROUP8_8X32: Form = tiles("subgroup8_8x32", &SUBGROUP8_TILE, &[("SPREAD_ROWS", 8.0)], 8, 32)
+    .with_low_rank(&SUBGROUP8_TILE_LOW_RANK)
+    .with_experts(&SUBGROUP8_TILE_EXPERTS);
+static SUBGROUP8_32X16: Form =
+    tiles("subgroup8_32x16", &SUBGROUP8_TILE, &[("SWAPPED", 1.0)], 32, 16).with_experts(&SUBGROUP8_TILE_EXPERTS);
+static SUBGROUP8_32X8: Form = tiles("subgroup8_32x8", &SUBGROUP8_TILE, &[("SWAPPED", 1.0), ("SPREAD_ROWS", 8.0)], 32, 8)
+    .with_experts(&SUBGROUP8_TILE_EXPERTS);
 static SUBGROUP8_VECTOR: Form = tiles("matvec_subgroup8", &SUBGROUP8_MATVEC, &[], 1, 8);
 static BLOCKS_VECTOR: Form =
     tiles("matvec_blocks", &MATVEC_BLOCKS, &[], 1, 8).only(Layout::NT).with_low_rank(&MATVEC_BLOCKS_LOW_RANK);
-static BLOCKS_16X32: Form =
-    tiles("subgroup8_blocks_16x32", &SUBGROUP8_BLOCKS, &[], 16, 32).only(Layout::NT).with_low_rank(&SUBGROUP8_BLOCKS_LOW_RANK);
+static BLOCKS_16X32: Form = tiles("subgroup8_blocks_16x32", &SUBGROUP8_BLOCKS, &[], 16, 32)
+    .only(Layout::NT)
+    .with_low_rank(&SUBGROUP8_BLOCKS_LOW_RANK)
+    .with_experts(&SUBGROUP8_BLOCKS_EXPERTS);
 static BLOCKS_8X32: Form = tiles("subgroup8_blocks_8x32", &SUBGROUP8_BLOCKS, &[("SPREAD_ROWS", 8.0)], 8, 32)
     .only(Layout::NT)
-    .with_low_rank(&SUBGROUP8_BLOCKS_LOW_RANK);
+    .with_low_rank(&SUBGROUP8_BLOCKS_LOW_RANK)
+    .with_experts(&SUBGROUP8_BLOCKS_EXPERTS);
 static BLOCKS_32X32: Form = tiles("subgroup8_blocks_32x32", &SUBGROUP8_BLOCKS, &[("SPREAD_ROWS", 32.0)], 32, 32)
     .only(Layout::NT)
-    .with_low_rank(&SUBGROUP8_BLOCKS_LOW_RANK);
+    .with_low_rank(&SUBGROUP8_BLOCKS_LOW_RANK)
+    .with_experts(&SUBGROUP8_BLOCKS_EXPERTS);
 static BLOCKS_8X64: Form = tiles("subgroup8_blocks_8x64", &SUBGROUP8_BLOCKS_BY_K, &[("SPREAD_ROWS", 8.0)], 8, 64)
     .only(Layout::NN)
-    .with_low_rank(&SUBGROUP8_BLOCKS_BY_K_LOW_RANK);
+    .with_low_rank(&SUBGROUP8_BLOCKS_BY_K_LOW_RANK)
+    .with_experts(&SUBGROUP8_BLOCKS_BY_K_EXPERTS);
 static BLOCKS_16X64: Form = tiles("subgroup8_blocks_16x64", &SUBGROUP8_BLOCKS_BY_K, &[], 16, 64)
     .only(Layout::NN)
-    .with_low_rank(&SUBGROUP8_BLOCKS_BY_K_LOW_RANK);
-static REGISTER_8X8: Form = form("register_8x8", &REGISTER, &[], Grid::Blocks(8));
-static TILED_64X64: Form = tiles("tiled_64x64", &TILED, &[], 64, 64).with_low_rank(&TILED_LOW_RANK);
+    .with_low_rank(&SUBGROUP8_BLOCKS_BY_K_LOW_RANK)
+    .with_experts(&SUBGROUP8_BLOCKS_BY_K_EXPERTS);
+static REGISTER_8X8: Form = form("register_8x8", &REGISTER, &[], Grid::Blocks(8)).with_experts(&REGISTER_EXPERTS);
+static TILED_64X64: Form = tiles("tiled_64x64", &TILED, &[], 64, 64).with_low_rank(&TILED_LOW_RANK).with_experts(&TILED_EXPERTS);
 /// Four times the workgroups of 64 x 64: for products that would leave most of a GPU idle.
-static TILED_32X32: Form = tiles("tiled_32x32", &TILED, &small_tile(8.0, 8.0), 32, 32).with_low_rank(&TILED_LOW_RANK);
+static TILED_32X32: Form =
+    tiles("tiled_32x32", &TILED, &small_tile(8.0, 8.0), 32, 32).with_low_rank(&TILED_LOW_RANK).with_experts(&TILED_EXPERTS);
 /// Half the traffic of 64 x 64, with 256 invocations: for products that fill a large GPU.
-static TILED_128X128: Form =
-    tiles("tiled_128x128", &TILED, &[("THREADS_X", 16.0), ("THREADS_Y", 16.0)], 128, 128).with_low_rank(&TILED_LOW_RANK);
+static TILED_128X128: Form = tiles("tiled_128x128", &TILED, &[("THREADS_X", 16.0), ("THREADS_Y", 16.0)], 128, 128)
+    .with_low_rank(&TILED_LOW_RANK)
+    .with_experts(&TILED_EXPERTS);
 /// Between the two: what a weight's blocks cost to decode is paid once for 128 rows.
-static TILED_128X64: Form = tiles("tiled_128x64", &TILED, &[("THREADS_Y", 16.0)], 128, 64).with_low_rank(&TILED_LOW_RANK);
-static TILED_16X64: Form = tiles("tiled_16x64", &TILED, &small_tile(16.0, 4.0), 16, 64).with_low_rank(&TILED_LOW_RANK);
-static TILED_64X16: Form = tiles("tiled_64x16", &TILED, &small_tile(4.0, 16.0), 64, 16).with_low_rank(&TILED_LOW_RANK);
+static TILED_128X64: Form =
+    tiles("tiled_128x64", &TILED, &[("THREADS_Y", 16.0)], 128, 64).with_low_rank(&TILED_LOW_RANK).with_experts(&TILED_EXPERTS);
+static TILED_16X64: Form =
+    tiles("tiled_16x64", &TILED, &small_tile(16.0, 4.0), 16, 64).with_low_rank(&TILED_LOW_RANK).with_experts(&TILED_EXPERTS);
+static TILED_64X16: Form =
+    tiles("tiled_64x16", &TILED, &small_tile(4.0, 16.0), 64, 16).with_low_rank(&TILED_LOW_RANK).with_experts(&TILED_EXPERTS);
 /// As many workgroups as a GPU needs where out has few tiles.
-static SPLIT_64X64: Form = Form { splits: true, ..tiles("split_64x64", &TILED, &[], 64, 64) };
+static SPLIT_64X64: Form = Form { splits: true, ..tiles("split_64x64", &TILED_SPLIT, &[], 64, 64) };
 static NARROW_4X8: Form = tiles("narrow_4x8", &NARROW, &[], 4, 8);
 static OUTER_32X8: Form = tiles("outer_32x8", &OUTER, &[], 32, 8).only(Layout::TN);
 static OUTER_8X32: Form = tiles("outer_8x32", &OUTER, &[("SWAPPED", 1.0)], 8, 32).only(Layout::TN);
 static VECTOR: Form = tiles("matvec", &MATVEC, &[], 1, 8);
 
 /// Workgroups that a dimension of a dispatch may have.
-const MOST_WORKGROUPS: usize = 65_535;
+pub(super) const MOST_WORKGROUPS: usize = 65_535;
 
 impl Form {
     /// Made for this layout only.
@@ -121,6 +139,18 @@ impl Form {
     /// With an algorithm that adds a low-rank term.
     const fn with_low_rank(self, algorithm: &'static Algorithm) -> Self {
         Self { low_rank: Some(algorithm), ..self }
+    }
+
+    /// With an algorithm that has a product for each expert.
+    const fn with_experts(self, algorithm: &'static Algorithm) -> Self {
+        Self { experts: Some(algorithm), ..self }
+    }
+
+    /// [`Form::variant`] with a product for each expert; `None` also where there is no such algorithm.
+    fn for_experts(&self, problem: &Problem, facts: &Facts) -> Option<Variant> {
+        let variant = self.variant(problem, facts)?;
+        let kernel = self.experts?.with(problem.dtype)?;
+        Some(Variant { kernel, low_rank: None, ..variant })
     }
 
     /// The form as a problem takes it; `None` where it is not made for the problem's sizes, layout or storage. There is no other way to a
@@ -208,6 +238,22 @@ impl Variant {
             tuning.choice(|| Class::of(problem)).and_then(|id| problem.possible(facts).into_iter().find(|form| form.id == id));
         let form = tuned.unwrap_or_else(|| problem.rule(facts));
         let variant = form.variant(problem, facts).or_else(|| ANY_SIZE.variant(problem, facts));
+        variant
+            .unwrap_or_else(|| unreachable!("{problem:?}: the general form takes every weight, and `infer` admits nothing else"))
+    }
+}
+
+impl Variant {
+    /// What multiplies with a product for each expert. The rule's form where there is one for experts; a tile of about its shape where not.
+    pub(super) fn for_experts(problem: &Problem, facts: &Facts) -> Self {
+        let tile = match (problem.m, problem.n) {
+            (..=16, _) => &TILED_16X64,
+            (_, ..=32) => &TILED_64X16,
+            (..=32, _) => &TILED_16X64,
+            _ => &TILED_64X64,
+        };
+        let mut forms = [problem.rule(facts), tile, &ANY_SIZE].into_iter();
+        let variant = forms.find_map(|form| form.for_experts(problem, facts));
         variant
             .unwrap_or_else(|| unreachable!("{problem:?}: the general form takes every weight, and `infer` admits nothing else"))
     }

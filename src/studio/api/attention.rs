@@ -68,7 +68,7 @@ pub struct Head {
 /// # Errors
 /// Bad input: ids, layer, strength or dial out of range. Failed: the device has not the memory.
 pub fn attention(look: &mut Look, asked: &Asked) -> Result<Heads> {
-    look.check_ids(&asked.ids)?;
+    look.check_ids(&asked.ids, asked.adapter)?;
     look.check_layer(asked.layer)?;
     let adapter = look.adapter(asked.adapter)?;
     let rotation = rotated(look.session.config(), asked)?;

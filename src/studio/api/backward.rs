@@ -161,7 +161,7 @@ pub(super) fn pinned(
 
 /// The record as tokens, cut to what a look is at.
 fn example(look: &Look, asked: &Asked) -> Result<Example> {
-    let vocabulary = look.session.config().vocab_size;
+    let vocabulary = look.session.tokens();
     let most = MOST_TOKENS.min(look.session.config().context());
     let max_length = asked.max_length.unwrap_or(most);
     if !(2..=most).contains(&max_length) {
@@ -172,7 +172,7 @@ fn example(look: &Look, asked: &Asked) -> Result<Example> {
     let LoneRecord { mut example, .. } = encode_record(&json, &model.tokenizer, model.template.as_ref(), vocabulary)?;
     example.input_ids.truncate(max_length);
     example.labels.truncate(max_length);
-    look.check_ids(&example.input_ids)?;
+    look.check_ids(&example.input_ids, None)?;
     if example.supervised_tokens() == 0 {
         let problem = format!("in its first {max_length} tokens there is nothing to learn");
         return Err(Error::bad_input("record", problem, "give one with an assistant's turn or a completion, or a shorter one"));

@@ -41,7 +41,7 @@ pub struct Rope {
 /// # Errors
 /// Bad input: ids out of range. Failed: the device has not the memory.
 pub fn embedding(look: &mut Look, asked: &Asked) -> Result<Embedding> {
-    look.check_ids(&asked.ids)?;
+    look.check_ids(&asked.ids, None)?;
     let config = look.session.config();
     let values = look.embedded(&asked.ids, None)?;
     let rows = || values.chunks(config.hidden_size);

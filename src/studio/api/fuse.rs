@@ -51,10 +51,11 @@ pub struct Fuse {
 /// Bad input: no adapter is open, or it is one that is no change of matrices alone; ids or strength out of range. Failed: the device has
 /// not the memory of a layer in f32.
 pub fn fuse(look: &mut Look, asked: &Asked) -> Result<Fuse> {
-    look.check_ids(&asked.ids)?;
+    look.check_ids(&asked.ids, asked.adapter)?;
     let folder = look.folder.ok_or_else(no_adapter)?;
     look.adapter(asked.adapter)?;
     let update = Update::load(&[(folder, 1.0)], look.session.config())?.at_strength(asked.adapter.unwrap_or(1.0));
+    update.replaced.refuse_in("this view", "see what `graftling merge` makes of it")?;
     let mut whole = |strength| -> Result<Vec<f32>> {
         let stream = look.stream(&asked.ids, strength)?;
         let last = stream.states.last().and_then(|states| states.chunks(look.session.config().hidden_size).last());

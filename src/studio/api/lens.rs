@@ -37,8 +37,8 @@ fn five() -> usize {
 pub struct Lens {
     /// The places that have a `top`.
     pub shown: Vec<usize>,
-    /// Of the base model: the embedding, and after every layer.
-    pub layers: Vec<Layer>,
+    /// Of the base model: the embedding, and after every layer. `None` if the text has tokens that the adapter adds.
+    pub layers: Option<Vec<Layer>>,
     /// The same with the adapter; `None` without one, or at strength 0.
     pub adapted: Option<Vec<Layer>>,
 }
@@ -64,7 +64,7 @@ pub struct Token {
 /// # Errors
 /// Bad input: ids, strength, k or tokens out of range. Failed: the device has not the memory.
 pub fn lens(look: &mut Look, asked: &Asked) -> Result<Lens> {
-    look.check_ids(&asked.ids)?;
+    look.check_ids(&asked.ids, asked.adapter)?;
     let adapter = look.adapter(asked.adapter)?;
     if !(1..=MOST_NAMED).contains(&asked.k) {
         return Err(Error::bad_input("k", format!("{} tokens", asked.k), format!("give 1 to {MOST_NAMED}")));
@@ -74,6 +74,9 @@ pub fn lens(look: &mut Look, asked: &Asked) -> Result<Lens> {
     if shown.iter().any(|&place| place >= length) || shown.windows(2).any(|pair| pair[0] >= pair[1]) {
         let problem = format!("{shown:?} are no ascending places of a text of {length} tokens");
         return Err(Error::bad_input("tokens", problem, "count from 0"));
+    }
+    if look.check_ids(&asked.ids, Some(0.0)).is_err() {
+        return Ok(Lens { adapted: Some(layers(look, asked.adapter, asked, &shown, None)?), layers: None, shown });
     }
     // The base model's does not change with the strength.
     let base = look.kept.lens.take().filter(|known| (&known.ids, known.k, &known.shown) == (&asked.ids, asked.k, &shown));
@@ -85,7 +88,7 @@ pub fn lens(look: &mut Look, asked: &Asked) -> Result<Lens> {
     look.kept.lens = Some(known);
     let base = |adapter: &DeviceAdapter| if has_own_head(adapter) { None } else { Some(&layers[..]) };
     let adapted = adapter.map(|adapter| self::layers(look, asked.adapter, asked, &shown, base(&adapter))).transpose()?;
-    Ok(Lens { shown, layers, adapted })
+    Ok(Lens { shown, layers: Some(layers), adapted })
 }
 
 /// The base model's lens of a text.

@@ -46,7 +46,7 @@ pub struct Token {
 /// # Errors
 /// Bad input: ids, strength or sampling out of range. Failed: the device has not the memory.
 pub fn logits(look: &mut Look, asked: &Asked) -> Result<Logits> {
-    look.check_ids(&asked.ids)?;
+    look.check_ids(&asked.ids, asked.adapter)?;
     let temperature = asked.temperature.unwrap_or(1.0);
     let sampling = Sampling { temperature, top_k: asked.top_k, top_p: asked.top_p, seed: 0 };
     let mut sampler = Sampler::new(sampling)?;

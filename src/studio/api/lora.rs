@@ -71,7 +71,7 @@ pub fn lora(look: &mut Look) -> Result<Lora> {
     norms(look, pieces)?;
     let kept = &look.kept.norms;
     let site = |piece: &Piece| {
-        let lora = piece.method.lora();
+        let lora = piece.method.lora().ok_or_else(no_product)?;
         let [a, b] = matrices(&tensors, piece)?;
         let change = LowRank { a: &a.values, b: &b.values, rank: lora.r, scale: lora.scale };
         let singular = singular_values(&[(1.0, change)], piece.site.out_features, piece.site.in_features);
@@ -80,7 +80,7 @@ pub fn lora(look: &mut Look) -> Result<Lora> {
         let rows = kept.get(&name).map_or(&[][..], Vec::as_slice);
         let size = rows.iter().map(|length| length * length).sum::<f64>().sqrt();
         let lengths = match piece.method {
-            Method::Lora(_) => None,
+            Method::Lora(_) | Method::Bottleneck(_) => None,
             Method::Dora(_) => Some(Lengths::of(&matrix(&tensors, piece, MAGNITUDE)?.values, rows)),
         };
         Ok(Site {
@@ -211,7 +211,7 @@ pub fn site(look: &mut Look, asked: &SiteAsked) -> Result<Pictures> {
     // The mean of a block of B A is the mean of B's rows times the mean of A's columns.
     let (b_rows, a_columns) = (averaged(b_shape, &b, [PICTURE, usize::MAX]), averaged(a_shape, &a, [usize::MAX, PICTURE]));
     let (rows, columns, rank) = (b_rows.0[0], a_columns.0[1], a_shape[0]);
-    let scale = piece.method.lora().scale;
+    let scale = piece.method.lora().ok_or_else(no_product)?.scale;
     let product = |at: usize| {
         let (i, j) = (at / columns, at % columns);
         (0..rank).map(|k| b_rows.1[i * rank + k] * a_columns.1[k * columns + j]).sum::<f64>() * scale
@@ -246,6 +246,11 @@ fn averaged([rows, columns]: [usize; 2], values: &[f64], most: [usize; 2]) -> ([
         }
     }
     ([new_rows, new_columns], means)
+}
+
+fn no_product() -> Error {
+    let problem = "is a bottleneck adapter, and what it adds follows from the text: it is no matrix to look at";
+    Error::bad_input("adapter", problem, "open a LoRA adapter for this view; all others show this one too")
 }
 
 pub(super) fn no_adapter() -> Error {

@@ -70,7 +70,7 @@ pub struct Neuron {
 /// # Errors
 /// Bad input: ids, layer or strength out of range. Failed: the device has not the memory.
 pub fn mlp(look: &mut Look, asked: &Asked) -> Result<Mlp> {
-    look.check_ids(&asked.ids)?;
+    look.check_ids(&asked.ids, asked.adapter)?;
     look.check_layer(asked.layer)?;
     let ready = look.layer(asked.layer, &asked.ids, asked.adapter)?;
     let (probe, layer) = (&ready.probe, ready.layer()?);

@@ -83,6 +83,9 @@ pub fn prove(look: &mut Look, asked: &Asked) -> Result<Proof> {
         let problem = format!("{} is adapted by LoRA, which has no m", asked.site);
         return Err(Error::bad_input("matrix", problem, "ask for A or B"));
     }
+    if piece.method.lora().is_none() {
+        return Err(Error::bad_input("site", "has a bottleneck, and no A or B", "open a LoRA adapter"));
+    }
     let own = match asked.matrix {
         Matrix::A => "lora_a",
         Matrix::B => "lora_b",

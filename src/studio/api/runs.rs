@@ -10,7 +10,7 @@ use super::plan::recipe_table;
 use super::{Answered, Method, Nothing, Refusal, Route, host};
 use crate::Result;
 use crate::files;
-use crate::formats::peft::AdapterConfig;
+use crate::formats::adapter_file::AdapterFile;
 use crate::session::OpenModel;
 use crate::studio::Studio;
 use crate::studio::runs::past::{Past, past};
@@ -141,7 +141,7 @@ fn run(studio: &Arc<Studio>, asked: Dir) -> Answered<Run> {
         samples: Sample::all(&dir),
         recipe,
         checkpoint,
-        adapter: AdapterConfig::is_in(&dir).then(|| dir.display().to_string()),
+        adapter: AdapterFile::is_in(&dir).then(|| dir.display().to_string()),
         model: base_model(&dir),
         dir: dir.display().to_string(),
     })
@@ -230,12 +230,14 @@ const PREVIEWED: usize = 3;
 fn check(studio: &Arc<Studio>, asked: Map<String, Value>) -> Answered<Checked> {
     let (_, recipe, _) = read(asked)?;
     let options = recipe.resolve()?;
-    let opened = studio.opened().ok().filter(|opened| opened.spec == options.model && opened.adapter.is_none());
+    let extends = options.train_tokens.is_some() || options.init_adapter.is_some();
+    let opened = studio.opened().ok().filter(|opened| opened.spec == options.model && opened.adapter.is_none() && !extends);
     let another;
     let model = match &opened {
         Some(opened) => &opened.model,
         None => {
-            another = OpenModel::open(&options.model)?;
+            let model = OpenModel::open(&options.model)?.with_tokens_of(options.init_adapter.as_deref())?;
+            another = model.with_tokens(&options.tokens())?;
             &another
         }
     };

@@ -62,7 +62,7 @@ fn tokens(studio: &Arc<Studio>, asked: Asked) -> Answered<Tokens> {
         }
         (None, Some(record)) => {
             let json = Value::Object(record).to_string();
-            encode_record(&json, &model.tokenizer, model.template.as_ref(), model.files.config.vocab_size)?
+            encode_record(&json, &model.tokenizer, model.template.as_ref(), model.tokens)?
         }
         _ => {
             let proposal = "give {\"text\": \"...\"}, or {\"record\": {...}} with a record as data files have it";

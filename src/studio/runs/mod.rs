@@ -405,7 +405,12 @@ fn watch(shown: &Weak<Mutex<Option<Shown>>>, events: &Events) {
 
 /// The model that the run or the adapter in a folder is for.
 pub fn base_model(folder: &Path) -> Option<String> {
-    let of_adapter = || peft::raw_config(folder).ok()?.get("base_model_name_or_path").and_then(Value::as_str).map(str::to_string);
+    let of_adapter = || {
+        let config = peft::raw_config(folder).ok()?;
+        // As PEFT and as AdapterHub call it.
+        let named = |key: &str| config.get(key).and_then(Value::as_str).map(str::to_string);
+        named("base_model_name_or_path").or_else(|| named("model_name"))
+    };
     About::read(folder).map(|about| about.model).or_else(of_adapter)
 }
 

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::tail;
 use crate::files;
-use crate::formats::peft::AdapterConfig;
+use crate::formats::adapter_file::AdapterFile;
 use crate::sweep::result::RESULTS_FILE;
 use crate::train::lock;
 use crate::train::metrics::METRICS_FILE;
@@ -120,7 +120,7 @@ impl PastRun {
             loss: steps.last().map(|last| last.loss),
             eval_loss: steps.iter().rev().find_map(|step| step.eval_loss),
             running: lock::holder(folder).is_some(),
-            adapter: AdapterConfig::is_in(folder),
+            adapter: AdapterFile::is_in(folder),
             changed,
             model: super::base_model(folder),
             parameters: about.map(|about| about.parameters),

@@ -1,23 +1,25 @@
 //! The adapter that the options of a run ask for: its configuration as a file will have it, and its [`Placement`].
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use super::bottleneck::{self, AdapterMethod};
 use super::options::TrainOptions;
 use crate::adapter::start::Start;
 use crate::adapter::targets::{chosen_sites, parse_layers, parse_patterns};
 use crate::adapter::{AdapterLayout, Placement};
 use crate::architecture::{Architecture, Site};
-use crate::formats::peft::{self, AdapterConfig, module_path};
+use crate::formats::adapter_file::AdapterFile;
+use crate::formats::peft::{AdapterConfig, module_path};
 use crate::session::opened::OpenModel;
 use crate::{Error, Result};
 
-/// Largest rank that is believed; it keeps sizes far from overflow.
-const LARGEST_RANK: usize = 1 << 16;
+/// Largest rank, or width of a bottleneck, that is believed; it keeps sizes far from overflow.
+pub(super) const LARGEST_RANK: usize = 1 << 16;
 
 /// What a run trains.
 pub struct Asked {
-    pub config: AdapterConfig,
+    pub config: AdapterFile,
     pub placement: Placement,
     pub layout: AdapterLayout,
     /// The start where `--init-adapter` gives one, laid out as `layout`.
@@ -33,20 +35,62 @@ impl Asked {
     pub fn of(options: &TrainOptions, model: &OpenModel) -> Result<Self> {
         let architecture = &model.files.config;
         let (config, tensors) = match &options.init_adapter {
-            None => (fresh(options, architecture)?, None),
+            None => (fresh_of_method(options, model)?, None),
             Some(folder) => {
-                let (config, tensors) = peft::load_adapter(folder)?;
-                (built_on(folder, config, options, architecture)?, Some(tensors))
+                let (config, tensors) = AdapterFile::load(folder)?;
+                (further(folder, config, options, model)?, Some(tensors))
             }
         };
         let place = options.init_adapter.as_deref().unwrap_or(Path::new("adapter")).display().to_string();
         let start = options.init_lora_weights.unwrap_or_default();
         let ratio = options.loraplus_lr_ratio.unwrap_or(1.0);
-        let placement = Placement::from_peft(&place, &config, architecture)?.learning(start, ratio);
+        let mut placement = Placement::of_file(&place, &config, architecture)?.learning(start, ratio);
+        if let Some(norm) = placement.norms.iter().find(|norm| norm.is_of_heads()) {
+            let problem = format!("means {} too, a norm of each head, which is not trained", norm.name);
+            return Err(Error::bad_input("--modules-to-save", problem, "name the others, such as layernorm,model.norm"));
+        }
+        placement.rows.iter_mut().for_each(|rows| rows.known = model.known_tokens());
         check_start(options, start, &placement)?;
         let layout = AdapterLayout::new(&placement);
-        let start = tensors.map(|tensors| layout.pack(&place, &tensors)).transpose()?;
+        let start = tensors.map(|tensors| layout.pack(&place, &placement.without_copies(tensors))).transpose()?;
         Ok(Self { config, placement, layout, start })
+    }
+}
+
+/// The adapter that the options describe.
+fn fresh_of_method(options: &TrainOptions, model: &OpenModel) -> Result<AdapterFile> {
+    let method = options.adapter_method.unwrap_or(AdapterMethod::Lora);
+    bottleneck::check_options(options, method)?;
+    if method == AdapterMethod::Lora {
+        return fresh(options, model).map(AdapterFile::Peft);
+    }
+    let model = &model.files.config;
+    let config = bottleneck::fresh(options, method, model)?;
+    Ok(AdapterFile::AdapterHub(bottleneck::for_model(config, options, model)))
+}
+
+/// That of `--init-adapter`, with what may be chosen anew.
+fn further(folder: &Path, config: AdapterFile, options: &TrainOptions, model: &OpenModel) -> Result<AdapterFile> {
+    match config {
+        AdapterFile::Peft(config) => {
+            let method = options.adapter_method.unwrap_or(AdapterMethod::Lora);
+            if method != AdapterMethod::Lora {
+                let problem = format!("the adapter of --init-adapter {} is a LoRA of PEFT", folder.display());
+                return Err(Error::bad_input(
+                    "--adapter-method",
+                    problem,
+                    "leave this option out, or start from another adapter",
+                ));
+            }
+            bottleneck::check_options(options, method)?;
+            built_on(folder, config, options, model).map(AdapterFile::Peft)
+        }
+        AdapterFile::AdapterHub(config) => {
+            bottleneck::check_options(options, AdapterMethod::of(&config).unwrap_or(AdapterMethod::Houlsby))?;
+            let model = &model.files.config;
+            let config = bottleneck::built_on(folder, config, options, model)?;
+            Ok(AdapterFile::AdapterHub(bottleneck::for_model(config, options, model)))
+        }
     }
 }
 
@@ -56,7 +100,7 @@ fn check_start(options: &TrainOptions, start: Start, placement: &Placement) -> R
         let problem = format!("{start} starts from another base, whose row lengths DoRA would have to keep");
         return bad(problem, "leave out --use-dora, or choose default, gaussian or orthogonal");
     }
-    let odd = placement.pieces.iter().find(|piece| piece.method.lora().r % 2 == 1);
+    let odd = placement.pieces.iter().find(|piece| piece.method.lora().is_some_and(|lora| lora.r % 2 == 1));
     match odd.filter(|_| start == Start::Orthogonal) {
         Some(piece) => {
             bad(format!("orthogonal needs even ranks, and {} has an odd one", piece.site.name()), "choose an even --lora-r")
@@ -65,7 +109,8 @@ fn check_start(options: &TrainOptions, start: Start, placement: &Placement) -> R
     }
 }
 
-fn fresh(options: &TrainOptions, model: &Architecture) -> Result<AdapterConfig> {
+fn fresh(options: &TrainOptions, opened: &OpenModel) -> Result<AdapterConfig> {
+    let model = &opened.files.config;
     let r = options.lora_r.unwrap_or(TrainOptions::LORA_R);
     let possible = |r: &usize| (1..=LARGEST_RANK).contains(r);
     if !possible(&r) {
@@ -77,7 +122,11 @@ fn fresh(options: &TrainOptions, model: &Architecture) -> Result<AdapterConfig> 
     let (target_modules, layers_to_transform, only) = as_product(&sites, model);
     let positive = |alpha: &f64| alpha.is_finite() && *alpha > 0.0;
     let pattern = |text: &Option<String>| text.clone().unwrap_or_default();
+    let Vocabulary { modules_to_save, whole_rows, token_indices } = Vocabulary::of(options, opened)?;
     Ok(AdapterConfig {
+        modules_to_save,
+        whole_rows,
+        token_indices,
         r,
         lora_alpha: options.lora_alpha.unwrap_or(TrainOptions::LORA_ALPHA),
         lora_dropout: options.lora_dropout.unwrap_or(0.0),
@@ -92,6 +141,41 @@ fn fresh(options: &TrainOptions, model: &Architecture) -> Result<AdapterConfig> 
         text_path: model.text_path,
         ..AdapterConfig::default()
     })
+}
+
+/// What the options choose of embedding and output matrix.
+struct Vocabulary {
+    modules_to_save: Vec<String>,
+    whole_rows: BTreeMap<String, usize>,
+    token_indices: BTreeMap<String, Vec<u32>>,
+}
+
+impl Vocabulary {
+    /// Rows of their own where the matrix is not trained as a whole: in the embedding, and in the output matrix if that is another one.
+    fn of(options: &TrainOptions, model: &OpenModel) -> Result<Self> {
+        let names: BTreeSet<String> = options.modules_to_save.iter().flatten().map(|name| name.trim().to_owned()).collect();
+        let mut tokens = Vec::new();
+        for token in options.tokens() {
+            let id = model.tokenizer.token_id(&token).ok_or_else(|| {
+                let problem = format!("the model was opened without the token {token}");
+                Error::bad_input("--train-tokens", problem, "this is a mistake in the calling program")
+            })?;
+            tokens.push(id);
+        }
+        tokens.sort_unstable();
+        let mut token_indices = BTreeMap::new();
+        let embedding_is_whole = names.contains("embed_tokens");
+        for (module, is_apart) in
+            [("embed_tokens", true), ("lm_head", !model.files.config.tie_word_embeddings || embedding_is_whole)]
+        {
+            if is_apart && !names.contains(module) && !tokens.is_empty() {
+                token_indices.insert(module.to_owned(), tokens.clone());
+            }
+        }
+        let of_vocabulary = names.iter().filter(|name| ["embed_tokens", "lm_head"].contains(&name.as_str()));
+        let whole_rows = of_vocabulary.map(|name| (name.clone(), model.tokens)).collect();
+        Ok(Self { modules_to_save: names.into_iter().collect(), whole_rows, token_indices })
+    }
 }
 
 /// The linear layers that the options choose.
@@ -116,7 +200,8 @@ fn as_product(sites: &[Site], model: &Architecture) -> (Vec<String>, Option<Vec<
 }
 
 /// The configuration of an adapter that is trained further, with what may be chosen anew.
-fn built_on(folder: &Path, mut config: AdapterConfig, options: &TrainOptions, model: &Architecture) -> Result<AdapterConfig> {
+fn built_on(folder: &Path, mut config: AdapterConfig, options: &TrainOptions, opened: &OpenModel) -> Result<AdapterConfig> {
+    let model = &opened.files.config;
     let agree = |option: &str, same: bool, of_adapter: String| match same {
         true => Ok(()),
         false => {
@@ -128,10 +213,18 @@ fn built_on(folder: &Path, mut config: AdapterConfig, options: &TrainOptions, mo
         let problem = "has lora_bias, which graftling evaluates and does not train";
         return Err(Error::bad_input(folder.display(), problem, "start from an adapter without it"));
     }
-    if !config.modules_to_save.is_empty() {
-        let problem = "has whole modules (modules_to_save), which graftling evaluates and does not train";
-        return Err(Error::bad_input(folder.display(), problem, "start from an adapter without them"));
+    let is_trained = |module: &String| config.modules_to_save.contains(module) || config.ensure_weight_tying;
+    if let Some(module) = config.whole_rows.keys().find(|module| !is_trained(module)) {
+        let problem = format!("has the whole {module} of a model whose vocabulary was extended, which it does not train");
+        let proposal = "put it into the model by `graftling merge`, and train on that";
+        return Err(Error::bad_input(folder.display(), problem, proposal));
     }
+    let given = Vocabulary::of(options, opened)?;
+    let tokens = |of: &BTreeMap<String, Vec<u32>>| of.values().flatten().copied().collect::<BTreeSet<u32>>();
+    let same = options.train_tokens.is_none() || tokens(&given.token_indices) == tokens(&config.token_indices);
+    agree("--train-tokens", same, format!("rows of {} tokens", tokens(&config.token_indices).len()))?;
+    let same = options.modules_to_save.is_none() || given.modules_to_save == config.modules_to_save;
+    agree("--modules-to-save", same, format!("the whole modules [{}]", config.modules_to_save.join(", ")))?;
     agree("--lora-r", options.lora_r.is_none_or(|r| r == config.r), format!("rank {}", config.r))?;
     let alpha = config.lora_alpha;
     agree("--lora-alpha", options.lora_alpha.is_none_or(|given| given == alpha), format!("alpha {alpha}"))?;

@@ -10,11 +10,13 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::Deserialize;
 
+use super::bottleneck::AdapterMethod;
 use super::row::{above_zero, any, at_least_one, option_rows, within};
 use crate::adapter::start::Start;
 use crate::architecture::RopeOverride;
 use crate::byte_size::ByteSize;
 use crate::data::LongRecords;
+use crate::formats::adapter_hub::Named;
 use crate::kernel::Arithmetic;
 use crate::session::prefix_cache::{PrefixCacheMode, PrefixCacheOptions, PrefixCacheType};
 use crate::storage::DType;
@@ -61,6 +63,17 @@ option_rows! {
         overwrite: bool, "BOOL", switch, check any, resumed free;
     }
     "Adapter" {
+        /// What is trained: lora, or AdapterHub's bottleneck adapters, small networks after attention and MLP (houlsby), after the MLP
+        /// (pfeiffer) or beside it (parallel). A bottleneck cannot be merged into the model, nor run by llama.cpp
+        #[arg(value_enum)]
+        adapter_method: AdapterMethod, "METHOD", optional("lora"), check any, resumed derived;
+        /// Width of a bottleneck: the model's hidden size divided by this
+        reduction_factor: f64, "FACTOR", optional("AdapterHub's: 16; 2 for parallel"),
+            check |option, factor| within(option, factor, factor.is_finite() && *factor >= 1e-2, "of 0.01 or above"), resumed derived;
+        /// Width of a bottleneck, in place of --reduction-factor
+        bottleneck_size: usize, "WIDTH", optional("by --reduction-factor"), check at_least_one, resumed derived;
+        /// What stands between the two matrices of a bottleneck: relu, swish, gelu, gelu_new, tanh, ..., by transformers' names
+        non_linearity: Named, "NAME", optional("AdapterHub's: swish for houlsby, else relu"), check any, resumed derived;
         /// Rank of the adapters
         lora_r: usize, "R", optional("16: more capacity than small data sets use, still below 4 % of a small model's weights"),
             check at_least_one, resumed derived;
@@ -95,12 +108,24 @@ option_rows! {
         #[arg(value_delimiter = ',')]
         #[serde(default, deserialize_with = "super::recipe::one_or_many")]
         exclude_modules: Vec<String>, "NAMES", optional("none"), check any, resumed derived;
+        /// Tokens that get trained rows of their own in embedding and output matrix, such as '<|tool|>,<|note|>'. What the tokenizer lacks is
+        /// added to it, as a token that is found as it is written and begins with the mean of all rows; of a token that it has, its row is
+        /// trained. No other row changes. The tokenizer is kept beside the adapter, where eval, generate and merge read it
+        #[arg(value_delimiter = ',')]
+        #[serde(default, deserialize_with = "super::recipe::one_or_many")]
+        train_tokens: Vec<String>, "TOKENS", optional("none"), check |option, tokens| has_characters(option, tokens), resumed derived;
+        /// Train these modules as a whole, in f32: embed_tokens, lm_head, and norms (norm means all whose name ends so, as in PEFT;
+        /// input_layernorm, post_attention_layernorm, model.norm some). It takes four times their size on the GPU, and their size on disk;
+        /// where a model has one matrix for embedding and output, each of the two becomes one of its own, as in PEFT
+        #[arg(value_delimiter = ',')]
+        #[serde(default, deserialize_with = "super::recipe::one_or_many")]
+        modules_to_save: Vec<String>, "NAMES", optional("none"), check |option, names| names_a_matrix(option, names), resumed derived;
         /// Stretch the model's context with another rotary scaling than its own: none, linear:FACTOR, dynamic:FACTOR, yarn:FACTOR or
         /// llama3:FACTOR. The adapter remembers it
         rope_scaling: RopeOverride, "SCALING", optional("the model's own"), check any, resumed derived;
         /// Layers to adapt: such as 8-15,20 (counted from 0), early, middle or late (a third each), or a share such as 30%-70%
         layers: String, "LAYERS", optional("all"), check any, resumed derived;
-        /// PEFT folder whose adapter is the starting point; rank, alpha, modules and layers are taken from it
+        /// Folder whose adapter, of PEFT or of AdapterHub, is the starting point; method, size, modules and layers are taken from it
         init_adapter: PathBuf, "DIR", optional("none"), check any, resumed derived;
     }
     "Optimizer" {
@@ -122,7 +147,8 @@ option_rows! {
     "Batches and steps" {
         /// Rows a batch: packed rows of --max-length tokens, or records with --no-packing
         batch_size: usize, "ROWS", default(TrainOptions::BATCH_SIZE, ""), check at_least_one, resumed same;
-        /// Batches an optimizer step; the loss is averaged over the supervised tokens of all of them
+        /// Batches an optimizer step; the loss is averaged over the supervised tokens of all of them. Of several ranks (mpirun) each has
+        /// so many
         gradient_accumulation_steps: usize, "BATCHES", default(1, ""), check at_least_one, resumed same;
         /// Longest row in tokens; records that are longer (or longer than the model's context) are cut and reported
         max_length: usize, "TOKENS", default(TrainOptions::MAX_LENGTH, "most instruction records fit, and so does the memory of a laptop"),
@@ -186,8 +212,12 @@ option_rows! {
         /// without the cache
         #[arg(value_enum)]
         prefix_cache_type: PrefixCacheType, "TYPE", default(PrefixCacheType::F32, ""), check any, resumed derived;
-        /// GPU to use: its number or a part of its name as `graftling doctor` lists it
+        /// GPU to use: its number or a part of its name as `graftling doctor` lists it. For several ranks (mpirun) a list, such as 0,1,2,3,
+        /// of which each takes its entry
         device: String, "GPU", optional("the fastest kind"), check any, resumed free;
+        /// With several ranks (mpirun): add the gradients of all batches in their order, so that the bits are those of one process; every
+        /// batch's gradients then go over the network, instead of one sum a step
+        deterministic_sum: bool, "BOOL", switch, check any, resumed free;
         /// Choose the matrix kernels by fixed rules, instead of measuring once on this GPU which are the fastest
         no_autotune: bool, "BOOL", switch, check any, resumed free;
     }
@@ -227,6 +257,17 @@ impl TrainOptions {
     pub const TARGET_MODULES: &str = "all-linear";
     pub const BATCH_SIZE: usize = 4;
     pub const MAX_LENGTH: usize = 512;
+
+    /// The tokens of `--train-tokens`, each once.
+    pub fn tokens(&self) -> Vec<String> {
+        let mut tokens: Vec<String> = Vec::new();
+        for token in self.train_tokens.iter().flatten().map(|token| token.trim()) {
+            if tokens.iter().all(|known| known != token) {
+                tokens.push(token.to_string());
+            }
+        }
+        tokens
+    }
 
     /// What the user asks of the prefix cache.
     pub fn prefix_cache(&self) -> PrefixCacheOptions {
@@ -268,6 +309,32 @@ fn names_a_module(option: &str, names: &[String]) -> Result<()> {
             let proposal = "name modules such as q_proj,v_proj, or attention, mlp, all-linear";
             Err(Error::bad_input(option, "no module is named", proposal))
         }
+    }
+}
+
+fn has_characters(option: &str, tokens: &[String]) -> Result<()> {
+    match tokens.is_empty() || tokens.iter().any(|token| token.trim().is_empty()) {
+        true => {
+            let proposal = "separate tokens by commas, such as '<|tool|>,<|note|>'";
+            Err(Error::bad_input(option, "there is a token without a character", proposal))
+        }
+        false => Ok(()),
+    }
+}
+
+fn names_a_matrix(option: &str, names: &[String]) -> Result<()> {
+    let is_known = |name: &&str| ["embed_tokens", "lm_head"].contains(name) || name.ends_with("norm");
+    let other = names.iter().map(|name| name.trim()).find(|name| !is_known(name));
+    match other {
+        Some(other) => {
+            let problem = format!("`{other}` is no module that is trained as a whole");
+            Err(Error::bad_input(
+                option,
+                problem,
+                "name embed_tokens, lm_head, or norms such as norm; --target-modules adapts linear layers",
+            ))
+        }
+        None => Ok(()),
     }
 }
 

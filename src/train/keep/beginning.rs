@@ -6,11 +6,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use serde::{Deserialize, Serialize};
+
 use super::checkpoint::{Checkpoint, RunState, cannot_list};
-use super::folder::{self, ADAPTER_FILES, FILES, Found, Kind};
+use super::folder::{self, ADAPTER_FILES, Found, Kind};
 use super::sums;
 use crate::adapter::AdapterLayout;
 use crate::adapter::{end_of_turn, rope_scaling};
+use crate::formats::adapter_file::WEIGHTS;
+use crate::ranks::Ranks;
 use crate::train::curve::CURVE_FILE;
 use crate::train::metrics::METRICS_FILE;
 use crate::train::options::TrainOptions;
@@ -48,11 +52,12 @@ impl Purpose<'_> {
         let there = |name: &str| fs::symlink_metadata(self.out.join(name)).ok();
         // A file of no bytes is what a run leaves that was stopped before its first step.
         let full = |name: &str| there(name).is_some_and(|found| !found.is_file() || found.len() > 0);
-        let names =
-            [ADAPTER_FILES[0], ADAPTER_FILES[1], METRICS_FILE, SAMPLES_FILE, CURVE_FILE, end_of_turn::FILE, rope_scaling::FILE];
+        let others = [METRICS_FILE, SAMPLES_FILE, CURVE_FILE, end_of_turn::FILE, rope_scaling::FILE];
         // A config of an adapter beside a model changes what other programs load.
-        let of_models = ["adapter_model.bin", "config.json", "model.safetensors", "model.safetensors.index.json"];
-        let files: Vec<String> = names.iter().chain(&of_models).filter(|name| full(name)).map(|name| name.to_string()).collect();
+        let of_models =
+            ["adapter_model.bin", "pytorch_adapter.bin", "config.json", "model.safetensors", "model.safetensors.index.json"];
+        let names = ADAPTER_FILES.iter().chain(&others).chain(&of_models);
+        let files: Vec<String> = names.filter(|name| full(name)).map(|name| name.to_string()).collect();
         let run = found.iter().find(|found| matches!(found.kind, Kind::Checkpoint(_)));
         let proposal = "go on with it by --resume, replace it with --overwrite, or give another --out";
         match (run, found.is_empty() && files.is_empty()) {
@@ -133,7 +138,7 @@ impl Purpose<'_> {
         layout: &AdapterLayout,
     ) -> Result<std::result::Result<Checkpoint, String>> {
         // The digests first: of a damaged state nothing follows.
-        if let Err(problem) = sums::verify(&found.path, &FILES) {
+        if let Err(problem) = sums::verify(&found.path, &folder::files(&found.path)) {
             return Ok(Err(problem));
         }
         state.check_same_run(&found.path, options)?;
@@ -155,12 +160,16 @@ impl Purpose<'_> {
     }
 
     /// Digests of the adapter's files that are in the folder, all of which the run may replace at its end: copies of what a checkpoint
-    /// holds, or what `before` says. And those files that may be of this run, but whose checkpoint has lost its digests: the run puts
-    /// them aside.
+    /// holds, or what `before` says. And those files that the run puts aside: what may be of it, but whose checkpoint has lost its digests;
+    /// and, with `overwrite`, tensors of another library's adapter than those in `weights`, which would stand beside its own.
     ///
     /// # Errors
     /// Bad input: another adapter is there, or something that cannot be replaced.
-    pub fn may_replace(&self, before: &BTreeMap<String, String>) -> Result<(BTreeMap<String, String>, Vec<PathBuf>)> {
+    pub fn may_replace(
+        &self,
+        before: &BTreeMap<String, String>,
+        weights: &str,
+    ) -> Result<(BTreeMap<String, String>, Vec<PathBuf>)> {
         let (mut may, mut aside) = (BTreeMap::new(), Vec::new());
         let found = self.found()?;
         let undigested = |found: &Found| found.kind != Kind::Foreign && sums::read(&found.path).is_ok_and(|all| all.is_empty());
@@ -172,6 +181,10 @@ impl Purpose<'_> {
                 let what = if there.is_dir() { "is a folder" } else { "is read-only" };
                 let problem = format!("{what}, and the run will write its adapter there");
                 return Err(Error::bad_input(path.display(), problem, "move it away, or give another --out"));
+            }
+            if WEIGHTS.contains(&name) && name != weights && self.overwrite {
+                aside.push(path);
+                continue;
             }
             let digest = sums::of_file(&path).ok();
             let known = digest.as_ref().is_some_and(|digest| {
@@ -198,11 +211,44 @@ impl Purpose<'_> {
 
 /// The moment that dates in the chat template are taken from in the run that is continued; `None` if there is none.
 pub fn template_time(options: &TrainOptions) -> Option<i64> {
+    newest_state(options)?.template_time
+}
+
+/// With how many ranks the run began that is continued; `None` if there is none.
+pub fn ranks(options: &TrainOptions) -> Option<usize> {
+    newest_state(options).map(|state| state.ranks)
+}
+
+fn newest_state(options: &TrainOptions) -> Option<RunState> {
     let found = if options.resume { folder::checkpoints(&options.out).unwrap_or_default() } else { Vec::new() };
     found.into_iter().find_map(|found| match found.kind {
-        Kind::Checkpoint(state) => Some(state.template_time),
+        Kind::Checkpoint(state) => Some(*state),
         _ => None,
-    })?
+    })
+}
+
+/// What all ranks of a run have to know before they open its model, and the first one finds in its output folder.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Before {
+    /// The moment that dates in the chat template are taken from; `None` for now, of a process that is alone.
+    pub template_time: Option<i64>,
+    /// With how many ranks the run began, which is now if it does.
+    pub began_with: usize,
+}
+
+impl Before {
+    /// What the first rank knows.
+    ///
+    /// # Errors
+    /// As [`Ranks::told`].
+    pub fn told(options: &TrainOptions, among: &Ranks) -> Result<Self> {
+        // Now is not the same moment for all.
+        let now = || (!among.is_alone()).then(crate::text::chat_template::now);
+        among.told(Self {
+            template_time: template_time(options).or_else(now),
+            began_with: ranks(options).unwrap_or(among.count()),
+        })
+    }
 }
 
 /// Puts aside the checkpoints and the metrics of an earlier run before a new one begins.
@@ -225,7 +271,7 @@ pub fn make_way(out: &Path) -> Result<()> {
 
 /// Files beside an adapter that tell how to generate with it, by name; `None`: the adapter needs no such file, and one that is there
 /// would be wrong.
-pub type Notes = [(&'static str, Option<String>); 2];
+pub type Notes = Vec<(&'static str, Option<String>)>;
 
 /// Puts aside what stands in the place of `notes` and says something else.
 ///
@@ -301,7 +347,7 @@ mod tests {
     #[test]
     fn notes_of_others_are_neither_replaced_nor_left_to_mislead() {
         let out = tempfile::tempdir().unwrap();
-        let notes: Notes = [("end", Some("mine".to_string())), ("scaling", None)];
+        let notes: Notes = vec![("end", Some("mine".to_string())), ("scaling", None)];
         let purpose = |overwrite| Purpose { out: out.path(), resume: true, overwrite, total_steps: 9 };
         let names = || {
             let mut all: Vec<_> = fs::read_dir(out.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();

@@ -4,7 +4,7 @@
 //!
 //! | file | content |
 //! |---|---|
-//! | `adapter_config.json`, `adapter_model.safetensors` | the adapter, a PEFT folder as any other |
+//! | `adapter_config.json`, `adapter_model.safetensors` or `adapter.safetensors` | the adapter, a folder of PEFT or AdapterHub as any other |
 //! | `optimizer.safetensors` | AdamW's moments: `exp_avg.NAME` and `exp_avg_sq.NAME`, f32, named and shaped as the adapter's matrices |
 //! | `state.json` | [`RunState`] |
 //! | `SHA256SUMS` | the digests of the others, which `sha256sum -c SHA256SUMS` checks too |
@@ -21,12 +21,13 @@ use std::path::{Path, PathBuf};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 
-use super::folder::{self, FILES, Kind, OPTIMIZER, PREFIX, STATE};
+use super::folder::{self, Kind, OPTIMIZER, PREFIX, STATE};
 use super::{plain, sums};
 use crate::adapter::AdapterLayout;
 use crate::data::Position;
+use crate::formats::adapter_file::AdapterFile;
 use crate::formats::atomic;
-use crate::formats::peft::{self, AdapterConfig, AdapterTensor};
+use crate::formats::peft::AdapterTensor;
 use crate::plan::autotune::Record;
 use crate::{Error, Result};
 
@@ -56,6 +57,10 @@ pub struct RunState {
     /// SHA-256 of the adapter's files that stood in the output folder when the run began or went on, and that it may replace.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub may_replace: BTreeMap<String, String>,
+    /// With how many ranks the run began: a step has so many times `--gradient-accumulation-steps` batches, whatever number of ranks
+    /// goes on with it.
+    #[serde(default = "alone", skip_serializing_if = "is_alone")]
+    pub ranks: usize,
     /// The kernels that the run computes with; `None` before they are chosen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernels: Option<Record>,
@@ -74,6 +79,7 @@ impl RunState {
             base_weights: None,
             template_time: None,
             may_replace: BTreeMap::new(),
+            ranks: 1,
             kernels: None,
         }
     }
@@ -83,18 +89,8 @@ impl RunState {
     /// # Errors
     /// Bad input, naming every option that differs with both values.
     pub fn check_same_run(&self, folder: &Path, options: &BTreeMap<String, String>) -> Result<()> {
-        let none = "nothing".to_string();
-        let names: BTreeSet<&String> = self.options.keys().chain(options.keys()).collect();
-        let differences: Vec<String> = (names.into_iter())
-            .filter_map(|name| {
-                let (then, now) = (self.options.get(name).unwrap_or(&none), options.get(name).unwrap_or(&none));
-                (then != now).then(|| format!("{name} was {then} and is {now}"))
-            })
-            .collect();
-        match differences.is_empty() {
-            true => Ok(()),
-            false => Err(another_run(folder, &differences.join("; "))),
-        }
+        let differences = differences(&self.options, options, |name, then, now| format!("{name} was {then} and is {now}"));
+        if differences.is_empty() { Ok(()) } else { Err(another_run(folder, &differences.join("; "))) }
     }
 
     /// That the weights on the device are those of the run; notes them where it has none yet.
@@ -114,6 +110,27 @@ impl RunState {
     }
 }
 
+/// What two maps of options have otherwise, told by `tell` from the name and both values.
+pub(in crate::train) fn differences(
+    first: &BTreeMap<String, String>,
+    second: &BTreeMap<String, String>,
+    tell: impl Fn(&str, &str, &str) -> String,
+) -> Vec<String> {
+    let value = |of: &BTreeMap<String, String>, name| of.get(name).map_or("nothing".to_string(), String::clone);
+    let names: BTreeSet<&String> = first.keys().chain(second.keys()).collect();
+    let values = names.into_iter().map(|name| (name, value(first, name), value(second, name)));
+    values.filter(|(_, one, other)| one != other).map(|(name, one, other)| tell(name, &one, &other)).collect()
+}
+
+/// How many ranks a run has that says nothing of them.
+fn alone() -> usize {
+    1
+}
+
+fn is_alone(ranks: &usize) -> bool {
+    *ranks == alone()
+}
+
 fn another_run(folder: &Path, differences: &str) -> Error {
     let problem = format!("this run has other options than the one in the checkpoint: {differences}");
     let proposal =
@@ -128,7 +145,7 @@ pub struct Checkpoint {
     pub adapter: Vec<f32>,
     /// First and second.
     pub moments: [Vec<f32>; 2],
-    /// What the run's start has taken out of the base, see [`AdapterConfig::taken_out`].
+    /// What the run's start has taken out of the base, see [`AdapterConfig::taken_out`](crate::formats::peft::AdapterConfig::taken_out).
     pub taken_out: Vec<AdapterTensor>,
 }
 
@@ -139,7 +156,7 @@ impl Checkpoint {
     /// # Errors
     /// Failed: the disk is full, the folder cannot be written, or something that is no checkpoint has its name. Earlier checkpoints are
     /// then untouched.
-    pub fn save(&self, out: &Path, config: &AdapterConfig, layout: &AdapterLayout, keep: usize) -> Result<PathBuf> {
+    pub fn save(&self, out: &Path, config: &AdapterFile, layout: &AdapterLayout, keep: usize) -> Result<PathBuf> {
         let folder = out.join(format!("{PREFIX}{}", self.state.step));
         self.write(out, &folder, config, layout).map_err(|error| with_last_good(out, error))?;
         if let Err(error) = folder::remove_old(out, self.state.step, keep) {
@@ -148,7 +165,7 @@ impl Checkpoint {
         Ok(folder)
     }
 
-    fn write(&self, out: &Path, folder: &Path, config: &AdapterConfig, layout: &AdapterLayout) -> Result<()> {
+    fn write(&self, out: &Path, folder: &Path, config: &AdapterFile, layout: &AdapterLayout) -> Result<()> {
         let failed = |error: io::Error| {
             Error::failed(folder.display(), format!("cannot save the checkpoint: {error}"), "check disk space and permissions")
         };
@@ -171,11 +188,11 @@ impl Checkpoint {
         take_name().map_err(failed)
     }
 
-    fn write_files(&self, folder: &Path, config: &AdapterConfig, layout: &AdapterLayout) -> Result<()> {
+    fn write_files(&self, folder: &Path, config: &AdapterFile, layout: &AdapterLayout) -> Result<()> {
         let failed = |error: &dyn std::fmt::Display| {
             Error::failed(folder.display(), format!("cannot save the checkpoint: {error}"), "check disk space and permissions")
         };
-        peft::save_adapter(folder, config, &layout.unpack(&self.adapter))?;
+        config.save(folder, &layout.unpack(&self.adapter))?;
         let moments = self.moments.each_ref().map(|moment| layout.unpack(moment));
         let mut views = Vec::new();
         for (name, tensors) in MOMENT_NAMES.iter().zip(&moments) {
@@ -189,7 +206,7 @@ impl Checkpoint {
         atomic::write_atomically(&folder.join(OPTIMIZER), &bytes)?;
         let state = serde_json::to_string_pretty(&self.state).map_err(|error| failed(&error))?;
         atomic::write_atomically(&folder.join(STATE), format!("{state}\n").as_bytes())?;
-        sums::write(folder, &FILES)
+        sums::write(folder, &folder::files(folder))
     }
 
     /// Reads the checkpoint folder in which `state` was found.
@@ -202,8 +219,8 @@ impl Checkpoint {
             let proposal = "resume from an earlier checkpoint: move this one away";
             Error::bad_input(folder.join(name).display(), format!("cannot be gone on from: {error}"), proposal)
         };
-        sums::verify(folder, &FILES).map_err(|problem| damaged("", &problem))?;
-        let (_, tensors) = peft::load_adapter(folder)?;
+        sums::verify(folder, &folder::files(folder)).map_err(|problem| damaged("", &problem))?;
+        let (_, tensors) = AdapterFile::load(folder)?;
         let place = folder.display().to_string();
         let bytes = plain::read(&folder.join(OPTIMIZER), u64::MAX).map_err(|error| damaged(OPTIMIZER, &error))?;
         let file = SafeTensors::deserialize(&bytes).map_err(|error| damaged(OPTIMIZER, &error))?;
@@ -243,7 +260,7 @@ const MOMENT_NAMES: [&str; 2] = ["exp_avg", "exp_avg_sq"];
 pub fn latest(out: &Path) -> Result<Option<(PathBuf, RunState)>> {
     for found in folder::checkpoints(out).map_err(|error| cannot_list(out, &error))? {
         if let Kind::Checkpoint(state) = found.kind
-            && sums::verify(&found.path, &FILES).is_ok()
+            && sums::verify(&found.path, &folder::files(&found.path)).is_ok()
         {
             return Ok(Some((found.path, *state)));
         }
@@ -271,17 +288,23 @@ mod tests {
     use super::*;
     use crate::adapter::Placement;
     use crate::architecture::Architecture;
+    use crate::formats::adapter_hub::BottleneckConfig;
+    use crate::formats::peft::AdapterConfig;
+    use crate::train::keep::folder::FILES;
 
-    fn layout() -> (AdapterConfig, AdapterLayout) {
+    fn layout() -> (AdapterFile, AdapterLayout) {
+        let adapter = AdapterConfig { r: 3, target_modules: vec!["q_proj".into(), "v_proj".into()], ..AdapterConfig::default() };
+        layout_of(AdapterFile::Peft(adapter))
+    }
+
+    fn layout_of(adapter: AdapterFile) -> (AdapterFile, AdapterLayout) {
         let config = Architecture::from_json_str(
             r#"{"architectures":["LlamaForCausalLM"],"model_type":"llama","vocab_size":8,"hidden_size":4,"intermediate_size":8,
                 "num_hidden_layers":2,"num_attention_heads":2,"num_key_value_heads":1,"rms_norm_eps":1e-5,
                 "max_position_embeddings":16,"tie_word_embeddings":true}"#,
         )
         .unwrap();
-        let adapter = AdapterConfig { r: 3, target_modules: vec!["q_proj".into(), "v_proj".into()], ..AdapterConfig::default() };
-        let placement = Placement::from_peft("test", &adapter, &config).unwrap();
-        let layout = AdapterLayout::new(&placement);
+        let layout = AdapterLayout::new(&Placement::of_file("test", &adapter, &config).unwrap());
         (adapter, layout)
     }
 
@@ -303,8 +326,12 @@ mod tests {
 
     #[test]
     fn what_is_saved_comes_back_bit_by_bit_and_old_ones_go() {
+        saved_and_removed(layout());
+        saved_and_removed(layout_of(AdapterFile::AdapterHub(BottleneckConfig::houlsby())));
+    }
+
+    fn saved_and_removed((config, layout): (AdapterFile, AdapterLayout)) {
         let out = tempfile::tempdir().unwrap();
-        let (config, layout) = layout();
         for step in [5, 10, 15] {
             checkpoint(step, &layout).save(out.path(), &config, &layout, 2).unwrap();
         }

@@ -13,6 +13,7 @@ use serde_json::Value;
 use super::checkpoint::{FORMAT_VERSION, RunState};
 use super::plain;
 use super::sums::{self, SUMS};
+use crate::formats::adapter_file::WEIGHTS;
 use crate::formats::atomic;
 use crate::train::options::MOST_STEPS;
 
@@ -22,10 +23,20 @@ pub const PREFIX: &str = "checkpoint-";
 pub const STATE: &str = "state.json";
 /// AdamW's moments.
 pub const OPTIMIZER: &str = "optimizer.safetensors";
-/// The adapter, as PEFT names its files.
-pub const ADAPTER_FILES: [&str; 2] = ["adapter_config.json", "adapter_model.safetensors"];
-/// What a checkpoint holds beside [`SUMS`].
+/// The adapter: its settings, and its tensors as PEFT or as AdapterHub names their file.
+pub const ADAPTER_FILES: [&str; 3] = ["adapter_config.json", WEIGHTS[0], WEIGHTS[1]];
+/// What a checkpoint with an adapter of PEFT holds beside [`SUMS`].
 pub const FILES: [&str; 4] = [ADAPTER_FILES[0], ADAPTER_FILES[1], OPTIMIZER, STATE];
+
+/// What the checkpoint in this folder holds beside [`SUMS`]: one file with the adapter's tensors at least, as PEFT names it if there is none.
+pub fn files(folder: &Path) -> Vec<&'static str> {
+    let there = |name: &&str| fs::symlink_metadata(folder.join(name)).is_ok();
+    let mut weights: Vec<&'static str> = WEIGHTS.into_iter().filter(there).collect();
+    if weights.is_empty() {
+        weights.push(WEIGHTS[0]);
+    }
+    [ADAPTER_FILES[0], OPTIMIZER, STATE].into_iter().chain(weights).collect()
+}
 
 /// Begins the name of a checkpoint that `--overwrite` has taken out of the way.
 const REPLACED: &str = "replaced-";
@@ -119,7 +130,7 @@ fn kind(folder: &Path, step: u64) -> Kind {
     if state.step > MOST_STEPS || state.position.epoch > state.step {
         return damaged(format!("{STATE} tells of more steps or epochs than a run can have"));
     }
-    match FILES.iter().chain([&SUMS]).find(|name| !folder.join(name).is_file()) {
+    match files(folder).iter().chain([&SUMS]).find(|name| !folder.join(name).is_file()) {
         Some(missing) => damaged(format!("{missing} is missing")),
         None => Kind::Checkpoint(Box::new(state)),
     }
@@ -143,7 +154,7 @@ fn holds_only_ours(folder: &Path) -> io::Result<bool> {
 }
 
 fn is_ours(name: &str) -> bool {
-    FILES.contains(&name) || name == SUMS || atomic::is_temporary(name)
+    ADAPTER_FILES.contains(&name) || [OPTIMIZER, STATE, SUMS].contains(&name) || atomic::is_temporary(name)
 }
 
 /// Removes superfluous checkpoints after that of step `saved` has been written: those before it beyond the newest `keep`, and those that
@@ -172,12 +183,12 @@ fn may_be_removed(folder: &Path) -> Result<(), String> {
     if !holds_only_ours(folder).map_err(text)? {
         return Err("it holds other files as well".to_string());
     }
-    for path in FILES.iter().map(|name| folder.join(name)).chain([folder.to_owned()]) {
+    for path in files(folder).iter().map(|name| folder.join(name)).chain([folder.to_owned()]) {
         if fs::symlink_metadata(&path).map_err(text)?.permissions().readonly() {
             return Err(format!("{} is read-only", path.display()));
         }
     }
-    sums::verify(folder, &FILES)
+    sums::verify(folder, &files(folder))
 }
 
 /// Removes a checkpoint: first its name, then its files.
@@ -234,7 +245,7 @@ pub fn set_aside(found: &Found) -> io::Result<PathBuf> {
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, problem));
         }
         Kind::Damaged(_) => DAMAGED,
-        Kind::Checkpoint(_) if sums::verify(&found.path, &FILES).is_err() => DAMAGED,
+        Kind::Checkpoint(_) if sums::verify(&found.path, &files(&found.path)).is_err() => DAMAGED,
         Kind::Checkpoint(_) | Kind::OtherVersion(_) => REPLACED,
     };
     rename_to_free(&found.path, |number| {

@@ -5,8 +5,13 @@ use std::collections::BTreeSet;
 use super::Prepared;
 use crate::adapter::end_of_turn;
 use crate::data;
+use crate::formats::adapter_file::AdapterFile;
+use crate::formats::adapter_hub::{BottleneckConfig, Input};
 use crate::train::memory::Memory;
 use crate::train::step::Recompute;
+
+/// Tokens that are named.
+const SHOWN_TOKENS: usize = 8;
 
 impl Prepared<'_> {
     /// The first `records` as the model will see them, the report on the data, and what the run would be. `color`: for a terminal.
@@ -42,23 +47,30 @@ impl Prepared<'_> {
     pub fn summary(&self) -> String {
         let Memory { weights, adapters, optimizer, activations, inputs, evaluation } = self.memory();
         let mib = |bytes: usize| bytes as f64 / f64::from(1 << 20);
-        let layers = match &self.adapter.layers_to_transform {
-            Some(layers) => format!("{} of {} layers", layers.len(), self.model.files.config.num_hidden_layers),
-            None => format!("all {} layers", self.model.files.config.num_hidden_layers),
+        let pieces = &self.placement.pieces;
+        let (of_pieces, all) = (pieces.iter().map(|piece| piece.site.layer), self.model.files.config.num_hidden_layers);
+        let layers = match of_pieces.collect::<BTreeSet<_>>().len() {
+            some if some < all => format!("{some} of {all} layers"),
+            _ => format!("all {all} layers"),
         };
-        let ranks: BTreeSet<usize> = self.placement.pieces.iter().map(|piece| piece.method.lora().r).collect();
-        let ranks = match (ranks.first(), ranks.last()) {
-            (Some(least), Some(most)) if least < most => format!("ranks {least} to {most}"),
-            (Some(rank), _) => format!("rank {rank}"),
+        let widths: BTreeSet<usize> = pieces.iter().map(|piece| piece.method.width()).collect();
+        let (method, width) = match &self.adapter {
+            AdapterFile::Peft(config) => {
+                (format!("{}{}", if config.use_dora { "DoRA on " } else { "" }, config.target_modules.join(", ")), "rank")
+            }
+            AdapterFile::AdapterHub(config) => (described(config), "width"),
+        };
+        let widths = match (widths.first(), widths.last()) {
+            (Some(least), Some(most)) if least < most => format!("{width}s {least} to {most}"),
+            (Some(one), _) => format!("{width} {one}"),
             (None, _) => String::new(),
         };
-        let method = if self.adapter.use_dora { "DoRA on " } else { "" };
         format!(
-            "{}: {method}{} in {layers}, {ranks}, {} parameters\n\
+            "{}: {method} in {layers}, {widths}{}, {} parameters\n\
              {} examples, {} supervised of {} tokens; {} steps\n\
              GPU memory: {:.0} MiB (weights {:.0}, adapter and optimizer {:.0}, activations {:.0})\n{}",
             self.model.files.name,
-            self.adapter.target_modules.join(", "),
+            self.vocabulary_summary(),
             self.trained_parameters(),
             self.data.report.examples,
             self.data.report.supervised_tokens,
@@ -68,8 +80,46 @@ impl Prepared<'_> {
             mib(weights),
             mib(adapters + optimizer),
             mib(activations + inputs + evaluation),
-            self.recompute_summary() + &self.prefix_summary() + &self.check_summary() + &self.note_on_ends(),
+            self.rank_summary()
+                + &self.recompute_summary()
+                + &self.prefix_summary()
+                + &self.check_summary()
+                + &self.note_on_ends(),
         )
+    }
+
+    /// What of embedding and output matrix is trained; empty if nothing is.
+    fn vocabulary_summary(&self) -> String {
+        let mut summary = String::new();
+        let whole = if let AdapterFile::Peft(config) = &self.adapter { config.modules_to_save.as_slice() } else { &[] };
+        if !whole.is_empty() {
+            summary += &format!(", the whole of {}", whole.join(" and "));
+        }
+        let tokens: BTreeSet<u32> = self.placement.rows.iter().flat_map(|rows| rows.tokens.iter().copied()).collect();
+        if !tokens.is_empty() {
+            let names = tokens.iter().filter_map(|id| self.model.tokenizer.token(*id)).take(SHOWN_TOKENS);
+            let more = if tokens.len() > SHOWN_TOKENS { ", ..." } else { "" };
+            let rows = if tokens.len() == 1 { "the row" } else { "the rows" };
+            summary += &format!(", {rows} of {}{more}", names.collect::<Vec<_>>().join(", "));
+        }
+        match self.model.added.len() {
+            0 => summary,
+            added => format!("{summary} ({added} added to the {} tokens of the model)", self.model.known_tokens()),
+        }
+    }
+
+    /// Who does the batches of a step; empty of a run that has always been one process.
+    fn rank_summary(&self) -> String {
+        let (batches, ranks) = (self.batches_a_step, self.ranks.count());
+        match (ranks, self.began_with) {
+            (1, 1) => String::new(),
+            (1, began_with) => format!("a step has {batches} batches, as the run began with {began_with} ranks\n"),
+            _ => {
+                let least = batches / ranks;
+                let each = if batches.is_multiple_of(ranks) { least.to_string() } else { format!("{least} or {}", least + 1) };
+                format!("{ranks} ranks: a step has {batches} batches, {each} a rank; GPU memory is that of each\n")
+            }
+        }
     }
 
     /// What is asked between the steps, and how often; empty if nothing is.
@@ -118,4 +168,15 @@ impl Prepared<'_> {
             100.0 * self.planner.extra_flops(),
         )
     }
+}
+
+/// Bottlenecks in words: what they do, and where.
+fn described(config: &BottleneckConfig) -> String {
+    let places = match (config.after_attention, config.after_mlp) {
+        (true, true) => "attention and MLP",
+        (true, false) => "attention",
+        _ => "the MLP",
+    };
+    let place = if config.input == Input::Residual { "beside" } else { "after" };
+    format!("{} bottlenecks {place} {places}", config.non_linearity)
 }

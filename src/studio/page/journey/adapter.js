@@ -39,12 +39,14 @@ export default {
       ask: async ({ ids, tokens, stop }) => {
         const asked = { ids: ids.slice(0, asking(tokens).length), temperature: 1 };
         const key = JSON.stringify(asked.ids);
-        if (key !== base?.key) base = { key, answer: await post('logits', { ...asked, adapter: 0 }, stop) };
+        // A token that the adapter adds is none of the base model's.
+        const added = asked.ids.some((id) => id >= state.model.vocabulary);
+        if (key !== base?.key) base = { key, answer: added ? null : await post('logits', { ...asked, adapter: 0 }, stop) };
         return { base: base.answer, adapted: await post('logits', { ...asked, adapter: get('strength') }, stop) };
       },
       draw: ({ base, adapted }, tokens, place) => {
         const side = (name, { top }, graft) => h('div.stack', h('h3', name), bars(top.slice(0, 8).map((t) => ({ name: visible(t.text), value: t.p, text: percent(t.p), graft })), { of: 1, label: name }));
-        add(place, [h('p', 'The next token of your sentence, without and with what was learned:'), h('div.columns', { style: { '--column': '14rem' } }, side('base', base), side(`adapted, strength ${get('strength').toFixed(2)}`, adapted, true))]);
+        add(place, [h('p', 'The next token of your sentence, without and with what was learned:'), h('div.columns', { style: { '--column': '14rem' } }, base ? side('base', base) : null, side(`adapted, strength ${get('strength').toFixed(2)}`, adapted, true))]);
       },
     });
     add(picture, [pane.element]);

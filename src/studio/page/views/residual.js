@@ -57,18 +57,21 @@ function grid(layers, other, shown, tokens, at, pick) {
 }
 
 function detail(place, answer, tokens, l, at, signal) {
-  const base = answer.layers[l], adapted = answer.adapted?.[l];
-  const last = answer.layers[answer.layers.length - 1].layer;
+  // A text with tokens that the adapter adds has no lens of the base model.
+  const base = answer.layers?.[l], adapted = answer.adapted?.[l];
+  const of = answer.layers ?? answer.adapted;
+  const last = of[of.length - 1].layer;
   const column = (name, layer, graft) => h('div.stack', h('h3', name), bars(layer.tokens[at].top.map((t) => ({ name: visible(t.text), value: t.p, text: percent(t.p), graft })), { of: 1, label: name }));
   fill(place,
-    h('p', `After ${layerName(base.layer, last)}, at token ${at} “${visible(tokens[at].text)}”, the model would go on with:`),
-    h('div.columns', { style: { '--column': '14rem' } }, column('base', base), adapted ? column('adapted', adapted, true) : null));
+    h('p', `After ${layerName(of[l].layer, last)}, at token ${at} “${visible(tokens[at].text)}”, the model would go on with:`),
+    h('div.columns', { style: { '--column': '14rem' } }, base ? column('base', base) : null, adapted ? column('adapted', adapted, true) : null));
 }
 
 function draw(answer, tokens, place, signal) {
   const { layers, adapted } = answer;
-  const shown = answer.shown ?? layers[0].tokens.map((_, i) => i).filter((i) => layers[0].tokens[i].top.length);
+  const { shown } = answer;
   const asked = asking(tokens).length - 1;
+  const depth = (layers ?? adapted).length - 1;
   let at = get('token') && shown.includes(get('token')) ? get('token') : shown.includes(asked) ? asked : shown[shown.length - 1];
   let which = adapted ? 'adapted' : 'base';
   const box = h('div.stack'), about = h('div.stack'), story = h('div.stack');
@@ -89,7 +92,7 @@ function draw(answer, tokens, place, signal) {
       lineChart({
         label: `Probability of “${visible(wanted.text)}” after each layer`, signal, height: 190, write: (p) => percent(p),
         series: sayings.map(([name, , list]) => ({ name, points: list.map((layer) => [layer.layer, pOf(layer, at, wanted.id)]).filter(([, p]) => Number.isFinite(p)) })),
-        x: { label: 'layer', from: 0, to: layers.length - 1 }, y: { label: 'probability', from: 0, to: 1 }, caption: `Layers where it is not among the first ${K} have no point.`,
+        x: { label: 'layer', from: 0, to: depth }, y: { label: 'probability', from: 0, to: 1 }, caption: `Layers where it is not among the first ${K} have no point.`,
       }),
       lineChart({
         label: `Length of the hidden state of token ${at}`, signal, height: 160,
@@ -98,11 +101,11 @@ function draw(answer, tokens, place, signal) {
       }));
   };
   add(place, [
-    adapted ? choice({ label: 'Show', value: which, options: [['adapted', 'adapted model'], ['base', 'base model']], change: (v) => { which = v; drawGrid(); } }).element : null,
-    box, h('p.note', `Each column is a place in the text, each cell what the model would say next there, if it stopped after that layer; the stronger the colour, the surer.${adapted ? ' Cells with an orange edge differ between base and adapted.' : ''}`),
+    adapted && layers ? choice({ label: 'Show', value: which, options: [['adapted', 'adapted model'], ['base', 'base model']], change: (v) => { which = v; drawGrid(); } }).element : null,
+    box, h('p.note', `Each column is a place in the text, each cell what the model would say next there, if it stopped after that layer; the stronger the colour, the surer.${adapted && layers ? ' Cells with an orange edge differ between base and adapted.' : ''}`),
     about, story]);
   drawGrid();
-  pick(layers.length - 1, at);
+  pick(depth, at);
   return at;
 }
 

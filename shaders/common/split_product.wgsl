@@ -1,0 +1,37 @@
+// whole_product where k is split over workgroups: part group.z is k_part steps from group.z * k_part on, and its sums go to
+// out_start + group.z * out_part. matmul_sum_parts adds them up.
+
+var<private> own_part: u32;
+
+struct Begun {
+    row: u32,   // the first row of out that a workgroup computes
+    step: u32,  // the first step of k
+    steps: u32, // behind the last step of k; the same for all invocations of a workgroup
+}
+
+// To be called before anything else; `rows` is how many rows a workgroup computes.
+fn begin(group: vec3u, rows: u32) -> Begun {
+    own_part = group.z;
+    let step = group.z * params.k_part;
+    return Begun(group.x * rows, step, min(step + params.k_part, params.k));
+}
+
+fn rows_end() -> u32 {
+    return params.m;
+}
+
+fn steps_end() -> u32 {
+    return params.k;
+}
+
+fn a_first() -> u32 {
+    return params.a_start;
+}
+
+fn b_first() -> u32 {
+    return params.b_start;
+}
+
+fn out_first() -> u32 {
+    return params.out_start + own_part * params.out_part;
+}

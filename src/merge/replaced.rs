@@ -1,0 +1,147 @@
+//! What an adapter has in the place of the model's: rows of embedding and output matrix, or behind them, and whole norms.
+
+use std::collections::{BTreeMap, HashMap};
+
+use serde_json::{Value, json};
+
+use crate::adapter::Placement;
+use crate::adapter::vocabulary::{rows_name, whole_name};
+use crate::architecture::Architecture;
+use crate::formats::peft::AdapterTensor;
+use crate::model::hook::Vocabulary;
+use crate::{Error, Result};
+
+/// What stands in the place of the model's.
+#[derive(Clone, Debug, Default)]
+pub struct Replaced {
+    /// By the name of the tensor.
+    tensors: BTreeMap<String, ReplacedTensor>,
+    /// Tokens that there are in all.
+    tokens: usize,
+    /// Whether a model with one matrix for both uses has two now.
+    unties: bool,
+}
+
+/// One tensor: a matrix `[tokens, hidden_size]`, or a norm, whose rows are single values.
+#[derive(Clone, Debug)]
+pub struct ReplacedTensor {
+    /// The model's tensor that has the rows which are not the adapter's.
+    pub source: String,
+    /// All rows, row-major; the model's own where there are none.
+    whole: Option<Vec<f32>>,
+    own: BTreeMap<usize, Vec<f32>>,
+    columns: usize,
+}
+
+impl ReplacedTensor {
+    /// The adapter's row of this number; `None` where it is the model's.
+    pub fn row(&self, token: usize) -> Option<&[f32]> {
+        let of_whole = || self.whole.as_ref().map(|whole| &whole[token * self.columns..(token + 1) * self.columns]);
+        self.own.get(&token).map(Vec::as_slice).or_else(of_whole)
+    }
+}
+
+const EMBEDDING: &str = "model.embed_tokens.weight";
+const OUTPUT: &str = "lm_head.weight";
+
+impl Replaced {
+    /// Takes what belongs to no linear layer out of `given`.
+    ///
+    /// # Errors
+    /// Bad input, at `place`: a matrix is missing or of another shape.
+    pub fn of(
+        place: &str,
+        placement: &Placement,
+        model: &Architecture,
+        given: &mut HashMap<String, AdapterTensor>,
+    ) -> Result<Self> {
+        let mut taken: HashMap<String, AdapterTensor> = HashMap::new();
+        for matrix in placement.matrices_beside() {
+            let proposal = "use an adapter that was trained on this model";
+            let found = given
+                .remove(&matrix.name)
+                .ok_or_else(|| Error::bad_input(place, format!("`{}` is missing", matrix.name), proposal))?;
+            if found.shape != matrix.shape {
+                let problem = format!("`{}` has shape {:?}, the model needs {:?}", matrix.name, found.shape, matrix.shape);
+                return Err(Error::bad_input(place, problem, proposal));
+            }
+            taken.insert(matrix.name, found);
+        }
+        if taken.is_empty() {
+            return Ok(Self::default());
+        }
+        let parts = |module| (placement.whole_of(module).map(|of| of.module), placement.rows_of(module).map(|of| of.module));
+        let [embedding, output] = [Vocabulary::Embedding, Vocabulary::Output].map(parts);
+        let tied = model.tie_word_embeddings;
+        let unties = tied && embedding != output;
+        let matrix = |module: Vocabulary| {
+            let source = if tied || module == Vocabulary::Embedding { EMBEDDING } else { OUTPUT };
+            let whole = placement.whole_of(module).map(|of| taken[&whole_name(of.module)].values.clone());
+            let mut own = BTreeMap::new();
+            if let Some(rows) = placement.rows_of(module) {
+                let values = &taken[&rows_name(rows.module)].values;
+                own.extend(
+                    rows.tokens.iter().zip(values.chunks(rows.columns)).map(|(&token, row)| (token as usize, row.to_vec())),
+                );
+            }
+            ReplacedTensor { source: source.to_owned(), whole, own, columns: model.hidden_size }
+        };
+        let mut tensors = BTreeMap::new();
+        for norm in &placement.norms {
+            let whole = taken.get(&norm.matrix().name).map(|tensor| tensor.values.clone());
+            let of_norm = ReplacedTensor { source: norm.tensor(), whole, own: BTreeMap::new(), columns: 1 };
+            tensors.insert(norm.tensor(), of_norm);
+        }
+        let has = |part: (Option<Vocabulary>, Option<Vocabulary>)| part != (None, None);
+        if has(embedding) || has(output) {
+            tensors.insert(EMBEDDING.to_owned(), matrix(Vocabulary::Embedding));
+            if !tied || unties {
+                tensors.insert(OUTPUT.to_owned(), matrix(Vocabulary::Output));
+            }
+        }
+        Ok(Self { tensors, tokens: placement.tokens(model), unties })
+    }
+
+    /// Whether all is the model's.
+    pub fn is_empty(&self) -> bool {
+        self.tensors.is_empty()
+    }
+
+    /// What a tensor becomes, if it changes.
+    pub fn tensor(&self, name: &str) -> Option<&ReplacedTensor> {
+        self.tensors.get(name)
+    }
+
+    /// For the report: tokens in all, and of each changed tensor the rows that are the adapter's, or that all are.
+    pub fn report(&self) -> Value {
+        let of = |matrix: &ReplacedTensor| match matrix.whole {
+            Some(_) => json!("all"),
+            None => json!(matrix.own.len()),
+        };
+        let rows: serde_json::Map<String, Value> = self.tensors.iter().map(|(name, tensor)| (name.clone(), of(tensor))).collect();
+        json!({ "tokens": self.tokens, "own_rows": rows, "unties": self.unties })
+    }
+
+    /// Makes the model's configuration that of the merged model.
+    pub fn put_into(&self, model: &mut Architecture) {
+        if !self.is_empty() {
+            model.vocab_size = self.tokens;
+            model.tie_word_embeddings &= !self.unties;
+        }
+    }
+
+    /// Refuses to write this as an adapter for another program, which has matrices of linear layers alone.
+    ///
+    /// # Errors
+    /// Bad input, if anything stands in the place of the model's.
+    pub fn refuse_in(&self, target: &str, proposal: &str) -> Result<()> {
+        if self.is_empty() {
+            return Ok(());
+        }
+        let problem = format!(
+            "has rows of embedding or output matrix, or whole norms (trainable_token_indices, modules_to_save, added tokens), which {target} cannot \
+             carry"
+        );
+        Err(Error::bad_input("--adapter", problem, proposal))
+    }
+}
