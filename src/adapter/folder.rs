@@ -46,6 +46,13 @@ impl Placement {
             let proposal = "Check that adapter_config.json and adapter_model.safetensors belong together, and copy both again.";
             return Err(Error::bad_input(place, problem, proposal));
         }
+        if let Some(site) = sites(model).iter().find(|site| site.experts.is_some() && adapts(site))
+            && (adapter.use_dora || adapter.lora_bias)
+        {
+            let (option, place) = (if adapter.use_dora { "DoRA" } else { "lora_bias" }, format!("{place}: {}", site.name()));
+            let proposal = "adapt experts by LoRA alone, or leave them out: --target-modules attention";
+            return Err(Error::bad_input(place, format!("{option} is not there for the layers of experts"), proposal));
+        }
         let paths: Vec<String> = sites(model).iter().map(path).collect();
         for module in adapter.chosen.without_module(&paths) {
             tracing::warn!(

@@ -55,8 +55,9 @@ macro_rules! families {
 }
 
 families! {
-    folder: llama_yarn llama_dynamic mistral qwen2_windows granite_biases gemma3_with_images;
+    folder: llama_yarn llama_dynamic mistral qwen2_windows granite_biases gemma3_with_images qwen3_moe_mixed;
     folder and gguf: llama_biases llama_linear qwen2 qwen3 gemma2 gemma3 phi3_longrope phi3_window smollm3 olmo2 granite
+        mixtral qwen2_moe qwen3_moe
 }
 
 /// Packed beside others, an example has the losses that it has alone: windows, and rotations that look at the length, are its own.

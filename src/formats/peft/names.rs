@@ -111,6 +111,8 @@ pub struct Named<'k> {
     pub layer: usize,
     /// `q_proj`
     pub module: &'k str,
+    /// Of which expert, where it is a layer of several; `name` is that of all of them.
+    pub expert: Option<usize>,
 }
 
 impl Named<'_> {
@@ -139,8 +141,34 @@ pub fn of_key(key: &str) -> Option<Named<'_>> {
     let (own, module) = MATRICES.iter().find_map(matrix)?;
     let (number, within) = module.strip_prefix("layers.")?.split_once('.')?;
     let layer = number.parse::<usize>().ok().filter(|layer| layer.to_string() == number)?;
-    let own_name = within.strip_prefix("self_attn.").or_else(|| within.strip_prefix("mlp."))?;
+    let (parent, expert, own_name) = within_layer(within)?;
     let before = path.len() - inside.len();
     let path = path[..before + module.len()].to_owned();
-    (!own_name.contains('.')).then(|| Named { name: format!("{module}.{own}"), path, layer, module: own_name })
+    Some(Named { name: format!("layers.{number}.{parent}.{own_name}.{own}"), path, layer, module: own_name, expert })
 }
+
+/// What a module hangs on in its layer, which expert's it is, and its own name: `mlp.experts.7.gate_proj`.
+fn within_layer(within: &str) -> Option<(String, Option<usize>, &str)> {
+    let (parent, module) = within.rsplit_once('.')?;
+    if matches!(parent, "self_attn" | "mlp" | "mlp.shared_expert") {
+        return Some((parent.to_owned(), None, module));
+    }
+    let (parent, number) = parent.rsplit_once('.')?;
+    let expert = number.parse::<usize>().ok().filter(|expert| expert.to_string() == number)?;
+    match parent {
+        // Where transformers 5 has Mixtral's experts in memory.
+        "mlp.experts" if MIXTRAL.contains(&module) => Some(("block_sparse_moe.experts".to_owned(), Some(expert), module)),
+        "mlp.experts" | "block_sparse_moe.experts" => Some((parent.to_owned(), Some(expert), module)),
+        _ => None,
+    }
+}
+
+/// The modules of an expert in Mixtral.
+const MIXTRAL: [&str; 3] = ["w1", "w2", "w3"];
+
+/// The path of one expert's module, of that of all: `layers.3.mlp.experts.7.gate_proj`; `None` for a module that is of no expert.
+pub fn of_expert(name: &str, expert: usize) -> Option<String> {
+    name.contains(EXPERTS).then(|| name.replacen(EXPERTS, &format!("{EXPERTS}{expert}."), 1))
+}
+
+const EXPERTS: &str = ".experts.";
