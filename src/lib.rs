@@ -24,6 +24,7 @@
 //! * [`studio`]: all of it to look at, on a page that is served to this machine.
 //! * [`picture`]: axes and points as SVG files.
 //! * [`terminal`]: what is said, to standard error and standard output.
+//! * [`ranks`]: several processes that work on one run, over MPI.
 //! * [`error`]: the one error type that reaches the user. [`files`]: regular files, and no others. [`allocator`]: the bound on what a template or tokenizer may take.
 //!
 //! The command line is in `src/cli/`, one file a subcommand.
@@ -56,6 +57,7 @@ mod nearest;
 pub mod ops;
 pub mod picture;
 pub mod plan;
+pub mod ranks;
 pub mod reference;
 pub mod session;
 pub mod storage;

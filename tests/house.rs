@@ -8,7 +8,7 @@ use std::path::Path;
 const LAYERS: &[&[&str]] = &[
     &["error"],
     &["byte_size", "cache", "caught", "files", "nearest", "picture", "terminal"],
-    &["confined"],
+    &["confined", "ranks"],
     &["allocator", "storage"],
     // What is computed, and with which kernels; no device.
     &["kernel"],

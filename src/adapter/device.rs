@@ -421,6 +421,11 @@ impl DeviceAdapter {
         self.parameters.read()
     }
 
+    /// What is not trained.
+    pub(crate) fn frozen_buffers(&self) -> &AdapterBuffers {
+        &self.frozen.1
+    }
+
     /// Bytes on the device.
     pub fn bytes(&self) -> usize {
         self.parameters.bytes() + self.frozen.1.bytes() + self.lists.values().map(|list| list.bytes).sum::<usize>()

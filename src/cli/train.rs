@@ -4,13 +4,14 @@ use std::path::PathBuf;
 
 use clap::Args;
 use graftling::adapter::rope_scaling;
+use graftling::ranks::Ranks;
 use graftling::session::OpenModel;
 use graftling::session::prefix_cache::RowsUsed;
 use graftling::studio::samples::Samples;
 use graftling::terminal::{self, say};
 use graftling::train::Outcome;
 use graftling::train::interrupt::Interrupt;
-use graftling::train::keep::beginning;
+use graftling::train::keep::beginning::Before;
 use graftling::train::options::{Recipe, TrainOptions};
 use graftling::train::prepare::Prepared;
 use graftling::train::progress::Progress;
@@ -62,6 +63,70 @@ pub struct TrainArgs {
 /// # Errors
 /// Bad input in options, model or data; a run that failed.
 pub fn run(args: TrainArgs) -> Result<i32> {
+    let ranks = Ranks::join()?;
+    let done = train(args, &ranks);
+    ranks.end_all(done)
+}
+
+/// What each of the ranks does: all of it, but that the first one alone writes and speaks.
+fn train(args: TrainArgs, ranks: &Ranks) -> Result<i32> {
+    let tell = |text: &str| {
+        if ranks.is_first() {
+            say(text)
+        }
+    };
+    let (dry_run, profile, studio) = (args.dry_run, args.profile.clone(), args.studio);
+    let options = ranks.agree(asked(args))?;
+    let before = Before::told(&options, ranks)?;
+    let (model, options) = ranks.agree(opened(options, before.template_time))?;
+    let prepared = ranks.agree(Prepared::among(ranks.clone(), before.began_with, options, &model))?;
+    if dry_run {
+        if ranks.is_first() {
+            let colour = terminal::has_colour(&std::io::stdout());
+            super::printed(terminal::print_coloured(&prepared.preview(PREVIEWED_RECORDS, colour)))?;
+        }
+        model.tokenizer.stopped()?;
+        return Ok(0);
+    }
+    let samples = ranks.agree(Samples::of(&prepared, &model))?.filter(|_| ranks.is_first());
+    tell(&format!("{}\n{}", prepared.data_reports(), prepared.summary().trim_end()));
+    // The device comes before the output: where there is none, nothing is written.
+    let device = ranks.agree(prepared.open_device())?;
+    let mut output = prepared.open_output()?;
+    if output.steps_done() > 0 {
+        tell(&format!("going on after step {} of {}", output.steps_done(), prepared.total_steps));
+    }
+    let interrupt = if ranks.is_alone() { Interrupt::install()? } else { Interrupt::install_silently()? };
+    let weights = match ranks.is_first() {
+        true => super::with_bars(|bars| prepared.load(device, &mut output, Vec::new(), bars))?,
+        false => prepared.load(device, &mut output, Vec::new(), &())?,
+    };
+    tell(&format!("training on {}", places(ranks, &weights.device().info.name)));
+    let progress = match ranks.is_first() {
+        true => Progress::on_stderr(prepared.total_steps, output.steps_done()),
+        false => Progress::hidden(),
+    };
+    let options = prepared.options.clone();
+    let mut run = prepared.start(weights, output, interrupt, progress)?;
+    if let Some(path) = profile.filter(|_| ranks.is_first()) {
+        run.profile(path);
+    }
+    if let Some(samples) = samples {
+        run.watched_by(Box::new(samples));
+    }
+    if studio && ranks.is_first() {
+        super::studio::beside(&options);
+    }
+    let (outcome, run) = run.train_to_the_end()?;
+    let ask = if model.template.is_some() { "--chat" } else { "--prompt" };
+    if let Some(RowsUsed { stored, computed }) = run.trainer().prefix().map(|prefix| prefix.rows_used()) {
+        tell(&format!("prefix cache: {stored} of {} token rows came from it", stored + computed));
+    }
+    Ok(if ranks.is_first() { told(&outcome, run.steps().1, &options, ask, ranks.count()) } else { code(&outcome) })
+}
+
+/// The options of the command line and of the recipe.
+fn asked(args: TrainArgs) -> Result<TrainOptions> {
     let from_file = args.config.as_deref().map(Recipe::from_file).transpose()?.unwrap_or_default();
     let mut recipe = args.recipe.or(from_file);
     if let Some(path) =
@@ -77,51 +142,29 @@ pub fn run(args: TrainArgs) -> Result<i32> {
         // Nothing is written, so no place for it is needed.
         recipe.out.get_or_insert_with(PathBuf::new);
     }
-    let mut options = recipe.resolve()?;
-    let model = OpenModel::open_at(&options.model, beginning::template_time(&options))?;
+    recipe.resolve()
+}
+
+/// The model of the run, as the options change it, and the options, as what they begin with changes them.
+fn opened(mut options: TrainOptions, template_time: Option<i64>) -> Result<(OpenModel, TrainOptions)> {
+    let model = OpenModel::open_at(&options.model, template_time)?;
     options.rope_scaling = rope_scaling::chosen(options.rope_scaling, options.init_adapter.as_deref())?;
     let model = super::rotated(model, options.rope_scaling);
     let model = model.with_tokens_of(options.init_adapter.as_deref())?.with_tokens(&options.tokens())?;
-    let prepared = Prepared::new(options, &model)?;
-    if args.dry_run {
-        let colour = terminal::has_colour(&std::io::stdout());
-        super::printed(terminal::print_coloured(&prepared.preview(PREVIEWED_RECORDS, colour)))?;
-        model.tokenizer.stopped()?;
-        return Ok(0);
+    Ok((model, options))
+}
+
+/// Where the run goes on: this device, or those of all ranks.
+fn places(ranks: &Ranks, device: &str) -> String {
+    if ranks.is_alone() {
+        return device.to_string();
     }
-    let samples = Samples::of(&prepared, &model)?;
-    say(&format!("{}\n{}", prepared.data_reports(), prepared.summary().trim_end()));
-    // The device comes before the output: where there is none, nothing is written.
-    let device = prepared.open_device()?;
-    let mut output = prepared.open_output()?;
-    if output.steps_done() > 0 {
-        say(&format!("going on after step {} of {}", output.steps_done(), prepared.total_steps));
-    }
-    let interrupt = Interrupt::install()?;
-    let weights = super::with_bars(|bars| prepared.load(device, &mut output, Vec::new(), bars))?;
-    say(&format!("training on {}", weights.device().info.name));
-    let progress = Progress::on_stderr(prepared.total_steps, output.steps_done());
-    let options = prepared.options.clone();
-    let mut run = prepared.start(weights, output, interrupt, progress)?;
-    if let Some(path) = args.profile {
-        run.profile(path);
-    }
-    if let Some(samples) = samples {
-        run.watched_by(Box::new(samples));
-    }
-    if args.studio {
-        super::studio::beside(&options);
-    }
-    let (outcome, run) = run.train_to_the_end()?;
-    let ask = if model.template.is_some() { "--chat" } else { "--prompt" };
-    if let Some(RowsUsed { stored, computed }) = run.trainer().prefix().map(|prefix| prefix.rows_used()) {
-        say(&format!("prefix cache: {stored} of {} token rows came from it", stored + computed));
-    }
-    Ok(tell(&outcome, run.steps().1, &options, ask))
+    let all = ranks.all(&format!("{}: {device}", ranks.name()));
+    format!("{} devices\n  {}", all.len(), all.join("\n  "))
 }
 
 /// Says how it ended and what to do next. `ask`: the option of `generate` that suits the model.
-fn tell(outcome: &Outcome, total_steps: u64, options: &TrainOptions, ask: &str) -> i32 {
+fn told(outcome: &Outcome, total_steps: u64, options: &TrainOptions, ask: &str, ranks: usize) -> i32 {
     let out = options.out.display();
     match outcome {
         Outcome::Finished { steps, last_loss, eval_loss } => {
@@ -133,7 +176,6 @@ fn tell(outcome: &Outcome, total_steps: u64, options: &TrainOptions, ask: &str) 
                 quoted(&options.model),
                 quoted(&out.to_string()),
             ));
-            0
         }
         Outcome::Interrupted { steps, checkpoint } => {
             let kept = match checkpoint {
@@ -142,15 +184,24 @@ fn tell(outcome: &Outcome, total_steps: u64, options: &TrainOptions, ask: &str) 
                 }
                 None => "stopped before the first step was done; there was nothing to save".to_string(),
             };
-            say(&format!("{kept}\ngo on with: {}", resuming_command()));
-            1
+            say(&format!("{kept}\ngo on with: {}", resuming_command(ranks)));
         }
+    }
+    code(outcome)
+}
+
+/// 0 done, 1 interrupted.
+fn code(outcome: &Outcome) -> i32 {
+    match outcome {
+        Outcome::Finished { .. } => 0,
+        Outcome::Interrupted { .. } => 1,
     }
 }
 
-/// The command line of this process, with `--resume`.
-fn resuming_command() -> String {
-    let mut words: Vec<String> = std::env::args_os().map(|word| quoted(&word.to_string_lossy())).collect();
+/// The command line of this process, with `--resume`, and what starts so many of it.
+fn resuming_command(ranks: usize) -> String {
+    let mut words: Vec<String> = if ranks > 1 { vec![format!("mpirun -n {ranks}")] } else { Vec::new() };
+    words.extend(std::env::args_os().map(|word| quoted(&word.to_string_lossy())));
     if !words.iter().any(|word| word == "--resume") {
         words.push("--resume".to_string());
     }

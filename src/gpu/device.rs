@@ -73,6 +73,15 @@ pub fn adapters() -> Vec<wgpu::Adapter> {
     adapters
 }
 
+/// The number, in [`adapters`], of the one for the process with this number on this machine: each has its own of those that are as
+/// good as the first, and they share these where there are more processes.
+pub fn number_for(process: usize) -> usize {
+    let kind = |adapter: &wgpu::Adapter| (adapter.get_info().device_type, adapter.get_info().backend);
+    let kinds: Vec<_> = adapters().iter().map(kind).collect();
+    let good: Vec<usize> = (0..kinds.len()).filter(|&number| kinds[number] == kinds[0]).collect();
+    good.get(process % good.len().max(1)).copied().unwrap_or(0)
+}
+
 impl Device {
     /// [`Device::open_for`] products in f32.
     ///

@@ -14,7 +14,7 @@ mod room;
 pub use buffer::{ALIGNMENT, Allocated, Slice, padded, split_rows};
 pub use created::Created;
 pub(crate) use device::lock;
-pub use device::{Device, Spent, WANTED_FEATURES, adapters, kind};
+pub use device::{Device, Spent, WANTED_FEATURES, adapters, kind, number_for};
 pub use loss::Identity;
 pub use pipeline::{Pipeline, compile_all};
 pub use readback::Readback;

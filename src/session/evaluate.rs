@@ -32,7 +32,8 @@ impl Use for Evaluation {
 /// Losses of tokens, added up: each token counts once, whatever batch it is in.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TokenLosses {
-    sum: f64,
+    /// Nats.
+    pub sum: f64,
     /// How many there are.
     pub tokens: usize,
 }
@@ -42,6 +43,13 @@ impl TokenLosses {
     pub fn add(&mut self, nll: &[f32]) {
         self.sum += nll.iter().map(|&nll| f64::from(nll)).sum::<f64>();
         self.tokens += nll.len();
+    }
+
+    /// Those of one batch.
+    pub fn of(nll: &[f32]) -> Self {
+        let mut losses = Self::default();
+        losses.add(nll);
+        losses
     }
 
     /// Their mean; NaN of none.

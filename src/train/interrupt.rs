@@ -20,6 +20,18 @@ impl Interrupt {
     /// # Errors
     /// Failed, when the system refuses the handler.
     pub fn install() -> Result<Self> {
+        Self::install_telling("\ninterrupted: saving a checkpoint (press Ctrl-C again to quit without)")
+    }
+
+    /// [`Interrupt::install`] for one of several ranks: it says nothing, since all are asked at a time, and one tells what comes of it.
+    ///
+    /// # Errors
+    /// As [`Interrupt::install`].
+    pub fn install_silently() -> Result<Self> {
+        Self::install_telling("")
+    }
+
+    fn install_telling(text: &'static str) -> Result<Self> {
         static INSTALLED: OnceLock<Interrupt> = OnceLock::new();
         if let Some(interrupt) = INSTALLED.get() {
             return Ok(interrupt.clone());
@@ -30,7 +42,9 @@ impl Interrupt {
             if wish.0.swap(true, Ordering::SeqCst) {
                 std::process::exit(1);
             }
-            say("\ninterrupted: saving a checkpoint (press Ctrl-C again to quit without)");
+            if !text.is_empty() {
+                say(text);
+            }
         })?;
         Ok(interrupt)
     }

@@ -30,7 +30,7 @@ pub struct StepMetrics {
     pub supervised_tokens: u64,
     /// `tokens` over the wall-clock time of the step.
     pub tokens_per_second: f64,
-    /// GPU memory that the engine has allocated, in bytes.
+    /// GPU memory that the engine has allocated, in bytes; of all ranks.
     pub gpu_bytes: u64,
     /// Mean loss on the held-out data after the update, in the steps that evaluate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -63,7 +63,8 @@ impl StepMetrics {
 #[derive(Debug)]
 pub struct MetricsLog {
     path: PathBuf,
-    file: File,
+    /// `None`: another rank writes it.
+    file: Option<File>,
     history: Vec<StepMetrics>,
 }
 
@@ -91,7 +92,12 @@ impl MetricsLog {
 
     fn append_to(path: PathBuf, history: Vec<StepMetrics>) -> io::Result<Self> {
         let file = plain::open_with(&path, OpenOptions::new().create(true).append(true))?;
-        Ok(Self { path, file, history })
+        Ok(Self { path, file: Some(file), history })
+    }
+
+    /// The metrics of a run that another rank writes, which knows what was `last` written.
+    pub fn of_another_rank(folder: &Path, last: Option<StepMetrics>) -> Self {
+        Self { path: folder.join(METRICS_FILE), file: None, history: last.into_iter().collect() }
     }
 
     /// Adds one step: one write of one line.
@@ -100,7 +106,9 @@ impl MetricsLog {
     /// Failed, when the file cannot be written.
     pub fn append(&mut self, metrics: StepMetrics) -> Result<()> {
         let line = self.line(&metrics)?;
-        self.file.write_all(line.as_bytes()).map_err(|error| failed(&self.path, &error))?;
+        if let Some(file) = &mut self.file {
+            file.write_all(line.as_bytes()).map_err(|error| failed(&self.path, &error))?;
+        }
         self.history.push(metrics);
         Ok(())
     }
@@ -115,6 +123,11 @@ impl MetricsLog {
     /// # Errors
     /// Failed, when the file cannot be written.
     pub fn complete(&mut self, metrics: StepMetrics) -> Result<()> {
+        if self.file.is_none() {
+            self.history.pop();
+            self.history.push(metrics);
+            return Ok(());
+        }
         let unreadable = |error: io::Error| failed(&self.path, &error);
         let written = plain::read(&self.path, u64::MAX).map_err(unreadable)?;
         let (mut history, mut kept) = read_until(&written, metrics.step.saturating_sub(1));
@@ -130,10 +143,10 @@ impl MetricsLog {
     /// # Errors
     /// Failed, when the disk is full or gone.
     pub fn sync(&self) -> Result<()> {
-        self.file.sync_all().map_err(|error| failed(&self.path, &error))
+        self.file.as_ref().map_or(Ok(()), File::sync_all).map_err(|error| failed(&self.path, &error))
     }
 
-    /// All steps of the run so far, also those before a resume.
+    /// All steps of the run so far, also those before a resume; of a rank that does not write them, at least the newest.
     pub fn history(&self) -> &[StepMetrics] {
         &self.history
     }

@@ -2,7 +2,7 @@
 //!
 //! * this page: [`Run::train`], the algorithm; one step is forward and backward of a few batches, then AdamW;
 //! * [`ask`], [`prepare`]: what the user asks for, checked against model and data before the GPU is touched;
-//! * [`shared`]: what runs beside each other have in common; [`step`], [`trainer`]: a step on the GPU;
+//! * [`shared`]: what runs beside each other have in common; [`step`], [`trainer`]: a step on the GPU; `sum`: over several ranks;
 //! * [`memory`], [`budget`], [`fit`], [`needs`]: what a run occupies there; [`rate`]: how fast it is;
 //! * [`schedule`]: the learning rate; [`keep`], [`interrupt`]: what makes a run survive;
 //! * `checks`: questions that are answered between the steps;
@@ -24,6 +24,7 @@ pub mod rate;
 pub mod schedule;
 pub mod shared;
 pub mod step;
+mod sum;
 pub mod tell;
 pub mod trainer;
 
@@ -43,6 +44,7 @@ use metrics::{MetricsLog, StepMetrics};
 use options::TrainOptions;
 use prepare::Prepared;
 use progress::Progress;
+use sum::Sum;
 use tell::Watch;
 use trainer::Trainer;
 
@@ -51,6 +53,7 @@ use crate::formats::atomic;
 use crate::gpu::Readback;
 use crate::ops::adamw::Hyper;
 use crate::plan::timings;
+use crate::ranks::Ranks;
 use crate::session::evaluate::{Evaluator, TokenLosses};
 use crate::{Error, Result};
 
@@ -58,6 +61,7 @@ use crate::{Error, Result};
 pub struct Run<'m> {
     prepared: Prepared<'m>,
     trainer: Trainer,
+    sum: Sum,
     held_out: Option<HeldOut>,
     answering: Option<Answering>,
     sampler: Sampler,
@@ -74,7 +78,8 @@ pub struct Run<'m> {
     profile: Option<Profile>,
     /// The step of the newest checkpoint, and its folder.
     saved: Option<(u64, PathBuf)>,
-    lock: lock::FolderLock,
+    /// `None`: another rank has it.
+    lock: Option<lock::FolderLock>,
     standing: Standing,
 }
 
@@ -82,10 +87,11 @@ pub struct Run<'m> {
 /// for the host.
 struct Unsettled {
     step: u64,
+    /// Of all ranks.
     batches: Vec<Batch>,
     supervised_tokens: usize,
     learning_rate: f64,
-    /// Of each batch its part of the loss.
+    /// Of each batch of this rank its part of the loss.
     losses: Vec<Readback>,
     grad_norm: Readback,
 }
@@ -119,6 +125,10 @@ impl<'m> Run<'m> {
         }
         self.since = Instant::now();
         while self.state.step < self.prepared.total_steps {
+            // All ranks stop at the same place, or they would wait for each other.
+            if self.prepared.ranks.any(self.interrupt.requested()) {
+                return self.pause();
+            }
             let step = self.state.step + 1;
             let batches = self.batches_of_a_step();
             let supervised_tokens: usize = batches.iter().map(|batch| batch.targets.len()).sum();
@@ -129,15 +139,19 @@ impl<'m> Run<'m> {
 
             // Each batch adds its gradient. Every supervised token of the step has the same weight, whichever batch it is in.
             let mut losses = Vec::with_capacity(batches.len());
-            for (index, batch) in batches.iter().enumerate() {
-                if self.interrupt.requested() {
+            for (number, batch) in self.of_this_rank(&batches) {
+                if self.prepared.ranks.is_alone() && self.interrupt.requested() {
                     return self.pause();
                 }
+                self.trainer.count_from(self.state.batches.wrapping_add(number as u32));
                 self.trainer.begin(batch, 1.0 / supervised_tokens as f64)?;
                 // The device has work now; so the numbers of the step before cost it no pause.
                 self.settle()?;
-                losses.push(self.trainer.complete(index == 0)?);
+                losses.push(self.trainer.complete(losses.is_empty())?);
+                self.sum.took(&self.trainer)?;
             }
+            self.settle()?;
+            self.sum.finish(&mut self.trainer, batches.len())?;
 
             let learning_rate = self.prepared.schedule.learning_rate(step);
             let grad_norm = self.trainer.update(&self.hyper(learning_rate, step))?;
@@ -196,11 +210,17 @@ impl<'m> Run<'m> {
         &self.trainer
     }
 
-    /// The next batches; those of the last step of an epoch may be fewer, so that an epoch is a whole number of steps.
+    /// The batches of a step that this rank does, with their numbers among all.
+    fn of_this_rank<'b>(&self, batches: &'b [Batch]) -> impl Iterator<Item = (usize, &'b Batch)> + use<'b> {
+        let ranks = self.prepared.ranks.clone();
+        batches.iter().enumerate().filter(move |(number, _)| ranks.is_mine(*number))
+    }
+
+    /// The next batches of all ranks; those of the last step of an epoch may be fewer, so that an epoch is a whole number of steps.
     fn batches_of_a_step(&mut self) -> Vec<Batch> {
         let epoch = self.sampler.position().epoch;
         let mut batches = Vec::new();
-        while batches.len() < self.prepared.options.gradient_accumulation_steps && self.sampler.position().epoch == epoch {
+        while batches.len() < self.prepared.batches_a_step && self.sampler.position().epoch == epoch {
             batches.push(self.sampler.next_batch(&self.prepared.data.examples));
         }
         batches
@@ -224,18 +244,22 @@ impl<'m> Run<'m> {
 
     /// Whether the questions are asked after this step.
     fn asks(&self) -> bool {
-        self.answering.is_some() && self.is_due(self.prepared.check_steps())
+        self.prepared.checks.is_some() && self.is_due(self.prepared.check_steps())
     }
 
     /// Measures what is measured after the newest step, unless `metrics` has it already. What someone who asked to stop has cut short is
     /// not there then, and is owed.
     fn look(&mut self, metrics: &mut StepMetrics) -> Result<()> {
         if let (true, None, Some(held_out)) = (self.evaluates(), metrics.eval_loss, &mut self.held_out) {
-            metrics.eval_loss = held_out.loss(&self.interrupt)?;
+            metrics.eval_loss = held_out.loss(&self.prepared.ranks, &self.interrupt)?;
         }
-        let asks = self.asks() && metrics.check.is_none();
-        if let (true, Some(answering), Some(checks)) = (asks, &mut self.answering, &self.prepared.checks) {
-            metrics.check = answering.ask(checks, &self.prepared.model.tokenizer, &self.interrupt)?;
+        if self.asks() && metrics.check.is_none() {
+            // The first rank has what answers.
+            let tally = match (&mut self.answering, &self.prepared.checks) {
+                (Some(answering), Some(checks)) => answering.ask(checks, &self.prepared.model.tokenizer, &self.interrupt)?,
+                _ => None,
+            };
+            metrics.check = self.prepared.ranks.told(tally)?;
         }
         Ok(())
     }
@@ -272,9 +296,16 @@ impl<'m> Run<'m> {
         let Some(Unsettled { step, batches, supervised_tokens, learning_rate, losses, grad_norm }) = self.unsettled.take() else {
             return Ok(());
         };
+        // What each batch adds to the loss, on whichever rank it was, and the memory of all ranks.
+        let mut told = vec![0.0; batches.len() + 1];
+        for ((number, _), part) in self.of_this_rank(&batches).zip(losses) {
+            told[number] = part.wait_for_one()?;
+        }
+        told[batches.len()] = self.trainer.device().allocated().now as f64;
+        self.prepared.ranks.sum_few(&mut told);
         let mut loss = 0.0;
-        for (batch, part) in batches.iter().zip(losses) {
-            loss += part.wait_for_one()?;
+        for (batch, part) in batches.iter().zip(&told) {
+            loss += part;
             self.check_finite("loss", loss, step, std::slice::from_ref(batch))?;
         }
         let grad_norm = grad_norm.wait_for_one()?;
@@ -293,7 +324,7 @@ impl<'m> Run<'m> {
             tokens: tokens as u64,
             supervised_tokens: supervised_tokens as u64,
             tokens_per_second,
-            gpu_bytes: self.trainer.device().allocated().now as u64,
+            gpu_bytes: told[batches.len()] as u64,
             eval_loss: None,
             check: None,
         };
@@ -385,14 +416,16 @@ impl<'m> Run<'m> {
         }
     }
 
-    /// Writes a checkpoint of the last whole step, and the curve up to it; gives its folder.
-    fn save(&mut self) -> Result<PathBuf> {
+    /// Writes a checkpoint of the last whole step, and the curve up to it; gives its folder, on the rank that writes.
+    fn save(&mut self) -> Result<Option<PathBuf>> {
         self.settle()?;
-        self.lock.check_in_place()?;
+        self.stay_together()?;
+        let Some(lock) = &self.lock else { return Ok(None) };
+        lock.check_in_place()?;
         self.metrics.sync().map_err(|error| checkpoint::with_last_good(&self.prepared.options.out, error))?;
         self.draw();
         if let Some((_, folder)) = self.saved.as_ref().filter(|(step, _)| *step == self.state.step) {
-            return Ok(folder.clone());
+            return Ok(Some(folder.clone()));
         }
         let (moments, _) = self.trainer.optimizer_state()?;
         let adapter = self.trainer.adapter().contents()?;
@@ -411,7 +444,23 @@ impl<'m> Run<'m> {
         }
         let folder = checkpoint.save(&options.out, adapter, layout, options.save_total_limit)?;
         self.saved = Some((self.state.step, folder.clone()));
-        Ok(folder)
+        Ok(Some(folder))
+    }
+
+    /// That all ranks go on from what is saved: GPUs of different makes round differently, so that their adapters may part.
+    fn stay_together(&mut self) -> Result<()> {
+        let ranks = self.prepared.ranks.clone();
+        if ranks.is_alone() {
+            return Ok(());
+        }
+        let digest = self.trainer.digest()?;
+        if ranks.any(ranks.told(digest)? != digest) {
+            self.trainer.share(&ranks)?;
+            let step = self.state.step;
+            self.progress
+                .note(&format!("step {step}: the ranks' GPUs have rounded differently; all go on with the adapter of rank 0"));
+        }
+        Ok(())
     }
 
     /// Writes the curve, unless a picture of someone else has its name.
@@ -432,7 +481,10 @@ impl<'m> Run<'m> {
     /// Saves what has been done and stops. The batches of a step that was begun are done again when the run goes on.
     fn pause(&mut self) -> Result<Outcome> {
         let steps = self.state.step;
-        let checkpoint = if steps > 0 { Some(self.save()?) } else { None };
+        if !self.prepared.ranks.is_alone() {
+            self.progress.note("asked to stop: saving a checkpoint");
+        }
+        let checkpoint = if steps > 0 { self.save()? } else { None };
         self.progress.finish();
         Ok(Outcome::Interrupted { steps, checkpoint })
     }
@@ -440,15 +492,17 @@ impl<'m> Run<'m> {
     /// Saves the last checkpoint and the adapter itself.
     fn finish(&mut self) -> Result<Outcome> {
         self.save()?;
-        let newcomers = self.standing.newcomers();
+        let newcomers = if self.lock.is_some() { self.standing.newcomers() } else { Vec::new() };
         for path in &newcomers {
             self.progress
                 .note(&format!("warning: {} came while this run went on; it is kept under a name of its own", path.display()));
         }
         beginning::put_aside(&newcomers)?;
-        let adapter = &self.prepared.adapter;
-        (adapter.save(&self.prepared.options.out, &self.trainer.adapter().tensors()?))
-            .map_err(|error| checkpoint::with_last_good(&self.prepared.options.out, error))?;
+        if self.lock.is_some() {
+            let adapter = &self.prepared.adapter;
+            (adapter.save(&self.prepared.options.out, &self.trainer.adapter().tensors()?))
+                .map_err(|error| checkpoint::with_last_good(&self.prepared.options.out, error))?;
+        }
         self.progress.finish();
         let last = self.metrics.history().last();
         let (last_loss, eval_loss) = (last.map(|last| last.loss), last.and_then(|last| last.eval_loss));
@@ -467,16 +521,24 @@ struct HeldOut {
 }
 
 impl HeldOut {
-    /// Mean of -log p over all supervised tokens. `None`: someone asked to stop.
-    fn loss(&mut self, interrupt: &Interrupt) -> Result<Option<f64>> {
+    /// Mean of -log p over all supervised tokens, of which each rank measures its part. `None`: someone asked to stop.
+    fn loss(&mut self, ranks: &Ranks, interrupt: &Interrupt) -> Result<Option<f64>> {
         let Self { evaluator, batches } = self;
-        let mut losses = TokenLosses::default();
-        for batch in batches {
-            if interrupt.requested() {
-                return Ok(None);
+        // Batch by batch, so that the sum does not depend on who measures what.
+        let mut sums = vec![0.0; batches.len()];
+        let mut is_cut_short = false;
+        for (number, batch) in batches.iter().enumerate().filter(|(number, _)| ranks.is_mine(*number)) {
+            is_cut_short = interrupt.requested();
+            if is_cut_short {
+                break;
             }
-            losses.add(&evaluator.token_nll(batch)?);
+            sums[number] = TokenLosses::of(&evaluator.token_nll(batch)?).sum;
         }
-        Ok(Some(losses.mean()))
+        if ranks.any(is_cut_short) {
+            return Ok(None);
+        }
+        ranks.sum_few(&mut sums);
+        let tokens = batches.iter().map(|batch| batch.targets.len()).sum();
+        Ok(Some(TokenLosses { sum: sums.iter().sum(), tokens }.mean()))
     }
 }

@@ -24,6 +24,7 @@ use super::progress::Progress;
 use super::schedule::Schedule;
 use super::shared::Shared;
 use super::step::Recompute;
+use super::sum::Sum;
 use super::tell::tensorboard::TensorBoard;
 use super::tell::{self, about::About};
 use super::trainer::Trainer;
@@ -37,11 +38,12 @@ use crate::cache::cache_folder;
 use crate::data::{Batch, Dataset, Sampler};
 use crate::formats::adapter_file::AdapterFile;
 use crate::formats::peft::AdapterTensor;
-use crate::gpu::Device;
+use crate::gpu::{self, Device};
 use crate::graph::{Counts, Graph};
 use crate::kernel::Facts;
 use crate::model::weights::{DeviceWeights, WeightType};
 use crate::plan::autotune::Record;
+use crate::ranks::Ranks;
 use crate::session::prefix_cache::{Kept, Lowest, PrefixCachePlan, Seen};
 use crate::session::{self, OpenModel, SessionOptions, Watch};
 use crate::{Error, Result};
@@ -56,6 +58,12 @@ pub struct Prepared<'m> {
     pub adapter: AdapterFile,
     /// Optimizer steps of the whole run.
     pub total_steps: u64,
+    /// Batches that all ranks together do in a step; the last one of an epoch may have fewer.
+    pub batches_a_step: usize,
+    /// Who works on the run.
+    pub(super) ranks: Ranks,
+    /// With how many ranks it began.
+    began_with: usize,
     pub(super) model: &'m OpenModel,
     placement: Placement,
     layout: AdapterLayout,
@@ -90,6 +98,20 @@ impl<'m> Prepared<'m> {
     /// # Errors
     /// As [`Prepared::new`].
     pub fn beside(shared: Arc<Shared>, options: TrainOptions, model: &'m OpenModel) -> Result<Self> {
+        let began_with = beginning::ranks(&options).unwrap_or(1);
+        Self::with(Ranks::alone(), began_with, shared, options, model)
+    }
+
+    /// [`Prepared::new`] for one of several ranks that work on the same run, which began with as many as `began_with` says. The numbers
+    /// of a run depend on that, and not on how many go on with it, but for the order in which the ranks' gradients are added.
+    ///
+    /// # Errors
+    /// As [`Prepared::new`].
+    pub fn among(ranks: Ranks, began_with: usize, options: TrainOptions, model: &'m OpenModel) -> Result<Self> {
+        Self::with(ranks, began_with, Arc::default(), options, model)
+    }
+
+    fn with(ranks: Ranks, began_with: usize, shared: Arc<Shared>, options: TrainOptions, model: &'m OpenModel) -> Result<Self> {
         let config = &model.files.config;
         let Asked { config: adapter, placement, layout, start } = Asked::of(&options, model)?;
 
@@ -97,17 +119,18 @@ impl<'m> Prepared<'m> {
         let longest = options.max_length.min(config.context());
         let (data, eval_data) = shared.data(data_key(&options, longest), || load_data(&options, model, longest))?;
         let sampler = Sampler::new(&data, sampler_options(&options))?;
+        let batches_a_step = options.gradient_accumulation_steps.saturating_mul(began_with);
         let total_steps = match options.max_steps {
             Some(steps) => steps,
-            None => steps_of_epochs(&sampler, &options, data.examples.len())?,
+            None => steps_of_epochs(&sampler, &options, batches_a_step, data.examples.len())?,
         };
         let schedule = Schedule::new(options.lr_schedule, options.learning_rate, options.warmup_steps, total_steps);
-        let seen = Seen { data: &data, repeatedly: total_steps > steps_of_epoch(&sampler, &options, 0) };
+        let seen = Seen { data: &data, repeatedly: total_steps > steps_of_epoch(&sampler, batches_a_step, 0) };
         let held_out = eval_data.as_ref().map(|data| Seen { data, repeatedly: eval_steps(&options, total_steps) < total_steps });
         let lowest = placement.lowest_layer();
         let prefix = PrefixCachePlan::new(&options.prefix_cache(), lowest, config.hidden_size, seen, held_out)?;
 
-        let accumulate = options.gradient_accumulation_steps > 1;
+        let accumulate = Sum::accumulates(&ranks, options.deterministic_sum, batches_a_step);
         let held_out_tokens = match &eval_data {
             Some(held_out) => Sampler::new(held_out, in_order(&options))?.max_rows(),
             None => 0,
@@ -129,6 +152,9 @@ impl<'m> Prepared<'m> {
             eval_data,
             adapter,
             total_steps,
+            batches_a_step,
+            ranks,
+            began_with,
             model,
             placement,
             layout,
@@ -174,9 +200,22 @@ impl<'m> Prepared<'m> {
     /// # Errors
     /// Bad input: no such device. As [`Prepared::check_fits`].
     pub fn open_device(&self) -> Result<Device> {
-        let device = Device::open_for(self.options.device.as_deref(), self.options.matmul)?;
+        let device = Device::open_for(self.device_choice().as_deref(), self.options.matmul)?;
         self.check_fits(&device)?;
         Ok(device)
+    }
+
+    /// What this rank takes of `--device`: of a list its entry, by its number on this machine, and round again where there are more
+    /// ranks; without, its own of the best GPUs.
+    fn device_choice(&self) -> Option<String> {
+        let given = self.options.device.clone();
+        if self.ranks.is_alone() {
+            return given;
+        }
+        let place = self.ranks.local_rank();
+        let Some(given) = given else { return Some(gpu::number_for(place).to_string()) };
+        let list: Vec<&str> = given.split(',').map(str::trim).filter(|entry| !entry.is_empty()).collect();
+        list.get(place % list.len().max(1)).map(|entry| entry.to_string())
     }
 
     /// Which device, and how it computes.
@@ -225,8 +264,19 @@ impl<'m> Prepared<'m> {
         let untuned = output.steps_done() > 0 && output.state.kernels.is_none();
         let options = self.session_options();
         let options = SessionOptions { autotune: options.autotune && !untuned, ..options };
-        let loaded = session::load(self.model, &options, device, &graphs, output.state.kernels.as_ref(), watch);
-        let (weights, record) = loaded.map_err(|error| self.explained(error))?;
+        let load = |device, recorded: Option<&Record>| {
+            session::load(self.model, &options, device, &graphs, recorded, watch).map_err(|error| self.explained(error))
+        };
+        // One rank chooses, so that all compute alike, and none measures while another works on the same device.
+        let mut device = Some(device);
+        let chosen = device.take_if(|_| self.ranks.is_first()).map(|device| load(device, output.state.kernels.as_ref()));
+        let chosen = self.ranks.agree(chosen.transpose())?;
+        let record = self.ranks.told(chosen.as_ref().map(|(_, record)| record.clone()))?;
+        let of_this_rank = device.map(|device| load(device, record.as_ref())).transpose();
+        let of_this_rank = self.ranks.agree(of_this_rank)?;
+        let Some((weights, record)) = chosen.or(of_this_rank) else {
+            return Err(Error::failed("ranks", "no weights were loaded", "this is a defect; please report it"));
+        };
         output.state.kernels = Some(record);
         Ok(weights)
     }
@@ -258,6 +308,36 @@ impl<'m> Prepared<'m> {
     /// Bad input: the folder cannot be written; it holds what a new run would replace and neither `--resume` nor `--overwrite` is given;
     /// nothing in it can be gone on from, or only a run with other options. Failed: another process holds the folder.
     pub fn open_output(&self) -> Result<Output> {
+        let ranks = &self.ranks;
+        let opened = if ranks.is_first() { self.open_folder().map(Some) } else { Ok(None) };
+        let opened = ranks.agree(opened)?;
+        if !ranks.is_alone() {
+            self.check_alike(ranks.agree(self.fingerprint())?)?;
+        }
+        match (opened, ranks.is_first()) {
+            (Some(output), true) => ranks.told(Some(output.state.clone())).map(|_| output),
+            _ => {
+                let state = ranks.told(None)?.unwrap_or_else(|| RunState::start(BTreeMap::new()));
+                Ok(Output { lock: None, state, checkpoint: None, saved: None, begins: false, aside: Vec::new() })
+            }
+        }
+    }
+
+    /// That what this rank has is what the first one has.
+    fn check_alike(&self, own: BTreeMap<String, String>) -> Result<()> {
+        let first = self.ranks.told(own.clone())?;
+        let differences =
+            checkpoint::differences(&first, &own, |name, first, own| format!("{name} is {own} here and {first} on rank 0"));
+        self.ranks.agree(match differences.is_empty() {
+            true => Ok(()),
+            false => {
+                let proposal = "start all ranks with the same options, and give them the same files on all machines";
+                Err(Error::bad_input("ranks", differences.join("; "), proposal))
+            }
+        })
+    }
+
+    fn open_folder(&self) -> Result<Output> {
         let out = &self.options.out;
         beginning::check_is_no_model(out, &self.options.model)?;
         std::fs::create_dir_all(out).map_err(|error| {
@@ -267,7 +347,7 @@ impl<'m> Prepared<'m> {
         let lock = FolderLock::acquire(out)?;
         folder::remove_leftovers(out).map_err(|error| checkpoint::cannot_list(out, &error))?;
         self.purpose(self.options.resume).check_new()?;
-        let mut output = self.stand(lock, self.fingerprint()?, self.options.resume)?;
+        let mut output = self.stand(Some(lock), self.fingerprint()?, self.options.resume)?;
         if output.checkpoint.is_some() {
             metrics::check(out)?;
         } else {
@@ -286,9 +366,10 @@ impl<'m> Prepared<'m> {
     }
 
     /// Where the run of this fingerprint stands in its folder; at its start, unless it may `resume`.
-    pub(super) fn stand(&self, lock: FolderLock, fingerprint: BTreeMap<String, String>, resume: bool) -> Result<Output> {
+    pub(super) fn stand(&self, lock: Option<FolderLock>, fingerprint: BTreeMap<String, String>, resume: bool) -> Result<Output> {
         let (saved, checkpoint) = self.purpose(resume).newest(&fingerprint, &self.layout)?.unzip();
-        let state = checkpoint.as_ref().map_or_else(|| RunState::start(fingerprint), |checkpoint| checkpoint.state.clone());
+        let begins = || RunState { ranks: self.began_with, ..RunState::start(fingerprint) };
+        let state = checkpoint.as_ref().map_or_else(begins, |checkpoint| checkpoint.state.clone());
         Ok(Output { lock, state, checkpoint, saved, begins: false, aside: Vec::new() })
     }
 
@@ -297,9 +378,10 @@ impl<'m> Prepared<'m> {
     /// # Errors
     /// [`Error::OutOfMemory`] with the plan's figures.
     pub fn start(self, weights: Arc<DeviceWeights>, output: Output, interrupt: Interrupt, progress: Progress) -> Result<Run<'m>> {
-        let engine = self.engine(weights, output.checkpoint.is_some()).map_err(|error| self.explained(error))?;
+        let engine = self.engine(weights, output.steps_done() > 0).map_err(|error| self.explained(error));
+        let engine = self.ranks.agree(engine)?;
         let mut run = self.start_with(engine, output, interrupt, progress)?;
-        if run.prepared.options.tensorboard {
+        if run.prepared.options.tensorboard && run.prepared.ranks.is_first() {
             let board = TensorBoard::begin(&run.prepared.options.out, run.state.step)?;
             run.watched_by(Box::new(board));
         }
@@ -324,7 +406,10 @@ impl<'m> Prepared<'m> {
         if !taken_out.is_empty() {
             on_device.set_frozen(&self.placement.frozen_of(&taken_out))?;
         }
-        let kept = Kept { shelf: &self.shared.prefixes, folder: &options.out };
+        let elsewhere = std::env::temp_dir();
+        // A rank that does not write there may be on a machine that has not this folder.
+        let folder = if self.ranks.is_first() { &options.out } else { &elsewhere };
+        let kept = Kept { shelf: &self.shared.prefixes, folder };
         let cache = |store, data, max_tokens| self.prefix.open(store, data, kept, &weights, config, max_tokens);
         let shape = self.planner.shape();
         let below_step = cache(&self.prefix.train, &self.data, shape.max_tokens)?;
@@ -339,8 +424,8 @@ impl<'m> Prepared<'m> {
             }
             None => None,
         };
-        let answering =
-            self.checks.as_ref().map(|checks| checks.answering(self.model, &weights, trainer.adapter(), &self.turn_ends()));
+        let asks = self.checks.as_ref().filter(|_| self.ranks.is_first());
+        let answering = asks.map(|checks| checks.answering(self.model, &weights, trainer.adapter(), &self.turn_ends()));
         Ok(Engine { trainer, held_out, answering: answering.transpose()?, taken_out })
     }
 
@@ -356,26 +441,40 @@ impl<'m> Prepared<'m> {
         self.adapter.set_taken_out(taken_out);
         let Output { lock, mut state, checkpoint, saved, begins, aside } = output;
         let out = &self.options.out;
-        state.check_base_weights(out, trainer.weights().digest())?;
+        let ranks = self.ranks.clone();
+        let weights = trainer.weights().digest().to_string();
+        self.check_alike([("the base model's weights (content)".to_string(), weights.clone())].into())?;
+        state.check_base_weights(out, &weights)?;
         if begins {
             beginning::make_way(out)?;
         }
-        beginning::put_aside(&aside)?;
-        beginning::make_way_for_notes(out, &self.notes())?;
+        if ranks.is_first() {
+            beginning::put_aside(&aside)?;
+            beginning::make_way_for_notes(out, &self.notes())?;
+        }
         let mut sampler = self.sampler.clone();
         if let Some(Checkpoint { state, adapter, moments: [first, second], taken_out }) = checkpoint {
             trainer.adapter().set_frozen(&self.placement.frozen_of(&taken_out))?;
             self.adapter.set_taken_out(taken_out);
-            sampler.seek(state.position)?;
             trainer.restore(&adapter, [&first, &second], state.batches);
         }
+        if state.step > 0 {
+            sampler.seek(state.position)?;
+        }
+        trainer.share(&ranks)?;
         let standing = Standing::of(out);
-        let metrics = MetricsLog::open(out, state.step)?;
-        self.about(&state, &trainer).write(out);
+        let written = if ranks.is_first() { Some(MetricsLog::open(out, state.step)?) } else { None };
+        let last = ranks.told(written.as_ref().and_then(|log| log.history().last().cloned()))?;
+        let metrics = written.unwrap_or_else(|| MetricsLog::of_another_rank(out, last));
+        if ranks.is_first() {
+            self.about(&state, &trainer).write(out);
+        }
+        let sum = Sum::new(ranks, self.options.deterministic_sum);
         let saved = saved.map(|folder| (state.step, folder));
         Ok(Run {
             prepared: self,
             trainer,
+            sum,
             held_out,
             answering,
             sampler,
@@ -421,7 +520,8 @@ impl<'m> Prepared<'m> {
 
 /// The output folder, held by this process, and where the run in it stands.
 pub struct Output {
-    lock: FolderLock,
+    /// `None`: another rank has it, and writes there.
+    lock: Option<FolderLock>,
     pub(super) state: RunState,
     checkpoint: Option<Checkpoint>,
     /// The folder of that checkpoint.

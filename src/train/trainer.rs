@@ -11,6 +11,7 @@ use crate::model::graph::{Inputs, Part};
 use crate::model::weights::DeviceWeights;
 use crate::ops::adamw::Hyper;
 use crate::plan::{Executable, Timing, Tuned};
+use crate::ranks::Ranks;
 use crate::session::batch::write_batch;
 use crate::session::evaluate::Evaluator;
 use crate::session::memory::rope_bytes;
@@ -18,6 +19,7 @@ use crate::session::prefix_cache::{PrefixCache, PrefixMemory};
 use crate::{Error, Result};
 use std::collections::HashMap;
 use std::sync::Arc;
+use xxhash_rust::xxh3::Xxh3Default;
 
 /// See the [module](self).
 pub struct Trainer {
@@ -144,23 +146,60 @@ impl Trainer {
         if self.profile.is_none() {
             self.step.complete()?;
         }
+        self.add_up(first)?;
+        self.step.read_later(self.loss, 1)
+    }
+
+    /// Adds the gradients of a batch to those of the step, or begins a step with them.
+    fn add_up(&mut self, first: bool) -> Result<()> {
         match &mut self.accumulator {
             Some((total, executable)) => {
                 if first {
                     total.clear();
                 }
-                run(executable, &mut self.profile)?;
+                run(executable, &mut self.profile)
             }
-            None if !first => {
-                return Err(Error::failed(
-                    "trainer",
-                    "a second batch in a step that was prepared for one",
-                    "this is a defect; please report it",
-                ));
-            }
-            None => {}
+            None if !first => Err(Error::failed(
+                "trainer",
+                "a second batch in a step that was prepared for one",
+                "this is a defect; please report it",
+            )),
+            None => Ok(()),
         }
-        self.step.read_later(self.loss, 1)
+    }
+
+    /// The next batch counts as number `batches` of the run, from 0, for the dropout generator: ranks that have a step's batches among
+    /// them drop what one would that had them all.
+    pub fn count_from(&mut self, batches: u32) {
+        self.batches = batches;
+    }
+
+    /// Adds the gradients of a batch that another rank has run, laid out as the adapter, as [`Trainer::complete`] adds those of a batch
+    /// of this one; `first` begins the sum anew.
+    ///
+    /// # Errors
+    /// As [`Trainer::complete`].
+    pub fn add(&mut self, gradients: &[f32], first: bool) -> Result<()> {
+        self.gradients.write(gradients);
+        self.add_up(first)
+    }
+
+    /// Gradients of the step so far, laid out as the adapter.
+    ///
+    /// # Errors
+    /// If the device is lost.
+    pub fn step_gradients(&self) -> Result<Vec<f32>> {
+        self.summed().read()
+    }
+
+    /// Overwrites the gradients of the step.
+    pub fn set_step_gradients(&self, gradients: &[f32]) {
+        self.summed().write(gradients);
+    }
+
+    /// What the optimizer reads.
+    fn summed(&self) -> &AdapterBuffers {
+        self.accumulator.as_ref().map_or(&self.gradients, |(total, _)| total)
     }
 
     /// Can the device time its dispatches?
@@ -246,6 +285,34 @@ impl Trainer {
         self.adapter.set(adapter);
         self.moments.iter().zip(moments).for_each(|(moment, values)| moment.write(values));
         self.batches = batches;
+    }
+
+    /// Gives every rank the adapter, also what of it is not trained, and the optimizer's state of the first one.
+    ///
+    /// # Errors
+    /// If the device is lost.
+    pub fn share(&mut self, ranks: &Ranks) -> Result<()> {
+        if ranks.is_alone() {
+            return Ok(());
+        }
+        for buffers in [&self.adapter.parameters, self.adapter.frozen_buffers(), &self.moments[0], &self.moments[1]] {
+            let mut contents = buffers.read()?;
+            ranks.share(&mut contents, 0);
+            buffers.write(&contents);
+        }
+        Ok(())
+    }
+
+    /// A short name for the adapter's and the optimizer's numbers as they are now.
+    ///
+    /// # Errors
+    /// If the device is lost.
+    pub fn digest(&self) -> Result<u64> {
+        let mut hash = Xxh3Default::new();
+        for buffers in [&self.adapter.parameters, &self.moments[0], &self.moments[1]] {
+            hash.update(bytemuck::cast_slice(&buffers.read()?));
+        }
+        Ok(hash.digest())
     }
 
     /// Bytes on the device by class.

@@ -147,7 +147,8 @@ option_rows! {
     "Batches and steps" {
         /// Rows a batch: packed rows of --max-length tokens, or records with --no-packing
         batch_size: usize, "ROWS", default(TrainOptions::BATCH_SIZE, ""), check at_least_one, resumed same;
-        /// Batches an optimizer step; the loss is averaged over the supervised tokens of all of them
+        /// Batches an optimizer step; the loss is averaged over the supervised tokens of all of them. Of several ranks (mpirun) each has
+        /// so many
         gradient_accumulation_steps: usize, "BATCHES", default(1, ""), check at_least_one, resumed same;
         /// Longest row in tokens; records that are longer (or longer than the model's context) are cut and reported
         max_length: usize, "TOKENS", default(TrainOptions::MAX_LENGTH, "most instruction records fit, and so does the memory of a laptop"),
@@ -211,8 +212,12 @@ option_rows! {
         /// without the cache
         #[arg(value_enum)]
         prefix_cache_type: PrefixCacheType, "TYPE", default(PrefixCacheType::F32, ""), check any, resumed derived;
-        /// GPU to use: its number or a part of its name as `graftling doctor` lists it
+        /// GPU to use: its number or a part of its name as `graftling doctor` lists it. For several ranks (mpirun) a list, such as 0,1,2,3,
+        /// of which each takes its entry
         device: String, "GPU", optional("the fastest kind"), check any, resumed free;
+        /// With several ranks (mpirun): add the gradients of all batches in their order, so that the bits are those of one process; every
+        /// batch's gradients then go over the network, instead of one sum a step
+        deterministic_sum: bool, "BOOL", switch, check any, resumed free;
         /// Choose the matrix kernels by fixed rules, instead of measuring once on this GPU which are the fastest
         no_autotune: bool, "BOOL", switch, check any, resumed free;
     }

@@ -6,12 +6,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use serde::{Deserialize, Serialize};
+
 use super::checkpoint::{Checkpoint, RunState, cannot_list};
 use super::folder::{self, ADAPTER_FILES, Found, Kind};
 use super::sums;
 use crate::adapter::AdapterLayout;
 use crate::adapter::{end_of_turn, rope_scaling};
 use crate::formats::adapter_file::WEIGHTS;
+use crate::ranks::Ranks;
 use crate::train::curve::CURVE_FILE;
 use crate::train::metrics::METRICS_FILE;
 use crate::train::options::TrainOptions;
@@ -208,11 +211,44 @@ impl Purpose<'_> {
 
 /// The moment that dates in the chat template are taken from in the run that is continued; `None` if there is none.
 pub fn template_time(options: &TrainOptions) -> Option<i64> {
+    newest_state(options)?.template_time
+}
+
+/// With how many ranks the run began that is continued; `None` if there is none.
+pub fn ranks(options: &TrainOptions) -> Option<usize> {
+    newest_state(options).map(|state| state.ranks)
+}
+
+fn newest_state(options: &TrainOptions) -> Option<RunState> {
     let found = if options.resume { folder::checkpoints(&options.out).unwrap_or_default() } else { Vec::new() };
     found.into_iter().find_map(|found| match found.kind {
-        Kind::Checkpoint(state) => Some(state.template_time),
+        Kind::Checkpoint(state) => Some(*state),
         _ => None,
-    })?
+    })
+}
+
+/// What all ranks of a run have to know before they open its model, and the first one finds in its output folder.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Before {
+    /// The moment that dates in the chat template are taken from; `None` for now, of a process that is alone.
+    pub template_time: Option<i64>,
+    /// With how many ranks the run began, which is now if it does.
+    pub began_with: usize,
+}
+
+impl Before {
+    /// What the first rank knows.
+    ///
+    /// # Errors
+    /// As [`Ranks::told`].
+    pub fn told(options: &TrainOptions, among: &Ranks) -> Result<Self> {
+        // Now is not the same moment for all.
+        let now = || (!among.is_alone()).then(crate::text::chat_template::now);
+        among.told(Self {
+            template_time: template_time(options).or_else(now),
+            began_with: ranks(options).unwrap_or(among.count()),
+        })
+    }
 }
 
 /// Puts aside the checkpoints and the metrics of an earlier run before a new one begins.

@@ -57,6 +57,10 @@ pub struct RunState {
     /// SHA-256 of the adapter's files that stood in the output folder when the run began or went on, and that it may replace.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub may_replace: BTreeMap<String, String>,
+    /// With how many ranks the run began: a step has so many times `--gradient-accumulation-steps` batches, whatever number of ranks
+    /// goes on with it.
+    #[serde(default = "alone", skip_serializing_if = "is_alone")]
+    pub ranks: usize,
     /// The kernels that the run computes with; `None` before they are chosen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernels: Option<Record>,
@@ -75,6 +79,7 @@ impl RunState {
             base_weights: None,
             template_time: None,
             may_replace: BTreeMap::new(),
+            ranks: 1,
             kernels: None,
         }
     }
@@ -84,18 +89,8 @@ impl RunState {
     /// # Errors
     /// Bad input, naming every option that differs with both values.
     pub fn check_same_run(&self, folder: &Path, options: &BTreeMap<String, String>) -> Result<()> {
-        let none = "nothing".to_string();
-        let names: BTreeSet<&String> = self.options.keys().chain(options.keys()).collect();
-        let differences: Vec<String> = (names.into_iter())
-            .filter_map(|name| {
-                let (then, now) = (self.options.get(name).unwrap_or(&none), options.get(name).unwrap_or(&none));
-                (then != now).then(|| format!("{name} was {then} and is {now}"))
-            })
-            .collect();
-        match differences.is_empty() {
-            true => Ok(()),
-            false => Err(another_run(folder, &differences.join("; "))),
-        }
+        let differences = differences(&self.options, options, |name, then, now| format!("{name} was {then} and is {now}"));
+        if differences.is_empty() { Ok(()) } else { Err(another_run(folder, &differences.join("; "))) }
     }
 
     /// That the weights on the device are those of the run; notes them where it has none yet.
@@ -113,6 +108,27 @@ impl RunState {
             }
         }
     }
+}
+
+/// What two maps of options have otherwise, told by `tell` from the name and both values.
+pub(in crate::train) fn differences(
+    first: &BTreeMap<String, String>,
+    second: &BTreeMap<String, String>,
+    tell: impl Fn(&str, &str, &str) -> String,
+) -> Vec<String> {
+    let value = |of: &BTreeMap<String, String>, name| of.get(name).map_or("nothing".to_string(), String::clone);
+    let names: BTreeSet<&String> = first.keys().chain(second.keys()).collect();
+    let values = names.into_iter().map(|name| (name, value(first, name), value(second, name)));
+    values.filter(|(_, one, other)| one != other).map(|(name, one, other)| tell(name, &one, &other)).collect()
+}
+
+/// How many ranks a run has that says nothing of them.
+fn alone() -> usize {
+    1
+}
+
+fn is_alone(ranks: &usize) -> bool {
+    *ranks == alone()
 }
 
 fn another_run(folder: &Path, differences: &str) -> Error {

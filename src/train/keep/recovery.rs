@@ -28,7 +28,10 @@ impl Run<'_> {
         loop {
             match self.train() {
                 Ok(outcome) => return Ok((outcome, self)),
-                Err(lost @ Error::DeviceLost { .. }) => self = self.reopened(lost, &mut patience)?,
+                // The other ranks are in the middle of a step that this one has lost: all begin again from the checkpoint.
+                Err(lost @ Error::DeviceLost { .. }) if self.prepared.ranks.is_alone() => {
+                    self = self.reopened(lost, &mut patience)?
+                }
                 Err(error) => return Err(error),
             }
         }

@@ -51,8 +51,8 @@ pub(super) fn sampler_options(options: &TrainOptions) -> SamplerOptions {
     SamplerOptions { batch_size, max_length, packing: !no_packing, shuffle: !no_shuffle, seed }
 }
 
-pub(super) fn steps_of_epoch(sampler: &Sampler, options: &TrainOptions, epoch: u64) -> u64 {
-    sampler.batches_in_epoch(epoch).div_ceil(options.gradient_accumulation_steps) as u64
+pub(super) fn steps_of_epoch(sampler: &Sampler, batches_a_step: usize, epoch: u64) -> u64 {
+    sampler.batches_in_epoch(epoch).div_ceil(batches_a_step) as u64
 }
 
 /// Held-out data is read in its own order.
@@ -65,13 +65,13 @@ const MOST_PLACED: u64 = 1_000_000_000;
 
 /// # Errors
 /// Bad input: more steps than a run can have, or too many to be counted.
-pub(super) fn steps_of_epochs(sampler: &Sampler, options: &TrainOptions, records: usize) -> Result<u64> {
+pub(super) fn steps_of_epochs(sampler: &Sampler, options: &TrainOptions, batches_a_step: usize, records: usize) -> Result<u64> {
     let epochs = options.epochs;
     let too_many = |problem: String| {
         let proposal = "give fewer --epochs, or the length of the run as --max-steps (with --lr-schedule constant it can be made longer later)";
         Err(Error::bad_input("--epochs", problem, proposal))
     };
-    let steps = |epoch| steps_of_epoch(sampler, options, epoch);
+    let steps = |epoch| steps_of_epoch(sampler, batches_a_step, epoch);
     // Only packing in shuffled order makes epochs that differ.
     let total = match !options.no_packing && !options.no_shuffle {
         true if epochs.saturating_mul(records as u64) > MOST_PLACED => {

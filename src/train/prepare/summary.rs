@@ -80,7 +80,11 @@ impl Prepared<'_> {
             mib(weights),
             mib(adapters + optimizer),
             mib(activations + inputs + evaluation),
-            self.recompute_summary() + &self.prefix_summary() + &self.check_summary() + &self.note_on_ends(),
+            self.rank_summary()
+                + &self.recompute_summary()
+                + &self.prefix_summary()
+                + &self.check_summary()
+                + &self.note_on_ends(),
         )
     }
 
@@ -101,6 +105,20 @@ impl Prepared<'_> {
         match self.model.added.len() {
             0 => summary,
             added => format!("{summary} ({added} added to the {} tokens of the model)", self.model.known_tokens()),
+        }
+    }
+
+    /// Who does the batches of a step; empty of a run that has always been one process.
+    fn rank_summary(&self) -> String {
+        let (batches, ranks) = (self.batches_a_step, self.ranks.count());
+        match (ranks, self.began_with) {
+            (1, 1) => String::new(),
+            (1, began_with) => format!("a step has {batches} batches, as the run began with {began_with} ranks\n"),
+            _ => {
+                let least = batches / ranks;
+                let each = if batches.is_multiple_of(ranks) { least.to_string() } else { format!("{least} or {}", least + 1) };
+                format!("{ranks} ranks: a step has {batches} batches, {each} a rank; GPU memory is that of each\n")
+            }
         }
     }
 
