@@ -96,7 +96,7 @@ impl LoadedAdapter {
     /// # Errors
     /// Bad input: no adapter, one that graftling cannot use, or one for another model.
     pub fn load(folder: &Path, model: &Architecture) -> Result<Self> {
-        let (config, tensors) = AdapterFile::load(folder)?;
+        let (config, tensors) = AdapterFile::load_for(folder, model)?;
         let place = folder.display().to_string();
         let placement = Placement::of_file(&place, &config, model)?;
         let (layout, frozen_layout) = (AdapterLayout::new(&placement), AdapterLayout::frozen(&placement));

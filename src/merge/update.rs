@@ -61,7 +61,7 @@ impl Update {
     pub fn load(adapters: &[(&Path, f64)], model: &Architecture) -> Result<Self> {
         let mut update = Self::default();
         for (adapter, (folder, weight)) in adapters.iter().enumerate() {
-            let (config, tensors) = AdapterFile::load(folder)?;
+            let (config, tensors) = AdapterFile::load_for(folder, model)?;
             let place = folder.display().to_string();
             let placement = Placement::of_file(&place, &config, model)?;
             let tensors = placement.without_copies(tensors);

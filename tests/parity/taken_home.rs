@@ -7,7 +7,7 @@ use graftling::merge::Update;
 use graftling::storage::mixture::Mixture;
 
 /// Families whose GGUF files can say all that their configs say.
-const SAYABLE: [&str; 13] = [
+const SAYABLE: [&str; 16] = [
     "llama_biases",
     "llama_linear",
     "llama_yarn",
@@ -21,6 +21,9 @@ const SAYABLE: [&str; 13] = [
     "olmo2",
     "granite",
     "phi3_window",
+    "mixtral",
+    "qwen2_moe",
+    "qwen3_moe",
 ];
 
 /// Exports as `write` does, with the adapter of the fixture or without one; gives the exported model.
@@ -114,7 +117,7 @@ fn files_are_those_that_others_write() {
 /// What PEFT computes beside the base, the merged model computes by itself.
 #[test]
 fn merged_models_have_the_losses_of_peft() {
-    for name in SAYABLE.iter().chain(&["llama_dynamic", "mistral", "qwen2_windows", "gemma3_with_images"]) {
+    for name in SAYABLE.iter().chain(&["llama_dynamic", "mistral", "qwen2_windows", "gemma3_with_images", "qwen3_moe_mixed"]) {
         let expected = json(&folder_of(name).join("expected.json"));
         let mut ways = vec![exported(name, true, folder(graftling::storage::DType::F32))];
         if SAYABLE.contains(name) {

@@ -17,6 +17,7 @@ import shutil
 import types
 
 import numpy as np
+import peft
 import torch
 import transformers as hf
 from safetensors.torch import load_file, save_file
@@ -387,6 +388,16 @@ def distance(a, b):
     return max(abs(x - y) for x, y in zip(a, b))
 
 
+def save_fused_adapter(folder):
+    """`adapter/` as PEFT turns it into the form of transformers 5 and saves it: parameters of all experts (`target_parameters`)."""
+    peft.PeftModel.from_pretrained(as_shipped(folder), folder / "adapter").save_pretrained(folder / "adapter_fused")
+    (folder / "adapter_fused/README.md").unlink(missing_ok=True)
+    path = folder / "adapter_fused/adapter_config.json"
+    config = json.loads(path.read_text())
+    config["target_modules"].sort()
+    path.write_text(json.dumps(config, indent=1) + "\n")
+
+
 def modules_of(config):
     attention = SEPARATE[:4]
     return FUSED if config.model_type == "phi3" else attention + EXPERTS.get(config.model_type, SEPARATE[4:])
@@ -432,6 +443,8 @@ def make(name, folder):
     if isinstance(modules, list):
         adapter_config["target_modules"].sort()
     (folder / "adapter/adapter_config.json").write_text(json.dumps(adapter_config, indent=1) + "\n")
+    if name in ("mixtral", "qwen3_moe"):  # in a plain MLP beside experts PEFT loses its pairs
+        save_fused_adapter(folder)
     size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
     print(
         f"{name}: {size / 1000:.0f} KB; base {np.mean(expected['base']['token_nll']):.3f}, "

@@ -22,6 +22,8 @@ pub struct Chosen {
     pub(super) layers: Option<BTreeSet<usize>>,
     /// `layers_pattern`: regular expressions for what stands before a layer's number.
     pub(super) before_layers: Vec<String>,
+    /// Of `target_parameters`: gate_up_proj and down_proj of experts.
+    pub(super) parameters: [bool; 2],
 }
 
 /// Two configurations are equal if the same modules are adapted; this is only how one file says it.

@@ -8,6 +8,7 @@
 
 mod chosen;
 mod config_file;
+mod fused;
 mod names;
 mod patterns;
 
@@ -76,6 +77,8 @@ pub struct AdapterConfig {
     pub text_path: &'static str,
     /// How many experts a layer has, of which a file has the matrices one by one; 0 where none are adapted.
     pub experts: usize,
+    /// Whether a file had them as transformers 5 has experts; see [`AdapterConfig::name_experts`].
+    pub fused_experts: bool,
     /// How the file says which modules are adapted; nothing in a config that comes from no file.
     pub chosen: Chosen,
     /// `lora_a0` and `lora_b0` of layers that began with another product than zero, which a file has behind what was trained:
@@ -105,6 +108,7 @@ impl Default for AdapterConfig {
             token_indices: BTreeMap::new(),
             text_path: "",
             experts: 0,
+            fused_experts: false,
             chosen: Chosen::default(),
             taken_out: Vec::new(),
         }
@@ -384,6 +388,7 @@ fn read_tensors(path: &Path, config: &mut AdapterConfig) -> Result<(Vec<AdapterT
     };
     let (mut tensors, mut paths) = (BTreeMap::new(), BTreeMap::new());
     let mut of_experts: BTreeMap<String, BTreeMap<usize, AdapterTensor>> = BTreeMap::new();
+    let mut fused = BTreeMap::new();
     for info in file.tensors() {
         let key = info.name.as_str();
         if let Some(norm) = names::norm(key) {
@@ -426,6 +431,14 @@ fn read_tensors(path: &Path, config: &mut AdapterConfig) -> Result<(Vec<AdapterT
             }
             let name = format!("{module}.{own_name}");
             tensors.insert(name.clone(), AdapterTensor { name, shape: [rows, columns], values });
+            continue;
+        }
+        if let Some(place) = fused::of_key(key) {
+            let &[rows, columns] = info.shape.as_slice() else {
+                return Err(bad(key, &format!("has shape {:?}, not two dimensions", info.shape), WRONG_ADAPTER));
+            };
+            let values = finite(key, file.read_f32(key)?)?;
+            fused.insert(place, AdapterTensor { name: key.to_owned(), shape: [rows, columns], values });
             continue;
         }
         let Some(named) = names::of_key(key) else {
@@ -473,6 +486,14 @@ fn read_tensors(path: &Path, config: &mut AdapterConfig) -> Result<(Vec<AdapterT
     }
     let (together, count) = all_together(of_experts).map_err(|(name, problem)| bad(&name, &problem, WRONG_ADAPTER))?;
     config.experts = count;
+    let parameters = config.chosen.parameters;
+    let apart =
+        fused::apart(config, parameters, fused).map_err(|problem| Error::bad_input(path.display(), problem, WRONG_ADAPTER))?;
+    for tensor in apart {
+        let site = tensor.name.rsplit_once('.').map_or("", |(site, _)| site);
+        paths.insert(site.to_owned(), names::path(site, ""));
+        tensors.insert(tensor.name.clone(), tensor);
+    }
     tensors.extend(together.into_iter().map(|tensor| (tensor.name.clone(), tensor)));
     // Of a list that has no rows of its own, because it is that of another module.
     config.token_indices.values_mut().for_each(|tokens| tokens.sort_unstable());

@@ -37,7 +37,7 @@ impl Asked {
         let (config, tensors) = match &options.init_adapter {
             None => (fresh_of_method(options, model)?, None),
             Some(folder) => {
-                let (config, tensors) = AdapterFile::load(folder)?;
+                let (config, tensors) = AdapterFile::load_for(folder, architecture)?;
                 (further(folder, config, options, model)?, Some(tensors))
             }
         };
