@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::placement::Strength;
 use super::{AdapterLayout, DeviceAdapter, Dora, Lora, Method, Piece, Placement};
-use super::{norms, vocabulary};
+use super::{vectors, vocabulary};
 use crate::architecture::{Architecture, Site, sites};
 use crate::formats::adapter_file::AdapterFile;
 use crate::formats::peft::{AdapterConfig, AdapterTensor, module_path};
@@ -71,8 +71,8 @@ impl Placement {
             Piece::new(site, method)
         };
         let (whole, rows) = vocabulary::of_peft(place, adapter, model)?;
-        let norms = norms::of_peft(place, adapter, model)?;
-        Ok(Self { pieces: adapted.map(piece).collect(), whole, rows, norms, strength: Strength::default() })
+        let vectors = vectors::of_peft(place, adapter, model)?;
+        Ok(Self { pieces: adapted.map(piece).collect(), whole, rows, vectors, strength: Strength::default() })
     }
 }
 
@@ -135,7 +135,7 @@ impl LoadedAdapter {
             }
             placement.whole.append(&mut adapter.placement.whole);
             placement.rows.append(&mut adapter.placement.rows);
-            placement.norms.append(&mut adapter.placement.norms);
+            placement.vectors.append(&mut adapter.placement.vectors);
             trained.extend(adapter.layout.unpack(&adapter.contents).into_iter().map(named));
             frozen.extend(adapter.frozen.into_iter().map(named));
             for piece in &mut adapter.placement.pieces {

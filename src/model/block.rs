@@ -159,8 +159,12 @@ impl Builder<'_> {
             weights.push(weight);
         }
         let mut outputs = self.hook.after(&mut self.graph, Linear { site, x, offsets: None, weights, order, factor, outputs })?;
-        for (output, (rows, name)) in outputs.iter_mut().zip(&parts).filter(|_| site.bias) {
-            let bias = self.bias(&format!("model.{}.bias", site.name()), rows, whole);
+        let vector = format!("{}.bias", site.name());
+        for (part, (output, (rows, name))) in outputs.iter_mut().zip(&parts).enumerate().filter(|_| site.bias) {
+            let adapted = self.hook.vector(&mut self.graph, &vector, part);
+            let bias = self.part_of_the_way(&format!("{name}.bias_vector"), adapted.is_none(), |model, _, is_adapted| {
+                Ok(adapted.filter(|_| is_adapted).unwrap_or_else(|| model.bias(&format!("model.{vector}"), rows, whole)))
+            })?;
             *output = self.graph.apply_one(AddBias, &[*output, bias], format!("{name}.bias"))?;
         }
         Ok(outputs)

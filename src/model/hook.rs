@@ -87,8 +87,9 @@ pub trait Hook {
         None
     }
 
-    /// What stands for the weight of the norm of this name (`layers.3.input_layernorm`), `[1, size]`; `None` for the model's own.
-    fn norm(&mut self, _graph: &mut Graph, _name: &str) -> Option<ValueId> {
+    /// What stands for a part of the vector of this name (`layers.3.input_layernorm.weight`, `layers.3.self_attn.q_proj.bias`), `[1, size]`;
+    /// `None` for the model's own.
+    fn vector(&mut self, _graph: &mut Graph, _name: &str, _part: usize) -> Option<ValueId> {
         None
     }
 

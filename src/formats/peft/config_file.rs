@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::{AdapterConfig, Chosen, EMBEDDING, Modules, Patterns, fused, names};
+use super::{AdapterConfig, Chosen, EMBEDDING, Modules, Patterns, TrainedBiases, fused, names};
 use crate::formats::open;
 use crate::{Error, Result};
 
@@ -141,10 +141,18 @@ impl ConfigFile {
             ensure_weight_tying: self.get("ensure_weight_tying") == Some(&Value::Bool(true)),
             whole_rows: BTreeMap::new(),
             token_indices: self.token_indices()?,
+            bias: self.bias()?,
             lora_bias: self.get("lora_bias") == Some(&Value::Bool(true)),
             chosen: self.chosen()?,
             taken_out: Vec::new(),
         })
+    }
+
+    /// Which of the model's biases are trained.
+    fn bias(&self) -> Result<TrainedBiases> {
+        let Some(value) = self.get("bias") else { return Ok(TrainedBiases::None) };
+        let known = TrainedBiases::ALL.into_iter().find(|bias| value.as_str() == Some(bias.name()));
+        known.ok_or_else(|| self.bad("bias", format!("is {value}; it can be none, all or lora_only")))
     }
 
     /// What chooses modules, and what PEFT refuses of it.
@@ -288,9 +296,6 @@ impl ConfigFile {
                     return Err(self.bad(key, problem));
                 }
             }
-        }
-        if let Some(bias) = self.get("bias").filter(|bias| bias.as_str() != Some("none")) {
-            return Err(self.bad("bias", format!("is {bias}; graftling supports \"none\" only")));
         }
         for switch in ["use_rslora", "use_dora", "lora_bias", "ensure_weight_tying"] {
             if let Some(value) = self.get(switch).filter(|value| !value.is_boolean()) {

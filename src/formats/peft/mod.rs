@@ -64,6 +64,8 @@ pub struct AdapterConfig {
     pub use_dora: bool,
     /// Whether B has a bias, which is scaled as it is.
     pub lora_bias: bool,
+    /// Whose biases are trained, where the model has some.
+    pub bias: TrainedBiases,
     /// Modules whose whole weight is trained: `embed_tokens`, `lm_head`, and ends of names of norms (`norm` means all that end so).
     pub modules_to_save: Vec<String>,
     /// Whether the matrix of `modules_to_save` stays both embedding and output matrix, where the model has one for both.
@@ -86,6 +88,31 @@ pub struct AdapterConfig {
     pub taken_out: Vec<AdapterTensor>,
 }
 
+/// Which of the model's own biases are trained as a whole: PEFT's `bias`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TrainedBiases {
+    #[default]
+    None,
+    /// Of all layers.
+    All,
+    /// Of those with an adapter.
+    LoraOnly,
+}
+
+impl TrainedBiases {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::None, Self::All, Self::LoraOnly];
+
+    /// As PEFT calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::All => "all",
+            Self::LoraOnly => "lora_only",
+        }
+    }
+}
+
 impl Default for AdapterConfig {
     /// PEFT's defaults; no modules.
     fn default() -> Self {
@@ -102,6 +129,7 @@ impl Default for AdapterConfig {
             use_rslora: false,
             use_dora: false,
             lora_bias: false,
+            bias: TrainedBiases::None,
             modules_to_save: Vec::new(),
             ensure_weight_tying: false,
             whole_rows: BTreeMap::new(),
@@ -212,12 +240,13 @@ pub fn save_adapter(dir: &Path, config: &AdapterConfig, tensors: &[AdapterTensor
         Error::bad_input(dir.display(), problem, "This is a mistake in the calling program.")
     })?;
     let mut views = Vec::with_capacity(tensors.len());
+    let adapts = |site: &str| tensors.iter().any(|tensor| tensor.name.strip_suffix(".lora_a") == Some(site));
     let single: Vec<AdapterTensor> = with_starts.into_iter().flat_map(|tensor| one_by_one(tensor, config.experts)).collect();
     for tensor in &single {
         let bad = |problem| {
             Error::bad_input(format!("adapter tensor {}", tensor.name), problem, "This is a mistake in the calling program.")
         };
-        let name = names::in_file(&tensor.name, config.text_path).ok_or_else(|| bad("has a name that no file has"))?;
+        let name = names::in_file(&tensor.name, config.text_path, adapts).ok_or_else(|| bad("has a name that no file has"))?;
         let bytes = bytemuck::cast_slice(&tensor.values);
         let shape = if names::is_vector(&tensor.name) { vec![tensor.shape[0]] } else { tensor.shape.to_vec() };
         views.push((name, TensorView::new(Dtype::F32, shape, bytes).map_err(|_| bad("has another length than its shape"))?));
@@ -289,7 +318,7 @@ impl AdapterConfig {
             "alpha_pattern": object(alpha_pattern.collect()),
             "auto_mapping": null,
             "base_model_name_or_path": self.base_model,
-            "bias": "none",
+            "bias": self.bias.name(),
             "fan_in_fan_out": false,
             "inference_mode": true,
             "init_lora_weights": true,
@@ -404,6 +433,19 @@ fn read_tensors(path: &Path, config: &mut AdapterConfig) -> Result<(Vec<AdapterT
             tensors.insert(name.clone(), AdapterTensor { name, shape: [size, 1], values });
             continue;
         }
+        if let Some(name) = names::bias(key) {
+            let &[size] = info.shape.as_slice() else {
+                return Err(bad(key, &format!("has shape {:?}, not [out]", info.shape), WRONG_ADAPTER));
+            };
+            if config.bias == TrainedBiases::None {
+                return Err(bad(key, &format!("is there, but {CONFIG} does not say bias"), WRONG_ADAPTER));
+            }
+            let values = finite(key, file.read_f32(key)?)?;
+            if tensors.insert(name.clone(), AdapterTensor { name, shape: [size, 1], values }).is_some() {
+                return Err(bad(key, "occurs twice, with and without `base_layer` in its key", WRONG_ADAPTER));
+            }
+            continue;
+        }
         if let Some((module, what)) = names::of_vocabulary(key) {
             let &[rows, columns] = info.shape.as_slice() else {
                 return Err(bad(key, &format!("has shape {:?}, not [tokens, hidden]", info.shape), WRONG_ADAPTER));
@@ -500,7 +542,7 @@ fn read_tensors(path: &Path, config: &mut AdapterConfig) -> Result<(Vec<AdapterT
     let mut owed = vec!["lora_a", "lora_b"];
     owed.extend(config.use_dora.then_some("lora_magnitude_vector"));
     owed.extend(config.lora_bias.then_some("lora_b_bias"));
-    let is_beside = |name: &str| names::vocabulary_module(name).is_some() || names::is_norm(name);
+    let is_beside = |name: &str| names::vocabulary_module(name).is_some() || names::is_norm(name) || names::is_bias(name);
     for module in &config.modules_to_save {
         let is_norm = config.norms_to_save().any(|norm| norm == module);
         let of_norm = |name: &String| names::is_norm(name) && names::path(name, "").ends_with(&format!("{module}.weight"));

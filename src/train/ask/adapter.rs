@@ -45,7 +45,7 @@ impl Asked {
         let start = options.init_lora_weights.unwrap_or_default();
         let ratio = options.loraplus_lr_ratio.unwrap_or(1.0);
         let mut placement = Placement::of_file(&place, &config, architecture)?.learning(start, ratio);
-        if let Some(norm) = placement.norms.iter().find(|norm| norm.is_of_heads()) {
+        if let Some(norm) = placement.vectors.iter().find(|vector| vector.is_of_heads()) {
             let problem = format!("means {} too, a norm of each head, which is not trained", norm.name);
             return Err(Error::bad_input("--modules-to-save", problem, "name the others, such as layernorm,model.norm"));
         }
