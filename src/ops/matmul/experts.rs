@@ -50,7 +50,7 @@ fn experts(offsets: &TensorType) -> usize {
 
 impl Op for MatmulExperts {
     fn name(&self) -> &'static str {
-        OP
+        "matmul_experts"
     }
 
     fn infer(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, ShapeError> {
