@@ -18,7 +18,7 @@
 use super::lora::{normal, stream};
 use super::method::{AdapterMatrix, Adapting, Leaves, Method};
 use super::placement::{Piece, Placement};
-use crate::architecture::{Architecture, Norms, Role, Site, sites};
+use crate::architecture::{Architecture, Norms, Role, SHARED_EXPERT, Site, sites};
 use crate::formats::adapter_hub::{BottleneckConfig, InitWeights, Input, Place};
 use crate::graph::{Graph, Matrix, ShapeError, ValueId};
 use crate::kernel::Layout;
@@ -74,7 +74,8 @@ impl Placement {
         for site in sites(model) {
             let stands = match () {
                 _ if site.has(Role::AttentionOutput) => Place::Attention,
-                _ if site.has(Role::Down) => Place::Mlp,
+                // What all experts give together is one sum.
+                _ if site.has(Role::Down) && site.parent != SHARED_EXPERT => Place::Mlp,
                 _ => continue,
             };
             if !config.adapts(site.layer, stands) {

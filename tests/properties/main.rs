@@ -6,6 +6,7 @@ mod common;
 
 mod adapters;
 mod attention;
+mod experts;
 mod holes;
 mod random_graphs;
 mod rows;
