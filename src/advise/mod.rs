@@ -226,13 +226,14 @@ fn of_memory(recipe: &Recipe, prepared: &Prepared, question: &Question) -> Vec<C
             thin: false,
         });
     }
-    let recomputes = prepared.recompute() != Recompute::None;
+    let recomputes = !matches!(prepared.recompute(), Recompute::None | Recompute::Layers(0));
     if let Some(budget) = question.memory_budget.or(recipe.memory_budget.filter(|_| recomputes)) {
         all.push(Choice {
             option: "memory_budget",
             value: Value::Text(budget.0.to_string()),
             why: match prepared.recompute() {
                 Recompute::None => "all activations fit, nothing is computed twice".to_string(),
+                Recompute::Layers(0) => "norms and activation functions are computed again, no whole layer".to_string(),
                 Recompute::Layers(layers) => {
                     format!("the activations of {layers} layers are computed again instead of being kept")
                 }

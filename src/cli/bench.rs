@@ -61,8 +61,8 @@ pub struct BenchArgs {
     /// Layers to adapt, as for `train` [default: all]
     #[arg(long, value_name = "LAYERS")]
     layers: Option<String>,
-    /// Layers whose activations are computed again: none, all or a number, as for `train`
-    #[arg(long, default_value = "none", value_name = "LAYERS")]
+    /// Layers whose activations are computed again: none, cheap, all or a number, as for `train`
+    #[arg(long, default_value = "cheap", value_name = "LAYERS")]
     recompute: RecomputeOption,
     /// Timed steps, after one that is not counted
     #[arg(long, default_value_t = 3, value_name = "N")]
@@ -269,7 +269,7 @@ impl BenchArgs {
         let problem = "there is no memory budget to choose by";
         self.recompute
             .fixed()
-            .ok_or_else(|| Error::bad_input("--recompute auto", problem, "give none, all or a number of layers"))
+            .ok_or_else(|| Error::bad_input("--recompute auto", problem, "give none, cheap, all or a number of layers"))
     }
 
     fn lora(&self, config: &Architecture) -> Result<UniformLora> {

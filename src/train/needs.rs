@@ -121,7 +121,7 @@ pub fn needs(config: &Architecture, placement: &Placement) -> Result<Vec<Need>> 
     let shape = StepShape {
         max_tokens: TrainOptions::BATCH_SIZE * TrainOptions::MAX_LENGTH,
         accumulate: false,
-        recompute: Recompute::None,
+        recompute: Recompute::Layers(0), // as `train` does unasked
         held_out_tokens: 0,
     };
     let of = |weights: DType| -> Result<Need> {

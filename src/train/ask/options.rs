@@ -198,8 +198,9 @@ option_rows! {
         #[arg(value_enum)]
         matmul: Arithmetic, "ARITHMETIC", default(Arithmetic::F32, ""), check any, resumed same_if_set;
         /// Layers whose activations are computed again in the backward pass instead of being kept: none, all, a number (from the lowest
-        /// adapted one up), or auto, the fewest that --memory-budget allows. The numbers of the run stay the same
-        recompute: RecomputeOption, "LAYERS", optional("none; auto with --memory-budget"), check any, resumed free;
+        /// adapted one up), auto, the fewest that --memory-budget allows, or cheap: of every layer what costs next to nothing, norms and activation
+        /// functions. The numbers of the run stay the same
+        recompute: RecomputeOption, "LAYERS", optional("cheap; auto with --memory-budget"), check any, resumed free;
         /// What the run may occupy on the GPU, such as 2GiB or 600MB; if recompute cannot make it fit, it is refused at once
         memory_budget: ByteSize, "SIZE", optional("no limit"), check any, resumed free;
         /// Where to keep the hidden states that enter the lowest adapted layer, so that the layers below it (see --layers) run once a

@@ -26,7 +26,7 @@ export function composer({ modules, layers, formats, change }) {
   const part = (name) => modules.find((m) => m.module === name).part;
   const chosen = new Set(names);
   const on = new Set(Array.from({ length: layers }, (_, l) => l));
-  const settings = { lora_r: 16, lora_alpha: 32, batch_size: 4, max_length: 512, recompute: 'none', weights: '' };
+  const settings = { lora_r: 16, lora_alpha: 32, batch_size: 4, max_length: 512, recompute: 'cheap', weights: '' };
 
   // The shorthand where there is one, as a person would write it.
   const named = () => {
@@ -43,7 +43,7 @@ export function composer({ modules, layers, formats, change }) {
     change({
       layers: on, adapted, none,
       asleep: (m) => !adapted(m) && (none || (m.layer === null || m.layer === undefined ? m.part === 'embedding' : m.layer < lowest)),
-      request: { ...settings, weights: settings.weights || undefined, recompute: settings.recompute === 'none' ? undefined : settings.recompute, rank_pattern: settings.rank_pattern || undefined, target_modules: named(), layers: on.size === layers ? undefined : written(on) },
+      request: { ...settings, weights: settings.weights || undefined, recompute: settings.recompute === 'cheap' ? undefined : settings.recompute, rank_pattern: settings.rank_pattern || undefined, target_modules: named(), layers: on.size === layers ? undefined : written(on) },
     });
   });
 
@@ -88,7 +88,7 @@ export function composer({ modules, layers, formats, change }) {
       number({ label: 'batch_size', value: 4, min: 1, max: 256, change: (n) => { settings.batch_size = n; draw(); } }).element,
       number({ label: 'max_length', value: 512, min: 8, max: 8192, step: 8, change: (n) => { settings.max_length = n; draw(); } }).element,
       select({ label: 'weights', value: '', options: [['', 'as in the file'], ...formats.map((f) => [f.name, f.name])], change: (v) => { settings.weights = v; draw(); } }).element),
-    choice({ label: 'Recompute activations instead of keeping them', value: 'none', options: [['none', 'none'], ['auto', 'auto'], ['all', 'all layers']], change: (v) => { settings.recompute = v; draw(); } }).element,
+    choice({ label: 'Recompute activations instead of keeping them', value: 'cheap', options: [['cheap', 'norms and activation functions'], ['none', 'none'], ['auto', 'auto'], ['all', 'all layers']], change: (v) => { settings.recompute = v; draw(); } }).element,
     rankPattern((text) => { settings.rank_pattern = text; draw(); }));
   return {
     element,
