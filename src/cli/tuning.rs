@@ -51,7 +51,7 @@ fn text(choices: &[Choice]) -> String {
     let others = 100.0 * (1.0 - choices.iter().map(|choice| choice.share).sum::<f64>());
     let _ = writeln!(
         text,
-        "\n* not what the fixed rule takes. The other {others:.1}% of the work have one kernel, or less than {:.0}% each.",
+        "\n* not what the fixed rule takes. The other {others:.1}% of the estimated time have one kernel, or less than {:.1}% each.",
         100.0 * LEAST_SHARE
     );
     text

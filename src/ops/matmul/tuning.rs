@@ -69,9 +69,10 @@ impl Class {
         self.size.iter().map(|&length| length as f64).product::<f64>() * 2.0
     }
 
-    /// What one product costs, roughly and on any device: a byte moved counts as 8 floating-point operations.
+    /// How long one product takes, roughly and on any device, in floating-point operations: a byte moved takes as long as 32 (10 to 40 on
+    /// GPUs, 20 on a CPU driver), a dispatch as long as 10 million (some microseconds of a GPU of a laptop).
     pub fn work(&self) -> f64 {
-        self.flops() + 8.0 * self.operands().iter().map(|tensor| tensor.max_bytes() as f64).sum::<f64>()
+        1e7 + self.flops() + 32.0 * self.operands().iter().map(|tensor| tensor.max_bytes() as f64).sum::<f64>()
     }
 
     /// A smaller product of the same kind, with the longest side halved; `None` if there is none that would still be like it.

@@ -5,7 +5,7 @@ use crate::graph::{Counts, Dispatch, Graph, Origin, ValueId};
 use crate::kernel::{Class, Kernel, Tuning};
 use crate::plan::executable::launch;
 
-/// The classes of all products and the share of each in their work, the largest first.
+/// The classes of all products and the share of each in their estimated time, the largest first.
 pub(super) fn classes(graphs: &[Graph], device: &Device) -> Vec<(Class, f64)> {
     let tuning = Tuning::listening();
     let _ = dispatches(graphs, device, &tuning);

@@ -2,7 +2,7 @@
 //!
 //! Which tile is fastest depends on the GPU, and no rule knows them all. So before a model's graphs are put on a device, each class of
 //! products in them ([`Class`]) is timed once, with every kernel that suits it, and the choice is kept in the cache folder. Classes with less
-//! than [`LEAST_SHARE`] of the work are left to the fixed rule, and so are those for which the [`BUDGET`] does not last.
+//! than [`LEAST_SHARE`] of the estimated time are left to the fixed rule, and so are those for which the [`BUDGET`] does not last.
 //!
 //! * `collect`: the products of the graphs;
 //! * `race`: candidates timed against each other;
@@ -37,8 +37,8 @@ use store::Store;
 pub const BUDGET: Duration = Duration::from_secs(10);
 /// A kernel that takes longer to compile keeps its other forms out of the race.
 const SLOW_TO_COMPILE: Duration = Duration::from_secs(3);
-/// Classes with a smaller share of the work are not worth a measurement.
-pub const LEAST_SHARE: f64 = 0.01;
+/// Classes with a smaller share of the time, as [`Class::work`] estimates it, are not worth a measurement.
+pub const LEAST_SHARE: f64 = 0.005;
 
 /// The choices with which a run computes, so that it can be continued with the same.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -78,7 +78,7 @@ pub enum Decided {
 #[derive(Clone, PartialEq, Debug)]
 pub struct Choice {
     pub class: Class,
-    /// Of the work of all products.
+    /// Of the estimated time of all products.
     pub share: f64,
     /// What the device would take without tuning.
     pub rule: &'static str,

@@ -3,11 +3,14 @@
 //! Each runs the product by itself, on buffers of its size. A product that would take longer than [`LONG`] on this device is made smaller:
 //! its longest side is halved, the number of rows and columns of the tiles that decide stays. Short ones are repeated until they take
 //! [`SHORT`]. Rounds are interleaved, so that all candidates meet the same state of the machine, and each challenger is compared with the
-//! fixed rule's form round by round.
+//! fixed rule's form round by round. A challenger that wins is kept only if it gives the numbers that the rule's form gives: a driver may
+//! miscompile the one and not the other.
 
 use crate::Result;
 use crate::gpu::{Device, Pipeline, Slice};
-use crate::kernel::Class;
+use crate::graph::{Bind, TensorType};
+use crate::kernel::{Arithmetic, Class};
+use crate::ops::Random;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,8 +26,10 @@ const LEAST_ROUNDS: usize = 3;
 const HOPELESS: f64 = 1.3;
 /// What a challenger must need of the rule's time to win: noise alone should not change the choice.
 const CLEARLY_FASTER: f64 = 0.95;
-/// Floating-point operations of the product by which the device's speed is estimated.
+/// Floating-point operations of the first product by which the device's speed is estimated: what a slow one does in [`SHORT`].
 const PROBE: f64 = 5e7;
+/// The furthest that results may be apart, relative to the largest, for each sqrt(k): rounding, in f32 and in less.
+const ROUNDING: [f64; 2] = [4e-6, 4e-3];
 
 /// What the race of one class gave.
 pub(super) struct Outcome {
@@ -34,9 +39,9 @@ pub(super) struct Outcome {
 }
 
 /// Times the candidates, of which the first is the rule's. `None` if there was not enough time.
-pub(super) fn race(clock: &Clock, class: &Class, candidates: &[&'static str], deadline: Instant) -> Result<Option<Outcome>> {
+pub(super) fn race(clock: &Clock, full: &Class, candidates: &[&'static str], deadline: Instant) -> Result<Option<Outcome>> {
     let Some(rule) = candidates.first() else { return Ok(None) };
-    let (class, repeats) = size(clock, class, rule)?;
+    let (class, repeats) = size(clock, full, rule)?;
     let course = Course::new(clock.device, &class)?;
     let mut runners: Vec<Runner> = candidates
         .iter()
@@ -69,26 +74,69 @@ pub(super) fn race(clock: &Clock, class: &Class, candidates: &[&'static str], de
         .min_by(|a, b| ratio(a).total_cmp(&ratio(b)))
         .unwrap_or(&runners[0]);
     let seconds = |runner: &Runner| median(runner.seconds.iter().skip(1).copied());
-    Ok(Some(Outcome { winner: winner.id, seconds: runners.iter().map(|runner| (runner.id, seconds(runner))).collect() }))
+    let winner = if winner.id == rule || agree(clock.device, full, [rule, winner.id])? { winner.id } else { rule };
+    Ok(Some(Outcome { winner, seconds: runners.iter().map(|runner| (runner.id, seconds(runner))).collect() }))
+}
+
+/// The class, and smaller products of its kind, each with the longest side halved.
+fn halvings(class: &Class) -> Vec<Class> {
+    std::iter::successors(Some(*class), Class::halved).collect()
 }
 
 /// The product that stands for the class, and how often it is repeated in a measurement.
 fn size(clock: &Clock, class: &Class, rule: &'static str) -> Result<(Class, usize)> {
     let fits = |class: &Class| class.operands().iter().all(|tensor| tensor.max_bytes() <= clock.device.max_binding());
-    let smaller_until = |done: &dyn Fn(&Class) -> bool| {
-        let mut class = *class;
-        while let Some(half) = class.halved().filter(|_| !done(&class)) {
-            class = half;
+    let all = halvings(class);
+    let largest = all.iter().position(fits).unwrap_or(all.len() - 1);
+    let first = all.iter().position(|class| class.flops() <= PROBE).unwrap_or(all.len() - 1).max(largest);
+    // Larger ones, until one takes long enough to be more than its launch.
+    let mut rate = 0.0;
+    for probe in all[largest..=first].iter().rev() {
+        let trial = Course::new(clock.device, probe)?.trial(clock.device, probe, rule)?;
+        clock.time(&trial, 1)?;
+        let seconds = clock.time(&trial, 1)?.max(1e-9);
+        rate = probe.flops() / seconds;
+        if seconds >= SHORT.as_secs_f64() {
+            break;
         }
-        class
+    }
+    let long = |class: &&Class| class.flops() > rate * LONG.as_secs_f64();
+    let chosen = all[largest..].iter().find(|class| !long(class)).unwrap_or(&all[all.len() - 1]);
+    let repeats = (SHORT.as_secs_f64() * rate / chosen.flops()).ceil().clamp(1.0, 1000.0);
+    Ok((*chosen, repeats as usize))
+}
+
+/// Do two forms give the same product of random numbers, but for rounding? Of a small product, the smallest that both are possible for.
+fn agree(device: &Device, class: &Class, ids: [&'static str; 2]) -> Result<bool> {
+    let all = halvings(class);
+    let possible = |class: &&Class| ids.iter().all(|id| class.candidates(&device.facts).contains(id));
+    let class = all.iter().rev().find(possible).unwrap_or(class);
+    let course = Course::new(device, class)?;
+    let [a, b, out] = class.operands();
+    let mut random = Random(7);
+    for (slice, TensorType { shape, dtype }) in [(&course.a, a), (&course.b, b)] {
+        let rows = shape.rows.max();
+        device.write(slice, &random.stored([rows, shape.columns], 1.0, dtype).encoded(dtype, 0..rows));
+    }
+    let run = |id| -> Result<Vec<f32>> {
+        let trial = course.trial(device, class, id)?;
+        let mut encoder = device.device.create_command_encoder(&Default::default());
+        trial.encode(&mut encoder.begin_compute_pass(&Default::default()), 1);
+        device.queue.submit([encoder.finish()]);
+        device.read(&course.out, out.shape.rows.max() * out.shape.columns)
     };
-    let probe = smaller_until(&|class| class.flops() <= PROBE && fits(class));
-    let trial = Course::new(clock.device, &probe)?.trial(clock.device, &probe, rule)?;
-    clock.time(&trial, 1)?;
-    let rate = probe.flops() / clock.time(&trial, 1)?.max(1e-9);
-    let chosen = smaller_until(&|class| class.flops() <= rate * LONG.as_secs_f64() && fits(class));
-    let repeats = (SHORT.as_secs_f64() * rate / chosen.flops()).ceil().clamp(1.0, 100.0);
-    Ok((chosen, repeats as usize))
+    let bound = ROUNDING[(class.arithmetic != Arithmetic::F32) as usize] * (class.size[2] as f64).sqrt();
+    let agree = are_close(&run(ids[0])?, &run(ids[1])?, bound);
+    if !agree {
+        tracing::warn!("{class}: {} is faster than {} and gives other numbers: it is not taken", ids[1], ids[0]);
+    }
+    Ok(agree)
+}
+
+/// Is no number further from its counterpart than `bound`, relative to the largest? What is not a number is apart from all.
+fn are_close(expected: &[f32], found: &[f32], bound: f64) -> bool {
+    let largest = expected.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
+    expected.iter().zip(found).all(|(one, other)| f64::from((one - other).abs()) <= bound * f64::from(largest))
 }
 
 struct Runner {
@@ -104,13 +152,21 @@ impl Runner {
     }
 }
 
-/// A dispatch of one candidate, ready to be encoded.
+/// The dispatches of one candidate, ready to be encoded.
 struct Trial {
-    pipeline: Arc<Pipeline>,
-    group: wgpu::BindGroup,
-    workgroups: [u32; 3],
-    /// Holds the parameters as long as the group needs them.
-    _params: Slice,
+    passes: Vec<(Arc<Pipeline>, wgpu::BindGroup, [u32; 3])>,
+    /// Hold the parameters as long as the groups need them.
+    _params: Vec<Slice>,
+}
+
+impl Trial {
+    fn encode(&self, pass: &mut wgpu::ComputePass, repeats: usize) {
+        for (pipeline, group, [x, y, z]) in (0..repeats).flat_map(|_| &self.passes) {
+            pass.set_pipeline(&pipeline.pipeline);
+            pass.set_bind_group(0, group, &[]);
+            pass.dispatch_workgroups(*x, *y, *z);
+        }
+    }
 }
 
 /// Buffers of one product.
@@ -118,23 +174,36 @@ struct Course {
     a: Slice,
     b: Slice,
     out: Slice,
+    scratch: Vec<Slice>,
 }
 
 impl Course {
     fn new(device: &Device, class: &Class) -> Result<Self> {
         let [a, b, out] = class.operands().map(|tensor| device.allocate("autotune", tensor.max_bytes()));
-        Ok(Self { a: a?, b: b?, out: out? })
+        let scratch =
+            class.scratch().iter().map(|tensor| device.allocate("autotune", tensor.max_bytes())).collect::<Result<_>>()?;
+        Ok(Self { a: a?, b: b?, out: out?, scratch })
     }
 
     fn trial(&self, device: &Device, class: &Class, id: &str) -> Result<Trial> {
-        let dispatch = class.dispatch(id, &device.facts);
-        let pipeline = device.pipeline(dispatch.kernel, &dispatch.constants)?;
         let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
-        let params = device.allocate_for("autotune", dispatch.params.len(), usage)?;
-        device.write(&params, &dispatch.params);
-        // Without an addend the kernel does not read the third binding.
-        let group = pipeline.bind(device, [&params, &self.a, &self.b, &self.a, &self.out].into_iter());
-        Ok(Trial { pipeline, group, workgroups: dispatch.workgroups, _params: params })
+        let mut trial = Trial { passes: Vec::new(), _params: Vec::new() };
+        for dispatch in class.dispatches(id, &device.facts) {
+            let pipeline = device.pipeline(dispatch.kernel, &dispatch.constants)?;
+            let params = device.allocate_for("autotune", dispatch.params.len(), usage)?;
+            device.write(&params, &dispatch.params);
+            let place = |bind: &Bind| match bind {
+                Bind::Output(_) => &self.out,
+                Bind::InputPart(..) => &self.b,
+                Bind::Scratch(index) => &self.scratch[*index],
+                // Without an addend the kernel does not read the third binding.
+                Bind::Input(_) => &self.a,
+            };
+            let group = pipeline.bind(device, std::iter::once(&params).chain(dispatch.bindings.iter().map(place)));
+            trial.passes.push((pipeline, group, dispatch.workgroups));
+            trial._params.push(params);
+        }
+        Ok(trial)
     }
 }
 
@@ -166,11 +235,7 @@ impl<'d> Clock<'d> {
         });
         {
             let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: None, timestamp_writes });
-            pass.set_pipeline(&trial.pipeline.pipeline);
-            pass.set_bind_group(0, &trial.group, &[]);
-            for _ in 0..repeats {
-                pass.dispatch_workgroups(trial.workgroups[0], trial.workgroups[1], trial.workgroups[2]);
-            }
+            trial.encode(&mut pass, repeats);
         }
         if let Some((queries, resolved)) = &self.queries {
             encoder.resolve_query_set(queries, 0..2, &resolved.buffer, 0);
@@ -196,4 +261,19 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::are_close;
+
+    #[test]
+    fn results_agree_but_for_rounding() {
+        let expected = [1.0, -4.0, 0.0];
+        assert!(are_close(&expected, &[1.0, -4.0, 3e-6], 1e-6));
+        assert!(!are_close(&expected, &[1.0, -4.0, 5e-6], 1e-6), "further than a millionth of 4");
+        for broken in [f32::NAN, f32::INFINITY, 4.0] {
+            assert!(!are_close(&expected, &[1.0, broken, 0.0], 1e-2), "{broken}");
+        }
+    }
 }
