@@ -74,7 +74,7 @@ pub(super) fn race(clock: &Clock, full: &Class, candidates: &[&'static str], dea
         .min_by(|a, b| ratio(a).total_cmp(&ratio(b)))
         .unwrap_or(&runners[0]);
     let seconds = |runner: &Runner| median(runner.seconds.iter().skip(1).copied());
-    let winner = if winner.id == rule || agree(clock.device, full, [rule, winner.id])? { winner.id } else { rule };
+    let winner = if winner.id == *rule || agree(clock.device, full, [rule, winner.id])? { winner.id } else { rule };
     Ok(Some(Outcome { winner, seconds: runners.iter().map(|runner| (runner.id, seconds(runner))).collect() }))
 }
 
