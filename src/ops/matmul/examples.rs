@@ -29,14 +29,14 @@ const SIZES: [[usize; 3]; 21] = [
     [101, 96, 160],
     // A k that CPU drivers take in pieces.
     [9, 64, 4108],
-    // One whose k GPUs split.
-    [18, 32, 33_024],
+    // One whose k GPUs may split.
+    [18, 32, 2112],
 ];
 
 /// Sizes for the formats that have the same kernels as others but for the loader: one row, few, many, an odd number of columns, few columns,
 /// with tails in all but what is a whole number of blocks.
-const SIZES_OF_BLOCKS: [[usize; 3]; 6] =
-    [[1, 256, 512], [7, 512, 256], [40, 256, 768], [67, 288, 256], [2, 33, 256], [33, 8, 768]];
+const SIZES_OF_BLOCKS: [[usize; 3]; 7] =
+    [[1, 256, 512], [7, 512, 256], [40, 256, 768], [67, 288, 256], [2, 33, 256], [33, 8, 768], [18, 256, 2048]];
 
 /// Formats that are multiplied in all [`SIZES`].
 const IN_ALL_SIZES: [DType; 5] = [DType::F32, DType::BF16, DType::F16, DType::Q8_0, DType::Q4_1];
