@@ -18,7 +18,7 @@
 use super::lora::{normal, stream};
 use super::method::{AdapterMatrix, Adapting, Leaves, Method};
 use super::placement::{Piece, Placement};
-use crate::architecture::{Architecture, Norms, Role, SHARED_EXPERT, Site, sites};
+use crate::architecture::{Architecture, Norms, Role, Site, sites};
 use crate::formats::adapter_hub::{BottleneckConfig, InitWeights, Input, Place};
 use crate::graph::{Graph, Matrix, ShapeError, ValueId};
 use crate::kernel::Layout;
@@ -74,12 +74,16 @@ impl Placement {
         for site in sites(model) {
             let stands = match () {
                 _ if site.has(Role::AttentionOutput) => Place::Attention,
-                // What all experts give together is one sum.
-                _ if site.has(Role::Down) && site.parent != SHARED_EXPERT => Place::Mlp,
+                _ if site.has(Role::Down) => Place::Mlp,
                 _ => continue,
             };
             if !config.adapts(site.layer, stands) {
                 continue;
+            }
+            if stands == Place::Mlp && model.experts_of(site.layer).is_some() {
+                let problem =
+                    format!("layer {} has experts, and AdapterHub has no name for a bottleneck behind them", site.layer);
+                return Err(Error::bad_input(place, problem, "use LoRA, or adapt other layers"));
             }
             let size = config.reduction_factor.size(site.layer, model.hidden_size).ok_or_else(|| {
                 let problem = format!("reduction_factor names neither layer {} nor a default", site.layer);

@@ -94,7 +94,7 @@ impl Site {
 }
 
 /// What the layers of the expert hang on that every token is sent to.
-pub const SHARED_EXPERT: &str = "mlp.shared_expert";
+const SHARED_EXPERT: &str = "mlp.shared_expert";
 
 /// A linear layer, but for where it stands among all.
 struct Row {

@@ -1,6 +1,6 @@
 //! Matrices of experts: a folder has a tensor for each expert, and graftling takes those of a layer as one, one below the other.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
 use crate::architecture::{Architecture, parameters};
@@ -25,14 +25,14 @@ struct Stacked {
 /// # Errors
 /// [`Error::BadInput`] naming the tensor of an expert that is missing, of another shape or in another format than those before it.
 pub(super) fn stacked(config: &Architecture, inner: Box<dyn TensorSource>) -> Result<Box<dyn TensorSource>> {
+    let unreadable: HashSet<&str> = inner.unreadable().iter().map(|(name, _)| name.as_str()).collect();
     let mut stacks = HashMap::new();
     let mut made = Vec::new();
     for parameter in parameters(config) {
         let Some(count) = parameter.experts.filter(|_| inner.find(&parameter.name).is_none()) else { continue };
         let names: Vec<String> = (0..count).map(|expert| parameter.of_expert(expert)).collect();
         // Those that cannot be read are for the check of all tensors to name.
-        let unreadable = |name: &String| inner.unreadable().iter().any(|(known, _)| known == name);
-        if names.iter().any(unreadable) {
+        if names.iter().any(|name| unreadable.contains(name.as_str())) {
             continue;
         }
         let mut whole: Option<TensorInfo> = None;
@@ -66,7 +66,7 @@ pub(super) fn stacked(config: &Architecture, inner: Box<dyn TensorSource>) -> Re
     if stacks.is_empty() {
         return Ok(inner);
     }
-    let parts: std::collections::HashSet<&str> = stacks.values().flatten().map(String::as_str).collect();
+    let parts: HashSet<&str> = stacks.values().flatten().map(String::as_str).collect();
     let mut tensors: Vec<TensorInfo> =
         inner.tensors().iter().filter(|info| !parts.contains(info.name.as_str())).cloned().chain(made).collect();
     tensors.sort_by(|a, b| a.name.cmp(&b.name));

@@ -354,11 +354,10 @@ mod tests {
     /// Wherever bindings end, every row of every expert is in one piece, in order.
     #[test]
     fn pieces_hold_every_row_of_every_expert_once() {
-        for (each, starts) in
-            [(3, vec![0]), (3, vec![0, 3, 9]), (4, vec![0, 2, 5, 6]), (10, vec![0, 4, 8, 12, 29]), (1, vec![0, 5])]
-        {
-            let rows = 3 * each;
-            let rows = rows.max(starts[starts.len() - 1] + 1).next_multiple_of(each);
+        let cases: [(usize, &[usize]); 5] =
+            [(3, &[0]), (3, &[0, 3, 9]), (4, &[0, 2, 5, 6]), (10, &[0, 4, 8, 12, 29]), (1, &[0, 5])];
+        for (each, starts) in cases {
+            let rows = (3 * each).max(starts[starts.len() - 1] + 1).next_multiple_of(each);
             let mut seen = Vec::new();
             for (index, &start) in starts.iter().enumerate() {
                 let end = starts.get(index + 1).copied().unwrap_or(rows);
