@@ -56,14 +56,14 @@ pub struct SumReport {
     pub rows: Vec<SumRow>,
 }
 
-/// Measures the adapters that `train` makes by default of three sizes of one family. All ranks call it.
+/// Measures the adapters that `train` makes by default of three sizes of one family, or of the smallest `most`. All ranks call it.
 ///
 /// # Errors
 /// The device has not the memory, or is lost.
-pub fn measure(ranks: &Ranks, device: &Arc<Device>) -> Result<SumReport> {
+pub fn measure(ranks: &Ranks, device: &Arc<Device>, most: usize) -> Result<SumReport> {
     let ranks_on_paper = if ranks.is_alone() { ON_PAPER } else { ranks.count() };
     let mut rows = Vec::new();
-    for (model, config) in known::three_sizes()? {
+    for (model, config) in known::three_sizes()?.into_iter().take(most) {
         let layout = AdapterLayout::new(&default_adapter(&config)?.on(&config));
         let buffers = AdapterBuffers::allocate(device.clone(), "gradients", &layout)?;
         let mut gradients = buffers.read()?;

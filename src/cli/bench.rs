@@ -48,7 +48,7 @@ pub struct BenchArgs {
     /// Measure less: device (peak and bandwidth, always measured), kernels, step, generation [default: all]
     #[arg(long, value_enum, value_delimiter = ',', value_name = "PARTS")]
     only: Vec<Part>,
-    /// Spend a fifth of the time on each kernel, and on one model's shapes alone
+    /// Spend a fifth of the time on each kernel, and on one model's shapes alone (of --sum: measure the smallest adapter alone)
     #[arg(long)]
     quick: bool,
     /// Sequences a step
@@ -76,7 +76,7 @@ pub struct BenchArgs {
     #[arg(long, value_enum, value_delimiter = ',', value_name = "FORMATS", requires = "model", conflicts_with_all = ["only", "trace", "tuning", "weights"])]
     formats: Vec<DType>,
     /// Only measure what it costs to add up gradients over the ranks of a run, which mpirun starts: for adapters of three sizes of models
-    #[arg(long, conflicts_with_all = ["model", "only", "quick", "formats", "trace", "tuning", "weights"])]
+    #[arg(long, conflicts_with_all = ["model", "only", "formats", "trace", "tuning", "weights"])]
     sum: bool,
     /// Write the dispatches of a step as a Chrome trace
     #[arg(long, value_name = "FILE", requires = "model")]
@@ -267,7 +267,7 @@ impl BenchArgs {
     fn measure_sum(&self, ranks: &Ranks) -> Result<()> {
         let choice = prepare::device_choice(self.device.device.as_deref(), ranks);
         let device = Arc::new(ranks.agree(Device::open_for(choice.as_deref(), self.device.matmul))?);
-        let report = sum::measure(ranks, &device)?;
+        let report = sum::measure(ranks, &device, if self.quick { 1 } else { usize::MAX })?;
         match (ranks.is_first(), self.json) {
             (true, true) => super::print_json(&json!(report)),
             (true, false) => super::print(&report.text()),
