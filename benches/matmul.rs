@@ -5,7 +5,10 @@
 //! Printed are best / median.
 //!
 //! `cargo bench --bench matmul -- formats` compares formats of weights instead, in every form that measurement may choose: of each the time
-//! in units of that of bf16 in the rule's form in the same round, median of the rounds.
+//! in units of that of bf16 in the rule's form in the same round, median of the rounds. `-- experts` compares a layer of experts with a dense MLP.
+
+#[path = "matmul/experts.rs"]
+mod experts;
 
 use graftling::gpu::Device;
 use graftling::graph::{Counts, DType, Graph, Origin, Rows, TensorType, ValueId};
@@ -156,8 +159,10 @@ fn formats(device: &Arc<Device>) -> graftling::Result<()> {
 fn main() -> graftling::Result<()> {
     let filter = std::env::args().skip(1).find(|argument| !argument.starts_with('-')).unwrap_or_default();
     let devices = devices()?;
-    if filter == "formats" {
-        return formats(&devices[0].1);
+    match filter.as_str() {
+        "formats" => return formats(&devices[0].1),
+        "experts" => return experts::compare(&devices[0].1),
+        _ => {}
     }
     println!("{} ({}), GFLOP/s, best / median of {ROUNDS}\n", devices[0].1.info.name, devices[0].1.info.driver_info);
     let names: Vec<&str> = devices.iter().map(|(name, _)| *name).collect();

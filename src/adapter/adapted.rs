@@ -155,9 +155,9 @@ impl Hook for Hooked<'_> {
         self.placement.strength.0
     }
 
-    fn norm(&mut self, graph: &mut Graph, name: &str) -> Option<ValueId> {
-        let matrix = self.placement.norms.iter().find(|norm| norm.name == name)?.matrix();
-        let leaf = graph.leaf(&matrix.name, matrix.leaf_type(matrix.shape[0]), Origin::Adapter);
+    fn vector(&mut self, graph: &mut Graph, name: &str, part: usize) -> Option<ValueId> {
+        let matrix = self.placement.vectors.iter().find(|vector| vector.name == name)?.matrix();
+        let leaf = graph.leaf(matrix.part_name(part), matrix.leaf_type(matrix.parts[part]), Origin::Adapter);
         self.leaves.trained.push(leaf);
         Some(leaf)
     }

@@ -80,6 +80,11 @@ impl Placement {
             if !config.adapts(site.layer, stands) {
                 continue;
             }
+            if stands == Place::Mlp && model.experts_of(site.layer).is_some() {
+                let problem =
+                    format!("layer {} has experts, and AdapterHub has no name for a bottleneck behind them", site.layer);
+                return Err(Error::bad_input(place, problem, "use LoRA, or adapt other layers"));
+            }
             let size = config.reduction_factor.size(site.layer, model.hidden_size).ok_or_else(|| {
                 let problem = format!("reduction_factor names neither layer {} nor a default", site.layer);
                 Error::bad_input(place, problem, proposal)

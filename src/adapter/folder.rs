@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::placement::Strength;
 use super::{AdapterLayout, DeviceAdapter, Dora, Lora, Method, Piece, Placement};
-use super::{norms, vocabulary};
+use super::{vectors, vocabulary};
 use crate::architecture::{Architecture, Site, sites};
 use crate::formats::adapter_file::AdapterFile;
 use crate::formats::peft::{AdapterConfig, AdapterTensor, module_path};
@@ -46,6 +46,13 @@ impl Placement {
             let proposal = "Check that adapter_config.json and adapter_model.safetensors belong together, and copy both again.";
             return Err(Error::bad_input(place, problem, proposal));
         }
+        if let Some(site) = sites(model).iter().find(|site| site.experts.is_some() && adapts(site))
+            && (adapter.use_dora || adapter.lora_bias)
+        {
+            let (option, place) = (if adapter.use_dora { "DoRA" } else { "lora_bias" }, format!("{place}: {}", site.name()));
+            let proposal = "adapt experts by LoRA alone, or leave them out: --target-modules attention";
+            return Err(Error::bad_input(place, format!("{option} is not there for the layers of experts"), proposal));
+        }
         let paths: Vec<String> = sites(model).iter().map(path).collect();
         for module in adapter.chosen.without_module(&paths) {
             tracing::warn!(
@@ -64,8 +71,8 @@ impl Placement {
             Piece::new(site, method)
         };
         let (whole, rows) = vocabulary::of_peft(place, adapter, model)?;
-        let norms = norms::of_peft(place, adapter, model)?;
-        Ok(Self { pieces: adapted.map(piece).collect(), whole, rows, norms, strength: Strength::default() })
+        let vectors = vectors::of_peft(place, adapter, model)?;
+        Ok(Self { pieces: adapted.map(piece).collect(), whole, rows, vectors, strength: Strength::default() })
     }
 }
 
@@ -89,7 +96,7 @@ impl LoadedAdapter {
     /// # Errors
     /// Bad input: no adapter, one that graftling cannot use, or one for another model.
     pub fn load(folder: &Path, model: &Architecture) -> Result<Self> {
-        let (config, tensors) = AdapterFile::load(folder)?;
+        let (config, tensors) = AdapterFile::load_for(folder, model)?;
         let place = folder.display().to_string();
         let placement = Placement::of_file(&place, &config, model)?;
         let (layout, frozen_layout) = (AdapterLayout::new(&placement), AdapterLayout::frozen(&placement));
@@ -128,7 +135,7 @@ impl LoadedAdapter {
             }
             placement.whole.append(&mut adapter.placement.whole);
             placement.rows.append(&mut adapter.placement.rows);
-            placement.norms.append(&mut adapter.placement.norms);
+            placement.vectors.append(&mut adapter.placement.vectors);
             trained.extend(adapter.layout.unpack(&adapter.contents).into_iter().map(named));
             frozen.extend(adapter.frozen.into_iter().map(named));
             for piece in &mut adapter.placement.pieces {

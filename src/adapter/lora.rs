@@ -12,7 +12,7 @@ use crate::model::hook::Linear;
 use crate::ops::Random;
 use crate::ops::add_bias::AddBias;
 use crate::ops::dropout::Dropout;
-use crate::ops::matmul::Matmul;
+use crate::ops::matmul::{Matmul, MatmulExperts};
 use crate::ops::scale::Scale;
 
 /// LoRA at one layer.
@@ -43,6 +43,7 @@ impl Lora {
         LoraValues {
             a: leaves.values[0][0],
             b: leaves.values[1].clone(),
+            offsets: linear.offsets,
             scale: self.scale * linear.factor,
             dropout: leaves
                 .dropout_counter
@@ -56,7 +57,9 @@ impl Adapting for Lora {
     /// A, B, and what is not trained: A and B as they started, where the base has lost their product, or the bias.
     fn matrices(&self, site: &Site) -> Vec<AdapterMatrix> {
         let start_follows = self.start.changes_the_base();
-        let a = |name| AdapterMatrix { start_follows, ..AdapterMatrix::whole(site, name, [self.r, site.in_features]) };
+        // Of all experts, one below the other.
+        let rows = site.matrices() * self.r;
+        let a = |name| AdapterMatrix { start_follows, ..AdapterMatrix::whole(site, name, [rows, site.in_features]) };
         let b = |name| AdapterMatrix { start_follows, ..AdapterMatrix::by_outputs(site, name, self.r) };
         let frozen = |matrix| AdapterMatrix { trained: false, ..matrix };
         let mut matrices = vec![a("lora_a"), AdapterMatrix { rate: self.b_rate, ..b("lora_b") }];
@@ -91,7 +94,8 @@ impl Adapting for Lora {
         let values = self.values(&linear, leaves);
         let mut outputs = values.onto(graph, linear.x, &linear.outputs, &name)?;
         if self.start.is_taken_out() {
-            let start = LoraValues { a: leaves.values[2][0], b: leaves.values[3].clone(), scale: -values.scale, dropout: None };
+            let start =
+                LoraValues { a: leaves.values[2][0], b: leaves.values[3].clone(), scale: -values.scale, dropout: None, ..values };
             outputs = start.onto(graph, linear.x, &outputs, &format!("{name}.start"))?;
         }
         if let Some(biases) = leaves.values.last().filter(|_| self.has_bias) {
@@ -148,6 +152,8 @@ pub struct LoraValues {
     pub a: ValueId,
     /// One a part of the layer.
     pub b: Vec<ValueId>,
+    /// Where the rows of each expert begin in x, where it is a layer of several.
+    pub offsets: Option<ValueId>,
     pub scale: f64,
     /// Probability, the counter that the host advances, and this layer's salt.
     pub dropout: Option<(f64, ValueId, u32)>,
@@ -179,11 +185,20 @@ impl LoraValues {
         base: &[ValueId],
         name: &str,
     ) -> Result<Vec<ValueId>, ShapeError> {
-        let nt = |scale| Matmul { layout: Layout::NT, scale };
-        let u = nt(1.0).append(graph, [x, self.a], None, format!("{name}.lora_u"))?;
+        let layout = Layout::NT;
+        let product = |graph: &mut Graph, scale: f64, [x, matrix]: [ValueId; 2], addend: Option<ValueId>, name: String| match self
+            .offsets
+        {
+            None => Matmul { layout, scale }.append(graph, [x, matrix], addend, name),
+            Some(offsets) => {
+                let inputs: Vec<ValueId> = [x, matrix, offsets].into_iter().chain(addend).collect();
+                graph.apply_one(MatmulExperts { layout, scale }, &inputs, name)
+            }
+        };
+        let u = product(graph, 1.0, [x, self.a], None, format!("{name}.lora_u"))?;
         let part = |(index, (&b, &base)): (usize, (&ValueId, &ValueId))| {
             let part = if self.b.len() == 1 { String::new() } else { format!(".{index}") };
-            nt(self.scale).append(graph, [u, b], Some(base), format!("{name}.lora{part}"))
+            product(graph, self.scale, [u, b], Some(base), format!("{name}.lora{part}"))
         };
         self.b.iter().zip(base).enumerate().map(part).collect()
     }

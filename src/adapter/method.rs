@@ -37,8 +37,8 @@ impl AdapterMatrix {
 
     /// A matrix with a row for each output of the site, of which the graph takes those of one part of the site at a time.
     pub fn by_outputs(site: &Site, own_name: &str, columns: usize) -> Self {
-        let parts = site.outputs.iter().map(|(_, rows)| *rows).collect();
-        Self { parts, ..Self::whole(site, own_name, [site.out_features, columns]) }
+        let parts = site.outputs.iter().map(|(_, rows)| site.matrices() * rows).collect();
+        Self { parts, ..Self::whole(site, own_name, [site.matrices() * site.out_features, columns]) }
     }
 
     /// A number for each output of the site.

@@ -2,7 +2,7 @@
 //!
 //! * [`placement`]: the list from which everything else follows; [`targets`]: how users write it;
 //! * `method`: what a method is; one file each: `lora`, [`dora`], [`bottleneck`]; [`start`]: how LoRA and DoRA start;
-//! * [`vocabulary`]: what of the embedding and the output matrix is trained, [`norms`]: which norms;
+//! * [`vocabulary`]: what of the embedding and the output matrix is trained, [`vectors`]: which norms and biases;
 //! * `adapted`: the graph of a model with its adapters; `device`: their numbers in memory; `folder`: from a file to there;
 //! * [`added_tokens`], [`end_of_turn`], [`rope_scaling`]: what an adapter remembers besides its numbers.
 
@@ -15,11 +15,11 @@ pub mod end_of_turn;
 mod folder;
 mod lora;
 mod method;
-pub mod norms;
 pub mod placement;
 pub mod rope_scaling;
 pub mod start;
 pub mod targets;
+pub mod vectors;
 pub mod vocabulary;
 
 pub use adapted::{Adapted, AdapterLeaves, Preparation};
@@ -29,6 +29,6 @@ pub use dora::Dora;
 pub use folder::LoadedAdapter;
 pub use lora::{Lora, LoraValues};
 pub use method::{AdapterMatrix, Adapting, Leaves, Method, Prepared};
-pub use norms::Norm;
 pub use placement::{Piece, Placement, UniformLora};
+pub use vectors::Vector;
 pub use vocabulary::{OwnRows, Whole};

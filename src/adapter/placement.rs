@@ -2,8 +2,8 @@
 
 use super::lora::Lora;
 use super::method::{AdapterMatrix, Method};
-use super::norms::Norm;
 use super::start::Start;
+use super::vectors::Vector;
 use super::vocabulary::{OwnRows, Whole};
 use crate::architecture::{Architecture, Site, sites};
 use crate::formats::peft::AdapterTensor;
@@ -46,9 +46,9 @@ pub struct Placement {
     pub whole: Vec<Whole>,
     /// Rows of their own for some tokens, in both; the embedding's come first.
     pub rows: Vec<OwnRows>,
-    /// Norms whose weight is trained.
-    pub norms: Vec<Norm>,
-    /// Of what stands in the place of the model's own: `whole`, `rows` and `norms`. Each piece has its own.
+    /// Weights of norms and biases that are trained as a whole.
+    pub vectors: Vec<Vector>,
+    /// Of what stands in the place of the model's own: `whole`, `rows` and `vectors`. Each piece has its own.
     pub strength: Strength,
 }
 
@@ -76,7 +76,7 @@ impl Placement {
     /// Its matrices that belong to no linear layer.
     pub fn matrices_beside(&self) -> impl Iterator<Item = AdapterMatrix> {
         let of_vocabulary = self.whole.iter().map(Whole::matrix).chain(self.rows.iter().map(OwnRows::matrix));
-        of_vocabulary.chain(self.norms.iter().map(Norm::matrix))
+        of_vocabulary.chain(self.vectors.iter().map(Vector::matrix))
     }
 
     /// In the order of memory.
@@ -86,8 +86,8 @@ impl Placement {
             whole.chain(self.rows.iter().filter(move |rows| rows.module == module).map(OwnRows::matrix))
         };
         let pieces = self.pieces.iter().flat_map(Piece::matrices);
-        let norms = self.norms.iter().map(Norm::matrix);
-        of_vocabulary(Vocabulary::Embedding).chain(pieces).chain(norms).chain(of_vocabulary(Vocabulary::Output))
+        let vectors = self.vectors.iter().map(Vector::matrix);
+        of_vocabulary(Vocabulary::Embedding).chain(pieces).chain(vectors).chain(of_vocabulary(Vocabulary::Output))
     }
 
     /// The same with what it does to the model times `strength`: 0 is the base model, 1 what was trained, and what is no product lies as
@@ -155,8 +155,8 @@ impl Placement {
         if self.whole_of(Vocabulary::Embedding).is_some() || self.rows_of(Vocabulary::Embedding).is_some() {
             return 0;
         }
-        let norms = self.norms.iter().filter_map(|norm| norm.layer);
-        self.pieces.iter().map(|piece| piece.site.layer).chain(norms).min().unwrap_or(0)
+        let vectors = self.vectors.iter().filter_map(|vector| vector.layer);
+        self.pieces.iter().map(|piece| piece.site.layer).chain(vectors).min().unwrap_or(0)
     }
 
     /// Whether training drops inputs anywhere.

@@ -224,8 +224,8 @@ impl super::Placement {
             }
             started.push(AdapterTensor { name: rows_name(own.module), shape: [own.tokens.len(), own.columns], values });
         }
-        for norm in &self.norms {
-            let (matrix, values) = (norm.matrix(), source.read_f32(&norm.tensor())?);
+        for vector in &self.vectors {
+            let (matrix, values) = (vector.matrix(), source.read_f32(&vector.tensor())?);
             started.push(AdapterTensor { name: matrix.name, shape: matrix.shape, values });
         }
         Ok(started)

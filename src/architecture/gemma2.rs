@@ -14,6 +14,7 @@ pub(super) static FAMILY: Family = Family {
     models: "Gemma 2",
     keys: &KEYS,
     defaults: DEFAULTS,
+    experts: None,
     from_json: |keys, model| {
         features(model);
         json_features(keys, model)?;

@@ -20,6 +20,7 @@ pub(super) static FAMILY: Family = Family {
         rope_theta: GLOBAL_THETA,
         ..gemma2::DEFAULTS
     },
+    experts: None,
     from_json: |keys, model| {
         features(model);
         model.query_key_norm = QueryKeyNorm::Head;

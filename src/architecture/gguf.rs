@@ -193,7 +193,7 @@ impl Architecture {
         equal! {
             vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads head_dim
             max_position_embeddings tie_word_embeddings norms norm_adds_one query_key_norm fused query_key_value_bias
-            attention_output_bias mlp_bias activation
+            attention_output_bias mlp_bias experts activation
         }
         near! { rms_norm_eps attention_scale embedding_multiplier residual_multiplier logits_scaling }
         compare("attention_softcap", both(self.attention_softcap, read.attention_softcap), &|model| {
@@ -241,18 +241,23 @@ impl Architecture {
     pub fn from_gguf(metadata: &dyn Metadata) -> Result<Self> {
         let name = "general.architecture";
         let ggml = metadata.string(name)?.ok_or_else(|| metadata.bad(name, "is missing"))?;
-        let Some(family) = FAMILIES.iter().find(|family| !family.ggml.is_empty() && family.ggml == ggml) else {
-            return Err(unsupported_architecture(&ggml));
+        let keys = Keys { metadata, ggml: &ggml };
+        let has_experts = keys.size("expert_count")?.is_some_and(|experts| experts > 0);
+        let is_named = |family: &&&Family| match family.ggml {
+            // Files of a family without a name of its own are Llama's.
+            "" => has_experts && ggml == FAMILIES[0].ggml,
+            name => name == ggml,
         };
-        Keys { metadata, ggml: &ggml }.architecture(family)
+        match FAMILIES.iter().filter(is_named).find(|family| family.experts.is_some() == has_experts) {
+            Some(family) => keys.architecture(family),
+            None if has_experts => Err(unsupported_architecture(&format!("{ggml} with a mixture of experts"))),
+            None => Err(unsupported_architecture(&ggml)),
+        }
     }
 }
 
 impl Keys<'_> {
     fn architecture(&self, family: &'static Family) -> Result<Architecture> {
-        if self.size("expert_count")?.is_some_and(|experts| experts > 0) {
-            return Err(unsupported_architecture(&format!("{} with a mixture of experts", self.ggml)));
-        }
         let hidden_size = self.required("embedding_length")?;
         let num_attention_heads = self.required("attention.head_count")?;
         let head_dim = match self.size("attention.key_length")? {
@@ -383,6 +388,11 @@ impl Keys<'_> {
     /// One or several numbers.
     pub fn numbers(&self, name: &str) -> Result<Vec<f64>> {
         self.metadata.numbers(&self.key(name))
+    }
+
+    /// The shape of a tensor, first dimension first.
+    pub fn shape(&self, tensor: &str) -> Option<&[usize]> {
+        self.metadata.shape(tensor)
     }
 
     /// Whether the file has a tensor.

@@ -19,6 +19,7 @@ pub(super) static FAMILY: Family = Family {
         "logits_scaling",
     ],
     defaults: Defaults::LLAMA,
+    experts: None,
     from_json: |keys, model| {
         keys.expect_activation("hidden_act", &["silu"])?;
         model.query_key_value_bias = keys.is_on("attention_bias")?;

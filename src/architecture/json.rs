@@ -458,6 +458,7 @@ impl Architecture {
             query_key_value_bias: false,
             attention_output_bias: false,
             mlp_bias: false,
+            experts: None,
             activation: Activation::Silu,
             attention_scale: 1.0,
             attention_softcap: None,

@@ -33,7 +33,7 @@ const LARGE: (&str, &str) = (
 );
 
 /// What their config.json says, as far as shapes depend on it.
-const MODELS: [(&str, &str); 4] = [
+const MODELS: [(&str, &str); 5] = [
     (
         "SmolLM2 135M",
         r#"{"architectures":["LlamaForCausalLM"],"vocab_size":49152,"hidden_size":576,"intermediate_size":1536,"num_hidden_layers":30,
@@ -53,5 +53,11 @@ const MODELS: [(&str, &str); 4] = [
         "Llama 3.1 8B",
         r#"{"architectures":["LlamaForCausalLM"],"vocab_size":128256,"hidden_size":4096,"intermediate_size":14336,"num_hidden_layers":32,
             "num_attention_heads":32,"num_key_value_heads":8,"rms_norm_eps":1e-5,"max_position_embeddings":131072,"tie_word_embeddings":false}"#,
+    ),
+    (
+        "Qwen 3 30B-A3B",
+        r#"{"architectures":["Qwen3MoeForCausalLM"],"vocab_size":151936,"hidden_size":2048,"intermediate_size":6144,"num_hidden_layers":48,
+            "num_attention_heads":32,"num_key_value_heads":4,"head_dim":128,"num_experts":128,"num_experts_per_tok":8,
+            "moe_intermediate_size":768,"norm_topk_prob":true,"max_position_embeddings":40960,"tie_word_embeddings":false}"#,
     ),
 ];

@@ -11,6 +11,7 @@ pub(super) static FAMILY: Family = Family {
     models: "Llama 2, 3, 3.1, 3.2, SmolLM2, TinyLlama",
     keys: &["attention_bias", "mlp_bias"],
     defaults: Defaults::LLAMA,
+    experts: None,
     from_json: |keys, model| {
         keys.expect_activation("hidden_act", &["silu"])?;
         model.query_key_value_bias = keys.is_on("attention_bias")?;

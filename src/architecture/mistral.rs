@@ -11,6 +11,7 @@ pub(super) static FAMILY: Family = Family {
     models: "Mistral 7B, Nemo",
     keys: &["sliding_window"],
     defaults: Defaults { num_key_value_heads: Some(8), max_position_embeddings: 4096 * 32, ..Defaults::LLAMA },
+    experts: None,
     from_json: |keys, model| {
         keys.expect_activation("hidden_act", &["silu"])?;
         let window = keys.size_unless_null("sliding_window", 4096)?;

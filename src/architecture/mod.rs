@@ -7,6 +7,7 @@
 //! Keys, defaults and precedence are those of transformers 5. [`Architecture::check`] holds for every value of this type that a reader
 //! hands out, so that sizes can be multiplied without fear.
 
+pub mod experts;
 mod gemma2;
 mod gemma3;
 pub mod gguf;
@@ -16,18 +17,22 @@ mod json_keys;
 pub mod known;
 mod llama;
 mod mistral;
+mod mixtral;
 mod olmo2;
 mod override_rope;
 mod parameters;
 mod phi3;
 mod qwen2;
+mod qwen2_moe;
 mod qwen3;
+mod qwen3_moe;
 pub mod rope;
 mod sites;
 mod smollm3;
 
+pub use experts::Experts;
 pub use override_rope::RopeOverride;
-pub use parameters::{Order, Parameter, is_of_a_layer, norm_modules, parameters, slice_name};
+pub use parameters::{Order, Parameter, is_a_router, is_of_a_layer, norm_modules, parameters, slice_name};
 pub use rope::{DynamicRope, Rope, RopeScaling};
 pub use sites::{Part, Role, Site, layer_sites, linear_modules, sites};
 
@@ -36,7 +41,7 @@ use serde_json::{Map, Value};
 use crate::{Error, Result};
 
 /// All families, in the order in which messages name them.
-pub static FAMILIES: [&Family; 10] = [
+pub static FAMILIES: [&Family; 13] = [
     &llama::FAMILY,
     &mistral::FAMILY,
     &qwen2::FAMILY,
@@ -47,6 +52,9 @@ pub static FAMILIES: [&Family; 10] = [
     &smollm3::FAMILY,
     &olmo2::FAMILY,
     &granite::FAMILY,
+    &mixtral::FAMILY,
+    &qwen2_moe::FAMILY,
+    &qwen3_moe::FAMILY,
 ];
 
 /// What sets a family apart: how its files say what they say.
@@ -63,6 +71,8 @@ pub struct Family {
     pub keys: &'static [&'static str],
     /// What transformers takes for a key that is not there.
     pub defaults: Defaults,
+    /// What its files call the parts of an expert, where its models have experts.
+    pub experts: Option<experts::ExpertNames>,
     /// Sets the features of a model of this family; those of a Llama without biases are set already.
     pub from_json: fn(&json::Keys, &mut Architecture) -> Result<()>,
     /// The same from the metadata of a GGUF file.
@@ -150,6 +160,8 @@ pub struct Architecture {
     /// Bias of the projection after attention.
     pub attention_output_bias: bool,
     pub mlp_bias: bool,
+    /// The experts that some layers have in the place of their MLP.
+    pub experts: Option<Experts>,
     /// What the gate of the MLP goes through.
     pub activation: Activation,
     /// By what the products of query and key are multiplied.
@@ -240,6 +252,9 @@ impl Architecture {
         if self.layers.iter().any(|layer| layer.window == Some(0)) {
             return bad("sliding_window", "is 0, so that no token would see itself".to_owned());
         }
+        if let Some(experts) = &self.experts {
+            experts.check(place, self.hidden_size)?;
+        }
         self.ropes.iter().try_for_each(|rope| rope.check(place))
     }
 
@@ -288,7 +303,22 @@ impl Architecture {
                 format!("Use a model whose head_dim is a multiple of 4, at most {LARGEST_HEAD}."),
             ));
         }
+        if let Some(experts) = &self.experts {
+            let values = experts.count.saturating_mul(experts.intermediate_size).saturating_mul(self.hidden_size);
+            if values > u32::MAX as usize {
+                return Err(Error::bad_input(
+                    format!("architecture {}", self.class),
+                    format!("has {} experts with {values} values in a matrix of each kind together", experts.count),
+                    format!("graftling's kernels count to {}: use a model with fewer or smaller experts.", u32::MAX),
+                ));
+            }
+        }
         self.ropes.iter().try_for_each(Rope::supported)
+    }
+
+    /// The experts of a layer, where it has some in the place of its MLP.
+    pub fn experts_of(&self, layer: usize) -> Option<&Experts> {
+        self.experts.as_ref().filter(|experts| experts.layers.get(layer).copied().unwrap_or(false))
     }
 
     /// Tokens of the longest text that the rotation is made for. Dynamic scaling goes beyond the positions that the config names.

@@ -11,6 +11,7 @@ pub(super) static FAMILY: Family = Family {
     models: "OLMo 2",
     keys: &["attention_bias"],
     defaults: Defaults { rms_norm_eps: 1e-5, ..Defaults::LLAMA },
+    experts: None,
     from_json: |keys, model| {
         keys.expect_activation("hidden_act", &["silu"])?;
         model.norms = Norms::After;

@@ -22,6 +22,9 @@ pub struct Parameter {
     pub shape: Vec<usize>,
     /// How a GGUF file keeps the rows.
     pub order: Order,
+    /// Of so many experts it is the matrix, one below the other: a GGUF file has three dimensions, a folder a tensor for each
+    /// ([`Parameter::of_expert`]).
+    pub experts: Option<usize>,
     /// Rows (of a vector: elements) that the graph takes apart, where it does not take them together.
     pub slices: Vec<Range<usize>>,
 }
@@ -39,6 +42,30 @@ pub enum Order {
 }
 
 impl Parameter {
+    /// The name of one expert's own matrix: `model.layers.3.mlp.experts.7.gate_proj.weight`.
+    pub fn of_expert(&self, expert: usize) -> String {
+        self.name.replacen(".experts.", &format!(".experts.{expert}."), 1)
+    }
+
+    /// The shape in a GGUF file: three dimensions of all experts, one of a matrix of one row.
+    pub fn ggml_shape(&self) -> Vec<usize> {
+        match (self.experts, self.shape.as_slice()) {
+            (Some(experts), &[rows, columns]) => vec![experts, rows / experts.max(1), columns],
+            (None, &[1, columns]) if is_a_router(&self.name) => vec![columns],
+            (_, shape) => shape.to_vec(),
+        }
+    }
+
+    /// What families without experts call a module of this kind.
+    pub fn usual_module(&self) -> &'static str {
+        match self.module {
+            "w1" => "gate_proj",
+            "w2" => "down_proj",
+            "w3" => "up_proj",
+            other => other,
+        }
+    }
+
     /// Number of values.
     pub fn count(&self) -> u64 {
         self.shape.iter().map(|&dimension| dimension as u64).product()
@@ -57,6 +84,14 @@ impl Parameter {
 pub fn is_of_a_layer(name: &str) -> bool {
     name.starts_with("model.layers.")
 }
+
+/// Does a parameter of this name choose experts, or weigh the one that all tokens go to? It is small, and what it gives decides much.
+pub fn is_a_router(name: &str) -> bool {
+    ROUTERS.iter().any(|router| name.strip_suffix(".weight").is_some_and(|module| module.ends_with(&format!(".{router}"))))
+}
+
+/// The modules' own names.
+const ROUTERS: [&str; 2] = ["gate", "shared_expert_gate"];
 
 /// The name of some rows of a tensor: `model.layers.3.self_attn.qkv_proj.weight[0..96]`.
 pub fn slice_name(tensor: &str, rows: &Range<usize>) -> String {
@@ -90,6 +125,9 @@ pub fn parameters(model: &Architecture) -> Vec<Parameter> {
         let block_norm = |place: usize| norms[place].map(|module| norm(model, layer, module, module, GGML_NORMS[place], hidden));
         for (part, before, after) in [(Part::Attention, 0, 1), (Part::Mlp, 2, 3)] {
             parameters.extend(block_norm(before));
+            if part == Part::Mlp {
+                parameters.extend(routers(model, layer));
+            }
             for site in sites.iter().filter(|site| site.part == part) {
                 let mut first = 0;
                 let mut slices = Vec::new();
@@ -107,9 +145,10 @@ pub fn parameters(model: &Architecture) -> Vec<Parameter> {
                     layer: Some(layer),
                     shape,
                     order,
+                    experts: site.experts,
                     slices: slices.clone(),
                 };
-                parameters.push(tensor("weight", vec![site.out_features, site.in_features]));
+                parameters.push(tensor("weight", vec![site.matrices() * site.out_features, site.in_features]));
                 if site.bias {
                     parameters.push(tensor("bias", vec![site.out_features]));
                 }
@@ -137,12 +176,32 @@ pub fn parameters(model: &Architecture) -> Vec<Parameter> {
         layer: None,
         shape: vec![hidden],
         order: norm_order(model),
+        experts: None,
         slices: Vec::new(),
     });
     if !model.tie_word_embeddings {
         parameters.push(vocabulary(model, "lm_head.weight", "output.weight", Part::Output));
     }
     parameters
+}
+
+/// What chooses the experts of a layer, and what weighs the one that every token is sent to.
+fn routers(model: &Architecture, layer: usize) -> Vec<Parameter> {
+    let (Some(experts), Some(names)) = (model.experts_of(layer), &model.family().experts) else { return Vec::new() };
+    let router = |module: &'static str, ggml: &str, rows: usize| Parameter {
+        name: format!("model.layers.{layer}.{}.{module}.weight", names.parent),
+        ggml: format!("blk.{layer}.{ggml}.weight"),
+        module,
+        part: Part::Mlp,
+        layer: Some(layer),
+        shape: vec![rows, model.hidden_size],
+        order: Order::Plain,
+        experts: None,
+        slices: Vec::new(),
+    };
+    let mut routers = vec![router(ROUTERS[0], "ffn_gate_inp", experts.count)];
+    routers.extend(experts.shared_intermediate_size.map(|_| router(ROUTERS[1], "ffn_gate_inp_shexp", 1)));
+    routers
 }
 
 fn vocabulary(model: &Architecture, name: &str, ggml: &str, part: Part) -> Parameter {
@@ -154,6 +213,7 @@ fn vocabulary(model: &Architecture, name: &str, ggml: &str, part: Part) -> Param
         layer: None,
         shape: vec![model.vocab_size, model.hidden_size],
         order: Order::Plain,
+        experts: None,
         slices: Vec::new(),
     }
 }
@@ -167,6 +227,7 @@ fn norm(model: &Architecture, layer: usize, module: &'static str, path: &str, gg
         layer: Some(layer),
         shape: vec![size],
         order: norm_order(model),
+        experts: None,
         slices: Vec::new(),
     }
 }

@@ -18,6 +18,7 @@ pub(super) static FAMILY: Family = Family {
         original_max_position_embeddings: Some(4096),
         ..Defaults::LLAMA
     },
+    experts: None,
     from_json: |keys, model| {
         keys.expect_activation("hidden_act", &["silu"])?;
         model.fused = true;

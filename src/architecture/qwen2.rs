@@ -13,6 +13,7 @@ pub(super) static FAMILY: Family = Family {
     models: "Qwen 2, 2.5",
     keys: &WINDOW_KEYS,
     defaults: DEFAULTS,
+    experts: None,
     from_json: |keys, model| {
         keys.expect_activation("hidden_act", &["silu"])?;
         model.query_key_value_bias = true;

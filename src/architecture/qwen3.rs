@@ -12,6 +12,7 @@ pub(super) static FAMILY: Family = Family {
     models: "Qwen 3",
     keys: &["attention_bias", "use_sliding_window", "sliding_window", "max_window_layers", "layer_types"],
     defaults: Defaults { head_dim: Some(128), ..DEFAULTS },
+    experts: None,
     from_json: |keys, model| {
         keys.expect_activation("hidden_act", &["silu"])?;
         model.query_key_value_bias = keys.is_on("attention_bias")?;

@@ -54,18 +54,27 @@ pub struct Site {
     pub ggml: &'static str,
     /// [`Part::Attention`] or [`Part::Mlp`].
     pub part: Part,
+    /// Where it hangs in its layer: `self_attn`, `mlp`, `mlp.experts`.
+    pub parent: &'static str,
+    /// Of each expert, where there are several.
     pub out_features: usize,
     pub in_features: usize,
     pub bias: bool,
     /// What it computes, in the order of its rows, and the number of rows of each; several where matrices are fused.
     pub outputs: Vec<(Role, usize)>,
+    /// Of so many experts it is the layer, each with a matrix of its own; they lie one below the other.
+    pub experts: Option<usize>,
 }
 
 impl Site {
     /// Where the module hangs in its layer: `self_attn.q_proj`.
     pub fn path(&self) -> String {
-        let parent = if self.part == Part::Attention { "self_attn" } else { "mlp" };
-        format!("{parent}.{}", self.module)
+        format!("{}.{}", self.parent, self.module)
+    }
+
+    /// How many matrices it has: one for each expert.
+    pub fn matrices(&self) -> usize {
+        self.experts.unwrap_or(1)
     }
 
     /// The name of the layer with its place in the model: `layers.3.self_attn.q_proj`.
@@ -73,9 +82,9 @@ impl Site {
         format!("layers.{}.{}", self.layer, self.path())
     }
 
-    /// Parameters of a LoRA pair of rank `r`: A `[r, in]` and B `[out, r]`.
+    /// Parameters of a LoRA pair of rank `r`, A `[r, in]` and B `[out, r]`, for each expert.
     pub fn lora_parameters(&self, r: usize) -> u64 {
-        r as u64 * (self.in_features as u64 + self.out_features as u64)
+        self.matrices() as u64 * r as u64 * (self.in_features as u64 + self.out_features as u64)
     }
 
     /// Does it compute this?
@@ -84,42 +93,130 @@ impl Site {
     }
 }
 
-/// The linear layers of one block, in the order in which a token meets them.
+/// What the layers of the expert hang on that every token is sent to.
+const SHARED_EXPERT: &str = "mlp.shared_expert";
+
+/// A linear layer, but for where it stands among all.
+struct Row {
+    module: &'static str,
+    ggml: &'static str,
+    part: Part,
+    parent: &'static str,
+    outputs: Vec<(Role, usize)>,
+    in_features: usize,
+    bias: bool,
+    experts: Option<usize>,
+}
+
+/// The linear layers of one block, in the order in which a token meets them. Those of all experts are one site a kind.
 pub fn layer_sites(model: &Architecture, layer: usize) -> Vec<Site> {
-    let (hidden, inner) = (model.hidden_size, model.intermediate_size);
-    let (query, key) = (model.query_size(), model.key_value_size());
-    let (qkv_bias, o_bias, mlp_bias) = (model.query_key_value_bias, model.attention_output_bias, model.mlp_bias);
-    type Row = (&'static str, &'static str, Part, Vec<(Role, usize)>, usize, bool);
-    let mut rows: Vec<Row> = Vec::new();
-    if model.fused {
-        let outputs = vec![(Role::Query, query), (Role::Key, key), (Role::Value, key)];
-        rows.push(("qkv_proj", "attn_qkv", Part::Attention, outputs, hidden, qkv_bias));
-    } else {
-        rows.push(("q_proj", "attn_q", Part::Attention, vec![(Role::Query, query)], hidden, qkv_bias));
-        rows.push(("k_proj", "attn_k", Part::Attention, vec![(Role::Key, key)], hidden, qkv_bias));
-        rows.push(("v_proj", "attn_v", Part::Attention, vec![(Role::Value, key)], hidden, qkv_bias));
-    }
-    rows.push(("o_proj", "attn_output", Part::Attention, vec![(Role::AttentionOutput, hidden)], query, o_bias));
-    if model.fused {
-        rows.push(("gate_up_proj", "ffn_up", Part::Mlp, vec![(Role::Gate, inner), (Role::Up, inner)], hidden, mlp_bias));
-    } else {
-        rows.push(("gate_proj", "ffn_gate", Part::Mlp, vec![(Role::Gate, inner)], hidden, mlp_bias));
-        rows.push(("up_proj", "ffn_up", Part::Mlp, vec![(Role::Up, inner)], hidden, mlp_bias));
-    }
-    rows.push(("down_proj", "ffn_down", Part::Mlp, vec![(Role::Down, hidden)], inner, mlp_bias));
-    let count = rows.len();
-    let site = |(index, (module, ggml, part, outputs, in_features, bias)): (usize, Row)| Site {
+    let mut rows = attention_rows(model);
+    // A layer with experts has other linear layers than one without.
+    let before = layer * rows.len() + (0..layer).map(|layer| mlp_count(model, layer)).sum::<usize>();
+    rows.extend(mlp_rows(model, layer));
+    let site = |(index, row): (usize, Row)| Site {
         layer,
-        number: layer * count + index,
-        module,
-        ggml,
-        part,
-        out_features: outputs.iter().map(|(_, rows)| rows).sum(),
-        in_features,
-        bias,
-        outputs,
+        number: before + index,
+        module: row.module,
+        ggml: row.ggml,
+        part: row.part,
+        parent: row.parent,
+        out_features: row.outputs.iter().map(|(_, rows)| rows).sum(),
+        in_features: row.in_features,
+        bias: row.bias,
+        outputs: row.outputs,
+        experts: row.experts,
     };
     rows.into_iter().enumerate().map(site).collect()
+}
+
+fn attention_rows(model: &Architecture) -> Vec<Row> {
+    let (hidden, query, key) = (model.hidden_size, model.query_size(), model.key_value_size());
+    let (qkv_bias, o_bias) = (model.query_key_value_bias, model.attention_output_bias);
+    let row = |module, ggml, outputs, in_features, bias| Row {
+        module,
+        ggml,
+        part: Part::Attention,
+        parent: "self_attn",
+        outputs,
+        in_features,
+        bias,
+        experts: None,
+    };
+    let mut rows = if model.fused {
+        let outputs = vec![(Role::Query, query), (Role::Key, key), (Role::Value, key)];
+        vec![row("qkv_proj", "attn_qkv", outputs, hidden, qkv_bias)]
+    } else {
+        vec![
+            row("q_proj", "attn_q", vec![(Role::Query, query)], hidden, qkv_bias),
+            row("k_proj", "attn_k", vec![(Role::Key, key)], hidden, qkv_bias),
+            row("v_proj", "attn_v", vec![(Role::Value, key)], hidden, qkv_bias),
+        ]
+    };
+    rows.push(row("o_proj", "attn_output", vec![(Role::AttentionOutput, hidden)], query, o_bias));
+    rows
+}
+
+/// How many [`mlp_rows`] has.
+fn mlp_count(model: &Architecture, layer: usize) -> usize {
+    match model.experts_of(layer) {
+        Some(experts) => 3 + if experts.shared_intermediate_size.is_some() { 3 } else { 0 },
+        None => 3 - usize::from(model.fused),
+    }
+}
+
+fn mlp_rows(model: &Architecture, layer: usize) -> Vec<Row> {
+    let (hidden, inner, bias) = (model.hidden_size, model.intermediate_size, model.mlp_bias);
+    // Gate, up and down of one width, by these names.
+    let gated = |parent, modules: [&'static str; 3], ggml: [&'static str; 3], inner: usize, experts| {
+        let sizes = [(Role::Gate, inner, hidden), (Role::Up, inner, hidden), (Role::Down, hidden, inner)];
+        let row = |((module, ggml), (role, out, input)): ((&'static str, &'static str), (Role, usize, usize))| Row {
+            module,
+            ggml,
+            part: Part::Mlp,
+            parent,
+            outputs: vec![(role, out)],
+            in_features: input,
+            bias,
+            experts,
+        };
+        modules.into_iter().zip(ggml).zip(sizes).map(row).collect::<Vec<_>>()
+    };
+    let plain = ["gate_proj", "up_proj", "down_proj"];
+    match (model.experts_of(layer), &model.family().experts) {
+        (Some(experts), Some(names)) => {
+            let ggml = ["ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"];
+            let mut rows = gated(names.experts, names.modules, ggml, experts.intermediate_size, Some(experts.count));
+            if let Some(inner) = experts.shared_intermediate_size {
+                let ggml = ["ffn_gate_shexp", "ffn_up_shexp", "ffn_down_shexp"];
+                rows.extend(gated(SHARED_EXPERT, plain, ggml, inner, None));
+            }
+            rows
+        }
+        _ if model.fused => vec![
+            Row {
+                module: "gate_up_proj",
+                ggml: "ffn_up",
+                part: Part::Mlp,
+                parent: "mlp",
+                outputs: vec![(Role::Gate, inner), (Role::Up, inner)],
+                in_features: hidden,
+                bias,
+                experts: None,
+            },
+            Row {
+                module: "down_proj",
+                ggml: "ffn_down",
+                part: Part::Mlp,
+                parent: "mlp",
+                outputs: vec![(Role::Down, hidden)],
+                in_features: inner,
+                bias,
+                experts: None,
+            },
+        ],
+        _ => gated("mlp", plain, ["ffn_gate", "ffn_up", "ffn_down"], inner, None),
+    }
 }
 
 /// The linear layers of all blocks, from the first block to the last.

@@ -255,6 +255,8 @@ impl Adapter {
 /// Counts that both reports need.
 struct Counts {
     total: u64,
+    /// Those that are used for a token: of experts, as many as it is sent to.
+    active: u64,
     by_part: BTreeMap<Part, u64>,
     /// Per layer: attention, MLP, norms.
     layers: Vec<[u64; 3]>,
@@ -262,7 +264,7 @@ struct Counts {
 
 impl Counts {
     fn of(config: &Architecture) -> Self {
-        let mut counts = Self { total: 0, by_part: BTreeMap::new(), layers: vec![[0; 3]; config.num_hidden_layers] };
+        let mut counts = Self { total: 0, active: 0, by_part: BTreeMap::new(), layers: vec![[0; 3]; config.num_hidden_layers] };
         for parameter in parameters(config) {
             counts.total += parameter.count();
             *counts.by_part.entry(parameter.part).or_default() += parameter.count();
@@ -275,6 +277,7 @@ impl Counts {
                 counts.layers[layer][column] += parameter.count();
             }
         }
+        counts.active = counts.total - config.experts.as_ref().map_or(0, |experts| experts.idle(config.hidden_size));
         counts
     }
 }
@@ -305,7 +308,9 @@ fn module_rows(config: &Architecture) -> Vec<ModuleRow> {
     let mut rows: Vec<ModuleRow> = Vec::new();
     for parameter in parameters(config) {
         let bias = parameter.name.ends_with(".bias");
-        match rows.iter_mut().find(|row| row.module == parameter.module) {
+        // Experts, and the one for every token, have modules of one name.
+        let is_alike = |row: &&mut ModuleRow| row.module == parameter.module && (bias || row.shape == parameter.shape);
+        match rows.iter_mut().find(is_alike) {
             // Every layer is alike: the first one's counts stand for all.
             Some(row) if bias && row.count == 1 => {
                 row.bias = true;
@@ -382,6 +387,15 @@ fn text_report(model: &Model, adapter: &Adapter) -> String {
     if from_gguf && config.gguf_may_lack_windows() {
         out += "  no sliding window in the file, which has no key for one: a model that has one, as Mistral 7B 0.1, is exact up to its length\n";
     }
+    if let Some(experts) = &config.experts {
+        let with = experts.layers.iter().filter(|has| **has).count();
+        let shared =
+            experts.shared_intermediate_size.map_or(String::new(), |size| format!(", and one of {size} for every token"));
+        out += &format!(
+            "  experts in {with} of {} layers: {} of {}, {} of them for a token{shared}\n",
+            config.num_hidden_layers, experts.count, experts.intermediate_size, experts.per_token
+        );
+    }
     if let Err(error) = config.supported() {
         out += &format!("  Cannot be trained here: {error}\n");
     }
@@ -392,6 +406,9 @@ fn text_report(model: &Model, adapter: &Adapter) -> String {
         table.push(row([part.name(), &grouped(count), &share(count)]));
     }
     table.push(row(["total", &grouped(counts.total), &share(counts.total)]));
+    if config.experts.is_some() {
+        table.push(row(["used for a token", &grouped(counts.active), &share(counts.active)]));
+    }
     out += &aligned(&table);
 
     let mut table = vec![row(["Module", "shape", "of them", "each", "together", "share"])];
@@ -409,8 +426,9 @@ fn text_report(model: &Model, adapter: &Adapter) -> String {
     }
     out += &aligned(&table);
 
-    // All layers of these families are alike, so that one line tells what thirty would.
-    if let Some([attention, mlp, norm]) = counts.layers.first() {
+    // Where all layers are alike, one line tells what thirty would.
+    let are_alike = counts.layers.windows(2).all(|pair| pair[0] == pair[1]);
+    if let Some([attention, mlp, norm]) = counts.layers.first().filter(|_| are_alike) {
         out += &format!(
             "\nEach of the {} layers: {} parameters: attention {}, MLP {}, norms {}\n",
             counts.layers.len(),

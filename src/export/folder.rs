@@ -3,13 +3,14 @@
 //! What a folder's own files say is kept as it is but for the type of the numbers; of a GGUF file, config and tokenizer are made.
 
 use std::fs;
+use std::ops::Range;
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
 use super::{Source, check_target};
 use crate::adapter::added_tokens;
-use crate::architecture::{Architecture, Order, parameters};
+use crate::architecture::{Architecture, Order, Parameter, parameters};
 use crate::formats::safetensors::{self, Planned};
 use crate::formats::{ModelPlace, atomic};
 use crate::storage::DType;
@@ -118,14 +119,39 @@ fn is_shard(name: &str) -> bool {
         .is_some_and(|rest| rest.is_empty() || rest.bytes().all(|byte| byte.is_ascii_digit() || b"-of".contains(&byte)))
 }
 
+/// A tensor of the folder: a parameter, or the rows of one expert in that of all.
+struct Piece {
+    parameter: Parameter,
+    name: String,
+    rows: Range<usize>,
+    shape: Vec<usize>,
+}
+
+impl Piece {
+    fn of(parameter: Parameter) -> Vec<Self> {
+        let Some(experts) = parameter.experts else {
+            let (name, shape) = (parameter.name.clone(), parameter.shape.clone());
+            return vec![Self { rows: 0..shape[0], parameter, name, shape }];
+        };
+        let each = parameter.shape[0] / experts;
+        let piece = |expert: usize| Self {
+            parameter: parameter.clone(),
+            name: parameter.of_expert(expert),
+            rows: expert * each..(expert + 1) * each,
+            shape: vec![each, parameter.shape[1]],
+        };
+        (0..experts).map(piece).collect()
+    }
+
+    fn count(&self) -> u64 {
+        self.shape.iter().map(|&size| size as u64).product()
+    }
+}
+
 fn weights(source: &Source, dtype: DType, folder: &Path) -> Result<()> {
     let merged = source.weights();
-    let parameters = parameters(&source.files.config);
-    let planned = |parameter: &crate::architecture::Parameter| Planned {
-        name: parameter.name.clone(),
-        shape: parameter.shape.clone(),
-        dtype,
-    };
+    let parameters: Vec<Piece> = parameters(&source.files.config).into_iter().flat_map(Piece::of).collect();
+    let planned = |piece: &Piece| Planned { name: piece.name.clone(), shape: piece.shape.clone(), dtype };
     let bytes = |number: usize| parameters[number].count() * dtype.block_bytes() as u64;
     let mut shards: Vec<Vec<usize>> = Vec::new();
     let mut room = 0;
@@ -148,8 +174,9 @@ fn weights(source: &Source, dtype: DType, folder: &Path) -> Result<()> {
         let tensors: Vec<Planned> = shard.iter().map(|&number| planned(&parameters[number])).collect();
         map.extend(tensors.iter().map(|tensor| (tensor.name.clone(), Value::String(name.clone()))));
         safetensors::write(&folder.join(&name), &tensors, |number, sink| {
-            let parameter = &parameters[shard[number]];
-            let sums = merged.stream(parameter, Order::Plain, dtype, |bytes| {
+            let piece = &parameters[shard[number]];
+            let parameter = &piece.parameter;
+            let sums = merged.stream_rows(parameter, piece.rows.clone(), Order::Plain, dtype, |bytes| {
                 done += (bytes.len() / dtype.block_bytes()) as u64;
                 (source.progress)(done, total);
                 sink(bytes)

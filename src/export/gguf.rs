@@ -8,7 +8,7 @@ use std::path::Path;
 
 use super::{Source, vocabulary};
 use crate::architecture::gguf::{Said, Value};
-use crate::architecture::{Architecture, Order, Parameter, parameters};
+use crate::architecture::{Architecture, Order, Parameter, is_a_router, parameters};
 use crate::formats::ModelPlace;
 use crate::formats::gguf::writer::{self, Pair, Planned};
 use crate::formats::gguf::{Gguf, read_back};
@@ -63,7 +63,7 @@ impl Plan {
                 let problem = format!("would be written in {dtype}, which graftling only reads");
                 return Err(Error::bad_input("--type", format!("tensor {} {problem}", parameter.name), "Choose another --type."));
             }
-            tensors.push(Planned { name: parameter.ggml.clone(), shape: parameter.shape.clone(), dtype });
+            tensors.push(Planned { name: parameter.ggml.clone(), shape: parameter.ggml_shape(), dtype });
         }
         let read = read_back(&pairs, &tensors, &vectors)?;
         if let Some((what, here, there)) = model.differs(&read) {
@@ -130,16 +130,16 @@ const QUANTIZATION_VERSION: &str = "general.quantization_version";
 
 /// Vectors stay exact; matrices are what the kind of file has them be.
 fn format_of(kind: Mixture, parameter: &Parameter, model: &Architecture) -> DType {
-    if parameter.shape.len() < 2 || parameter.order == Order::PlusOne {
+    if parameter.shape.len() < 2 || parameter.order == Order::PlusOne || is_a_router(&parameter.name) {
         return DType::F32;
     }
     kind.format(&Place {
-        module: parameter.module,
+        module: parameter.usual_module(),
         layer: parameter.layer,
         layers: model.num_hidden_layers,
         tied: model.tie_word_embeddings,
         grouped: model.num_key_value_heads < model.num_attention_heads,
-        experts: 0,
+        experts: model.experts.as_ref().map_or(0, |experts| experts.count),
         row: parameter.shape[1],
     })
 }

@@ -31,6 +31,7 @@ pub fn write(source: &Source, kind: Mixture, path: &Path) -> Result<()> {
     let proposal = "Use --to gguf: one file, with the adapter merged and the tokens in its vocabulary.";
     source.update.replaced.refuse_in("a GGUF adapter", proposal)?;
     let model = &source.files.config;
+    super::refuse_experts(source, proposal)?;
     let mut pairs: Vec<Pair3> = Vec::new();
     for parameter in parameters(model) {
         let pieces = source.update.low_rank(&parameter.name)?;

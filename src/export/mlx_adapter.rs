@@ -27,6 +27,7 @@ pub fn write(source: &Source, dtype: DType, out: &Path, overwrite: bool) -> Resu
     let proposal = "Use --to safetensors, a folder with the adapter merged, which mlx-lm reads.";
     source.update.replaced.refuse_in("an MLX adapter", proposal)?;
     let model = &source.files.config;
+    super::refuse_experts(source, proposal)?;
     let mut keys = BTreeSet::new();
     let (mut first_layer, mut rank) = (usize::MAX, 0);
     let mut scales: Vec<f64> = Vec::new();

@@ -7,6 +7,7 @@ use super::adapter_hub::{self, BottleneckConfig};
 use super::open;
 use super::peft::{self, AdapterConfig, AdapterTensor};
 use crate::Result;
+use crate::architecture::Architecture;
 
 /// What an adapter is, as its file says it.
 #[derive(Clone, Debug, PartialEq)]
@@ -38,6 +39,18 @@ impl AdapterFile {
             return adapter_hub::load(folder).map(|(config, tensors)| (Self::AdapterHub(config), tensors));
         }
         peft::load_adapter(folder).map(|(config, tensors)| (Self::Peft(config), tensors))
+    }
+
+    /// [`AdapterFile::load`] of an adapter for this model, by whose names its tensors go.
+    ///
+    /// # Errors
+    /// As [`AdapterFile::load`].
+    pub fn load_for(folder: &Path, model: &Architecture) -> Result<(Self, Vec<AdapterTensor>)> {
+        let (mut file, mut tensors) = Self::load(folder)?;
+        if let (Self::Peft(config), Some(names)) = (&mut file, &model.family().experts) {
+            config.name_experts(&mut tensors, names);
+        }
+        Ok((file, tensors))
     }
 
     /// The name of the file with its tensors.

@@ -4,6 +4,7 @@
 //! * [`gguf`], [`hugging_face`], [`hub`]: where models come from;
 //! * [`folder_weights`]: the weights of a folder, of safetensors or PyTorch files (`safetensors`, `pytorch`, `pickle`, `stored`), quantised or
 //!   not (`quantised`);
+//! * `experts`: tensors of single experts as one of all;
 //! * [`peft`], [`adapter_hub`]: adapters, both ways; [`adapter_file`]: either of them;
 //! * [`text_source`]: what the readers hand to the rest of the program, besides the [`TensorSource`](crate::storage::TensorSource);
 //! * `open`: the one place where files are opened; [`atomic`]: files written all or nothing.
@@ -14,6 +15,7 @@
 pub mod adapter_file;
 pub mod adapter_hub;
 pub mod atomic;
+mod experts;
 pub mod folder_weights;
 pub mod gguf;
 pub mod hub;

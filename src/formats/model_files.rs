@@ -112,9 +112,10 @@ impl ModelFiles {
         let mut config = hugging_face::config(folder)?;
         config.supported()?;
         let tensors = hugging_face::weights(folder, &mut config)?;
-        check_tensors(&config, &tensors)?;
+        let tensors = super::experts::stacked(&config, Box::new(tensors))?;
+        check_tensors(&config, &*tensors)?;
         let text = hugging_face::text(folder, &config)?;
-        Ok(Self { name, place: ModelPlace::Folder(folder.to_owned()), config, tensors: Box::new(tensors), text })
+        Ok(Self { name, place: ModelPlace::Folder(folder.to_owned()), config, tensors, text })
     }
 
     fn open_gguf(path: &Path) -> Result<Self> {

@@ -132,7 +132,7 @@ impl<'a> Combined<'a> {
     /// Bad input: a method that needs products of two matrices, and a change that is none.
     pub fn of(update: &'a Update, tensor: &str, combination: &Combination) -> Result<Option<Self>> {
         let Some(site) = update.site(tensor) else { return Ok(None) };
-        let (rows, columns) = (site.out_features, site.in_features);
+        let (rows, columns) = (site.matrices() * site.out_features, site.in_features);
         let way = match combination.method {
             Method::Linear | Method::Cat => Way::Sum(update, tensor.to_owned()),
             Method::Svd => {
@@ -142,6 +142,10 @@ impl<'a> Combined<'a> {
                 match whole <= rank {
                     // Nothing is cut off.
                     true => Way::Sum(update, tensor.to_owned()),
+                    false if site.experts.is_some() => {
+                        let problem = "is that of many experts, of which each would have a product of its own to be cut";
+                        return Err(Error::bad_input(tensor, problem, "use --method cat, or a --rank that holds all adapters"));
+                    }
                     false => {
                         let (a, b) = nearest(&changes, rows, columns, rank);
                         Way::Product { a, b, rank: rank.min(whole) }
@@ -172,7 +176,7 @@ impl<'a> Combined<'a> {
         match &self.way {
             Way::Sum(update, tensor) => update.put_into(tensor, rows, values),
             Way::Product { a, b, rank } => {
-                let change = LowRank { a, b, rank: *rank, scale: 1.0 };
+                let change = LowRank { a, b, experts: 1, rank: *rank, scale: 1.0 };
                 values.par_chunks_exact_mut(columns).zip(rows).for_each(|(row, number)| change.add_row(number, 1.0, row));
             }
             Way::Dropped { changes, elected } => {

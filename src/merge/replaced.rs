@@ -1,4 +1,4 @@
-//! What an adapter has in the place of the model's: rows of embedding and output matrix, or behind them, and whole norms.
+//! What an adapter has in the place of the model's: rows of embedding and output matrix, or behind them, whole norms and biases.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -22,7 +22,7 @@ pub struct Replaced {
     unties: bool,
 }
 
-/// One tensor: a matrix `[tokens, hidden_size]`, or a norm, whose rows are single values.
+/// One tensor: a matrix `[tokens, hidden_size]`, or a norm or bias, whose rows are single values.
 #[derive(Clone, Debug)]
 pub struct ReplacedTensor {
     /// The model's tensor that has the rows which are not the adapter's.
@@ -87,10 +87,10 @@ impl Replaced {
             ReplacedTensor { source: source.to_owned(), whole, own, columns: model.hidden_size }
         };
         let mut tensors = BTreeMap::new();
-        for norm in &placement.norms {
-            let whole = taken.get(&norm.matrix().name).map(|tensor| tensor.values.clone());
-            let of_norm = ReplacedTensor { source: norm.tensor(), whole, own: BTreeMap::new(), columns: 1 };
-            tensors.insert(norm.tensor(), of_norm);
+        for vector in &placement.vectors {
+            let whole = taken.get(&vector.name).map(|tensor| tensor.values.clone());
+            let of_vector = ReplacedTensor { source: vector.tensor(), whole, own: BTreeMap::new(), columns: 1 };
+            tensors.insert(vector.tensor(), of_vector);
         }
         let has = |part: (Option<Vocabulary>, Option<Vocabulary>)| part != (None, None);
         if has(embedding) || has(output) {
@@ -139,7 +139,7 @@ impl Replaced {
             return Ok(());
         }
         let problem = format!(
-            "has rows of embedding or output matrix, or whole norms (trainable_token_indices, modules_to_save, added tokens), which {target} cannot \
+            "has rows of embedding or output matrix, or whole norms or biases (trainable_token_indices, modules_to_save, bias, added tokens), which {target} cannot \
              carry"
         );
         Err(Error::bad_input("--adapter", problem, proposal))

@@ -152,7 +152,7 @@ pub fn pairs(update: &Update, tensor: &str) -> Result<Vec<Pair>> {
     for second in 1..changes.len() {
         for first in 0..second {
             let (mut dot, mut lengths, mut both, mut conflicts) = (0.0, [0.0_f64; 2], 0_u64, 0_u64);
-            for number in 0..site.out_features {
+            for number in 0..site.matrices() * site.out_features {
                 let row = |change: &LowRank| {
                     let mut row = vec![0.0; site.in_features];
                     change.add_row(number, 1.0, &mut row);
@@ -188,7 +188,8 @@ const ROWS: usize = 256;
 /// # Errors
 /// The tensor cannot be read; a change that is no product.
 pub fn overlap(source: &dyn TensorSource, update: &Update, tensor: &str, k: usize) -> Result<Option<(f64, f64)>> {
-    let Some(site) = update.site(tensor) else { return Ok(None) };
+    // The directions of many experts' matrices are no question of one.
+    let Some(site) = update.site(tensor).filter(|site| site.experts.is_none()) else { return Ok(None) };
     let (rows, columns) = (site.out_features, site.in_features);
     let changes = update.low_rank(tensor)?;
     let (of_change, values, _) = singular(&changes, rows, columns);

@@ -21,6 +21,8 @@ pub struct LowRank<'a> {
     pub a: &'a [f32],
     /// B `[out_features, rank]`, row-major.
     pub b: &'a [f32],
+    /// Of so many experts they are, one below the other; 1 of a layer that is none of experts.
+    pub experts: usize,
     pub rank: usize,
     pub scale: f64,
 }
@@ -59,7 +61,7 @@ impl Update {
     pub fn load(adapters: &[(&Path, f64)], model: &Architecture) -> Result<Self> {
         let mut update = Self::default();
         for (adapter, (folder, weight)) in adapters.iter().enumerate() {
-            let (config, tensors) = AdapterFile::load(folder)?;
+            let (config, tensors) = AdapterFile::load_for(folder, model)?;
             let place = folder.display().to_string();
             let placement = Placement::of_file(&place, &config, model)?;
             let tensors = placement.without_copies(tensors);
@@ -69,7 +71,7 @@ impl Update {
             let replaced = Replaced::of(&place, &placement, model, &mut given)?;
             if !replaced.is_empty() {
                 if *weight != 1.0 || !update.replaced.is_empty() {
-                    let problem = "has rows or norms in the place of the model's: they have no weight, and add up with \
+                    let problem = "has rows, norms or biases in the place of the model's: they have no weight, and add up with \
                                    no other's";
                     return Err(Error::bad_input(&place, problem, "merge it without a weight, and no other one with such rows"));
                 }
@@ -172,32 +174,54 @@ impl Update {
             let rows = first + at * ROWS..first + at * ROWS + values.len() / columns;
             let before = Matrix::new([rows.len(), columns], values.to_vec());
             for change in changes {
-                let merged = change.method.merged(&before, &change.of_rows(site, &rows));
-                let merged = merged.unwrap_or_else(|| unreachable!("such a method is refused when it is read"));
-                let parts = values.iter_mut().zip(merged.data.iter().zip(&before.data));
-                match (change.weight, changes.len()) {
-                    (1.0, 1) => parts.for_each(|(value, (merged, _))| *value = *merged),
-                    (weight, _) => parts.for_each(|(value, (merged, before))| *value += weight * (merged - before)),
+                for own in by_expert(site, &rows) {
+                    let within = (own.start - rows.start) * columns..(own.end - rows.start) * columns;
+                    let before = Matrix::new([own.len(), columns], before.data[within.clone()].to_vec());
+                    let merged = change.method.merged(&before, &change.of_rows(site, &own));
+                    let merged = merged.unwrap_or_else(|| unreachable!("such a method is refused when it is read"));
+                    let parts = values[within].iter_mut().zip(merged.data.iter().zip(&before.data));
+                    match (change.weight, changes.len()) {
+                        (1.0, 1) => parts.for_each(|(value, (merged, _))| *value = *merged),
+                        (weight, _) => parts.for_each(|(value, (merged, before))| *value += weight * (merged - before)),
+                    }
                 }
             }
         });
     }
 }
 
+/// Rows of a layer's matrix, cut where an expert ends.
+fn by_expert(site: &Site, rows: &Range<usize>) -> Vec<Range<usize>> {
+    let each = if site.experts.is_some() { site.out_features.max(1) } else { usize::MAX };
+    let mut pieces = Vec::new();
+    let mut first = rows.start;
+    while first < rows.end {
+        let end = rows.end.min((first / each + 1).saturating_mul(each));
+        pieces.push(first..end);
+        first = end;
+    }
+    pieces
+}
+
 impl Change {
     fn low_rank(&self) -> Option<LowRank<'_>> {
         match (&self.method, self.matrices.as_slice()) {
-            (Method::Lora(lora), [a, b]) => Some(LowRank { a: &a.values, b: &b.values, rank: lora.r, scale: lora.scale }),
+            (Method::Lora(lora), [a, b]) => {
+                let experts = (a.shape[0] / lora.r.max(1)).max(1);
+                Some(LowRank { a: &a.values, b: &b.values, experts, rank: lora.r, scale: lora.scale })
+            }
             _ => None,
         }
     }
 
-    /// The matrices with only what concerns these outputs of the layer: a method changes a row of the weight by that row alone.
+    /// The matrices with only what concerns these outputs of the layer, of one expert: a method changes a row of the weight by that row alone.
     fn of_rows(&self, site: &Site, rows: &Range<usize>) -> Vec<Matrix> {
         let matrix = |tensor: &AdapterTensor| {
             let [count, columns] = tensor.shape;
-            let by_outputs = count == site.out_features && !tensor.name.ends_with(".lora_a");
-            let used = if by_outputs { rows.clone() } else { 0..count };
+            let (experts, outputs) = (site.matrices(), site.matrices() * site.out_features);
+            let by_outputs = count == outputs && !tensor.name.ends_with(".lora_a");
+            let expert = if site.experts.is_some() { rows.start / site.out_features.max(1) } else { 0 };
+            let used = if by_outputs { rows.clone() } else { expert * (count / experts)..(expert + 1) * (count / experts) };
             let values = &tensor.values[used.start * columns..used.end * columns];
             Matrix::new([used.len(), columns], values.iter().map(|&value| f64::from(value)).collect())
         };
@@ -209,9 +233,11 @@ impl LowRank<'_> {
     /// Adds `weight` times row `number` of the change.
     pub fn add_row(&self, number: usize, weight: f64, row: &mut [f64]) {
         let columns = row.len();
+        let rows_of_each = self.b.len() / self.rank.max(1) / self.experts;
+        let a = &self.a[number / rows_of_each.max(1) * self.rank * columns..];
         for (k, &b) in self.b[number * self.rank..][..self.rank].iter().enumerate() {
             let factor = weight * self.scale * f64::from(b);
-            row.iter_mut().zip(&self.a[k * columns..][..columns]).for_each(|(value, &a)| *value += factor * f64::from(a));
+            row.iter_mut().zip(&a[k * columns..][..columns]).for_each(|(value, &a)| *value += factor * f64::from(a));
         }
     }
 }

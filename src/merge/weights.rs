@@ -57,19 +57,34 @@ impl MergedWeights<'_> {
         parameter: &Parameter,
         order: Order,
         dtype: DType,
+        each: impl FnMut(&[u8]) -> Result<()>,
+    ) -> Result<Option<Sums>> {
+        self.stream_rows(parameter, 0..parameter.shape[0], order, dtype, each)
+    }
+
+    /// [`MergedWeights::stream`] of some rows, whole heads where heads are permuted.
+    ///
+    /// # Errors
+    /// As [`MergedWeights::stream`].
+    pub fn stream_rows(
+        &self,
+        parameter: &Parameter,
+        rows: Range<usize>,
+        order: Order,
+        dtype: DType,
         mut each: impl FnMut(&[u8]) -> Result<()>,
     ) -> Result<Option<Sums>> {
         let replaced = self.update.replaced.tensor(&parameter.name);
         let info = self.info(replaced.map_or(&parameter.name, |tensor| &tensor.source))?;
         // Of a vector they are its values.
-        let (rows, columns) = (parameter.shape[0], info.row_values());
+        let columns = info.row_values();
         let head = if let Order::Interleaved(head_dim) = order { head_dim } else { 1 };
         let step = (CHUNK_VALUES / columns.max(1)).max(1).next_multiple_of(head);
         let row_bytes = columns / dtype.block() * dtype.block_bytes();
         let change = Combined::of(self.update, &info.name, &self.combination)?;
         let mut sums = change.is_some().then(Sums::default);
-        for first in (0..rows).step_by(step) {
-            let chunk = first..(first + step).min(rows);
+        for first in rows.clone().step_by(step) {
+            let chunk = first..(first + step).min(rows.end);
             let bytes = match (&change, &mut sums, replaced) {
                 (Some(change), Some(sums), _) => self.changed_rows(info, chunk, dtype, change, sums)?,
                 (.., Some(tensor)) => self.replaced_rows(info, chunk, (order, dtype), tensor)?,

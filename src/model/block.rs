@@ -26,13 +26,22 @@ impl Builder<'_> {
         let x = self.half(&sites, Role::AttentionOutput, attended, after_attention, x)?;
 
         let normed = self.block_norm(layer, before_mlp, x)?;
+        if let Some(experts) = self.architecture.experts_of(layer) {
+            let (site, output) = self.experts(layer, experts, &sites, normed)?;
+            return self.join(site, output, after_mlp, x);
+        }
         let gated = self.inner(&sites, Part::Mlp, normed)?;
+        let inner = self.glu([gated[0], gated[1]], format!("layers.{layer}.mlp.glu"))?;
+        self.half(&sites, Role::Down, inner, after_mlp, x)
+    }
+
+    /// What the activation makes of gate and up.
+    pub(super) fn glu(&mut self, gate_and_up: [ValueId; 2], name: String) -> Result<ValueId, ShapeError> {
         let activation = match self.architecture.activation {
             architecture::Activation::Silu => Activation::Silu,
             architecture::Activation::GeluTanh => Activation::GeluTanh,
         };
-        let inner = self.graph.apply_one(Glu { activation }, &[gated[0], gated[1]], format!("layers.{layer}.mlp.glu"))?;
-        self.half(&sites, Role::Down, inner, after_mlp, x)
+        self.graph.apply_one(Glu { activation }, &gate_and_up, name)
     }
 
     fn block_norm(&mut self, layer: usize, module: Option<&str>, x: ValueId) -> Result<ValueId, ShapeError> {
@@ -67,16 +76,22 @@ impl Builder<'_> {
                 self.linear(site, y, factor, Some(sum))?[0]
             } else {
                 let output = self.linear(site, y, 1.0, None)?[0];
-                let mut y = self.hook.after_half(&mut self.graph, Half { site, output, residual: sum })?;
-                y = self.block_norm(site.layer, norm, y)?;
-                let name = format!("{}.residual", site.name());
-                if factor != 1.0 {
-                    y = self.graph.apply_one(Scale { factor }, &[y], format!("{name}_multiplier"))?;
-                }
-                self.graph.apply_one(Add, &[sum, y], name)?
+                self.join(site, output, norm, sum)?
             };
         }
         Ok(sum)
+    }
+
+    /// What a half of the block gives, its norm, and the residual; `site` is the layer that ends the half.
+    fn join(&mut self, site: &Site, output: ValueId, norm: Option<&str>, residual: ValueId) -> Result<ValueId, ShapeError> {
+        let mut y = self.hook.after_half(&mut self.graph, Half { site, output, residual })?;
+        y = self.block_norm(site.layer, norm, y)?;
+        let name = format!("{}.residual", site.name());
+        let factor = self.architecture.residual_multiplier;
+        if factor != 1.0 {
+            y = self.graph.apply_one(Scale { factor }, &[y], format!("{name}_multiplier"))?;
+        }
+        self.graph.apply_one(Add, &[residual, y], name)
     }
 
     fn attention(&mut self, layer: usize, [mut query, mut key, mut value]: [ValueId; 3]) -> Result<ValueId, ShapeError> {
@@ -117,7 +132,13 @@ impl Builder<'_> {
     }
 
     /// `factor x W^T (+ residual) (+ bias)`, one output for each part of the site, and what the hook adds. With a factor there is no bias.
-    fn linear(&mut self, site: &Site, x: ValueId, factor: f64, residual: Option<ValueId>) -> Result<Vec<ValueId>, ShapeError> {
+    pub(super) fn linear(
+        &mut self,
+        site: &Site,
+        x: ValueId,
+        factor: f64,
+        residual: Option<ValueId>,
+    ) -> Result<Vec<ValueId>, ShapeError> {
         let name = site.name();
         let whole = site.outputs.len() == 1;
         let mut parts = Vec::with_capacity(site.outputs.len());
@@ -137,9 +158,13 @@ impl Builder<'_> {
             outputs.push(product.append(&mut self.graph, [in_order, weight], residual, name)?);
             weights.push(weight);
         }
-        let mut outputs = self.hook.after(&mut self.graph, Linear { site, x, weights, order, factor, outputs })?;
-        for (output, (rows, name)) in outputs.iter_mut().zip(&parts).filter(|_| site.bias) {
-            let bias = self.bias(&format!("model.{}.bias", site.name()), rows, whole);
+        let mut outputs = self.hook.after(&mut self.graph, Linear { site, x, offsets: None, weights, order, factor, outputs })?;
+        let vector = format!("{}.bias", site.name());
+        for (part, (output, (rows, name))) in outputs.iter_mut().zip(&parts).enumerate().filter(|_| site.bias) {
+            let adapted = self.hook.vector(&mut self.graph, &vector, part);
+            let bias = self.part_of_the_way(&format!("{name}.bias_vector"), adapted.is_none(), |model, _, is_adapted| {
+                Ok(adapted.filter(|_| is_adapted).unwrap_or_else(|| model.bias(&format!("model.{vector}"), rows, whole)))
+            })?;
             *output = self.graph.apply_one(AddBias, &[*output, bias], format!("{name}.bias"))?;
         }
         Ok(outputs)

@@ -349,7 +349,7 @@ impl<'a> Builder<'a> {
 
     /// What `of` gives with what the adapter has in the place of the model's own, or as far between the two as its strength says. `of` is told
     /// the name and whether the adapter's is wanted.
-    fn part_of_the_way(
+    pub(super) fn part_of_the_way(
         &mut self,
         name: &str,
         is_own: bool,
@@ -367,7 +367,7 @@ impl<'a> Builder<'a> {
     /// RMS norm with the weight of this name, of each of `groups` parts of a row by itself.
     pub(super) fn norm(&mut self, x: ValueId, weight: &str, name: &str, groups: usize) -> Result<ValueId, ShapeError> {
         let size = self.graph[x].tensor.shape.columns / groups;
-        let adapted = self.hook.norm(&mut self.graph, name);
+        let adapted = self.hook.vector(&mut self.graph, &format!("{name}.weight"), 0);
         let vector = self.part_of_the_way(&format!("{name}.weight"), adapted.is_none(), |model, _, is_adapted| {
             Ok(adapted.filter(|_| is_adapted).unwrap_or_else(|| model.weight(weight.to_owned(), DType::F32, [1, size])))
         })?;

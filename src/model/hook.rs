@@ -9,7 +9,9 @@ pub struct Linear<'a> {
     pub site: &'a Site,
     /// What enters it, `[tokens, in_features]`.
     pub x: ValueId,
-    /// Its frozen weight, one a part of [`Site::outputs`]: `[rows of the part, in_features]`.
+    /// Where the rows of each expert begin in `x`, where it is a layer of several; see [`MatmulExperts`](crate::ops::matmul::MatmulExperts).
+    pub offsets: Option<ValueId>,
+    /// Its frozen weight, one a part of [`Site::outputs`]: `[rows of the part, in_features]`, of all experts one below the other.
     pub weights: Vec<ValueId>,
     /// The order in which their columns rest, and its inverse, where that is not the order of `x`'s columns.
     pub order: Option<[ValueId; 2]>,
@@ -85,8 +87,9 @@ pub trait Hook {
         None
     }
 
-    /// What stands for the weight of the norm of this name (`layers.3.input_layernorm`), `[1, size]`; `None` for the model's own.
-    fn norm(&mut self, _graph: &mut Graph, _name: &str) -> Option<ValueId> {
+    /// What stands for a part of the vector of this name (`layers.3.input_layernorm.weight`, `layers.3.self_attn.q_proj.bias`), `[1, size]`;
+    /// `None` for the model's own.
+    fn vector(&mut self, _graph: &mut Graph, _name: &str, _part: usize) -> Option<ValueId> {
         None
     }
 

@@ -5,6 +5,7 @@
 //! * [`weights`]: the frozen weights on the device.
 
 mod block;
+mod experts;
 pub mod graph;
 pub mod hook;
 mod inspection;

@@ -2,7 +2,7 @@
 
 use super::graph::{Model, RopeRow, order_names};
 use super::inspection::Inspection;
-use crate::architecture::{Architecture, is_of_a_layer, parameters};
+use crate::architecture::{Architecture, is_a_router, is_of_a_layer, parameters};
 use crate::gpu::{Device, split_rows};
 use crate::graph::{Origin, ValueId};
 use crate::ops::rope::rope_table_of;
@@ -43,6 +43,7 @@ impl WeightType {
     pub fn of(self, tensor: &TensorInfo) -> DType {
         match self {
             _ if tensor.shape.len() < 2 => DType::F32,
+            _ if is_a_router(&tensor.name) => tensor.storage,
             Self::DoubleNf4 => Self::In(DType::NF4).of(tensor),
             Self::In(DType::NF4) if !is_of_a_layer(&tensor.name) => tensor.storage,
             Self::In(dtype) => {
@@ -60,7 +61,9 @@ impl WeightType {
             Self::In(asked) => asked,
             Self::DoubleNf4 => DType::NF4,
         };
-        let is_meant = |tensor: &&&TensorInfo| tensor.shape.len() > 1 && (asked != DType::NF4 || is_of_a_layer(&tensor.name));
+        let is_meant = |tensor: &&&TensorInfo| {
+            tensor.shape.len() > 1 && !is_a_router(&tensor.name) && (asked != DType::NF4 || is_of_a_layer(&tensor.name))
+        };
         let matrices = tensors.iter().filter(is_meant);
         let mut counts: BTreeMap<(usize, DType), usize> = BTreeMap::new();
         for tensor in matrices.clone() {

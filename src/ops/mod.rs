@@ -18,6 +18,7 @@ pub mod dora_norm;
 pub mod dropout;
 pub mod embedding;
 pub mod expert_rows;
+pub mod gate_rows;
 pub mod gather_rows;
 pub mod global_norm;
 pub mod glu;

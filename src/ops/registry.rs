@@ -55,6 +55,8 @@ pub fn registry() -> Vec<OpEntry> {
         expert_rows::to_entry(),
         expert_rows::from_entry(),
         expert_rows::dots_entry(),
+        gate_rows::entry(),
+        gate_rows::backward_entry(),
         gather_rows::entry(),
         gather_rows::scatter_entry(),
         global_norm::entry(),

@@ -29,7 +29,7 @@ pub struct SortByExpert {
 
 impl Op for SortByExpert {
     fn name(&self) -> &'static str {
-        OP
+        "sort_by_expert"
     }
 
     fn infer(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, ShapeError> {

@@ -76,6 +76,12 @@ impl OpenModel {
         for token in tokens {
             let is_known = self.tokenizer.token_id(token).is_some() || new.iter().any(|other| other.content == *token);
             let is_mark = marks::ends_generation(token) || in_template.contains(token);
+            if !is_known && is_mark && !in_template.contains(token) {
+                tracing::warn!(
+                    "--train-tokens: {token} ends a generation by its name, in llama.cpp too, so it is added as a special token, and messages \
+                     have it as plain text; as content of messages, give it another name"
+                );
+            }
             new.extend((!is_known).then(|| AddedTokenSource::new(token, is_mark)));
         }
         if !new.is_empty() {

@@ -269,10 +269,10 @@ impl Look<'_> {
 
 /// Whether an adapter has something of its own in the final norm or the output layer; without, they are the base model's.
 pub fn has_own_head(adapter: &DeviceAdapter) -> bool {
-    let Placement { norms, .. } = &adapter.placement;
+    let Placement { vectors, .. } = &adapter.placement;
     let of_output =
         adapter.placement.whole_of(Vocabulary::Output).is_some() || adapter.placement.rows_of(Vocabulary::Output).is_some();
-    of_output || norms.iter().any(|norm| norm.layer.is_none())
+    of_output || vectors.iter().any(|vector| vector.layer.is_none())
 }
 
 /// Euclidean length. Eight sums side by side are several times as fast as one.

@@ -136,7 +136,7 @@ fn options_that_would_change_the_numbers_are_refused_by_key() {
     for (key, value) in [
         ("peft_type", json!("IA3")),
         ("use_dora", json!("yes")),
-        ("bias", json!("all")),
+        ("bias", json!("some")),
         ("lora_bias", json!(1)),
         ("modules_to_save", json!(["score"])),
         ("modules_to_save", json!("lm_head")),

@@ -170,7 +170,7 @@ fn what_cannot_be_read_is_named() {
         (|f| f.version = 3_u32.swap_bytes(), ["big-endian", "Convert"]),
         (|f| f.set("general.architecture", STRING, string("gpt2")), ["gpt2", "LlamaForCausalLM"]),
         (|f| f.set("general.architecture", U32, vec![0; 4]), ["general.architecture", "string"]),
-        (|f| f.set("llama.expert_count", U32, 8_u32.to_le_bytes().to_vec()), ["experts", "LlamaForCausalLM"]),
+        (|f| f.set("llama.expert_count", U32, 8_u32.to_le_bytes().to_vec()), ["llama.expert_used_count", "missing"]),
         (|f| f.set("llama.embedding_length", F32, vec![0; 4]), ["llama.embedding_length", "whole number"]),
         (|f| f.set("llama.rope.dimension_count", U32, 18_u32.to_le_bytes().to_vec()), ["rope.dimension_count", "is 18"]),
         (|f| f.set("llama.rope.scaling.type", STRING, string("yarn")), ["llama.rope.scaling.factor", "missing"]),

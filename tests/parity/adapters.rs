@@ -110,7 +110,7 @@ macro_rules! kinds {
 }
 
 kinds!(patterns rslora regex excluded some_layers lora_bias orthogonal dora dora_rslora dora_biases whole_modules whole_output
-    whole_untied whole_tying norms some_norms token_rows token_rows_untied added_tokens added_tokens_untied added_tokens_frozen added_tokens_whole);
+    whole_untied whole_tying norms some_norms biases adapted_biases token_rows token_rows_untied added_tokens added_tokens_untied added_tokens_frozen added_tokens_whole);
 
 /// What graftling writes of a vocabulary that was extended: the rows alone, behind the base model's own matrix. They are the whole of what PEFT
 /// computes with, whose file has the matrices besides.

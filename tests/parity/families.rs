@@ -55,8 +55,9 @@ macro_rules! families {
 }
 
 families! {
-    folder: llama_yarn llama_dynamic mistral qwen2_windows granite_biases gemma3_with_images;
+    folder: llama_yarn llama_dynamic mistral qwen2_windows granite_biases gemma3_with_images qwen3_moe_mixed;
     folder and gguf: llama_biases llama_linear qwen2 qwen3 gemma2 gemma3 phi3_longrope phi3_window smollm3 olmo2 granite
+        mixtral qwen2_moe qwen3_moe
 }
 
 /// Packed beside others, an example has the losses that it has alone: windows, and rotations that look at the length, are its own.
@@ -73,6 +74,46 @@ fn packed_examples_are_each_by_themselves() {
         assert_eq!(packed.len(), alone.len());
         for (row, (packed, alone)) in packed.iter().zip(&alone).enumerate() {
             assert_close(f64::from(*packed), f64::from(*alone), 2e-5, &format!("{name} prediction {row}"));
+        }
+    }
+}
+
+/// What PEFT wrote of single experts is written again as it was: the same keys, shapes and numbers.
+#[test]
+fn adapters_of_experts_are_written_as_they_were_read() {
+    use graftling::formats::folder_weights::FolderWeights;
+    use graftling::formats::peft::save_adapter;
+    use graftling::storage::TensorSource;
+    for name in ["mixtral", "qwen2_moe", "qwen3_moe", "qwen3_moe_mixed"] {
+        let folder = folder_of(name).join("adapter");
+        let (config, tensors) = load_adapter(&folder).unwrap();
+        let out = tempfile::tempdir().unwrap();
+        save_adapter(out.path(), &config, &tensors).unwrap();
+        let read = |folder: &Path| FolderWeights::open(&[folder.join("adapter_model.safetensors")]).unwrap();
+        let (theirs, ours) = (read(&folder), read(out.path()));
+        let shapes = |file: &FolderWeights| -> Vec<(String, Vec<usize>)> {
+            file.tensors().iter().map(|info| (info.name.clone(), info.shape.clone())).collect()
+        };
+        assert_eq!(shapes(&ours), shapes(&theirs), "{name}");
+        for info in theirs.tensors() {
+            assert_eq!(ours.read_f32(&info.name).unwrap(), theirs.read_f32(&info.name).unwrap(), "{name}: {}", info.name);
+        }
+        let (again, same) = load_adapter(out.path()).unwrap();
+        assert_eq!((again.target_modules, again.experts, same), (config.target_modules, config.experts, tensors), "{name}");
+    }
+}
+
+/// With transformers 5, PEFT has one pair for gate and up of all experts together, and saves it so: what it computes is the same.
+#[test]
+fn adapters_of_fused_experts_are_read() {
+    for name in ["mixtral", "qwen3_moe"] {
+        let folder = folder_of(name);
+        let expected = json(&folder.join("expected.json"));
+        let setup = Setup::open(&folder);
+        let adapter = DeviceAdapter::load(&folder.join("adapter_fused"), device(), &setup.files.config).unwrap();
+        let found = setup.token_nll(Some(&adapter), &batch(&[&expected]));
+        for (t, (found, expected)) in found.iter().zip(numbers(&expected["adapted"]["token_nll"])).enumerate() {
+            assert_close(f64::from(*found), expected, TOKEN_LOSS, &format!("{name} token {t}"));
         }
     }
 }

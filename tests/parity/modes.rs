@@ -6,7 +6,7 @@ use graftling::architecture::Architecture;
 use graftling::session::prefix_cache::{PrefixCache, PrefixCacheType, Store, StorePlan};
 
 /// The fixtures of `tests/parity/families.rs`, each family and each of its features once or more.
-const FAMILIES: [&str; 17] = [
+const FAMILIES: [&str; 21] = [
     "gemma2",
     "gemma3",
     "gemma3_with_images",
@@ -17,12 +17,16 @@ const FAMILIES: [&str; 17] = [
     "llama_linear",
     "llama_yarn",
     "mistral",
+    "mixtral",
     "olmo2",
     "phi3_longrope",
     "phi3_window",
     "qwen2",
+    "qwen2_moe",
     "qwen2_windows",
     "qwen3",
+    "qwen3_moe",
+    "qwen3_moe_mixed",
     "smollm3",
 ];
 

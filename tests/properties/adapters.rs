@@ -36,7 +36,7 @@ fn linear(
 fn adapted(s: &mut Sketch, x: Matrix, w: Matrix, a: Matrix, b: Matrix, addend: Option<Matrix>) -> [ValueId; 4] {
     let [x, w, a, b] = [x, w, a, b].map(|matrix| s.matrix(matrix));
     let addend = addend.map(|matrix| s.matrix(matrix));
-    let values = LoraValues { a, b: vec![b], scale: SCALE, dropout: None };
+    let values = LoraValues { a, b: vec![b], offsets: None, scale: SCALE, dropout: None };
     let y = linear(&mut s.graph, x, w, Some(values), addend, "layer");
     [x, a, b, y]
 }
@@ -180,7 +180,7 @@ fn fused_adapters_compute_the_same() {
         let a = leaf(graph, "a", tensor(r), Origin::Adapter);
         let b = leaf(graph, "b", TensorType::f32(Rows::Fixed(width), r), Origin::Adapter);
         adapters.extend([a, b]);
-        linear(graph, input, weight, Some(LoraValues { a, b: vec![b], scale: SCALE, dropout: None }), addend, name)
+        linear(graph, input, weight, Some(LoraValues { a, b: vec![b], offsets: None, scale: SCALE, dropout: None }), addend, name)
     };
     let query = layer(&mut graph, x, None, "q");
     let key = layer(&mut graph, x, Some(query), "k");

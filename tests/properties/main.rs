@@ -6,6 +6,7 @@ mod common;
 
 mod adapters;
 mod attention;
+mod experts;
 mod holes;
 mod random_graphs;
 mod rows;
@@ -20,11 +21,18 @@ use graftling::autograd::{Root, backward};
 use graftling::graph::{DType, Derivative, Matrix, Origin, ValueId};
 use graftling::ops::linear_cross_entropy::LinearCrossEntropy;
 use graftling::ops::rms_norm::RmsNorm;
-use graftling::ops::{Example, Random, registry};
+use graftling::ops::{Example, OpEntry, Random, registry};
 use graftling::reference;
 use std::collections::HashMap;
 
 const SEED: u64 = 20;
+
+/// All ops, or those that the environment names: `GRAFTLING_TEST_OPS=matmul_experts,route`, for whoever works on one.
+pub fn entries() -> Vec<OpEntry> {
+    let wanted = std::env::var("GRAFTLING_TEST_OPS").ok();
+    let is_wanted = |entry: &OpEntry| wanted.as_ref().is_none_or(|names| names.split(',').any(|name| name == entry.name));
+    registry().into_iter().filter(is_wanted).collect()
+}
 
 fn leaves_of(example: &Example, ids: &[ValueId]) -> Vec<(ValueId, Matrix)> {
     ids.iter().copied().zip(example.inputs.iter().map(|(_, matrix)| matrix.clone())).collect()
@@ -33,7 +41,7 @@ fn leaves_of(example: &Example, ids: &[ValueId]) -> Vec<(ValueId, Matrix)> {
 /// GPU = f64 reference within the op's bound; two runs are bitwise equal; nothing is written outside the outputs.
 #[test]
 fn kernels_equal_their_reference() {
-    for entry in registry() {
+    for entry in entries() {
         for (number, example) in (entry.examples)(&mut Random(SEED)).into_iter().enumerate() {
             let (graph, ids, outputs) = graph_of(&example, Origin::Input);
             let leaves = leaves_of(&example, &ids);
@@ -79,7 +87,7 @@ pub fn differentiable(example: &Example) -> Vec<usize> {
 /// rtol 1e-3), and the GPU's gradient agrees with the f64 gradient within ten times the op's forward bound (design section 9).
 #[test]
 fn gradients_equal_finite_differences() {
-    for entry in registry() {
+    for entry in entries() {
         for (number, example) in (entry.examples)(&mut Random(SEED)).into_iter().enumerate() {
             let (mut graph, ids, outputs) = graph_of(&example, Origin::Adapter);
             let is_loss = example.op.name() == "linear_cross_entropy";

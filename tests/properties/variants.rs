@@ -2,9 +2,10 @@
 //! that would run differently is compared with the reference.
 
 use crate::common::{device, device_with, graph_of, relative_distance, run_on};
+use crate::entries;
 use graftling::graph::{Call, Dispatch, Operand, Origin, TensorType};
 use graftling::kernel::{Facts, Tuning};
-use graftling::ops::{Example, Random, registry};
+use graftling::ops::{Example, Random};
 use graftling::reference;
 
 fn launch(example: &Example, facts: &Facts) -> Vec<Dispatch> {
@@ -27,7 +28,7 @@ fn kernels_for_other_devices_equal_their_reference() {
     for facts in kinds.into_iter().filter(|facts| *facts != own) {
         let device = device_with(facts.clone());
         let mut others = 0;
-        for entry in registry() {
+        for entry in entries() {
             for (number, example) in (entry.examples)(&mut Random(20)).into_iter().enumerate() {
                 let kernels = |facts| -> Vec<_> {
                     launch(&example, facts).into_iter().map(|dispatch| (dispatch.kernel.name, dispatch.constants)).collect()

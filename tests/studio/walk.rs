@@ -332,6 +332,7 @@ impl Walk<'_> {
         let config = json_of(&case.adapter.as_ref().unwrap().join("adapter_config.json"));
         let whole = case.adds
             || !config["trainable_token_indices"].is_null()
+            || ["all", "lora_only"].contains(&config["bias"].as_str().unwrap_or_default())
             || config["modules_to_save"].as_array().is_some_and(|modules| !modules.is_empty());
         for strength in if case.adds { &[1.0][..] } else { &[0.5, 1.0] } {
             let asked = json!({ "ids": case.ids, "adapter": strength });

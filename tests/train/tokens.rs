@@ -51,6 +51,18 @@ fn vocabulary(shop: &Workshop, model: &str) -> [Option<Vec<f32>>; 2] {
     ["model.embed_tokens.weight", "lm_head.weight"].map(|name| files.tensors.read_f32(name).ok())
 }
 
+/// llama.cpp stops at such a token whatever the data means by it, so it cannot be content in silence.
+#[test]
+fn a_token_that_ends_a_generation_by_its_name_is_told() {
+    let shop = shop();
+    let tokens = |list: &'static str| train(&shop, "told", &["--train-tokens", list, "--max-steps", "1", "--overwrite"]).1;
+    assert!(!tokens("<|tool|>").contains("ends a generation"));
+    let said = tokens("<|tool|>,<|call|>");
+    assert!(said.contains("<|call|> ends a generation by its name") && said.contains("another name"), "{said}");
+    let kinds: Vec<Value> = read_json(&shop, "told/tokenizer.json")["added_tokens"].as_array().unwrap().clone();
+    assert_eq!(kinds.iter().map(|token| token["special"].clone()).collect::<Vec<_>>(), [json!(false), json!(true)]);
+}
+
 #[test]
 fn added_tokens_are_trained_kept_and_read_with_the_adapter_alone() {
     let shop = shop();

@@ -11,6 +11,7 @@ import argparse
 import json
 import math
 import pathlib
+import re
 
 import gguf
 import numpy as np
@@ -29,6 +30,9 @@ ARCHITECTURES = {
     "smollm3": "smollm3",
     "olmo2": "olmo2",
     "granite": "granite",
+    "mixtral": "llama",
+    "qwen2_moe": "qwen2moe",
+    "qwen3_moe": "qwen3moe",
 }
 INTERLEAVED = {"llama", "smollm3", "granite"}  # ggml's older rotary order
 ONE_PLUS = {"gemma2", "gemma3"}
@@ -85,11 +89,32 @@ def write_keys(writer, arch, config):
     if arch == "gemma2":
         writer.add_attn_logit_softcapping(config["attn_logit_softcapping"])
         writer.add_final_logit_softcapping(config["final_logit_softcapping"])
+    experts = config.get("num_experts") or config.get("num_local_experts")
+    if experts:
+        writer.add_expert_count(experts)
+        writer.add_expert_used_count(config["num_experts_per_tok"])
+        if "moe_intermediate_size" in config:
+            writer.add_expert_feed_forward_length(config["moe_intermediate_size"])
+        if "shared_expert_intermediate_size" in config:
+            writer.add_expert_shared_feed_forward_length(config["shared_expert_intermediate_size"])
     if arch == "granite":
         writer.add_attention_scale(config["attention_multiplier"])
         writer.add_embedding_scale(config["embedding_multiplier"])
         writer.add_residual_scale(config["residual_multiplier"])
         writer.add_logit_scale(config["logits_scaling"])
+
+
+def of_all_experts(tensors):
+    """The tensors of single experts (`experts.3.w1`) as one of three dimensions (`experts.w1`)."""
+    found = {}
+    for name, tensor in tensors.items():
+        match = re.fullmatch(r"(.*\.experts)\.(\d+)\.(.*)", name)
+        if match:
+            found.setdefault(f"{match[1]}.{match[3]}", {})[int(match[2])] = tensor
+        else:
+            found[name] = tensor
+    in_order = lambda experts: torch.stack([experts[number] for number in range(len(experts))])
+    return {name: in_order(value) if isinstance(value, dict) else value for name, value in found.items()}
 
 
 def convert(folder, path, words=None):
@@ -107,7 +132,8 @@ def convert(folder, path, words=None):
         writer.add_token_merges([f"{words[0]} {words[1]}"])
     kind = next(kind for kind, name in gguf.MODEL_ARCH_NAMES.items() if name == arch)
     names = gguf.get_tensor_name_map(kind, config["num_hidden_layers"])
-    for name, tensor in load_file(folder / "model.safetensors").items():
+    for name, tensor in of_all_experts(load_file(folder / "model.safetensors")).items():
+        tensor = tensor.squeeze() if name.endswith("shared_expert_gate.weight") else tensor
         stem, suffix = name.rsplit(".", 1)
         values = tensor.float().numpy()
         if arch in ONE_PLUS and name.endswith("norm.weight"):
@@ -116,7 +142,7 @@ def convert(folder, path, words=None):
         if arch in INTERLEAVED and heads:
             values = interleaved_rows(values, heads)
         target = f"{names.get_name(stem)}.{suffix}"
-        if values.ndim == 1 or tensor.dtype == torch.float32:
+        if values.ndim == 1 or "_inp" in target or tensor.dtype == torch.float32:
             writer.add_tensor(target, values.astype(np.float32))
         elif tensor.dtype == torch.float16:
             writer.add_tensor(target, values.astype(np.float16))

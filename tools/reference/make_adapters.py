@@ -25,7 +25,7 @@ import lora_run as run
 
 STEPS, RATE = 5, 3e-3
 
-LLAMA, UNTIED, QWEN = "tiny/grouped_tied", "tiny/mha_untied", "families/qwen2"
+LLAMA, UNTIED, QWEN, BIASES = "tiny/grouped_tied", "tiny/mha_untied", "families/qwen2", "families/llama_biases"
 
 ADAPTERS = {
     "patterns": dict(
@@ -53,6 +53,9 @@ ADAPTERS = {
     ),
     "norms": dict(r=2, lora_alpha=6, target_modules=["v_proj"], modules_to_save=["norm"]),
     "some_norms": dict(r=2, lora_alpha=6, target_modules=["v_proj"], modules_to_save=["post_attention_layernorm", "model.norm", "embed_tokens"]),
+    # The model's own biases are trained too: all of them, and those of adapted layers.
+    "biases": dict(model=QWEN, r=2, lora_alpha=6, target_modules=["q_proj", "o_proj"], bias="all"),
+    "adapted_biases": dict(model=BIASES, r=2, lora_alpha=6, target_modules=["v_proj", "down_proj"], bias="lora_only", use_dora=True),
     # Rows in another order than their tokens; one matrix for both uses, and two.
     "token_rows": dict(r=2, lora_alpha=6, target_modules=["v_proj"], trainable_token_indices=[84, 23, 55]),
     "token_rows_untied": dict(

@@ -12,13 +12,15 @@ scaled within the sequence. tests/fixtures/reference/README.md says what the fil
 import argparse
 import json
 import pathlib
+import re
 import shutil
 import types
 
 import numpy as np
+import peft
 import torch
 import transformers as hf
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import folder_to_gguf
 import lora_run as run
@@ -125,6 +127,23 @@ FAMILIES = {
         ),
         True,
     ),
+    "mixtral": (hf.MixtralConfig, dict(num_local_experts=6, num_experts_per_tok=2), True),
+    "qwen2_moe": (
+        hf.Qwen2MoeConfig,
+        dict(num_experts=6, num_experts_per_tok=3, moe_intermediate_size=16, shared_expert_intermediate_size=24),
+        True,
+    ),
+    "qwen3_moe": (
+        hf.Qwen3MoeConfig,
+        dict(num_experts=8, num_experts_per_tok=2, moe_intermediate_size=16, norm_topk_prob=True, head_dim=16),
+        True,
+    ),
+    # a plain MLP between two layers with experts, and weights that are not renormalised
+    "qwen3_moe_mixed": (
+        hf.Qwen3MoeConfig,
+        dict(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16, num_hidden_layers=3, mlp_only_layers=[1]),
+        False,
+    ),
     "granite_biases": (
         hf.GraniteConfig,
         dict(residual_multiplier=0.6, attention_bias=True, mlp_bias=True, attention_multiplier=0.3),
@@ -149,15 +168,114 @@ def random_model(config, generator):
             elif "embed_tokens" in name:
                 values = generator.normal(0.0, 0.12 if adds_one else 0.5, shape)
             else:
-                values = generator.normal(0.0, 1.5 / np.sqrt(shape[1]), shape)
+                values = generator.normal(0.0, 1.5 / np.sqrt(shape[-1]), shape)
             parameter.copy_(torch.from_numpy(values).to(torch.bfloat16))
+        if EXPERTS.get(config.model_type):
+            # Every token is sent to expert 1 of the first layer, and none to expert 3.
+            model.model.embed_tokens.weight[:, 0] = 4.0
+            model.model.layers[0].self_attn.o_proj.weight[0] = 0.0
+            model.model.layers[0].mlp.gate.weight[1, 0] = 2.5
+            model.model.layers[0].mlp.gate.weight[3, 0] = -2.5
+            for layer in model.model.layers:
+                if hasattr(layer.mlp, "gate"):
+                    layer.mlp.gate.weight *= ROUTER_SCALE
     return model.to(torch.bfloat16)
+
+
+# By which the routers' weights are multiplied, so that no choice is as good as another.
+ROUTER_SCALE = 2.0
+# What an expert's gate, up and down are called in files.
+EXPERTS = {
+    "mixtral": ["w1", "w3", "w2"],
+    "qwen2_moe": ["gate_proj", "up_proj", "down_proj"],
+    "qwen3_moe": ["gate_proj", "up_proj", "down_proj"],
+}
+
+
+class SingleExperts(torch.nn.ModuleList):
+    """The experts of a layer as transformers 4 has them and files still do: a linear layer for each, which PEFT adapts by its name.
+
+    Every expert is computed, also for no token, so that its adapter has a gradient of zeros.
+    """
+
+    def __init__(self, experts, names):
+        gate_up, down = experts.gate_up_proj.data, experts.down_proj.data
+        inner = down.shape[2]
+        super().__init__()
+        for number in range(len(down)):
+            expert = torch.nn.Module()
+            parts = (gate_up[number, :inner], gate_up[number, inner:], down[number])
+            for name, weight in zip(names, parts):
+                linear = torch.nn.Linear(*reversed(weight.shape), bias=False)
+                linear.weight = torch.nn.Parameter(weight.clone(), requires_grad=False)
+                setattr(expert, name, linear)
+            self.append(expert)
+        self.names = names
+        self.tokens = [0] * len(down)
+
+    def forward(self, x, chosen, weights):
+        total = torch.zeros_like(x)
+        for number, expert in enumerate(self):
+            gate, up, down = (getattr(expert, name) for name in self.names)
+            rows, place = torch.where(chosen == number)
+            self.tokens[number] = len(rows)
+            y = down(torch.nn.functional.silu(gate(x[rows])) * up(x[rows]))
+            total = total.index_add(0, rows, y * weights[rows, place, None])
+        return total
+
+
+def with_single_experts(model):
+    """The same model with a linear layer for each matrix of an expert; equal, or it ends here."""
+    names = EXPERTS.get(model.config.model_type)
+    if not names:
+        return model
+    ids = torch.arange(3, 27)[None]
+    with torch.no_grad():
+        before = model(ids, use_cache=False).logits
+        for layer in model.model.layers:
+            if hasattr(layer.mlp, "experts"):
+                layer.mlp.experts = SingleExperts(layer.mlp.experts, names)
+        after = model(ids, use_cache=False).logits
+    assert torch.allclose(before, after, rtol=1e-4, atol=1e-4 if before.dtype == torch.float32 else 1e-10), "experts differ"
+    return model
+
+
+def of_all_experts(tensors):
+    """The matrices of single experts by the name of all, one below the other, as graftling has them."""
+    found = {}
+    for name, tensor in tensors.items():
+        match = re.fullmatch(r"(.*)\.experts\.(\d+)\.((.*)\.lora_.)", name)
+        if match:
+            parent = match[1].replace(".mlp", ".block_sparse_moe") if match[4] in EXPERTS["mixtral"] else match[1]
+            found.setdefault(f"{parent}.experts.{match[3]}", []).append((int(match[2]), tensor))
+        else:
+            found[name] = tensor
+    in_order = lambda pieces: torch.cat([tensor for _, tensor in sorted(pieces, key=lambda piece: piece[0])])
+    return {name: in_order(value) if isinstance(value, list) else value for name, value in found.items()}
+
+
+def routing(model, ids):
+    """Tokens of each expert in the first layer with experts, and the smallest distance of a chosen logit from one that is not."""
+    gaps = []
+
+    def look(module, _, out):
+        logits = out[0].sort(descending=True).values
+        gaps.append(float((logits[:, module.top_k - 1] - logits[:, module.top_k]).min()))
+
+    gates = [module.register_forward_hook(look) for module in model.modules() if type(module).__name__.endswith("TopKRouter")]
+    with torch.no_grad():
+        model(torch.tensor([ids]), use_cache=False)
+    [gate.remove() for gate in gates]
+    first = next(module for module in model.modules() if isinstance(module, SingleExperts))
+    return first.tokens, min(gaps)
 
 
 def exact_model(folder):
     """The model in f64, with the places that transformers forces to f32 replaced (frequencies stay transformers' own, in f32)."""
     model = hf.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").double().eval()
     adds_one = model.config.model_type.startswith("gemma")
+    if EXPERTS.get(model.config.model_type):
+        model.set_experts_implementation("eager")  # the others have no f64
 
     def rms_norm(module, x):
         eps = getattr(module, "variance_epsilon", None) or module.eps
@@ -180,7 +298,16 @@ def exact_model(folder):
         scale = getattr(module, prefix + "attention_scaling")
         return angles.cos() * scale, angles.sin() * scale
 
+    def route(module, x):
+        logits = torch.nn.functional.linear(x.reshape(-1, module.hidden_dim), module.weight)
+        weights, chosen = logits.softmax(-1).topk(module.top_k, dim=-1)
+        if getattr(module, "norm_topk_prob", True):
+            weights = weights / weights.sum(-1, keepdim=True)
+        return logits, weights, chosen
+
     for module in model.modules():
+        if type(module).__name__.endswith("TopKRouter"):
+            module.forward = types.MethodType(route, module)
         if type(module).__name__.endswith("RMSNorm"):
             module.forward = types.MethodType(rms_norm, module)
         if type(module).__name__.endswith("RotaryEmbedding"):
@@ -221,6 +348,13 @@ def figures(folder, load, work, modules, save=False):
     with torch.no_grad():
         out["base"] = {"token_nll": run.token_nll(model, work["sequence"])[0].tolist()}
         out["base"]["greedy"], out["base"]["margin"] = greedy(model, work["prompt"])
+    model = with_single_experts(model)
+    if EXPERTS.get(model.config.model_type):
+        tokens_of, gap = routing(model, work["sequence"])
+        print(f"  tokens of experts {tokens_of}, smallest gap of the router {gap:.3f}")
+        assert max(tokens_of) == LENGTH and min(tokens_of) == 0 and gap > 5e-4, "the router's choice is not safe, or not extreme"
+        # PEFT would look for transformers 5's experts.
+        model.config.model_type = "llama"
     model = run.add_lora(model, modules, RANK, ALPHA, b_bound=B_BOUND)
     if save:
         model.save_pretrained(folder / "adapter")
@@ -229,10 +363,10 @@ def figures(folder, load, work, modules, save=False):
         out["adapted"]["greedy"], out["adapted"]["margin"] = greedy(model, work["prompt"])
     loss, _ = run.backward_step(model, [[{"input_ids": work["sequence"]}]])
     out["gradients"] = {"loss": loss, "grad_norm": run.gradient_norm(model)}
-    tensors.update({f"gradients.{n}": g for n, g in run.gradients(model).items()})
+    tensors.update({f"gradients.{n}": g for n, g in of_all_experts(run.gradients(model)).items()})
     losses, norms = run.train(model, work["adamw"], **ADAMW)
     out["adamw"] = {"losses": losses, "grad_norms": norms}
-    tensors.update({f"adamw.{n}": v for n, v in run.values(model).items()})
+    tensors.update({f"adamw.{n}": v for n, v in of_all_experts(run.values(model)).items()})
     return out, tensors
 
 
@@ -254,6 +388,21 @@ def distance(a, b):
     return max(abs(x - y) for x, y in zip(a, b))
 
 
+def save_fused_adapter(folder):
+    """`adapter/` as PEFT turns it into the form of transformers 5 and saves it: parameters of all experts (`target_parameters`)."""
+    peft.PeftModel.from_pretrained(as_shipped(folder), folder / "adapter").save_pretrained(folder / "adapter_fused")
+    (folder / "adapter_fused/README.md").unlink(missing_ok=True)
+    path = folder / "adapter_fused/adapter_config.json"
+    config = json.loads(path.read_text())
+    config["target_modules"].sort()
+    path.write_text(json.dumps(config, indent=1) + "\n")
+
+
+def modules_of(config):
+    attention = SEPARATE[:4]
+    return FUSED if config.model_type == "phi3" else attention + EXPERTS.get(config.model_type, SEPARATE[4:])
+
+
 def make(name, folder):
     config_class, changes, gguf = FAMILIES[name]
     shutil.rmtree(folder, ignore_errors=True)
@@ -266,7 +415,7 @@ def make(name, folder):
     if gguf:
         folder_to_gguf.convert(folder, folder / "model.gguf")
     work = work_of(generator, SIZES["vocab_size"])
-    modules = FUSED if config.model_type == "phi3" else SEPARATE
+    modules = modules_of(config)
     if "text_config" in changes:
         modules = rf".*language_model\.layers\.\d+\.(self_attn|mlp)\.({'|'.join(SEPARATE)})"
     single, _ = figures(folder, as_shipped, work, modules, save=True)
@@ -277,7 +426,7 @@ def make(name, folder):
         "adamw_losses": distance(single["adamw"]["losses"], expected["adamw"]["losses"]),
     }
     document = {
-        "lora": {"r": RANK, "alpha": ALPHA, "modules": FUSED if config.model_type == "phi3" else SEPARATE},
+        "lora": {"r": RANK, "alpha": ALPHA, "modules": modules_of(config)},
         "input_ids": work["sequence"],
         "prompt": work["prompt"],
     }
@@ -285,11 +434,17 @@ def make(name, folder):
     (folder / "expected.json").write_text(json.dumps(document) + "\n")
     save_file(run.as_f32(tensors), folder / "expected.safetensors")
     (folder / "adapter/README.md").unlink(missing_ok=True)
+    if config.model_type == "mixtral":
+        # as transformers 4 called the layer
+        file = folder / "adapter/adapter_model.safetensors"
+        save_file({k.replace(".mlp.", ".block_sparse_moe."): v for k, v in load_file(file).items()}, file, {"format": "pt"})
     adapter_config = json.loads((folder / "adapter/adapter_config.json").read_text())
     adapter_config["base_model_name_or_path"] = f"families/{name}"
     if isinstance(modules, list):
         adapter_config["target_modules"].sort()
     (folder / "adapter/adapter_config.json").write_text(json.dumps(adapter_config, indent=1) + "\n")
+    if name in ("mixtral", "qwen3_moe"):  # in a plain MLP beside experts PEFT loses its pairs
+        save_fused_adapter(folder)
     size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
     print(
         f"{name}: {size / 1000:.0f} KB; base {np.mean(expected['base']['token_nll']):.3f}, "

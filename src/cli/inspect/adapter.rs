@@ -33,6 +33,9 @@ const SHOWN: [&str; 17] = [
     "lora_dropout",
 ];
 
+/// Where AdapterHub's file has the method's own options.
+const INNER: &str = "config";
+
 /// Tokens that the report for people names.
 const NAMED: usize = 12;
 
@@ -154,8 +157,9 @@ impl Found {
             Value::Object(map) => !map.is_empty(),
             _ => true,
         };
-        let known = |key: &str| SHOWN.contains(&key) || NOT_SHOWN.contains(&key);
-        self.config.iter().filter(move |(key, value)| !known(key) && is_on(value))
+        let known = |key: &str| SHOWN.contains(&key) || NOT_SHOWN.contains(&key) || key == INNER;
+        let inner = self.config.get(INNER).and_then(Value::as_object).into_iter().flatten();
+        self.config.iter().chain(inner).filter(move |(key, value)| !known(key) && is_on(value))
     }
 
     /// Options of the run that wrote it, where it was one of graftling's and is remembered.

@@ -98,7 +98,7 @@ impl Gguf {
                         _ => {}
                     }
                     let bytes = tensor.bytes.len() as u64;
-                    let info = TensorInfo { name, shape: tensor.shape.clone(), storage, bytes };
+                    let info = TensorInfo { name, shape: rows_of(&tensor.shape, parameter.copied()), storage, bytes };
                     readable.push((info, Located { file: part, bytes: tensor.bytes.clone(), order }));
                 }
                 Err(kind) => unreadable.push((name, kind)),
@@ -144,6 +144,18 @@ impl Gguf {
         let first = &self.files[0];
         let place = first.path.display().to_string();
         Metadata { place: &place, container: &self.container, file: first.mapped() }.text()
+    }
+}
+
+/// The shape with two dimensions, where the file has another number of them: of experts that lie one behind the other, and of a matrix of one
+/// row.
+fn rows_of(shape: &[usize], parameter: Option<&Parameter>) -> Vec<usize> {
+    match (shape, parameter) {
+        (&[count, rows, columns], Some(Parameter { experts: Some(experts), .. })) if count == *experts => {
+            vec![count.saturating_mul(rows), columns]
+        }
+        (&[columns], Some(parameter)) if parameter.shape == [1, columns] => vec![1, columns],
+        _ => shape.to_vec(),
     }
 }
 

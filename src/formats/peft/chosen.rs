@@ -22,6 +22,8 @@ pub struct Chosen {
     pub(super) layers: Option<BTreeSet<usize>>,
     /// `layers_pattern`: regular expressions for what stands before a layer's number.
     pub(super) before_layers: Vec<String>,
+    /// Of `target_parameters`: gate_up_proj and down_proj of experts.
+    pub(super) parameters: [bool; 2],
 }
 
 /// Two configurations are equal if the same modules are adapted; this is only how one file says it.
@@ -82,9 +84,13 @@ fn in_layers(layers: &BTreeSet<usize>, of_layer: &[Regex], path: &str) -> bool {
 /// (`layers.3.self_attn.q_proj`) its whole name in the file.
 pub(super) fn adopt_modules(path: &Path, config: &mut AdapterConfig, paths: &BTreeMap<String, String>) -> Result<()> {
     let bad = |place: String, problem: String| Error::bad_input(place, problem, WRONG_ADAPTER);
-    let part = |site: &str, nth: usize| site.split('.').nth(nth).unwrap_or_default().to_owned();
-    let layer_of = |site: &str| part(site, 1).parse::<usize>().unwrap_or_default();
-    let homes: BTreeMap<String, String> = paths.keys().map(|site| (part(site, 3), part(site, 2))).collect();
+    let layer_of = |site: &str| site.split('.').nth(1).and_then(|layer| layer.parse::<usize>().ok()).unwrap_or_default();
+    // The module's own name, and what it hangs on in its layer.
+    let home_of = |site: &str| {
+        let (home, module) = site.splitn(3, '.').nth(2).and_then(|within| within.rsplit_once('.')).unwrap_or_default();
+        (module.to_owned(), home.to_owned())
+    };
+    let homes: BTreeSet<(String, String)> = paths.keys().map(|site| home_of(site)).collect();
     let layers: BTreeSet<usize> = paths.keys().map(|site| layer_of(site)).collect();
     if homes.len() > MOST_KINDS {
         let problem = format!("has tensors of {} kinds of modules, more than any model has", homes.len());
@@ -96,7 +102,8 @@ pub(super) fn adopt_modules(path: &Path, config: &mut AdapterConfig, paths: &BTr
         None
     });
     // A file of transformers 4 has the names of that time, and its words may be about today's.
-    let before = paths.iter().next().and_then(|(site, path)| path.strip_suffix(site.as_str())).unwrap_or_default();
+    let before =
+        paths.iter().find_map(|(site, path)| path.strip_suffix(site.as_str())).map_or_else(|| names::path("", ""), str::to_owned);
     let is_meant = |site: &str, path: &str| {
         let today = names::path(site, if before.contains(names::TEXT_PART) { names::TEXT_PART } else { "" });
         means.as_ref().is_none_or(|means| means(path) || means(&today))
@@ -105,12 +112,16 @@ pub(super) fn adopt_modules(path: &Path, config: &mut AdapterConfig, paths: &BTr
     if let Some((site, _)) = paths.iter().find(|(site, path)| !is_meant(site, path)) {
         let keys = "target_modules, exclude_modules and layers_to_transform";
         let problem =
-            format!("has tensors of {} in layer {}, which {CONFIG} does not choose by {keys}", part(site, 3), layer_of(site));
+            format!("has tensors of {} in layer {}, which {CONFIG} does not choose by {keys}", home_of(site).0, layer_of(site));
         return Err(bad(path.display().to_string(), problem));
     }
-    let of = |layer: usize, (module, part): (&String, &String)| format!("layers.{layer}.{part}.{module}");
-    let product = layers.iter().flat_map(|layer| homes.iter().map(|home| (*layer, home.0, of(*layer, home))));
-    let lacking: Vec<(usize, &String, String)> = product.filter(|(.., site)| !paths.contains_key(site)).collect();
+    let of = |layer: usize, (module, home): &(String, String)| format!("layers.{layer}.{home}.{module}");
+    let product = layers.iter().flat_map(|layer| homes.iter().map(|home| (*layer, &home.0, of(*layer, home))));
+    // A layer may have a module of this name in another place: experts, or one MLP.
+    let elsewhere =
+        |layer: usize, module: &str| homes.iter().any(|home| home.0 == module && paths.contains_key(&of(layer, home)));
+    let lacking: Vec<(usize, &String, String)> =
+        product.filter(|(layer, module, site)| !paths.contains_key(site) && !elsewhere(*layer, module)).collect();
     let means_for_sure = |site: &str| means.is_some() && is_meant(site, &format!("{before}{site}"));
     if let Some((layer, module, _)) = lacking.iter().find(|(.., site)| means_for_sure(site)) {
         let problem = format!("has no tensors in layer {layer}, where {CONFIG} means it too");
@@ -123,8 +134,11 @@ pub(super) fn adopt_modules(path: &Path, config: &mut AdapterConfig, paths: &BTr
     let means_every_layer =
         is_list && last < MOST_LAYERS && others.all(|layer| homes.iter().all(|home| means_for_sure(&of(layer, home))));
     config.layers_to_transform = (!means_every_layer).then(|| layers.into_iter().collect());
-    config.only = (!lacking.is_empty()).then(|| paths.keys().cloned().collect());
-    config.target_modules = homes.into_keys().collect();
+    // By their own names, modules in all places are meant.
+    let by_names = matches!(&chosen.targets, Some(Modules::Listed(names)) if names.iter().all(|name| !name.contains('.')));
+    let in_many_places = homes.iter().any(|(_, home)| home.contains('.')) && !by_names;
+    config.only = (!lacking.is_empty() || in_many_places).then(|| paths.keys().cloned().collect());
+    config.target_modules = homes.into_iter().map(|(module, _)| module).collect::<BTreeSet<_>>().into_iter().collect();
     drop(means);
     config.chosen = chosen;
     Ok(())

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::{AdapterConfig, Chosen, EMBEDDING, Modules, Patterns, names};
+use super::{AdapterConfig, Chosen, EMBEDDING, Modules, Patterns, TrainedBiases, fused, names};
 use crate::formats::open;
 use crate::{Error, Result};
 
@@ -63,7 +63,7 @@ const KEYS: [(&str, Key); 47] = [
     ("use_qalora", Key::Off),
     ("use_bdlora", Key::Off),
     ("layer_replication", Key::Off),
-    ("target_parameters", Key::Off),
+    ("target_parameters", Key::Read),
     ("alora_invocation_tokens", Key::Off),
     ("arrow_config", Key::Off),
     ("kasa_config", Key::Off),
@@ -133,21 +133,40 @@ impl ConfigFile {
                 .patterns("alpha_pattern", "a number", |value| value.as_f64().filter(|alpha| alpha.is_finite()))?,
             base_model: self.get("base_model_name_or_path").and_then(Value::as_str).map(str::to_owned),
             text_path: "",
+            experts: 0,
+            fused_experts: false,
             use_rslora: self.get("use_rslora") == Some(&Value::Bool(true)),
             use_dora: self.get("use_dora") == Some(&Value::Bool(true)),
             modules_to_save: self.whole_modules()?,
             ensure_weight_tying: self.get("ensure_weight_tying") == Some(&Value::Bool(true)),
             whole_rows: BTreeMap::new(),
             token_indices: self.token_indices()?,
+            bias: self.bias()?,
             lora_bias: self.get("lora_bias") == Some(&Value::Bool(true)),
             chosen: self.chosen()?,
             taken_out: Vec::new(),
         })
     }
 
+    /// Which of the model's biases are trained.
+    fn bias(&self) -> Result<TrainedBiases> {
+        let Some(value) = self.get("bias") else { return Ok(TrainedBiases::None) };
+        let known = TrainedBiases::ALL.into_iter().find(|bias| value.as_str() == Some(bias.name()));
+        known.ok_or_else(|| self.bad("bias", format!("is {value}; it can be none, all or lora_only")))
+    }
+
     /// What chooses modules, and what PEFT refuses of it.
     fn chosen(&self) -> Result<Chosen> {
-        let targets = self.modules("target_modules")?.ok_or_else(|| self.bad("target_modules", NO_MODULES))?;
+        let parameters = self.parameters()?;
+        let targets = match self.modules("target_modules")? {
+            Some(targets) => targets,
+            None if parameters != [false; 2] => Modules::Listed(Vec::new()),
+            None => return Err(self.bad("target_modules", NO_MODULES)),
+        };
+        if parameters != [false; 2] && matches!(targets, Modules::Pattern(_)) {
+            return Err(self
+                .bad("target_parameters", "stands beside target_modules that are a pattern; graftling reads it beside a list"));
+        }
         let excluded = self.modules("exclude_modules")?.filter(|modules| *modules != Modules::Pattern(String::new()));
         if self.get("layers_to_transform").is_some() && matches!(targets, Modules::Pattern(_)) {
             return Err(
@@ -163,7 +182,19 @@ impl ConfigFile {
         if !before_layers.is_empty() && self.get("layers_to_transform").is_none() {
             return Err(self.bad("layers_pattern", "is there without layers_to_transform, which PEFT refuses as well"));
         }
-        Ok(Chosen { targets: Some(targets), excluded, layers: self.layers()?, before_layers })
+        Ok(Chosen { targets: Some(targets), excluded, layers: self.layers()?, before_layers, parameters })
+    }
+
+    /// Which of the experts' parameters are adapted.
+    fn parameters(&self) -> Result<[bool; 2]> {
+        let key = "target_parameters";
+        let names = match self.modules(key)? {
+            None => Vec::new(),
+            Some(Modules::Listed(names)) => names,
+            Some(Modules::Pattern(pattern)) => vec![pattern],
+        };
+        fused::parameters(&names)
+            .map_err(|other| self.bad(key, format!("names {other}; graftling reads gate_up_proj and down_proj of experts only")))
     }
 
     /// A list of module names, or a pattern; `None` where there is nothing.
@@ -265,9 +296,6 @@ impl ConfigFile {
                     return Err(self.bad(key, problem));
                 }
             }
-        }
-        if let Some(bias) = self.get("bias").filter(|bias| bias.as_str() != Some("none")) {
-            return Err(self.bad("bias", format!("is {bias}; graftling supports \"none\" only")));
         }
         for switch in ["use_rslora", "use_dora", "lora_bias", "ensure_weight_tying"] {
             if let Some(value) = self.get(switch).filter(|value| !value.is_boolean()) {

@@ -8,6 +8,7 @@
 
 mod chosen;
 mod config_file;
+mod fused;
 mod names;
 mod patterns;
 
@@ -63,6 +64,8 @@ pub struct AdapterConfig {
     pub use_dora: bool,
     /// Whether B has a bias, which is scaled as it is.
     pub lora_bias: bool,
+    /// Whose biases are trained, where the model has some.
+    pub bias: TrainedBiases,
     /// Modules whose whole weight is trained: `embed_tokens`, `lm_head`, and ends of names of norms (`norm` means all that end so).
     pub modules_to_save: Vec<String>,
     /// Whether the matrix of `modules_to_save` stays both embedding and output matrix, where the model has one for both.
@@ -74,11 +77,40 @@ pub struct AdapterConfig {
     pub token_indices: BTreeMap<String, Vec<u32>>,
     /// What stands before `layers.` in the modules' names: [`Architecture::text_path`](crate::architecture::Architecture::text_path).
     pub text_path: &'static str,
+    /// How many experts a layer has, of which a file has the matrices one by one; 0 where none are adapted.
+    pub experts: usize,
+    /// Whether a file had them as transformers 5 has experts; see [`AdapterConfig::name_experts`].
+    pub fused_experts: bool,
     /// How the file says which modules are adapted; nothing in a config that comes from no file.
     pub chosen: Chosen,
     /// `lora_a0` and `lora_b0` of layers that began with another product than zero, which a file has behind what was trained:
     /// `[A; A0]`, `[B, -B0]`. With any, `r` and alphas are those of the trained half.
     pub taken_out: Vec<AdapterTensor>,
+}
+
+/// Which of the model's own biases are trained as a whole: PEFT's `bias`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TrainedBiases {
+    #[default]
+    None,
+    /// Of all layers.
+    All,
+    /// Of those with an adapter.
+    LoraOnly,
+}
+
+impl TrainedBiases {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::None, Self::All, Self::LoraOnly];
+
+    /// As PEFT calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::All => "all",
+            Self::LoraOnly => "lora_only",
+        }
+    }
 }
 
 impl Default for AdapterConfig {
@@ -97,11 +129,14 @@ impl Default for AdapterConfig {
             use_rslora: false,
             use_dora: false,
             lora_bias: false,
+            bias: TrainedBiases::None,
             modules_to_save: Vec::new(),
             ensure_weight_tying: false,
             whole_rows: BTreeMap::new(),
             token_indices: BTreeMap::new(),
             text_path: "",
+            experts: 0,
+            fused_experts: false,
             chosen: Chosen::default(),
             taken_out: Vec::new(),
         }
@@ -205,11 +240,13 @@ pub fn save_adapter(dir: &Path, config: &AdapterConfig, tensors: &[AdapterTensor
         Error::bad_input(dir.display(), problem, "This is a mistake in the calling program.")
     })?;
     let mut views = Vec::with_capacity(tensors.len());
-    for tensor in &with_starts {
+    let adapts = |site: &str| tensors.iter().any(|tensor| tensor.name.strip_suffix(".lora_a") == Some(site));
+    let single: Vec<AdapterTensor> = with_starts.into_iter().flat_map(|tensor| one_by_one(tensor, config.experts)).collect();
+    for tensor in &single {
         let bad = |problem| {
             Error::bad_input(format!("adapter tensor {}", tensor.name), problem, "This is a mistake in the calling program.")
         };
-        let name = names::in_file(&tensor.name, config.text_path).ok_or_else(|| bad("has a name that no file has"))?;
+        let name = names::in_file(&tensor.name, config.text_path, adapts).ok_or_else(|| bad("has a name that no file has"))?;
         let bytes = bytemuck::cast_slice(&tensor.values);
         let shape = if names::is_vector(&tensor.name) { vec![tensor.shape[0]] } else { tensor.shape.to_vec() };
         views.push((name, TensorView::new(Dtype::F32, shape, bytes).map_err(|_| bad("has another length than its shape"))?));
@@ -266,7 +303,7 @@ impl AdapterConfig {
         // By their own names, modules of the model's other parts would be meant too; a pattern or whole names say the layers themselves.
         let in_a_part = !self.text_path.is_empty();
         let target_modules = match &self.only {
-            Some(only) => json!(only.iter().map(|site| format!("{}{site}", self.text_path)).collect::<Vec<_>>()),
+            Some(only) => json!(only.iter().flat_map(|site| self.paths_of(site)).collect::<Vec<_>>()),
             None if in_a_part => json!(self.pattern()),
             None => json!(self.target_modules),
         };
@@ -281,7 +318,7 @@ impl AdapterConfig {
             "alpha_pattern": object(alpha_pattern.collect()),
             "auto_mapping": null,
             "base_model_name_or_path": self.base_model,
-            "bias": "none",
+            "bias": self.bias.name(),
             "fan_in_fan_out": false,
             "inference_mode": true,
             "init_lora_weights": true,
@@ -307,6 +344,14 @@ impl AdapterConfig {
         config
     }
 
+    /// The names of a module, or of those of all experts, that PEFT takes for these and no others.
+    fn paths_of(&self, site: &str) -> Vec<String> {
+        let experts = (0..self.experts).map(|expert| names::of_expert(site, expert));
+        let paths =
+            experts.collect::<Option<Vec<String>>>().filter(|paths| !paths.is_empty()).unwrap_or_else(|| vec![site.to_owned()]);
+        paths.into_iter().map(|path| format!("{}{path}", self.text_path)).collect()
+    }
+
     /// The regular expression that PEFT compares with whole module names.
     fn pattern(&self) -> String {
         let layers = match &self.layers_to_transform {
@@ -317,6 +362,40 @@ impl AdapterConfig {
         let modules = self.target_modules.join("|");
         format!(r"model\.{part}layers\.({layers})\.(self_attn|mlp)\.({modules})")
     }
+}
+
+/// The matrices of single experts, of that of all of them; any other as it is.
+fn one_by_one(tensor: AdapterTensor, experts: usize) -> Vec<AdapterTensor> {
+    let names: Option<Vec<String>> = (0..experts).map(|expert| names::of_expert(&tensor.name, expert)).collect();
+    let Some(names) = names.filter(|names| !names.is_empty()) else { return vec![tensor] };
+    let [rows, columns] = [tensor.shape[0] / experts, tensor.shape[1]];
+    let of = |(name, values): (String, &[f32])| AdapterTensor { name, shape: [rows, columns], values: values.to_vec() };
+    names.into_iter().zip(tensor.values.chunks(rows * columns)).map(of).collect()
+}
+
+/// The matrices of all experts, of those of single ones: by name, then by number.
+///
+/// # Errors
+/// The name of a matrix, and what is wrong with it: an expert has none, or one of another shape.
+fn all_together(
+    found: BTreeMap<String, BTreeMap<usize, AdapterTensor>>,
+) -> std::result::Result<(Vec<AdapterTensor>, usize), (String, String)> {
+    let count = found.values().filter_map(|of| of.keys().last()).max().map_or(0, |last| last + 1);
+    let mut tensors = Vec::with_capacity(found.len());
+    for (name, of) in found {
+        let number = |expert: usize| names::of_expert(&name, expert).unwrap_or_default();
+        if let Some(lacking) = (0..count).find(|expert| !of.contains_key(expert)) {
+            return Err((number(lacking), "is missing, and other experts have theirs: graftling adapts all of them".to_owned()));
+        }
+        let shape = of.values().next().map_or([0, 0], |tensor| tensor.shape);
+        if let Some((expert, tensor)) = of.iter().find(|(_, tensor)| tensor.shape != shape) {
+            let problem = format!("has shape {:?}, and that of expert 0 {shape:?}", tensor.shape);
+            return Err((number(*expert), format!("{problem}: graftling has one rank for all experts of a layer")));
+        }
+        let values = of.into_values().flat_map(|tensor| tensor.values).collect();
+        tensors.push(AdapterTensor { name, shape: [count * shape[0], shape[1]], values });
+    }
+    Ok((tensors, count))
 }
 
 /// All matrices of the file, sorted by name, each layer with all of its own; and of each adapted module (`layers.3.self_attn.q_proj`) its
@@ -337,6 +416,8 @@ fn read_tensors(path: &Path, config: &mut AdapterConfig) -> Result<(Vec<AdapterT
         }
     };
     let (mut tensors, mut paths) = (BTreeMap::new(), BTreeMap::new());
+    let mut of_experts: BTreeMap<String, BTreeMap<usize, AdapterTensor>> = BTreeMap::new();
+    let mut fused = BTreeMap::new();
     for info in file.tensors() {
         let key = info.name.as_str();
         if let Some(norm) = names::norm(key) {
@@ -350,6 +431,19 @@ fn read_tensors(path: &Path, config: &mut AdapterConfig) -> Result<(Vec<AdapterT
             }
             let values = finite(key, file.read_f32(key)?)?;
             tensors.insert(name.clone(), AdapterTensor { name, shape: [size, 1], values });
+            continue;
+        }
+        if let Some(name) = names::bias(key) {
+            let &[size] = info.shape.as_slice() else {
+                return Err(bad(key, &format!("has shape {:?}, not [out]", info.shape), WRONG_ADAPTER));
+            };
+            if config.bias == TrainedBiases::None {
+                return Err(bad(key, &format!("is there, but {CONFIG} does not say bias"), WRONG_ADAPTER));
+            }
+            let values = finite(key, file.read_f32(key)?)?;
+            if tensors.insert(name.clone(), AdapterTensor { name, shape: [size, 1], values }).is_some() {
+                return Err(bad(key, "occurs twice, with and without `base_layer` in its key", WRONG_ADAPTER));
+            }
             continue;
         }
         if let Some((module, what)) = names::of_vocabulary(key) {
@@ -379,6 +473,14 @@ fn read_tensors(path: &Path, config: &mut AdapterConfig) -> Result<(Vec<AdapterT
             }
             let name = format!("{module}.{own_name}");
             tensors.insert(name.clone(), AdapterTensor { name, shape: [rows, columns], values });
+            continue;
+        }
+        if let Some(place) = fused::of_key(key) {
+            let &[rows, columns] = info.shape.as_slice() else {
+                return Err(bad(key, &format!("has shape {:?}, not two dimensions", info.shape), WRONG_ADAPTER));
+            };
+            let values = finite(key, file.read_f32(key)?)?;
+            fused.insert(place, AdapterTensor { name: key.to_owned(), shape: [rows, columns], values });
             continue;
         }
         let Some(named) = names::of_key(key) else {
@@ -415,16 +517,32 @@ fn read_tensors(path: &Path, config: &mut AdapterConfig) -> Result<(Vec<AdapterT
             return Err(bad(key, &format!("is there, but {CONFIG} does not say {option}"), WRONG_ADAPTER));
         }
         let values = finite(key, file.read_f32(key)?)?;
-        if tensors.insert(name.clone(), AdapterTensor { name, shape, values }).is_some() {
+        let tensor = AdapterTensor { name: name.clone(), shape, values };
+        let before = match named.expert {
+            Some(expert) => of_experts.entry(name).or_default().insert(expert, tensor),
+            None => tensors.insert(name, tensor),
+        };
+        if before.is_some() {
             return Err(bad(key, "occurs twice, with and without `default` in its key", WRONG_ADAPTER));
         }
     }
+    let (together, count) = all_together(of_experts).map_err(|(name, problem)| bad(&name, &problem, WRONG_ADAPTER))?;
+    config.experts = count;
+    let parameters = config.chosen.parameters;
+    let apart =
+        fused::apart(config, parameters, fused).map_err(|problem| Error::bad_input(path.display(), problem, WRONG_ADAPTER))?;
+    for tensor in apart {
+        let site = tensor.name.rsplit_once('.').map_or("", |(site, _)| site);
+        paths.insert(site.to_owned(), names::path(site, ""));
+        tensors.insert(tensor.name.clone(), tensor);
+    }
+    tensors.extend(together.into_iter().map(|tensor| (tensor.name.clone(), tensor)));
     // Of a list that has no rows of its own, because it is that of another module.
     config.token_indices.values_mut().for_each(|tokens| tokens.sort_unstable());
     let mut owed = vec!["lora_a", "lora_b"];
     owed.extend(config.use_dora.then_some("lora_magnitude_vector"));
     owed.extend(config.lora_bias.then_some("lora_b_bias"));
-    let is_beside = |name: &str| names::vocabulary_module(name).is_some() || names::is_norm(name);
+    let is_beside = |name: &str| names::vocabulary_module(name).is_some() || names::is_norm(name) || names::is_bias(name);
     for module in &config.modules_to_save {
         let is_norm = config.norms_to_save().any(|norm| norm == module);
         let of_norm = |name: &String| names::is_norm(name) && names::path(name, "").ends_with(&format!("{module}.weight"));

@@ -18,7 +18,7 @@ const MATRICES: [(&str, &str); 4] = [
 
 /// Of which of our matrices a file has one dimension.
 pub fn is_vector(name: &str) -> bool {
-    name.ends_with(".lora_b_bias") || name.ends_with(".lora_magnitude_vector") || is_norm(name)
+    name.ends_with(".lora_b_bias") || name.ends_with(".lora_magnitude_vector") || is_norm(name) || is_bias(name)
 }
 
 /// The modules with a row for each token, and what stands before their names.
@@ -69,6 +69,26 @@ pub fn norm(key: &str) -> Option<Result<String, ()>> {
     is_norm(&name).then(|| if end.contains("original_module") { Err(()) } else { Ok(name) })
 }
 
+/// Is one of our matrices (`layers.3.self_attn.q_proj.bias`) the bias of a linear layer?
+pub fn is_bias(name: &str) -> bool {
+    name.strip_suffix(".bias").and_then(linear_module).is_some()
+}
+
+/// The layer of a linear module (`layers.3.self_attn.q_proj`), and what [`within_layer`] says of the rest.
+fn linear_module(module: &str) -> Option<(usize, (String, Option<usize>, &str))> {
+    let (number, within) = module.strip_prefix("layers.")?.split_once('.')?;
+    let layer = number.parse::<usize>().ok().filter(|layer| layer.to_string() == number)?;
+    Some((layer, within_layer(within)?))
+}
+
+/// The bias that a key has, as we name it: of an adapted layer PEFT keeps the layer in one of its own.
+pub fn bias(key: &str) -> Option<String> {
+    let inside = key.strip_prefix(PREFIX)?.strip_prefix(MODEL)?;
+    let inside = inside.strip_prefix(TEXT_PART).unwrap_or(inside);
+    let module = inside.strip_suffix(".base_layer.bias").or_else(|| inside.strip_suffix(".bias"))?;
+    linear_module(module).map(|_| format!("{module}.bias"))
+}
+
 /// The module of the vocabulary of which one of our matrices (`embed_tokens.weight`, `lm_head.token_rows`) is a part.
 pub fn vocabulary_module(name: &str) -> Option<(&'static str, OfVocabulary)> {
     let (module, own) = name.split_once('.')?;
@@ -80,8 +100,8 @@ pub fn vocabulary_module(name: &str) -> Option<(&'static str, OfVocabulary)> {
     VOCABULARY.iter().find(|(known, _)| *known == module).map(|(known, _)| (*known, what))
 }
 
-/// `layers.3.self_attn.q_proj.lora_a` as PEFT writes it.
-pub fn in_file(name: &str, text_path: &str) -> Option<String> {
+/// `layers.3.self_attn.q_proj.lora_a` as PEFT writes it. `adapts` says whether a linear layer has an adapter.
+pub fn in_file(name: &str, text_path: &str, adapts: impl Fn(&str) -> bool) -> Option<String> {
     if let Some((module, what)) = vocabulary_module(name) {
         let (_, before) = VOCABULARY.iter().find(|(known, _)| *known == module)?;
         let text_path = if before.is_empty() { "" } else { text_path };
@@ -92,6 +112,10 @@ pub fn in_file(name: &str, text_path: &str) -> Option<String> {
         return Some(format!("{PREFIX}{MODEL}{text_path}{name}"));
     }
     let (module, matrix) = name.rsplit_once('.')?;
+    if is_bias(name) {
+        let inner = if adapts(module) { ".base_layer" } else { "" };
+        return Some(format!("{PREFIX}{MODEL}{text_path}{module}{inner}.bias"));
+    }
     let (_, end) = MATRICES.iter().find(|(own, _)| *own == matrix)?;
     Some(format!("{PREFIX}{MODEL}{text_path}{module}.{end}"))
 }
@@ -111,6 +135,8 @@ pub struct Named<'k> {
     pub layer: usize,
     /// `q_proj`
     pub module: &'k str,
+    /// Of which expert, where it is a layer of several; `name` is that of all of them.
+    pub expert: Option<usize>,
 }
 
 impl Named<'_> {
@@ -137,10 +163,34 @@ pub fn of_key(key: &str) -> Option<Named<'_>> {
         Some((*own, module))
     };
     let (own, module) = MATRICES.iter().find_map(matrix)?;
-    let (number, within) = module.strip_prefix("layers.")?.split_once('.')?;
-    let layer = number.parse::<usize>().ok().filter(|layer| layer.to_string() == number)?;
-    let own_name = within.strip_prefix("self_attn.").or_else(|| within.strip_prefix("mlp."))?;
+    let (layer, (parent, expert, own_name)) = linear_module(module)?;
     let before = path.len() - inside.len();
     let path = path[..before + module.len()].to_owned();
-    (!own_name.contains('.')).then(|| Named { name: format!("{module}.{own}"), path, layer, module: own_name })
+    Some(Named { name: format!("layers.{layer}.{parent}.{own_name}.{own}"), path, layer, module: own_name, expert })
 }
+
+/// What a module hangs on in its layer, which expert's it is, and its own name: `mlp.experts.7.gate_proj`.
+fn within_layer(within: &str) -> Option<(String, Option<usize>, &str)> {
+    let (parent, module) = within.rsplit_once('.')?;
+    if matches!(parent, "self_attn" | "mlp" | "mlp.shared_expert") {
+        return Some((parent.to_owned(), None, module));
+    }
+    let (parent, number) = parent.rsplit_once('.')?;
+    let expert = number.parse::<usize>().ok().filter(|expert| expert.to_string() == number)?;
+    match parent {
+        // Where transformers 5 has Mixtral's experts in memory.
+        "mlp.experts" if MIXTRAL.contains(&module) => Some(("block_sparse_moe.experts".to_owned(), Some(expert), module)),
+        "mlp.experts" | "block_sparse_moe.experts" => Some((parent.to_owned(), Some(expert), module)),
+        _ => None,
+    }
+}
+
+/// The modules of an expert in Mixtral.
+const MIXTRAL: [&str; 3] = ["w1", "w2", "w3"];
+
+/// The path of one expert's module, of that of all: `layers.3.mlp.experts.7.gate_proj`; `None` for a module that is of no expert.
+pub fn of_expert(name: &str, expert: usize) -> Option<String> {
+    name.contains(EXPERTS).then(|| name.replacen(EXPERTS, &format!("{EXPERTS}{expert}."), 1))
+}
+
+const EXPERTS: &str = ".experts.";

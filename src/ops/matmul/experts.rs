@@ -50,7 +50,7 @@ fn experts(offsets: &TensorType) -> usize {
 
 impl Op for MatmulExperts {
     fn name(&self) -> &'static str {
-        OP
+        "matmul_experts"
     }
 
     fn infer(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, ShapeError> {
@@ -269,7 +269,9 @@ impl Differentiate for MatmulExperts {
 }
 
 /// Rows, m or n, k, and how the rows fall to the experts.
-const SIZES: [([usize; 3], &[usize]); 9] = [
+type Size = ([usize; 3], &'static [usize]);
+
+const SIZES: [Size; 9] = [
     // One expert has all rows, the first and the last none.
     ([20, 64, 32], &[0, 20, 0]),
     ([33, 8, 64], &[1, 0, 15, 17]),
@@ -279,9 +281,14 @@ const SIZES: [([usize; 3], &[usize]); 9] = [
     ([150, 68, 64], &[129, 0, 20, 1]),
     ([5, 64, 128], &[5]),
     ([2, 96, 64], &[0, 1, 0, 0, 1, 0, 0, 0]),
-    // Whole blocks of every format.
     ([45, 256, 256], &[33, 0, 12]),
 ];
+
+/// Whole blocks of every format, for the formats that have the same kernels as others but for the loader: few rows an expert, some, many.
+const SIZES_OF_BLOCKS: [Size; 3] = [([7, 256, 256], &[2, 0, 5]), ([45, 256, 512], &[33, 0, 12]), ([70, 288, 256], &[65, 5])];
+
+/// Formats that are multiplied in all [`SIZES`].
+const IN_ALL_SIZES: [DType; 4] = [DType::F32, DType::BF16, DType::Q8_0, DType::Q4_1];
 
 fn example(
     random: &mut Random,
@@ -318,12 +325,19 @@ pub(in crate::ops) fn entry() -> OpEntry {
         kernels: algorithms::expert_kernels(),
         examples: |random| {
             let mut examples = Vec::new();
-            for (index, size) in SIZES.into_iter().enumerate() {
-                for dtype in DType::WEIGHTS {
-                    for layout in [Layout::NT, Layout::NN] {
-                        examples.extend(example(random, layout, size, dtype, index % 2 == 1));
-                    }
+            let mut of = |random: &mut Random, size, dtype, addend| {
+                for layout in [Layout::NT, Layout::NN] {
+                    examples.extend(example(random, layout, size, dtype, addend));
                 }
+            };
+            for (index, size) in SIZES.into_iter().enumerate() {
+                IN_ALL_SIZES.into_iter().for_each(|dtype| of(random, size, dtype, index % 2 == 1));
+            }
+            for (index, size) in SIZES_OF_BLOCKS.into_iter().enumerate() {
+                let others = DType::WEIGHTS.into_iter().filter(|dtype| !IN_ALL_SIZES.contains(dtype));
+                others.for_each(|dtype| of(random, size, dtype, index % 2 == 1));
+            }
+            for (index, size) in SIZES.into_iter().enumerate() {
                 examples.extend(example(random, Layout::TN, size, DType::F32, index % 2 == 1));
             }
             examples
@@ -340,11 +354,10 @@ mod tests {
     /// Wherever bindings end, every row of every expert is in one piece, in order.
     #[test]
     fn pieces_hold_every_row_of_every_expert_once() {
-        for (each, starts) in
-            [(3, vec![0]), (3, vec![0, 3, 9]), (4, vec![0, 2, 5, 6]), (10, vec![0, 4, 8, 12, 29]), (1, vec![0, 5])]
-        {
-            let rows = 3 * each;
-            let rows = rows.max(starts[starts.len() - 1] + 1).next_multiple_of(each);
+        let cases: [(usize, &[usize]); 5] =
+            [(3, &[0]), (3, &[0, 3, 9]), (4, &[0, 2, 5, 6]), (10, &[0, 4, 8, 12, 29]), (1, &[0, 5])];
+        for (each, starts) in cases {
+            let rows = (3 * each).max(starts[starts.len() - 1] + 1).next_multiple_of(each);
             let mut seen = Vec::new();
             for (index, &start) in starts.iter().enumerate() {
                 let end = starts.get(index + 1).copied().unwrap_or(rows);

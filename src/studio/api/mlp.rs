@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::Result;
 use crate::ops::glu::Activation;
 use crate::studio::look::Look;
+use crate::{Error, Result};
 
 /// Bars of a histogram.
 const BARS: usize = 64;
@@ -72,6 +72,10 @@ pub struct Neuron {
 pub fn mlp(look: &mut Look, asked: &Asked) -> Result<Mlp> {
     look.check_ids(&asked.ids, asked.adapter)?;
     look.check_layer(asked.layer)?;
+    if look.session.config().experts_of(asked.layer).is_some() {
+        let (place, problem) = (format!("layer {}", asked.layer), "has experts, of which this view shows none");
+        return Err(Error::bad_input(place, problem, "look at a layer with one MLP, or at its attention"));
+    }
     let ready = look.layer(asked.layer, &asked.ids, asked.adapter)?;
     let (probe, layer) = (&ready.probe, ready.layer()?);
     let (gate, up, inner) = (probe.read(layer.gate)?, probe.read(layer.up)?, probe.read(layer.inner)?);

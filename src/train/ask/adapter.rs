@@ -37,7 +37,7 @@ impl Asked {
         let (config, tensors) = match &options.init_adapter {
             None => (fresh_of_method(options, model)?, None),
             Some(folder) => {
-                let (config, tensors) = AdapterFile::load(folder)?;
+                let (config, tensors) = AdapterFile::load_for(folder, architecture)?;
                 (further(folder, config, options, model)?, Some(tensors))
             }
         };
@@ -45,7 +45,7 @@ impl Asked {
         let start = options.init_lora_weights.unwrap_or_default();
         let ratio = options.loraplus_lr_ratio.unwrap_or(1.0);
         let mut placement = Placement::of_file(&place, &config, architecture)?.learning(start, ratio);
-        if let Some(norm) = placement.norms.iter().find(|norm| norm.is_of_heads()) {
+        if let Some(norm) = placement.vectors.iter().find(|vector| vector.is_of_heads()) {
             let problem = format!("means {} too, a norm of each head, which is not trained", norm.name);
             return Err(Error::bad_input("--modules-to-save", problem, "name the others, such as layernorm,model.norm"));
         }
@@ -100,6 +100,12 @@ fn check_start(options: &TrainOptions, start: Start, placement: &Placement) -> R
         let problem = format!("{start} starts from another base, whose row lengths DoRA would have to keep");
         return bad(problem, "leave out --use-dora, or choose default, gaussian or orthogonal");
     }
+    if let Some(piece) = placement.pieces.iter().find(|piece| piece.site.experts.is_some())
+        && (start.changes_the_base() || start == Start::Orthogonal)
+    {
+        let problem = format!("{start} is made for one matrix, and {} is those of many experts", piece.site.name());
+        return bad(problem, "choose default or gaussian, or adapt other modules");
+    }
     let odd = placement.pieces.iter().find(|piece| piece.method.lora().is_some_and(|lora| lora.r % 2 == 1));
     match odd.filter(|_| start == Start::Orthogonal) {
         Some(piece) => {
@@ -139,6 +145,7 @@ fn fresh(options: &TrainOptions, opened: &OpenModel) -> Result<AdapterConfig> {
         use_dora: options.use_dora,
         base_model: Some(options.model.clone()),
         text_path: model.text_path,
+        experts: sites.iter().find_map(|site| site.experts).unwrap_or(0),
         ..AdapterConfig::default()
     })
 }
@@ -194,7 +201,9 @@ fn as_product(sites: &[Site], model: &Architecture) -> (Vec<String>, Option<Vec<
         }
     }
     let layers: BTreeSet<usize> = sites.iter().map(|site| site.layer).collect();
-    let only = (modules.len() * layers.len() != sites.len()).then(|| sites.iter().map(Site::name).collect());
+    let is_named = |site: &&Site| layers.contains(&site.layer) && modules.iter().any(|module| module == site.module);
+    let named = crate::architecture::sites(model).iter().filter(is_named).count();
+    let only = (named != sites.len()).then(|| sites.iter().map(Site::name).collect());
     let all = layers.len() == model.num_hidden_layers;
     (modules, (!all).then(|| layers.into_iter().collect()), only)
 }

@@ -1,0 +1,85 @@
+//! The experts of a layer: the router, the rows of each expert, their gate, up and down as one product each, and the weighted sum back.
+
+use super::graph::Builder;
+use super::hook::Linear;
+use crate::architecture::{Experts, Role, Site};
+use crate::graph::{ShapeError, ValueId};
+use crate::kernel::Layout;
+use crate::ops::add::Add;
+use crate::ops::expert_rows::{FromExperts, ToExperts};
+use crate::ops::gate_rows::GateRows;
+use crate::ops::matmul::{Matmul, MatmulExperts};
+use crate::ops::route::Route;
+use crate::ops::sort_by_expert::SortByExpert;
+
+impl Builder<'_> {
+    /// What the experts of a layer make of `x`, with the layer that ends them.
+    pub(super) fn experts<'s>(
+        &mut self,
+        layer: usize,
+        experts: &Experts,
+        sites: &'s [Site],
+        x: ValueId,
+    ) -> Result<(&'s Site, ValueId), ShapeError> {
+        let of = |role: Role, of_all: bool| {
+            let found = sites.iter().find(|site| site.has(role) && site.experts.is_some() == of_all);
+            found.ok_or_else(|| ShapeError::new("model", "experts", "no layer", format!("one of {role:?}")))
+        };
+        let (gate, up, down) = (of(Role::Gate, true)?, of(Role::Up, true)?, of(Role::Down, true)?);
+        let path = format!("layers.{layer}.{}", gate.parent);
+        let [router, shared_gate] = self.routers(layer);
+
+        let logits = self.by_router(&router, experts.count, x)?;
+        let route = Route { experts: experts.per_token, renormalised: experts.renormalised };
+        let routed = self.graph.apply(route, &[logits], format!("{path}.route"))?;
+        let order = self.graph.apply(SortByExpert { experts: experts.count }, &[routed[1]], format!("{path}.order"))?;
+        let [rows, places, offsets] = [order[0], order[1], order[2]];
+
+        let own = self.graph.apply_one(ToExperts, &[x, rows, places], format!("{path}.rows"))?;
+        let gate = self.of_experts(gate, own, offsets)?;
+        let up = self.of_experts(up, own, offsets)?;
+        let inner = self.glu([gate, up], format!("{path}.glu"))?;
+        let outputs = self.of_experts(down, inner, offsets)?;
+        let mut sum = self.graph.apply_one(FromExperts, &[outputs, rows, places, routed[0]], format!("{path}.sum"))?;
+
+        if experts.shared_intermediate_size.is_some() {
+            let gate = self.linear(of(Role::Gate, false)?, x, 1.0, None)?[0];
+            let up = self.linear(of(Role::Up, false)?, x, 1.0, None)?[0];
+            let last = of(Role::Down, false)?;
+            let inner = self.glu([gate, up], format!("layers.{layer}.{}.glu", last.parent))?;
+            let output = self.linear(last, inner, 1.0, None)?[0];
+            let logit = self.by_router(&shared_gate, 1, x)?;
+            let name = format!("layers.{layer}.{}", last.parent);
+            let gated = self.graph.apply_one(GateRows, &[output, logit], format!("{name}.gated"))?;
+            sum = self.graph.apply_one(Add, &[sum, gated], format!("{path}.with_shared"))?;
+        }
+        Ok((down, sum))
+    }
+
+    /// Names of the router and of the gate of the expert that all tokens are sent to, without `model.` and `.weight`.
+    fn routers(&self, layer: usize) -> [String; 2] {
+        let parent = self.architecture.family().experts.as_ref().map_or("mlp", |names| names.parent);
+        ["gate", "shared_expert_gate"].map(|module| format!("layers.{layer}.{parent}.{module}"))
+    }
+
+    /// `x W^T` by the matrix of this name, `[count, hidden_size]`.
+    fn by_router(&mut self, name: &str, count: usize, x: ValueId) -> Result<ValueId, ShapeError> {
+        let weight = self.matrix(&format!("model.{name}.weight"), &(0..count), true, self.architecture.hidden_size);
+        Matmul { layout: Layout::NT, scale: 1.0 }.append(&mut self.graph, [x, weight], None, name)
+    }
+
+    /// The layer of each expert on its own rows, and what the hook adds.
+    fn of_experts(&mut self, site: &Site, x: ValueId, offsets: ValueId) -> Result<ValueId, ShapeError> {
+        let (name, tensor) = (site.name(), format!("model.{}.weight", site.name()));
+        if self.order_of(&tensor, site.in_features).is_some() {
+            let found = "a matrix of which columns lie in an order of their own (act-order)";
+            return Err(ShapeError::new("model", format!("experts {name}"), found, "one with columns in order"));
+        }
+        let weight = self.matrix(&tensor, &(0..site.matrices() * site.out_features), true, site.in_features);
+        let product = MatmulExperts { layout: Layout::NT, scale: 1.0 };
+        let output = self.graph.apply_one(product, &[x, weight, offsets], &name)?;
+        let (weights, outputs) = (vec![weight], vec![output]);
+        let linear = Linear { site, x, offsets: Some(offsets), weights, order: None, factor: 1.0, outputs };
+        Ok(self.hook.after(&mut self.graph, linear)?[0])
+    }
+}
