@@ -161,9 +161,12 @@ impl Prepared<'_> {
         let Recompute::Layers(count) = self.planner.shape().recompute else { return String::new() };
         let kept = self.planner.clone().with(Recompute::None).memory();
         let layers = self.planner.layers();
+        let what = match count {
+            0 => "norms and activation functions".to_string(),
+            _ => format!("{} of {layers} layers", count.min(layers)),
+        };
         format!(
-            "recompute: {} of {layers} layers, {:.0} MiB of activations less for {:.1} % more arithmetic\n",
-            count.min(layers),
+            "recompute: {what}, {:.0} MiB of activations less for {:.1} % more arithmetic\n",
             (kept.activations as f64 - self.memory().activations as f64) / f64::from(1 << 20),
             100.0 * self.planner.extra_flops(),
         )
