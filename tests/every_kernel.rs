@@ -68,6 +68,8 @@ fn ways() -> BTreeMap<&'static str, Way> {
                     tables.extend(class.candidates(&facts).into_iter().map(named));
                     // No measurement would choose it for weights in blocks, since it adds no low-rank term, but a table may name it.
                     tables.push(named("matvec_subgroup8"));
+                    // The rule takes it for vocabularies, which are longer than any example.
+                    tables.push(named("split_64x64"));
                 }
                 for tuning in tables {
                     for dispatch in launch(&example, &facts, &tuning).iter().filter(|dispatch| !dispatch.workgroups.contains(&0))
