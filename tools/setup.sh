@@ -71,6 +71,15 @@ need_spirv_tools() {
     command -v spirv-val >/dev/null || install_packages "spirv-val is missing; a test checks the shaders with it." spirv-tools
 }
 
+# An MPI library with its launcher, and what the crate `mpi` reads its header with.
+need_mpi() {
+    command -v mpirun >/dev/null && command -v mpicc >/dev/null || install_packages "There is no MPI." openmpi-bin libopenmpi-dev
+    # bindgen loads libclang; where it lies otherwise, LIBCLANG_PATH says so.
+    local found
+    found=$(find /usr/lib /usr/lib64 /usr/local/lib "${LIBCLANG_PATH:-/usr/lib}" -name 'libclang*.so*' ! -name 'libclang-cpp*' -print -quit 2>/dev/null || true)
+    [ -n "$found" ] || install_packages "There is no libclang, with which MPI's header is read." libclang-dev
+}
+
 # A browser in which a test opens the studio's page. The tests that need it say that they are skipped where there is none.
 need_browser() {
     local name

@@ -11,6 +11,27 @@ pub fn configs() -> Result<Vec<(&'static str, Architecture)>> {
     MODELS.into_iter().map(|(name, text)| Ok((name, Architecture::from_json_str(text)?))).collect()
 }
 
+/// Three sizes of one family, for what grows with the model.
+///
+/// # Errors
+/// None: the texts below are sound.
+pub fn three_sizes() -> Result<Vec<(&'static str, Architecture)>> {
+    let [.., eight] = MODELS;
+    [SMALL, eight, LARGE].into_iter().map(|(name, text)| Ok((name, Architecture::from_json_str(text)?))).collect()
+}
+
+const SMALL: (&str, &str) = (
+    "Llama 3.2 1B",
+    r#"{"architectures":["LlamaForCausalLM"],"vocab_size":128256,"hidden_size":2048,"intermediate_size":8192,"num_hidden_layers":16,
+        "num_attention_heads":32,"num_key_value_heads":8,"rms_norm_eps":1e-5,"max_position_embeddings":131072,"tie_word_embeddings":true}"#,
+);
+
+const LARGE: (&str, &str) = (
+    "Llama 3.1 70B",
+    r#"{"architectures":["LlamaForCausalLM"],"vocab_size":128256,"hidden_size":8192,"intermediate_size":28672,"num_hidden_layers":80,
+        "num_attention_heads":64,"num_key_value_heads":8,"rms_norm_eps":1e-5,"max_position_embeddings":131072,"tie_word_embeddings":false}"#,
+);
+
 /// What their config.json says, as far as shapes depend on it.
 const MODELS: [(&str, &str); 5] = [
     (

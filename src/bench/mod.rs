@@ -4,6 +4,7 @@
 //! * [`speed`]: the device's own peak and bandwidth, by a kernel that only multiplies and one that only copies;
 //! * [`cases`]: every kernel at the shapes of a model's layer; [`kernels`] times them;
 //! * [`step`]: training steps of a model; [`formats`]: with its weights in several formats; [`generation`]: greedy decoding;
+//! * [`sum`]: what it costs to add up gradients over the ranks of a run;
 //! * [`timer`]: how a graph is timed; [`report`]: all of it as text.
 //!
 //! Every figure is measured in the run that prints it. Rates count the operations of [`Op::flops`](crate::graph::Op::flops) and the bytes
@@ -18,4 +19,5 @@ pub mod kernels;
 pub mod report;
 pub mod speed;
 pub mod step;
+pub mod sum;
 pub mod timer;

@@ -8,20 +8,24 @@ use graftling::architecture::Architecture;
 use graftling::architecture::known;
 use graftling::bench::report::{Report, Table};
 use graftling::bench::speed::Speed;
-use graftling::bench::{formats, generation, kernels, step};
+use graftling::bench::{formats, generation, kernels, step, sum};
 use graftling::formats::atomic::write_atomically;
+use graftling::gpu::Device;
 use graftling::graph::{DType, Graph};
 use graftling::model::weights::WeightType;
 use graftling::plan::timings;
+use graftling::ranks::Ranks;
 use graftling::session::{self, OpenModel};
 use graftling::storage::TensorInfo;
 use graftling::terminal;
 use graftling::train::budget::RecomputeOption;
+use graftling::train::prepare;
 use graftling::train::step::{LossGraph, Recompute};
 use graftling::{Error, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Measure this machine: peak, bandwidth, every kernel, and with --model training steps and generation
@@ -35,7 +39,8 @@ use std::time::Duration;
   graftling bench --model SmolLM2-135M-Instruct.Q4_1.gguf
   graftling bench --model my-model --only step --batch-size 1 --max-length 512 --target-modules attention --json
   graftling bench --model my-model --only step --trace step.json    (open it in ui.perfetto.dev or chrome://tracing)
-  graftling bench --model my-model --formats bf16,q8_0,q4_k,nf4")]
+  graftling bench --model my-model --formats bf16,q8_0,q4_k,nf4
+  mpirun -n 4 graftling bench --sum")]
 pub struct BenchArgs {
     /// Model: a folder, a .gguf file, or a Hugging Face name
     #[arg(long, value_name = "M")]
@@ -43,7 +48,7 @@ pub struct BenchArgs {
     /// Measure less: device (peak and bandwidth, always measured), kernels, step, generation [default: all]
     #[arg(long, value_enum, value_delimiter = ',', value_name = "PARTS")]
     only: Vec<Part>,
-    /// Spend a fifth of the time on each kernel, and on one model's shapes alone
+    /// Spend a fifth of the time on each kernel, and on one model's shapes alone (of --sum: measure the smallest adapter alone)
     #[arg(long)]
     quick: bool,
     /// Sequences a step
@@ -70,6 +75,9 @@ pub struct BenchArgs {
     /// Only train the same steps with the weights in each of these formats, in turn, and compare them with the first
     #[arg(long, value_enum, value_delimiter = ',', value_name = "FORMATS", requires = "model", conflicts_with_all = ["only", "trace", "tuning", "weights"])]
     formats: Vec<DType>,
+    /// Only measure what it costs to add up gradients over the ranks of a run, which mpirun starts: for adapters of three sizes of models
+    #[arg(long, conflicts_with_all = ["model", "only", "formats", "trace", "tuning", "weights"])]
+    sum: bool,
     /// Write the dispatches of a step as a Chrome trace
     #[arg(long, value_name = "FILE", requires = "model")]
     trace: Option<PathBuf>,
@@ -102,6 +110,11 @@ const GENERATION: Duration = Duration::from_secs(3);
 /// # Errors
 /// Bad input in model or options; the GPU failed.
 pub fn run(args: BenchArgs) -> Result<()> {
+    if args.sum {
+        let ranks = Ranks::join()?;
+        let done = args.measure_sum(&ranks);
+        return ranks.end_all(done);
+    }
     let model = args.check()?;
     if let Some(model) = model.as_ref().filter(|_| !args.formats.is_empty()) {
         return args.compare_formats(model);
@@ -247,6 +260,18 @@ impl BenchArgs {
                 super::print_json(&json!({ "device": device.name, "driver": device.driver_info, "formats": steps }))
             }
             false => super::print(&formats::text(&steps)),
+        }
+    }
+
+    /// What it costs to add up gradients over these ranks; the first one tells.
+    fn measure_sum(&self, ranks: &Ranks) -> Result<()> {
+        let choice = prepare::device_choice(self.device.device.as_deref(), ranks);
+        let device = Arc::new(ranks.agree(Device::open_for(choice.as_deref(), self.device.matmul))?);
+        let report = sum::measure(ranks, &device, if self.quick { 1 } else { usize::MAX })?;
+        match (ranks.is_first(), self.json) {
+            (true, true) => super::print_json(&json!(report)),
+            (true, false) => super::print(&report.text()),
+            (false, _) => Ok(()),
         }
     }
 

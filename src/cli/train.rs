@@ -96,7 +96,7 @@ fn train(args: TrainArgs, ranks: &Ranks) -> Result<i32> {
     if output.steps_done() > 0 {
         tell(&format!("going on after step {} of {}", output.steps_done(), prepared.total_steps));
     }
-    let interrupt = if ranks.is_alone() { Interrupt::install()? } else { Interrupt::install_silently()? };
+    let interrupt = if ranks.is_alone() { Interrupt::install()? } else { Interrupt::install_among_ranks()? };
     let weights = match ranks.is_first() {
         true => super::with_bars(|bars| prepared.load(device, &mut output, Vec::new(), bars))?,
         false => prepared.load(device, &mut output, Vec::new(), &())?,

@@ -20,31 +20,32 @@ impl Interrupt {
     /// # Errors
     /// Failed, when the system refuses the handler.
     pub fn install() -> Result<Self> {
-        Self::install_telling("\ninterrupted: saving a checkpoint (press Ctrl-C again to quit without)")
+        let wish = || say("\ninterrupted: saving a checkpoint (press Ctrl-C again to quit without)");
+        Self::install_for(ASKING, wish)
     }
 
-    /// [`Interrupt::install`] for one of several ranks: it says nothing, since all are asked at a time, and one tells what comes of it.
+    /// [`Interrupt::install`] for one of several ranks. It listens to SIGUSR1, which `mpirun` hands to all ranks, and to Ctrl-C. SIGTERM
+    /// ends the process at once: it is what `mpirun` sends to the ranks when one of them is gone, with which nothing can be saved any
+    /// more. Nothing is said, since all are asked at a time; one tells what comes of it.
     ///
     /// # Errors
     /// As [`Interrupt::install`].
-    pub fn install_silently() -> Result<Self> {
-        Self::install_telling("")
+    pub fn install_among_ranks() -> Result<Self> {
+        Self::install_for(ASKING_RANKS, || ())
     }
 
-    fn install_telling(text: &'static str) -> Result<Self> {
+    fn install_for(signals: &[i32], tell: impl Fn() + Send + 'static) -> Result<Self> {
         static INSTALLED: OnceLock<Interrupt> = OnceLock::new();
         if let Some(interrupt) = INSTALLED.get() {
             return Ok(interrupt.clone());
         }
         let interrupt = INSTALLED.get_or_init(Self::default).clone();
         let wish = interrupt.clone();
-        listen(move || {
+        listen_to(signals, move || {
             if wish.0.swap(true, Ordering::SeqCst) {
                 std::process::exit(1);
             }
-            if !text.is_empty() {
-                say(text);
-            }
+            tell();
         })?;
         Ok(interrupt)
     }
@@ -71,15 +72,30 @@ impl Interrupt {
 /// # Errors
 /// Failed, when the system refuses the handler.
 pub fn listen(asked: impl FnMut() + Send + 'static) -> Result<()> {
-    on_signals(asked)
+    listen_to(ASKING, asked)
+}
+
+fn listen_to(signals: &[i32], asked: impl FnMut() + Send + 'static) -> Result<()> {
+    on_signals(signals, asked)
         .map_err(|error| Error::failed("Ctrl-C", format!("cannot listen to it: {error}"), "run in an ordinary terminal"))
 }
 
-/// Calls `asked` at every signal that asks to stop, on a thread of its own.
+/// What asks a process to stop.
 #[cfg(unix)]
-fn on_signals(mut asked: impl FnMut() + Send + 'static) -> std::io::Result<()> {
-    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-    let wanted: Vec<i32> = [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|&signal| !is_ignored(signal)).collect();
+const ASKING: &[i32] = &[libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
+/// What asks one of several ranks.
+#[cfg(unix)]
+const ASKING_RANKS: &[i32] = &[libc::SIGINT, libc::SIGUSR1];
+/// Ctrl-C is all that there is.
+#[cfg(not(unix))]
+const ASKING: &[i32] = &[];
+#[cfg(not(unix))]
+const ASKING_RANKS: &[i32] = &[];
+
+/// Calls `asked` at every one of these signals, on a thread of its own.
+#[cfg(unix)]
+fn on_signals(signals: &[i32], mut asked: impl FnMut() + Send + 'static) -> std::io::Result<()> {
+    let wanted: Vec<i32> = signals.iter().copied().filter(|&signal| !is_ignored(signal)).collect();
     let mut signals = signal_hook::iterator::Signals::new(wanted)?;
     let listen = move || signals.forever().for_each(|_| asked());
     std::thread::Builder::new().name("signals".to_string()).spawn(listen).map(drop)
@@ -97,6 +113,6 @@ fn is_ignored(signal: i32) -> bool {
 
 /// Calls `asked` at every Ctrl-C, on a thread of its own.
 #[cfg(not(unix))]
-fn on_signals(asked: impl FnMut() + Send + 'static) -> std::result::Result<(), ctrlc::Error> {
+fn on_signals(_signals: &[i32], asked: impl FnMut() + Send + 'static) -> std::result::Result<(), ctrlc::Error> {
     ctrlc::set_handler(asked)
 }

@@ -200,22 +200,10 @@ impl<'m> Prepared<'m> {
     /// # Errors
     /// Bad input: no such device. As [`Prepared::check_fits`].
     pub fn open_device(&self) -> Result<Device> {
-        let device = Device::open_for(self.device_choice().as_deref(), self.options.matmul)?;
+        let device =
+            Device::open_for(device_choice(self.options.device.as_deref(), &self.ranks).as_deref(), self.options.matmul)?;
         self.check_fits(&device)?;
         Ok(device)
-    }
-
-    /// What this rank takes of `--device`: of a list its entry, by its number on this machine, and round again where there are more
-    /// ranks; without, its own of the best GPUs.
-    fn device_choice(&self) -> Option<String> {
-        let given = self.options.device.clone();
-        if self.ranks.is_alone() {
-            return given;
-        }
-        let place = self.ranks.local_rank();
-        let Some(given) = given else { return Some(gpu::number_for(place).to_string()) };
-        let list: Vec<&str> = given.split(',').map(str::trim).filter(|entry| !entry.is_empty()).collect();
-        list.get(place % list.len().max(1)).map(|entry| entry.to_string())
     }
 
     /// Which device, and how it computes.
@@ -557,6 +545,18 @@ pub(super) struct Engine {
     answering: Option<Answering>,
     /// See [`crate::formats::peft::AdapterConfig::taken_out`].
     taken_out: Vec<AdapterTensor>,
+}
+
+/// What this rank takes of `--device`: of a list its entry, by its number on this machine, and round again where there are more ranks;
+/// without, its own of the best GPUs.
+pub fn device_choice(given: Option<&str>, ranks: &Ranks) -> Option<String> {
+    if ranks.is_alone() {
+        return given.map(str::to_string);
+    }
+    let place = ranks.local_rank();
+    let Some(given) = given else { return Some(gpu::number_for(place).to_string()) };
+    let list: Vec<&str> = given.split(',').map(str::trim).filter(|entry| !entry.is_empty()).collect();
+    list.get(place % list.len().max(1)).map(|entry| entry.to_string())
 }
 
 /// Optimizer steps between two evaluations: ten in a run unless the options say something else.

@@ -90,15 +90,25 @@ impl Workshop {
     /// `graftling train` into `out`, with what most tests have in common: dropout, accumulation, packing and shuffling all on, so
     /// that whatever a checkpoint could forget is in use.
     pub fn train(&self, out: &str, more: &[&str]) -> Command {
-        self.train_method(out, &["--lora-r", "4", "--lora-dropout", "0.1"], more)
+        self.train_by(2, out, more)
     }
 
     /// [`Workshop::train`] with another adapter.
     pub fn train_method(&self, out: &str, adapter: &[&str], more: &[&str]) -> Command {
+        self.train_of(2, out, adapter, more)
+    }
+
+    /// [`Workshop::train`] with so many batches a step.
+    pub fn train_by(&self, batches: usize, out: &str, more: &[&str]) -> Command {
+        self.train_of(batches, out, &["--lora-r", "4", "--lora-dropout", "0.1"], more)
+    }
+
+    fn train_of(&self, batches: usize, out: &str, adapter: &[&str], more: &[&str]) -> Command {
+        let batches = batches.to_string();
         let mut arguments = vec!["train", "--model", "model", "--data", "train.jsonl", "--out", out];
         arguments.extend(adapter);
         arguments.extend(["--max-length", "32", "--batch-size", "2"]);
-        arguments.extend(["--gradient-accumulation-steps", "2", "--learning-rate", "5e-3", "--weight-decay", "0.01"]);
+        arguments.extend(["--gradient-accumulation-steps", &batches, "--learning-rate", "5e-3", "--weight-decay", "0.01"]);
         arguments.extend(more);
         self.command(&arguments)
     }
