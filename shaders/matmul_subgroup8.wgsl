@@ -29,12 +29,12 @@ fn own_block(at: u32, k: u32) -> mat4x4f {
 
 @compute @workgroup_size(8)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocation_id) lane: u32) {
-    let begun = begin(group, select(SPREAD_ROWS, 32u, SWAPPED)).row;
-    let first = select(begun, group.y * SPREAD_ROWS, SWAPPED);
-    let own = select(group.y * 32u, begun, SWAPPED) + lane * 4u;
+    let begun = begin(group, select(SPREAD_ROWS, 32u, SWAPPED));
+    let first = select(begun.row, group.y * SPREAD_ROWS, SWAPPED);
+    let own = select(group.y * 32u, begun.row, SWAPPED) + lane * 4u;
     var low: EightRows;
     var high: EightRows;
-    for (var k = 0u; k < steps_end(); k += 4u) {
+    for (var k = 0u; k < begun.steps; k += 4u) {
         let block = own_block(own, k);
         low = add_rows(low, spread_steps(first + lane, k), block);
         if SPREAD_ROWS == 16u {

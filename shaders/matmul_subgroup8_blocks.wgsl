@@ -16,7 +16,8 @@ fn a_eight(i: u32, k: u32) -> Eight {
 @compute @workgroup_size(8)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocation_id) lane: u32) {
     prepare(lane);
-    let first = begin(group, SPREAD_ROWS).row;
+    let begun = begin(group, SPREAD_ROWS);
+    let first = begun.row;
     let own = group.y * 32u + lane * 4u;
     let rows = min(vec4u(own) + vec4u(0u, 1u, 2u, 3u), vec4u(params.n - 1u)) * (params.k / 32u) + b_first() / 32u;
     // Eight rows each.
@@ -24,7 +25,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocation_id) la
     var rows1: EightRows;
     var rows2: EightRows;
     var rows3: EightRows;
-    for (var block = 0u; block < steps_end() / 32u; block++) {
+    for (var block = 0u; block < begun.steps / 32u; block++) {
         let at = rows + block;
         let head = array<Head, 4>(load_head(at.x), load_head(at.y), load_head(at.z), load_head(at.w));
         for (var eight = 0u; eight < 4u; eight++) {

@@ -12,7 +12,8 @@ override SPREAD_ROWS: u32 = 16u; // 8 or 16
 @compute @workgroup_size(8)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocation_id) lane: u32) {
     prepare(lane);
-    let first = begin(group, SPREAD_ROWS).row;
+    let begun = begin(group, SPREAD_ROWS);
+    let first = begun.row;
     let own = group.y * 64u + lane * 8u;
     let blocks = params.n / 32u; // in a row of b
     let b = b_first() / 32u;
@@ -27,7 +28,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocation_id) la
     var far0: EightRows;
     var near1: EightRows;
     var far1: EightRows;
-    for (var k = 0u; k < steps_end(); k += 4u) {
+    for (var k = 0u; k < begun.steps; k += 4u) {
         let heads = load_head((k + lane / 2u) * blocks + spread_block);
         let head = array<Head, 4>(
             select(subgroupBroadcast(heads, 0u), subgroupBroadcast(heads, 1u), is_second),
