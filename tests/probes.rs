@@ -313,10 +313,11 @@ fn the_lens_begins_with_the_embedding_and_ends_with_the_models_answer() {
             let view = lens::lens(look, &asked).unwrap();
             let vectors = embedding::embedding(look, &embedding::Asked { ids: ids.clone() }).unwrap();
             let depth = opened.session.config().num_hidden_layers;
-            assert_eq!((view.layers.len(), view.shown.as_slice()), (depth + 1, &[0, 10][..]));
-            let norms: Vec<f64> = view.layers[0].tokens.iter().map(|token| token.norm).collect();
+            let layers = view.layers.as_ref().unwrap();
+            assert_eq!((layers.len(), view.shown.as_slice()), (depth + 1, &[0, 10][..]));
+            let norms: Vec<f64> = layers[0].tokens.iter().map(|token| token.norm).collect();
             assert_eq!(norms, vectors.norms);
-            for (of, strength) in [(&view.layers, 0.0), (view.adapted.as_ref().unwrap(), 1.0)] {
+            for (of, strength) in [(layers, 0.0), (view.adapted.as_ref().unwrap(), 1.0)] {
                 let last = &of[depth].tokens;
                 assert!(last[1].top.is_empty() && last[0].top.len() == 3);
                 let expected = most_probable(&look.logits(&ids, Some(strength)).unwrap(), 3, 1.0);
@@ -581,7 +582,7 @@ fn every_kind_of_adapter_has_strengths_between_none_and_all_of_it() {
                 });
                 let of = |states: &[Vec<f32>]| states.iter().map(|state| bits(state)).collect::<Vec<_>>();
                 assert_eq!(of(&states.states), of(&again.states), "{name} at {strength}");
-                let layers = last.adapted.unwrap_or(last.layers);
+                let layers = last.adapted.or(last.layers).unwrap();
                 let (top, (id, p)) = (&layers.last().unwrap().tokens[6].top[0], most_probable(&moved, 1, 1.0)[0]);
                 assert!(top.id == id && (top.p - p).abs() < 1e-5, "{name} at {strength}: {top:?}, {p}");
             }

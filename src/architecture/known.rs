@@ -16,14 +16,19 @@ pub fn configs() -> Result<Vec<(&'static str, Architecture)>> {
 /// # Errors
 /// None: the texts below are sound.
 pub fn three_sizes() -> Result<Vec<(&'static str, Architecture)>> {
-    let [.., eight] = MODELS;
-    [SMALL, eight, LARGE].into_iter().map(|(name, text)| Ok((name, Architecture::from_json_str(text)?))).collect()
+    [SMALL, MIDDLE, LARGE].into_iter().map(|(name, text)| Ok((name, Architecture::from_json_str(text)?))).collect()
 }
 
 const SMALL: (&str, &str) = (
     "Llama 3.2 1B",
     r#"{"architectures":["LlamaForCausalLM"],"vocab_size":128256,"hidden_size":2048,"intermediate_size":8192,"num_hidden_layers":16,
         "num_attention_heads":32,"num_key_value_heads":8,"rms_norm_eps":1e-5,"max_position_embeddings":131072,"tie_word_embeddings":true}"#,
+);
+
+const MIDDLE: (&str, &str) = (
+    "Llama 3.1 8B",
+    r#"{"architectures":["LlamaForCausalLM"],"vocab_size":128256,"hidden_size":4096,"intermediate_size":14336,"num_hidden_layers":32,
+        "num_attention_heads":32,"num_key_value_heads":8,"rms_norm_eps":1e-5,"max_position_embeddings":131072,"tie_word_embeddings":false}"#,
 );
 
 const LARGE: (&str, &str) = (
@@ -49,11 +54,7 @@ const MODELS: [(&str, &str); 5] = [
         r#"{"architectures":["LlamaForCausalLM"],"vocab_size":128256,"hidden_size":3072,"intermediate_size":8192,"num_hidden_layers":28,
             "num_attention_heads":24,"num_key_value_heads":8,"rms_norm_eps":1e-5,"max_position_embeddings":131072,"tie_word_embeddings":true}"#,
     ),
-    (
-        "Llama 3.1 8B",
-        r#"{"architectures":["LlamaForCausalLM"],"vocab_size":128256,"hidden_size":4096,"intermediate_size":14336,"num_hidden_layers":32,
-            "num_attention_heads":32,"num_key_value_heads":8,"rms_norm_eps":1e-5,"max_position_embeddings":131072,"tie_word_embeddings":false}"#,
-    ),
+    MIDDLE,
     (
         "Qwen 3 30B-A3B",
         r#"{"architectures":["Qwen3MoeForCausalLM"],"vocab_size":151936,"hidden_size":2048,"intermediate_size":6144,"num_hidden_layers":48,

@@ -49,7 +49,7 @@ kernel_params!(Params { rows: u32, columns: u32 });
 /// Columns of a workgroup, as the shader has it.
 const COLUMNS: usize = 8;
 
-/// One workgroup for [`COLUMNS`] columns.
+/// One workgroup for 8 columns.
 pub static KERNEL: Kernel = Kernel::plain("column_sums", Params::FIELDS);
 
 pub(super) fn entry() -> OpEntry {
