@@ -179,7 +179,7 @@ impl Op for Matmul {
         vec![out]
     }
 
-    /// The sums of the parts into which a long k may be split: [`variants`].
+    /// The sums of the parts into which a long k may be split, as the rule of `variants.rs` says.
     fn scratch(&self, inputs: &[TensorType]) -> Vec<TensorType> {
         let rows_and_columns = |tensor: TensorType| [tensor.shape.rows.max(), tensor.shape.columns];
         let sizes = sizes(self.layout, rows_and_columns(inputs[0]), rows_and_columns(inputs[1]));
