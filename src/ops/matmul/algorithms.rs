@@ -170,13 +170,10 @@ pub(super) fn low_rank_kernels() -> Vec<&'static Kernel> {
 
 /// Those with a product for each expert.
 pub(super) fn expert_kernels() -> Vec<&'static Kernel> {
-    let algorithms = [
-        &GENERAL_EXPERTS,
-        &REGISTER_EXPERTS,
-        &TILED_EXPERTS,
-        &SUBGROUP8_TILE_EXPERTS,
-        &SUBGROUP8_BLOCKS_EXPERTS,
-        &SUBGROUP8_BLOCKS_BY_K_EXPERTS,
-    ];
-    algorithms.into_iter().flat_map(|algorithm| algorithm.kernels()).collect()
+    let algorithms =
+        [&GENERAL_EXPERTS, &REGISTER_EXPERTS, &TILED_EXPERTS, &SUBGROUP8_BLOCKS_EXPERTS, &SUBGROUP8_BLOCKS_BY_K_EXPERTS];
+    // Blocks have kernels of their own, and no measurement chooses for experts.
+    let of_elements = DType::WEIGHTS.into_iter().filter(|dtype| dtype.block() == 1);
+    let tiles = of_elements.filter_map(|dtype| SUBGROUP8_TILE_EXPERTS.with(dtype));
+    algorithms.into_iter().flat_map(|algorithm| algorithm.kernels()).chain(tiles).collect()
 }

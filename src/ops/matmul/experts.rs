@@ -284,8 +284,10 @@ const SIZES: [Size; 9] = [
     ([45, 256, 256], &[33, 0, 12]),
 ];
 
-/// Whole blocks of every format, for the formats that have the same kernels as others but for the loader: few rows an expert, some, many.
-const SIZES_OF_BLOCKS: [Size; 3] = [([7, 256, 256], &[2, 0, 5]), ([45, 256, 512], &[33, 0, 12]), ([70, 288, 256], &[65, 5])];
+/// Whole blocks of every format, for the formats that have the same kernels as others but for the loader: few rows an expert, some, many, and
+/// matrices of an odd number of rows.
+const SIZES_OF_BLOCKS: [Size; 4] =
+    [([7, 256, 256], &[2, 0, 5]), ([45, 256, 512], &[33, 0, 12]), ([70, 288, 256], &[65, 5]), ([9, 35, 256], &[2, 7])];
 
 /// Formats that are multiplied in all [`SIZES`].
 const IN_ALL_SIZES: [DType; 4] = [DType::F32, DType::BF16, DType::Q8_0, DType::Q4_1];
