@@ -271,7 +271,7 @@ impl Differentiate for MatmulExperts {
 /// Rows, m or n, k, and how the rows fall to the experts.
 type Size = ([usize; 3], &'static [usize]);
 
-const SIZES: [Size; 9] = [
+const SIZES: [Size; 10] = [
     // One expert has all rows, the first and the last none.
     ([20, 64, 32], &[0, 20, 0]),
     ([33, 8, 64], &[1, 0, 15, 17]),
@@ -282,6 +282,8 @@ const SIZES: [Size; 9] = [
     ([5, 64, 128], &[5]),
     ([2, 96, 64], &[0, 1, 0, 0, 1, 0, 0, 0]),
     ([45, 256, 256], &[33, 0, 12]),
+    // An odd number of rows in a matrix, of whole blocks.
+    ([9, 35, 64], &[2, 7]),
 ];
 
 /// Whole blocks of every format, for the formats that have the same kernels as others but for the loader: few rows an expert, some, many, and
