@@ -243,6 +243,13 @@ impl Walk<'_> {
                 }
                 false => assert!(self.refused("POST", "/api/attention", &turned, 400).contains("does not rotate")),
             }
+            let config = json_of(&case.model.join("config.json"));
+            let may_have_experts = ["num_experts", "num_local_experts"].iter().any(|key| !config[*key].is_null());
+            let answer = self.ask("POST", "/api/mlp", &asked);
+            if may_have_experts && answer.status == 400 {
+                assert!(answer.refusal()[0].contains("has experts"), "{}", self.name);
+                continue;
+            }
             let view = self.post("/api/mlp", &asked);
             let counts = |which: &str| numbers(&view[which]["histogram"]["counts"]).iter().sum::<f64>();
             let all = (case.ids.len() as u64 * model["intermediate"].as_u64().unwrap()) as f64;
@@ -334,6 +341,12 @@ impl Walk<'_> {
             || !config["trainable_token_indices"].is_null()
             || ["all", "lora_only"].contains(&config["bias"].as_str().unwrap_or_default())
             || config["modules_to_save"].as_array().is_some_and(|modules| !modules.is_empty());
+        let fused = self.ask("POST", "/api/fuse", &json!({ "ids": case.ids }));
+        let base = json_of(&case.model.join("config.json"));
+        if fused.status == 400 && ["num_experts", "num_local_experts"].iter().any(|key| !base[*key].is_null()) {
+            assert!(fused.refusal()[0].contains("adapts experts"), "{}", self.name);
+            return;
+        }
         for strength in if case.adds { &[1.0][..] } else { &[0.5, 1.0] } {
             let asked = json!({ "ids": case.ids, "adapter": strength });
             if whole || config["lora_bias"] == true {

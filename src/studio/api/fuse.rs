@@ -8,13 +8,13 @@ use std::collections::HashMap;
 use serde::{Deserialize, Serialize};
 
 use super::lora::no_adapter;
-use crate::Result;
 use crate::architecture::{layer_sites, slice_name};
 use crate::merge::Update;
 use crate::model::graph::Part;
 use crate::plan::Pinned;
 use crate::session::probe::{LayerValues, Probe, Subject};
 use crate::studio::look::{Look, most_probable, rows_for};
+use crate::{Error, Result};
 
 /// Tokens whose logits are given: the most probable ones.
 const SHOWN: usize = 40;
@@ -55,6 +55,10 @@ pub fn fuse(look: &mut Look, asked: &Asked) -> Result<Fuse> {
     let folder = look.folder.ok_or_else(no_adapter)?;
     look.adapter(asked.adapter)?;
     let update = Update::load(&[(folder, 1.0)], look.session.config())?.at_strength(asked.adapter.unwrap_or(1.0));
+    if update.sites().any(|site| site.experts.is_some()) {
+        let proposal = "see what `graftling merge` makes of it, and compare with `graftling eval`";
+        return Err(Error::bad_input("adapter", "adapts experts, which this view does not merge", proposal));
+    }
     update.replaced.refuse_in("this view", "see what `graftling merge` makes of it")?;
     let mut whole = |strength| -> Result<Vec<f32>> {
         let stream = look.stream(&asked.ids, strength)?;
