@@ -213,7 +213,7 @@ impl Walk<'_> {
         let formats = anatomy["formats"].as_array().unwrap();
         assert!(formats.len() > 5 && formats.iter().all(|format| format["bytes"].as_u64().unwrap() > 0));
         for module in modules.iter().filter(|module| module["layer"] == 0) {
-            let weight = self.post("/api/weight", &json!({ "site": module["site"], "row": 0, "column": 1 }));
+            let weight = self.post("/api/weight", &json!({ "site": module["site"], "row": 0, "column": 0 }));
             let exact = weight["formats"].as_array().unwrap().iter().find(|format| format["name"] == "f32").unwrap();
             assert_eq!(exact["value"], weight["value"], "{}: {module}", self.name);
         }
