@@ -350,6 +350,10 @@ pub(super) fn entry() -> OpEntry {
             examples.extend([(7, 12, 67), (130, 8, 9), (129, 4, 33)].map(|size| example(random, size, bent(size.0 % 2 == 1))));
             let trained = |op| LinearCrossEntropy { trains_matrix: true, ..op };
             examples.extend([(3, 8, 37), (131, 16, 68), (300, 8, 5)].map(|size| example(random, size, trained(bent(true)))));
+            // W and rows of their own for tokens of it, and behind it.
+            for size in [(131, 16, 67), (3, 8, 36)] {
+                examples.push(with_own_rows(random, size, 5, 3, trained(bent(true))));
+            }
             // Rows of their own for tokens of W, for some behind them, and in both executions.
             for (size, own, behind, with_gradient) in
                 [((3, 8, 37), 1, 0, true), ((131, 16, 68), 5, 3, true), ((7, 12, 67), 2, 2, false), ((290, 4, 33), 4, 1, true)]

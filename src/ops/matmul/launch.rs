@@ -110,7 +110,8 @@ fn parts_of_at_most(operations: usize, op: &Matmul, call: &Call, at: At) -> Vec<
                         ..whole
                     })
                     .collect(),
-                Layout::TN => vec![Part { b_start: at.b_row * n, ..whole }],
+                // Columns of a that out has no row for are left out.
+                Layout::TN => vec![Part { m: call.outputs[0].rows, b_start: at.b_row * n, ..whole }],
             }
         })
         .collect()
@@ -291,7 +292,8 @@ pub(super) fn problem(op: &Matmul, call: &Call, part: &Part) -> Problem {
     };
     let lengths = [a.columns(), b.columns(), out.columns(), part.n, part.a_start, part.out_start];
     // Parts of b along k begin where a's columns do.
-    let aligned = lengths.iter().all(|length| length.is_multiple_of(4)) && (op.layout == Layout::TN || part.k.is_multiple_of(4));
+    let along_a = if op.layout == Layout::TN { part.m } else { part.k };
+    let aligned = lengths.into_iter().chain([along_a]).all(|length| length.is_multiple_of(4));
     let arithmetic = arithmetic::of(op.layout, [m, part.n, k], aligned, call.device);
     // Scratch is for as many parts as the whole may have.
     let [_, whole_n, whole_k] = super::sizes(op.layout, [a.rows, a.columns()], [b.rows, b.columns()]);
