@@ -1,5 +1,5 @@
 // whole_product where k is split over workgroups: part group.z is k_part steps from group.z * k_part on, and its sums go to
-// out_start + group.z * out_part. matmul_sum_parts adds them up.
+// the m n elements from out_start + group.z * m * n on. matmul_sum_parts adds them up.
 
 var<private> own_part: u32;
 
@@ -33,5 +33,5 @@ fn b_first() -> u32 {
 }
 
 fn out_first() -> u32 {
-    return params.out_start + own_part * params.out_part;
+    return params.out_start + own_part * params.m * params.n;
 }

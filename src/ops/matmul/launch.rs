@@ -3,7 +3,7 @@
 use super::algorithms::SUM_PARTS;
 use super::variants::{Grid, Parameters, Problem, Variant, parts_of_k};
 use super::{At, Matmul, MatmulLowRank, arithmetic};
-use crate::graph::{Bind, Call, Dispatch};
+use crate::graph::{Bind, Call, Dispatch, Operand, Rows, TensorType};
 use crate::kernel::Layout;
 use crate::kernel_params;
 use crate::ops::spread;
@@ -26,7 +26,6 @@ kernel_params!(pub(super) Params {
     end_expert: u32,
     first_tile: u32,
     k_part: u32,
-    out_part: u32,
 });
 
 kernel_params!(pub(super) SumParams { m: u32, n: u32, parts: u32, flags: u32, out_start: u32, out_row: u32 });
@@ -73,6 +72,8 @@ pub(super) struct Part {
     /// First expert and the one behind the last, and the first tile; see [`super::experts`].
     pub experts: [usize; 2],
     pub first_tile: usize,
+    /// Steps of k that one of the parts has, where they are split over workgroups.
+    pub k_part: usize,
 }
 
 fn parts(op: &Matmul, call: &Call, at: At) -> Vec<Part> {
@@ -140,14 +141,14 @@ fn split(op: &Matmul, call: &Call, part: &Part, variant: &Variant) -> Vec<Dispat
     // Whole tiles, and whole blocks of the formats.
     let k_part = part.k.div_ceil(variant.parts).next_multiple_of(ROWS_AT_LEAST);
     let parts = part.k.div_ceil(k_part);
-    let to_scratch = Part { out_start: 0, flags: 0, ..*part };
-    let mut product = dispatch(op, call, &to_scratch, variant, None).rebind(|bind| match bind {
+    let sums =
+        Operand { tensor: TensorType::f32(Rows::Fixed(parts * part.m), part.n), rows: parts * part.m, part_starts: vec![0] };
+    let to_scratch = Part { out_start: 0, flags: 0, k_part, ..*part };
+    let inner = Call { outputs: &[sums], ..*call };
+    let mut product = dispatch(op, &inner, &to_scratch, variant, None).rebind(|bind| match bind {
         Bind::Output(0) => Bind::Scratch(0),
         other => other,
     });
-    let given: Params = bytemuck::pod_read_unaligned(&product.params);
-    let out_part = (part.m * part.n) as u32;
-    product.params = Params { out_row: part.n as u32, k_part: k_part as u32, out_part, ..given }.bytes();
     product.workgroups[2] = parts as u32;
     let sum = SumParams {
         m: part.m as u32,
@@ -270,8 +271,7 @@ pub(super) fn dispatch(op: &Matmul, call: &Call, part: &Part, variant: &Variant,
             first_expert,
             end_expert,
             first_tile,
-            k_part: k,
-            out_part: 0,
+            k_part: part.k_part as u32,
         }
         .bytes()
     };
@@ -304,7 +304,7 @@ pub(super) fn problem(op: &Matmul, call: &Call, part: &Part) -> Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::graph::{DType, Operand, Rows, TensorType};
+    use crate::graph::DType;
     use crate::kernel::{Facts, Tuning};
 
     fn operand([rows, columns]: [usize; 2], splits: &[usize]) -> Operand {
