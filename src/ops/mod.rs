@@ -44,11 +44,14 @@ use crate::kernel::Kernel;
 use crate::kernel_params;
 use crate::storage::DType;
 
-/// Splits `total` workgroups over dispatch dimensions, none of which may exceed 65,535; the kernel finds its number as
+/// Workgroups that a dispatch may have along each of its dimensions, on every device.
+pub(crate) const MOST_WORKGROUPS: usize = 65_535;
+
+/// Splits `total` workgroups over dispatch dimensions, none of which may exceed [`MOST_WORKGROUPS`]; the kernel finds its number as
 /// `workgroup_id.y * num_workgroups.x + workgroup_id.x` and ignores numbers past the end.
 pub fn spread(total: usize) -> [u32; 3] {
-    const LIMIT: usize = 65_535;
-    if total <= LIMIT { [total as u32, 1, 1] } else { [LIMIT as u32, total.div_ceil(LIMIT) as u32, 1] }
+    let [most, needed] = [MOST_WORKGROUPS, total.div_ceil(MOST_WORKGROUPS)].map(|count| count as u32);
+    if total <= MOST_WORKGROUPS { [total as u32, 1, 1] } else { [most, needed, 1] }
 }
 
 kernel_params!(

@@ -13,7 +13,7 @@
 //!
 //! **Gradient.** None: these are numbers of rows.
 
-use super::{Example, OpEntry, expect};
+use super::{Example, MOST_WORKGROUPS, OpEntry, expect};
 use crate::graph::{Call, DType, Derivative, Dispatch, Matrix, Op, Rows, ShapeError, TensorType};
 use crate::kernel::Kernel;
 use crate::kernel_params;
@@ -36,8 +36,8 @@ impl Op for SortByExpert {
         expect::count(OP, inputs, 1)?;
         let numbers = inputs[0];
         expect::dtype(OP, "numbers", numbers, DType::U32)?;
-        if self.experts == 0 || self.experts > 65_535 {
-            return Err(ShapeError::new(OP, "experts", self.experts, "from 1 to 65535"));
+        if !(1..=MOST_WORKGROUPS).contains(&self.experts) {
+            return Err(ShapeError::new(OP, "experts", self.experts, format!("from 1 to {MOST_WORKGROUPS}")));
         }
         let Some(rows) = numbers.shape.rows.sent_to(numbers.shape.columns) else {
             return Err(ShapeError::new(OP, "numbers", numbers, "a fixed number of rows, or one for each token"));

@@ -16,19 +16,16 @@
 //! **Gradient.** As that of [`Matmul`], by the same offsets.
 
 use super::launch::{self, ALONG_ROWS, OPERATIONS_OF_A_DISPATCH, Part};
-use super::variants::{Grid, MOST_WORKGROUPS, Problem, Variant};
+use super::variants::{Problem, Variant};
 use super::{Matmul, algorithms};
 use crate::graph::{
     Bind, Call, DType, Derivative, Differentiate, Dispatch, Matrix, Op, Operand, Rows, ShapeError, TensorType, Vjp,
 };
 use crate::kernel::{Arithmetic, Layout};
-use crate::ops::{Example, OpEntry, Random, expect, spread};
+use crate::ops::{Example, MOST_WORKGROUPS, OpEntry, Random, expect};
 use std::ops::Range;
 
 const OP: &str = "matmul_experts";
-
-/// Most experts that there may be: each is a layer of a dispatch in TN.
-const MOST_EXPERTS: usize = 65_535;
 
 /// Inputs `a, b, offsets` and optionally `c`.
 #[derive(Clone, Copy, Debug)]
@@ -60,8 +57,8 @@ impl Op for MatmulExperts {
         let (a, b, offsets) = (inputs[0], inputs[1], inputs[2]);
         expect::dtype(OP, "a", a, DType::F32)?;
         let experts = match offsets.shape.rows {
-            Rows::Fixed(n) if (2..=MOST_EXPERTS + 1).contains(&n) => n - 1,
-            _ => return Err(ShapeError::new(OP, "offsets", offsets, format!("from 2 to {} rows", MOST_EXPERTS + 1))),
+            Rows::Fixed(n) if (2..=MOST_WORKGROUPS + 1).contains(&n) => n - 1,
+            _ => return Err(ShapeError::new(OP, "offsets", offsets, format!("from 2 to {} rows", MOST_WORKGROUPS + 1))),
         };
         expect::same(OP, "offsets", offsets, TensorType::u32(Rows::Fixed(experts + 1), 1))?;
         let out = match self.layout {
@@ -129,8 +126,8 @@ impl Op for MatmulExperts {
             Layout::TN => vec![self.along_rows(&inner, count)],
             Layout::NT | Layout::NN => {
                 let b = &call.inputs[1];
-                let parts = b.parts().flat_map(|(index, rows)| of_part(index, rows, b.rows / count));
-                parts.flat_map(|part| self.of_part(&inner, part, count)).collect()
+                let parts = b.parts().flat_map(|(index, rows)| pieces(index, rows, b.rows / count));
+                parts.flat_map(|piece| self.of_piece(&inner, piece, count)).collect()
             }
         };
         let places = |bind: Bind| if bind == Bind::Input(2) { Bind::Input(3) } else { bind };
@@ -155,7 +152,7 @@ impl Op for MatmulExperts {
 
 /// Rows of b that lie in one binding, cut where an expert ends: whole experts, of which there may be any number, and what the binding has of
 /// an expert that lies in two.
-struct OfPart {
+struct Piece {
     index: usize,
     experts: Range<usize>,
     /// Of the expert's own rows those that are here; all of them for whole experts.
@@ -165,27 +162,28 @@ struct OfPart {
 }
 
 /// The pieces of a part that holds these rows of b, of which each expert has `each`.
-fn of_part(index: usize, part: Range<usize>, each: usize) -> Vec<OfPart> {
+fn pieces(index: usize, part: Range<usize>, each: usize) -> Vec<Piece> {
     let mut pieces = Vec::new();
     let mut row = part.start;
     while row < part.end {
         let expert = row / each;
         let whole = part.end / each;
-        let piece = if row.is_multiple_of(each) && whole > expert {
-            OfPart { index, experts: expert..whole, rows: 0..each, first: row - part.start }
+        let (experts, rows) = if row.is_multiple_of(each) && whole > expert {
+            (expert..whole, 0..each)
         } else {
             let end = ((expert + 1) * each).min(part.end);
-            OfPart { index, experts: expert..expert + 1, rows: row - expert * each..end - expert * each, first: row - part.start }
+            (expert..expert + 1, row - expert * each..end - expert * each)
         };
-        row = if piece.rows == (0..each) { piece.experts.end * each } else { expert * each + piece.rows.end };
-        pieces.push(piece);
+        let first = row - part.start;
+        row = (experts.end - 1) * each + rows.end;
+        pieces.push(Piece { index, experts, rows, first });
     }
     pieces
 }
 
 impl MatmulExperts {
     /// The dispatches of one piece of b, in NT and NN: as many as a watchdog and the dimensions of a dispatch ask for.
-    fn of_part(&self, call: &Call, piece: OfPart, experts: usize) -> Vec<Dispatch> {
+    fn of_piece(&self, call: &Call, piece: Piece, experts: usize) -> Vec<Dispatch> {
         let (a, b, out) = (&call.inputs[0], &call.inputs[1], &call.outputs[0]);
         let addend = if call.inputs.len() == 3 { launch::HAS_ADDEND } else { 0 };
         let whole = Part {
@@ -206,22 +204,17 @@ impl MatmulExperts {
             _ => Part { n: piece.rows.len(), k: a.columns(), out_start: piece.rows.start, flags: addend, ..whole },
         };
         let variant = Variant::for_experts(&self.problem(call, &part, experts), call.device);
-        let (tile, columns) = match variant.grid {
-            Grid::Tiles([rows, columns]) => (rows, part.n.div_ceil(columns)),
-            Grid::Blocks(size) => (size, part.n.div_ceil(size)),
-        };
+        let [tile, _] = variant.grid.block();
         // As many tiles as rows can fill, and one more for each expert whose last is not full; not more than rows.
         let tiles = |rows: usize| rows.min(rows / tile + piece.experts.len());
         let at_once = (OPERATIONS_OF_A_DISPATCH / (2 * tile * part.n * part.k).max(1)).clamp(1, MOST_WORKGROUPS);
         let most = tiles(a.tensor.shape.rows.max()).max(1);
         let dispatch = |first_tile: usize| {
             let own = tiles(a.rows).saturating_sub(first_tile).min(at_once);
-            let mut dispatch = launch::dispatch(&self.product(), call, &Part { first_tile, ..part }, &variant, None);
-            dispatch.workgroups = match variant.grid {
-                Grid::Tiles(_) => [own as u32, columns as u32, 1],
-                Grid::Blocks(_) => spread((own * columns).div_ceil(64)),
-            };
-            dispatch.work = (own * part.n * part.k * piece.experts.len()) as f64;
+            // The kernel knows its rows by the offsets; these are for how many tiles there are workgroups.
+            let part = Part { first_tile, m: own * tile, ..part };
+            let mut dispatch = launch::dispatch(&self.product(), call, &part, &variant, None);
+            dispatch.work *= piece.experts.len() as f64;
             dispatch
         };
         (0..most).step_by(at_once).map(dispatch).collect()
@@ -366,7 +359,7 @@ mod tests {
             for (index, &start) in starts.iter().enumerate() {
                 let end = starts.get(index + 1).copied().unwrap_or(rows);
                 let mut at = 0;
-                for piece in of_part(index, start..end, each) {
+                for piece in pieces(index, start..end, each) {
                     assert_eq!((piece.index, piece.first), (index, at));
                     assert!(piece.experts.len() == 1 || piece.rows == (0..each));
                     for expert in piece.experts {

@@ -25,6 +25,7 @@ use super::launch::{GeneralParams, Params};
 use crate::graph::DType;
 use crate::kernel::algorithm::Algorithm;
 use crate::kernel::{Arithmetic, Class, Facts, Kernel, Layout, Tuning};
+use crate::ops::MOST_WORKGROUPS;
 
 /// The text of this page and of [`super::arithmetic`]: the rule and the forms, for [`super::fingerprint`].
 pub(super) const SOURCE: &str = concat!(include_str!("variants.rs"), include_str!("arithmetic.rs"));
@@ -36,6 +37,16 @@ pub(super) enum Grid {
     Tiles([usize; 2]),
     /// Blocks of this many rows and columns, one an invocation, 64 a workgroup.
     Blocks(usize),
+}
+
+impl Grid {
+    /// Rows and columns that are computed together.
+    pub fn block(self) -> [usize; 2] {
+        match self {
+            Self::Tiles(tile) => tile,
+            Self::Blocks(size) => [size, size],
+        }
+    }
 }
 
 /// What can be chosen: an algorithm, specialised.
@@ -127,9 +138,6 @@ static OUTER_32X8: Form = tiles("outer_32x8", &OUTER, &[], 32, 8).only(Layout::T
 static OUTER_8X32: Form = tiles("outer_8x32", &OUTER, &[("SWAPPED", 1.0)], 8, 32).only(Layout::TN);
 static VECTOR: Form = tiles("matvec", &MATVEC, &[], 1, 8);
 
-/// Workgroups that a dimension of a dispatch may have.
-pub(super) const MOST_WORKGROUPS: usize = 65_535;
-
 impl Form {
     /// Made for this layout only.
     pub(super) const fn only(self, layout: Layout) -> Self {
@@ -191,10 +199,7 @@ impl Form {
 
     /// Computes at most twice the outputs that are wanted.
     fn wastes_little(&self, problem: &Problem) -> bool {
-        let [rows, columns] = match self.grid {
-            Grid::Tiles(tile) => tile,
-            Grid::Blocks(size) => [size, size],
-        };
+        let [rows, columns] = self.grid.block();
         problem.m.next_multiple_of(rows) * problem.n.next_multiple_of(columns) <= 2 * problem.m * problem.n
     }
 }
