@@ -55,6 +55,11 @@ impl Kernel {
     pub const fn plain(name: &'static str, params: &'static [ParamField]) -> Self {
         Self { name, shader: name, slots: &[], constants: &[], params, needs: Needs::NONE, unchecked: true }
     }
+
+    /// [`Kernel::plain`] with an index that comes from a buffer, or is not shown to be in range: each is checked.
+    pub const fn checked(name: &'static str, params: &'static [ParamField]) -> Self {
+        Self { unchecked: false, ..Self::plain(name, params) }
+    }
 }
 
 /// What a kernel asks of the device beyond WebGPU's defaults.

@@ -47,7 +47,7 @@ impl Op for Accumulate {
 
 kernel_params!(Params { count: u32 });
 
-static ACCUMULATE: Kernel = Kernel { unchecked: false, ..Kernel::plain("accumulate", Params::FIELDS) };
+static ACCUMULATE: Kernel = Kernel::checked("accumulate", Params::FIELDS);
 
 pub(super) fn entry() -> OpEntry {
     OpEntry {

@@ -124,7 +124,7 @@ impl Op for AdamW {
 kernel_params!(Params { elements: u32 });
 
 /// One workgroup for 1,024 parameters.
-pub static KERNEL: Kernel = Kernel { unchecked: false, ..Kernel::plain("adamw", Params::FIELDS) };
+pub static KERNEL: Kernel = Kernel::checked("adamw", Params::FIELDS);
 
 pub(super) fn entry() -> OpEntry {
     OpEntry {

@@ -52,7 +52,7 @@ impl Differentiate for Add {
 
 kernel_params!(Params { count: u32 });
 
-static ADD: Kernel = Kernel { unchecked: false, ..Kernel::plain("add", Params::FIELDS) };
+static ADD: Kernel = Kernel::checked("add", Params::FIELDS);
 
 pub(super) fn entry() -> OpEntry {
     OpEntry {

@@ -72,7 +72,7 @@ impl Op for CacheRows {
 
 kernel_params!(Params { rows: u32, columns: u32, positions: u32 });
 
-static CACHE_ROWS: Kernel = Kernel { unchecked: false, ..Kernel::plain("cache_rows", Params::FIELDS) };
+static CACHE_ROWS: Kernel = Kernel::checked("cache_rows", Params::FIELDS);
 
 pub(super) fn entry() -> OpEntry {
     OpEntry {

@@ -96,7 +96,7 @@ impl Differentiate for Dropout {
 kernel_params!(Params { elements: u32, salt: u32, threshold: u32, factor: f32 });
 
 /// One workgroup for 1,024 elements.
-pub static KERNEL: Kernel = Kernel { unchecked: false, ..Kernel::plain("dropout", Params::FIELDS) };
+pub static KERNEL: Kernel = Kernel::checked("dropout", Params::FIELDS);
 
 pub(super) fn entry() -> OpEntry {
     OpEntry {

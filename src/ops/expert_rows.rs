@@ -256,11 +256,11 @@ fn dispatch(
 }
 
 /// One workgroup a row.
-static TO_EXPERTS: Kernel = Kernel { unchecked: false, ..Kernel::plain("to_experts", Params::FIELDS) };
-static FROM_EXPERTS: Kernel = Kernel { unchecked: false, ..Kernel::plain("from_experts", Params::FIELDS) };
+static TO_EXPERTS: Kernel = Kernel::checked("to_experts", Params::FIELDS);
+static FROM_EXPERTS: Kernel = Kernel::checked("from_experts", Params::FIELDS);
 
 /// One workgroup an entry.
-static DOTS: Kernel = Kernel { unchecked: false, ..Kernel::plain("expert_dots", Params::FIELDS) };
+static DOTS: Kernel = Kernel::checked("expert_dots", Params::FIELDS);
 
 /// T, K, columns.
 const SIZES: [[usize; 3]; 5] = [[1, 1, 1], [1, 2, 64], [9, 3, 7], [70, 2, 65], [33, 8, 128]];

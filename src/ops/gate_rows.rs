@@ -124,10 +124,10 @@ fn params(rows: usize, columns: usize) -> Vec<u8> {
 }
 
 /// One workgroup a row.
-static GATE: Kernel = Kernel { unchecked: false, ..Kernel::plain("gate_rows", Params::FIELDS) };
+static GATE: Kernel = Kernel::checked("gate_rows", Params::FIELDS);
 
 /// One workgroup a row.
-static BACKWARD: Kernel = Kernel { unchecked: false, ..Kernel::plain("gate_rows_backward", Params::FIELDS) };
+static BACKWARD: Kernel = Kernel::checked("gate_rows_backward", Params::FIELDS);
 
 fn values(random: &mut Random, size: [usize; 2]) -> (TensorType, Matrix) {
     (TensorType::f32(Rows::Fixed(size[0]), size[1]), random.matrix(size, 3.0))

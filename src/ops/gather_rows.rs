@@ -131,10 +131,10 @@ kernel_params!(GatherParams { rows: u32, columns: u32, x_rows: u32 });
 kernel_params!(ScatterParams { rows: u32, columns: u32, chosen: u32 });
 
 /// One workgroup a row.
-pub static GATHER: Kernel = Kernel { unchecked: false, ..Kernel::plain("gather_rows", GatherParams::FIELDS) };
+pub static GATHER: Kernel = Kernel::checked("gather_rows", GatherParams::FIELDS);
 
 /// One workgroup a row.
-pub static SCATTER: Kernel = Kernel { unchecked: false, ..Kernel::plain("scatter_rows", ScatterParams::FIELDS) };
+pub static SCATTER: Kernel = Kernel::checked("scatter_rows", ScatterParams::FIELDS);
 
 /// `T`, share of rows that are picked, columns.
 const SIZES: [(usize, f64, usize); 5] = [(1, 1.0, 1), (9, 0.5, 7), (70, 0.2, 65), (33, 0.8, 576), (20, 1.0, 64)];

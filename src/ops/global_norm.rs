@@ -84,10 +84,10 @@ impl Op for GlobalNorm {
 kernel_params!(Params { elements: u32, partials: u32, first: u32 });
 
 /// Up to 1,024 workgroups.
-pub static SUMS: Kernel = Kernel { unchecked: false, ..Kernel::plain("global_norm", Params::FIELDS) };
+pub static SUMS: Kernel = Kernel::checked("global_norm", Params::FIELDS);
 
 /// One workgroup.
-pub static FINISH: Kernel = Kernel { unchecked: false, ..Kernel::plain("global_norm_finish", Params::FIELDS) };
+pub static FINISH: Kernel = Kernel::checked("global_norm_finish", Params::FIELDS);
 
 pub(super) fn entry() -> OpEntry {
     OpEntry {

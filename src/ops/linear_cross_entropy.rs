@@ -331,12 +331,12 @@ kernel_params!(RowParams { rows: u32, columns: u32, stride: u32, first: u32, wit
 kernel_params!(SwapParams { rows: u32, stride: u32, own: u32, takes_out: u32 });
 kernel_params!(SumParams { count: u32 });
 
-static ROWS: Kernel = Kernel { unchecked: false, ..Kernel::plain("linear_cross_entropy", RowParams::FIELDS) };
+static ROWS: Kernel = Kernel::checked("linear_cross_entropy", RowParams::FIELDS);
 
 /// One workgroup a row of the chunk.
-static SWAP: Kernel = Kernel { unchecked: false, ..Kernel::plain("linear_cross_entropy_swap", SwapParams::FIELDS) };
+static SWAP: Kernel = Kernel::checked("linear_cross_entropy_swap", SwapParams::FIELDS);
 
-static SUM: Kernel = Kernel { unchecked: false, ..Kernel::plain("linear_cross_entropy_sum", SumParams::FIELDS) };
+static SUM: Kernel = Kernel::checked("linear_cross_entropy_sum", SumParams::FIELDS);
 
 pub(super) fn entry() -> OpEntry {
     OpEntry {

@@ -47,7 +47,7 @@ use crate::storage::DType;
 /// Workgroups that a dispatch may have along each of its dimensions, on every device.
 pub(crate) const MOST_WORKGROUPS: usize = 65_535;
 
-/// Splits `total` workgroups over dispatch dimensions, none of which may exceed [`MOST_WORKGROUPS`]; the kernel finds its number as
+/// Splits `total` workgroups over dispatch dimensions, none of which may exceed 65,535; the kernel finds its number as
 /// `workgroup_id.y * num_workgroups.x + workgroup_id.x` and ignores numbers past the end.
 pub fn spread(total: usize) -> [u32; 3] {
     let [most, needed] = [MOST_WORKGROUPS, total.div_ceil(MOST_WORKGROUPS)].map(|count| count as u32);

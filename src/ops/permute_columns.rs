@@ -82,7 +82,7 @@ impl Differentiate for PermuteColumns {
 kernel_params!(Params { rows: u32, columns: u32 });
 
 /// One workgroup a row.
-pub static KERNEL: Kernel = Kernel { unchecked: false, ..Kernel::plain("permute_columns", Params::FIELDS) };
+pub static KERNEL: Kernel = Kernel::checked("permute_columns", Params::FIELDS);
 
 /// A random order of `columns` columns, and its inverse.
 fn orders(random: &mut Random, columns: usize) -> [Matrix; 2] {

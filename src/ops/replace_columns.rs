@@ -78,7 +78,7 @@ impl Op for ReplaceColumns {
 kernel_params!(Params { rows: u32, columns: u32, x_columns: u32, z_columns: u32 });
 
 /// One workgroup for [`BLOCK`] columns of a row.
-static KERNEL: Kernel = Kernel { unchecked: false, ..Kernel::plain("replace_columns", Params::FIELDS) };
+static KERNEL: Kernel = Kernel::checked("replace_columns", Params::FIELDS);
 
 pub(super) fn entry() -> OpEntry {
     OpEntry {

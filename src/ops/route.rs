@@ -169,10 +169,10 @@ fn params(rows: usize, experts: usize, chosen: usize, renormalised: bool) -> Vec
 }
 
 /// One invocation a row.
-static ROUTE: Kernel = Kernel { unchecked: false, ..Kernel::plain("route", Params::FIELDS) };
+static ROUTE: Kernel = Kernel::checked("route", Params::FIELDS);
 
 /// One invocation a row.
-static BACKWARD: Kernel = Kernel { unchecked: false, ..Kernel::plain("route_backward", Params::FIELDS) };
+static BACKWARD: Kernel = Kernel::checked("route_backward", Params::FIELDS);
 
 /// Rows, experts, chosen ones.
 const SIZES: [[usize; 3]; 5] = [[1, 1, 1], [3, 4, 4], [70, 8, 2], [130, 60, 4], [5, 128, 8]];

@@ -71,7 +71,7 @@ impl Differentiate for Scale {
 kernel_params!(Params { elements: u32, factor: f32 });
 
 /// One workgroup for 1,024 elements.
-pub static KERNEL: Kernel = Kernel { unchecked: false, ..Kernel::plain("scale", Params::FIELDS) };
+pub static KERNEL: Kernel = Kernel::checked("scale", Params::FIELDS);
 
 pub(super) fn entry() -> OpEntry {
     OpEntry {

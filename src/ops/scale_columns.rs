@@ -9,7 +9,7 @@
 
 use super::{Example, OpEntry, expect, spread};
 use crate::graph::{Bind, Call, DType, Derivative, Differentiate, Dispatch, Matrix, Op, Rows, ShapeError, TensorType, Vjp};
-use crate::kernel::{Kernel, Needs};
+use crate::kernel::Kernel;
 use crate::kernel_params;
 
 /// See the [module](self).
@@ -123,15 +123,11 @@ impl Op for ColumnDots {
 
 kernel_params!(Params { rows: u32, columns: u32 });
 
-const fn kernel(name: &'static str) -> Kernel {
-    Kernel { name, shader: name, slots: &[], constants: &[], params: Params::FIELDS, needs: Needs::NONE, unchecked: false }
-}
-
 /// One workgroup a row.
-static SCALE: Kernel = kernel("scale_columns");
+static SCALE: Kernel = Kernel::checked("scale_columns", Params::FIELDS);
 
 /// One workgroup for 64 columns.
-static DOTS: Kernel = kernel("column_dots");
+static DOTS: Kernel = Kernel::checked("column_dots", Params::FIELDS);
 
 const SIZES: [[usize; 2]; 5] = [[1, 1], [3, 5], [130, 65], [7, 576], [2, 64]];
 

@@ -77,7 +77,7 @@ impl Op for SortByExpert {
 kernel_params!(Params { entries: u32, experts: u32 });
 
 /// One workgroup an expert.
-static KERNEL: Kernel = Kernel { unchecked: false, ..Kernel::plain(OP, Params::FIELDS) };
+static KERNEL: Kernel = Kernel::checked(OP, Params::FIELDS);
 
 pub(super) fn entry() -> OpEntry {
     OpEntry {

@@ -95,7 +95,7 @@ impl Differentiate for TokenRows {
 kernel_params!(Params { tokens: u32, columns: u32, rows: u32 });
 
 /// One workgroup a token.
-static KERNEL: Kernel = Kernel { unchecked: false, ..Kernel::plain("token_rows", Params::FIELDS) };
+static KERNEL: Kernel = Kernel::checked("token_rows", Params::FIELDS);
 
 pub(super) fn entry() -> OpEntry {
     OpEntry {

@@ -185,14 +185,13 @@ kernel_params!(StatisticsParams { vectors: u32 });
 kernel_params!(BackwardParams { rows: u32, heads: u32, group: u32, scale: f32, window: u32, first_block: u32 });
 
 /// One invocation a (row, query head).
-pub static STATISTICS: Kernel =
-    Kernel { unchecked: false, ..Kernel::plain("attention_backward_statistics", StatisticsParams::FIELDS) };
+pub static STATISTICS: Kernel = Kernel::checked("attention_backward_statistics", StatisticsParams::FIELDS);
 
 /// One workgroup for 32 (row, query head) of a key/value head.
-pub static QUERY: Kernel = tiles("attention_backward_query", BackwardParams::FIELDS);
+pub static QUERY: Kernel = Kernel::checked("attention_backward_query", BackwardParams::FIELDS);
 
 /// One workgroup for 32 keys of a key/value head, and one of the two gradients.
-pub static KEY_VALUE: Kernel = tiles("attention_backward_key_value", BackwardParams::FIELDS);
+pub static KEY_VALUE: Kernel = Kernel::checked("attention_backward_key_value", BackwardParams::FIELDS);
 
 /// One workgroup, of one subgroup of 8, for 8 (row, query head) of a key/value head.
 pub static QUERY_SUBGROUP8: [Kernel; 2] = head_sizes!("attention_backward_query_subgroup8", BackwardParams::FIELDS);

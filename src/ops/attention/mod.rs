@@ -41,7 +41,7 @@ pub(super) use examples::{backward_key_value_entry, backward_query_entry, entry}
 
 use super::{expect, softcap, spread};
 use crate::graph::{Bind, Call, Derivative, Differentiate, Dispatch, Matrix, Op, ShapeError, TensorType, Vjp};
-use crate::kernel::{Facts, Kernel, Needs, ParamField};
+use crate::kernel::{Facts, Kernel, Needs};
 use crate::kernel_params;
 
 /// Shape of the heads, and which keys count how much; the same in all three ops.
@@ -329,13 +329,8 @@ macro_rules! head_sizes {
 }
 use head_sizes;
 
-/// A kernel whose workgroups own 32 rows.
-const fn tiles(name: &'static str, params: &'static [ParamField]) -> Kernel {
-    Kernel { name, shader: name, slots: &[], constants: &[], params, needs: Needs::NONE, unchecked: false }
-}
-
 /// One workgroup for 32 (row, query head) of a key/value head.
-pub static FORWARD: Kernel = tiles("attention", Params::FIELDS);
+pub static FORWARD: Kernel = Kernel::checked("attention", Params::FIELDS);
 
 /// CPU drivers with subgroups of exactly 8, and loads of 8 bytes a component.
 const SUBGROUP8: Needs = Needs { cpu_driver: true, subgroup_size: Some(8), int64: true, ..Needs::NONE };
