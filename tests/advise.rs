@@ -4,7 +4,7 @@ mod runs;
 
 use std::process::Command;
 
-use runs::{Workshop, run};
+use runs::{Workshop, program, run};
 use serde_json::{Value, json};
 
 fn advise(shop: &Workshop, arguments: &[&str]) -> Command {
@@ -63,7 +63,7 @@ fn where_the_evidence_is_thin_there_is_a_sweep_that_runs() {
     let shop = Workshop::new();
     let (text, _) = run(advise(&shop, &["--data", "train.jsonl", "--sweep", "sweep.toml"]), 0);
     assert!(text.contains("the evidence is thin: sweep this"), "{text}");
-    let mut dry = Command::new(env!("CARGO_BIN_EXE_graftling"));
+    let mut dry = program();
     dry.current_dir(shop.path("")).args(["sweep", "--config", "sweep.toml", "--out", "sweep", "--dry-run", "--json"]);
     let listed: Value = serde_json::from_str(&run(dry, 0).0).unwrap();
     assert!(listed["arms"].as_array().unwrap().len() >= 2, "{listed}");

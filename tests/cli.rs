@@ -1,10 +1,14 @@
 //! What the command line says to wrong input: one message that names the place, exit code 2 (or 1 where the run itself fails), no
 //! panic, and nothing half-written.
 
+#[path = "common/program.rs"]
+mod program;
+
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Output;
 
+use program::program;
 use tempfile::TempDir;
 
 /// A folder with a tiny model, data that suit it, and room for outputs.
@@ -44,7 +48,7 @@ impl Workplace {
 
     /// Runs graftling in the workplace, without a way to the network.
     fn graftling(&self, arguments: &[&str]) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_graftling"))
+        program()
             .args(arguments)
             .current_dir(self.folder.path())
             .env("HF_HUB_OFFLINE", "1")

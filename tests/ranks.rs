@@ -13,11 +13,10 @@ mod signals;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Barrier, Mutex};
-use std::time::{Duration, Instant};
 
 use graftling::ranks::{Communicator, Ranks};
 use graftling::train::checkpoint::latest;
-use runs::{Workshop, run};
+use runs::{Workshop, run, wait_until};
 
 /// Ranks that are threads of one process.
 struct Thread {
@@ -214,11 +213,7 @@ fn ended(child: Child) -> (Option<i32>, String) {
 }
 
 fn wait_for_lines(shop: &Workshop, out: &str, lines: usize) {
-    let deadline = Instant::now() + Duration::from_secs(120);
-    while shop.metrics_lines(out) < lines {
-        assert!(Instant::now() < deadline, "waited for two minutes");
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    wait_until("steps of the ranks", || shop.metrics_lines(out) >= lines);
 }
 
 /// The processes that `parent` has started, in the order of their numbers, which is that of the ranks.
@@ -262,11 +257,9 @@ fn whichever_rank_is_killed_the_run_goes_on_from_a_good_checkpoint() {
         let (code, err) = ended(child);
         assert!(code != Some(0) && err.contains(&format!("rank {victim} ")) && err.contains("Killed"), "{code:?}: {err}");
         // `mpirun` does not wait for those that it ends, and rank 0 holds the folder until it is gone.
-        let deadline = Instant::now() + Duration::from_secs(60);
-        while ranks.iter().any(|rank| Path::new(&format!("/proc/{rank}")).exists()) {
-            assert!(Instant::now() < deadline, "a rank goes on without the others");
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        wait_until("no rank that goes on without the others", || {
+            ranks.iter().all(|rank| !Path::new(&format!("/proc/{rank}")).exists())
+        });
         let (_, state) = latest(&shop.path("out")).unwrap().expect("a good checkpoint");
         assert!(state.step as usize > last, "rank {victim}: nothing was saved");
         last = state.step as usize;

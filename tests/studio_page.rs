@@ -9,6 +9,8 @@ mod browser;
 mod client;
 #[path = "common/not_run.rs"]
 mod not_run;
+#[path = "common/program.rs"]
+mod program;
 
 use std::path::Path;
 use std::process::Command;
@@ -17,6 +19,7 @@ use std::time::Duration;
 
 use browser::Browser;
 use client::Studio;
+use program::program;
 use tempfile::TempDir;
 
 /// The views, by their address.
@@ -39,8 +42,8 @@ fn model() -> Option<String> {
 }
 
 fn graftling(folder: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_graftling"));
-    command.current_dir(folder).args(arguments).args(["--model", &model().unwrap(), "--no-autotune"]).env_remove("GRAFTLING_LOG");
+    let mut command = program();
+    command.current_dir(folder).args(arguments).args(["--model", &model().unwrap(), "--no-autotune"]);
     command
 }
 
@@ -91,7 +94,7 @@ impl Place {
         let model = serde_json::json!(model().unwrap());
         let file = format!("seeds = [1]\nchoose = \"loss\"\n[base]\nmodel = {model}\n{base}\n[axes]\nlora_r = [2, 4]\n");
         std::fs::write(folder.join("sweep.toml"), file).unwrap();
-        let mut sweep = Command::new(env!("CARGO_BIN_EXE_graftling"));
+        let mut sweep = program();
         let done = sweep.current_dir(folder).args(["sweep", "--config", "sweep.toml", "--out", "sweep"]).output().unwrap();
         assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     }

@@ -4,9 +4,8 @@ mod runs;
 
 use std::collections::BTreeMap;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
-use runs::{Workshop, run};
+use runs::{Workshop, program, run, wait_until};
 use serde_json::Value;
 
 /// Two placements of one budget, two seeds, and everything that a checkpoint could forget in use.
@@ -31,8 +30,8 @@ fn with_device(sweep: &str) -> String {
 }
 
 fn sweep(shop: &Workshop, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_graftling"));
-    command.current_dir(shop.path("")).arg("sweep").args(arguments).stdin(Stdio::null()).env_remove("GRAFTLING_LOG");
+    let mut command = program();
+    command.current_dir(shop.path("")).arg("sweep").args(arguments);
     command
 }
 
@@ -84,17 +83,14 @@ fn killed(shop: &Workshop, out: &str, more: usize) -> bool {
     let before = steps(shop, out);
     let mut child: Child =
         sweep(shop, &["--config", "sweep.toml", "--out", out]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    let started = Instant::now();
-    while steps(shop, out) < before + more {
-        if child.try_wait().unwrap().is_some() {
-            return false;
-        }
-        assert!(started.elapsed() < Duration::from_secs(300), "no step in five minutes");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    let mut has_ended = false;
+    wait_until("steps of the sweep", || {
+        has_ended = child.try_wait().unwrap().is_some();
+        has_ended || steps(shop, out) >= before + more
+    });
     child.kill().unwrap();
     child.wait().unwrap();
-    true
+    !has_ended
 }
 
 /// The whole of it: the budget's ranks, results, table, pictures; and killed three times it ends with the same bits.

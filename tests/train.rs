@@ -5,7 +5,7 @@ mod runs;
 mod tokens;
 
 use graftling::formats::peft::load_adapter;
-use runs::{Workshop, fixture, run};
+use runs::{Workshop, fixture, program, run};
 use serde_json::{Value, json};
 
 fn number(value: &Value) -> f64 {
@@ -43,7 +43,7 @@ fn inspect_shows_how_an_adapter_was_trained() {
     let shop = Workshop::new();
     run(shop.train("out", &["--max-steps", "1", "--loraplus-lr-ratio", "8", "--init-lora-weights", "pissa"]), 0);
     let inspect = |more: &[&str]| {
-        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_graftling"));
+        let mut command = program();
         command.arg("inspect").arg(shop.path("out")).args(more);
         run(command, 0).0
     };
@@ -305,7 +305,7 @@ fn generation_follows_the_seed_and_greedy_is_the_most_probable_token() {
 
 #[test]
 fn doctor_lists_the_gpus() {
-    let mut doctor = std::process::Command::new(env!("CARGO_BIN_EXE_graftling"));
+    let mut doctor = program();
     doctor.arg("doctor");
     let (out, _) = run(doctor, 0);
     assert!(out.starts_with("0: ") && out.contains("largest binding") && out.contains("SmolLM2 135M"), "{out}");

@@ -48,12 +48,11 @@ fn start(mut command: Command) -> Child {
 
 /// Waits until `done` holds; a child that ends before is a failure.
 fn wait_until(child: &mut Child, done: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(120);
-    while !done() {
-        assert!(Instant::now() < deadline, "waited for two minutes");
-        assert!(child.try_wait().unwrap().is_none(), "the run ended too early: {}", said(child));
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    runs::wait_until("what a run does", || {
+        let is_done = done();
+        assert!(is_done || child.try_wait().unwrap().is_none(), "the run ended too early: {}", said(child));
+        is_done
+    });
 }
 
 /// Not through `kill`, which a small system lacks.

@@ -1,13 +1,13 @@
 //! `graftling inspect` as a user calls it.
 
-use std::process::{Command, Output};
+use std::process::Output;
 
 use serde_json::Value;
 
-use super::{gguf_file::GgufFile, tiny};
+use super::{gguf_file::GgufFile, program::program, tiny};
 
 fn inspect(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_graftling")).arg("inspect").args(arguments).env("HF_HUB_OFFLINE", "1").output().unwrap()
+    program().arg("inspect").args(arguments).env("HF_HUB_OFFLINE", "1").output().unwrap()
 }
 
 fn report(arguments: &[&str]) -> Value {

@@ -9,6 +9,8 @@ mod gguf_file;
 mod hub;
 mod inspect;
 mod merging;
+#[path = "../common/program.rs"]
+mod program;
 mod targets;
 mod tiny;
 

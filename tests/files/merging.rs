@@ -13,7 +13,7 @@ use graftling::merge::{Combination, Combined, MergedWeights, Update};
 use graftling::storage::mixture::Mixture;
 use graftling::storage::{DType, TensorInfo, TensorSource};
 
-use super::{message, tiny};
+use super::{message, program::program, tiny};
 
 /// An adapter of the tiny model's `q_proj` and `down_proj` in both layers.
 fn adapter(folder: &Path, seed: u64, r: usize, lora_alpha: f64, use_rslora: bool) -> PathBuf {
@@ -333,7 +333,7 @@ fn overwriting_takes_nothing_that_no_export_has_written() {
     export::gguf::Plan::of(&source, Mixture::F32).unwrap().write(&source, &folder.join("base.gguf")).unwrap();
     std::fs::write(folder.join("note.txt"), "mine").unwrap();
     let run = |command: &str, model: &Path, more: &[&str], out: &Path| {
-        let output = std::process::Command::new(env!("CARGO_BIN_EXE_graftling"))
+        let output = program()
             .args([command, "--overwrite", "--model"])
             .args([model, Path::new("--adapter"), &adapter, Path::new("--out"), out])
             .args(more)

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::{alone, seeds};
+use super::{alone, program::program, seeds};
 
 /// A command that takes longer does not end. Deadlines are seconds; the machine may be busy.
 const LONGEST: Duration = Duration::from_secs(60);
@@ -38,7 +38,7 @@ impl Place {
 
     /// Exit code and standard error of `graftling train --dry-run` with further arguments.
     pub fn train(&self, arguments: &[&str]) -> (Option<i32>, String) {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_graftling"));
+        let mut command = program();
         let model: &[&str] = if arguments.contains(&"--model") { &[] } else { &["--model", "."] };
         command.args(["train", "--dry-run"]).args(model).args(arguments).current_dir(self.path());
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();

@@ -14,6 +14,8 @@ mod gguf_fields;
 #[allow(dead_code)]
 mod gguf_file;
 mod mutate;
+#[path = "../common/program.rs"]
+mod program;
 mod random;
 mod seeds;
 mod targets;

@@ -1,11 +1,16 @@
 //! Runs of the real program on a tiny model, for the tests of training and of faults.
 #![allow(dead_code)] // each test file uses its own part
 
+#[path = "../common/program.rs"]
+mod program;
+
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
+
+pub use program::{program, wait_until};
 
 /// A tiny random Llama with a tokenizer, and data for it, in a folder that goes with the test.
 pub struct Workshop {
@@ -51,7 +56,7 @@ impl Workshop {
 
     /// `graftling COMMAND --model model ...` with this folder as the current one.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = self.program(arguments);
+        let mut command = self.on_device(arguments);
         // Measuring takes seconds, and what it chooses depends on the weather; tests/autotune.rs is about it.
         if ["train", "eval", "generate"].contains(&arguments[0]) {
             command.arg("--no-autotune");
@@ -61,15 +66,15 @@ impl Workshop {
 
     /// A command without a GPU: merge, export, inspect.
     pub fn command_bare(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_graftling"));
-        command.current_dir(self.folder.path()).args(arguments).stdin(Stdio::null()).env_remove("GRAFTLING_LOG");
+        let mut command = program();
+        command.current_dir(self.folder.path()).args(arguments);
         command
     }
 
     /// [`Workshop::command`] with kernels that are measured, and kept in the folder `cache`. The driver's own cache stays where it is:
     /// without it every run compiles for seconds.
     pub fn tuned(&self, arguments: &[&str]) -> Command {
-        let mut command = self.program(arguments);
+        let mut command = self.on_device(arguments);
         let of_user = std::env::var("XDG_CACHE_HOME").or_else(|_| std::env::var("HOME").map(|home| format!("{home}/.cache")));
         if let Ok(folder) = of_user {
             command.env("MESA_SHADER_CACHE_DIR", folder);
@@ -78,9 +83,9 @@ impl Workshop {
         command
     }
 
-    fn program(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_graftling"));
-        command.current_dir(self.folder.path()).args(arguments).stdin(Stdio::null()).env_remove("GRAFTLING_LOG");
+    fn on_device(&self, arguments: &[&str]) -> Command {
+        let mut command = program();
+        command.current_dir(self.folder.path()).args(arguments);
         if let Ok(device) = std::env::var("GRAFTLING_TEST_DEVICE") {
             command.args(["--device", &device]);
         }
@@ -111,6 +116,16 @@ impl Workshop {
         arguments.extend(["--gradient-accumulation-steps", &batches, "--learning-rate", "5e-3", "--weight-decay", "0.01"]);
         arguments.extend(more);
         self.command(&arguments)
+    }
+
+    /// Puts a model of the reference into the folder, by its name and with the words of [`tokenizer`].
+    pub fn put_model(&self, of: &str, name: &str) {
+        let (from, to) = (fixtures().join(of).join(name), self.path(name));
+        std::fs::create_dir(&to).unwrap();
+        for file in ["config.json", "model.safetensors"] {
+            std::fs::copy(from.join(file), to.join(file)).unwrap();
+        }
+        std::fs::write(to.join("tokenizer.json"), tokenizer().to_string()).unwrap();
     }
 
     /// The objects of `out/metrics.jsonl`.
@@ -157,7 +172,11 @@ pub fn tokenizer() -> Value {
 
 /// The tiny model that the tests use.
 pub fn fixture() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/reference/tiny/grouped_tied")
+    fixtures().join("tiny/grouped_tied")
+}
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/reference")
 }
 
 /// A record that can be learned: token t + 1 follows from token t and the record's stride. The first two are not supervised.

@@ -6,7 +6,7 @@ mod runs;
 mod walk;
 
 use client::{Answer, Event, Studio};
-use runs::{Workshop, run};
+use runs::{Workshop, run, wait_until};
 use serde_json::{Value, json};
 
 fn studio(shop: &Workshop, more: &[&str]) -> Studio {
@@ -332,10 +332,10 @@ fn a_run_that_cannot_be_says_why() {
 fn a_run_in_a_terminal_is_watched_and_stopped() {
     let shop = Workshop::new();
     let mut training = shop.train("out", &["--max-steps", "5000"]).stderr(std::process::Stdio::null()).spawn().unwrap();
-    while shop.metrics_lines("out") < 3 {
+    wait_until("steps of a run in a terminal", || {
         assert!(training.try_wait().unwrap().is_none());
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
+        shop.metrics_lines("out") >= 3
+    });
     let studio = studio(&shop, &["--run", "out"]);
     let state = studio.get("/api/state").ok();
     assert_eq!((&state["engine"], &state["run"]["dir"]), (&json!("training"), &json!("out")));
@@ -364,9 +364,7 @@ fn ctrl_c_ends_the_studio_and_saves_its_run() {
     let mut long = recipe("out");
     long["max_steps"] = json!(5000);
     studio.post("/api/train", &long).ok();
-    while shop.metrics_lines("out") < 3 {
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
+    wait_until("steps of the studio's run", || shop.metrics_lines("out") >= 3);
     assert_eq!(studio.interrupt(), Some(0));
     let saved = shop.metrics_lines("out");
     assert!(shop.names("out").contains(&format!("checkpoint-{saved}")), "{:?}", shop.names("out"));
