@@ -56,6 +56,36 @@ fn inspect_shows_how_an_adapter_was_trained() {
     assert!(text.contains("loraplus_lr_ratio 8") && text.contains("init_lora_weights pissa"), "{text}");
 }
 
+/// Each expert has an A and a B of its own, so has the one for every token, and a layer may have none.
+#[test]
+fn inspect_counts_what_a_run_trains_of_experts() {
+    let shop = Workshop::new();
+    // r (in + out) a matrix, of rank 2 on a hidden size of 32: q and o, k and v, then gate, up and down.
+    let attention = |query: u64, key: u64| 2 * (2 * (32 + query) + 2 * (32 + key));
+    let mlp = |inner: u64| 3 * 2 * (32 + inner);
+    let (usual, wide) = (attention(32, 16), attention(64, 32));
+    for (family, expected) in [
+        ("mixtral", 2 * (usual + 6 * mlp(48))),
+        ("qwen2_moe", 2 * (usual + 6 * mlp(16) + mlp(24))),
+        ("qwen3_moe", 2 * (wide + 8 * mlp(16))),
+        ("qwen3_moe_mixed", 3 * usual + 2 * 4 * mlp(16) + mlp(48)),
+    ] {
+        shop.put_model("families", family);
+        let (report, _) = run(shop.command_bare(&["inspect", family, "--lora-r", "2", "--json"]), 0);
+        let adapter = serde_json::from_str::<Value>(&report).unwrap()["adapter"].clone();
+        assert_eq!(
+            (&adapter["trainable_parameters"], &adapter["bytes_f32"]),
+            (&json!(expected), &json!(4 * expected)),
+            "{family}"
+        );
+        let (dry, _) = run(shop.command(&["train", "--model", family, "--data", "train.jsonl", "--lora-r", "2", "--dry-run"]), 0);
+        assert!(dry.contains(&format!(", {expected} parameters")), "{family}: {dry}");
+        let (told, _) = run(shop.command_bare(&["inspect", family, "--lora-r", "2"]), 0);
+        let shown = format!("would train {},{:03} parameters", expected / 1000, expected % 1000);
+        assert!(told.contains(&shown), "{family}: {shown} in {told}");
+    }
+}
+
 /// Ten steps of AdamW from a given adapter, with clipping and decay, against PyTorch in f64 (bounds of design section 9).
 #[test]
 fn ten_steps_are_those_of_pytorch() {

@@ -175,10 +175,7 @@ struct Adapter {
     /// Rank, or width of the bottlenecks.
     size: usize,
     method: AdapterMethod,
-    /// Trained in one of the layers.
-    each_layer: u64,
-    /// Of bottlenecks; of LoRA it follows from the rest.
-    bottlenecks: Option<Placement>,
+    placement: Placement,
 }
 
 impl Adapter {
@@ -214,20 +211,19 @@ impl Adapter {
             None => (0..config.num_hidden_layers).collect(),
         };
         let modules: Vec<Site> = linear.into_iter().filter(|module| names.iter().any(|name| name == module.module)).collect();
-        let each_layer = modules.iter().map(|module| module.lora_parameters(args.lora_r)).sum();
-        Ok(Self { modules, layers, size: args.lora_r, method: AdapterMethod::Lora, each_layer, bottlenecks: None })
+        let lora = UniformLora { r: args.lora_r, scale: 1.0, dropout: 0.0, target_modules: names, layers: layers.clone() };
+        Ok(Self { modules, layers, size: args.lora_r, method: AdapterMethod::Lora, placement: lora.on(config) })
     }
 
     fn bottlenecks(config: &Architecture, options: &TrainOptions, method: AdapterMethod) -> Result<Self> {
         let placement = Placement::from_adapter_hub("adapter", &bottleneck::fresh(options, method, config)?, config)?;
         let first = placement.pieces.first().map_or(0, |piece| piece.site.layer);
-        let of_first: Vec<_> = placement.pieces.iter().filter(|piece| piece.site.layer == first).collect();
-        let each_layer = of_first.iter().flat_map(|piece| piece.matrices()).map(|matrix| matrix.elements() as u64).sum();
-        let modules = of_first.iter().map(|piece| piece.site.clone()).collect();
+        let of_first = placement.pieces.iter().filter(|piece| piece.site.layer == first);
+        let modules = of_first.map(|piece| piece.site.clone()).collect();
         let size = placement.pieces.first().map_or(0, |piece| piece.method.width());
         let mut layers: Vec<usize> = placement.pieces.iter().map(|piece| piece.site.layer).collect();
         layers.dedup();
-        Ok(Self { modules, layers, size, method, each_layer, bottlenecks: Some(placement) })
+        Ok(Self { modules, layers, size, method, placement })
     }
 
     /// What training it needs, by format of the weights; nothing for a model that cannot be trained, or of a size that nobody plans for.
@@ -236,19 +232,11 @@ impl Adapter {
         if config.supported().is_err() || !is_usual {
             return Vec::new();
         }
-        let lora = UniformLora {
-            r: self.size,
-            scale: 1.0,
-            dropout: 0.0,
-            target_modules: self.modules.iter().map(|module| module.module.to_owned()).collect(),
-            layers: self.layers.clone(),
-        };
-        let placement = self.bottlenecks.clone().unwrap_or_else(|| lora.on(config));
-        needs(config, &placement).unwrap_or_default()
+        needs(config, &self.placement).unwrap_or_default()
     }
 
     fn parameters(&self) -> u64 {
-        self.each_layer * self.layers.len() as u64
+        self.placement.parameters() as u64
     }
 }
 
