@@ -215,6 +215,23 @@ fn methods_are_compared_at_one_budget() {
     }
 }
 
+/// An adapter that is trained further brings its rotation: arms with it have another model than arms without, and remember it.
+#[test]
+fn arms_that_start_from_an_adapter_have_its_model() {
+    let (head, _) = SWEEP.split_once("[axes]").unwrap();
+    let head = head.replace("seeds = [1, 2]", "seeds = [1]").replace("budget = 1500\n", "");
+    let head = head.replace("max_steps = 6", "max_steps = 1");
+    let shop = shop(&(head + "[[arm]]\nname = \"fresh\"\nlora_r = 4\n[[arm]]\nname = \"further\"\ninit_adapter = \"start\"\n"));
+    run(shop.train("start", &["--max-steps", "1", "--rope-scaling", "linear:2"]), 0);
+    run(sweep(&shop, &["--config", "sweep.toml", "--out", "out"]), 0);
+    let results = results(&shop, "out");
+    let before: Vec<&Value> = results["before"].as_object().unwrap().values().map(|of| &of["general"]["loss"]).collect();
+    assert!(before.len() == 2 && before[0] != before[1], "another rotation is another model: {before:?}");
+    let remembered = |arm: &str| std::fs::read_to_string(shop.path(&format!("out/arms/{arm}/seed-1/rope_scaling.json"))).ok();
+    assert_eq!(remembered("fresh"), None);
+    assert!(remembered("further").is_some_and(|text| text.contains("linear:2")));
+}
+
 /// A rate at which nothing can be learned is a result too; a placement that the budget has no room for is named.
 #[test]
 fn arms_that_diverge_or_cannot_be_do_not_stop_the_others() {

@@ -235,7 +235,7 @@ fn losses(args: &MergeArgs, coarse: DType) -> Result<Value> {
         losses["base"] = json!(loss(&base, None, WeightType::Lossless)?);
     }
     if let ([adapter], true) = (args.adapter.as_slice(), args.weights.iter().all(|weight| *weight == 1.0)) {
-        let rotated = super::rotated(base, rope_scaling::chosen(args.rope_scaling, Some(adapter))?);
+        let rotated = base.rotated(rope_scaling::chosen(args.rope_scaling, Some(adapter))?);
         losses["unmerged"] = json!(loss(&rotated, Some(adapter), WeightType::Lossless)?);
     }
     losses["merged"] = json!(loss(&merged, None, WeightType::Lossless)?);

@@ -163,11 +163,6 @@ struct DeviceArgs {
     no_autotune: bool,
 }
 
-/// The model with this rotation in place of its own.
-fn rotated(model: OpenModel, scaling: Option<RopeOverride>) -> OpenModel {
-    model.rotated(scaling)
-}
-
 /// The adapters that a model is used with.
 #[derive(clap::Args, Debug)]
 struct AdapterArgs {

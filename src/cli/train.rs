@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use graftling::adapter::rope_scaling;
 use graftling::ranks::Ranks;
 use graftling::session::OpenModel;
 use graftling::session::prefix_cache::RowsUsed;
@@ -78,7 +77,8 @@ fn train(args: TrainArgs, ranks: &Ranks) -> Result<i32> {
     let (dry_run, profile, studio) = (args.dry_run, args.profile.clone(), args.studio);
     let options = ranks.agree(asked(args))?;
     let before = Before::told(&options, ranks)?;
-    let (model, options) = ranks.agree(opened(options, before.template_time))?;
+    let (scaling, adapter, tokens) = (options.rope_scaling, options.init_adapter.as_deref(), options.tokens());
+    let model = ranks.agree(OpenModel::for_run(&options.model, before.template_time, scaling, adapter, &tokens))?;
     let prepared = ranks.agree(Prepared::among(ranks.clone(), before.began_with, options, &model))?;
     if dry_run {
         if ranks.is_first() {
@@ -143,15 +143,6 @@ fn asked(args: TrainArgs) -> Result<TrainOptions> {
         recipe.out.get_or_insert_with(PathBuf::new);
     }
     recipe.resolve()
-}
-
-/// The model of the run, as the options change it, and the options, as what they begin with changes them.
-fn opened(mut options: TrainOptions, template_time: Option<i64>) -> Result<(OpenModel, TrainOptions)> {
-    let model = OpenModel::open_at(&options.model, template_time)?;
-    options.rope_scaling = rope_scaling::chosen(options.rope_scaling, options.init_adapter.as_deref())?;
-    let model = super::rotated(model, options.rope_scaling);
-    let model = model.with_tokens_of(options.init_adapter.as_deref())?.with_tokens(&options.tokens())?;
-    Ok((model, options))
 }
 
 /// Where the run goes on: this device, or those of all ranks.

@@ -6,6 +6,7 @@ use sha2::{Digest, Sha256};
 
 use crate::Result;
 use crate::adapter::added_tokens::{self, Extended};
+use crate::adapter::rope_scaling;
 use crate::architecture::{RopeOverride, parameters};
 use crate::formats::{AddedTokenSource, ModelFiles};
 use crate::graph::DType;
@@ -24,6 +25,8 @@ pub struct OpenModel {
     pub added: Vec<(u32, AddedTokenSource)>,
     /// The moment that dates in the template are taken from, in seconds since 1970; `None` without a template.
     pub template_time: Option<i64>,
+    /// The rotation in place of the model's own, if there is one.
+    pub rope_scaling: Option<RopeOverride>,
 }
 
 impl OpenModel {
@@ -49,7 +52,25 @@ impl OpenModel {
         let template = ChatTemplate::from_source_at(&files.text, template_time)?;
         let template_time = template.as_ref().map(|_| template_time);
         let tokens = files.config.vocab_size;
-        Ok(Self { files, tokenizer, template, tokens, added: Vec::new(), template_time })
+        Ok(Self { files, tokenizer, template, tokens, added: Vec::new(), template_time, rope_scaling: None })
+    }
+
+    /// The model as a run trains it: with the rotation that is asked for, or that the adapter which it starts from remembers, with the
+    /// tokens that this adapter adds, and with those that are to be trained.
+    ///
+    /// # Errors
+    /// As [`OpenModel::open`], [`OpenModel::with_tokens_of`] and [`OpenModel::with_tokens`]. Bad input: the adapter was trained with another
+    /// rotation than the one that is asked for.
+    pub fn for_run(
+        spec: &str,
+        template_time: Option<i64>,
+        scaling: Option<RopeOverride>,
+        init_adapter: Option<&Path>,
+        train_tokens: &[String],
+    ) -> Result<Self> {
+        let model = Self::open_at(spec, template_time)?;
+        let scaling = rope_scaling::chosen(scaling, init_adapter)?;
+        model.rotated(scaling).with_tokens_of(init_adapter)?.with_tokens(train_tokens)
     }
 
     /// The model with the tokens that these adapters add to its tokenizer.
@@ -108,6 +129,7 @@ impl OpenModel {
     pub fn rotated(mut self, scaling: Option<RopeOverride>) -> Self {
         if let Some(scaling) = scaling {
             self.files.config.override_rope(scaling);
+            self.rope_scaling = Some(scaling);
         }
         self
     }

@@ -22,8 +22,10 @@ mod token;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
-use crate::adapter::{LoadedAdapter, Placement, rope_scaling};
+use crate::adapter::{LoadedAdapter, Placement};
 use crate::session::{OpenModel, SessionOptions};
+use crate::train::keep::beginning;
+use crate::train::options::TrainOptions;
 use crate::{Error, Result};
 use events::Events;
 use jobs::Jobs;
@@ -68,9 +70,9 @@ impl Opened {
     /// Finds and checks the files of a model, and of an adapter for it.
     ///
     /// # Errors
-    /// As [`OpenModel::open`] and [`LoadedAdapter::load`].
+    /// As [`OpenModel::for_run`] and [`LoadedAdapter::load`].
     pub fn open(spec: &str, adapter: Option<&Path>) -> Result<Self> {
-        let model = OpenModel::open(spec)?.rotated(rope_scaling::chosen(None, adapter)?).with_tokens_of(adapter)?;
+        let model = OpenModel::for_run(spec, None, None, adapter, &[])?;
         let read = |folder: &Path| -> Result<OpenedAdapter> {
             let placement = LoadedAdapter::load(folder, &model.files.config)?.placement;
             Ok(OpenedAdapter { folder: folder.to_path_buf(), placement })
@@ -128,6 +130,23 @@ impl Studio {
         let opened = self.opened.read().unwrap_or_else(PoisonError::into_inner).clone();
         let proposal = "start `graftling studio --model M`, or open a model on the page";
         opened.ok_or_else(|| Error::bad_input("model", "no model is open", proposal))
+    }
+
+    /// The model as a run of these options trains it: the one that is open, unless these options or its adapter change it.
+    ///
+    /// # Errors
+    /// As [`OpenModel::for_run`].
+    pub fn opened_for(&self, options: &TrainOptions) -> Result<Arc<Opened>> {
+        let TrainOptions { rope_scaling, init_adapter, train_tokens, resume, .. } = options;
+        let is_changed = rope_scaling.is_some() || init_adapter.is_some() || train_tokens.is_some() || *resume;
+        let is_its_model =
+            |open: &Arc<Opened>| open.spec == options.model && open.model.rope_scaling.is_none() && open.model.added.is_empty();
+        if let Some(open) = self.opened().ok().filter(|open| !is_changed && is_its_model(open)) {
+            return Ok(open);
+        }
+        let (time, adapter) = (beginning::template_time(options), init_adapter.as_deref());
+        let model = OpenModel::for_run(&options.model, time, *rope_scaling, adapter, &options.tokens())?;
+        Ok(Arc::new(Opened { model, spec: options.model.clone(), adapter: None, anatomy: OnceLock::new() }))
     }
 
     /// Puts another model, or the same with another adapter, in the place of the open one.

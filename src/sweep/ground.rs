@@ -11,7 +11,6 @@ use sha2::{Digest, Sha256};
 
 use super::measure::Yardsticks;
 use super::result::{Measures, write_json};
-use crate::adapter::rope_scaling;
 use crate::files;
 use crate::formats::atomic;
 use crate::gpu::Device;
@@ -42,10 +41,12 @@ impl Base {
             .model
             .clone()
             .ok_or_else(|| Error::bad_input("[base]", "no model is named", "write model = \"path/to/model\" under [base]"))?;
-        let Recipe { rope_scaling, weights, matmul, device, no_autotune, .. } = recipe;
+        let Recipe { rope_scaling, init_adapter, weights, matmul, device, no_autotune, .. } = recipe;
         let mut name = model.clone();
         let mut add = |key: &str, value: Option<String>| name += &value.map_or(String::new(), |value| format!(", {key} {value}"));
         add("rope scaling", rope_scaling.map(|scaling| scaling.to_string()));
+        // It may have a rotation, or tokens, of its own.
+        add("init_adapter", init_adapter.as_ref().map(|adapter| adapter.display().to_string()));
         add("weights", weights.map(|weights| weights.to_string()));
         add("matmul", matmul.map(|matmul| format!("{matmul:?}").to_lowercase()));
         add("device", device.clone());
@@ -57,13 +58,12 @@ impl Base {
     /// Opens its files. `out` may know the moment from which dates in the chat template are taken.
     ///
     /// # Errors
-    /// As [`OpenModel::open`].
+    /// As [`OpenModel::for_run`].
     pub fn open(&self, out: &Path) -> Result<OpenModel> {
         let known = self.read::<Kernels>(out, "base")?;
-        let model = OpenModel::open_at(&self.model, known.and_then(|known| known.template_time))?;
-        let scaling = rope_scaling::chosen(self.recipe.rope_scaling, self.recipe.init_adapter.as_deref())?;
-        let tokens: Vec<String> = self.recipe.train_tokens.iter().flatten().map(|token| token.trim().to_owned()).collect();
-        model.rotated(scaling).with_tokens_of(self.recipe.init_adapter.as_deref())?.with_tokens(&tokens)
+        let template_time = known.and_then(|known| known.template_time);
+        let Recipe { rope_scaling, init_adapter, .. } = &self.recipe;
+        OpenModel::for_run(&self.model, template_time, *rope_scaling, init_adapter.as_deref(), &self.recipe.tokens())
     }
 
     fn path(&self, out: &Path, kind: &str) -> PathBuf {

@@ -113,6 +113,8 @@ impl<'m> Prepared<'m> {
 
     fn with(ranks: Ranks, began_with: usize, shared: Arc<Shared>, options: TrainOptions, model: &'m OpenModel) -> Result<Self> {
         let config = &model.files.config;
+        // Also that which the adapter remembers that the run starts from: the run's own is to remember it, too.
+        let options = TrainOptions { rope_scaling: model.rope_scaling, ..options };
         let Asked { config: adapter, placement, layout, start } = Asked::of(&options, model)?;
 
         // A packed row may be longer than the model's context; a record in it may not.

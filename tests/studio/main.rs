@@ -166,14 +166,36 @@ fn errors_and_plans_are_those_of_the_command_line() {
     let recipe = with("lora_r", json!(4));
     let (plan, check) = (studio.post("/api/plan", &recipe).ok(), studio.post("/api/train/check", &recipe).ok());
     assert_eq!(plan["trainable"], check["parameters"]);
-    let classes = check["memory"].as_object().unwrap().values();
-    assert_eq!(plan["memory"]["total"].as_u64().unwrap(), classes.map(|bytes| bytes.as_u64().unwrap()).sum::<u64>());
+    let sum_of = |memory: &Value| memory.as_object().unwrap().values().map(|bytes| bytes.as_u64().unwrap()).sum::<u64>();
+    assert_eq!(plan["memory"]["total"].as_u64().unwrap(), sum_of(&check["memory"]));
     assert_eq!(plan["command"], "graftling train --model model --data train.jsonl --out out --lora-r 4");
     let (dry, _) = run(shop.command(&["train", "--model", "model", "--data", "train.jsonl", "--dry-run", "--lora-r", "4"]), 0);
     assert!(dry.contains(check["summary"].as_str().unwrap().trim()), "{dry}\n{check}");
     assert_eq!(plan["step_seconds"], Value::Null, "nobody has timed this device");
     let advised = plan["reasons"].as_array().unwrap();
     assert!(advised.iter().any(|reason| reason["choice"] == "lora_r" && reason["evidence"].as_str().unwrap().len() > 10));
+
+    // A record longer than the model's context is whole with another rotation: a given one, or that of the adapter to begin with.
+    shop.write_records("long.jsonl", &[json!({ "input_ids": (0..300).map(|at| 3 + at % 90).collect::<Vec<_>>() })]);
+    run(shop.train("start", &["--max-steps", "1", "--rope-scaling", "linear:2"]), 0);
+    let of_run = |more: &[(&str, &str)]| {
+        let mut recipe = json!({ "model": "model", "data": ["long.jsonl"], "out": "out" });
+        let mut arguments: Vec<String> =
+            ["train", "--model", "model", "--data", "long.jsonl", "--dry-run"].map(str::to_owned).into();
+        for (key, value) in more {
+            recipe[*key] = json!(value);
+            arguments.extend([format!("--{}", key.replace('_', "-")), value.to_string()]);
+        }
+        let (dry, _) = run(shop.command(&arguments.iter().map(String::as_str).collect::<Vec<_>>()), 0);
+        let check = studio.post("/api/train/check", &recipe).ok();
+        assert!(dry.contains(check["summary"].as_str().unwrap().trim()), "{more:?}: {dry}\n{check}");
+        assert_eq!(studio.post("/api/plan", &recipe).ok()["memory"]["total"], sum_of(&check["memory"]), "{more:?}");
+        check["summary"].as_str().unwrap().to_owned()
+    };
+    assert!(of_run(&[]).contains("255 supervised of 256 tokens"));
+    for more in [[("rope_scaling", "linear:2")], [("init_adapter", "start")]] {
+        assert!(of_run(&more).contains("299 supervised of 300 tokens"), "{more:?}");
+    }
 
     // On full batches, from the options alone.
     let planned = |max_length: u64| studio.post("/api/plan", &json!({ "max_length": max_length, "lora_r": 4 })).ok();

@@ -82,6 +82,7 @@ fn plan(studio: &Arc<Studio>, asked: Asked) -> Answered<Plan> {
     let opened = studio.opened()?;
     let has_data = asked.contains_key("data");
     let (text, options) = options_of(asked, &opened)?;
+    let opened = studio.opened_for(&options)?;
     let (trainable, memory, flops, reasons) = match has_data {
         true => {
             let prepared = Prepared::new(options.clone(), &opened.model)?;

@@ -11,7 +11,6 @@ use super::{Answered, Method, Nothing, Refusal, Route, host};
 use crate::Result;
 use crate::files;
 use crate::formats::adapter_file::AdapterFile;
-use crate::session::OpenModel;
 use crate::studio::Studio;
 use crate::studio::runs::past::{Past, past};
 use crate::studio::runs::{Phase, RECIPE_FILE, RunNow, base_model, newest_checkpoint, tail};
@@ -230,18 +229,8 @@ const PREVIEWED: usize = 3;
 fn check(studio: &Arc<Studio>, asked: Map<String, Value>) -> Answered<Checked> {
     let (_, recipe, _) = read(asked)?;
     let options = recipe.resolve()?;
-    let extends = options.train_tokens.is_some() || options.init_adapter.is_some();
-    let opened = studio.opened().ok().filter(|opened| opened.spec == options.model && opened.adapter.is_none() && !extends);
-    let another;
-    let model = match &opened {
-        Some(opened) => &opened.model,
-        None => {
-            let model = OpenModel::open(&options.model)?.with_tokens_of(options.init_adapter.as_deref())?;
-            another = model.with_tokens(&options.tokens())?;
-            &another
-        }
-    };
-    let prepared = Prepared::new(options, model)?;
+    let opened = studio.opened_for(&options)?;
+    let prepared = Prepared::new(options, &opened.model)?;
     Ok(Checked {
         data: prepared.data_reports(),
         summary: prepared.summary(),

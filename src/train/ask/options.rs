@@ -250,6 +250,11 @@ impl Recipe {
         }
         Ok(options)
     }
+
+    /// As [`TrainOptions::tokens`].
+    pub fn tokens(&self) -> Vec<String> {
+        tokens(self.train_tokens.iter().flatten())
+    }
 }
 
 impl TrainOptions {
@@ -261,13 +266,7 @@ impl TrainOptions {
 
     /// The tokens of `--train-tokens`, each once.
     pub fn tokens(&self) -> Vec<String> {
-        let mut tokens: Vec<String> = Vec::new();
-        for token in self.train_tokens.iter().flatten().map(|token| token.trim()) {
-            if tokens.iter().all(|known| known != token) {
-                tokens.push(token.to_string());
-            }
-        }
-        tokens
+        tokens(self.train_tokens.iter().flatten())
     }
 
     /// What the user asks of the prefix cache.
@@ -287,6 +286,16 @@ impl TrainOptions {
         }
         print
     }
+}
+
+fn tokens<'t>(given: impl Iterator<Item = &'t String>) -> Vec<String> {
+    let mut tokens: Vec<String> = Vec::new();
+    for token in given.map(|token| token.trim()) {
+        if tokens.iter().all(|known| known != token) {
+            tokens.push(token.to_string());
+        }
+    }
+    tokens
 }
 
 fn a_share(option: &str, share: &f64) -> Result<()> {
