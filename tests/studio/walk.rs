@@ -4,6 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use graftling::adapter::LoadedAdapter;
+use graftling::architecture::Architecture;
+use graftling::formats::hugging_face;
 use graftling::studio::api::{Method, routes};
 use serde_json::{Value, json};
 
@@ -121,6 +124,10 @@ impl Case {
             gradients: BTreeMap::new(),
             adds: false,
         }
+    }
+
+    fn architecture(&self) -> Architecture {
+        hugging_face::config(&self.model).unwrap()
     }
 
     /// The model in `folder`, with a tokenizer of its own: the words `w3`, `w4`, ...
@@ -243,11 +250,8 @@ impl Walk<'_> {
                 }
                 false => assert!(self.refused("POST", "/api/attention", &turned, 400).contains("does not rotate")),
             }
-            let config = json_of(&case.model.join("config.json"));
-            let may_have_experts = ["num_experts", "num_local_experts"].iter().any(|key| !config[*key].is_null());
-            let answer = self.ask("POST", "/api/mlp", &asked);
-            if may_have_experts && answer.status == 400 {
-                assert!(answer.refusal()[0].contains("has experts"), "{}", self.name);
+            if case.architecture().experts_of(layer as usize).is_some() {
+                assert!(self.refused("POST", "/api/mlp", &asked, 400).contains("has experts"));
                 continue;
             }
             let view = self.post("/api/mlp", &asked);
@@ -341,10 +345,9 @@ impl Walk<'_> {
             || !config["trainable_token_indices"].is_null()
             || ["all", "lora_only"].contains(&config["bias"].as_str().unwrap_or_default())
             || config["modules_to_save"].as_array().is_some_and(|modules| !modules.is_empty());
-        let fused = self.ask("POST", "/api/fuse", &json!({ "ids": case.ids }));
-        let base = json_of(&case.model.join("config.json"));
-        if fused.status == 400 && ["num_experts", "num_local_experts"].iter().any(|key| !base[*key].is_null()) {
-            assert!(fused.refusal()[0].contains("adapts experts"), "{}", self.name);
+        let adapter = LoadedAdapter::load(case.adapter.as_ref().unwrap(), &case.architecture()).unwrap();
+        if adapter.placement.pieces.iter().any(|piece| piece.site.experts.is_some()) {
+            assert!(self.refused("POST", "/api/fuse", &json!({ "ids": case.ids }), 400).contains("adapts experts"));
             return;
         }
         for strength in if case.adds { &[1.0][..] } else { &[0.5, 1.0] } {
