@@ -1,9 +1,10 @@
 //! The tokens that an adapter adds to its model's tokenizer: the tokenizer that is kept beside it, as transformers keeps one beside a model.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::{Value, json};
 
+use super::beside::beside;
 use crate::formats::{AddedTokenSource, ModelFiles, TextSource, TokenizerSource};
 use crate::text::Tokenizer;
 use crate::{Error, Result, files};
@@ -17,7 +18,7 @@ pub const FILES: [&str; 2] = ["tokenizer.json", "tokenizer_config.json"];
 /// # Errors
 /// Bad input: the file cannot be read, or is no tokenizer.
 pub fn all(folder: &Path) -> Result<Vec<(u32, AddedTokenSource)>> {
-    let Some(path) = beside(folder) else { return Ok(Vec::new()) };
+    let Some(path) = beside(folder, FILES[0]) else { return Ok(Vec::new()) };
     let bad = |problem: String| {
         Error::bad_input(
             path.display(),
@@ -90,13 +91,6 @@ pub fn extended_by(folder: &Path, text: &TextSource, known: &Tokenizer) -> Resul
     Ok(Some(found))
 }
 
-fn beside(folder: &Path) -> Option<PathBuf> {
-    let checkpoint = folder.file_name().is_some_and(|name| name.to_string_lossy().starts_with("checkpoint-"));
-    let parent = folder.parent().filter(|_| checkpoint);
-    let paths = [Some(folder), parent].into_iter().flatten().map(|folder| folder.join(FILES[0]));
-    paths.into_iter().find(|path| path.symlink_metadata().is_ok())
-}
-
 /// The files of a model's tokenizer with these tokens behind the others, in the order of [`FILES`]: the model's own files, with no more than
 /// that changed; of a GGUF file they are made.
 ///
@@ -121,8 +115,8 @@ pub fn texts(files: &ModelFiles, tokenizer: &Tokenizer, tokens: &[(u32, AddedTok
             } else {
                 json["added_tokens"] = tokens.iter().map(|(id, token)| entry(Some(*id), token)).collect();
             }
-            let beside = path.with_file_name(FILES[1]);
-            let config = if beside.is_file() { read_json(&beside)? } else { made_config(files) };
+            let other = path.with_file_name(FILES[1]);
+            let config = if other.is_file() { read_json(&other)? } else { made_config(files) };
             (json, config)
         }
         // The tokens are in what is made of the file already.

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::beside::beside;
 use crate::files;
 use crate::{Error, Result};
 
@@ -35,18 +36,12 @@ pub fn content(ends: &[EndOfTurn]) -> Option<String> {
     text.filter(|_| !ends.is_empty()).map(|text| format!("{text}\n"))
 }
 
-/// Reads the file of an adapter's folder; one of a run's checkpoints has it in the run's folder. No file gives no tokens.
+/// Reads the file of an adapter's folder. No file gives no tokens.
 ///
 /// # Errors
 /// Bad input: the file cannot be read or says something else.
 pub fn read(folder: &Path) -> Result<Vec<EndOfTurn>> {
-    let checkpoint = folder.file_name().is_some_and(|name| name.to_string_lossy().starts_with("checkpoint-"));
-    let parent = folder.parent().filter(|_| checkpoint);
-    let Some(path) =
-        [Some(folder), parent].into_iter().flatten().map(|folder| folder.join(FILE)).find(|path| path.symlink_metadata().is_ok())
-    else {
-        return Ok(Vec::new());
-    };
+    let Some(path) = beside(folder, FILE) else { return Ok(Vec::new()) };
     let bad = |problem: String| Error::bad_input(path.display(), problem, "correct or remove the file");
     let text = files::read_to_string(&path, LARGEST).map_err(|error| bad(format!("cannot be read: {error}")))?;
     let content: Content = serde_json::from_str(&text).map_err(|error| bad(format!("is not a list of end tokens: {error}")))?;

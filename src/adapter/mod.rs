@@ -4,10 +4,11 @@
 //! * `method`: what a method is; one file each: `lora`, [`dora`], [`bottleneck`]; [`start`]: how LoRA and DoRA start;
 //! * [`vocabulary`]: what of the embedding and the output matrix is trained, [`vectors`]: which norms and biases;
 //! * `adapted`: the graph of a model with its adapters; `device`: their numbers in memory; `folder`: from a file to there;
-//! * [`added_tokens`], [`end_of_turn`], [`rope_scaling`]: what an adapter remembers besides its numbers.
+//! * [`added_tokens`], [`end_of_turn`], [`rope_scaling`]: what an adapter remembers besides its numbers; [`beside`]: where that is.
 
 mod adapted;
 pub mod added_tokens;
+pub mod beside;
 pub mod bottleneck;
 mod device;
 pub mod dora;

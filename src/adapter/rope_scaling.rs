@@ -5,6 +5,7 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::json;
 
+use super::beside::beside;
 use crate::architecture::RopeOverride;
 use crate::files;
 use crate::{Error, Result};
@@ -25,15 +26,12 @@ pub fn content(scaling: Option<RopeOverride>) -> Option<String> {
     Some(format!("{}\n", json!({"rope_scaling": scaling?.to_string()})))
 }
 
-/// The scaling to use: what is given, else what the adapter in `folder` was trained with (a checkpoint's stands in the run's folder).
+/// The scaling to use: what is given, else what the adapter in `folder` was trained with.
 ///
 /// # Errors
 /// Bad input: the file cannot be read or says something else, or what is given is not what the adapter was trained with.
 pub fn chosen(given: Option<RopeOverride>, folder: Option<&Path>) -> Result<Option<RopeOverride>> {
-    let of_checkpoint = |folder: &Path| folder.file_name().is_some_and(|name| name.to_string_lossy().starts_with("checkpoint-"));
-    let parent = folder.filter(|folder| of_checkpoint(folder)).and_then(Path::parent);
-    let mut places = [folder, parent].into_iter().flatten().map(|folder| folder.join(FILE));
-    let Some(path) = places.find(|path| path.is_file()) else { return Ok(given) };
+    let Some(path) = folder.and_then(|folder| beside(folder, FILE)) else { return Ok(given) };
     let bad = |problem: String| Error::bad_input(path.display(), problem, "correct or remove the file");
     let text = files::read_to_string(&path, LARGEST).map_err(|error| bad(format!("cannot be read: {error}")))?;
     let Content { rope_scaling } = serde_json::from_str(&text).map_err(|error| bad(format!("is no rope scaling: {error}")))?;

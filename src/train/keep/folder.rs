@@ -18,7 +18,7 @@ use crate::formats::atomic;
 use crate::train::options::MOST_STEPS;
 
 /// Begins the name of a checkpoint's folder; its step follows.
-pub const PREFIX: &str = "checkpoint-";
+pub const PREFIX: &str = crate::adapter::beside::CHECKPOINT;
 /// Where a run stands, see [`RunState`].
 pub const STATE: &str = "state.json";
 /// AdamW's moments.
