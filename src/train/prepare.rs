@@ -299,10 +299,11 @@ impl<'m> Prepared<'m> {
     /// nothing in it can be gone on from, or only a run with other options. Failed: another process holds the folder.
     pub fn open_output(&self) -> Result<Output> {
         let ranks = &self.ranks;
-        let opened = if ranks.is_first() { self.open_folder().map(Some) } else { Ok(None) };
+        let fingerprint = ranks.agree(self.fingerprint())?;
+        let opened = if ranks.is_first() { self.open_folder(&fingerprint).map(Some) } else { Ok(None) };
         let opened = ranks.agree(opened)?;
         if !ranks.is_alone() {
-            self.check_alike(ranks.agree(self.fingerprint())?)?;
+            self.check_alike(fingerprint)?;
         }
         match (opened, ranks.is_first()) {
             (Some(output), true) => ranks.told(Some(output.state.clone())).map(|_| output),
@@ -327,7 +328,7 @@ impl<'m> Prepared<'m> {
         })
     }
 
-    fn open_folder(&self) -> Result<Output> {
+    fn open_folder(&self, fingerprint: &BTreeMap<String, String>) -> Result<Output> {
         let out = &self.options.out;
         beginning::check_is_no_model(out, &self.options.model)?;
         std::fs::create_dir_all(out).map_err(|error| {
@@ -337,7 +338,7 @@ impl<'m> Prepared<'m> {
         let lock = FolderLock::acquire(out)?;
         folder::remove_leftovers(out).map_err(|error| checkpoint::cannot_list(out, &error))?;
         self.purpose(self.options.resume).check_new()?;
-        let mut output = self.stand(Some(lock), self.fingerprint()?, self.options.resume)?;
+        let mut output = self.stand(Some(lock), fingerprint.clone(), self.options.resume)?;
         if output.checkpoint.is_some() {
             metrics::check(out)?;
         } else {

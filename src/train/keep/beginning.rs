@@ -244,9 +244,10 @@ impl Before {
     pub fn told(options: &TrainOptions, among: &Ranks) -> Result<Self> {
         // Now is not the same moment for all.
         let now = || (!among.is_alone()).then(crate::text::chat_template::now);
+        let state = newest_state(options);
         among.told(Self {
-            template_time: template_time(options).or_else(now),
-            began_with: ranks(options).unwrap_or(among.count()),
+            template_time: state.as_ref().and_then(|state| state.template_time).or_else(now),
+            began_with: state.map_or(among.count(), |state| state.ranks),
         })
     }
 }
