@@ -97,7 +97,9 @@ fn ranks_tell_each_other_what_they_have() {
         let mut shared = [ranks.rank() as u32; 2];
         ranks.share(&mut shared, 1);
         let told: Option<String> = ranks.told(ranks.is_first().then(|| "of the first".to_string())).unwrap();
-        let mine: Vec<usize> = (0..7).filter(|&number| ranks.is_mine(number)).collect();
+        let things: Vec<usize> = (0..7).collect();
+        let mine: Vec<usize> = ranks.mine(&things).map(|(number, thing)| if number == *thing { number } else { 7 }).collect();
+        assert_eq!(mine, (0..7).filter(|&number| ranks.is_mine(number)).collect::<Vec<_>>());
         let anyone = [ranks.any(ranks.rank() == 2), ranks.any(false)];
         assert_eq!(ranks.agree(Ok(ranks.rank())).unwrap(), ranks.rank());
         (sum, shared, told, ranks.all(&"x".repeat(ranks.rank())), anyone, mine)

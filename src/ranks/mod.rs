@@ -11,7 +11,7 @@
 mod mpi;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -117,6 +117,12 @@ impl Ranks {
         self.owner(number) == self.rank()
     }
 
+    /// This rank's of these things, with their numbers among all.
+    pub fn mine<'t, T>(&self, all: &'t [T]) -> impl Iterator<Item = (usize, &'t T)> + use<'t, T> {
+        let (own, count) = (self.rank(), self.count());
+        all.iter().enumerate().skip(own).step_by(count)
+    }
+
     /// The rank that has this thing of a list.
     pub fn owner(&self, number: usize) -> usize {
         number % self.count()
@@ -209,7 +215,7 @@ impl Ranks {
         let (Some(ranks), Err(error)) = (&self.0, &result) else { return result };
         // What follows from numbers that all share is an error of all, and the lowest is the one to speak: it ends this one meanwhile.
         if !self.is_first() {
-            pause(LOWER_FIRST);
+            std::thread::sleep(LOWER_FIRST);
         }
         say(&format!("error: {}: {error}", self.name()));
         ranks.end(error.exit_code())
@@ -231,16 +237,9 @@ fn launched() -> Option<usize> {
     count.or_else(|| number("PMIX_RANK").and(number("SLURM_NTASKS"))).filter(|&count| count > 1)
 }
 
-/// Waits, but returns early from nothing: whoever ends the processes ends this one, too.
-fn pause(time: Duration) {
-    let until = Instant::now() + time;
-    while let Some(left) = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
-        std::thread::sleep(left);
-    }
-}
-
+/// Whoever ends the processes ends this one, too.
 fn wait_to_be_ended() -> ! {
-    pause(TO_BE_ENDED);
+    std::thread::sleep(TO_BE_ENDED);
     std::process::exit(1)
 }
 

@@ -139,7 +139,7 @@ impl<'m> Run<'m> {
 
             // Each batch adds its gradient. Every supervised token of the step has the same weight, whichever batch it is in.
             let mut losses = Vec::with_capacity(batches.len());
-            for (number, batch) in self.of_this_rank(&batches) {
+            for (number, batch) in self.prepared.ranks.mine(&batches) {
                 if self.prepared.ranks.is_alone() && self.interrupt.requested() {
                     return self.pause();
                 }
@@ -208,12 +208,6 @@ impl<'m> Run<'m> {
     /// The engine, with the adapter as it is now.
     pub fn trainer(&self) -> &Trainer {
         &self.trainer
-    }
-
-    /// The batches of a step that this rank does, with their numbers among all.
-    fn of_this_rank<'b>(&self, batches: &'b [Batch]) -> impl Iterator<Item = (usize, &'b Batch)> + use<'b> {
-        let ranks = self.prepared.ranks.clone();
-        batches.iter().enumerate().filter(move |(number, _)| ranks.is_mine(*number))
     }
 
     /// The next batches of all ranks; those of the last step of an epoch may be fewer, so that an epoch is a whole number of steps.
@@ -298,7 +292,7 @@ impl<'m> Run<'m> {
         };
         // What each batch adds to the loss, on whichever rank it was, and the memory of all ranks.
         let mut told = vec![0.0; batches.len() + 1];
-        for ((number, _), part) in self.of_this_rank(&batches).zip(losses) {
+        for ((number, _), part) in self.prepared.ranks.mine(&batches).zip(losses) {
             told[number] = part.wait_for_one()?;
         }
         told[batches.len()] = self.trainer.device().allocated().now as f64;
@@ -527,7 +521,7 @@ impl HeldOut {
         // Batch by batch, so that the sum does not depend on who measures what.
         let mut sums = vec![0.0; batches.len()];
         let mut is_cut_short = false;
-        for (number, batch) in batches.iter().enumerate().filter(|(number, _)| ranks.is_mine(*number)) {
+        for (number, batch) in ranks.mine(batches) {
             is_cut_short = interrupt.requested();
             if is_cut_short {
                 break;
