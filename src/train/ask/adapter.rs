@@ -94,6 +94,20 @@ fn further(folder: &Path, config: AdapterFile, options: &TrainOptions, model: &O
     }
 }
 
+/// That an option says what the adapter of --init-adapter has, if it is given (`same`).
+///
+/// # Errors
+/// Bad input.
+pub(super) fn agrees(folder: &Path, option: &str, same: bool, of_adapter: String) -> Result<()> {
+    match same {
+        true => Ok(()),
+        false => {
+            let problem = format!("the adapter of --init-adapter {} has {of_adapter}", folder.display());
+            Err(Error::bad_input(option, problem, "leave this option out, or start from another adapter"))
+        }
+    }
+}
+
 fn check_start(options: &TrainOptions, start: Start, placement: &Placement) -> Result<()> {
     let bad = |problem: String, proposal: &str| Err(Error::bad_input("--init-lora-weights", problem, proposal));
     if options.use_dora && start.changes_the_base() {
@@ -211,13 +225,7 @@ fn as_product(sites: &[Site], model: &Architecture) -> (Vec<String>, Option<Vec<
 /// The configuration of an adapter that is trained further, with what may be chosen anew.
 fn built_on(folder: &Path, mut config: AdapterConfig, options: &TrainOptions, opened: &OpenModel) -> Result<AdapterConfig> {
     let model = &opened.files.config;
-    let agree = |option: &str, same: bool, of_adapter: String| match same {
-        true => Ok(()),
-        false => {
-            let problem = format!("the adapter of --init-adapter {} has {of_adapter}", folder.display());
-            Err(Error::bad_input(option, problem, "leave this option out, or start from another adapter"))
-        }
-    };
+    let agree = |option: &str, same: bool, of_adapter: String| agrees(folder, option, same, of_adapter);
     if config.lora_bias {
         let problem = "has lora_bias, which graftling evaluates and does not train";
         return Err(Error::bad_input(folder.display(), problem, "start from an adapter without it"));

@@ -6,7 +6,7 @@ use std::path::Path;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-use super::adapter::LARGEST_RANK;
+use super::adapter::{LARGEST_RANK, agrees};
 use super::options::TrainOptions;
 use crate::adapter::bottleneck::reads_sums;
 use crate::adapter::targets::parse_layers;
@@ -149,13 +149,7 @@ pub fn built_on(
     options: &TrainOptions,
     model: &Architecture,
 ) -> Result<BottleneckConfig> {
-    let agree = |option: &str, same: bool, of_adapter: String| match same {
-        true => Ok(()),
-        false => {
-            let problem = format!("the adapter of --init-adapter {} has {of_adapter}", folder.display());
-            Err(Error::bad_input(option, problem, "leave this option out, or start from another adapter"))
-        }
-    };
+    let agree = |option: &str, same: bool, of_adapter: String| agrees(folder, option, same, of_adapter);
     let method = AdapterMethod::of(&config);
     let places = method.map_or("other places".to_string(), |method| format!("the method {}", method.name()));
     agree("--adapter-method", options.adapter_method.is_none_or(|given| Some(given) == method), places)?;
