@@ -415,7 +415,7 @@ fn recipe_of(prepared: &Prepared, sticks: &Yardsticks) -> Result<BTreeMap<String
 }
 
 fn plan_of(prepared: &Prepared) -> Plan {
-    let batches = prepared.total_steps as f64 * prepared.options.gradient_accumulation_steps as f64;
+    let batches = prepared.total_steps as f64 * prepared.batches_a_step as f64;
     Plan {
         rank: match &prepared.adapter {
             AdapterFile::Peft(config) => config.r,
