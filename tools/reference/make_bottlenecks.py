@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Bottleneck adapters as AdapterHub's library writes them, with what it computes with them, on the models of the other generators.
 
-    python -m venv hub && hub/bin/pip install adapters==1.3.0 torch numpy
+    python -m venv hub && hub/bin/pip install adapters==1.3.0 peft torch numpy
     hub/bin/python tools/reference/make_bottlenecks.py [--out tests/fixtures/reference/bottlenecks] [NAME ...]
 
 The library wants a transformers of its own (4.57), so that it needs an environment of its own. Each folder NAME/ holds `adapter/` (every value
@@ -16,12 +16,12 @@ import pathlib
 import shutil
 
 import adapters
+import lora_run as run
 import torch
 from adapters import BnConfig, DoubleSeqBnConfig, ParBnConfig, SeqBnConfig
 from transformers import AutoConfig, AutoModelForCausalLM
 
 STEPS, RATE, GREEDY = 5, 3e-3, 8
-IGNORED = -100
 LLAMA = "tiny/grouped_tied"
 
 ADAPTERS = {
@@ -81,23 +81,14 @@ def randomise(model, seed):
                 parameter.copy_(noise * (0.2 if name.endswith("bias") else 0.7 / math.sqrt(parameter.shape[-1])))
 
 
-def token_nll(model, ids):
-    logits = model(input_ids=torch.tensor([ids])).logits[0]
-    return torch.nn.functional.cross_entropy(logits[:-1], torch.tensor(ids[1:]), reduction="none")
-
-
-def supervised(record):
-    labels = record.get("labels", record["input_ids"])
-    return torch.tensor([label != IGNORED for label in labels[1:]])
-
-
 def steps(model, records):
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=RATE, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0)
     losses, norms = [], []
     for record in records[:STEPS]:
         optimizer.zero_grad()
-        loss = token_nll(model, record["input_ids"])[supervised(record)].mean()
+        nll, _ = run.token_nll(model, record["input_ids"])
+        loss = nll[run.supervised(record)].mean()
         loss.backward()
         losses.append(loss.item())
         norms.append(math.sqrt(sum(float(parameter.grad.pow(2).sum()) for parameter in trained)))
@@ -134,7 +125,7 @@ def make(out, references, model, config, safetensors):
     path.write_text(json.dumps(saved, indent=2, sort_keys=True) + "\n")
     adapted.double()
     with torch.no_grad():
-        nll = token_nll(adapted, ids).tolist()
+        nll = run.token_nll(adapted, ids)[0].tolist()
         tokens, margin = greedy(adapted, ids[:9])
     losses, norms = steps(adapted, records)
     expected = {
