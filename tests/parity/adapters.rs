@@ -105,10 +105,6 @@ fn check(name: &'static str) {
     }
 }
 
-macro_rules! kinds {
-    ($($name:ident)*) => { $(#[test] fn $name() { check(stringify!($name)); })* };
-}
-
 kinds!(patterns rslora regex excluded some_layers lora_bias orthogonal dora dora_rslora dora_biases whole_modules whole_output
     whole_untied whole_tying norms some_norms biases adapted_biases token_rows token_rows_untied added_tokens added_tokens_untied added_tokens_frozen added_tokens_whole);
 

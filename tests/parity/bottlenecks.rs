@@ -66,10 +66,6 @@ fn check_keys(theirs: &Path, ours: &Path) {
     }
 }
 
-macro_rules! kinds {
-    ($($name:ident)*) => { $(#[test] fn $name() { check(stringify!($name)); })* };
-}
-
 kinds!(houlsby pfeiffer parallel mixed attention_only mistral qwen2 qwen3 gemma2);
 
 /// A bottleneck adapter beside a LoRA, each with a weight: at weight 0 both are the base, and one bottleneck meets no other.

@@ -1,5 +1,10 @@
 //! Whole models against PyTorch, transformers and PEFT: the figures in `tests/fixtures/reference/` (its README says how they were made).
 
+/// A test for each of these kinds of adapter: `check` of the module that names them.
+macro_rules! kinds {
+    ($($name:ident)*) => { $(#[test] fn $name() { check(stringify!($name)); })* };
+}
+
 mod adapters;
 mod bitsandbytes;
 mod bottlenecks;
