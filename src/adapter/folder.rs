@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::placement::Strength;
 use super::{AdapterLayout, DeviceAdapter, Dora, Lora, Method, Piece, Placement};
-use super::{vectors, vocabulary};
+use super::{routers, vectors, vocabulary};
 use crate::architecture::{Architecture, Site, sites};
 use crate::formats::adapter_file::AdapterFile;
 use crate::formats::peft::{AdapterConfig, AdapterTensor, module_path};
@@ -72,7 +72,8 @@ impl Placement {
         };
         let (whole, rows) = vocabulary::of_peft(place, adapter, model)?;
         let vectors = vectors::of_peft(place, adapter, model)?;
-        Ok(Self { pieces: adapted.map(piece).collect(), whole, rows, vectors, strength: Strength::default() })
+        let routers = routers::of_peft(place, adapter, model)?;
+        Ok(Self { pieces: adapted.map(piece).collect(), whole, rows, vectors, routers, strength: Strength::default() })
     }
 }
 
@@ -136,6 +137,7 @@ impl LoadedAdapter {
             placement.whole.append(&mut adapter.placement.whole);
             placement.rows.append(&mut adapter.placement.rows);
             placement.vectors.append(&mut adapter.placement.vectors);
+            placement.routers.append(&mut adapter.placement.routers);
             trained.extend(adapter.layout.unpack(&adapter.contents).into_iter().map(named));
             frozen.extend(adapter.frozen.into_iter().map(named));
             for piece in &mut adapter.placement.pieces {

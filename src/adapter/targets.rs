@@ -6,7 +6,7 @@ use std::str::FromStr;
 use crate::{
     Error, Result,
     architecture::{Architecture, Part, Site, linear_modules, sites},
-    formats::peft::{Modules, Patterns, module_path},
+    formats::peft::{Modules, Patterns, ROUTER, module_path},
     nearest::nearest,
 };
 
@@ -29,7 +29,7 @@ pub fn expand_target_modules(names: &[String], model: &Architecture) -> Result<V
         });
         let indices: Vec<usize> = meant.map(|(index, _)| index).collect();
         if indices.is_empty() {
-            return Err(unknown_module(name, &modules));
+            return Err(unknown_module(name, &modules, model.experts.is_some()));
         }
         chosen.extend(indices);
     }
@@ -44,8 +44,12 @@ fn known_names(modules: &[(&'static str, Part)]) -> Vec<&'static str> {
     modules.iter().map(|(name, _)| *name).chain(["attention", "mlp", "all-linear"]).collect()
 }
 
-fn unknown_module(name: &str, modules: &[(&'static str, Part)]) -> Error {
+fn unknown_module(name: &str, modules: &[(&'static str, Part)], has_routers: bool) -> Error {
     let known = known_names(modules);
+    if has_routers && name.ends_with(ROUTER) {
+        let problem = format!("`{name}` is a router of experts, which is small, decides much, and is trained as a whole");
+        return Error::bad_input("--target-modules", problem, "leave it out here, and name it in --modules-to-save");
+    }
     let guess = nearest(name, &known).map_or(String::new(), |closest| format!("Did you mean `{closest}`? "));
     let proposal = format!("{guess}Known: {}.", known.join(", "));
     Error::bad_input("--target-modules", format!("`{name}` is no module that can be adapted"), proposal)

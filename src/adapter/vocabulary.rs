@@ -228,6 +228,10 @@ impl super::Placement {
             let (matrix, values) = (vector.matrix(), source.read_f32(&vector.tensor())?);
             started.push(AdapterTensor { name: matrix.name, shape: matrix.shape, values });
         }
+        for router in &self.routers {
+            let (matrix, values) = (router.matrix(), source.read_f32(&router.tensor())?);
+            started.push(AdapterTensor { name: matrix.name, shape: matrix.shape, values });
+        }
         Ok(started)
     }
 }

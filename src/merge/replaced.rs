@@ -1,4 +1,4 @@
-//! What an adapter has in the place of the model's: rows of embedding and output matrix, or behind them, whole norms and biases.
+//! What an adapter has in the place of the model's: rows of embedding and output matrix, or behind them, whole norms, biases and routers.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -22,7 +22,7 @@ pub struct Replaced {
     unties: bool,
 }
 
-/// One tensor: a matrix `[tokens, hidden_size]`, or a norm or bias, whose rows are single values.
+/// One tensor: a matrix `[tokens, hidden_size]`, a router, or a norm or bias, whose rows are single values.
 #[derive(Clone, Debug)]
 pub struct ReplacedTensor {
     /// The model's tensor that has the rows which are not the adapter's.
@@ -87,10 +87,11 @@ impl Replaced {
             ReplacedTensor { source: source.to_owned(), whole, own, columns: model.hidden_size }
         };
         let mut tensors = BTreeMap::new();
-        for vector in &placement.vectors {
-            let whole = taken.get(&vector.name).map(|tensor| tensor.values.clone());
-            let of_vector = ReplacedTensor { source: vector.tensor(), whole, own: BTreeMap::new(), columns: 1 };
-            tensors.insert(vector.tensor(), of_vector);
+        let vectors = placement.vectors.iter().map(|vector| (&vector.name, vector.tensor(), 1));
+        let routers = placement.routers.iter().map(|router| (&router.name, router.tensor(), router.shape[1]));
+        for (name, tensor, columns) in vectors.chain(routers) {
+            let whole = taken.get(name).map(|tensor| tensor.values.clone());
+            tensors.insert(tensor.clone(), ReplacedTensor { source: tensor, whole, own: BTreeMap::new(), columns });
         }
         let has = |part: (Option<Vocabulary>, Option<Vocabulary>)| part != (None, None);
         if has(embedding) || has(output) {
@@ -139,8 +140,8 @@ impl Replaced {
             return Ok(());
         }
         let problem = format!(
-            "has rows of embedding or output matrix, or whole norms or biases (trainable_token_indices, modules_to_save, bias, added tokens), which {target} cannot \
-             carry"
+            "has rows of embedding or output matrix, or whole norms, biases or routers (trainable_token_indices, modules_to_save, bias, added tokens), which \
+             {target} cannot carry"
         );
         Err(Error::bad_input("--adapter", problem, proposal))
     }

@@ -71,8 +71,8 @@ impl Update {
             let replaced = Replaced::of(&place, &placement, model, &mut given)?;
             if !replaced.is_empty() {
                 if *weight != 1.0 || !update.replaced.is_empty() {
-                    let problem = "has rows, norms or biases in the place of the model's: they have no weight, and add up with \
-                                   no other's";
+                    let problem = "has rows, norms, biases or routers in the place of the model's: they have no weight, and add up \
+                                   with no other's";
                     return Err(Error::bad_input(&place, problem, "merge it without a weight, and no other one with such rows"));
                 }
                 update.replaced = replaced;

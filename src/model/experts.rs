@@ -62,10 +62,16 @@ impl Builder<'_> {
         ["gate", "shared_expert_gate"].map(|module| format!("layers.{layer}.{parent}.{module}"))
     }
 
-    /// `x W^T` by the matrix of this name, `[count, hidden_size]`.
+    /// `x W^T` by the matrix of this name, `[count, hidden_size]`, or by what the hook has in its place.
     fn by_router(&mut self, name: &str, count: usize, x: ValueId) -> Result<ValueId, ShapeError> {
-        let weight = self.matrix(&format!("model.{name}.weight"), &(0..count), true, self.architecture.hidden_size);
-        Matmul { layout: Layout::NT, scale: 1.0 }.append(&mut self.graph, [x, weight], None, name)
+        let adapted = self.hook.router(&mut self.graph, &format!("{name}.weight"));
+        self.part_of_the_way(name, adapted.is_none(), |model, product, is_adapted| {
+            let own = |model: &mut Self| {
+                model.matrix(&format!("model.{name}.weight"), &(0..count), true, model.architecture.hidden_size)
+            };
+            let weight = adapted.filter(|_| is_adapted).unwrap_or_else(|| own(model));
+            Matmul { layout: Layout::NT, scale: 1.0 }.append(&mut model.graph, [x, weight], None, product)
+        })
     }
 
     /// The layer of each expert on its own rows, and what the hook adds.

@@ -77,7 +77,7 @@ pub trait Hook {
         None
     }
 
-    /// How far from what the model's own embedding, output matrix and norms give to what stands for them.
+    /// How far from what the model's own embedding, output matrix, norms and routers give to what stands for them.
     fn strength(&self) -> f64 {
         1.0
     }
@@ -90,6 +90,11 @@ pub trait Hook {
     /// What stands for a part of the vector of this name (`layers.3.input_layernorm.weight`, `layers.3.self_attn.q_proj.bias`), `[1, size]`;
     /// `None` for the model's own.
     fn vector(&mut self, _graph: &mut Graph, _name: &str, _part: usize) -> Option<ValueId> {
+        None
+    }
+
+    /// What stands for the router of experts of this name (`layers.3.mlp.gate.weight`), `[experts, hidden_size]`; `None` for the model's own.
+    fn router(&mut self, _graph: &mut Graph, _name: &str) -> Option<ValueId> {
         None
     }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::{AdapterConfig, Chosen, EMBEDDING, Modules, Patterns, TrainedBiases, fused, names};
+use super::{AdapterConfig, Chosen, EMBEDDING, Modules, Patterns, ROUTER, TrainedBiases, fused, names};
 use crate::formats::open;
 use crate::{Error, Result};
 
@@ -217,14 +217,18 @@ impl ConfigFile {
         let Some(modules) = self.modules(key)? else { return Ok(Vec::new()) };
         let Modules::Listed(names) = modules else { return Err(self.bad(key, "is no list of module names")) };
         let is_of_vocabulary = |name: &str| names::VOCABULARY.iter().any(|(module, _)| *module == name);
-        // A norm's name means every module that ends with it, and so stays whole.
+        // A norm's or a router's name means every module that ends with it, and so stays whole.
         let own_name = |name: &String| match name.rsplit('.').next() {
             Some(own) if is_of_vocabulary(own) => own.to_owned(),
             _ => name.clone(),
         };
         let own: BTreeSet<String> = names.iter().map(own_name).collect();
-        match own.iter().find(|name| !is_of_vocabulary(name) && !name.ends_with("norm")) {
-            Some(other) => Err(self.bad(key, format!("lists {other}; graftling reads embed_tokens, lm_head and norms only"))),
+        let is_known = |name: &str| is_of_vocabulary(name) || name.ends_with("norm") || name.ends_with(ROUTER);
+        match own.iter().find(|name| !is_known(name)) {
+            Some(other) => {
+                Err(self
+                    .bad(key, format!("lists {other}; graftling reads embed_tokens, lm_head, norms and routers of experts only")))
+            }
             None => Ok(own.into_iter().collect()),
         }
     }

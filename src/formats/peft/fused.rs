@@ -7,12 +7,16 @@
 
 use std::collections::BTreeMap;
 
+use super::names::is_router;
 use super::patterns::{Modules, Patterns};
-use super::{AdapterConfig, AdapterTensor};
+use super::{AdapterConfig, AdapterTensor, ROUTER};
 use crate::architecture::experts::ExpertNames;
 
 /// The parameters, in the order in which PEFT wraps them.
 const PARAMETERS: [&str; 2] = ["gate_up_proj", "down_proj"];
+
+/// What experts and their router hang on in their layer, in all families but Mixtral, and there too in transformers 5.
+const USUAL_PARENT: &str = "mlp";
 
 /// What stands for them here.
 const MODULES: [&str; 3] = ["gate_proj", "up_proj", "down_proj"];
@@ -121,9 +125,25 @@ pub(super) fn apart(
     Ok(tensors)
 }
 
+/// A name of `modules_to_save` as this family goes by it: what hangs on something else than in other families is meant by its own name, if
+/// all of it is, since that is the same in every version of transformers.
+pub fn router_name(saved: &str, names: &ExpertNames) -> String {
+    if names.parent == USUAL_PARENT || !saved.ends_with(ROUTER) {
+        return saved.to_owned();
+    }
+    let parts = saved.split('.').map(|part| if part == USUAL_PARENT { names.parent } else { part });
+    let named = parts.collect::<Vec<_>>().join(".");
+    if named == format!("{}.{ROUTER}", names.parent) { ROUTER.to_owned() } else { named }
+}
+
 impl AdapterConfig {
-    /// Calls experts that a file had fused, and so without the names of a family, by those of this one.
+    /// Calls experts that a file had fused, and so without the names of a family, by those of this one; and routers, whichever version of
+    /// transformers wrote them.
     pub fn name_experts(&mut self, tensors: &mut [AdapterTensor], names: &ExpertNames) {
+        for tensor in tensors.iter_mut().filter(|tensor| is_router(&tensor.name)) {
+            tensor.name = tensor.name.replace(".mlp.", &format!(".{}.", names.parent));
+        }
+        self.modules_to_save.iter_mut().for_each(|saved| *saved = router_name(saved, names));
         if !self.fused_experts {
             return;
         }

@@ -27,6 +27,7 @@ use crate::{Error, Result};
 pub use chosen::Chosen;
 use chosen::adopt_modules;
 use config_file::ConfigFile;
+pub use fused::router_name;
 use names::OfVocabulary;
 pub use names::path as module_path;
 pub use patterns::{Modules, Patterns};
@@ -66,7 +67,8 @@ pub struct AdapterConfig {
     pub lora_bias: bool,
     /// Whose biases are trained, where the model has some.
     pub bias: TrainedBiases,
-    /// Modules whose whole weight is trained: `embed_tokens`, `lm_head`, and ends of names of norms (`norm` means all that end so).
+    /// Modules whose whole weight is trained: `embed_tokens`, `lm_head`, and ends of names of norms and of routers (`norm` means all that
+    /// end so).
     pub modules_to_save: Vec<String>,
     /// Whether the matrix of `modules_to_save` stays both embedding and output matrix, where the model has one for both.
     pub ensure_weight_tying: bool,
@@ -180,10 +182,20 @@ impl AdapterConfig {
         self.alpha_pattern.get(path).unwrap_or(&self.lora_alpha) / if self.use_rslora { r.sqrt() } else { r }
     }
 
+    /// Those of `modules_to_save` that mean modules of layers, and the last norm.
+    fn ends_to_save(&self) -> impl Iterator<Item = &str> {
+        let is_end = |name: &&String| names::VOCABULARY.iter().all(|(module, _)| module != name);
+        self.modules_to_save.iter().filter(is_end).map(String::as_str)
+    }
+
     /// Those of `modules_to_save` that mean norms.
     pub fn norms_to_save(&self) -> impl Iterator<Item = &str> {
-        let is_norm = |name: &&String| names::VOCABULARY.iter().all(|(module, _)| module != name);
-        self.modules_to_save.iter().filter(is_norm).map(String::as_str)
+        self.ends_to_save().filter(|name| !name.ends_with(ROUTER))
+    }
+
+    /// Those of `modules_to_save` that mean routers of experts.
+    pub fn routers_to_save(&self) -> impl Iterator<Item = &str> {
+        self.ends_to_save().filter(|name| name.ends_with(ROUTER))
     }
 
     /// The factor of `B A x`, where no pattern has another rank or alpha.
@@ -420,17 +432,23 @@ fn read_tensors(path: &Path, config: &mut AdapterConfig) -> Result<(Vec<AdapterT
     let mut fused = BTreeMap::new();
     for info in file.tensors() {
         let key = info.name.as_str();
-        if let Some(norm) = names::norm(key) {
-            let Ok(name) = norm else { continue };
-            let &[size] = info.shape.as_slice() else {
-                return Err(bad(key, &format!("has shape {:?}, not [hidden]", info.shape), WRONG_ADAPTER));
+        if let Some(saved) = names::norm_or_router(key) {
+            let Ok(name) = saved else { continue };
+            let (shape, expected) = match (info.shape.as_slice(), names::is_router(&name)) {
+                (&[size], false) => (Some([size, 1]), "[hidden]"),
+                (_, false) => (None, "[hidden]"),
+                (&[experts, hidden], true) => (Some([experts, hidden]), "[experts, hidden]"),
+                (_, true) => (None, "[experts, hidden]"),
+            };
+            let Some(shape) = shape else {
+                return Err(bad(key, &format!("has shape {:?}, not {expected}", info.shape), WRONG_ADAPTER));
             };
             let path = name.strip_suffix(".weight").unwrap_or(&name);
-            if !config.norms_to_save().any(|saved| names::path(path, "").ends_with(saved)) {
+            if !config.ends_to_save().any(|saved| names::path(path, "").ends_with(saved)) {
                 return Err(bad(key, &format!("is there, but {CONFIG} does not list it in modules_to_save"), WRONG_ADAPTER));
             }
             let values = finite(key, file.read_f32(key)?)?;
-            tensors.insert(name.clone(), AdapterTensor { name, shape: [size, 1], values });
+            tensors.insert(name.clone(), AdapterTensor { name, shape, values });
             continue;
         }
         if let Some(name) = names::bias(key) {
@@ -542,11 +560,12 @@ fn read_tensors(path: &Path, config: &mut AdapterConfig) -> Result<(Vec<AdapterT
     let mut owed = vec!["lora_a", "lora_b"];
     owed.extend(config.use_dora.then_some("lora_magnitude_vector"));
     owed.extend(config.lora_bias.then_some("lora_b_bias"));
-    let is_beside = |name: &str| names::vocabulary_module(name).is_some() || names::is_norm(name) || names::is_bias(name);
+    let is_saved = |name: &str| names::is_norm(name) || names::is_router(name);
+    let is_beside = |name: &str| names::vocabulary_module(name).is_some() || is_saved(name) || names::is_bias(name);
     for module in &config.modules_to_save {
-        let is_norm = config.norms_to_save().any(|norm| norm == module);
-        let of_norm = |name: &String| names::is_norm(name) && names::path(name, "").ends_with(&format!("{module}.weight"));
-        let is_there = if is_norm { tensors.keys().any(of_norm) } else { tensors.contains_key(&format!("{module}.weight")) };
+        let is_end = config.ends_to_save().any(|end| end == module);
+        let of_end = |name: &String| is_saved(name) && names::path(name, "").ends_with(&format!("{module}.weight"));
+        let is_there = if is_end { tensors.keys().any(of_end) } else { tensors.contains_key(&format!("{module}.weight")) };
         if !is_there {
             return Err(bad(module, &format!("is missing, which {CONFIG} lists in modules_to_save"), WRONG_ADAPTER));
         }
@@ -574,6 +593,9 @@ fn read_tensors(path: &Path, config: &mut AdapterConfig) -> Result<(Vec<AdapterT
 
 /// The module whose tokens a list in `trainable_token_indices` means.
 const EMBEDDING: &str = "embed_tokens";
+
+/// What the names of routers of experts, and of no other module, end with.
+pub const ROUTER: &str = "gate";
 
 /// Rows in the order of their tokens, into which `tokens` is brought too.
 fn in_token_order(

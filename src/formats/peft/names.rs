@@ -1,5 +1,7 @@
 //! What the parts of an adapter are called: in PEFT's files, and in this program.
 
+use crate::architecture::is_a_router;
+
 /// What PEFT puts before the path of a module.
 const PREFIX: &str = "base_model.model.";
 /// What begins the path of a module of a causal language model.
@@ -59,14 +61,20 @@ pub fn is_norm(name: &str) -> bool {
     module.is_some_and(|module| module == "norm" || module.starts_with("layers."))
 }
 
-/// The norm of which a key has the trained weight, as we name its matrix; `Err` for the model's own beside it.
-pub fn norm(key: &str) -> Option<Result<String, ()>> {
+/// Is one of our matrices (`layers.3.mlp.gate.weight`) a router of experts?
+pub fn is_router(name: &str) -> bool {
+    name.starts_with("layers.") && is_a_router(name)
+}
+
+/// The norm or router of which a key has the trained weight, as we name its matrix; `Err` for the model's own beside it.
+pub fn norm_or_router(key: &str) -> Option<Result<String, ()>> {
     let inside = key.strip_prefix(PREFIX)?.strip_prefix(MODEL)?;
     let inside = inside.strip_prefix(TEXT_PART).unwrap_or(inside);
     let ends = [".modules_to_save.default.weight", ".modules_to_save.weight", ".original_module.weight", ".weight"];
     let (module, end) = ends.iter().find_map(|end| Some((inside.strip_suffix(end)?, *end)))?;
     let name = format!("{module}.weight");
-    is_norm(&name).then(|| if end.contains("original_module") { Err(()) } else { Ok(name) })
+    let is_saved = is_norm(&name) || is_router(&name);
+    is_saved.then(|| if end.contains("original_module") { Err(()) } else { Ok(name) })
 }
 
 /// Is one of our matrices (`layers.3.self_attn.q_proj.bias`) the bias of a linear layer?
@@ -108,7 +116,7 @@ pub fn in_file(name: &str, text_path: &str, adapts: impl Fn(&str) -> bool) -> Op
         let own = if what == OfVocabulary::Rows { "token_adapter.trainable_tokens_delta" } else { "weight" };
         return Some(format!("{PREFIX}{before}{text_path}{module}.{own}"));
     }
-    if is_norm(name) {
+    if is_norm(name) || is_router(name) {
         return Some(format!("{PREFIX}{MODEL}{text_path}{name}"));
     }
     let (module, matrix) = name.rsplit_once('.')?;

@@ -10,7 +10,7 @@ use crate::adapter::targets::{chosen_sites, parse_layers, parse_patterns};
 use crate::adapter::{AdapterLayout, Placement};
 use crate::architecture::{Architecture, Site};
 use crate::formats::adapter_file::AdapterFile;
-use crate::formats::peft::{AdapterConfig, module_path};
+use crate::formats::peft::{AdapterConfig, module_path, router_name};
 use crate::session::opened::OpenModel;
 use crate::{Error, Result};
 
@@ -160,7 +160,9 @@ struct Vocabulary {
 impl Vocabulary {
     /// Rows of their own where the matrix is not trained as a whole: in the embedding, and in the output matrix if that is another one.
     fn of(options: &TrainOptions, model: &OpenModel) -> Result<Self> {
-        let names: BTreeSet<String> = options.modules_to_save.iter().flatten().map(|name| name.trim().to_owned()).collect();
+        let experts = &model.files.config.family().experts;
+        let named = |name: &String| experts.as_ref().map_or(name.trim().to_owned(), |names| router_name(name.trim(), names));
+        let names: BTreeSet<String> = options.modules_to_save.iter().flatten().map(named).collect();
         let mut tokens = Vec::new();
         for token in options.tokens() {
             let id = model.tokenizer.token_id(&token).ok_or_else(|| {
