@@ -162,6 +162,9 @@ pub struct Architecture {
     pub mlp_bias: bool,
     /// The experts that some layers have in the place of their MLP.
     pub experts: Option<Experts>,
+    /// By what training multiplies the load balancing loss of the routers that it adds to its own; `None` for none. It is no part of the
+    /// model.
+    pub router_aux_loss_coef: Option<f64>,
     /// What the gate of the MLP goes through.
     pub activation: Activation,
     /// By what the products of query and key are multiplied.

@@ -149,7 +149,7 @@ fn asked(args: TrainArgs) -> Result<TrainOptions> {
 fn opened(mut options: TrainOptions, template_time: Option<i64>) -> Result<(OpenModel, TrainOptions)> {
     let model = OpenModel::open_at(&options.model, template_time)?;
     options.rope_scaling = rope_scaling::chosen(options.rope_scaling, options.init_adapter.as_deref())?;
-    let model = super::rotated(model, options.rope_scaling);
+    let model = super::rotated(model, options.rope_scaling).balanced(options.router_aux_loss_coef)?;
     let model = model.with_tokens_of(options.init_adapter.as_deref())?.with_tokens(&options.tokens())?;
     Ok((model, options))
 }

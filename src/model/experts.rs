@@ -1,4 +1,5 @@
-//! The experts of a layer: the router, the rows of each expert, their gate, up and down as one product each, and the weighted sum back.
+//! The experts of a layer: the router, the rows of each expert, their gate, up and down as one product each, and the weighted sum back. In training
+//! also how evenly the router spreads the tokens, where that is a part of the loss.
 
 use super::graph::Builder;
 use super::hook::Linear;
@@ -7,6 +8,7 @@ use crate::graph::{ShapeError, ValueId};
 use crate::kernel::Layout;
 use crate::ops::add::Add;
 use crate::ops::expert_rows::{FromExperts, ToExperts};
+use crate::ops::expert_shares::ExpertShares;
 use crate::ops::gate_rows::GateRows;
 use crate::ops::matmul::{Matmul, MatmulExperts};
 use crate::ops::route::Route;
@@ -32,6 +34,12 @@ impl Builder<'_> {
         let logits = self.by_router(&router, experts.count, x)?;
         let route = Route { experts: experts.per_token, renormalised: experts.renormalised };
         let routed = self.graph.apply(route, &[logits], format!("{path}.route"))?;
+        if self.balances() {
+            let before = self.expert_shares.into_iter().flatten();
+            let inputs: Vec<ValueId> = [logits, routed[1]].into_iter().chain(before).collect();
+            let shares = self.graph.apply(ExpertShares, &inputs, format!("{path}.shares"))?;
+            self.expert_shares = Some([shares[0], shares[1]]);
+        }
         let order = self.graph.apply(SortByExpert { experts: experts.count }, &[routed[1]], format!("{path}.order"))?;
         let [rows, places, offsets] = [order[0], order[1], order[2]];
 

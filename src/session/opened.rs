@@ -4,13 +4,13 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-use crate::Result;
 use crate::adapter::added_tokens::{self, Extended};
-use crate::architecture::{RopeOverride, parameters};
+use crate::architecture::{Architecture, RopeOverride, parameters};
 use crate::formats::{AddedTokenSource, ModelFiles};
 use crate::graph::DType;
 use crate::model::weights::WeightType;
 use crate::text::{ChatTemplate, Tokenizer, marks};
+use crate::{Error, Result};
 
 /// A model whose files have been found and checked; no weight has been read yet.
 pub struct OpenModel {
@@ -112,6 +112,22 @@ impl OpenModel {
         self
     }
 
+    /// The model with this coefficient of the load balancing loss in place of its config's, 0 for none.
+    ///
+    /// # Errors
+    /// Bad input: there is one, and the model has no experts.
+    pub fn balanced(mut self, coefficient: Option<f64>) -> Result<Self> {
+        let config = &mut self.files.config;
+        if let Some(coefficient) = coefficient {
+            config.router_aux_loss_coef = (coefficient > 0.0).then_some(coefficient);
+            if config.router_aux_loss_coef.is_some() && config.experts.is_none() {
+                let problem = format!("{} has no experts, and so no router whose choices could be balanced", self.files.name);
+                return Err(Error::bad_input("--router-aux-loss-coef", problem, "leave the option out"));
+            }
+        }
+        Ok(self)
+    }
+
     /// The type in which a weight will rest on the device, by its name.
     pub fn storage(&self, weight_type: WeightType) -> impl Fn(&str) -> DType {
         move |name| self.files.tensors.find(name).map_or(DType::F32, |info| weight_type.of(info))
@@ -131,7 +147,9 @@ impl OpenModel {
     /// If a tensor cannot be read.
     pub fn fingerprint(&self) -> Result<String> {
         let mut hash = Sha256::new();
-        hash.update(format!("{:?}", self.files.config));
+        // What is about training is told by itself, and is not named, so that runs from before it go on.
+        let config = Architecture { router_aux_loss_coef: None, ..self.files.config.clone() };
+        hash.update(format!("{config:?}").replace("router_aux_loss_coef: None, ", ""));
         for parameter in parameters(&self.files.config) {
             let name = parameter.name;
             let Some(info) = self.files.tensors.find(&name) else { continue };

@@ -42,10 +42,11 @@ impl Base {
             .model
             .clone()
             .ok_or_else(|| Error::bad_input("[base]", "no model is named", "write model = \"path/to/model\" under [base]"))?;
-        let Recipe { rope_scaling, weights, matmul, device, no_autotune, .. } = recipe;
+        let Recipe { rope_scaling, router_aux_loss_coef, weights, matmul, device, no_autotune, .. } = recipe;
         let mut name = model.clone();
         let mut add = |key: &str, value: Option<String>| name += &value.map_or(String::new(), |value| format!(", {key} {value}"));
         add("rope scaling", rope_scaling.map(|scaling| scaling.to_string()));
+        add("router aux loss", router_aux_loss_coef.map(|coefficient| coefficient.to_string()));
         add("weights", weights.map(|weights| weights.to_string()));
         add("matmul", matmul.map(|matmul| format!("{matmul:?}").to_lowercase()));
         add("device", device.clone());
@@ -63,7 +64,8 @@ impl Base {
         let model = OpenModel::open_at(&self.model, known.and_then(|known| known.template_time))?;
         let scaling = rope_scaling::chosen(self.recipe.rope_scaling, self.recipe.init_adapter.as_deref())?;
         let tokens: Vec<String> = self.recipe.train_tokens.iter().flatten().map(|token| token.trim().to_owned()).collect();
-        model.rotated(scaling).with_tokens_of(self.recipe.init_adapter.as_deref())?.with_tokens(&tokens)
+        let model = model.rotated(scaling).balanced(self.recipe.router_aux_loss_coef)?;
+        model.with_tokens_of(self.recipe.init_adapter.as_deref())?.with_tokens(&tokens)
     }
 
     fn path(&self, out: &Path, kind: &str) -> PathBuf {

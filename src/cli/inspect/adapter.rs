@@ -43,9 +43,10 @@ const NAMED: usize = 12;
 const NOT_SHOWN: [&str; 6] = ["peft_type", "task_type", "inference_mode", "auto_mapping", "fan_in_fan_out", "revision"];
 
 /// What a run of graftling depended on that an adapter's own files do not say.
-const OF_THE_RUN: [&str; 8] = [
+const OF_THE_RUN: [&str; 9] = [
     "init_lora_weights",
     "loraplus_lr_ratio",
+    "router_aux_loss_coef",
     "learning_rate",
     "lr_schedule",
     "batch_size",

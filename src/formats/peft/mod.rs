@@ -261,7 +261,9 @@ pub fn save_adapter(dir: &Path, config: &AdapterConfig, tensors: &[AdapterTensor
         let name = names::in_file(&tensor.name, config.text_path, adapts).ok_or_else(|| bad("has a name that no file has"))?;
         let bytes = bytemuck::cast_slice(&tensor.values);
         let shape = if names::is_vector(&tensor.name) { vec![tensor.shape[0]] } else { tensor.shape.to_vec() };
-        views.push((name, TensorView::new(Dtype::F32, shape, bytes).map_err(|_| bad("has another length than its shape"))?));
+        let view = TensorView::new(Dtype::F32, shape, bytes).map_err(|_| bad("has another length than its shape"))?;
+        views.extend(names::router_of_today(&name).map(|name| (name, view.clone())));
+        views.push((name, view));
     }
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     let bytes = safetensors::serialize(views, Some(metadata)).map_err(|error| {
@@ -430,7 +432,9 @@ fn read_tensors(path: &Path, config: &mut AdapterConfig) -> Result<(Vec<AdapterT
     let (mut tensors, mut paths) = (BTreeMap::new(), BTreeMap::new());
     let mut of_experts: BTreeMap<String, BTreeMap<usize, AdapterTensor>> = BTreeMap::new();
     let mut fused = BTreeMap::new();
-    for info in file.tensors() {
+    // A router that is there by two names is one.
+    let copies: BTreeSet<String> = file.tensors().iter().filter_map(|info| names::router_of_today(&info.name)).collect();
+    for info in file.tensors().iter().filter(|info| !copies.contains(&info.name)) {
         let key = info.name.as_str();
         if let Some(saved) = names::norm_or_router(key) {
             let Ok(name) = saved else { continue };

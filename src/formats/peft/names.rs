@@ -66,6 +66,16 @@ pub fn is_router(name: &str) -> bool {
     name.starts_with("layers.") && is_a_router(name)
 }
 
+/// What Mixtral's router hangs on in transformers 4, and in transformers 5.
+const MIXTRAL_PARENTS: [&str; 2] = [".block_sparse_moe.", ".mlp."];
+
+/// The same router as transformers 5 names it, of one as transformers 4 does, where the two differ; also of a key. PEFT looks for the one or the
+/// other, whatever it renames besides, so a file has both.
+pub fn router_of_today(name: &str) -> Option<String> {
+    let [before, today] = MIXTRAL_PARENTS;
+    (is_a_router(name) && name.contains(before)).then(|| name.replace(before, today))
+}
+
 /// The norm or router of which a key has the trained weight, as we name its matrix; `Err` for the model's own beside it.
 pub fn norm_or_router(key: &str) -> Option<Result<String, ()>> {
     let inside = key.strip_prefix(PREFIX)?.strip_prefix(MODEL)?;

@@ -145,6 +145,10 @@ option_rows! {
         /// Gradients are scaled down to this global norm; 0 turns clipping off
         max_grad_norm: f64, "NORM", default(1.0, ""),
             check |option, norm| within(option, norm, norm.is_finite() && *norm >= 0.0, "of 0 (no clipping) or above"), resumed same;
+        /// By what the load balancing loss of experts' routers is multiplied before it is added to the loss, as transformers does it with
+        /// output_router_logits: such as 0.001; 0 leaves it out. Each batch of a step adds its own
+        router_aux_loss_coef: f64, "COEF", optional("the config's router_aux_loss_coef if it says output_router_logits, else 0"),
+            check |option, coef| within(option, coef, coef.is_finite() && *coef >= 0.0, "of 0 (without it) or above"), resumed derived;
     }
     "Batches and steps" {
         /// Rows a batch: packed rows of --max-length tokens, or records with --no-packing
