@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::placement::Strength;
 use super::{AdapterLayout, DeviceAdapter, Dora, Lora, Method, Piece, Placement};
 use super::{routers, vectors, vocabulary};
-use crate::architecture::{Architecture, Site, sites};
+use crate::architecture::{self, Architecture, Site, sites};
 use crate::formats::adapter_file::AdapterFile;
 use crate::formats::peft::{AdapterConfig, AdapterTensor, module_path};
 use crate::gpu::{Device, padded};
@@ -53,13 +53,14 @@ impl Placement {
             let proposal = "adapt experts by LoRA alone, or leave them out: --target-modules attention";
             return Err(Error::bad_input(place, format!("{option} is not there for the layers of experts"), proposal));
         }
-        let paths: Vec<String> = sites(model).iter().map(path).collect();
+        let all = || sites(model).into_iter().chain(architecture::routers(model));
+        let paths: Vec<String> = all().map(|site| path(&site)).collect();
         for module in adapter.chosen.without_module(&paths) {
             tracing::warn!(
                 "{place}: target module {module} is passed over: the model has no such module, nor the adapter its tensors"
             );
         }
-        let adapted = sites(model).into_iter().filter(adapts);
+        let adapted = all().filter(adapts);
         let piece = |site: Site| {
             let path = path(&site);
             let lora = Lora {
@@ -73,7 +74,12 @@ impl Placement {
         let (whole, rows) = vocabulary::of_peft(place, adapter, model)?;
         let vectors = vectors::of_peft(place, adapter, model)?;
         let routers = routers::of_peft(place, adapter, model)?;
-        Ok(Self { pieces: adapted.map(piece).collect(), whole, rows, vectors, routers, strength: Strength::default() })
+        let pieces: Vec<Piece> = adapted.map(piece).collect();
+        if let Some(router) = routers.iter().find(|router| pieces.iter().any(|piece| router.is_of(&piece.site))) {
+            let problem = format!("{} is trained as a whole, and has an adapter besides", router.name);
+            return Err(Error::bad_input(place, problem, "leave it out of the target modules, or of modules_to_save"));
+        }
+        Ok(Self { pieces, whole, rows, vectors, routers, strength: Strength::default() })
     }
 }
 

@@ -6,7 +6,7 @@ use super::routers::Router;
 use super::start::Start;
 use super::vectors::Vector;
 use super::vocabulary::{OwnRows, Whole};
-use crate::architecture::{Architecture, Site, sites};
+use crate::architecture::{Architecture, Site, routers, sites};
 use crate::formats::peft::AdapterTensor;
 use crate::model::hook::Vocabulary;
 use crate::{Error, Result};
@@ -196,6 +196,7 @@ impl UniformLora {
             |site: &Site| self.layers.contains(&site.layer) && self.target_modules.iter().any(|target| target == site.module);
         let lora = Lora { dropout: self.dropout, ..Lora::new(self.r, self.scale) };
         let piece = |site| Piece::new(site, Method::Lora(lora.clone()));
-        Placement { pieces: sites(model).into_iter().filter(adapted).map(piece).collect(), ..Placement::default() }
+        let all = sites(model).into_iter().chain(routers(model));
+        Placement { pieces: all.filter(adapted).map(piece).collect(), ..Placement::default() }
     }
 }

@@ -4,7 +4,7 @@
 //! `shared_expert_gate`; `mlp.gate` is the router alone.
 
 use super::AdapterMatrix;
-use crate::architecture::{Architecture, is_a_router, parameters};
+use crate::architecture::{Architecture, Site, routers};
 use crate::formats::peft::{AdapterConfig, module_path};
 use crate::{Error, Result};
 
@@ -24,6 +24,11 @@ impl Router {
         AdapterMatrix::named(self.name.clone(), self.shape, true)
     }
 
+    /// Is it this linear layer?
+    pub fn is_of(&self, site: &Site) -> bool {
+        self.name.strip_suffix(".weight") == Some(&site.name())
+    }
+
     /// The model's tensor that it stands for.
     pub fn tensor(&self) -> String {
         format!("model.{}", self.name)
@@ -35,13 +40,12 @@ impl Router {
 /// # Errors
 /// Bad input, at `place`: a name that no router ends with.
 pub(super) fn of_peft(place: &str, adapter: &AdapterConfig, model: &Architecture) -> Result<Vec<Router>> {
-    let all: Vec<Router> = parameters(model)
-        .into_iter()
-        .filter(|parameter| is_a_router(&parameter.name))
-        .filter_map(|parameter| {
-            let name = parameter.name.strip_prefix("model.")?.to_owned();
-            let &[experts, hidden] = parameter.shape.as_slice() else { return None };
-            Some(Router { name, layer: parameter.layer?, shape: [experts, hidden] })
+    let all: Vec<Router> = routers(model)
+        .iter()
+        .map(|site| Router {
+            name: format!("{}.weight", site.name()),
+            layer: site.layer,
+            shape: [site.out_features, site.in_features],
         })
         .collect();
     let module = |router: &Router| router.name.trim_end_matches(".weight").to_owned();

@@ -5,31 +5,31 @@ use std::str::FromStr;
 
 use crate::{
     Error, Result,
-    architecture::{Architecture, Part, Site, linear_modules, sites},
-    formats::peft::{Modules, Patterns, ROUTER, module_path},
+    architecture::{Architecture, Part, Site, linear_modules, routers, sites},
+    formats::peft::{Modules, Patterns, module_path},
     nearest::nearest,
 };
 
 /// The modules of a model's layers that `names` mean, in the order of a forward pass, each once.
 ///
-/// A name is a module (`q_proj`; `qkv_proj` and `gate_up_proj` in Phi-3), or `attention`, `mlp`, `all-linear`; one string may hold several,
-/// separated by commas.
+/// A name is a module (`q_proj`; `qkv_proj` and `gate_up_proj` in Phi-3; `gate`, the router of experts), or `attention`, `mlp`, `all-linear`, which
+/// leave routers out; one string may hold several, separated by commas.
 ///
 /// # Errors
 /// [`Error::BadInput`] for an unknown name, listing the known ones and the one that is spelled most alike; also for no name.
 pub fn expand_target_modules(names: &[String], model: &Architecture) -> Result<Vec<String>> {
-    let modules: Vec<(&'static str, Part)> = linear_modules(model).iter().map(|site| (site.module, site.part)).collect();
+    let modules = known_modules(model);
     let mut chosen = BTreeSet::new();
     for name in names.iter().flat_map(|names| names.split(',')).map(str::trim).filter(|name| !name.is_empty()) {
         let meant = modules.iter().enumerate().filter(|(_, (module, part))| match name {
-            "all-linear" => true,
-            "attention" => *part == Part::Attention,
-            "mlp" => *part == Part::Mlp,
+            "all-linear" => part.is_some(),
+            "attention" => *part == Some(Part::Attention),
+            "mlp" => *part == Some(Part::Mlp),
             _ => name == *module,
         });
         let indices: Vec<usize> = meant.map(|(index, _)| index).collect();
         if indices.is_empty() {
-            return Err(unknown_module(name, &modules, model.experts.is_some()));
+            return Err(unknown_module(name, &modules));
         }
         chosen.extend(indices);
     }
@@ -40,16 +40,23 @@ pub fn expand_target_modules(names: &[String], model: &Architecture) -> Result<V
     Ok(chosen.into_iter().map(|index| modules[index].0.to_owned()).collect())
 }
 
-fn known_names(modules: &[(&'static str, Part)]) -> Vec<&'static str> {
+/// The modules that can be adapted, each with its part, by which several are meant; routers are meant by their own names alone.
+fn known_modules(model: &Architecture) -> Vec<(&'static str, Option<Part>)> {
+    let mut modules: Vec<_> = linear_modules(model).iter().map(|site| (site.module, Some(site.part))).collect();
+    for site in routers(model) {
+        if modules.iter().all(|(module, _)| *module != site.module) {
+            modules.push((site.module, None));
+        }
+    }
+    modules
+}
+
+fn known_names(modules: &[(&'static str, Option<Part>)]) -> Vec<&'static str> {
     modules.iter().map(|(name, _)| *name).chain(["attention", "mlp", "all-linear"]).collect()
 }
 
-fn unknown_module(name: &str, modules: &[(&'static str, Part)], has_routers: bool) -> Error {
+fn unknown_module(name: &str, modules: &[(&'static str, Option<Part>)]) -> Error {
     let known = known_names(modules);
-    if has_routers && name.ends_with(ROUTER) {
-        let problem = format!("`{name}` is a router of experts, which is small, decides much, and is trained as a whole");
-        return Error::bad_input("--target-modules", problem, "leave it out here, and name it in --modules-to-save");
-    }
     let guess = nearest(name, &known).map_or(String::new(), |closest| format!("Did you mean `{closest}`? "));
     let proposal = format!("{guess}Known: {}.", known.join(", "));
     Error::bad_input("--target-modules", format!("`{name}` is no module that can be adapted"), proposal)
@@ -105,7 +112,7 @@ pub fn chosen_sites(
         Modules::Pattern(_) => matches(&path(site)),
     };
     let in_layers = |site: &Site| layers.is_none_or(|layers| layers.contains(&site.layer));
-    let all = sites(model).into_iter();
+    let all = sites(model).into_iter().chain(routers(model));
     let chosen: Vec<Site> = all.filter(|site| is_chosen(site) && in_layers(site) && !is_left_out(&path(site))).collect();
     match chosen.is_empty() {
         false => Ok(chosen),

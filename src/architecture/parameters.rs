@@ -4,7 +4,7 @@
 
 use std::ops::Range;
 
-use super::{Architecture, Norms, Part, QueryKeyNorm, Role, layer_sites};
+use super::{Architecture, Norms, Part, QueryKeyNorm, Role, Site, layer_routers, layer_sites};
 
 /// One parameter tensor.
 #[derive(Clone, Debug, PartialEq)]
@@ -126,7 +126,7 @@ pub fn parameters(model: &Architecture) -> Vec<Parameter> {
         for (part, before, after) in [(Part::Attention, 0, 1), (Part::Mlp, 2, 3)] {
             parameters.extend(block_norm(before));
             if part == Part::Mlp {
-                parameters.extend(routers(model, layer));
+                parameters.extend(layer_routers(model, layer).iter().map(router));
             }
             for site in sites.iter().filter(|site| site.part == part) {
                 let mut first = 0;
@@ -185,23 +185,18 @@ pub fn parameters(model: &Architecture) -> Vec<Parameter> {
     parameters
 }
 
-/// What chooses the experts of a layer, and what weighs the one that every token is sent to.
-fn routers(model: &Architecture, layer: usize) -> Vec<Parameter> {
-    let (Some(experts), Some(names)) = (model.experts_of(layer), &model.family().experts) else { return Vec::new() };
-    let router = |module: &'static str, ggml: &str, rows: usize| Parameter {
-        name: format!("model.layers.{layer}.{}.{module}.weight", names.parent),
-        ggml: format!("blk.{layer}.{ggml}.weight"),
-        module,
-        part: Part::Mlp,
-        layer: Some(layer),
-        shape: vec![rows, model.hidden_size],
+fn router(site: &Site) -> Parameter {
+    Parameter {
+        name: format!("model.{}.weight", site.name()),
+        ggml: format!("blk.{}.{}.weight", site.layer, site.ggml),
+        module: site.module,
+        part: site.part,
+        layer: Some(site.layer),
+        shape: vec![site.out_features, site.in_features],
         order: Order::Plain,
         experts: None,
         slices: Vec::new(),
-    };
-    let mut routers = vec![router(ROUTERS[0], "ffn_gate_inp", experts.count)];
-    routers.extend(experts.shared_intermediate_size.map(|_| router(ROUTERS[1], "ffn_gate_inp_shexp", 1)));
-    routers
+    }
 }
 
 fn vocabulary(model: &Architecture, name: &str, ggml: &str, part: Part) -> Parameter {

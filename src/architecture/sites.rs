@@ -39,6 +39,8 @@ pub enum Role {
     Gate,
     Up,
     Down,
+    /// Numbers by which experts are chosen or weighed.
+    Router,
 }
 
 /// A linear layer of a block: what an adapter can adapt.
@@ -217,6 +219,36 @@ fn mlp_rows(model: &Architecture, layer: usize) -> Vec<Row> {
         ],
         _ => gated("mlp", plain, ["ffn_gate", "ffn_up", "ffn_down"], inner, None),
     }
+}
+
+/// What chooses the experts of a layer, and what weighs the one that every token is sent to: layers that are adapted by their own names, and not
+/// where linear layers, or those of the MLP, are meant together.
+pub fn layer_routers(model: &Architecture, layer: usize) -> Vec<Site> {
+    let (Some(experts), Some(names)) = (model.experts_of(layer), &model.family().experts) else { return Vec::new() };
+    let has_shared = experts.shared_intermediate_size.is_some();
+    let each = 1 + usize::from(has_shared);
+    let linear: usize = (0..model.num_hidden_layers).map(|layer| attention_rows(model).len() + mlp_count(model, layer)).sum();
+    let before = linear + each * (0..layer).filter(|&layer| model.experts_of(layer).is_some()).count();
+    let router = |(index, (module, ggml, rows)): (usize, (&'static str, &'static str, usize))| Site {
+        layer,
+        number: before + index,
+        module,
+        ggml,
+        part: Part::Mlp,
+        parent: names.parent,
+        out_features: rows,
+        in_features: model.hidden_size,
+        bias: false,
+        outputs: vec![(Role::Router, rows)],
+        experts: None,
+    };
+    let all = [("gate", "ffn_gate_inp", experts.count), ("shared_expert_gate", "ffn_gate_inp_shexp", 1)];
+    all.into_iter().take(each).enumerate().map(router).collect()
+}
+
+/// The [routers](layer_routers) of all blocks.
+pub fn routers(model: &Architecture) -> Vec<Site> {
+    (0..model.num_hidden_layers).flat_map(|layer| layer_routers(model, layer)).collect()
 }
 
 /// The linear layers of all blocks, from the first block to the last.

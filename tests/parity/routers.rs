@@ -1,4 +1,4 @@
-//! Routers of experts that are trained as a whole, without and with the load balancing loss: token losses, gradients of a step of two
+//! Routers of experts that are trained as a whole, or by LoRA, without and with the load balancing loss: token losses, gradients of a step of two
 //! micro-batches, AdamW steps, and PEFT's files.
 
 use super::families::folder_of;
@@ -37,11 +37,16 @@ impl Case {
         Self { name, folder, expected, setup: Setup::open(&folder_of(name)) }
     }
 
+    /// PEFT's folder of the adapter of a group of figures.
+    fn adapter(&self, group: &str) -> PathBuf {
+        self.folder.join(if group == "lora" { "adapter_lora" } else { "adapter" })
+    }
+
     /// The adapter on the device, and a trainer of it with this coefficient of the load balancing loss.
-    fn trainer(&self, coefficient: Option<f64>, max_tokens: usize, recompute: Recompute) -> Trainer {
+    fn trainer(&self, group: &str, coefficient: Option<f64>, max_tokens: usize, recompute: Recompute) -> Trainer {
         let config = Architecture { router_aux_loss_coef: coefficient, ..self.setup.files.config.clone() };
         let device = self.setup.weights.device().clone();
-        let adapter = DeviceAdapter::load(&self.folder.join("adapter"), device, &config).unwrap();
+        let adapter = DeviceAdapter::load(&self.adapter(group), device, &config).unwrap();
         let shape = StepShape { max_tokens, accumulate: true, recompute, held_out_tokens: 0 };
         Trainer::new(self.setup.weights.clone(), &config, adapter, shape, 0, None).unwrap()
     }
@@ -54,7 +59,7 @@ impl Case {
         // One step of two micro-batches, of which the first has two sequences: each adds its own load balancing loss.
         let micro: Vec<Batch> = self.expected["micro_batches"].as_array().unwrap().iter().map(sequences).collect();
         let tokens: usize = micro.iter().map(|batch| batch.supervised_rows.len()).sum();
-        let mut trainer = self.trainer(coefficient, micro.iter().map(Batch::rows).max().unwrap(), recompute);
+        let mut trainer = self.trainer(group, coefficient, micro.iter().map(Batch::rows).max().unwrap(), recompute);
         let mut loss = 0.0;
         for (index, batch) in micro.iter().enumerate() {
             loss += trainer.accumulate(batch, 1.0 / tokens as f64, index == 0).unwrap();
@@ -76,7 +81,7 @@ impl Case {
         let (adamw, figures) = (&self.expected["adamw"], &expected["adamw"]);
         let records: Vec<Batch> =
             adamw["records"].as_array().unwrap().iter().map(|ids| sequences(&serde_json::json!([ids]))).collect();
-        let mut trainer = self.trainer(coefficient, records.iter().map(Batch::rows).max().unwrap(), recompute);
+        let mut trainer = self.trainer(group, coefficient, records.iter().map(Batch::rows).max().unwrap(), recompute);
         let number = |key: &str| adamw[key].as_f64().unwrap();
         let hyper = hyper(number("learning_rate"), number("weight_decay"), number("max_grad_norm"));
         for (index, batch) in records.iter().enumerate() {
@@ -91,10 +96,10 @@ impl Case {
         assert_tensors(&trainer.adapter().tensors().unwrap(), &tensors(&file, &format!("{group}.adamw.")), ADAPTER_L2);
     }
 
-    fn check_losses(&self, setup: &Setup, adapter: Option<&DeviceAdapter>, what: &str) {
+    fn check_losses(&self, group: &str, setup: &Setup, adapter: Option<&DeviceAdapter>, what: &str) {
         let found = setup.token_nll(adapter, &batch(&[&self.expected]));
-        for (t, (found, expected)) in found.iter().zip(numbers(&self.expected["token_nll"])).enumerate() {
-            assert_close(f64::from(*found), expected, TOKEN_LOSS, &format!("{} {what} token {t}", self.name));
+        for (t, (found, expected)) in found.iter().zip(numbers(&self.expected[group]["token_nll"])).enumerate() {
+            assert_close(f64::from(*found), expected, TOKEN_LOSS, &format!("{} {group} {what} token {t}", self.name));
         }
     }
 }
@@ -115,7 +120,38 @@ fn routers_are_balanced_as_transformers_balances_them() {
         let coefficient = case.expected["coefficient"].as_f64();
         for recompute in [Recompute::None, Recompute::Layers(1), Recompute::Layers(2)] {
             case.check("balanced", coefficient, recompute);
+            case.check("lora", coefficient, recompute);
         }
+    }
+}
+
+/// As for routers that are trained as a whole, of those that have LoRA.
+#[test]
+fn adapters_with_lora_of_routers_are_read_written_and_merged() {
+    for name in NAMES {
+        let case = Case::open(name);
+        let path = case.adapter("lora");
+        let (config, found) = AdapterFile::load_for(&path, &case.setup.files.config).unwrap();
+        let written = tempfile::tempdir().unwrap();
+        config.save(written.path(), &found).unwrap();
+        for folder in [&path, written.path()] {
+            let adapter = DeviceAdapter::load(folder, device(), &case.setup.files.config).unwrap();
+            case.check_losses("lora", &case.setup, Some(&adapter), &folder.display().to_string());
+        }
+        let read = |folder: &Path| FolderWeights::open(&[folder.join("adapter_model.safetensors")]).unwrap();
+        let (theirs, ours) = (read(&path), read(written.path()));
+        assert_eq!(ours.tensors().len(), theirs.tensors().len(), "{name}");
+        for info in ours.tensors() {
+            let today = info.name.replace(".block_sparse_moe.", ".mlp.");
+            assert_eq!(ours.read_f32(&info.name).unwrap(), theirs.read_f32(&today).unwrap(), "{name}: {}", info.name);
+        }
+        let files = &case.setup.files;
+        let update = Update::load(&[(&path, 1.0)], &files.config).unwrap();
+        let out = tempfile::tempdir().unwrap();
+        let merged = out.path().join("merged");
+        let source = Source::new(files, None, &update);
+        export::folder::write(&source, DType::F32, &merged, false, |_| Ok(())).unwrap();
+        case.check_losses("lora", &Setup::open(&merged), None, "merged");
     }
 }
 
@@ -125,13 +161,13 @@ fn routers_are_balanced_as_transformers_balances_them() {
 fn adapters_with_routers_are_read_written_and_merged() {
     for name in NAMES {
         let case = Case::open(name);
-        let path = case.folder.join("adapter");
+        let path = case.adapter("plain");
         let mut models = vec![folder_of(name)];
         models.extend(Some(folder_of(name).join("model.gguf")).filter(|path| path.exists()));
         for model in &models {
             let setup = Setup::open(model);
             let adapter = DeviceAdapter::load(&path, device(), &setup.files.config).unwrap();
-            case.check_losses(&setup, Some(&adapter), &model.display().to_string());
+            case.check_losses("plain", &setup, Some(&adapter), &model.display().to_string());
             // No strength of it is the base, and half of it lies between the two.
             let scaled = |strength| adapter.scaled(strength).unwrap();
             let base = setup.token_nll(None, &batch(&[&case.expected]));
@@ -161,7 +197,7 @@ fn adapters_with_routers_are_read_written_and_merged() {
         let more = if name == "mixtral" { 2 } else { 0 };
         assert_eq!(ours.tensors().len(), theirs.tensors().len() + more, "{name}");
         let again = DeviceAdapter::load(written.path(), device(), &case.setup.files.config).unwrap();
-        case.check_losses(&case.setup, Some(&again), "as written");
+        case.check_losses("plain", &case.setup, Some(&again), "as written");
 
         let files = &case.setup.files;
         let update = Update::load(&[(&path, 1.0)], &files.config).unwrap();
@@ -176,7 +212,7 @@ fn adapters_with_routers_are_read_written_and_merged() {
             merged.push(as_file);
         }
         for model in merged {
-            case.check_losses(&Setup::open(&model), None, &model.display().to_string());
+            case.check_losses("plain", &Setup::open(&model), None, &model.display().to_string());
         }
         let refused = export::gguf_adapter::write(&source, Mixture::F32, &out.path().join("adapter.gguf")).unwrap_err();
         assert!(refused.to_string().contains("routers"), "{refused}");

@@ -131,7 +131,7 @@ fn what_cannot_be_is_refused_by_name() {
     }
     let shop = shop("qwen3_moe_mixed", &[]);
     let cases: [(&[&str], &str); 3] = [
-        (&["--target-modules", "gate"], "is a router of experts"),
+        (&["--target-modules", "gate", "--modules-to-save", "gate"], "is trained as a whole, and has an adapter besides"),
         (&["--modules-to-save", "layers.1.mlp.gate"], "routers are such as layers.0.mlp.gate"),
         (
             &["--router-aux-loss-coef", "0.1", "--layers", "2", "--prefix-cache", "memory"],

@@ -3,8 +3,8 @@
 
     python tools/reference/make_routers.py [--out tests/fixtures/reference/routers] [NAME ...]
 
-Each folder holds `adapter/` as PEFT saves it (attention, r 2, and `modules_to_save` gate, all away from their starts), `expected.json` and
-`expected.safetensors`: token losses, and by the coefficient of the load balancing loss (0 and 0.1) the loss of two micro-batches of one step,
+Each folder holds `adapter/` as PEFT saves it (attention, r 2, and `modules_to_save` gate, all away from their starts), `adapter_lora/` with LoRA of the
+routers in its place (`target_parameters`), `expected.json` and `expected.safetensors`: token losses, and by the coefficient of the load balancing loss (0 and 0.1; with LoRA 0.1) the loss of two micro-batches of one step,
 its gradients, and five AdamW steps of one record each. Figures are f64's. What transformers itself gives for `output_router_logits`, with
 padding and without, is compared with them here.
 """
@@ -34,7 +34,7 @@ SAFE = 5e-4
 def own_name(name, model_type):
     """A trained tensor by graftling's name."""
     name = name[name.index("layers.") :].replace(".modules_to_save.default", "").replace(".default.weight", "")
-    if model_type == "mixtral" and name.endswith(".gate.weight"):
+    if model_type == "mixtral" and ".gate." in name:
         name = name.replace(".mlp.", ".block_sparse_moe.")
     return name.replace("lora_A", "lora_a").replace("lora_B", "lora_b")
 
@@ -44,10 +44,9 @@ def trained(model):
     return {own_name(name, model_type): p for name, p in model.named_parameters() if p.requires_grad}
 
 
-def add_adapter(model):
-    config = LoraConfig(
-        r=RANK, lora_alpha=ALPHA, target_modules=run.ATTENTION, modules_to_save=["gate"], task_type="CAUSAL_LM"
-    )
+def add_adapter(model, lora=False):
+    routers = dict(target_parameters=["gate.weight"]) if lora else dict(modules_to_save=["gate"])
+    config = LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=run.ATTENTION, task_type="CAUSAL_LM", **routers)
     model = get_peft_model(model, config)
     with torch.no_grad():
         for name, parameter in trained(model).items():
@@ -146,24 +145,23 @@ def make(name, folder):
     micro_batches = [[families.tokens(generator, vocab, n) for n in lengths] for lengths in ((9, 17), (13,))]
     records = [families.tokens(generator, vocab, n) for n in (17, 13, 21, 11, 17)]
 
-    shipped = add_adapter(families.as_shipped(folder.model))
-    shipped.save_pretrained(folder.out / "adapter")
-    (folder.out / "adapter/README.md").unlink(missing_ok=True)
-    path = folder.out / "adapter/adapter_config.json"
-    config = json.loads(path.read_text()) | {"base_model_name_or_path": f"families/{name}"}
-    config["target_modules"].sort()
-    path.write_text(json.dumps(config, indent=1) + "\n")
+    for lora, kind in ((False, "adapter"), (True, "adapter_lora")):
+        add_adapter(families.as_shipped(folder.model), lora).save_pretrained(folder.out / kind)
+        (folder.out / kind / "README.md").unlink(missing_ok=True)
+        path = folder.out / kind / "adapter_config.json"
+        config = json.loads(path.read_text()) | {"base_model_name_or_path": f"families/{name}"}
+        config["target_modules"].sort()
+        path.write_text(json.dumps(config, indent=1) + "\n")
 
     document = {"input_ids": sequence, "micro_batches": micro_batches, "coefficient": COEFFICIENT}
     document["adamw"] = {"records": records, "betas": [0.9, 0.999], "eps": 1e-8} | ADAMW
     tensors = {}
-    for group, coefficient in (("plain", 0.0), ("balanced", COEFFICIENT)):
-        figures = Figures(add_adapter(families.exact_model(folder.model)))
-        if group == "plain":
-            with torch.no_grad():
-                document["token_nll"] = figures.run(sequence)[0].tolist()
+    for group, coefficient, lora in (("plain", 0.0, False), ("balanced", COEFFICIENT, False), ("lora", COEFFICIENT, True)):
+        figures = Figures(add_adapter(families.exact_model(folder.model), lora))
+        with torch.no_grad():
+            nll = figures.run(sequence)[0].tolist()
         loss, balances, norm = figures.step(micro_batches, coefficient)
-        document[group] = {"loss": loss, "balances": balances, "grad_norm": norm}
+        document[group] = {"token_nll": nll, "loss": loss, "balances": balances, "grad_norm": norm}
         tensors |= {f"{group}.gradients.{n}": p.grad.clone() for n, p in trained(figures.model).items()}
         document[group]["adamw"] = figures.train(records, coefficient)
         tensors |= {f"{group}.adamw.{n}": p.detach().clone() for n, p in trained(figures.model).items()}

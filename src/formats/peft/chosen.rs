@@ -6,7 +6,7 @@ use std::path::Path;
 use regex::Regex;
 
 use super::patterns::{Modules, compiled};
-use super::{AdapterConfig, CONFIG, WRONG_ADAPTER, names};
+use super::{AdapterConfig, CONFIG, ROUTER, WRONG_ADAPTER, names};
 use crate::{Error, Result};
 
 /// More layers, and more kinds of linear modules in a layer, than a model has.
@@ -123,7 +123,9 @@ pub(super) fn adopt_modules(path: &Path, config: &mut AdapterConfig, paths: &BTr
     let lacking: Vec<(usize, &String, String)> =
         product.filter(|(layer, module, site)| !paths.contains_key(site) && !elsewhere(*layer, module)).collect();
     let means_for_sure = |site: &str| means.is_some() && is_meant(site, &format!("{before}{site}"));
-    if let Some((layer, module, _)) = lacking.iter().find(|(.., site)| means_for_sure(site)) {
+    // A layer without experts has no router, nor anything in its place.
+    let is_owed = |(_, module, site): &&(usize, &String, String)| !module.ends_with(ROUTER) && means_for_sure(site);
+    if let Some((layer, module, _)) = lacking.iter().find(is_owed) {
         let problem = format!("has no tensors in layer {layer}, where {CONFIG} means it too");
         return Err(bad(format!("{}: module {module}", path.display()), problem));
     }

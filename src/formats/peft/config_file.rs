@@ -157,13 +157,16 @@ impl ConfigFile {
 
     /// What chooses modules, and what PEFT refuses of it.
     fn chosen(&self) -> Result<Chosen> {
-        let parameters = self.parameters()?;
-        let targets = match self.modules("target_modules")? {
+        let (parameters, routers) = self.parameters()?;
+        let has_parameters = parameters != [false; 2] || !routers.is_empty();
+        let mut targets = match self.modules("target_modules")? {
             Some(targets) => targets,
-            None if parameters != [false; 2] => Modules::Listed(Vec::new()),
+            None if has_parameters => Modules::Listed(Vec::new()),
             None => return Err(self.bad("target_modules", NO_MODULES)),
         };
-        if parameters != [false; 2] && matches!(targets, Modules::Pattern(_)) {
+        if let Modules::Listed(names) = &mut targets {
+            names.extend(routers);
+        } else if has_parameters {
             return Err(self
                 .bad("target_parameters", "stands beside target_modules that are a pattern; graftling reads it beside a list"));
         }
@@ -185,16 +188,19 @@ impl ConfigFile {
         Ok(Chosen { targets: Some(targets), excluded, layers: self.layers()?, before_layers, parameters })
     }
 
-    /// Which of the experts' parameters are adapted.
-    fn parameters(&self) -> Result<[bool; 2]> {
+    /// Which of the experts' parameters are adapted, and which routers.
+    fn parameters(&self) -> Result<([bool; 2], Vec<String>)> {
         let key = "target_parameters";
         let names = match self.modules(key)? {
             None => Vec::new(),
             Some(Modules::Listed(names)) => names,
             Some(Modules::Pattern(pattern)) => vec![pattern],
         };
-        fused::parameters(&names)
-            .map_err(|other| self.bad(key, format!("names {other}; graftling reads gate_up_proj and down_proj of experts only")))
+        let routers = names.iter().filter_map(|name| fused::router(name)).map(str::to_owned).collect();
+        let of_experts = fused::parameters(&names).map_err(|other| {
+            self.bad(key, format!("names {other}; graftling reads gate_up_proj and down_proj of experts, and gate.weight, only"))
+        })?;
+        Ok((of_experts, routers))
     }
 
     /// A list of module names, or a pattern; `None` where there is nothing.

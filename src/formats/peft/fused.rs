@@ -7,7 +7,6 @@
 
 use std::collections::BTreeMap;
 
-use super::names::is_router;
 use super::patterns::{Modules, Patterns};
 use super::{AdapterConfig, AdapterTensor, ROUTER};
 use crate::architecture::experts::ExpertNames;
@@ -24,7 +23,7 @@ const MODULES: [&str; 3] = ["gate_proj", "up_proj", "down_proj"];
 /// Which of [`PARAMETERS`] these names mean; `Err` with one that is neither.
 pub(super) fn parameters(names: &[String]) -> Result<[bool; 2], &str> {
     let mut found = [false; 2];
-    for name in names {
+    for name in names.iter().filter(|name| router(name).is_none()) {
         let own = name.rsplit('.').next().unwrap_or(name);
         match PARAMETERS.iter().position(|parameter| *parameter == own) {
             Some(at) => found[at] = true,
@@ -32,6 +31,11 @@ pub(super) fn parameters(names: &[String]) -> Result<[bool; 2], &str> {
         }
     }
     Ok(found)
+}
+
+/// The router whose parameter this is, which is adapted as the linear layer that it was in transformers 4: `mlp.gate` of `mlp.gate.weight`.
+pub(super) fn router(parameter: &str) -> Option<&str> {
+    parameter.strip_suffix(".weight").filter(|module| module.rsplit('.').next() == Some(ROUTER))
 }
 
 /// A matrix of a pair in a file: its layer, whether it was wrapped first of two, and whether it is B.
@@ -125,6 +129,15 @@ pub(super) fn apart(
     Ok(tensors)
 }
 
+/// What belongs to a router (`layers.3.mlp.gate`, and what follows), by the name that it has in this family.
+fn of_family(name: &str, names: &ExpertNames) -> String {
+    let mut parts: Vec<&str> = name.split('.').collect();
+    if let ["layers", _, parent, ROUTER, ..] = parts.as_mut_slice() {
+        *parent = names.parent;
+    }
+    parts.join(".")
+}
+
 /// A name of `modules_to_save` as this family goes by it: what hangs on something else than in other families is meant by its own name, if
 /// all of it is, since that is the same in every version of transformers.
 pub fn router_name(saved: &str, names: &ExpertNames) -> String {
@@ -140,9 +153,8 @@ impl AdapterConfig {
     /// Calls experts that a file had fused, and so without the names of a family, by those of this one; and routers, whichever version of
     /// transformers wrote them.
     pub fn name_experts(&mut self, tensors: &mut [AdapterTensor], names: &ExpertNames) {
-        for tensor in tensors.iter_mut().filter(|tensor| is_router(&tensor.name)) {
-            tensor.name = tensor.name.replace(".mlp.", &format!(".{}.", names.parent));
-        }
+        tensors.iter_mut().for_each(|tensor| tensor.name = of_family(&tensor.name, names));
+        self.only = self.only.take().map(|only| only.iter().map(|name| of_family(name, names)).collect());
         self.modules_to_save.iter_mut().for_each(|saved| *saved = router_name(saved, names));
         if !self.fused_experts {
             return;

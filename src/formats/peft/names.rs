@@ -1,5 +1,6 @@
 //! What the parts of an adapter are called: in PEFT's files, and in this program.
 
+use super::ROUTER;
 use crate::architecture::is_a_router;
 
 /// What PEFT puts before the path of a module.
@@ -191,6 +192,9 @@ pub fn of_key(key: &str) -> Option<Named<'_>> {
 fn within_layer(within: &str) -> Option<(String, Option<usize>, &str)> {
     let (parent, module) = within.rsplit_once('.')?;
     if matches!(parent, "self_attn" | "mlp" | "mlp.shared_expert") {
+        return Some((parent.to_owned(), None, module));
+    }
+    if parent == "block_sparse_moe" && module == ROUTER {
         return Some((parent.to_owned(), None, module));
     }
     let (parent, number) = parent.rsplit_once('.')?;

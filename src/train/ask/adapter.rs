@@ -204,7 +204,8 @@ fn as_product(sites: &[Site], model: &Architecture) -> (Vec<String>, Option<Vec<
     }
     let layers: BTreeSet<usize> = sites.iter().map(|site| site.layer).collect();
     let is_named = |site: &&Site| layers.contains(&site.layer) && modules.iter().any(|module| module == site.module);
-    let named = crate::architecture::sites(model).iter().filter(is_named).count();
+    let (linear, of_experts) = (crate::architecture::sites(model), crate::architecture::routers(model));
+    let named = linear.iter().chain(&of_experts).filter(is_named).count();
     let only = (named != sites.len()).then(|| sites.iter().map(Site::name).collect());
     let all = layers.len() == model.num_hidden_layers;
     (modules, (!all).then(|| layers.into_iter().collect()), only)
