@@ -76,7 +76,7 @@ fn the_coefficient_is_that_of_transformers() {
 #[test]
 fn balanced_routers_spread_their_tokens() {
     let shop = shop("qwen3_moe", &[]);
-    let often = ["--max-steps", "30", "--modules-to-save", "mlp.gate", "--learning-rate", "5e-3"];
+    let often = ["--max-steps", "30", "--modules-to-save", "mlp.gate"];
     for (out, coefficient) in [("plain", "1e-9"), ("balanced", "3")] {
         run(shop.train(out, &[&often[..], &["--router-aux-loss-coef", coefficient]].concat()), 0);
     }
@@ -106,13 +106,12 @@ fn routers_are_kept_read_and_merged() {
     run(shop.command_bare(&["merge", "--model", "model", "--adapter", "out", "--out", "merged", "--type", "f32"]), 0);
     assert_eq!(weights("merged"), router.values);
     assert!((eval(&shop, &["--model", "merged"]) - loss).abs() < 1e-5);
-    let export = ["export", "--model", "model", "--adapter", "out", "--to", "gguf", "--type", "f32", "--out", "merged.gguf"];
-    run(shop.command_bare(&export), 0);
-    assert_eq!(weights("merged.gguf"), router.values);
     let (out, _) = run(shop.command_bare(&["inspect", "out"]), 0);
-    assert!(out.contains("modules_to_save gate"), "{out}");
+    assert!(out.lines().any(|line| line.split_whitespace().eq(["modules_to_save", "gate"])), "{out}");
     // Trained further, it begins where it ended.
-    run(shop.train_method("further", &["--init-adapter", "out"], &["--max-steps", "1", "--learning-rate", "1e-30"]), 0);
+    let mut further = vec!["train", "--model", "model", "--data", "train.jsonl", "--out", "further", "--init-adapter", "out"];
+    further.extend(["--max-length", "32", "--max-steps", "1", "--learning-rate", "1e-30"]);
+    run(shop.command(&further), 0);
     let (_, further) = load_adapter(&shop.path("further")).unwrap();
     assert_eq!(further.iter().find(|tensor| tensor.name == name).unwrap().values, router.values);
 }
@@ -124,7 +123,7 @@ fn what_cannot_be_is_refused_by_name() {
         (["--router-aux-loss-coef", "0.1"], "--router-aux-loss-coef: model has no experts"),
         (["--router-aux-loss-coef", "NaN"], "--router-aux-loss-coef: NaN is out of range"),
         (["--modules-to-save", "gate"], "the model has no experts, and so no router"),
-        (["--target-modules", "gate"], "Did you mean `gate_proj`?"),
+        (["--target-modules", "gate"], "--target-modules: `gate` is no module that can be adapted"),
     ] {
         let (_, said) = run(dense.train("out", &options), 2);
         assert!(said.contains(expected), "{said}");
