@@ -228,6 +228,40 @@ fn merged_weights_are_rounded_once_and_measured() {
     assert_eq!((sums.unwrap(), bytes), (None, setup.files.tensors.read_rows(&other.name, 0..32).unwrap()));
 }
 
+/// A folder has a tensor for each expert, and the matrix of all of them is combined, measured and reported once: with its whole change.
+#[test]
+fn the_matrix_of_all_experts_is_reported_once() {
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/reference/families/qwen3_moe");
+    let (folder, adapter) = (tempfile::tempdir().unwrap(), model.join("adapter"));
+    let out = folder.path().join("merged");
+    let run = std::process::Command::new(env!("CARGO_BIN_EXE_graftling"))
+        .args([Path::new("merge"), Path::new("--model"), &model, Path::new("--adapter"), &adapter, Path::new("--out"), &out])
+        .args(["--method", "magnitude-prune", "--density", "0.25", "--overlap", "0", "--type", "f32"])
+        .output()
+        .unwrap();
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    let report: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(out.join("merge-report.json")).unwrap()).unwrap();
+
+    let files = ModelFiles::open(model.to_str().unwrap()).unwrap();
+    let update = Update::load(&[(&adapter, 1.0)], &files.config).unwrap();
+    let combination = Combination { method: Method::MagnitudePrune, density: 0.25, ..Combination::default() };
+    let weights = MergedWeights { source: &*files.tensors, update: &update, combination };
+    let adapted: Vec<_> = parameters(&files.config).into_iter().filter(|parameter| update.changes(&parameter.name)).collect();
+    assert!(adapted.iter().any(|parameter| parameter.experts.is_some_and(|experts| experts > 1)));
+    let told = report["modules"].as_array().unwrap();
+    assert_eq!((told.len(), report["matrices"].as_u64()), (adapted.len(), Some(adapted.len() as u64)));
+    for (told, parameter) in told.iter().zip(&adapted) {
+        let sums = weights.stream(parameter, Order::Plain, DType::F32, |_| Ok(())).unwrap().unwrap();
+        assert_eq!(told["module"], update.site(&parameter.name).unwrap().name());
+        for (key, expected) in [("size", sums.size()), ("kept", sums.kept())] {
+            let found = told[key].as_f64().unwrap();
+            // As printed and read again.
+            assert!((found - expected).abs() < 1e-12, "{}: {key} {found} instead of {expected}", parameter.name);
+        }
+    }
+}
+
 /// The overlap of random directions is about what it is by chance; of two adapters, cosine and signs are those of their changes.
 #[test]
 fn the_report_tells_what_can_be_computed_by_hand() {
