@@ -39,11 +39,16 @@ pub struct ExpertNames {
 
 impl ExpertNames {
     /// Of all families but Mixtral.
-    pub(super) const USUAL: Self = Self { parent: "mlp", experts: "mlp.experts", modules: ["gate_proj", "up_proj", "down_proj"] };
+    pub const USUAL: Self = Self { parent: "mlp", experts: "mlp.experts", modules: ["gate_proj", "up_proj", "down_proj"] };
+}
+
+/// Those of each family that has experts.
+pub fn names_of_families() -> impl Iterator<Item = &'static ExpertNames> {
+    super::FAMILIES.iter().filter_map(|family| family.experts.as_ref())
 }
 
 /// Most experts that are believed.
-const MOST_EXPERTS: usize = 4096;
+pub const MOST_EXPERTS: usize = 4096;
 
 impl Experts {
     /// Checks that the numbers are possible.

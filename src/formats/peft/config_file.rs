@@ -134,7 +134,6 @@ impl ConfigFile {
             base_model: self.get("base_model_name_or_path").and_then(Value::as_str).map(str::to_owned),
             text_path: "",
             experts: 0,
-            fused_experts: false,
             use_rslora: self.get("use_rslora") == Some(&Value::Bool(true)),
             use_dora: self.get("use_dora") == Some(&Value::Bool(true)),
             modules_to_save: self.whole_modules()?,

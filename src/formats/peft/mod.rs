@@ -22,14 +22,15 @@ use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Map, Value, json};
 
 use super::{atomic, folder_weights::FolderWeights};
+use crate::architecture::experts::ExpertNames;
 use crate::storage::TensorSource;
 use crate::{Error, Result};
 pub use chosen::Chosen;
-use chosen::adopt_modules;
+use chosen::{Paths, adopt_modules};
 use config_file::ConfigFile;
 use names::OfVocabulary;
-pub use names::path as module_path;
-pub use patterns::{Modules, Patterns};
+pub use names::{path as module_path, paths as module_paths};
+pub use patterns::{ALIKE, Modules, Patterns};
 
 /// The file that says what an adapter's tensors mean.
 pub const CONFIG: &str = "adapter_config.json";
@@ -79,8 +80,6 @@ pub struct AdapterConfig {
     pub text_path: &'static str,
     /// How many experts a layer has, of which a file has the matrices one by one; 0 where none are adapted.
     pub experts: usize,
-    /// Whether a file had them as transformers 5 has experts; see [`AdapterConfig::name_experts`].
-    pub fused_experts: bool,
     /// How the file says which modules are adapted; nothing in a config that comes from no file.
     pub chosen: Chosen,
     /// `lora_a0` and `lora_b0` of layers that began with another product than zero, which a file has behind what was trained:
@@ -136,7 +135,6 @@ impl Default for AdapterConfig {
             token_indices: BTreeMap::new(),
             text_path: "",
             experts: 0,
-            fused_experts: false,
             chosen: Chosen::default(),
             taken_out: Vec::new(),
         }
@@ -176,8 +174,21 @@ impl AdapterConfig {
 
     /// The factor of `B A x` of the module with this path.
     pub fn scale_of(&self, path: &str) -> f64 {
-        let r = self.rank_of(path) as f64;
-        self.alpha_pattern.get(path).unwrap_or(&self.lora_alpha) / if self.use_rslora { r.sqrt() } else { r }
+        self.scaled(*self.alpha_pattern.get(path).unwrap_or(&self.lora_alpha), self.rank_of(path))
+    }
+
+    fn scaled(&self, alpha: f64, r: usize) -> f64 {
+        alpha / if self.use_rslora { (r as f64).sqrt() } else { r as f64 }
+    }
+
+    /// Rank and factor of a linear layer that is the modules with these paths: one, or the experts of a layer.
+    ///
+    /// # Errors
+    /// The key, and what is wrong: by it one has another rank or alpha than those before it.
+    pub fn rank_and_scale(&self, paths: &[String]) -> std::result::Result<(usize, f64), (&'static str, String)> {
+        let r = self.rank_pattern.of_all(paths, self.r).map_err(|problem| ("rank_pattern", problem))?;
+        let alpha = self.alpha_pattern.of_all(paths, self.lora_alpha).map_err(|problem| ("alpha_pattern", problem))?;
+        Ok((r, self.scaled(alpha, r)))
     }
 
     /// Those of `modules_to_save` that mean norms.
@@ -210,6 +221,14 @@ pub struct AdapterTensor {
 /// [`Error::BadInput`] naming the file, key or tensor: no adapter, another method than LoRA, an option that
 /// graftling does not have, a tensor that is missing, of a wrong shape, or not finite.
 pub fn load_adapter(dir: &Path) -> Result<(AdapterConfig, Vec<AdapterTensor>)> {
+    load_adapter_of(dir, &ExpertNames::USUAL)
+}
+
+/// [`load_adapter`], where experts that a file has in one parameter, and so without names, get those of a family.
+///
+/// # Errors
+/// As [`load_adapter`].
+pub fn load_adapter_of(dir: &Path, names: &ExpertNames) -> Result<(AdapterConfig, Vec<AdapterTensor>)> {
     let path = dir.join(CONFIG);
     if !path.exists() {
         let proposal = "Give the folder that PEFT or `graftling train` has written, with adapter_config.json in it.";
@@ -220,7 +239,7 @@ pub fn load_adapter(dir: &Path) -> Result<(AdapterConfig, Vec<AdapterTensor>)> {
     let Some(weights) = [WEIGHTS, PYTORCH].map(|name| dir.join(name)).into_iter().find(|path| path.exists()) else {
         return Err(Error::bad_input(dir.display(), format!("has no {WEIGHTS}"), "Copy the whole folder of the adapter."));
     };
-    let (tensors, paths) = read_tensors(&weights, &mut config)?;
+    let (tensors, paths) = read_tensors(&weights, &mut config, names)?;
     adopt_modules(&weights, &mut config, &paths)?;
     Ok((config, tensors))
 }
@@ -346,10 +365,7 @@ impl AdapterConfig {
 
     /// The names of a module, or of those of all experts, that PEFT takes for these and no others.
     fn paths_of(&self, site: &str) -> Vec<String> {
-        let experts = (0..self.experts).map(|expert| names::of_expert(site, expert));
-        let paths =
-            experts.collect::<Option<Vec<String>>>().filter(|paths| !paths.is_empty()).unwrap_or_else(|| vec![site.to_owned()]);
-        paths.into_iter().map(|path| format!("{}{path}", self.text_path)).collect()
+        names::modules(site, self.experts).into_iter().map(|path| format!("{}{path}", self.text_path)).collect()
     }
 
     /// The regular expression that PEFT compares with whole module names.
@@ -366,8 +382,10 @@ impl AdapterConfig {
 
 /// The matrices of single experts, of that of all of them; any other as it is.
 fn one_by_one(tensor: AdapterTensor, experts: usize) -> Vec<AdapterTensor> {
-    let names: Option<Vec<String>> = (0..experts).map(|expert| names::of_expert(&tensor.name, expert)).collect();
-    let Some(names) = names.filter(|names| !names.is_empty()) else { return vec![tensor] };
+    let names = names::modules(&tensor.name, experts);
+    if names == [tensor.name.as_str()] {
+        return vec![tensor];
+    }
     let [rows, columns] = [tensor.shape[0] / experts, tensor.shape[1]];
     let of = |(name, values): (String, &[f32])| AdapterTensor { name, shape: [rows, columns], values: values.to_vec() };
     names.into_iter().zip(tensor.values.chunks(rows * columns)).map(of).collect()
@@ -376,21 +394,22 @@ fn one_by_one(tensor: AdapterTensor, experts: usize) -> Vec<AdapterTensor> {
 /// The matrices of all experts, of those of single ones: by name, then by number.
 ///
 /// # Errors
-/// The name of a matrix, and what is wrong with it: an expert has none, or one of another shape.
+/// The name of a matrix, what is wrong with it, and what to do: an expert has none, or one of another shape.
 fn all_together(
     found: BTreeMap<String, BTreeMap<usize, AdapterTensor>>,
-) -> std::result::Result<(Vec<AdapterTensor>, usize), (String, String)> {
-    let count = found.values().filter_map(|of| of.keys().last()).max().map_or(0, |last| last + 1);
+) -> std::result::Result<(Vec<AdapterTensor>, usize), (String, String, &'static str)> {
+    let count = found.values().filter_map(|of| of.keys().last()).max().map_or(0, |last| last.saturating_add(1));
     let mut tensors = Vec::with_capacity(found.len());
     for (name, of) in found {
         let number = |expert: usize| names::of_expert(&name, expert).unwrap_or_default();
         if let Some(lacking) = (0..count).find(|expert| !of.contains_key(expert)) {
-            return Err((number(lacking), "is missing, and other experts have theirs: graftling adapts all of them".to_owned()));
+            let problem = "is missing, and other experts have theirs: graftling adapts all of them".to_owned();
+            return Err((number(lacking), problem, WRONG_ADAPTER));
         }
         let shape = of.values().next().map_or([0, 0], |tensor| tensor.shape);
         if let Some((expert, tensor)) = of.iter().find(|(_, tensor)| tensor.shape != shape) {
             let problem = format!("has shape {:?}, and that of expert 0 {shape:?}", tensor.shape);
-            return Err((number(*expert), format!("{problem}: graftling has one rank for all experts of a layer")));
+            return Err((number(*expert), format!("{problem}: graftling has one rank for all experts of a layer"), ALIKE));
         }
         let values = of.into_values().flat_map(|tensor| tensor.values).collect();
         tensors.push(AdapterTensor { name, shape: [count * shape[0], shape[1]], values });
@@ -398,9 +417,9 @@ fn all_together(
     Ok((tensors, count))
 }
 
-/// All matrices of the file, sorted by name, each layer with all of its own; and of each adapted module (`layers.3.self_attn.q_proj`) its
-/// path in the file.
-fn read_tensors(path: &Path, config: &mut AdapterConfig) -> Result<(Vec<AdapterTensor>, BTreeMap<String, String>)> {
+/// All matrices of the file, sorted by name, each layer with all of its own; and of each adapted layer (`layers.3.self_attn.q_proj`) what it is
+/// called in the file.
+fn read_tensors(path: &Path, config: &mut AdapterConfig, names: &ExpertNames) -> Result<(Vec<AdapterTensor>, Paths)> {
     let file = FolderWeights::open(&[path.to_owned()])?;
     let bad = |key: &str, problem: &str, proposal: &str| {
         Error::bad_input(format!("{}: tensor {key}", path.display()), problem, proposal)
@@ -415,7 +434,7 @@ fn read_tensors(path: &Path, config: &mut AdapterConfig) -> Result<(Vec<AdapterT
             Err(bad(key, "has values that are not finite", proposal))
         }
     };
-    let (mut tensors, mut paths) = (BTreeMap::new(), BTreeMap::new());
+    let (mut tensors, mut paths) = (BTreeMap::new(), Paths::new());
     let mut of_experts: BTreeMap<String, BTreeMap<usize, AdapterTensor>> = BTreeMap::new();
     let mut fused = BTreeMap::new();
     for info in file.tensors() {
@@ -491,7 +510,7 @@ fn read_tensors(path: &Path, config: &mut AdapterConfig) -> Result<(Vec<AdapterT
             ));
         };
         let r = config.rank_of(&named.path);
-        paths.insert(named.site().to_owned(), named.path.clone());
+        paths.entry(named.site().to_owned()).or_default().insert(named.path.clone());
         let name = named.name;
         let (expected, rank) = match () {
             _ if names::is_vector(&name) => ("[out]", None),
@@ -526,14 +545,12 @@ fn read_tensors(path: &Path, config: &mut AdapterConfig) -> Result<(Vec<AdapterT
             return Err(bad(key, "occurs twice, with and without `default` in its key", WRONG_ADAPTER));
         }
     }
-    let (together, count) = all_together(of_experts).map_err(|(name, problem)| bad(&name, &problem, WRONG_ADAPTER))?;
+    let (together, count) = all_together(of_experts).map_err(|(name, problem, proposal)| bad(&name, &problem, proposal))?;
     config.experts = count;
-    let parameters = config.chosen.parameters;
-    let apart =
-        fused::apart(config, parameters, fused).map_err(|problem| Error::bad_input(path.display(), problem, WRONG_ADAPTER))?;
+    let apart = fused::apart(config, names, fused).map_err(|problem| Error::bad_input(path.display(), problem, WRONG_ADAPTER))?;
     for tensor in apart {
         let site = tensor.name.rsplit_once('.').map_or("", |(site, _)| site);
-        paths.insert(site.to_owned(), names::path(site, ""));
+        paths.entry(site.to_owned()).or_default().extend(names::paths(site, config.experts, ""));
         tensors.insert(tensor.name.clone(), tensor);
     }
     tensors.extend(together.into_iter().map(|tensor| (tensor.name.clone(), tensor)));

@@ -125,6 +125,17 @@ pub fn path(site: &str, text_path: &str) -> String {
     format!("{MODEL}{text_path}{site}")
 }
 
+/// The modules that a linear layer (`layers.3.mlp.experts.gate_proj`) is in PEFT: one for each of so many experts, or itself.
+pub fn modules(site: &str, experts: usize) -> Vec<String> {
+    let of_experts = (0..experts).map(|expert| of_expert(site, expert)).collect::<Option<Vec<String>>>();
+    of_experts.filter(|modules| !modules.is_empty()).unwrap_or_else(|| vec![site.to_owned()])
+}
+
+/// The paths of these modules.
+pub fn paths(site: &str, experts: usize, text_path: &str) -> Vec<String> {
+    modules(site, experts).iter().map(|module| path(module, text_path)).collect()
+}
+
 /// A key of a file, taken apart.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Named<'k> {
