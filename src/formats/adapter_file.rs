@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use super::adapter_folder::CONFIG;
 use super::adapter_hub::{self, BottleneckConfig};
 use super::open;
 use super::peft::{self, AdapterConfig, AdapterTensor};
@@ -37,7 +38,7 @@ impl AdapterFile {
     }
 
     fn read(folder: &Path, names: &ExpertNames) -> Result<(Self, Vec<AdapterTensor>)> {
-        let path = folder.join(adapter_hub::CONFIG);
+        let path = folder.join(CONFIG);
         // What cannot be read is told by whoever reads it as PEFT's.
         let is_hub = path.exists() && open::read_text(&path, "").is_ok_and(|text| adapter_hub::is_config(&text));
         if is_hub {

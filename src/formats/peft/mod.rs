@@ -12,18 +12,14 @@ mod fused;
 mod names;
 mod patterns;
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    fs,
-    path::Path,
-};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
-use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Map, Value, json};
 
-use super::{atomic, folder_weights::FolderWeights};
+pub use super::adapter_folder::{AdapterTensor, CONFIG};
+use super::adapter_folder::{InFile, Tensors, WeightsFile, read_settings};
 use crate::architecture::experts::ExpertNames;
-use crate::storage::TensorSource;
 use crate::{Error, Result};
 pub use chosen::Chosen;
 use chosen::{Paths, adopt_modules};
@@ -32,11 +28,10 @@ use names::OfVocabulary;
 pub use names::{path as module_path, paths as module_paths};
 pub use patterns::{ALIKE, Modules, Patterns};
 
-/// The file that says what an adapter's tensors mean.
-pub const CONFIG: &str = "adapter_config.json";
+/// The file with an adapter's tensors.
 pub const WEIGHTS: &str = "adapter_model.safetensors";
-/// Of PEFT before 0.7, and of `safe_serialization=False`; read and never written.
-const PYTORCH: &str = "adapter_model.bin";
+/// PyTorch's is that of PEFT before 0.7, and of `safe_serialization=False`.
+const FILE: WeightsFile = WeightsFile { safetensors: WEIGHTS, pytorch: "adapter_model.bin" };
 
 /// The part of PEFT's `LoraConfig` that graftling uses.
 #[derive(Clone, Debug, PartialEq)]
@@ -146,14 +141,13 @@ impl Default for AdapterConfig {
 /// # Errors
 /// Bad input: there is none, or it is no JSON object.
 pub fn raw_config(folder: &Path) -> Result<Map<String, Value>> {
-    Ok(ConfigFile::read(&folder.join(CONFIG))?.map)
+    read_settings(&folder.join(CONFIG))
 }
 
 impl AdapterConfig {
     /// Whether a folder has an adapter, as far as the names of its files say.
     pub fn is_in(folder: &Path) -> bool {
-        let is_there = |name: &str| folder.join(name).is_file();
-        is_there(CONFIG) && (is_there(WEIGHTS) || is_there(PYTORCH))
+        FILE.is_in(folder)
     }
 
     /// Is this module of this layer adapted? `site`: `layers.3.self_attn.q_proj`.
@@ -203,17 +197,6 @@ impl AdapterConfig {
     }
 }
 
-/// One matrix of an adapter.
-#[derive(Clone, Debug, PartialEq)]
-pub struct AdapterTensor {
-    /// `layers.3.self_attn.q_proj.lora_a`, `....lora_b`, ...
-    pub name: String,
-    /// A: `[r, in_features]`; B: `[out_features, r]`; a vector `[out_features, 1]`.
-    pub shape: [usize; 2],
-    /// Row-major.
-    pub values: Vec<f32>,
-}
-
 /// Reads a PEFT adapter. Tensors come sorted by name, with every A and its B; modules and layers are those of the tensors,
 /// so an adapter whose `target_modules` is a pattern is as good as one with a list.
 ///
@@ -235,10 +218,7 @@ pub fn load_adapter_of(dir: &Path, names: &ExpertNames) -> Result<(AdapterConfig
         return Err(Error::bad_input(dir.display(), "is no PEFT adapter: it has no adapter_config.json", proposal));
     }
     let mut config = ConfigFile::read(&path)?.into_config()?;
-    // In PEFT's order.
-    let Some(weights) = [WEIGHTS, PYTORCH].map(|name| dir.join(name)).into_iter().find(|path| path.exists()) else {
-        return Err(Error::bad_input(dir.display(), format!("has no {WEIGHTS}"), "Copy the whole folder of the adapter."));
-    };
+    let weights = FILE.find(dir)?;
     let (tensors, paths) = read_tensors(&weights, &mut config, names)?;
     adopt_modules(&weights, &mut config, &paths)?;
     Ok((config, tensors))
@@ -251,37 +231,17 @@ pub fn load_adapter_of(dir: &Path, names: &ExpertNames) -> Result<(AdapterConfig
 /// [`Error::Failed`] if the folder or a file cannot be written; [`Error::BadInput`] if a tensor's name or length is not that of
 /// an adapter.
 pub fn save_adapter(dir: &Path, config: &AdapterConfig, tensors: &[AdapterTensor]) -> Result<()> {
-    fs::create_dir_all(dir).map_err(|error| {
-        Error::failed(dir.display(), format!("cannot be made: {error}"), "Choose an output folder that you may write to.")
-    })?;
     let with_starts = tensors.iter().map(|tensor| config.with_start(tensor)).collect::<Option<Vec<_>>>().ok_or_else(|| {
         let problem = "has a start of another shape than the matrix";
         Error::bad_input(dir.display(), problem, "This is a mistake in the calling program.")
     })?;
-    let mut views = Vec::with_capacity(tensors.len());
     let adapts = |site: &str| tensors.iter().any(|tensor| tensor.name.strip_suffix(".lora_a") == Some(site));
     let single: Vec<AdapterTensor> = with_starts.into_iter().flat_map(|tensor| one_by_one(tensor, config.experts)).collect();
-    for tensor in &single {
-        let bad = |problem| {
-            Error::bad_input(format!("adapter tensor {}", tensor.name), problem, "This is a mistake in the calling program.")
-        };
-        let name = names::in_file(&tensor.name, config.text_path, adapts).ok_or_else(|| bad("has a name that no file has"))?;
-        let bytes = bytemuck::cast_slice(&tensor.values);
-        let shape = if names::is_vector(&tensor.name) { vec![tensor.shape[0]] } else { tensor.shape.to_vec() };
-        views.push((name, TensorView::new(Dtype::F32, shape, bytes).map_err(|_| bad("has another length than its shape"))?));
-    }
-    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    let bytes = safetensors::serialize(views, Some(metadata)).map_err(|error| {
-        Error::failed(
-            dir.join(WEIGHTS).display(),
-            format!("cannot be put together: {error}"),
-            "Report this as a defect of graftling.",
-        )
-    })?;
-    atomic::write_atomically(&dir.join(WEIGHTS), &bytes)?;
-    let mut text = format!("{:#}", config.to_json());
-    text.push('\n');
-    atomic::write_atomically(&dir.join(CONFIG), text.as_bytes())
+    let in_file = single.iter().map(|tensor| {
+        let key = names::in_file(&tensor.name, config.text_path, adapts);
+        InFile::of(tensor, key, names::is_vector(&tensor.name))
+    });
+    FILE.write(dir, &in_file.collect::<Result<Vec<_>>>()?, &config.to_json())
 }
 
 impl AdapterConfig {
@@ -420,24 +380,12 @@ fn all_together(
 /// All matrices of the file, sorted by name, each layer with all of its own; and of each adapted layer (`layers.3.self_attn.q_proj`) what it is
 /// called in the file.
 fn read_tensors(path: &Path, config: &mut AdapterConfig, names: &ExpertNames) -> Result<(Vec<AdapterTensor>, Paths)> {
-    let file = FolderWeights::open(&[path.to_owned()])?;
-    let bad = |key: &str, problem: &str, proposal: &str| {
-        Error::bad_input(format!("{}: tensor {key}", path.display()), problem, proposal)
-    };
-    if let Some((key, kind)) = file.unreadable().first() {
-        return Err(bad(key, &format!("is {kind}"), "Save the adapter in f32, f16 or bf16."));
-    }
-    let finite = |key: &str, values: Vec<f32>| match values.iter().all(|value| value.is_finite()) {
-        true => Ok(values),
-        false => {
-            let proposal = "The training that made it has diverged: use an earlier checkpoint.";
-            Err(bad(key, "has values that are not finite", proposal))
-        }
-    };
+    let file = Tensors::open(path)?;
+    let bad = |key: &str, problem: &str, proposal: &str| file.bad(key, problem, proposal);
     let (mut tensors, mut paths) = (BTreeMap::new(), Paths::new());
     let mut of_experts: BTreeMap<String, BTreeMap<usize, AdapterTensor>> = BTreeMap::new();
     let mut fused = BTreeMap::new();
-    for info in file.tensors() {
+    for info in file.infos() {
         let key = info.name.as_str();
         if let Some(norm) = names::norm(key) {
             let Ok(name) = norm else { continue };
@@ -448,7 +396,7 @@ fn read_tensors(path: &Path, config: &mut AdapterConfig, names: &ExpertNames) ->
             if !config.norms_to_save().any(|saved| names::path(path, "").ends_with(saved)) {
                 return Err(bad(key, &format!("is there, but {CONFIG} does not list it in modules_to_save"), WRONG_ADAPTER));
             }
-            let values = finite(key, file.read_f32(key)?)?;
+            let values = file.values(key)?;
             tensors.insert(name.clone(), AdapterTensor { name, shape: [size, 1], values });
             continue;
         }
@@ -459,7 +407,7 @@ fn read_tensors(path: &Path, config: &mut AdapterConfig, names: &ExpertNames) ->
             if config.bias == TrainedBiases::None {
                 return Err(bad(key, &format!("is there, but {CONFIG} does not say bias"), WRONG_ADAPTER));
             }
-            let values = finite(key, file.read_f32(key)?)?;
+            let values = file.values(key)?;
             if tensors.insert(name.clone(), AdapterTensor { name, shape: [size, 1], values }).is_some() {
                 return Err(bad(key, "occurs twice, with and without `base_layer` in its key", WRONG_ADAPTER));
             }
@@ -480,7 +428,7 @@ fn read_tensors(path: &Path, config: &mut AdapterConfig, names: &ExpertNames) ->
                 }
                 OfVocabulary::Rows => "token_rows",
             };
-            let mut values = finite(key, file.read_f32(key)?)?;
+            let mut values = file.values(key)?;
             if what == OfVocabulary::Whole {
                 let before = config.whole_rows.insert(module.to_owned(), rows);
                 if before.is_some_and(|before| before != rows) {
@@ -498,7 +446,7 @@ fn read_tensors(path: &Path, config: &mut AdapterConfig, names: &ExpertNames) ->
             let &[rows, columns] = info.shape.as_slice() else {
                 return Err(bad(key, &format!("has shape {:?}, not two dimensions", info.shape), WRONG_ADAPTER));
             };
-            let values = finite(key, file.read_f32(key)?)?;
+            let values = file.values(key)?;
             fused.insert(place, AdapterTensor { name: key.to_owned(), shape: [rows, columns], values });
             continue;
         }
@@ -535,7 +483,7 @@ fn read_tensors(path: &Path, config: &mut AdapterConfig, names: &ExpertNames) ->
             let option = if config.use_dora { "lora_bias" } else { "use_dora or lora_bias" };
             return Err(bad(key, &format!("is there, but {CONFIG} does not say {option}"), WRONG_ADAPTER));
         }
-        let values = finite(key, file.read_f32(key)?)?;
+        let values = file.values(key)?;
         let tensor = AdapterTensor { name: name.clone(), shape, values };
         let before = match named.expert {
             Some(expert) => of_experts.entry(name).or_default().insert(expert, tensor),
