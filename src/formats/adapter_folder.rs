@@ -148,6 +148,17 @@ impl<'p> Tensors<'p> {
     }
 }
 
+/// The layer, and what is within it, of the name of something in a layer: `layers.3.self_attn.q_proj`.
+pub(super) fn within_layer(inside: &str) -> Option<(usize, &str)> {
+    let (layer, within) = inside.strip_prefix("layers.")?.split_once('.')?;
+    Some((number(layer)?, within))
+}
+
+/// A number as names have it: in no other spelling, so that no two names are one.
+pub(super) fn number(text: &str) -> Option<usize> {
+    text.parse::<usize>().ok().filter(|number| number.to_string() == text)
+}
+
 /// What a key of the settings means for the numbers of an adapter that is read.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Rule {

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::{BottleneckConfig, InitWeights, Input, NAME, Named, ReductionFactor, VERSION};
-use crate::formats::adapter_folder::{Rule, Settings, read_settings};
+use crate::formats::adapter_folder::{Rule, Settings, number, read_settings};
 use crate::{Error, Result};
 
 /// The keys of `BnConfig` in adapters 1.3.
@@ -53,7 +53,7 @@ const KEYS: [(&str, Rule); 35] = [
 ];
 
 /// More layers than a model has.
-const MOST_LAYERS: u64 = 10_000;
+const MOST_LAYERS: usize = 10_000;
 
 /// The file, read with errors that name the key.
 pub(super) struct ConfigFile {
@@ -161,8 +161,8 @@ impl ConfigFile {
         let (mut default, mut layers) = (None, BTreeMap::new());
         for (key, value) in entries {
             let factor = self.factor(value)?;
-            match key.parse::<u64>().ok().filter(|layer| *layer < MOST_LAYERS && layer.to_string() == *key) {
-                Some(layer) => drop(layers.insert(layer as usize, factor)),
+            match number(key).filter(|layer| *layer < MOST_LAYERS) {
+                Some(layer) => drop(layers.insert(layer, factor)),
                 None if key == "default" => default = Some(factor),
                 None => return Err(self.bad("reduction_factor", format!("has `{key}`, which is no layer"))),
             }
@@ -199,7 +199,8 @@ impl ConfigFile {
     }
 
     fn leave_out(&self) -> Result<BTreeSet<usize>> {
-        let layer = |value: &Value| value.as_u64().filter(|layer| *layer < MOST_LAYERS).map(|layer| layer as usize);
+        let layer =
+            |value: &Value| value.as_u64().and_then(|layer| usize::try_from(layer).ok()).filter(|layer| *layer < MOST_LAYERS);
         match self.get("leave_out") {
             None => Some(BTreeSet::new()),
             Some(Value::Array(layers)) => layers.iter().map(layer).collect::<Option<_>>(),

@@ -9,8 +9,9 @@
 use std::collections::BTreeMap;
 
 use super::patterns::Patterns;
-use super::{AdapterConfig, AdapterTensor};
+use super::{AdapterConfig, AdapterTensor, names};
 use crate::architecture::experts::{ExpertNames, MOST_EXPERTS, names_of_families};
+use crate::formats::adapter_folder::{number, within_layer};
 
 /// The parameters, in the order in which PEFT wraps them.
 const PARAMETERS: [&str; 2] = ["gate_up_proj", "down_proj"];
@@ -33,7 +34,7 @@ pub(super) fn parameters(names: &[String]) -> Result<[bool; 2], &str> {
 pub(super) fn parameter_of(path: &str) -> Option<usize> {
     let mut ends = path.rsplit('.');
     let (module, expert) = (ends.next()?, ends.next()?);
-    if ends.next() != Some("experts") || !expert.bytes().all(|byte| byte.is_ascii_digit()) {
+    if ends.next() != Some("experts") || number(expert).is_none() {
         return None;
     }
     let place = names_of_families().find_map(|names| names.modules.iter().position(|known| *known == module))?;
@@ -50,8 +51,9 @@ pub(super) struct Place {
 
 /// What a key names; `None` if it is none of such a pair.
 pub(super) fn of_key(key: &str) -> Option<Place> {
-    let (number, within) = key.strip_prefix("base_model.model.model.layers.")?.split_once('.')?;
-    let layer = number.parse().ok()?;
+    // No model that has other parts beside its text has experts here.
+    let (_, inside) = names::inside_model(key).filter(|(before, _)| *before == names::MODEL)?;
+    let (layer, within) = within_layer(inside)?;
     let own = within.strip_prefix("mlp.experts.")?;
     let (wrapped_first, own) = own.strip_prefix("base_layer.").map_or((false, own), |own| (true, own));
     let is_b = match own.strip_suffix(".weight")?.trim_end_matches(".default") {
