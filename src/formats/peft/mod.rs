@@ -11,6 +11,7 @@ mod config_file;
 mod fused;
 mod names;
 mod patterns;
+mod read;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -18,13 +19,12 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 pub use super::adapter_folder::{AdapterTensor, CONFIG};
-use super::adapter_folder::{InFile, Tensors, WeightsFile, read_settings};
+use super::adapter_folder::{InFile, WeightsFile, read_settings};
 use crate::architecture::experts::ExpertNames;
 use crate::{Error, Result};
 pub use chosen::Chosen;
-use chosen::{Paths, adopt_modules};
+use chosen::adopt_modules;
 use config_file::ConfigFile;
-use names::OfVocabulary;
 pub use names::{path as module_path, paths as module_paths};
 pub use patterns::{ALIKE, Modules, Patterns};
 
@@ -219,7 +219,7 @@ pub fn load_adapter_of(dir: &Path, names: &ExpertNames) -> Result<(AdapterConfig
     }
     let mut config = ConfigFile::read(&path)?.into_config()?;
     let weights = FILE.find(dir)?;
-    let (tensors, paths) = read_tensors(&weights, &mut config, names)?;
+    let (tensors, paths) = read::tensors(&weights, &mut config, names)?;
     adopt_modules(&weights, &mut config, &paths)?;
     Ok((config, tensors))
 }
@@ -351,212 +351,7 @@ fn one_by_one(tensor: AdapterTensor, experts: usize) -> Vec<AdapterTensor> {
     names.into_iter().zip(tensor.values.chunks(rows * columns)).map(of).collect()
 }
 
-/// The matrices of all experts, of those of single ones: by name, then by number.
-///
-/// # Errors
-/// The name of a matrix, what is wrong with it, and what to do: an expert has none, or one of another shape.
-fn all_together(
-    found: BTreeMap<String, BTreeMap<usize, AdapterTensor>>,
-) -> std::result::Result<(Vec<AdapterTensor>, usize), (String, String, &'static str)> {
-    let count = found.values().filter_map(|of| of.keys().last()).max().map_or(0, |last| last.saturating_add(1));
-    let mut tensors = Vec::with_capacity(found.len());
-    for (name, of) in found {
-        let number = |expert: usize| names::of_expert(&name, expert).unwrap_or_default();
-        if let Some(lacking) = (0..count).find(|expert| !of.contains_key(expert)) {
-            let problem = "is missing, and other experts have theirs: graftling adapts all of them".to_owned();
-            return Err((number(lacking), problem, WRONG_ADAPTER));
-        }
-        let shape = of.values().next().map_or([0, 0], |tensor| tensor.shape);
-        if let Some((expert, tensor)) = of.iter().find(|(_, tensor)| tensor.shape != shape) {
-            let problem = format!("has shape {:?}, and that of expert 0 {shape:?}", tensor.shape);
-            return Err((number(*expert), format!("{problem}: graftling has one rank for all experts of a layer"), ALIKE));
-        }
-        let values = of.into_values().flat_map(|tensor| tensor.values).collect();
-        tensors.push(AdapterTensor { name, shape: [count * shape[0], shape[1]], values });
-    }
-    Ok((tensors, count))
-}
-
-/// All matrices of the file, sorted by name, each layer with all of its own; and of each adapted layer (`layers.3.self_attn.q_proj`) what it is
-/// called in the file.
-fn read_tensors(path: &Path, config: &mut AdapterConfig, names: &ExpertNames) -> Result<(Vec<AdapterTensor>, Paths)> {
-    let file = Tensors::open(path)?;
-    let bad = |key: &str, problem: &str, proposal: &str| file.bad(key, problem, proposal);
-    let (mut tensors, mut paths) = (BTreeMap::new(), Paths::new());
-    let mut of_experts: BTreeMap<String, BTreeMap<usize, AdapterTensor>> = BTreeMap::new();
-    let mut fused = BTreeMap::new();
-    for info in file.infos() {
-        let key = info.name.as_str();
-        if let Some(norm) = names::norm(key) {
-            let Ok(name) = norm else { continue };
-            let &[size] = info.shape.as_slice() else {
-                return Err(bad(key, &format!("has shape {:?}, not [hidden]", info.shape), WRONG_ADAPTER));
-            };
-            let path = name.strip_suffix(".weight").unwrap_or(&name);
-            if !config.norms_to_save().any(|saved| names::path(path, "").ends_with(saved)) {
-                return Err(bad(key, &format!("is there, but {CONFIG} does not list it in modules_to_save"), WRONG_ADAPTER));
-            }
-            let values = file.values(key)?;
-            tensors.insert(name.clone(), AdapterTensor { name, shape: [size, 1], values });
-            continue;
-        }
-        if let Some(name) = names::bias(key) {
-            let &[size] = info.shape.as_slice() else {
-                return Err(bad(key, &format!("has shape {:?}, not [out]", info.shape), WRONG_ADAPTER));
-            };
-            if config.bias == TrainedBiases::None {
-                return Err(bad(key, &format!("is there, but {CONFIG} does not say bias"), WRONG_ADAPTER));
-            }
-            let values = file.values(key)?;
-            if tensors.insert(name.clone(), AdapterTensor { name, shape: [size, 1], values }).is_some() {
-                return Err(bad(key, "occurs twice, with and without `base_layer` in its key", WRONG_ADAPTER));
-            }
-            continue;
-        }
-        if let Some((module, what)) = names::of_vocabulary(key) {
-            let &[rows, columns] = info.shape.as_slice() else {
-                return Err(bad(key, &format!("has shape {:?}, not [tokens, hidden]", info.shape), WRONG_ADAPTER));
-            };
-            let own_name = match what {
-                OfVocabulary::Original => continue,
-                OfVocabulary::Whole => "weight",
-                // What a list means for the embedding alone, a file of a model with one matrix for both may have twice.
-                OfVocabulary::Rows
-                    if !config.token_indices.contains_key(module) && config.token_indices.contains_key(EMBEDDING) =>
-                {
-                    continue;
-                }
-                OfVocabulary::Rows => "token_rows",
-            };
-            let mut values = file.values(key)?;
-            if what == OfVocabulary::Whole {
-                let before = config.whole_rows.insert(module.to_owned(), rows);
-                if before.is_some_and(|before| before != rows) {
-                    return Err(bad(key, &format!("has {rows} rows, and another key of {module} has others"), WRONG_ADAPTER));
-                }
-            } else {
-                values = in_token_order(config.token_indices.get_mut(module), &values, [rows, columns])
-                    .map_err(|problem| bad(key, &problem, WRONG_ADAPTER))?;
-            }
-            let name = format!("{module}.{own_name}");
-            tensors.insert(name.clone(), AdapterTensor { name, shape: [rows, columns], values });
-            continue;
-        }
-        if let Some(place) = fused::of_key(key) {
-            let &[rows, columns] = info.shape.as_slice() else {
-                return Err(bad(key, &format!("has shape {:?}, not two dimensions", info.shape), WRONG_ADAPTER));
-            };
-            let values = file.values(key)?;
-            fused.insert(place, AdapterTensor { name: key.to_owned(), shape: [rows, columns], values });
-            continue;
-        }
-        let Some(named) = names::of_key(key) else {
-            return Err(bad(
-                key,
-                "is not the lora_A or lora_B of a linear module in a layer",
-                "graftling adapts the projections of attention and MLP; train the adapter without embeddings, lm_head or other parts.",
-            ));
-        };
-        let r = config.rank_of(&named.path);
-        paths.entry(named.site().to_owned()).or_default().insert(named.path.clone());
-        let name = named.name;
-        let (expected, rank) = match () {
-            _ if names::is_vector(&name) => ("[out]", None),
-            _ if name.ends_with("lora_a") => ("[r, in]", Some(info.shape.first())),
-            _ => ("[out, r]", Some(info.shape.get(1))),
-        };
-        let shape = match *info.shape.as_slice() {
-            [rows, columns] if rank.is_some() => [rows, columns],
-            [rows] if rank.is_none() => [rows, 1],
-            _ => return Err(bad(key, &format!("has shape {:?}, not {expected}", info.shape), WRONG_ADAPTER)),
-        };
-        if rank.is_some_and(|found| found != Some(&r)) {
-            return Err(bad(
-                key,
-                &format!("has shape {:?}, but r is {r} and the shape must be {expected}", info.shape),
-                WRONG_ADAPTER,
-            ));
-        }
-        let own_name = name.rsplit('.').next().unwrap_or_default();
-        let wanted = |own: &str, is: bool| own_name != own || is;
-        if !wanted("lora_magnitude_vector", config.use_dora) || !wanted("lora_b_bias", config.lora_bias) {
-            let option = if config.use_dora { "lora_bias" } else { "use_dora or lora_bias" };
-            return Err(bad(key, &format!("is there, but {CONFIG} does not say {option}"), WRONG_ADAPTER));
-        }
-        let values = file.values(key)?;
-        let tensor = AdapterTensor { name: name.clone(), shape, values };
-        let before = match named.expert {
-            Some(expert) => of_experts.entry(name).or_default().insert(expert, tensor),
-            None => tensors.insert(name, tensor),
-        };
-        if before.is_some() {
-            return Err(bad(key, "occurs twice, with and without `default` in its key", WRONG_ADAPTER));
-        }
-    }
-    let (together, count) = all_together(of_experts).map_err(|(name, problem, proposal)| bad(&name, &problem, proposal))?;
-    config.experts = count;
-    let apart = fused::apart(config, names, fused).map_err(|problem| Error::bad_input(path.display(), problem, WRONG_ADAPTER))?;
-    for tensor in apart {
-        let site = tensor.name.rsplit_once('.').map_or("", |(site, _)| site);
-        paths.entry(site.to_owned()).or_default().extend(names::paths(site, config.experts, ""));
-        tensors.insert(tensor.name.clone(), tensor);
-    }
-    tensors.extend(together.into_iter().map(|tensor| (tensor.name.clone(), tensor)));
-    // Of a list that has no rows of its own, because it is that of another module.
-    config.token_indices.values_mut().for_each(|tokens| tokens.sort_unstable());
-    let mut owed = vec!["lora_a", "lora_b"];
-    owed.extend(config.use_dora.then_some("lora_magnitude_vector"));
-    owed.extend(config.lora_bias.then_some("lora_b_bias"));
-    let is_beside = |name: &str| names::vocabulary_module(name).is_some() || names::is_norm(name) || names::is_bias(name);
-    for module in &config.modules_to_save {
-        let is_norm = config.norms_to_save().any(|norm| norm == module);
-        let of_norm = |name: &String| names::is_norm(name) && names::path(name, "").ends_with(&format!("{module}.weight"));
-        let is_there = if is_norm { tensors.keys().any(of_norm) } else { tensors.contains_key(&format!("{module}.weight")) };
-        if !is_there {
-            return Err(bad(module, &format!("is missing, which {CONFIG} lists in modules_to_save"), WRONG_ADAPTER));
-        }
-    }
-    for (module, tokens) in &config.token_indices {
-        // Where a model has one matrix for both, the rows are in the file once.
-        let is_copy = config.token_indices.get(EMBEDDING) == Some(tokens) && module != EMBEDDING;
-        if !is_copy && !tensors.contains_key(&format!("{module}.token_rows")) {
-            let problem = format!("rows are missing, which {CONFIG} lists in trainable_token_indices");
-            return Err(bad(module, &problem, WRONG_ADAPTER));
-        }
-    }
-    for name in tensors.keys().filter(|name| !is_beside(name)) {
-        let site = name.rsplit_once('.').map_or("", |(site, _)| site);
-        let missing = owed.iter().map(|own| format!("{site}.{own}")).find(|partner| !tensors.contains_key(partner));
-        if let Some(partner) = missing {
-            return Err(bad(name, &format!("is there, but {partner} is missing"), WRONG_ADAPTER));
-        }
-    }
-    if tensors.keys().all(|name| is_beside(name)) {
-        return Err(Error::bad_input(path.display(), "has no tensors of LoRA", WRONG_ADAPTER));
-    }
-    Ok((tensors.into_values().collect(), paths))
-}
-
 /// The module whose tokens a list in `trainable_token_indices` means.
 const EMBEDDING: &str = "embed_tokens";
-
-/// Rows in the order of their tokens, into which `tokens` is brought too.
-fn in_token_order(
-    tokens: Option<&mut Vec<u32>>,
-    rows: &[f32],
-    [count, columns]: [usize; 2],
-) -> std::result::Result<Vec<f32>, String> {
-    let Some(tokens) = tokens else { return Err(format!("is there, but {CONFIG} has no trainable_token_indices for it")) };
-    if tokens.len() != count {
-        return Err(format!("has {count} rows, but trainable_token_indices has {} tokens", tokens.len()));
-    }
-    let mut order: Vec<usize> = (0..count).collect();
-    order.sort_by_key(|&row| tokens[row]);
-    *tokens = order.iter().map(|&row| tokens[row]).collect();
-    if let Some(pair) = tokens.windows(2).find(|pair| pair[0] == pair[1]) {
-        return Err(format!("has two rows for token {}", pair[0]));
-    }
-    Ok(order.iter().flat_map(|&row| &rows[row * columns..(row + 1) * columns]).copied().collect())
-}
 
 const WRONG_ADAPTER: &str = "Check that adapter_config.json and adapter_model.safetensors belong together, and copy both again.";
