@@ -145,16 +145,21 @@ impl Base<'_> {
     fn replaced_rows(&self, rows: Range<usize>, (order, dtype): (Order, DType), tensor: &ReplacedTensor) -> Result<Vec<u8>> {
         let columns = self.info.row_values();
         let row_bytes = columns / dtype.block() * dtype.block_bytes();
-        let of_model = rows.start..rows.end.min(self.info.rows());
-        let mut bytes = if of_model.is_empty() { Vec::new() } else { self.rows(of_model, order, dtype)? };
-        bytes.resize(rows.len() * row_bytes, 0);
-        for (token, bytes) in rows.zip(bytes.chunks_exact_mut(row_bytes)) {
-            if let Some(values) = tensor.row(token) {
-                self.check(values, dtype)?;
-                let more = if order == Order::PlusOne { 1.0 } else { 0.0 };
-                let values: Vec<f32> = values.iter().map(|value| value + more).collect();
-                bytes.copy_from_slice(&dtype.quantise(&values));
+        let mut bytes = Vec::with_capacity(rows.len() * row_bytes);
+        for (rows, values) in tensor.pieces(rows) {
+            let end = bytes.len() + rows.len() * row_bytes;
+            let of_model = rows.start..rows.end.min(self.info.rows());
+            match values {
+                Some(values) => {
+                    self.check(values, dtype)?;
+                    let more = if order == Order::PlusOne { 1.0 } else { 0.0 };
+                    let values: Vec<f32> = values.iter().map(|value| value + more).collect();
+                    bytes.extend(quantised(&values, dtype, columns));
+                }
+                None if of_model.is_empty() => {}
+                None => bytes.extend(self.rows(of_model, order, dtype)?),
             }
+            bytes.resize(end, 0);
         }
         Ok(bytes)
     }
