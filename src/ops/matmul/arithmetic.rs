@@ -3,7 +3,7 @@
 //! | algorithm | layouts | tile |
 //! |---|---|---|
 //! | f16 | NT, NN | 64 x 64, 32 x 32, 128 x 128; `matmul_tiled` with its tiles in f16 |
-//! | cooperative | NT | 64 x 64, by matrices of 16 x 16 or 8 x 8 |
+//! | cooperative | NT, NN | 64 x 64, by matrices of 16 x 16 or 8 x 8 |
 //!
 //! TN stays in f32: it makes the gradients of adapters, which are sums over all tokens and of little work. So does all that has
 //! [`NARROW`] rows, columns or steps, or fewer: what an adapter of a usual rank adds, and a generated token, wait for memory and not for
@@ -21,8 +21,7 @@ const NARROW: usize = 16;
 pub(super) fn of(layout: Layout, sizes: [usize; 3], aligned: bool, facts: &Facts) -> Arithmetic {
     let computes = match facts.arithmetic {
         Arithmetic::F32 => false,
-        Arithmetic::F16 => layout != Layout::TN,
-        Arithmetic::Cooperative => layout == Layout::NT,
+        Arithmetic::F16 | Arithmetic::Cooperative => layout != Layout::TN,
     };
     if computes && aligned && sizes.iter().all(|&size| size > NARROW) { facts.arithmetic } else { Arithmetic::F32 }
 }
@@ -82,9 +81,9 @@ static COOPERATIVE_F32X8: Algorithm =
     cooperative_algorithm!("matmul_cooperative_f32x8", Matrices::F32x8, "cooperative_f32", "cooperative_8");
 
 fn cooperative(matrices: Matrices) -> &'static Form {
-    static F16X16: Form = nt("cooperative_f16x16", &COOPERATIVE_F16X16);
-    static F16X8: Form = nt("cooperative_f16x8", &COOPERATIVE_F16X8);
-    static F32X8: Form = nt("cooperative_f32x8", &COOPERATIVE_F32X8);
+    static F16X16: Form = tiles("cooperative_f16x16", &COOPERATIVE_F16X16, &[], 64, 64);
+    static F16X8: Form = tiles("cooperative_f16x8", &COOPERATIVE_F16X8, &[], 64, 64);
+    static F32X8: Form = tiles("cooperative_f32x8", &COOPERATIVE_F32X8, &[], 64, 64);
     match matrices {
         Matrices::F16x16 => &F16X16,
         Matrices::F16x8 => &F16X8,
@@ -92,24 +91,19 @@ fn cooperative(matrices: Matrices) -> &'static Form {
     }
 }
 
-const fn nt(id: &'static str, algorithm: &'static Algorithm) -> Form {
-    tiles(id, algorithm, &[], 64, 64).only(Layout::NT)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn large_products_of_the_forward_pass_take_the_switch_and_adapters_do_not() {
+    fn large_products_take_the_switch_and_adapters_do_not() {
         let facts = |arithmetic| Facts { arithmetic, ..Facts::default() };
         let (f16, cooperative) = (facts(Arithmetic::F16), facts(Arithmetic::Cooperative));
         let large = [512, 576, 1536];
-        assert_eq!(of(Layout::NT, large, true, &f16), Arithmetic::F16);
-        assert_eq!(of(Layout::NN, large, true, &f16), Arithmetic::F16);
-        assert_eq!(of(Layout::NT, large, true, &cooperative), Arithmetic::Cooperative);
-        assert_eq!(of(Layout::NN, large, true, &cooperative), Arithmetic::F32, "a gradient");
         for facts in [f16, cooperative] {
+            for layout in [Layout::NT, Layout::NN] {
+                assert_eq!(of(layout, large, true, &facts), facts.arithmetic);
+            }
             assert_eq!(of(Layout::TN, large, true, &facts), Arithmetic::F32, "the gradient of an adapter");
             assert_eq!(of(Layout::NT, large, false, &facts), Arithmetic::F32);
             for narrow in [[1, 576, 1536], [512, 16, 576], [512, 576, 16]] {
