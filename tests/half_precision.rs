@@ -286,6 +286,47 @@ fn training_losses_are_near_those_of_f32(arithmetic: Arithmetic) {
     std::fs::remove_dir_all(shop.path("again")).unwrap();
 }
 
+/// `auto` computes in f32 what no measurement gave to the matrices, bit for bit, and by them what one did.
+fn auto_computes_what_was_chosen() {
+    for device in devices(Arithmetic::Cooperative) {
+        let as_if = |arithmetic| {
+            let mut device = Device::open_for(std::env::var("GRAFTLING_TEST_DEVICE").ok().as_deref(), Arithmetic::Auto).unwrap();
+            device.facts = Facts { arithmetic, ..device.facts };
+            device.facts.cooperative = if arithmetic == Arithmetic::F32 { None } else { device.facts.cooperative };
+            Arc::new(device)
+        };
+        let (auto, f32) = (as_if(Arithmetic::Auto), as_if(Arithmetic::F32));
+        for layout in [Layout::NT, Layout::NN] {
+            let product = Product::new(&mut Random(13), layout, [64, 96, 160], DType::BF16, true);
+            let listening = Tuning::listening();
+            launch(&*product.example.op, &types_of(&product.example), &auto.facts, &listening);
+            let class = listening.asked().pop().unwrap();
+            assert_eq!(class.arithmetic, Arithmetic::Auto);
+            let id = *class.candidates(&auto.facts).last().unwrap();
+            let tuning = Tuning::new(HashMap::from([(class, id.to_string())]));
+            assert_eq!(product.run(&auto), product.run(&f32), "{layout:?}");
+            let chosen = product.run(&Tuned { device: auto.clone(), tuning });
+            let mut alone =
+                Device::open_for(std::env::var("GRAFTLING_TEST_DEVICE").ok().as_deref(), Arithmetic::Cooperative).unwrap();
+            alone.facts.cpu_driver = device.facts.cpu_driver;
+            assert_eq!(chosen, product.run(&Arc::new(alone)), "{layout:?} {id}");
+            assert_ne!(chosen, product.run(&f32), "{layout:?} {id}");
+        }
+    }
+}
+
+/// Where nothing was measured, or there are no matrices, `auto` says so and gives the numbers of f32.
+fn auto_without_a_measurement_is_f32() {
+    let shop = Workshop::new();
+    let losses = |out: &str, more: &[&str]| {
+        let (_, said) = run(shop.train(out, &[&["--max-steps", "3"], more].concat()), 0);
+        (shop.metrics(out).iter().map(|step| step["loss"].as_f64().unwrap()).collect::<Vec<_>>(), said)
+    };
+    let (found, said) = losses("auto", &["--matmul", "auto"]);
+    assert!(said.contains("matmul auto: all in f32"), "{said}");
+    assert_eq!(found, losses("f32", &[]).0);
+}
+
 /// A device that lacks what is asked for is named, with what it lacks and what to do.
 fn a_device_that_cannot_is_an_error_that_says_so(arithmetic: Arithmetic) {
     let shop = Workshop::new();
@@ -322,6 +363,8 @@ fn main() {
                 add("every_kernel_is_within_its_bound", lacks, Box::new(every_cooperative_kernel_is_within_its_bound));
                 let largest = Box::new(cooperative_matrices_hold_large_activations_at_the_largest);
                 add("matrices_hold_large_activations_at_the_largest", lacks, largest);
+                add("auto_computes_what_was_chosen", lacks, Box::new(auto_computes_what_was_chosen));
+                add("auto_without_a_measurement_is_f32", false, Box::new(auto_without_a_measurement_is_f32));
             }
         }
         add("what_is_scaled_takes_any_magnitude", lacks, Box::new(move || what_is_scaled_takes_any_magnitude(arithmetic)));

@@ -1,4 +1,4 @@
-//! The kernels for `--matmul f16` and `--matmul cooperative`, and which products they compute.
+//! The kernels for `--matmul f16`, `cooperative` and `auto`, and which products they compute.
 //!
 //! | algorithm | layouts | tile |
 //! |---|---|---|
@@ -7,7 +7,8 @@
 //!
 //! TN stays in f32: it makes the gradients of adapters, which are sums over all tokens and of little work. So does all that has
 //! [`NARROW`] rows, columns or steps, or fewer: what an adapter of a usual rank adds, and a generated token, wait for memory and not for
-//! arithmetic. A product that is computed in f16 by one rule is so in every run: nothing here is measured but the tile.
+//! arithmetic. A product that is computed in f16 by one rule is so in every run: nothing is measured but the tile, except with `auto`, for which
+//! measurement decides whether the forms here take the place of those in f32.
 
 use super::algorithms::{WHOLE, algorithm};
 use super::variants::{Form, Problem, small_tile, tiles};
@@ -21,25 +22,25 @@ const NARROW: usize = 16;
 pub(super) fn of(layout: Layout, sizes: [usize; 3], aligned: bool, facts: &Facts) -> Arithmetic {
     let computes = match facts.arithmetic {
         Arithmetic::F32 => false,
-        Arithmetic::F16 | Arithmetic::Cooperative => layout != Layout::TN,
+        Arithmetic::F16 | Arithmetic::Cooperative | Arithmetic::Auto => layout != Layout::TN,
     };
     if computes && aligned && sizes.iter().all(|&size| size > NARROW) { facts.arithmetic } else { Arithmetic::F32 }
 }
 
-/// The forms that compute in the problem's arithmetic, the rule's first; none for f32, whose forms are those of [`super::variants`].
+/// The forms that compute in another arithmetic than f32, whose forms are those of [`super::variants`]; the rule's first.
 pub(super) fn forms(problem: &Problem, facts: &Facts) -> Vec<&'static Form> {
     match problem.arithmetic {
         Arithmetic::F32 => Vec::new(),
         // Drivers that run on the CPU compile these for seconds and run them slowly, whatever the tile: time that the products in f32 need.
         Arithmetic::F16 if facts.cpu_driver => vec![&F16_64X64],
         Arithmetic::F16 => vec![&F16_64X64, &F16_32X32, &F16_128X128],
-        Arithmetic::Cooperative => facts.cooperative.iter().map(|&matrices| cooperative(matrices)).collect(),
+        Arithmetic::Cooperative | Arithmetic::Auto => facts.cooperative.iter().map(|&matrices| cooperative(matrices)).collect(),
     }
 }
 
 /// Constants that depend on the device: four of its largest subgroups make a workgroup of [`matmul_cooperative`](cooperative).
-pub(super) fn device_constants(problem: &Problem, facts: &Facts) -> Option<(&'static str, f64)> {
-    let (_, largest) = facts.subgroup.filter(|_| problem.arithmetic == Arithmetic::Cooperative)?;
+pub(super) fn device_constants(algorithm: &Algorithm, facts: &Facts) -> Option<(&'static str, f64)> {
+    let (_, largest) = facts.subgroup.filter(|_| algorithm.kernel.needs.cooperative.is_some())?;
     Some(("THREADS", f64::from(4 * largest)))
 }
 
@@ -111,5 +112,35 @@ mod tests {
             }
         }
         assert_eq!(of(Layout::NT, large, true, &facts(Arithmetic::F32)), Arithmetic::F32);
+    }
+
+    /// What is measured for `auto` is all that f32 has, the rule's first, and the matrices; an adapter's term does not bind the choice, as it
+    /// does among forms in f32.
+    #[test]
+    fn auto_races_the_matrices_against_all_of_f32() {
+        let facts = Facts {
+            arithmetic: Arithmetic::Auto,
+            cooperative: Some(Matrices::F16x16),
+            f16: true,
+            subgroup: Some((32, 32)),
+            ..Facts::default()
+        };
+        for (layout, size) in [(Layout::NT, [512, 576, 1536]), (Layout::NN, [512, 1536, 576])] {
+            let problem = |arithmetic| Problem {
+                layout,
+                m: size[0],
+                n: size[1],
+                k: size[2],
+                dtype: crate::storage::DType::BF16,
+                arithmetic,
+                aligned: true,
+                parts: 1,
+            };
+            let ids = |arithmetic| problem(arithmetic).candidates(&facts).into_iter().map(|form| form.id).collect::<Vec<_>>();
+            let all = ids(of(layout, size, true, &facts));
+            assert_eq!(all, [&ids(Arithmetic::F32)[..], &["cooperative_f16x16"]].concat());
+            let form = forms(&problem(Arithmetic::Auto), &facts)[0];
+            assert!(form.variant(&problem(Arithmetic::Auto), &facts).unwrap().constants.contains(&("THREADS", 128.0)));
+        }
     }
 }
