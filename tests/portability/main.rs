@@ -289,10 +289,13 @@ fn barriers_of(name: &str, dispatches: &[Dispatch]) -> Findings {
     found
 }
 
-/// The dispatch of a product, were it so long.
-fn with_steps(mut dispatch: Dispatch, k: u32) -> Dispatch {
-    if let Some(field) = dispatch.kernel.params.iter().find(|field| field.name == "k") {
-        dispatch.params[field.offset..field.offset + 4].copy_from_slice(&k.to_le_bytes());
+/// The dispatch of a product, were it so long, and the rank of its low-rank term, if it has one.
+fn with_steps(mut dispatch: Dispatch, steps: u32) -> Dispatch {
+    for field in dispatch.kernel.params.iter().filter(|field| ["k", "rank"].contains(&field.name)) {
+        let value = &mut dispatch.params[field.offset..field.offset + 4];
+        if field.name == "k" || value != [0; 4] {
+            value.copy_from_slice(&steps.to_le_bytes());
+        }
     }
     dispatch
 }

@@ -133,6 +133,9 @@ fn calls_of_examples(facts: &Facts, tuning: &Tuning) -> Vec<(&'static str, Vec<D
     calls
 }
 
+/// Slots that the format of a weight fills.
+const OF_FORMATS: [&str; 5] = ["weights", "words", "table", "heads", "scales"];
+
 /// Dispatches of the registry's examples, and of what measurement may choose instead, that a kernel is interpreted with: by kernel and
 /// constants, leaving out how weights rest, which no algorithm's use of workgroup memory depends on.
 pub fn small_dispatches() -> BTreeMap<String, Vec<Dispatch>> {
@@ -140,7 +143,7 @@ pub fn small_dispatches() -> BTreeMap<String, Vec<Dispatch>> {
     let mut seen = HashSet::new();
     let mut add = |dispatch: Dispatch| {
         let kernel = dispatch.kernel;
-        let slots: Vec<_> = kernel.slots.iter().filter(|(slot, _)| *slot != "weights").collect();
+        let slots: Vec<_> = kernel.slots.iter().filter(|(slot, _)| !OF_FORMATS.contains(slot)).collect();
         let key = format!("{} {slots:?} {:?} {:?}", kernel.shader, kernel.constants, dispatch.constants);
         if !dispatch.workgroups.contains(&0) && seen.insert((key.clone(), dispatch.params.clone())) {
             found.entry(key).or_default().push(dispatch);

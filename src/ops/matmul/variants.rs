@@ -163,7 +163,7 @@ impl Form {
 
     /// The form as a problem takes it; `None` where it is not made for the problem's sizes, layout or storage. There is no other way to a
     /// [`Variant`], so a kernel that does not suit a problem cannot be dispatched for it.
-    fn variant(&self, problem: &Problem, facts: &Facts) -> Option<Variant> {
+    pub(super) fn variant(&self, problem: &Problem, facts: &Facts) -> Option<Variant> {
         let takes = Parameters::of(self.algorithm)?;
         let is_made_for =
             self.layout.is_none_or(|layout| layout == problem.layout) && (problem.aligned || takes == Parameters::General);
@@ -178,7 +178,7 @@ impl Form {
         };
         Some(Variant {
             kernel,
-            constants: [self.constants, layout, arithmetic::device_constants(problem, facts).as_slice()].concat(),
+            constants: [self.constants, layout, arithmetic::device_constants(self.algorithm, facts).as_slice()].concat(),
             grid: self.grid,
             parameters: takes,
             low_rank: self.low_rank.and_then(|algorithm| algorithm.with(problem.dtype)),
@@ -195,6 +195,10 @@ impl Form {
     fn reaches(&self, problem: &Problem) -> bool {
         let Grid::Tiles([rows, columns]) = self.grid else { return true };
         problem.m.div_ceil(rows).max(problem.n.div_ceil(columns)) <= MOST_WORKGROUPS
+    }
+
+    fn is_on_matrices(&self) -> bool {
+        self.algorithm.kernel.needs.cooperative.is_some()
     }
 
     /// Computes at most twice the outputs that are wanted.
@@ -300,11 +304,14 @@ pub(super) fn parts_of_k(layout: Layout, [m, n, k]: [usize; 3]) -> usize {
 
 impl Problem {
     /// The forms worth timing: the rule's first, then those that are possible and waste little. Where the rule's takes a low-rank term, so
-    /// must the others: what is timed is the plain product, and an adapter that ran by itself again would cost more than is won.
+    /// must the others: what is timed is the plain product, and an adapter that ran by itself again would cost more than is won, but for what
+    /// matrix units win.
     pub(super) fn candidates(&self, facts: &Facts) -> Vec<&'static Form> {
         let rule = self.rule(facts);
         let fuses = rule.low_rank.is_some() && self.layout != Layout::TN;
-        let is_worth = |form: &&Form| form.id != rule.id && form.wastes_little(self) && (!fuses || form.low_rank.is_some());
+        let is_worth = |form: &&Form| {
+            form.id != rule.id && form.wastes_little(self) && (!fuses || form.low_rank.is_some() || form.is_on_matrices())
+        };
         std::iter::once(rule).chain(self.possible(facts).into_iter().filter(is_worth)).collect()
     }
 
@@ -315,7 +322,7 @@ impl Problem {
         if !self.aligned {
             return vec![&ANY_SIZE];
         }
-        if self.arithmetic != Arithmetic::F32 {
+        if !self.is_in_f32_by_rule() {
             return arithmetic::forms(self, facts).into_iter().filter(|form| form.suits(self)).collect();
         }
         let subgroup8 = SUBGROUP8.met_by(facts);
@@ -341,6 +348,7 @@ impl Problem {
             forms.extend([&TILED_64X64, &TILED_32X32, &TILED_128X128, &TILED_128X64, &TILED_16X64, &TILED_64X16, &NARROW_4X8]);
             forms.extend([&SPLIT_64X64, &OUTER_32X8, &OUTER_8X32]);
         }
+        forms.extend(arithmetic::forms(self, facts));
         forms.retain(|form| form.suits(self));
         forms
     }
@@ -350,13 +358,18 @@ impl Problem {
         if fast.suits(self) { fast } else { &ANY_SIZE }
     }
 
+    /// Does only a measurement make it leave f32?
+    fn is_in_f32_by_rule(&self) -> bool {
+        matches!(self.arithmetic, Arithmetic::F32 | Arithmetic::Auto)
+    }
+
     fn is_vector(&self) -> bool {
         self.layout == Layout::NT && self.m == 1
     }
 
     fn rule_for_aligned(&self, facts: &Facts) -> &'static Form {
         let Problem { layout, m, n, k, dtype, .. } = *self;
-        if let Some(form) = arithmetic::forms(self, facts).first() {
+        if let Some(form) = arithmetic::forms(self, facts).first().filter(|_| !self.is_in_f32_by_rule()) {
             return form;
         }
         if SUBGROUP8.met_by(facts) {
