@@ -90,10 +90,6 @@ impl OwnRows {
 /// Bad input, at `place`: rows that no matrix has and no token is given.
 pub(super) fn of_peft(place: &str, adapter: &AdapterConfig, model: &Architecture) -> Result<(Vec<Whole>, Vec<OwnRows>)> {
     let (tied, columns) = (model.tie_word_embeddings, model.hidden_size);
-    let tensor = |module| match module {
-        Vocabulary::Output if !tied => "lm_head.weight",
-        _ => "model.embed_tokens.weight",
-    };
     let mut whole: Vec<Whole> = Vec::new();
     let mut rows: Vec<OwnRows> = Vec::new();
     for module in [Vocabulary::Embedding, Vocabulary::Output] {
@@ -103,7 +99,7 @@ pub(super) fn of_peft(place: &str, adapter: &AdapterConfig, model: &Architecture
             let is_copy = module == Vocabulary::Output && whole.iter().any(|embedding| embedding.is_both);
             let is_both = tied && (!trained || adapter.ensure_weight_tying);
             let known = model.vocab_size;
-            let whole_of = Whole { module, shape: [count, columns], trained, is_both, tensor: tensor(module), known };
+            let whole_of = Whole { module, shape: [count, columns], trained, is_both, tensor: module.tensor(tied), known };
             whole.extend((!is_copy).then_some(whole_of));
         }
         if let Some(tokens) = adapter.token_indices.get(module.name()) {
@@ -114,7 +110,7 @@ pub(super) fn of_peft(place: &str, adapter: &AdapterConfig, model: &Architecture
             };
             let is_copy = module == Vocabulary::Output && rows.iter().any(|embedding| embedding.is_both);
             let known = model.vocab_size;
-            let own = OwnRows { module, tokens: tokens.clone(), columns, is_both, tensor: tensor(module), known };
+            let own = OwnRows { module, tokens: tokens.clone(), columns, is_both, tensor: module.tensor(tied), known };
             rows.extend((!is_copy).then_some(own));
         }
     }

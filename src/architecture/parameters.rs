@@ -6,6 +6,11 @@ use std::ops::Range;
 
 use super::{Architecture, Norms, Part, QueryKeyNorm, Role, layer_sites};
 
+/// The matrix with a row for each token that enters the first layer.
+pub const EMBEDDING_TENSOR: &str = "model.embed_tokens.weight";
+/// The one that gives the logits, where it is not the embedding.
+pub const OUTPUT_TENSOR: &str = "lm_head.weight";
+
 /// One parameter tensor.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Parameter {
@@ -118,7 +123,7 @@ const GGML_NORMS: [&str; 4] = ["attn_norm", "post_attention_norm", "ffn_norm", "
 /// All parameters of the model, in the order of a forward pass. With tied embeddings there is no `lm_head`.
 pub fn parameters(model: &Architecture) -> Vec<Parameter> {
     let hidden = model.hidden_size;
-    let mut parameters = vec![vocabulary(model, "model.embed_tokens.weight", "token_embd.weight", Part::Embedding)];
+    let mut parameters = vec![vocabulary(model, EMBEDDING_TENSOR, "token_embd.weight", Part::Embedding)];
     for layer in 0..model.num_hidden_layers {
         let sites = layer_sites(model, layer);
         let norms = norm_modules(model.norms);
@@ -180,7 +185,7 @@ pub fn parameters(model: &Architecture) -> Vec<Parameter> {
         slices: Vec::new(),
     });
     if !model.tie_word_embeddings {
-        parameters.push(vocabulary(model, "lm_head.weight", "output.weight", Part::Output));
+        parameters.push(vocabulary(model, OUTPUT_TENSOR, "output.weight", Part::Output));
     }
     parameters
 }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::adapter::Placement;
 use crate::adapter::vocabulary::{rows_name, whole_name};
-use crate::architecture::Architecture;
+use crate::architecture::{Architecture, EMBEDDING_TENSOR, OUTPUT_TENSOR};
 use crate::formats::peft::AdapterTensor;
 use crate::model::hook::Vocabulary;
 use crate::{Error, Result};
@@ -59,9 +59,6 @@ impl ReplacedTensor {
     }
 }
 
-const EMBEDDING: &str = "model.embed_tokens.weight";
-const OUTPUT: &str = "lm_head.weight";
-
 impl Replaced {
     /// Takes what belongs to no linear layer out of `given`.
     ///
@@ -93,10 +90,9 @@ impl Replaced {
         let tied = model.tie_word_embeddings;
         let unties = tied && embedding != output;
         let matrix = |module: Vocabulary| {
-            let source = if tied || module == Vocabulary::Embedding { EMBEDDING } else { OUTPUT };
             let whole = placement.whole_of(module).map(|of| taken[&whole_name(of.module)].clone());
             let own = placement.rows_of(module).map(|of| (of.tokens.clone(), taken[&rows_name(of.module)].clone()));
-            ReplacedTensor { source: source.to_owned(), whole, own, columns: model.hidden_size }
+            ReplacedTensor { source: module.tensor(tied).to_owned(), whole, own, columns: model.hidden_size }
         };
         let mut tensors = BTreeMap::new();
         for vector in &placement.vectors {
@@ -106,9 +102,9 @@ impl Replaced {
         }
         let has = |part: (Option<Vocabulary>, Option<Vocabulary>)| part != (None, None);
         if has(embedding) || has(output) {
-            tensors.insert(EMBEDDING.to_owned(), matrix(Vocabulary::Embedding));
+            tensors.insert(EMBEDDING_TENSOR.to_owned(), matrix(Vocabulary::Embedding));
             if !tied || unties {
-                tensors.insert(OUTPUT.to_owned(), matrix(Vocabulary::Output));
+                tensors.insert(OUTPUT_TENSOR.to_owned(), matrix(Vocabulary::Output));
             }
         }
         Ok(Self { tensors, tokens: placement.tokens(model), unties })
