@@ -2,13 +2,16 @@
 
 use std::{fs, path::Path};
 
+use graftling::adapter::start::{Base, start};
 use graftling::adapter::{LoadedAdapter, Placement};
 use graftling::architecture::Architecture;
 use graftling::formats::{
+    ModelFiles,
     adapter_file::AdapterFile,
     atomic,
     peft::{AdapterConfig, AdapterTensor, load_adapter, save_adapter},
 };
+use graftling::model::weights::WeightType;
 use serde_json::{Value, json};
 
 use super::{message, tiny};
@@ -451,5 +454,35 @@ fn adapters_of_fused_experts_survive_saving_and_loading() {
         file.save(written.path(), &tensors).unwrap();
         let (again, same) = AdapterFile::load_for(written.path(), &model).unwrap();
         assert_eq!((Placement::of_file(name, &again, &model).unwrap(), same), (placement, tensors), "{name}");
+    }
+}
+
+/// New rows begin with the mean of the model's, which are read once for it: for a whole matrix with its values, for rows whatever their number.
+#[test]
+fn the_mean_of_the_models_rows_takes_one_reading() {
+    let folder = tempfile::tempdir().unwrap();
+    tiny::write_folder(folder.path());
+    let files = ModelFiles::open(folder.path().to_str().unwrap()).unwrap();
+    let config = AdapterConfig {
+        modules_to_save: vec!["embed_tokens".to_owned()],
+        whole_rows: [("embed_tokens".to_owned(), 42)].into(),
+        token_indices: [("lm_head".to_owned(), vec![40, 41])].into(),
+        ..adapter().0
+    };
+    let placement = Placement::from_peft("adapter", &config, &files.config).unwrap();
+    let told = tiny::Told::of(&*files.tensors);
+    let started = start(&placement, &Base { tensors: &told, weight_type: WeightType::Lossless }, 0).unwrap().trained;
+    let whole = |tensor: &str| (tensor.to_owned(), 0..40);
+    assert_eq!(told.read(), [whole("model.embed_tokens.weight"), whole("lm_head.weight")]);
+    for (own, tensor, first) in
+        [("embed_tokens.weight", "model.embed_tokens.weight", 40), ("lm_head.token_rows", "lm_head.weight", 0)]
+    {
+        let values = files.tensors.read_f32(tensor).unwrap();
+        let found = &started.iter().find(|started| started.name == own).unwrap().values[64 * first..];
+        assert_eq!(found.len(), 2 * 64);
+        for (column, found) in found.iter().enumerate() {
+            let mean = values.iter().skip(column % 64).step_by(64).map(|&value| f64::from(value)).sum::<f64>() / 40.0;
+            assert_eq!(*found, mean as f32, "{own} column {column}");
+        }
     }
 }

@@ -277,18 +277,18 @@ fn rows_that_the_adapter_has_are_not_read() {
     let folder = setup._folder.path().join("with-rows");
     save_adapter(&folder, &config, &tensors).unwrap();
     let update = Update::load(&[(&folder, 1.0)], &setup.files.config).unwrap();
-    let source = Told { inner: &*setup.files.tensors, read: std::sync::Mutex::default() };
+    let source = tiny::Told::of(&*setup.files.tensors);
     let weights = MergedWeights { source: &source, update: &update, combination: Combination::default() };
     let merged = |name: &str| {
         let parameter = parameters(&setup.files.config).into_iter().find(|parameter| parameter.name == name).unwrap();
-        source.read.lock().unwrap().clear();
+        source.read();
         let mut bytes = Vec::new();
         let taken = weights.stream(&parameter, Order::Plain, DType::F32, |piece| {
             bytes.extend_from_slice(piece);
             Ok(())
         });
         assert_eq!(taken.unwrap(), None);
-        (bytes, std::mem::take(&mut *source.read.lock().unwrap()))
+        (bytes, source.read().into_iter().map(|(_, rows)| rows).collect::<Vec<_>>())
     };
     assert_eq!(merged("model.embed_tokens.weight"), (tiny::f32_bytes(&own[0]), Vec::new()));
     let mut expected = setup.files.tensors.read_f32("lm_head.weight").unwrap();
@@ -296,31 +296,6 @@ fn rows_that_the_adapter_has_are_not_read() {
         expected[64 * token..][..64].copy_from_slice(row);
     }
     assert_eq!(merged("lm_head.weight"), (tiny::f32_bytes(&expected), vec![0..3, 4..7, 9..40]));
-}
-
-/// Another source, and which rows of it were read.
-struct Told<'s> {
-    inner: &'s dyn TensorSource,
-    read: std::sync::Mutex<Vec<std::ops::Range<usize>>>,
-}
-
-impl TensorSource for Told<'_> {
-    fn tensors(&self) -> &[TensorInfo] {
-        self.inner.tensors()
-    }
-
-    fn unreadable(&self) -> &[(String, String)] {
-        self.inner.unreadable()
-    }
-
-    fn place(&self, name: &str) -> String {
-        self.inner.place(name)
-    }
-
-    fn read_rows(&self, name: &str, rows: std::ops::Range<usize>) -> graftling::Result<Vec<u8>> {
-        self.read.lock().unwrap().push(rows.clone());
-        self.inner.read_rows(name, rows)
-    }
 }
 
 /// The overlap of random directions is about what it is by chance; of two adapters, cosine and signs are those of their changes.
