@@ -42,8 +42,21 @@ impl ExpertNames {
     pub const USUAL: Self = Self { parent: "mlp", experts: "mlp.experts", modules: ["gate_proj", "up_proj", "down_proj"] };
 }
 
+/// What the layers of the expert hang on that every token is sent to.
+pub const SHARED_EXPERT: &str = "mlp.shared_expert";
+
+/// The name of something of one expert, of that of all (`layers.3.mlp.experts.gate_proj`); any other name as it is.
+pub fn of_expert(name: &str, expert: usize) -> String {
+    name.replacen(".experts.", &format!(".experts.{expert}."), 1)
+}
+
+/// The names in the family that calls a module of its experts so, and the module's place there.
+pub fn names_with(module: &str) -> Option<(&'static ExpertNames, usize)> {
+    names_of_families().find_map(|names| Some((names, names.modules.iter().position(|known| *known == module)?)))
+}
+
 /// Those of each family that has experts.
-pub fn names_of_families() -> impl Iterator<Item = &'static ExpertNames> {
+fn names_of_families() -> impl Iterator<Item = &'static ExpertNames> {
     super::FAMILIES.iter().filter_map(|family| family.experts.as_ref())
 }
 

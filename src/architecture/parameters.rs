@@ -4,6 +4,7 @@
 
 use std::ops::Range;
 
+use super::experts::{ExpertNames, names_with, of_expert};
 use super::{Architecture, Norms, Part, QueryKeyNorm, Role, layer_sites};
 
 /// The matrix with a row for each token that enters the first layer.
@@ -49,7 +50,7 @@ pub enum Order {
 impl Parameter {
     /// The name of one expert's own matrix: `model.layers.3.mlp.experts.7.gate_proj.weight`.
     pub fn of_expert(&self, expert: usize) -> String {
-        self.name.replacen(".experts.", &format!(".experts.{expert}."), 1)
+        of_expert(&self.name, expert)
     }
 
     /// The shape in a GGUF file: three dimensions of all experts, one of a matrix of one row.
@@ -63,12 +64,7 @@ impl Parameter {
 
     /// What families without experts call a module of this kind.
     pub fn usual_module(&self) -> &'static str {
-        match self.module {
-            "w1" => "gate_proj",
-            "w2" => "down_proj",
-            "w3" => "up_proj",
-            other => other,
-        }
+        names_with(self.module).map_or(self.module, |(_, place)| ExpertNames::USUAL.modules[place])
     }
 
     /// Number of values.

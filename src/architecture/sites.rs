@@ -1,6 +1,7 @@
 //! The one table of a model's linear layers: what users and PEFT call them, their shapes, and what the graph takes from each.
 
 use super::Architecture;
+use super::experts::{ExpertNames, SHARED_EXPERT};
 
 /// What a parameter belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -93,9 +94,6 @@ impl Site {
     }
 }
 
-/// What the layers of the expert hang on that every token is sent to.
-const SHARED_EXPERT: &str = "mlp.shared_expert";
-
 /// A linear layer, but for where it stands among all.
 struct Row {
     module: &'static str,
@@ -182,7 +180,7 @@ fn mlp_rows(model: &Architecture, layer: usize) -> Vec<Row> {
         };
         modules.into_iter().zip(ggml).zip(sizes).map(row).collect::<Vec<_>>()
     };
-    let plain = ["gate_proj", "up_proj", "down_proj"];
+    let plain = ExpertNames::USUAL.modules;
     match (model.experts_of(layer), &model.family().experts) {
         (Some(experts), Some(names)) => {
             let ggml = ["ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"];

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use super::patterns::Patterns;
 use super::{AdapterConfig, AdapterTensor, names};
-use crate::architecture::experts::{ExpertNames, MOST_EXPERTS, names_of_families};
+use crate::architecture::experts::{ExpertNames, MOST_EXPERTS, names_with};
 use crate::formats::adapter_folder::{number, within_layer};
 
 /// The parameters, in the order in which PEFT wraps them.
@@ -37,8 +37,7 @@ pub(super) fn parameter_of(path: &str) -> Option<usize> {
     if ends.next() != Some("experts") || number(expert).is_none() {
         return None;
     }
-    let place = names_of_families().find_map(|names| names.modules.iter().position(|known| *known == module))?;
-    Some(usize::from(place == 2))
+    names_with(module).map(|(_, place)| usize::from(place == 2))
 }
 
 /// A matrix of a pair in a file: its layer, whether it was wrapped first of two, and whether it is B.
@@ -54,7 +53,7 @@ pub(super) fn of_key(key: &str) -> Option<Place> {
     // No model that has other parts beside its text has experts here.
     let (_, inside) = names::inside_model(key).filter(|(before, _)| *before == names::MODEL)?;
     let (layer, within) = within_layer(inside)?;
-    let own = within.strip_prefix("mlp.experts.")?;
+    let own = within.strip_prefix(ExpertNames::USUAL.experts)?.strip_prefix('.')?;
     let (wrapped_first, own) = own.strip_prefix("base_layer.").map_or((false, own), |own| (true, own));
     let is_b = match own.strip_suffix(".weight")?.trim_end_matches(".default") {
         "lora_A" => false,
@@ -71,7 +70,7 @@ pub(super) fn of_key(key: &str) -> Option<Place> {
 /// What is wrong: a pair without its other matrix, or of a shape that is none of experts.
 pub(super) fn apart(
     config: &mut AdapterConfig,
-    names: &ExpertNames,
+    family: &ExpertNames,
     mut found: BTreeMap<Place, AdapterTensor>,
 ) -> Result<Vec<AdapterTensor>, String> {
     let targets = config.chosen.parameters;
@@ -88,7 +87,7 @@ pub(super) fn apart(
             _ => return Err(format!("{what} is there, but target_parameters does not mean it")),
         };
         let parameter = PARAMETERS[usize::from(!is_gate_up)];
-        let path = format!("model.layers.{layer}.mlp.experts.{parameter}");
+        let path = names::path(&format!("layers.{layer}.{}.{parameter}", ExpertNames::USUAL.experts), "");
         let (r, scale) = (config.rank_of(&path), config.scale_of(&path));
         let [rows, input] = a.shape;
         let [out, columns] = b.shape;
@@ -104,9 +103,9 @@ pub(super) fn apart(
             return Err(format!("{what} is of {experts} experts, and another of {}", config.experts));
         }
         config.experts = experts;
-        let modules = if is_gate_up { &names.modules[..2] } else { &names.modules[2..] };
+        let modules = if is_gate_up { &family.modules[..2] } else { &family.modules[2..] };
         for (part, module) in modules.iter().enumerate() {
-            let name = format!("layers.{layer}.{}.{module}", names.experts);
+            let name = format!("layers.{layer}.{}.{module}", family.experts);
             let of = |expert: usize, row: usize, k: usize| b.values[(part * own + row) * columns + k * experts + expert];
             let rows_of = |expert| (0..own).flat_map(move |row| (0..r).map(move |k| (expert, row, k)));
             let values = (0..experts).flat_map(rows_of).map(|(expert, row, k)| of(expert, row, k)).collect();

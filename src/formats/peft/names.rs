@@ -1,5 +1,6 @@
 //! What the parts of an adapter are called: in PEFT's files, and in this program.
 
+use crate::architecture::experts::{ExpertNames, SHARED_EXPERT, names_with, of_expert};
 use crate::formats::adapter_folder::{number, within_layer};
 
 /// What PEFT puts before the path of a module.
@@ -90,7 +91,7 @@ pub fn is_bias(name: &str) -> bool {
 }
 
 /// The layer of a linear module (`layers.3.self_attn.q_proj`), and what [`linear_within`] says of the rest.
-fn linear_module(module: &str) -> Option<(usize, (String, Option<usize>, &str))> {
+fn linear_module(module: &str) -> Option<(usize, (&str, Option<usize>, &str))> {
     let (layer, within) = within_layer(module)?;
     Some((layer, linear_within(within)?))
 }
@@ -140,8 +141,10 @@ pub fn path(site: &str, text_path: &str) -> String {
 
 /// The modules that a linear layer (`layers.3.mlp.experts.gate_proj`) is in PEFT: one for each of so many experts, or itself.
 pub fn modules(site: &str, experts: usize) -> Vec<String> {
-    let of_experts = (0..experts).map(|expert| of_expert(site, expert)).collect::<Option<Vec<String>>>();
-    of_experts.filter(|modules| !modules.is_empty()).unwrap_or_else(|| vec![site.to_owned()])
+    match of_expert(site, 0) == site {
+        false if experts > 0 => (0..experts).map(|expert| of_expert(site, expert)).collect(),
+        _ => vec![site.to_owned()],
+    }
 }
 
 /// The paths of these modules.
@@ -186,30 +189,17 @@ pub fn of_key(key: &str) -> Option<Named<'_>> {
 }
 
 /// What a module hangs on in its layer, which expert's it is, and its own name: `mlp.experts.7.gate_proj`.
-fn linear_within(within: &str) -> Option<(String, Option<usize>, &str)> {
+fn linear_within(within: &str) -> Option<(&str, Option<usize>, &str)> {
     let (parent, module) = within.rsplit_once('.')?;
-    if matches!(parent, "self_attn" | "mlp" | "mlp.shared_expert") {
-        return Some((parent.to_owned(), None, module));
+    if matches!(parent, "self_attn" | "mlp" | SHARED_EXPERT) {
+        return Some((parent, None, module));
     }
     let (parent, expert) = parent.rsplit_once('.')?;
-    let expert = number(expert)?;
-    match parent {
-        // Where transformers 5 has Mixtral's experts in memory.
-        "mlp.experts" if MIXTRAL.contains(&module) => Some(("block_sparse_moe.experts".to_owned(), Some(expert), module)),
-        "mlp.experts" | "block_sparse_moe.experts" => Some((parent.to_owned(), Some(expert), module)),
-        _ => None,
-    }
+    let (family, _) = names_with(module)?;
+    // In memory, transformers 5 has the experts of all families in one place.
+    let is_theirs = [family.experts, ExpertNames::USUAL.experts].contains(&parent);
+    Some((family.experts, Some(number(expert).filter(|_| is_theirs)?), module))
 }
-
-/// The modules of an expert in Mixtral.
-const MIXTRAL: [&str; 3] = ["w1", "w2", "w3"];
-
-/// The path of one expert's module, of that of all: `layers.3.mlp.experts.7.gate_proj`; `None` for a module that is of no expert.
-pub fn of_expert(name: &str, expert: usize) -> Option<String> {
-    name.contains(EXPERTS).then(|| name.replacen(EXPERTS, &format!("{EXPERTS}{expert}."), 1))
-}
-
-const EXPERTS: &str = ".experts.";
 
 #[cfg(test)]
 mod tests {

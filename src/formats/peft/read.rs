@@ -7,7 +7,7 @@ use super::chosen::Paths;
 use super::names::{self, Named, OfVocabulary};
 use super::patterns::ALIKE;
 use super::{AdapterConfig, AdapterTensor, CONFIG, EMBEDDING, TrainedBiases, WRONG_ADAPTER, fused};
-use crate::architecture::experts::ExpertNames;
+use crate::architecture::experts::{ExpertNames, of_expert};
 use crate::formats::adapter_folder::Tensors;
 use crate::storage::TensorInfo;
 use crate::{Error, Result};
@@ -227,7 +227,7 @@ fn all_together(
     let count = found.values().filter_map(|of| of.keys().last()).max().map_or(0, |last| last.saturating_add(1));
     let mut tensors = Vec::with_capacity(found.len());
     for (name, of) in found {
-        let number = |expert: usize| names::of_expert(&name, expert).unwrap_or_default();
+        let number = |expert: usize| of_expert(&name, expert);
         if let Some(lacking) = (0..count).find(|expert| !of.contains_key(expert)) {
             let problem = "is missing, and other experts have theirs: graftling adapts all of them".to_owned();
             return Err((number(lacking), problem, WRONG_ADAPTER));
