@@ -148,7 +148,8 @@ impl<'a> Combined<'a> {
                     }
                     false => {
                         let (a, b) = nearest(&changes, rows, columns, rank);
-                        Way::Product { a, b, rank: rank.min(whole) }
+                        // No more than the matrix has rows and columns, whatever was asked for.
+                        Way::Product { rank: a.len() / columns.max(1), a, b }
                     }
                 }
             }

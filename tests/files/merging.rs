@@ -126,6 +126,16 @@ fn sums_are_sums_and_svd_is_the_nearest_of_its_rank() {
     for method in [Method::Linear, Method::Cat] {
         assert!(distance(&setup.change(&both, by(method), TENSOR), &sum) < 1e-12, "{method:?}");
     }
+    // More ranks than the matrix has rows: nothing is lost either.
+    let wide = [3, 4].map(|seed| adapter(setup._folder.path(), seed, 40, 20.0, false));
+    let weighted = wide.each_ref().map(|path| (path.as_path(), 1.0));
+    let update = Update::load(&weighted, &setup.files.config).unwrap();
+    let put = |combination: Combination| {
+        let mut values = vec![0.0; 64 * 96];
+        Combined::of(&update, TENSOR, &combination).unwrap().unwrap().put_into(0..64, &mut values);
+        values
+    };
+    assert!(distance(&put(Combination { rank: Some(70), ..by(Method::Svd) }), &put(by(Method::Linear))) < 1e-6);
     // Of full rank nothing is lost; of less, exactly what the smaller singular values hold.
     let svd = |rank| Combination { rank: Some(rank), ..by(Method::Svd) };
     assert!(distance(&setup.change(&both, svd(5), TENSOR), &sum) < 1e-7);
