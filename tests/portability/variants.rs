@@ -166,6 +166,17 @@ pub fn calls_of_long_rows(facts: &Facts, tuning: &Tuning, tokens: usize) -> Vec<
     calls_of(&graph, facts, tuning, tokens)
 }
 
+/// What a training step of SmolLM2 launches for this many tokens, were it two layers high, with adapters on all linear layers, of which dropout drops nothing: what
+/// enters layers side by side is the same.
+pub fn calls_of_a_step(facts: &Facts, tokens: usize) -> Vec<(&'static str, Vec<Dispatch>)> {
+    let config = smollm2();
+    let graph = LossGraph::build(&config, &|_| DType::BF16, &lora_with_dropout(&config, 0.0), tokens)
+        .expect("the configuration is sound")
+        .model
+        .graph;
+    calls_of(&graph, facts, &Tuning::NONE, tokens)
+}
+
 /// What each node of a graph launches on such a device for this many tokens, all of them supervised.
 pub fn calls_of(graph: &Graph, facts: &Facts, tuning: &Tuning, tokens: usize) -> Vec<(&'static str, Vec<Dispatch>)> {
     let counts = Counts { tokens, supervised: tokens };
@@ -203,11 +214,15 @@ fn model_graphs(config: &Architecture, storage: DType, tokens: usize) -> Vec<Gra
 }
 
 fn lora(config: &Architecture) -> Placement {
+    lora_with_dropout(config, 0.1)
+}
+
+fn lora_with_dropout(config: &Architecture, dropout: f64) -> Placement {
     let modules = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
     UniformLora {
         r: 8,
         scale: 2.0,
-        dropout: 0.1,
+        dropout,
         target_modules: modules.map(str::to_owned).into(),
         layers: (0..config.num_hidden_layers).collect(),
     }

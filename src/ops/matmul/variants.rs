@@ -63,12 +63,14 @@ pub(super) struct Form {
     low_rank: Option<&'static Algorithm>,
     /// The same algorithm with a product for each expert.
     experts: Option<&'static Algorithm>,
+    /// The same for up to three products of f32 matrices at once.
+    together: Option<&'static Kernel>,
     /// k is split over workgroups.
     splits: bool,
 }
 
 const fn form(id: &'static str, algorithm: &'static Algorithm, constants: &'static [(&'static str, f64)], grid: Grid) -> Form {
-    Form { id, algorithm, constants, grid, layout: None, low_rank: None, experts: None, splits: false }
+    Form { id, algorithm, constants, grid, layout: None, low_rank: None, experts: None, together: None, splits: false }
 }
 
 pub(super) const fn tiles(
@@ -133,9 +135,9 @@ static TILED_64X16: Form =
     tiles("tiled_64x16", &TILED, &small_tile(4.0, 16.0), 64, 16).with_low_rank(&TILED_LOW_RANK).with_experts(&TILED_EXPERTS);
 /// As many workgroups as a GPU needs where out has few tiles.
 static SPLIT_64X64: Form = Form { splits: true, ..tiles("split_64x64", &TILED_SPLIT, &[], 64, 64) };
-static NARROW_4X8: Form = tiles("narrow_4x8", &NARROW, &[], 4, 8);
-static OUTER_32X8: Form = tiles("outer_32x8", &OUTER, &[], 32, 8).only(Layout::TN);
-static OUTER_8X32: Form = tiles("outer_8x32", &OUTER, &[("SWAPPED", 1.0)], 8, 32).only(Layout::TN);
+static NARROW_4X8: Form = tiles("narrow_4x8", &NARROW, &[], 4, 8).with_together(&NARROW_OF_THREE);
+static OUTER_32X8: Form = tiles("outer_32x8", &OUTER, &[], 32, 8).only(Layout::TN).with_together(&OUTER_OF_THREE);
+static OUTER_8X32: Form = tiles("outer_8x32", &OUTER, &[("SWAPPED", 1.0)], 8, 32).only(Layout::TN).with_together(&OUTER_OF_THREE);
 static VECTOR: Form = tiles("matvec", &MATVEC, &[], 1, 8);
 
 impl Form {
@@ -152,6 +154,11 @@ impl Form {
     /// With an algorithm that has a product for each expert.
     const fn with_experts(self, algorithm: &'static Algorithm) -> Self {
         Self { experts: Some(algorithm), ..self }
+    }
+
+    /// With a kernel for several products.
+    const fn with_together(self, kernel: &'static Kernel) -> Self {
+        Self { together: Some(kernel), ..self }
     }
 
     /// [`Form::variant`] with a product for each expert; `None` also where there is no such algorithm.
@@ -182,6 +189,7 @@ impl Form {
             grid: self.grid,
             parameters: takes,
             low_rank: self.low_rank.and_then(|algorithm| algorithm.with(problem.dtype)),
+            together: self.together,
             parts: if self.splits { problem.parts } else { 1 },
         })
     }
@@ -236,6 +244,8 @@ pub(super) struct Variant {
     pub parameters: Parameters,
     /// The same kernel with a low-rank term, if there is one.
     pub low_rank: Option<&'static Kernel>,
+    /// The same kernel for up to three products at once, if there is one.
+    pub together: Option<&'static Kernel>,
     /// Parts of k that workgroups sum side by side.
     pub parts: usize,
 }
