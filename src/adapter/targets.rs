@@ -6,7 +6,7 @@ use std::str::FromStr;
 use crate::{
     Error, Result,
     architecture::{Architecture, Part, Site, linear_modules, routers, sites},
-    formats::peft::{Modules, Patterns, module_path},
+    formats::peft::{ALIKE, Modules, Patterns, module_path, module_paths},
     nearest::nearest,
 };
 
@@ -107,13 +107,31 @@ pub fn chosen_sites(
         pattern => pattern.clone(),
     };
     let is_left_out = left_out.matcher().map_err(no_pattern("--exclude-modules"))?;
-    let is_chosen = |site: &Site| match &targets {
-        Modules::Listed(_) => named.iter().any(|name| name == site.module),
-        Modules::Pattern(_) => matches(&path(site)),
+    // A layer of experts is meant by its own path, or by those of all of its experts.
+    let means = |option: &str, matches: &dyn Fn(&str) -> bool, site: &Site| {
+        let paths = module_paths(&site.name(), site.experts.unwrap_or(0), model.text_path);
+        match paths.iter().filter(|path| matches(path)).count() {
+            _ if matches(&path(site)) => Ok(true),
+            0 => Ok(false),
+            all if all == paths.len() => Ok(true),
+            some => {
+                let problem =
+                    format!("means {some} of the {} experts of {}; graftling adapts all or none", paths.len(), site.name());
+                Err(bad(option, problem, r"write \d+ for the number of an expert"))
+            }
+        }
     };
-    let in_layers = |site: &Site| layers.is_none_or(|layers| layers.contains(&site.layer));
+    let mut chosen = Vec::new();
     let all = sites(model).into_iter().chain(routers(model));
-    let chosen: Vec<Site> = all.filter(|site| is_chosen(site) && in_layers(site) && !is_left_out(&path(site))).collect();
+    for site in all.filter(|site| layers.is_none_or(|layers| layers.contains(&site.layer))) {
+        let is_chosen = match &targets {
+            Modules::Listed(_) => named.iter().any(|name| name == site.module),
+            Modules::Pattern(_) => means("--target-modules", &matches, &site)?,
+        };
+        if is_chosen && !means("--exclude-modules", &is_left_out, &site)? {
+            chosen.push(site);
+        }
+    }
     match chosen.is_empty() {
         false => Ok(chosen),
         true => {
@@ -124,11 +142,19 @@ pub fn chosen_sites(
     }
 }
 
-/// `q_proj=2,down_proj=6`: values by pattern. `option` is named in errors.
+/// `q_proj=2,down_proj=6`: values by pattern, of which `usual` stands for all else. `layers`: of each adapted layer what PEFT calls it, or its
+/// experts. `option` is named in errors.
 ///
 /// # Errors
-/// [`Error::BadInput`] for an entry that is none, a value out of range, or a pattern that fits none of `paths`.
-pub fn parse_patterns<T: FromStr>(option: &str, text: &str, right: impl Fn(&T) -> bool, paths: &[String]) -> Result<Patterns<T>> {
+/// [`Error::BadInput`] for an entry that is none, a value out of range, a pattern that fits none of `layers`, or other values for some experts
+/// of a layer than for the others.
+pub fn parse_patterns<T: FromStr + Copy + PartialEq>(
+    option: &str,
+    text: &str,
+    right: impl Fn(&T) -> bool,
+    usual: T,
+    layers: &[Vec<String>],
+) -> Result<Patterns<T>> {
     let bad = |problem: String| Error::bad_input(option, problem, "write it as q_proj=2,down_proj=6");
     let entry = |entry: &str| {
         let problem = || bad(format!("`{entry}` is no name with a possible value"));
@@ -138,8 +164,13 @@ pub fn parse_patterns<T: FromStr>(option: &str, text: &str, right: impl Fn(&T) -
     };
     let entries = text.split(',').map(str::trim).filter(|entry| !entry.is_empty()).map(entry).collect::<Result<Vec<_>>>()?;
     let patterns = Patterns::new(entries).map_err(bad)?;
-    match patterns.unused(paths.iter().map(String::as_str)) {
-        Some(key) => Err(bad(format!("`{key}` is the end of no adapted module's name"))),
+    if let Some(key) = patterns.unused(layers.iter().flatten().map(String::as_str)) {
+        let has_experts = layers.iter().any(|paths| paths.len() > 1);
+        let proposal = if has_experts { ALIKE } else { "write it as q_proj=2,down_proj=6" };
+        return Err(Error::bad_input(option, format!("`{key}` is the end of no adapted module's name"), proposal));
+    }
+    match layers.iter().find_map(|paths| patterns.of_all(paths, usual).err()) {
+        Some(problem) => Err(Error::bad_input(option, problem, ALIKE)),
         None => Ok(patterns),
     }
 }

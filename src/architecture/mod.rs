@@ -32,7 +32,9 @@ mod smollm3;
 
 pub use experts::Experts;
 pub use override_rope::RopeOverride;
-pub use parameters::{Order, Parameter, is_a_router, is_of_a_layer, norm_modules, parameters, slice_name};
+pub use parameters::{
+    EMBEDDING_TENSOR, OUTPUT_TENSOR, Order, Parameter, is_a_router, is_of_a_layer, norm_modules, parameters, slice_name,
+};
 pub use rope::{DynamicRope, Rope, RopeScaling};
 pub use sites::{Part, Role, Site, layer_routers, layer_sites, linear_modules, routers, sites};
 

@@ -4,7 +4,7 @@
 //! attention finds its keys. It also builds a [`Part`] of the model: the layers below one, or those from one on.
 
 use super::hook::{Hook, Vocabulary};
-use crate::architecture::{Architecture, DynamicRope, Rope, slice_name};
+use crate::architecture::{Architecture, DynamicRope, EMBEDDING_TENSOR, Rope, slice_name};
 use crate::graph::{DType, Graph, Origin, Rows, ShapeError, TensorType, ValueId};
 use crate::kernel::Layout;
 use crate::ops::embedding::Embedding;
@@ -301,7 +301,7 @@ impl<'a> Builder<'a> {
     }
 
     fn embedding(&mut self) -> Result<ValueId, ShapeError> {
-        let (ids, own) = (self.inputs.input_ids, "model.embed_tokens.weight");
+        let (ids, own) = (self.inputs.input_ids, EMBEDDING_TENSOR);
         let matrix = self.hook.vocabulary(&mut self.graph, Vocabulary::Embedding);
         let own_rows = self.hook.own_rows(&mut self.graph, Vocabulary::Embedding);
         let is_own = matrix.is_none() && own_rows.is_none();
@@ -324,7 +324,7 @@ impl<'a> Builder<'a> {
         let x = self.graph.apply_one(GatherRows, &[x, self.inputs.rows], "supervised_rows")?;
         let x = self.norm(x, "model.norm.weight", "norm", 1)?;
         let tied = self.architecture.tie_word_embeddings;
-        let own = if tied { "model.embed_tokens.weight" } else { "lm_head.weight" };
+        let own = Vocabulary::Output.tensor(tied);
         let matrix = self.hook.vocabulary(&mut self.graph, Vocabulary::Output);
         let own_rows = self.hook.own_rows(&mut self.graph, Vocabulary::Output);
         // Of the matrix, and of rows of their own behind it.

@@ -1,7 +1,7 @@
 //! Where what is trained joins a model: a hook that is told of every linear layer while the graph is built.
 
 use super::graph::Purpose;
-use crate::architecture::Site;
+use crate::architecture::{EMBEDDING_TENSOR, OUTPUT_TENSOR, Site};
 use crate::graph::{Graph, ShapeError, ValueId};
 
 /// A linear layer of the frozen model, just built.
@@ -47,6 +47,14 @@ impl Vocabulary {
         match self {
             Self::Embedding => "embed_tokens",
             Self::Output => "lm_head",
+        }
+    }
+
+    /// The model's tensor of it; `tied`: the model has one for both.
+    pub fn tensor(self, tied: bool) -> &'static str {
+        match self {
+            Self::Output if !tied => OUTPUT_TENSOR,
+            _ => EMBEDDING_TENSOR,
         }
     }
 }

@@ -70,6 +70,7 @@ pub fn registry() -> Vec<OpEntry> {
         matmul::entry(),
         matmul::low_rank_entry(),
         matmul::experts_entry(),
+        matmul::together_entry(),
         multiply_add::entry(),
         permute_columns::entry(),
         replace_columns::entry(),

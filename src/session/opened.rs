@@ -57,10 +57,8 @@ impl OpenModel {
     /// # Errors
     /// Bad input: a tokenizer beside an adapter cannot be read, or belongs to another model.
     pub fn with_tokens_of<'p>(mut self, adapters: impl IntoIterator<Item = &'p Path>) -> Result<Self> {
-        for folder in adapters {
-            if let Some(extended) = added_tokens::extended_by(folder, &self.files.text, &self.tokenizer)? {
-                self.take(extended);
-            }
+        if let Some(extended) = added_tokens::extended_by_all(adapters, &self.files.text, &self.tokenizer)? {
+            self.take(extended);
         }
         Ok(self)
     }

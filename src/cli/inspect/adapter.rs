@@ -6,7 +6,7 @@ use std::path::Path;
 use graftling::Result;
 use graftling::adapter::added_tokens;
 use graftling::formats::adapter_file::AdapterFile;
-use graftling::formats::peft::{AdapterTensor, CONFIG, module_path, raw_config};
+use graftling::formats::peft::{AdapterTensor, CONFIG, module_paths, raw_config};
 use graftling::train::tell::about::About;
 use serde_json::{Map, Value, json};
 
@@ -129,8 +129,9 @@ impl Found {
             modules.layers.insert(layer);
             let (rank, scale) = match file {
                 AdapterFile::Peft(config) if own.starts_with("lora_") => {
-                    let path = module_path(site, config.text_path);
-                    (config.rank_of(&path), config.scale_of(&path))
+                    // By what is used of the adapter, all experts of a layer are alike.
+                    let path = &module_paths(site, config.experts, config.text_path)[0];
+                    (config.rank_of(path), config.scale_of(path))
                 }
                 AdapterFile::AdapterHub(config) if own == "adapter_down" => (tensor.shape[0], config.scaling),
                 _ => continue,

@@ -10,7 +10,7 @@ use crate::adapter::targets::{chosen_sites, parse_layers, parse_patterns};
 use crate::adapter::{AdapterLayout, Placement};
 use crate::architecture::{Architecture, Site};
 use crate::formats::adapter_file::AdapterFile;
-use crate::formats::peft::{AdapterConfig, module_path, router_name};
+use crate::formats::peft::{AdapterConfig, module_paths, router_name};
 use crate::session::opened::OpenModel;
 use crate::{Error, Result};
 
@@ -124,9 +124,11 @@ fn fresh(options: &TrainOptions, opened: &OpenModel) -> Result<AdapterConfig> {
         return Err(Error::bad_input("--lora-r", problem, "give a small rank, such as 16"));
     }
     let sites = sites_of(options, model)?;
-    let paths: Vec<String> = sites.iter().map(|site| module_path(&site.name(), model.text_path)).collect();
+    let paths = |site: &Site| module_paths(&site.name(), site.experts.unwrap_or(0), model.text_path);
+    let layers: Vec<Vec<String>> = sites.iter().map(paths).collect();
     let (target_modules, layers_to_transform, only) = as_product(&sites, model);
     let positive = |alpha: &f64| alpha.is_finite() && *alpha > 0.0;
+    let lora_alpha = options.lora_alpha.unwrap_or(TrainOptions::LORA_ALPHA);
     let pattern = |text: &Option<String>| text.clone().unwrap_or_default();
     let Vocabulary { modules_to_save, whole_rows, token_indices } = Vocabulary::of(options, opened)?;
     Ok(AdapterConfig {
@@ -134,13 +136,13 @@ fn fresh(options: &TrainOptions, opened: &OpenModel) -> Result<AdapterConfig> {
         whole_rows,
         token_indices,
         r,
-        lora_alpha: options.lora_alpha.unwrap_or(TrainOptions::LORA_ALPHA),
+        lora_alpha,
         lora_dropout: options.lora_dropout.unwrap_or(0.0),
         target_modules,
         layers_to_transform,
         only,
-        rank_pattern: parse_patterns("--rank-pattern", &pattern(&options.rank_pattern), possible, &paths)?,
-        alpha_pattern: parse_patterns("--alpha-pattern", &pattern(&options.alpha_pattern), positive, &paths)?,
+        rank_pattern: parse_patterns("--rank-pattern", &pattern(&options.rank_pattern), possible, r, &layers)?,
+        alpha_pattern: parse_patterns("--alpha-pattern", &pattern(&options.alpha_pattern), positive, lora_alpha, &layers)?,
         use_rslora: options.use_rslora,
         use_dora: options.use_dora,
         base_model: Some(options.model.clone()),
