@@ -22,11 +22,12 @@ fn add_block(sums: mat4x4f, a: mat4x4f, block: mat4x4f) -> mat4x4f {
 
 @compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
-    let i = group.x * 4u;
+    let begun = begin(group, 4u);
+    let i = begun.row;
     let j = group.y * 8u;
     var left: mat4x4f;  // a column for each row of out
     var right: mat4x4f;
-    for (var k = lane * 4u; k < params.k; k += LANES * 4u) {
+    for (var k = lane * 4u; k < begun.steps; k += LANES * 4u) {
         let a = transpose(a_block(i, k)); // a column for each row
         let b_left = b_block(j, k);
         let b_right = b_block(j + 4u, k);

@@ -14,6 +14,7 @@ var<workgroup> partial: array<vec4f, 4 * LANES * SLICES>; // [column][invocation
 
 @compute @workgroup_size(LANES, SLICES)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) id: vec3u) {
+    let end = begin(group, 8u).steps;
     let lane = id.x;
     let slice = id.y;
     let wide = select(group.x, group.y, SWAPPED) * 4u * LANES + lane * 4u;
@@ -21,7 +22,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) id: v
     let wide_at = min(wide, select(params.m, params.n, SWAPPED) - 4u);
     let most = select(params.n, params.m, SWAPPED) - 4u;
     var sums = EightRows();
-    for (var k = slice; k < params.k; k += SLICES) {
+    for (var k = slice; k < end; k += SLICES) {
         var own: vec4f;
         var low: vec4f;
         var high: vec4f;

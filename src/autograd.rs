@@ -24,27 +24,31 @@ pub enum Root {
 /// Names the op that has no gradient, or none by an input that depends on `wrt`: a gradient is never left out in silence. Or the
 /// [`ShapeError`] of a gradient node; a correct rule never gives one.
 pub fn backward(graph: &mut Graph, root: Root, wrt: &[ValueId]) -> Result<Vec<Option<ValueId>>, ShapeError> {
-    let gradients = gradients(graph, root, wrt)?;
+    let gradients = gradients(graph, &[root], wrt)?;
     Ok(wrt.iter().map(|id| gradients.get(id).copied()).collect())
 }
 
-/// [`backward`], with the gradient of every value that has one: of those between `wrt` and the root, and of no other.
+/// [`backward`] from several roots at once, whose sum is differentiated, with the gradient of every value that has one: of those between `wrt`
+/// and a root, and of no other.
 ///
 /// # Errors
 /// As [`backward`].
-pub fn gradients(graph: &mut Graph, root: Root, wrt: &[ValueId]) -> Result<HashMap<ValueId, ValueId>, ShapeError> {
+pub fn gradients(graph: &mut Graph, roots: &[Root], wrt: &[ValueId]) -> Result<HashMap<ValueId, ValueId>, ShapeError> {
     let depends = depends_on(graph, wrt);
     let mut gradients: HashMap<ValueId, ValueId> = HashMap::new();
-    let loss = match root {
-        Root::Loss(loss) => Some(loss),
-        Root::Seed(value, gradient) => {
-            gradients.insert(value, gradient);
-            None
+    let mut losses = Vec::new();
+    for root in roots {
+        match *root {
+            Root::Loss(loss) => losses.push(loss),
+            Root::Seed(value, gradient) => {
+                let before = gradients.insert(value, gradient);
+                debug_assert!(before.is_none(), "a value is a root once");
+            }
         }
-    };
+    }
     for index in (0..graph.nodes().len()).rev() {
         let node = graph.nodes()[index].clone();
-        let is_loss = loss.is_some_and(|loss| node.outputs.contains(&loss));
+        let is_loss = losses.iter().any(|loss| node.outputs.contains(loss));
         let d_outputs: Vec<Option<ValueId>> = node.outputs.iter().map(|id| gradients.get(id).copied()).collect();
         let wanted: Vec<bool> = node.inputs.iter().map(|id| depends[id.0]).collect();
         if !wanted.contains(&true) || !(is_loss || d_outputs.iter().any(Option::is_some)) {

@@ -1,5 +1,7 @@
 //! Training, evaluation and generation from the outside: the real program on a tiny model.
 
+#[path = "train/experts.rs"]
+mod experts;
 mod runs;
 #[path = "train/tokens.rs"]
 mod tokens;

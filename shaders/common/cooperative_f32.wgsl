@@ -1,8 +1,17 @@
-// Operands of matmul_cooperative in f32, for devices whose matrices take no f16.
+// Operands of matmul_cooperative in f32, for devices whose matrices take no f16. Nothing is out of their range.
 
 alias Element = f32;
 const K_TILE = 16u; // steps of k in workgroup memory
+const NARROW_RANGE = false;
 
 fn elements(values: vec4f) -> vec4f {
     return values;
+}
+
+fn scale_of(largest: f32) -> f32 {
+    return 1.0;
+}
+
+fn inverse_of(scale: f32) -> f32 {
+    return 1.0;
 }

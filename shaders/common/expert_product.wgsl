@@ -1,3 +1,4 @@
+// uses: begun
 // Where a product of matmul_experts begins and ends: each expert has rows of its own, that lie together, and a matrix of its own. Its counterpart
 // is whole_product.
 //
@@ -7,19 +8,13 @@
 
 @group(0) @binding(5) var<storage, read> offsets: array<u32>; // [experts + 1]: the rows of expert e are offsets[e] .. offsets[e + 1]
 
-struct Begun {
-    row: u32,   // the first row of out that a workgroup computes, counted within its expert
-    step: u32,  // the first step of k
-    steps: u32, // behind the last step of k; the same for all invocations of a workgroup
-}
-
 var<private> own_rows_end: u32;
 var<private> own_steps_end: u32;
 var<private> own_a_first: u32;
 var<private> own_b_first: u32;
 var<private> own_out_first: u32;
 
-// To be called before anything else; `rows` is how many rows a workgroup computes.
+// To be called before anything else; `rows` is how many rows a workgroup computes. The first row is counted within the expert.
 fn begin(group: vec3u, rows: u32) -> Begun {
     if (params.flags & ALONG_ROWS) != 0u {
         let first = offsets[group.z];

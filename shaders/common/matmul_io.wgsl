@@ -1,4 +1,4 @@
-// uses: {product}
+// uses: {product}, {out=one_out}
 // What the matmul kernels with vec4 loads share: parameters, and the way a result leaves.
 // Starts and row lengths are in elements and must be multiples of 4.
 
@@ -19,7 +19,6 @@ const ALONG_ROWS = 4u; // see expert_product
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(3) var<storage, read> addend: array<vec4f>;
-@group(0) @binding(4) var<storage, read_write> out: array<vec4f>;
 
 // out[i, j .. j + 4] = scale * sums (+ addend) (+ out), if that is inside the matrix.
 fn store4(i: u32, j: u32, sums: vec4f) {
@@ -30,9 +29,9 @@ fn store4(i: u32, j: u32, sums: vec4f) {
             value += addend[at];
         }
         if (params.flags & ACCUMULATE) != 0u {
-            value += out[at];
+            value += out4(at);
         }
-        out[at] = value;
+        put_out4(at, value);
     }
 }
 

@@ -1,13 +1,8 @@
+// uses: begun
 // whole_product where k is split over workgroups: part group.z is k_part steps from group.z * k_part on, and its sums go to
 // the m n elements from out_start + group.z * m * n on. matmul_sum_parts adds them up.
 
 var<private> own_part: u32;
-
-struct Begun {
-    row: u32,   // the first row of out that a workgroup computes
-    step: u32,  // the first step of k
-    steps: u32, // behind the last step of k; the same for all invocations of a workgroup
-}
 
 // To be called before anything else; `rows` is how many rows a workgroup computes.
 fn begin(group: vec3u, rows: u32) -> Begun {

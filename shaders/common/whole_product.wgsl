@@ -1,10 +1,5 @@
+// uses: begun
 // Where a product of matmul begins and ends if all rows are multiplied by one matrix: as Params says. Its counterpart is expert_product.
-
-struct Begun {
-    row: u32,   // the first row of out that a workgroup computes
-    step: u32,  // the first step of k
-    steps: u32, // behind the last step of k; the same for all invocations of a workgroup
-}
 
 // To be called before anything else; `rows` is how many rows a workgroup computes.
 fn begin(group: vec3u, rows: u32) -> Begun {

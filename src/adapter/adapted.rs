@@ -162,6 +162,13 @@ impl Hook for Hooked<'_> {
         Some(leaf)
     }
 
+    fn router(&mut self, graph: &mut Graph, name: &str) -> Option<ValueId> {
+        let matrix = self.placement.routers.iter().find(|router| router.name == name)?.matrix();
+        let leaf = graph.leaf(&matrix.name, matrix.leaf_type(matrix.shape[0]), Origin::Adapter);
+        self.leaves.trained.push(leaf);
+        Some(leaf)
+    }
+
     fn own_rows(&mut self, graph: &mut Graph, module: Vocabulary) -> Option<OwnRows> {
         let own = self.placement.rows_of(module)?;
         let leaves = self.own.entry(own.module).or_insert_with(|| {

@@ -69,11 +69,30 @@ pub fn extended(text: &TextSource, tokens: &[AddedTokenSource]) -> Result<Extend
     Ok((text, tokenizer, added))
 }
 
-/// What is said of text, with the tokens of the tokenizer beside an adapter that `known`, the tokenizer of `text`, lacks; `None` without such.
+/// What is said of text, with the tokens of the tokenizers beside these adapters that `known`, the tokenizer of `text`, lacks, those of each behind
+/// the ones of the adapters before it; `None` without such.
 ///
 /// # Errors
-/// Bad input: the file cannot be read, or gives a token another id than it has here.
-pub fn extended_by(folder: &Path, text: &TextSource, known: &Tokenizer) -> Result<Option<Extended>> {
+/// Bad input: a file cannot be read, or gives a token another id than it has here.
+pub fn extended_by_all<'p>(
+    folders: impl IntoIterator<Item = &'p Path>,
+    text: &TextSource,
+    known: &Tokenizer,
+) -> Result<Option<Extended>> {
+    let mut all: Option<Extended> = None;
+    for folder in folders {
+        let (text, known) = all.as_ref().map_or((text, known), |(text, tokenizer, _)| (text, tokenizer));
+        if let Some((text, tokenizer, more)) = extended_by(folder, text, known)? {
+            let mut added = all.map_or_else(Vec::new, |(.., added)| added);
+            added.extend(more);
+            all = Some((text, tokenizer, added));
+        }
+    }
+    Ok(all)
+}
+
+/// The same of one adapter.
+fn extended_by(folder: &Path, text: &TextSource, known: &Tokenizer) -> Result<Option<Extended>> {
     let mut tokens = all(folder)?;
     tokens.retain(|(_, token)| !token.content.is_empty() && known.token_id(&token.content).is_none());
     if tokens.is_empty() {

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use super::placement::Strength;
 use super::{AdapterLayout, DeviceAdapter, Dora, Lora, Method, Piece, Placement};
-use super::{vectors, vocabulary};
-use crate::architecture::{Architecture, Site, sites};
+use super::{routers, vectors, vocabulary};
+use crate::architecture::{self, Architecture, Site, sites};
 use crate::formats::adapter_file::AdapterFile;
-use crate::formats::peft::{AdapterConfig, AdapterTensor, module_path};
+use crate::formats::peft::{ALIKE, AdapterConfig, AdapterTensor, CONFIG, module_paths};
 use crate::gpu::{Device, padded};
 use crate::{Error, Result};
 
@@ -34,10 +34,10 @@ impl Placement {
             let problem = format!("the adapter is for layer {layer}, but the model has {} layers", model.num_hidden_layers);
             return Err(Error::bad_input(place, problem, "use the adapter with the model that it was trained on"));
         }
-        let path = |site: &Site| module_path(&site.name(), model.text_path);
+        let paths = |site: &Site| module_paths(&site.name(), site.experts.unwrap_or(0), model.text_path);
         let adapts = |site: &Site| adapter.adapts(site.layer, site.module, &site.name());
         if let Ok(Some(means)) = adapter.chosen.matcher()
-            && let Some(site) = sites(model).iter().find(|site| means(&path(site)) && !adapts(site))
+            && let Some(site) = sites(model).iter().find(|site| !adapts(site) && paths(site).iter().any(|path| means(path)))
         {
             let (module, layer) = (site.module, site.layer);
             let problem = format!(
@@ -53,26 +53,31 @@ impl Placement {
             let proposal = "adapt experts by LoRA alone, or leave them out: --target-modules attention";
             return Err(Error::bad_input(place, format!("{option} is not there for the layers of experts"), proposal));
         }
-        let paths: Vec<String> = sites(model).iter().map(path).collect();
-        for module in adapter.chosen.without_module(&paths) {
+        let all = || sites(model).into_iter().chain(architecture::routers(model));
+        let all_paths: Vec<String> = all().flat_map(|site| paths(&site)).collect();
+        for module in adapter.chosen.without_module(&all_paths) {
             tracing::warn!(
                 "{place}: target module {module} is passed over: the model has no such module, nor the adapter its tensors"
             );
         }
-        let adapted = sites(model).into_iter().filter(adapts);
+        let adapted = all().filter(adapts);
         let piece = |site: Site| {
-            let path = path(&site);
-            let lora = Lora {
-                dropout: adapter.lora_dropout,
-                has_bias: adapter.lora_bias,
-                ..Lora::new(adapter.rank_of(&path), adapter.scale_of(&path))
-            };
+            let (r, scale) = adapter
+                .rank_and_scale(&paths(&site))
+                .map_err(|(key, problem)| Error::bad_input(format!("{place}: {CONFIG}: key `{key}`"), problem, ALIKE))?;
+            let lora = Lora { dropout: adapter.lora_dropout, has_bias: adapter.lora_bias, ..Lora::new(r, scale) };
             let method = if adapter.use_dora { Method::Dora(Dora::new(lora)) } else { Method::Lora(lora) };
-            Piece::new(site, method)
+            Ok(Piece::new(site, method))
         };
+        let pieces = adapted.map(piece).collect::<Result<Vec<Piece>>>()?;
         let (whole, rows) = vocabulary::of_peft(place, adapter, model)?;
         let vectors = vectors::of_peft(place, adapter, model)?;
-        Ok(Self { pieces: adapted.map(piece).collect(), whole, rows, vectors, strength: Strength::default() })
+        let routers = routers::of_peft(place, adapter, model)?;
+        if let Some(router) = routers.iter().find(|router| pieces.iter().any(|piece| router.is_of(&piece.site))) {
+            let problem = format!("{} is trained as a whole, and has an adapter besides", router.name);
+            return Err(Error::bad_input(place, problem, "leave it out of the target modules, or of modules_to_save"));
+        }
+        Ok(Self { pieces, whole, rows, vectors, routers, strength: Strength::default() })
     }
 }
 
@@ -136,6 +141,7 @@ impl LoadedAdapter {
             placement.whole.append(&mut adapter.placement.whole);
             placement.rows.append(&mut adapter.placement.rows);
             placement.vectors.append(&mut adapter.placement.vectors);
+            placement.routers.append(&mut adapter.placement.routers);
             trained.extend(adapter.layout.unpack(&adapter.contents).into_iter().map(named));
             frozen.extend(adapter.frozen.into_iter().map(named));
             for piece in &mut adapter.placement.pieces {

@@ -2,7 +2,8 @@
 //!
 //! * [`placement`]: the list from which everything else follows; [`targets`]: how users write it;
 //! * `method`: what a method is; one file each: `lora`, [`dora`], [`bottleneck`]; [`start`]: how LoRA and DoRA start;
-//! * [`vocabulary`]: what of the embedding and the output matrix is trained, [`vectors`]: which norms and biases;
+//! * [`vocabulary`]: what of the embedding and the output matrix is trained, [`vectors`]: which norms and biases, [`routers`]: which
+//!   routers of experts;
 //! * `adapted`: the graph of a model with its adapters; `device`: their numbers in memory; `folder`: from a file to there;
 //! * [`added_tokens`], [`end_of_turn`], [`rope_scaling`]: what an adapter remembers besides its numbers; [`beside`]: where that is.
 
@@ -18,6 +19,7 @@ mod lora;
 mod method;
 pub mod placement;
 pub mod rope_scaling;
+pub mod routers;
 pub mod start;
 pub mod targets;
 pub mod vectors;
@@ -31,5 +33,6 @@ pub use folder::LoadedAdapter;
 pub use lora::{Lora, LoraValues};
 pub use method::{AdapterMatrix, Adapting, Leaves, Method, Prepared};
 pub use placement::{Piece, Placement, UniformLora};
+pub use routers::Router;
 pub use vectors::Vector;
 pub use vocabulary::{OwnRows, Whole};

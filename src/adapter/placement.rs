@@ -2,10 +2,11 @@
 
 use super::lora::Lora;
 use super::method::{AdapterMatrix, Method};
+use super::routers::Router;
 use super::start::Start;
 use super::vectors::Vector;
 use super::vocabulary::{OwnRows, Whole};
-use crate::architecture::{Architecture, Site, sites};
+use crate::architecture::{Architecture, Site, routers, sites};
 use crate::formats::peft::AdapterTensor;
 use crate::model::hook::Vocabulary;
 use crate::{Error, Result};
@@ -48,7 +49,9 @@ pub struct Placement {
     pub rows: Vec<OwnRows>,
     /// Weights of norms and biases that are trained as a whole.
     pub vectors: Vec<Vector>,
-    /// Of what stands in the place of the model's own: `whole`, `rows` and `vectors`. Each piece has its own.
+    /// Routers of experts that are trained as a whole.
+    pub routers: Vec<Router>,
+    /// Of what stands in the place of the model's own: `whole`, `rows`, `vectors` and `routers`. Each piece has its own.
     pub strength: Strength,
 }
 
@@ -76,7 +79,7 @@ impl Placement {
     /// Its matrices that belong to no linear layer.
     pub fn matrices_beside(&self) -> impl Iterator<Item = AdapterMatrix> {
         let of_vocabulary = self.whole.iter().map(Whole::matrix).chain(self.rows.iter().map(OwnRows::matrix));
-        of_vocabulary.chain(self.vectors.iter().map(Vector::matrix))
+        of_vocabulary.chain(self.vectors.iter().map(Vector::matrix)).chain(self.routers.iter().map(Router::matrix))
     }
 
     /// In the order of memory.
@@ -86,8 +89,8 @@ impl Placement {
             whole.chain(self.rows.iter().filter(move |rows| rows.module == module).map(OwnRows::matrix))
         };
         let pieces = self.pieces.iter().flat_map(Piece::matrices);
-        let vectors = self.vectors.iter().map(Vector::matrix);
-        of_vocabulary(Vocabulary::Embedding).chain(pieces).chain(vectors).chain(of_vocabulary(Vocabulary::Output))
+        let of_layers = self.vectors.iter().map(Vector::matrix).chain(self.routers.iter().map(Router::matrix));
+        of_vocabulary(Vocabulary::Embedding).chain(pieces).chain(of_layers).chain(of_vocabulary(Vocabulary::Output))
     }
 
     /// The same with what it does to the model times `strength`: 0 is the base model, 1 what was trained, and what is no product lies as
@@ -156,7 +159,8 @@ impl Placement {
             return 0;
         }
         let vectors = self.vectors.iter().filter_map(|vector| vector.layer);
-        self.pieces.iter().map(|piece| piece.site.layer).chain(vectors).min().unwrap_or(0)
+        let routers = self.routers.iter().map(|router| router.layer);
+        self.pieces.iter().map(|piece| piece.site.layer).chain(vectors).chain(routers).min().unwrap_or(0)
     }
 
     /// Whether training drops inputs anywhere.
@@ -192,6 +196,7 @@ impl UniformLora {
             |site: &Site| self.layers.contains(&site.layer) && self.target_modules.iter().any(|target| target == site.module);
         let lora = Lora { dropout: self.dropout, ..Lora::new(self.r, self.scale) };
         let piece = |site| Piece::new(site, Method::Lora(lora.clone()));
-        Placement { pieces: sites(model).into_iter().filter(adapted).map(piece).collect(), ..Placement::default() }
+        let all = sites(model).into_iter().chain(routers(model));
+        Placement { pieces: all.filter(adapted).map(piece).collect(), ..Placement::default() }
     }
 }

@@ -5,26 +5,26 @@ use std::str::FromStr;
 
 use crate::{
     Error, Result,
-    architecture::{Architecture, Part, Site, linear_modules, sites},
-    formats::peft::{Modules, Patterns, module_path},
+    architecture::{Architecture, Part, Site, linear_modules, routers, sites},
+    formats::peft::{ALIKE, Modules, Patterns, module_path, module_paths},
     nearest::nearest,
 };
 
 /// The modules of a model's layers that `names` mean, in the order of a forward pass, each once.
 ///
-/// A name is a module (`q_proj`; `qkv_proj` and `gate_up_proj` in Phi-3), or `attention`, `mlp`, `all-linear`; one string may hold several,
-/// separated by commas.
+/// A name is a module (`q_proj`; `qkv_proj` and `gate_up_proj` in Phi-3; `gate`, the router of experts), or `attention`, `mlp`, `all-linear`, which
+/// leave routers out; one string may hold several, separated by commas.
 ///
 /// # Errors
 /// [`Error::BadInput`] for an unknown name, listing the known ones and the one that is spelled most alike; also for no name.
 pub fn expand_target_modules(names: &[String], model: &Architecture) -> Result<Vec<String>> {
-    let modules: Vec<(&'static str, Part)> = linear_modules(model).iter().map(|site| (site.module, site.part)).collect();
+    let modules = known_modules(model);
     let mut chosen = BTreeSet::new();
     for name in names.iter().flat_map(|names| names.split(',')).map(str::trim).filter(|name| !name.is_empty()) {
         let meant = modules.iter().enumerate().filter(|(_, (module, part))| match name {
-            "all-linear" => true,
-            "attention" => *part == Part::Attention,
-            "mlp" => *part == Part::Mlp,
+            "all-linear" => part.is_some(),
+            "attention" => *part == Some(Part::Attention),
+            "mlp" => *part == Some(Part::Mlp),
             _ => name == *module,
         });
         let indices: Vec<usize> = meant.map(|(index, _)| index).collect();
@@ -40,11 +40,22 @@ pub fn expand_target_modules(names: &[String], model: &Architecture) -> Result<V
     Ok(chosen.into_iter().map(|index| modules[index].0.to_owned()).collect())
 }
 
-fn known_names(modules: &[(&'static str, Part)]) -> Vec<&'static str> {
+/// The modules that can be adapted, each with its part, by which several are meant; routers are meant by their own names alone.
+fn known_modules(model: &Architecture) -> Vec<(&'static str, Option<Part>)> {
+    let mut modules: Vec<_> = linear_modules(model).iter().map(|site| (site.module, Some(site.part))).collect();
+    for site in routers(model) {
+        if modules.iter().all(|(module, _)| *module != site.module) {
+            modules.push((site.module, None));
+        }
+    }
+    modules
+}
+
+fn known_names(modules: &[(&'static str, Option<Part>)]) -> Vec<&'static str> {
     modules.iter().map(|(name, _)| *name).chain(["attention", "mlp", "all-linear"]).collect()
 }
 
-fn unknown_module(name: &str, modules: &[(&'static str, Part)]) -> Error {
+fn unknown_module(name: &str, modules: &[(&'static str, Option<Part>)]) -> Error {
     let known = known_names(modules);
     let guess = nearest(name, &known).map_or(String::new(), |closest| format!("Did you mean `{closest}`? "));
     let proposal = format!("{guess}Known: {}.", known.join(", "));
@@ -96,13 +107,31 @@ pub fn chosen_sites(
         pattern => pattern.clone(),
     };
     let is_left_out = left_out.matcher().map_err(no_pattern("--exclude-modules"))?;
-    let is_chosen = |site: &Site| match &targets {
-        Modules::Listed(_) => named.iter().any(|name| name == site.module),
-        Modules::Pattern(_) => matches(&path(site)),
+    // A layer of experts is meant by its own path, or by those of all of its experts.
+    let means = |option: &str, matches: &dyn Fn(&str) -> bool, site: &Site| {
+        let paths = module_paths(&site.name(), site.experts.unwrap_or(0), model.text_path);
+        match paths.iter().filter(|path| matches(path)).count() {
+            _ if matches(&path(site)) => Ok(true),
+            0 => Ok(false),
+            all if all == paths.len() => Ok(true),
+            some => {
+                let problem =
+                    format!("means {some} of the {} experts of {}; graftling adapts all or none", paths.len(), site.name());
+                Err(bad(option, problem, r"write \d+ for the number of an expert"))
+            }
+        }
     };
-    let in_layers = |site: &Site| layers.is_none_or(|layers| layers.contains(&site.layer));
-    let all = sites(model).into_iter();
-    let chosen: Vec<Site> = all.filter(|site| is_chosen(site) && in_layers(site) && !is_left_out(&path(site))).collect();
+    let mut chosen = Vec::new();
+    let all = sites(model).into_iter().chain(routers(model));
+    for site in all.filter(|site| layers.is_none_or(|layers| layers.contains(&site.layer))) {
+        let is_chosen = match &targets {
+            Modules::Listed(_) => named.iter().any(|name| name == site.module),
+            Modules::Pattern(_) => means("--target-modules", &matches, &site)?,
+        };
+        if is_chosen && !means("--exclude-modules", &is_left_out, &site)? {
+            chosen.push(site);
+        }
+    }
     match chosen.is_empty() {
         false => Ok(chosen),
         true => {
@@ -113,11 +142,19 @@ pub fn chosen_sites(
     }
 }
 
-/// `q_proj=2,down_proj=6`: values by pattern. `option` is named in errors.
+/// `q_proj=2,down_proj=6`: values by pattern, of which `usual` stands for all else. `layers`: of each adapted layer what PEFT calls it, or its
+/// experts. `option` is named in errors.
 ///
 /// # Errors
-/// [`Error::BadInput`] for an entry that is none, a value out of range, or a pattern that fits none of `paths`.
-pub fn parse_patterns<T: FromStr>(option: &str, text: &str, right: impl Fn(&T) -> bool, paths: &[String]) -> Result<Patterns<T>> {
+/// [`Error::BadInput`] for an entry that is none, a value out of range, a pattern that fits none of `layers`, or other values for some experts
+/// of a layer than for the others.
+pub fn parse_patterns<T: FromStr + Copy + PartialEq>(
+    option: &str,
+    text: &str,
+    right: impl Fn(&T) -> bool,
+    usual: T,
+    layers: &[Vec<String>],
+) -> Result<Patterns<T>> {
     let bad = |problem: String| Error::bad_input(option, problem, "write it as q_proj=2,down_proj=6");
     let entry = |entry: &str| {
         let problem = || bad(format!("`{entry}` is no name with a possible value"));
@@ -127,8 +164,13 @@ pub fn parse_patterns<T: FromStr>(option: &str, text: &str, right: impl Fn(&T) -
     };
     let entries = text.split(',').map(str::trim).filter(|entry| !entry.is_empty()).map(entry).collect::<Result<Vec<_>>>()?;
     let patterns = Patterns::new(entries).map_err(bad)?;
-    match patterns.unused(paths.iter().map(String::as_str)) {
-        Some(key) => Err(bad(format!("`{key}` is the end of no adapted module's name"))),
+    if let Some(key) = patterns.unused(layers.iter().flatten().map(String::as_str)) {
+        let has_experts = layers.iter().any(|paths| paths.len() > 1);
+        let proposal = if has_experts { ALIKE } else { "write it as q_proj=2,down_proj=6" };
+        return Err(Error::bad_input(option, format!("`{key}` is the end of no adapted module's name"), proposal));
+    }
+    match layers.iter().find_map(|paths| patterns.of_all(paths, usual).err()) {
+        Some(problem) => Err(Error::bad_input(option, problem, ALIKE)),
         None => Ok(patterns),
     }
 }

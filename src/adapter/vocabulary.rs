@@ -6,6 +6,9 @@
 //! * [`Whole`]: a matrix in f32 in the place of the model's own. As in PEFT it is a copy: where the model has one matrix for both, the other
 //!   use goes on with the model's, unless the adapter says that it stays one (`ensure_weight_tying`).
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
 use super::AdapterMatrix;
 use crate::architecture::Architecture;
 use crate::formats::peft::{AdapterConfig, AdapterTensor};
@@ -90,10 +93,6 @@ impl OwnRows {
 /// Bad input, at `place`: rows that no matrix has and no token is given.
 pub(super) fn of_peft(place: &str, adapter: &AdapterConfig, model: &Architecture) -> Result<(Vec<Whole>, Vec<OwnRows>)> {
     let (tied, columns) = (model.tie_word_embeddings, model.hidden_size);
-    let tensor = |module| match module {
-        Vocabulary::Output if !tied => "lm_head.weight",
-        _ => "model.embed_tokens.weight",
-    };
     let mut whole: Vec<Whole> = Vec::new();
     let mut rows: Vec<OwnRows> = Vec::new();
     for module in [Vocabulary::Embedding, Vocabulary::Output] {
@@ -103,7 +102,7 @@ pub(super) fn of_peft(place: &str, adapter: &AdapterConfig, model: &Architecture
             let is_copy = module == Vocabulary::Output && whole.iter().any(|embedding| embedding.is_both);
             let is_both = tied && (!trained || adapter.ensure_weight_tying);
             let known = model.vocab_size;
-            let whole_of = Whole { module, shape: [count, columns], trained, is_both, tensor: tensor(module), known };
+            let whole_of = Whole { module, shape: [count, columns], trained, is_both, tensor: module.tensor(tied), known };
             whole.extend((!is_copy).then_some(whole_of));
         }
         if let Some(tokens) = adapter.token_indices.get(module.name()) {
@@ -114,7 +113,7 @@ pub(super) fn of_peft(place: &str, adapter: &AdapterConfig, model: &Architecture
             };
             let is_copy = module == Vocabulary::Output && rows.iter().any(|embedding| embedding.is_both);
             let known = model.vocab_size;
-            let own = OwnRows { module, tokens: tokens.clone(), columns, is_both, tensor: tensor(module), known };
+            let own = OwnRows { module, tokens: tokens.clone(), columns, is_both, tensor: module.tensor(tied), known };
             rows.extend((!is_copy).then_some(own));
         }
     }
@@ -197,25 +196,32 @@ impl super::Placement {
     /// Bad input: the model's tensor cannot be read.
     pub(super) fn start_beside(&self, source: &dyn TensorSource) -> Result<Vec<AdapterTensor>> {
         let mut started = Vec::new();
+        // Of so many rows of a tensor.
+        let mut means: HashMap<(&str, usize), Vec<f32>> = HashMap::new();
         for whole in self.whole.iter().filter(|whole| whole.trained) {
             let mut values = source.read_f32(whole.tensor)?;
             let columns = whole.shape[1];
             let known = values.len() / columns;
             if known < whole.shape[0] {
-                let mean = mean_row(source, whole.tensor, known, columns)?;
+                let mut sums = vec![0.0; columns];
+                add_rows(&mut sums, &values);
+                let mean = mean(&sums, known);
                 (known..whole.shape[0]).for_each(|_| values.extend(&mean));
+                means.insert((whole.tensor, known), mean);
             }
             started.push(AdapterTensor { name: whole_name(whole.module), shape: whole.shape, values });
         }
         for own in &self.rows {
             let in_matrix = source.find(own.tensor).map_or(0, |info| info.rows()).min(own.known);
-            let new = own.tokens.iter().any(|&token| token as usize >= in_matrix);
-            let mean = if new { mean_row(source, own.tensor, in_matrix, own.columns)? } else { Vec::new() };
             let mut values = Vec::with_capacity(own.tokens.len() * own.columns);
             for &token in &own.tokens {
                 let token = token as usize;
                 if token >= in_matrix {
-                    values.extend(&mean);
+                    let mean: &[f32] = match means.entry((own.tensor, in_matrix)) {
+                        Entry::Occupied(mean) => mean.into_mut(),
+                        Entry::Vacant(mean) => mean.insert(mean_row(source, own.tensor, in_matrix, own.columns)?),
+                    };
+                    values.extend(mean);
                     continue;
                 }
                 let mut row = vec![0.0; own.columns];
@@ -228,6 +234,10 @@ impl super::Placement {
             let (matrix, values) = (vector.matrix(), source.read_f32(&vector.tensor())?);
             started.push(AdapterTensor { name: matrix.name, shape: matrix.shape, values });
         }
+        for router in &self.routers {
+            let (matrix, values) = (router.matrix(), source.read_f32(&router.tensor())?);
+            started.push(AdapterTensor { name: matrix.name, shape: matrix.shape, values });
+        }
         Ok(started)
     }
 }
@@ -235,16 +245,25 @@ impl super::Placement {
 /// Rows that are read at one time.
 const STEP: usize = 1024;
 
-/// The mean of the first `rows` rows, summed in f64.
+/// The mean of the first `rows` rows, read a few at a time.
 fn mean_row(source: &dyn TensorSource, tensor: &str, rows: usize, columns: usize) -> Result<Vec<f32>> {
-    let mut sum = vec![0.0_f64; columns];
+    let mut sums = vec![0.0; columns];
     for first in (0..rows).step_by(STEP) {
         let last = (first + STEP).min(rows);
         let mut values = vec![0.0; (last - first) * columns];
         source.read_rows_f32(tensor, first..last, &mut values)?;
-        for row in values.chunks(columns) {
-            sum.iter_mut().zip(row).for_each(|(sum, &value)| *sum += f64::from(value));
-        }
+        add_rows(&mut sums, &values);
     }
-    Ok(sum.into_iter().map(|sum| (sum / rows.max(1) as f64) as f32).collect())
+    Ok(mean(&sums, rows))
+}
+
+/// Adds rows up, in f64.
+fn add_rows(sums: &mut [f64], values: &[f32]) {
+    for row in values.chunks(sums.len().max(1)) {
+        sums.iter_mut().zip(row).for_each(|(sum, &value)| *sum += f64::from(value));
+    }
+}
+
+fn mean(sums: &[f64], rows: usize) -> Vec<f32> {
+    sums.iter().map(|sum| (sum / rows.max(1) as f64) as f32).collect()
 }

@@ -39,11 +39,49 @@ pub struct ExpertNames {
 
 impl ExpertNames {
     /// Of all families but Mixtral.
-    pub(super) const USUAL: Self = Self { parent: "mlp", experts: "mlp.experts", modules: ["gate_proj", "up_proj", "down_proj"] };
+    pub const USUAL: Self = Self { parent: "mlp", experts: "mlp.experts", modules: ["gate_proj", "up_proj", "down_proj"] };
+
+    /// A name with a router's parent in it (`layers.3.mlp.gate.weight`, `mlp.gate`) as this family has it. Transformers 5 has the routers of all
+    /// families where most have theirs.
+    pub fn of_today(&self, name: &str) -> String {
+        let own = name.split('.').map(|part| if part == Self::USUAL.parent { self.parent } else { part });
+        own.collect::<Vec<_>>().join(".")
+    }
+}
+
+/// A name of a router's (`layers.3.block_sparse_moe.gate.weight`) as transformers 5 has it; `None` where that is the same.
+pub fn router_of_today(name: &str) -> Option<String> {
+    let usual = ExpertNames::USUAL.parent;
+    let mut others = names_of_families().map(|names| names.parent).filter(|parent| *parent != usual);
+    let parent = others.find(|parent| name.split('.').any(|part| part == *parent))?;
+    Some(name.replacen(&format!(".{parent}."), &format!(".{usual}."), 1))
+}
+
+/// Does a family hang experts and their router on this in their layer?
+pub fn is_parent(name: &str) -> bool {
+    names_of_families().any(|names| names.parent == name)
+}
+
+/// What the layers of the expert hang on that every token is sent to.
+pub const SHARED_EXPERT: &str = "mlp.shared_expert";
+
+/// The name of something of one expert, of that of all (`layers.3.mlp.experts.gate_proj`); any other name as it is.
+pub fn of_expert(name: &str, expert: usize) -> String {
+    name.replacen(".experts.", &format!(".experts.{expert}."), 1)
+}
+
+/// The names in the family that calls a module of its experts so, and the module's place there.
+pub fn names_with(module: &str) -> Option<(&'static ExpertNames, usize)> {
+    names_of_families().find_map(|names| Some((names, names.modules.iter().position(|known| *known == module)?)))
+}
+
+/// Those of each family that has experts.
+fn names_of_families() -> impl Iterator<Item = &'static ExpertNames> {
+    super::FAMILIES.iter().filter_map(|family| family.experts.as_ref())
 }
 
 /// Most experts that are believed.
-const MOST_EXPERTS: usize = 4096;
+pub const MOST_EXPERTS: usize = 4096;
 
 impl Experts {
     /// Checks that the numbers are possible.

@@ -131,6 +131,9 @@ impl Keys<'_> {
         architecture.check_sizes(self.place)?;
         architecture.layers = vec![Layer { window: None, rope: Some(0) }; architecture.num_hidden_layers];
         (self.family.from_json)(self, &mut architecture)?;
+        if architecture.experts.is_some() {
+            architecture.router_aux_loss_coef = self.router_aux_loss_coef()?;
+        }
         architecture.check(self.place)?;
         Ok(architecture)
     }
@@ -207,6 +210,19 @@ impl Keys<'_> {
         self.get(key)
             .map(|value| value.as_bool().ok_or_else(|| self.bad(key, format!("is {value}, not true or false"))))
             .transpose()
+    }
+
+    /// The coefficient of the load balancing loss, which transformers adds where the router's logits are an output.
+    fn router_aux_loss_coef(&self) -> Result<Option<f64>> {
+        let key = "router_aux_loss_coef";
+        if !self.is_on("output_router_logits")? {
+            return Ok(None);
+        }
+        match self.number_or(key, ROUTER_AUX_LOSS_COEF)? {
+            0.0 => Ok(None),
+            coefficient if coefficient.is_finite() && coefficient > 0.0 => Ok(Some(coefficient)),
+            other => Err(self.bad(key, format!("is {other}, and cannot be below 0"))),
+        }
     }
 
     /// A flag that is off unless it is on.
@@ -388,6 +404,10 @@ impl Architecture {
             "eos_token_id": ends,
         });
         let Some(map) = config.as_object_mut() else { return config };
+        if let Some(coefficient) = self.router_aux_loss_coef {
+            map.insert("output_router_logits".to_owned(), json!(true));
+            map.insert("router_aux_loss_coef".to_owned(), json!(coefficient));
+        }
         if let Some(rope) = self.ropes.first() {
             map.insert("rope_theta".to_owned(), json!(rope.theta));
             map.insert("rope_scaling".to_owned(), rope.scaling_json());
@@ -459,6 +479,7 @@ impl Architecture {
             attention_output_bias: false,
             mlp_bias: false,
             experts: None,
+            router_aux_loss_coef: None,
             activation: Activation::Silu,
             attention_scale: 1.0,
             attention_softcap: None,
@@ -473,6 +494,9 @@ impl Architecture {
         }
     }
 }
+
+/// What transformers takes in all families with experts.
+const ROUTER_AUX_LOSS_COEF: f64 = 0.001;
 
 /// Token ids from a JSON value that is null, an id or a list of ids; `None` if it is something else.
 pub(crate) fn token_ids(value: Option<&Value>) -> Option<Vec<u32>> {

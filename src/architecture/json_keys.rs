@@ -24,6 +24,7 @@ pub(super) const READ: &[&str] = &[
     "eos_token_id",
     "quantization_config",
     "quantization",
+    "output_router_logits",
 ];
 
 /// Keys that change no number of a forward pass in a causal model: what transformers' base configuration has (versions 4 and 5), settings
@@ -65,7 +66,6 @@ pub(super) const HARMLESS: &[&str] = &[
     // Outputs.
     "output_attentions",
     "output_hidden_states",
-    "output_router_logits",
     "return_dict",
     "return_dict_in_generate",
     "output_scores",

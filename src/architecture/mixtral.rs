@@ -10,7 +10,7 @@ pub(super) static FAMILY: Family = Family {
     model_type: "mixtral",
     ggml: "",
     models: "Mixtral",
-    // The last two are about training: the coefficient is an option here, and noise of the router is not made.
+    // The last is about training from scratch: noise of the router is not made.
     keys: &["sliding_window", "num_local_experts", "num_experts_per_tok", "router_aux_loss_coef", "router_jitter_noise"],
     defaults: Defaults {
         num_key_value_heads: Some(8),

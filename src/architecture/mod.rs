@@ -32,9 +32,11 @@ mod smollm3;
 
 pub use experts::Experts;
 pub use override_rope::RopeOverride;
-pub use parameters::{Order, Parameter, is_a_router, is_of_a_layer, norm_modules, parameters, slice_name};
+pub use parameters::{
+    EMBEDDING_TENSOR, OUTPUT_TENSOR, Order, Parameter, is_a_router, is_of_a_layer, norm_modules, parameters, slice_name,
+};
 pub use rope::{DynamicRope, Rope, RopeScaling};
-pub use sites::{Part, Role, Site, layer_sites, linear_modules, sites};
+pub use sites::{Part, Role, Site, layer_routers, layer_sites, linear_modules, routers, sites};
 
 use serde_json::{Map, Value};
 
@@ -162,6 +164,9 @@ pub struct Architecture {
     pub mlp_bias: bool,
     /// The experts that some layers have in the place of their MLP.
     pub experts: Option<Experts>,
+    /// By what training multiplies the load balancing loss of the routers that it adds to its own; `None` for none. It is no part of the
+    /// model.
+    pub router_aux_loss_coef: Option<f64>,
     /// What the gate of the MLP goes through.
     pub activation: Activation,
     /// By what the products of query and key are multiplied.

@@ -4,7 +4,13 @@
 
 use std::ops::Range;
 
-use super::{Architecture, Norms, Part, QueryKeyNorm, Role, layer_sites};
+use super::experts::{ExpertNames, names_with, of_expert};
+use super::{Architecture, Norms, Part, QueryKeyNorm, Role, Site, layer_routers, layer_sites};
+
+/// The matrix with a row for each token that enters the first layer.
+pub const EMBEDDING_TENSOR: &str = "model.embed_tokens.weight";
+/// The one that gives the logits, where it is not the embedding.
+pub const OUTPUT_TENSOR: &str = "lm_head.weight";
 
 /// One parameter tensor.
 #[derive(Clone, Debug, PartialEq)]
@@ -44,7 +50,7 @@ pub enum Order {
 impl Parameter {
     /// The name of one expert's own matrix: `model.layers.3.mlp.experts.7.gate_proj.weight`.
     pub fn of_expert(&self, expert: usize) -> String {
-        self.name.replacen(".experts.", &format!(".experts.{expert}."), 1)
+        of_expert(&self.name, expert)
     }
 
     /// The shape in a GGUF file: three dimensions of all experts, one of a matrix of one row.
@@ -58,12 +64,7 @@ impl Parameter {
 
     /// What families without experts call a module of this kind.
     pub fn usual_module(&self) -> &'static str {
-        match self.module {
-            "w1" => "gate_proj",
-            "w2" => "down_proj",
-            "w3" => "up_proj",
-            other => other,
-        }
+        names_with(self.module).map_or(self.module, |(_, place)| ExpertNames::USUAL.modules[place])
     }
 
     /// Number of values.
@@ -118,7 +119,7 @@ const GGML_NORMS: [&str; 4] = ["attn_norm", "post_attention_norm", "ffn_norm", "
 /// All parameters of the model, in the order of a forward pass. With tied embeddings there is no `lm_head`.
 pub fn parameters(model: &Architecture) -> Vec<Parameter> {
     let hidden = model.hidden_size;
-    let mut parameters = vec![vocabulary(model, "model.embed_tokens.weight", "token_embd.weight", Part::Embedding)];
+    let mut parameters = vec![vocabulary(model, EMBEDDING_TENSOR, "token_embd.weight", Part::Embedding)];
     for layer in 0..model.num_hidden_layers {
         let sites = layer_sites(model, layer);
         let norms = norm_modules(model.norms);
@@ -126,7 +127,7 @@ pub fn parameters(model: &Architecture) -> Vec<Parameter> {
         for (part, before, after) in [(Part::Attention, 0, 1), (Part::Mlp, 2, 3)] {
             parameters.extend(block_norm(before));
             if part == Part::Mlp {
-                parameters.extend(routers(model, layer));
+                parameters.extend(layer_routers(model, layer).iter().map(router));
             }
             for site in sites.iter().filter(|site| site.part == part) {
                 let mut first = 0;
@@ -180,28 +181,23 @@ pub fn parameters(model: &Architecture) -> Vec<Parameter> {
         slices: Vec::new(),
     });
     if !model.tie_word_embeddings {
-        parameters.push(vocabulary(model, "lm_head.weight", "output.weight", Part::Output));
+        parameters.push(vocabulary(model, OUTPUT_TENSOR, "output.weight", Part::Output));
     }
     parameters
 }
 
-/// What chooses the experts of a layer, and what weighs the one that every token is sent to.
-fn routers(model: &Architecture, layer: usize) -> Vec<Parameter> {
-    let (Some(experts), Some(names)) = (model.experts_of(layer), &model.family().experts) else { return Vec::new() };
-    let router = |module: &'static str, ggml: &str, rows: usize| Parameter {
-        name: format!("model.layers.{layer}.{}.{module}.weight", names.parent),
-        ggml: format!("blk.{layer}.{ggml}.weight"),
-        module,
-        part: Part::Mlp,
-        layer: Some(layer),
-        shape: vec![rows, model.hidden_size],
+fn router(site: &Site) -> Parameter {
+    Parameter {
+        name: format!("model.{}.weight", site.name()),
+        ggml: format!("blk.{}.{}.weight", site.layer, site.ggml),
+        module: site.module,
+        part: site.part,
+        layer: Some(site.layer),
+        shape: vec![site.out_features, site.in_features],
         order: Order::Plain,
         experts: None,
         slices: Vec::new(),
-    };
-    let mut routers = vec![router(ROUTERS[0], "ffn_gate_inp", experts.count)];
-    routers.extend(experts.shared_intermediate_size.map(|_| router(ROUTERS[1], "ffn_gate_inp_shexp", 1)));
-    routers
+    }
 }
 
 fn vocabulary(model: &Architecture, name: &str, ggml: &str, part: Part) -> Parameter {

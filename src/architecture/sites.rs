@@ -1,6 +1,7 @@
 //! The one table of a model's linear layers: what users and PEFT call them, their shapes, and what the graph takes from each.
 
 use super::Architecture;
+use super::experts::{ExpertNames, SHARED_EXPERT};
 
 /// What a parameter belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -39,6 +40,8 @@ pub enum Role {
     Gate,
     Up,
     Down,
+    /// Numbers by which experts are chosen or weighed.
+    Router,
 }
 
 /// A linear layer of a block: what an adapter can adapt.
@@ -93,130 +96,135 @@ impl Site {
     }
 }
 
-/// What the layers of the expert hang on that every token is sent to.
-const SHARED_EXPERT: &str = "mlp.shared_expert";
-
-/// A linear layer, but for where it stands among all.
-struct Row {
-    module: &'static str,
-    ggml: &'static str,
-    part: Part,
-    parent: &'static str,
-    outputs: Vec<(Role, usize)>,
-    in_features: usize,
-    bias: bool,
-    experts: Option<usize>,
-}
-
 /// The linear layers of one block, in the order in which a token meets them. Those of all experts are one site a kind.
 pub fn layer_sites(model: &Architecture, layer: usize) -> Vec<Site> {
-    let mut rows = attention_rows(model);
-    // A layer with experts has other linear layers than one without.
-    let before = layer * rows.len() + (0..layer).map(|layer| mlp_count(model, layer)).sum::<usize>();
-    rows.extend(mlp_rows(model, layer));
-    let site = |(index, row): (usize, Row)| Site {
-        layer,
-        number: before + index,
-        module: row.module,
-        ggml: row.ggml,
-        part: row.part,
-        parent: row.parent,
-        out_features: row.outputs.iter().map(|(_, rows)| rows).sum(),
-        in_features: row.in_features,
-        bias: row.bias,
-        outputs: row.outputs,
-        experts: row.experts,
-    };
-    rows.into_iter().enumerate().map(site).collect()
+    let mut sites = unnumbered(model, layer);
+    sites.iter_mut().zip(count_before(model, layer)..).for_each(|(site, number)| site.number = number);
+    sites
 }
 
-fn attention_rows(model: &Architecture) -> Vec<Row> {
+/// How many linear layers the blocks before this one have.
+fn count_before(model: &Architecture, layer: usize) -> usize {
+    // A layer with experts has other linear layers than one without; those of one kind have the same.
+    let mut counts = [None; 2];
+    let count = |layer: usize| {
+        let of_kind = &mut counts[usize::from(model.experts_of(layer).is_some())];
+        *of_kind.get_or_insert_with(|| unnumbered(model, layer).len())
+    };
+    (0..layer).map(count).sum()
+}
+
+/// The linear layers of one block, without their place among all.
+fn unnumbered(model: &Architecture, layer: usize) -> Vec<Site> {
+    let mut sites = attention(model, layer);
+    sites.extend(mlp(model, layer));
+    sites
+}
+
+fn width(outputs: &[(Role, usize)]) -> usize {
+    outputs.iter().map(|(_, rows)| rows).sum()
+}
+
+fn attention(model: &Architecture, layer: usize) -> Vec<Site> {
     let (hidden, query, key) = (model.hidden_size, model.query_size(), model.key_value_size());
     let (qkv_bias, o_bias) = (model.query_key_value_bias, model.attention_output_bias);
-    let row = |module, ggml, outputs, in_features, bias| Row {
+    let site = |module, ggml, outputs: Vec<(Role, usize)>, in_features, bias| Site {
+        layer,
+        number: 0,
         module,
         ggml,
         part: Part::Attention,
         parent: "self_attn",
-        outputs,
+        out_features: width(&outputs),
         in_features,
         bias,
+        outputs,
         experts: None,
     };
-    let mut rows = if model.fused {
+    let mut sites = if model.fused {
         let outputs = vec![(Role::Query, query), (Role::Key, key), (Role::Value, key)];
-        vec![row("qkv_proj", "attn_qkv", outputs, hidden, qkv_bias)]
+        vec![site("qkv_proj", "attn_qkv", outputs, hidden, qkv_bias)]
     } else {
         vec![
-            row("q_proj", "attn_q", vec![(Role::Query, query)], hidden, qkv_bias),
-            row("k_proj", "attn_k", vec![(Role::Key, key)], hidden, qkv_bias),
-            row("v_proj", "attn_v", vec![(Role::Value, key)], hidden, qkv_bias),
+            site("q_proj", "attn_q", vec![(Role::Query, query)], hidden, qkv_bias),
+            site("k_proj", "attn_k", vec![(Role::Key, key)], hidden, qkv_bias),
+            site("v_proj", "attn_v", vec![(Role::Value, key)], hidden, qkv_bias),
         ]
     };
-    rows.push(row("o_proj", "attn_output", vec![(Role::AttentionOutput, hidden)], query, o_bias));
-    rows
+    sites.push(site("o_proj", "attn_output", vec![(Role::AttentionOutput, hidden)], query, o_bias));
+    sites
 }
 
-/// How many [`mlp_rows`] has.
-fn mlp_count(model: &Architecture, layer: usize) -> usize {
-    match model.experts_of(layer) {
-        Some(experts) => 3 + if experts.shared_intermediate_size.is_some() { 3 } else { 0 },
-        None => 3 - usize::from(model.fused),
-    }
-}
-
-fn mlp_rows(model: &Architecture, layer: usize) -> Vec<Row> {
-    let (hidden, inner, bias) = (model.hidden_size, model.intermediate_size, model.mlp_bias);
+fn mlp(model: &Architecture, layer: usize) -> Vec<Site> {
+    let (hidden, inner) = (model.hidden_size, model.intermediate_size);
+    let site = |parent, [module, ggml]: [&'static str; 2], outputs: Vec<(Role, usize)>, in_features, experts| Site {
+        layer,
+        number: 0,
+        module,
+        ggml,
+        part: Part::Mlp,
+        parent,
+        out_features: width(&outputs),
+        in_features,
+        bias: model.mlp_bias,
+        outputs,
+        experts,
+    };
     // Gate, up and down of one width, by these names.
     let gated = |parent, modules: [&'static str; 3], ggml: [&'static str; 3], inner: usize, experts| {
-        let sizes = [(Role::Gate, inner, hidden), (Role::Up, inner, hidden), (Role::Down, hidden, inner)];
-        let row = |((module, ggml), (role, out, input)): ((&'static str, &'static str), (Role, usize, usize))| Row {
-            module,
-            ggml,
-            part: Part::Mlp,
-            parent,
-            outputs: vec![(role, out)],
-            in_features: input,
-            bias,
-            experts,
-        };
-        modules.into_iter().zip(ggml).zip(sizes).map(row).collect::<Vec<_>>()
+        let kinds = [(Role::Gate, inner, hidden), (Role::Up, inner, hidden), (Role::Down, hidden, inner)];
+        let kinds = kinds.into_iter().zip(modules.into_iter().zip(ggml));
+        kinds
+            .map(|((role, out, input), (module, ggml))| site(parent, [module, ggml], vec![(role, out)], input, experts))
+            .collect::<Vec<_>>()
     };
-    let plain = ["gate_proj", "up_proj", "down_proj"];
+    let plain = ExpertNames::USUAL.modules;
     match (model.experts_of(layer), &model.family().experts) {
         (Some(experts), Some(names)) => {
             let ggml = ["ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"];
-            let mut rows = gated(names.experts, names.modules, ggml, experts.intermediate_size, Some(experts.count));
+            let mut sites = gated(names.experts, names.modules, ggml, experts.intermediate_size, Some(experts.count));
             if let Some(inner) = experts.shared_intermediate_size {
                 let ggml = ["ffn_gate_shexp", "ffn_up_shexp", "ffn_down_shexp"];
-                rows.extend(gated(SHARED_EXPERT, plain, ggml, inner, None));
+                sites.extend(gated(SHARED_EXPERT, plain, ggml, inner, None));
             }
-            rows
+            sites
         }
         _ if model.fused => vec![
-            Row {
-                module: "gate_up_proj",
-                ggml: "ffn_up",
-                part: Part::Mlp,
-                parent: "mlp",
-                outputs: vec![(Role::Gate, inner), (Role::Up, inner)],
-                in_features: hidden,
-                bias,
-                experts: None,
-            },
-            Row {
-                module: "down_proj",
-                ggml: "ffn_down",
-                part: Part::Mlp,
-                parent: "mlp",
-                outputs: vec![(Role::Down, hidden)],
-                in_features: inner,
-                bias,
-                experts: None,
-            },
+            site("mlp", ["gate_up_proj", "ffn_up"], vec![(Role::Gate, inner), (Role::Up, inner)], hidden, None),
+            site("mlp", ["down_proj", "ffn_down"], vec![(Role::Down, hidden)], inner, None),
         ],
         _ => gated("mlp", plain, ["ffn_gate", "ffn_up", "ffn_down"], inner, None),
     }
+}
+
+/// What chooses the experts of a layer, and what weighs the one that every token is sent to: layers that are adapted by their own names, and not
+/// where linear layers, or those of the MLP, are meant together.
+pub fn layer_routers(model: &Architecture, layer: usize) -> Vec<Site> {
+    let (Some(experts), Some(names)) = (model.experts_of(layer), &model.family().experts) else { return Vec::new() };
+    let has_shared = experts.shared_intermediate_size.is_some();
+    let each = 1 + usize::from(has_shared);
+    let before = count_before(model, model.num_hidden_layers)
+        + each * (0..layer).filter(|&layer| model.experts_of(layer).is_some()).count();
+    let router = |(index, (module, ggml, rows)): (usize, (&'static str, &'static str, usize))| Site {
+        layer,
+        number: before + index,
+        module,
+        ggml,
+        part: Part::Mlp,
+        parent: names.parent,
+        out_features: rows,
+        in_features: model.hidden_size,
+        bias: false,
+        outputs: vec![(Role::Router, rows)],
+        experts: None,
+    };
+    let all = [("gate", "ffn_gate_inp", experts.count), ("shared_expert_gate", "ffn_gate_inp_shexp", 1)];
+    all.into_iter().take(each).enumerate().map(router).collect()
+}
+
+/// The [routers](layer_routers) of all blocks.
+pub fn routers(model: &Architecture) -> Vec<Site> {
+    (0..model.num_hidden_layers).flat_map(|layer| layer_routers(model, layer)).collect()
 }
 
 /// The linear layers of all blocks, from the first block to the last.

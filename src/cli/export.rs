@@ -103,12 +103,11 @@ impl Opened {
         };
         let mut tokenizer = if has_tokenizer { Some(Tokenizer::from_source(&files.text)?) } else { None };
         let mut added = Vec::new();
-        for adapter in adapters {
-            let Some(known) = &tokenizer else { break };
-            if let Some((text, extended, tokens)) = added_tokens::extended_by(adapter, &files.text, known)? {
-                (files.text, tokenizer) = (text, Some(extended));
-                added.extend(tokens);
-            }
+        if let Some(known) = &tokenizer
+            && let Some(extended) = added_tokens::extended_by_all(adapters.iter().map(PathBuf::as_path), &files.text, known)?
+        {
+            let (text, extended, tokens) = extended;
+            (files.text, tokenizer, added) = (text, Some(extended), tokens);
         }
         if tokenizer.is_none() {
             terminal::say(&format!("{model} has no tokenizer, and so will not have what is written"));

@@ -285,4 +285,9 @@ impl Watch for Bars {
     fn loading(&self, done: u64, total: u64) {
         self.loading.at(done, total);
     }
+
+    fn note(&self, text: &str) {
+        self.tuning.finish();
+        terminal::say(text);
+    }
 }

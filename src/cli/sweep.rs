@@ -167,6 +167,10 @@ impl Watch for Shown {
     fn loading(&self, done: u64, total: u64) {
         self.with_bars(|bars| bars.loading(done, total));
     }
+
+    fn note(&self, text: &str) {
+        self.with_bars(|bars| bars.note(text));
+    }
 }
 
 impl Tell for Shown {

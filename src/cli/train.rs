@@ -78,7 +78,8 @@ fn train(args: TrainArgs, ranks: &Ranks) -> Result<i32> {
     let options = ranks.agree(asked(args))?;
     let before = Before::told(&options, ranks)?;
     let (scaling, adapter, tokens) = (options.rope_scaling, options.init_adapter.as_deref(), options.tokens());
-    let model = ranks.agree(OpenModel::for_run(&options.model, before.template_time, scaling, adapter, &tokens))?;
+    let (time, balance) = (before.template_time, options.router_aux_loss_coef);
+    let model = ranks.agree(OpenModel::for_run(&options.model, time, scaling, balance, adapter, &tokens))?;
     let prepared = ranks.agree(Prepared::among(ranks.clone(), before.began_with, options, &model))?;
     if dry_run {
         if ranks.is_first() {

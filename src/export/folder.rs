@@ -120,22 +120,23 @@ fn is_shard(name: &str) -> bool {
 }
 
 /// A tensor of the folder: a parameter, or the rows of one expert in that of all.
-struct Piece {
-    parameter: Parameter,
+struct Piece<'p> {
+    parameter: &'p Parameter,
     name: String,
     rows: Range<usize>,
     shape: Vec<usize>,
 }
 
-impl Piece {
-    fn of(parameter: Parameter) -> Vec<Self> {
+impl<'p> Piece<'p> {
+    /// From the parameter's first row to its last.
+    fn of(parameter: &'p Parameter) -> Vec<Self> {
         let Some(experts) = parameter.experts else {
             let (name, shape) = (parameter.name.clone(), parameter.shape.clone());
             return vec![Self { rows: 0..shape[0], parameter, name, shape }];
         };
         let each = parameter.shape[0] / experts;
         let piece = |expert: usize| Self {
-            parameter: parameter.clone(),
+            parameter,
             name: parameter.of_expert(expert),
             rows: expert * each..(expert + 1) * each,
             shape: vec![each, parameter.shape[1]],
@@ -149,44 +150,52 @@ impl Piece {
 }
 
 fn weights(source: &Source, dtype: DType, folder: &Path) -> Result<()> {
-    let merged = source.weights();
-    let parameters: Vec<Piece> = parameters(&source.files.config).into_iter().flat_map(Piece::of).collect();
+    let weights = source.weights();
+    let parameters = parameters(&source.files.config);
+    let pieces: Vec<Piece> = parameters.iter().flat_map(Piece::of).collect();
     let planned = |piece: &Piece| Planned { name: piece.name.clone(), shape: piece.shape.clone(), dtype };
-    let bytes = |number: usize| parameters[number].count() * dtype.block_bytes() as u64;
-    let mut shards: Vec<Vec<usize>> = Vec::new();
+    let bytes = |piece: &Piece| piece.count() * dtype.block_bytes() as u64;
+    let mut shards: Vec<Vec<&Piece>> = Vec::new();
     let mut room = 0;
-    for number in 0..parameters.len() {
-        match shards.last_mut().filter(|_| bytes(number) <= room) {
-            Some(shard) => shard.push(number),
+    for piece in &pieces {
+        match shards.last_mut().filter(|_| bytes(piece) <= room) {
+            Some(shard) => shard.push(piece),
             None => {
-                shards.push(vec![number]);
+                shards.push(vec![piece]);
                 room = SHARD;
             }
         }
-        room = room.saturating_sub(bytes(number));
+        room = room.saturating_sub(bytes(piece));
     }
-    let (mut done, total) = (0, parameters.iter().map(|parameter| parameter.count()).sum());
+    let (mut done, total) = (0, pieces.iter().map(Piece::count).sum());
     let mut map = Map::new();
     let count = shards.len();
+    // The parameter whose pieces are being written; they may go on in the next file.
+    let mut begun = None;
     for (at, shard) in shards.iter().enumerate() {
         let name =
             if count == 1 { "model.safetensors".to_owned() } else { format!("model-{:05}-of-{count:05}.safetensors", at + 1) };
-        let tensors: Vec<Planned> = shard.iter().map(|&number| planned(&parameters[number])).collect();
+        let tensors: Vec<Planned> = shard.iter().map(|piece| planned(piece)).collect();
         map.extend(tensors.iter().map(|tensor| (tensor.name.clone(), Value::String(name.clone()))));
         safetensors::write(&folder.join(&name), &tensors, |number, sink| {
-            let piece = &parameters[shard[number]];
-            let parameter = &piece.parameter;
-            let sums = merged.stream_rows(parameter, piece.rows.clone(), Order::Plain, dtype, |bytes| {
+            let Piece { parameter, rows, .. } = shard[number];
+            let merging = match &mut begun {
+                Some(merging) if rows.start > 0 => merging,
+                begun => begun.insert(weights.begin(parameter)?),
+            };
+            merging.rows(rows.clone(), Order::Plain, dtype, |bytes| {
                 done += (bytes.len() / dtype.block_bytes()) as u64;
                 (source.progress)(done, total);
                 sink(bytes)
             })?;
-            sums.into_iter().for_each(|sums| (source.measured)(parameter, sums));
+            if rows.end == parameter.shape[0] {
+                merging.sums().into_iter().for_each(|sums| (source.measured)(parameter, sums));
+            }
             Ok(())
         })?;
     }
     if count > 1 {
-        let size: u64 = (0..parameters.len()).map(bytes).sum();
+        let size: u64 = pieces.iter().map(bytes).sum();
         let index = json!({ "metadata": { "total_size": size }, "weight_map": map });
         atomic::write_atomically(&folder.join("model.safetensors.index.json"), format!("{index:#}\n").as_bytes())?;
     }

@@ -3,11 +3,13 @@
 
 use std::path::Path;
 
+use super::adapter_folder::CONFIG;
 use super::adapter_hub::{self, BottleneckConfig};
 use super::open;
 use super::peft::{self, AdapterConfig, AdapterTensor};
 use crate::Result;
 use crate::architecture::Architecture;
+use crate::architecture::experts::ExpertNames;
 
 /// What an adapter is, as its file says it.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,13 +34,17 @@ impl AdapterFile {
     /// # Errors
     /// As [`peft::load_adapter`] and [`adapter_hub::load`].
     pub fn load(folder: &Path) -> Result<(Self, Vec<AdapterTensor>)> {
-        let path = folder.join(adapter_hub::CONFIG);
+        Self::read(folder, &ExpertNames::USUAL)
+    }
+
+    fn read(folder: &Path, names: &ExpertNames) -> Result<(Self, Vec<AdapterTensor>)> {
+        let path = folder.join(CONFIG);
         // What cannot be read is told by whoever reads it as PEFT's.
         let is_hub = path.exists() && open::read_text(&path, "").is_ok_and(|text| adapter_hub::is_config(&text));
         if is_hub {
             return adapter_hub::load(folder).map(|(config, tensors)| (Self::AdapterHub(config), tensors));
         }
-        peft::load_adapter(folder).map(|(config, tensors)| (Self::Peft(config), tensors))
+        peft::load_adapter_of(folder, names).map(|(config, tensors)| (Self::Peft(config), tensors))
     }
 
     /// [`AdapterFile::load`] of an adapter for this model, by whose names its tensors go.
@@ -46,11 +52,7 @@ impl AdapterFile {
     /// # Errors
     /// As [`AdapterFile::load`].
     pub fn load_for(folder: &Path, model: &Architecture) -> Result<(Self, Vec<AdapterTensor>)> {
-        let (mut file, mut tensors) = Self::load(folder)?;
-        if let (Self::Peft(config), Some(names)) = (&mut file, &model.family().experts) {
-            config.name_experts(&mut tensors, names);
-        }
-        Ok((file, tensors))
+        Self::read(folder, model.family().experts.as_ref().unwrap_or(&ExpertNames::USUAL))
     }
 
     /// The name of the file with its tensors.

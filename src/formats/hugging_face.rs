@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     Error, Result,
-    architecture::{Architecture, json::token_ids},
+    architecture::{Architecture, EMBEDDING_TENSOR, OUTPUT_TENSOR, json::token_ids},
     storage::TensorSource,
 };
 
@@ -97,9 +97,6 @@ pub fn config_file(path: &Path) -> Result<Architecture> {
     Architecture::from_json_at(&path.display().to_string(), &text)
 }
 
-const EMBEDDING: &str = "model.embed_tokens.weight";
-const OUTPUT: &str = "lm_head.weight";
-
 /// How the weights in `folder` were quantised.
 ///
 /// # Errors
@@ -130,7 +127,7 @@ pub fn weights(folder: &Path, config: &mut Architecture) -> Result<FolderWeights
     }
     let weights = FolderWeights::of(stored, scheme(folder)?.as_ref())?;
     if !config.text_path.is_empty() {
-        let others = weights.tensors().iter().filter(|info| !info.name.starts_with("model.") && info.name != OUTPUT);
+        let others = weights.tensors().iter().filter(|info| !info.name.starts_with("model.") && info.name != OUTPUT_TENSOR);
         let others: Vec<&str> = others.map(|info| info.name.as_str()).collect();
         if let Some(first) = others.first() {
             let place = folder.display();
@@ -158,7 +155,7 @@ fn text_name(name: &str) -> String {
     }
     match name.strip_prefix("language_model.") {
         Some(rest) => rest.to_owned(),
-        None if name == OUTPUT => name.to_owned(),
+        None if name == OUTPUT_TENSOR => name.to_owned(),
         None => format!("other.{name}"),
     }
 }
@@ -166,7 +163,9 @@ fn text_name(name: &str) -> String {
 /// Whether there is an output matrix that is not the embedding.
 fn has_own_output(weights: &FolderWeights) -> Result<bool> {
     const ROWS: usize = 1024;
-    let (Some(of_embedding), Some(of_output)) = (weights.find(EMBEDDING), weights.find(OUTPUT)) else { return Ok(false) };
+    let (Some(of_embedding), Some(of_output)) = (weights.find(EMBEDDING_TENSOR), weights.find(OUTPUT_TENSOR)) else {
+        return Ok(false);
+    };
     if of_embedding.shape != of_output.shape {
         return Ok(true);
     }
@@ -175,8 +174,8 @@ fn has_own_output(weights: &FolderWeights) -> Result<bool> {
     for first in (0..rows).step_by(ROWS) {
         let chunk = first..(first + ROWS).min(rows);
         let values = chunk.len() * columns;
-        weights.read_rows_f32(EMBEDDING, chunk.clone(), &mut left[..values])?;
-        weights.read_rows_f32(OUTPUT, chunk, &mut right[..values])?;
+        weights.read_rows_f32(EMBEDDING_TENSOR, chunk.clone(), &mut left[..values])?;
+        weights.read_rows_f32(OUTPUT_TENSOR, chunk, &mut right[..values])?;
         if left[..values] != right[..values] {
             return Ok(true);
         }

@@ -5,7 +5,7 @@
 //! * [`folder_weights`]: the weights of a folder, of safetensors or PyTorch files (`safetensors`, `pytorch`, `pickle`, `stored`), quantised or
 //!   not (`quantised`);
 //! * `experts`: tensors of single experts as one of all;
-//! * [`peft`], [`adapter_hub`]: adapters, both ways; [`adapter_file`]: either of them;
+//! * [`peft`], [`adapter_hub`]: adapters, both ways; [`adapter_file`]: either of them, `adapter_folder`: what both share;
 //! * [`text_source`]: what the readers hand to the rest of the program, besides the [`TensorSource`](crate::storage::TensorSource);
 //! * `open`: the one place where files are opened; [`atomic`]: files written all or nothing.
 //!
@@ -13,6 +13,7 @@
 //! [`Error`](crate::Error) that names file, tensor or key.
 
 pub mod adapter_file;
+mod adapter_folder;
 pub mod adapter_hub;
 pub mod atomic;
 mod experts;

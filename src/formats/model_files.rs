@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     Error, Result,
-    architecture::{Architecture, parameters},
+    architecture::{Architecture, OUTPUT_TENSOR, parameters},
     files,
     storage::TensorSource,
 };
@@ -158,7 +158,7 @@ pub fn check_tensors(config: &Architecture, tensors: &dyn TensorSource) -> Resul
             ));
         }
         let Some(info) = tensors.find(name) else {
-            let proposal = if name == "lm_head.weight" {
+            let proposal = if name == OUTPUT_TENSOR {
                 "The config says that input and output embeddings are not tied, so the file must have it: download the model again."
             } else {
                 "The file is incomplete or belongs to another model: download or convert it again."

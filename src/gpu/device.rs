@@ -127,6 +127,7 @@ impl Device {
     /// If it has not what the arithmetic needs, or the driver refuses.
     pub fn on(adapter: &wgpu::Adapter, arithmetic: Arithmetic) -> Result<Self> {
         arithmetic.check(adapter)?;
+        let arithmetic = arithmetic.on(adapter);
         let info = adapter.get_info();
         let features = (adapter.features() & WANTED_FEATURES) | arithmetic.features();
         let limits = adapter.limits();
@@ -149,7 +150,7 @@ impl Device {
         })?;
         let mut opened = Self::opened(device, queue, info, features, limits);
         opened.facts.arithmetic = arithmetic;
-        if arithmetic == Arithmetic::Cooperative {
+        if arithmetic.wants_matrices() {
             opened.facts.cooperative = Matrices::offered(adapter).first().copied();
         }
         Ok(opened)

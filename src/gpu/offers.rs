@@ -6,10 +6,12 @@ use crate::{Error, Result};
 impl Arithmetic {
     /// Features that a device is opened with for this and not otherwise.
     pub(super) fn features(self) -> wgpu::Features {
-        match self {
-            Self::F32 | Self::F16 => wgpu::Features::empty(),
-            Self::Cooperative => wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX,
-        }
+        if self.wants_matrices() { wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX } else { wgpu::Features::empty() }
+    }
+
+    /// What is left of it on this adapter: where there are no matrices to choose, there is nothing to choose.
+    pub(super) fn on(self, adapter: &wgpu::Adapter) -> Self {
+        if self == Self::Auto && Matrices::offered(adapter).is_empty() { Self::F32 } else { self }
     }
 
     /// That the adapter has what this needs.
@@ -18,7 +20,7 @@ impl Arithmetic {
     /// Bad input, saying what is missing.
     pub(super) fn check(self, adapter: &wgpu::Adapter) -> Result<()> {
         let missing = match self {
-            Self::F32 => return Ok(()),
+            Self::F32 | Self::Auto => return Ok(()),
             Self::F16 if adapter.features().contains(wgpu::Features::SHADER_F16) => return Ok(()),
             Self::F16 => "f16 arithmetic in shaders".to_string(),
             Self::Cooperative if !Matrices::offered(adapter).is_empty() => return Ok(()),

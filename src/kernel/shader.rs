@@ -4,8 +4,8 @@
 //! // uses: wide_loads, matmul_io, {weights}
 //! ```
 //!
-//! A plain name is a file of `shaders/common/`. A name in braces is a *slot*: which part fills it, the [`Kernel`] says. So one algorithm is
-//! written once and composed with every loader of weights. A kernel's source is its own file behind all parts that it reaches, each
+//! A plain name is a file of `shaders/common/`. A name in braces is a *slot*: which part fills it, the [`Kernel`] says; where it says
+//! nothing, `{slot=part}` names the part. So one algorithm is written once and composed with every loader of weights. A kernel's source is its own file behind all parts that it reaches, each
 //! once and behind those that it uses itself; parts with directives (`enable f16;`) stand at the very beginning, as WGSL demands.
 
 use super::Kernel;
@@ -75,9 +75,10 @@ impl Composition<'_> {
             match part.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')) {
                 None => self.add(part)?,
                 Some(slot) => {
-                    let filled = self.kernel.slots.iter().find(|(known, _)| *known == slot);
-                    let (slot, part) =
-                        filled.ok_or_else(|| format!("kernel {name}: {stem}.wgsl has a slot {{{slot}}}, which is empty"))?;
+                    let (slot, usual) = slot.split_once('=').map_or((slot, None), |(slot, part)| (slot, Some(part)));
+                    let filled = self.kernel.slots.iter().find(|(known, _)| *known == slot).map(|(_, part)| *part);
+                    let part = (filled.or(usual))
+                        .ok_or_else(|| format!("kernel {name}: {stem}.wgsl has a slot {{{slot}}}, which is empty"))?;
                     self.filled.push(slot);
                     self.add(part)?;
                 }

@@ -148,7 +148,8 @@ impl<'a> Combined<'a> {
                     }
                     false => {
                         let (a, b) = nearest(&changes, rows, columns, rank);
-                        Way::Product { a, b, rank: rank.min(whole) }
+                        // No more than the matrix has rows and columns, whatever was asked for.
+                        Way::Product { rank: a.len() / columns.max(1), a, b }
                     }
                 }
             }
@@ -176,7 +177,7 @@ impl<'a> Combined<'a> {
         match &self.way {
             Way::Sum(update, tensor) => update.put_into(tensor, rows, values),
             Way::Product { a, b, rank } => {
-                let change = LowRank { a, b, experts: 1, rank: *rank, scale: 1.0 };
+                let change = LowRank { a, b, rank: *rank, scale: 1.0 };
                 values.par_chunks_exact_mut(columns).zip(rows).for_each(|(row, number)| change.add_row(number, 1.0, row));
             }
             Way::Dropped { changes, elected } => {

@@ -1,12 +1,14 @@
-//! What an adapter has in the place of the model's: rows of embedding and output matrix, or behind them, whole norms and biases.
+//! What an adapter has in the place of the model's: rows of embedding and output matrix, or behind them, whole norms, biases and routers.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 
 use crate::adapter::Placement;
 use crate::adapter::vocabulary::{rows_name, whole_name};
-use crate::architecture::Architecture;
+use crate::architecture::{Architecture, EMBEDDING_TENSOR, OUTPUT_TENSOR};
 use crate::formats::peft::AdapterTensor;
 use crate::model::hook::Vocabulary;
 use crate::{Error, Result};
@@ -22,27 +24,40 @@ pub struct Replaced {
     unties: bool,
 }
 
-/// One tensor: a matrix `[tokens, hidden_size]`, or a norm or bias, whose rows are single values.
+/// One tensor: a matrix `[tokens, hidden_size]`, a router, or a norm or bias, whose rows are single values.
 #[derive(Clone, Debug)]
 pub struct ReplacedTensor {
     /// The model's tensor that has the rows which are not the adapter's.
     pub source: String,
-    /// All rows, row-major; the model's own where there are none.
-    whole: Option<Vec<f32>>,
-    own: BTreeMap<usize, Vec<f32>>,
+    /// All rows; the model's own where there are none. Both uses of the vocabulary may share it.
+    whole: Option<Arc<AdapterTensor>>,
+    /// Rows of some tokens, and these, strictly increasing.
+    own: Option<(Vec<u32>, Arc<AdapterTensor>)>,
     columns: usize,
 }
 
 impl ReplacedTensor {
-    /// The adapter's row of this number; `None` where it is the model's.
-    pub fn row(&self, token: usize) -> Option<&[f32]> {
-        let of_whole = || self.whole.as_ref().map(|whole| &whole[token * self.columns..(token + 1) * self.columns]);
-        self.own.get(&token).map(Vec::as_slice).or_else(of_whole)
+    /// Some rows in pieces, from the first to the last: the adapter's with its values, and `None` where they are the model's.
+    pub fn pieces(&self, rows: Range<usize>) -> Vec<(Range<usize>, Option<&[f32]>)> {
+        let rest = |rows: Range<usize>| {
+            let values =
+                self.whole.as_ref().and_then(|whole| whole.values.get(rows.start * self.columns..rows.end * self.columns));
+            (rows, values)
+        };
+        let mut pieces = Vec::new();
+        let mut first = rows.start;
+        if let Some((tokens, own)) = &self.own {
+            let tokens = tokens.iter().map(|&token| token as usize).zip(own.values.chunks(self.columns));
+            for (token, values) in tokens.filter(|(token, _)| rows.contains(token)) {
+                pieces.extend((first < token).then(|| rest(first..token)));
+                pieces.push((token..token + 1, Some(values)));
+                first = token + 1;
+            }
+        }
+        pieces.extend((first < rows.end).then(|| rest(first..rows.end)));
+        pieces
     }
 }
-
-const EMBEDDING: &str = "model.embed_tokens.weight";
-const OUTPUT: &str = "lm_head.weight";
 
 impl Replaced {
     /// Takes what belongs to no linear layer out of `given`.
@@ -55,7 +70,7 @@ impl Replaced {
         model: &Architecture,
         given: &mut HashMap<String, AdapterTensor>,
     ) -> Result<Self> {
-        let mut taken: HashMap<String, AdapterTensor> = HashMap::new();
+        let mut taken: HashMap<String, Arc<AdapterTensor>> = HashMap::new();
         for matrix in placement.matrices_beside() {
             let proposal = "use an adapter that was trained on this model";
             let found = given
@@ -65,7 +80,7 @@ impl Replaced {
                 let problem = format!("`{}` has shape {:?}, the model needs {:?}", matrix.name, found.shape, matrix.shape);
                 return Err(Error::bad_input(place, problem, proposal));
             }
-            taken.insert(matrix.name, found);
+            taken.insert(matrix.name, Arc::new(found));
         }
         if taken.is_empty() {
             return Ok(Self::default());
@@ -75,28 +90,22 @@ impl Replaced {
         let tied = model.tie_word_embeddings;
         let unties = tied && embedding != output;
         let matrix = |module: Vocabulary| {
-            let source = if tied || module == Vocabulary::Embedding { EMBEDDING } else { OUTPUT };
-            let whole = placement.whole_of(module).map(|of| taken[&whole_name(of.module)].values.clone());
-            let mut own = BTreeMap::new();
-            if let Some(rows) = placement.rows_of(module) {
-                let values = &taken[&rows_name(rows.module)].values;
-                own.extend(
-                    rows.tokens.iter().zip(values.chunks(rows.columns)).map(|(&token, row)| (token as usize, row.to_vec())),
-                );
-            }
-            ReplacedTensor { source: source.to_owned(), whole, own, columns: model.hidden_size }
+            let whole = placement.whole_of(module).map(|of| taken[&whole_name(of.module)].clone());
+            let own = placement.rows_of(module).map(|of| (of.tokens.clone(), taken[&rows_name(of.module)].clone()));
+            ReplacedTensor { source: module.tensor(tied).to_owned(), whole, own, columns: model.hidden_size }
         };
         let mut tensors = BTreeMap::new();
-        for vector in &placement.vectors {
-            let whole = taken.get(&vector.name).map(|tensor| tensor.values.clone());
-            let of_vector = ReplacedTensor { source: vector.tensor(), whole, own: BTreeMap::new(), columns: 1 };
-            tensors.insert(vector.tensor(), of_vector);
+        let vectors = placement.vectors.iter().map(|vector| (&vector.name, vector.tensor(), 1));
+        let routers = placement.routers.iter().map(|router| (&router.name, router.tensor(), router.shape[1]));
+        for (name, tensor, columns) in vectors.chain(routers) {
+            let whole = taken.get(name).cloned();
+            tensors.insert(tensor.clone(), ReplacedTensor { source: tensor, whole, own: None, columns });
         }
         let has = |part: (Option<Vocabulary>, Option<Vocabulary>)| part != (None, None);
         if has(embedding) || has(output) {
-            tensors.insert(EMBEDDING.to_owned(), matrix(Vocabulary::Embedding));
+            tensors.insert(EMBEDDING_TENSOR.to_owned(), matrix(Vocabulary::Embedding));
             if !tied || unties {
-                tensors.insert(OUTPUT.to_owned(), matrix(Vocabulary::Output));
+                tensors.insert(OUTPUT_TENSOR.to_owned(), matrix(Vocabulary::Output));
             }
         }
         Ok(Self { tensors, tokens: placement.tokens(model), unties })
@@ -116,7 +125,7 @@ impl Replaced {
     pub fn report(&self) -> Value {
         let of = |matrix: &ReplacedTensor| match matrix.whole {
             Some(_) => json!("all"),
-            None => json!(matrix.own.len()),
+            None => json!(matrix.own.as_ref().map_or(0, |(tokens, _)| tokens.len())),
         };
         let rows: serde_json::Map<String, Value> = self.tensors.iter().map(|(name, tensor)| (name.clone(), of(tensor))).collect();
         json!({ "tokens": self.tokens, "own_rows": rows, "unties": self.unties })
@@ -139,8 +148,8 @@ impl Replaced {
             return Ok(());
         }
         let problem = format!(
-            "has rows of embedding or output matrix, or whole norms or biases (trainable_token_indices, modules_to_save, bias, added tokens), which {target} cannot \
-             carry"
+            "has rows of embedding or output matrix, or whole norms, biases or routers (trainable_token_indices, modules_to_save, bias, added tokens), which \
+             {target} cannot carry"
         );
         Err(Error::bad_input("--adapter", problem, proposal))
     }

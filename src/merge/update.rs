@@ -17,12 +17,10 @@ use crate::{Error, Result};
 /// A change of one matrix that is a product: `scale B A`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LowRank<'a> {
-    /// A `[rank, in_features]`, row-major.
+    /// A `[rank, in_features]`, row-major; of experts one below the other.
     pub a: &'a [f32],
-    /// B `[out_features, rank]`, row-major.
+    /// B `[out_features, rank]`, row-major; of experts one below the other.
     pub b: &'a [f32],
-    /// Of so many experts they are, one below the other; 1 of a layer that is none of experts.
-    pub experts: usize,
     pub rank: usize,
     pub scale: f64,
 }
@@ -71,8 +69,8 @@ impl Update {
             let replaced = Replaced::of(&place, &placement, model, &mut given)?;
             if !replaced.is_empty() {
                 if *weight != 1.0 || !update.replaced.is_empty() {
-                    let problem = "has rows, norms or biases in the place of the model's: they have no weight, and add up with \
-                                   no other's";
+                    let problem = "has rows, norms, biases or routers in the place of the model's: they have no weight, and add up \
+                                   with no other's";
                     return Err(Error::bad_input(&place, problem, "merge it without a weight, and no other one with such rows"));
                 }
                 update.replaced = replaced;
@@ -172,14 +170,13 @@ impl Update {
         let first = rows.start;
         values.par_chunks_mut(columns * ROWS).enumerate().for_each(|(at, values)| {
             let rows = first + at * ROWS..first + at * ROWS + values.len() / columns;
-            let before = Matrix::new([rows.len(), columns], values.to_vec());
-            for change in changes {
-                for own in by_expert(site, &rows) {
-                    let within = (own.start - rows.start) * columns..(own.end - rows.start) * columns;
-                    let before = Matrix::new([own.len(), columns], before.data[within.clone()].to_vec());
+            for own in by_expert(site, &rows) {
+                let values = &mut values[(own.start - rows.start) * columns..(own.end - rows.start) * columns];
+                let before = Matrix::new([own.len(), columns], values.to_vec());
+                for change in changes {
                     let merged = change.method.merged(&before, &change.of_rows(site, &own));
                     let merged = merged.unwrap_or_else(|| unreachable!("such a method is refused when it is read"));
-                    let parts = values[within].iter_mut().zip(merged.data.iter().zip(&before.data));
+                    let parts = values.iter_mut().zip(merged.data.iter().zip(&before.data));
                     match (change.weight, changes.len()) {
                         (1.0, 1) => parts.for_each(|(value, (merged, _))| *value = *merged),
                         (weight, _) => parts.for_each(|(value, (merged, before))| *value += weight * (merged - before)),
@@ -206,10 +203,7 @@ fn by_expert(site: &Site, rows: &Range<usize>) -> Vec<Range<usize>> {
 impl Change {
     fn low_rank(&self) -> Option<LowRank<'_>> {
         match (&self.method, self.matrices.as_slice()) {
-            (Method::Lora(lora), [a, b]) => {
-                let experts = (a.shape[0] / lora.r.max(1)).max(1);
-                Some(LowRank { a: &a.values, b: &b.values, experts, rank: lora.r, scale: lora.scale })
-            }
+            (Method::Lora(lora), [a, b]) => Some(LowRank { a: &a.values, b: &b.values, rank: lora.r, scale: lora.scale }),
             _ => None,
         }
     }
@@ -233,8 +227,11 @@ impl LowRank<'_> {
     /// Adds `weight` times row `number` of the change.
     pub fn add_row(&self, number: usize, weight: f64, row: &mut [f64]) {
         let columns = row.len();
-        let rows_of_each = self.b.len() / self.rank.max(1) / self.experts;
-        let a = &self.a[number / rows_of_each.max(1) * self.rank * columns..];
+        let of_each = self.rank * columns;
+        // Of a layer that is none of experts there is one pair.
+        let experts = (self.a.len() / of_each.max(1)).max(1);
+        let rows_of_each = (self.b.len() / self.rank.max(1) / experts).max(1);
+        let a = &self.a[number / rows_of_each * of_each..];
         for (k, &b) in self.b[number * self.rank..][..self.rank].iter().enumerate() {
             let factor = weight * self.scale * f64::from(b);
             row.iter_mut().zip(&a[k * columns..][..columns]).for_each(|(value, &a)| *value += factor * f64::from(a));

@@ -1,12 +1,14 @@
-//! The experts of a layer: the router, the rows of each expert, their gate, up and down as one product each, and the weighted sum back.
+//! The experts of a layer: the router, the rows of each expert, their gate, up and down as one product each, and the weighted sum back. In training
+//! also how evenly the router spreads the tokens, where that is a part of the loss.
 
 use super::graph::Builder;
 use super::hook::Linear;
-use crate::architecture::{Experts, Role, Site};
+use crate::architecture::{Experts, Role, Site, layer_routers};
 use crate::graph::{ShapeError, ValueId};
 use crate::kernel::Layout;
 use crate::ops::add::Add;
 use crate::ops::expert_rows::{FromExperts, ToExperts};
+use crate::ops::expert_shares::ExpertShares;
 use crate::ops::gate_rows::GateRows;
 use crate::ops::matmul::{Matmul, MatmulExperts};
 use crate::ops::route::Route;
@@ -27,11 +29,18 @@ impl Builder<'_> {
         };
         let (gate, up, down) = (of(Role::Gate, true)?, of(Role::Up, true)?, of(Role::Down, true)?);
         let path = format!("layers.{layer}.{}", gate.parent);
-        let [router, shared_gate] = self.routers(layer);
+        let routers = layer_routers(self.architecture, layer);
+        let router = |at: usize| routers.get(at).ok_or_else(|| ShapeError::new("model", "routers", at, "one more"));
 
-        let logits = self.by_router(&router, experts.count, x)?;
+        let logits = self.by_router(router(0)?, x)?;
         let route = Route { experts: experts.per_token, renormalised: experts.renormalised };
         let routed = self.graph.apply(route, &[logits], format!("{path}.route"))?;
+        if self.balances() {
+            let before = self.expert_shares.into_iter().flatten();
+            let inputs: Vec<ValueId> = [logits, routed[1]].into_iter().chain(before).collect();
+            let shares = self.graph.apply(ExpertShares, &inputs, format!("{path}.shares"))?;
+            self.expert_shares = Some([shares[0], shares[1]]);
+        }
         let order = self.graph.apply(SortByExpert { experts: experts.count }, &[routed[1]], format!("{path}.order"))?;
         let [rows, places, offsets] = [order[0], order[1], order[2]];
 
@@ -48,7 +57,7 @@ impl Builder<'_> {
             let last = of(Role::Down, false)?;
             let inner = self.glu([gate, up], format!("layers.{layer}.{}.glu", last.parent))?;
             let output = self.linear(last, inner, 1.0, None)?[0];
-            let logit = self.by_router(&shared_gate, 1, x)?;
+            let logit = self.by_router(router(1)?, x)?;
             let name = format!("layers.{layer}.{}", last.parent);
             let gated = self.graph.apply_one(GateRows, &[output, logit], format!("{name}.gated"))?;
             sum = self.graph.apply_one(Add, &[sum, gated], format!("{path}.with_shared"))?;
@@ -56,16 +65,19 @@ impl Builder<'_> {
         Ok((down, sum))
     }
 
-    /// Names of the router and of the gate of the expert that all tokens are sent to, without `model.` and `.weight`.
-    fn routers(&self, layer: usize) -> [String; 2] {
-        let parent = self.architecture.family().experts.as_ref().map_or("mlp", |names| names.parent);
-        ["gate", "shared_expert_gate"].map(|module| format!("layers.{layer}.{parent}.{module}"))
-    }
-
-    /// `x W^T` by the matrix of this name, `[count, hidden_size]`.
-    fn by_router(&mut self, name: &str, count: usize, x: ValueId) -> Result<ValueId, ShapeError> {
-        let weight = self.matrix(&format!("model.{name}.weight"), &(0..count), true, self.architecture.hidden_size);
-        Matmul { layout: Layout::NT, scale: 1.0 }.append(&mut self.graph, [x, weight], None, name)
+    /// What a router makes of `x`, by its own matrix and what the hook adds, or by what the hook has in the place of the matrix.
+    fn by_router(&mut self, site: &Site, x: ValueId) -> Result<ValueId, ShapeError> {
+        let name = site.name();
+        let Some(adapted) = self.hook.router(&mut self.graph, &format!("{name}.weight")) else {
+            return Ok(self.linear(site, x, 1.0, None)?[0]);
+        };
+        self.part_of_the_way(&name, false, |model, product, is_adapted| {
+            if !is_adapted {
+                let weight = model.matrix(&format!("model.{name}.weight"), &(0..site.out_features), true, site.in_features);
+                return Matmul { layout: Layout::NT, scale: 1.0 }.append(&mut model.graph, [x, weight], None, product);
+            }
+            Matmul { layout: Layout::NT, scale: 1.0 }.append(&mut model.graph, [x, adapted], None, product)
+        })
     }
 
     /// The layer of each expert on its own rows, and what the hook adds.

@@ -4,12 +4,13 @@
 //! attention finds its keys. It also builds a [`Part`] of the model: the layers below one, or those from one on.
 
 use super::hook::{Hook, Vocabulary};
-use crate::architecture::{Architecture, DynamicRope, Rope, slice_name};
+use crate::architecture::{Architecture, DynamicRope, EMBEDDING_TENSOR, Rope, slice_name};
 use crate::graph::{DType, Graph, Origin, Rows, ShapeError, TensorType, ValueId};
 use crate::kernel::Layout;
 use crate::ops::embedding::Embedding;
 use crate::ops::gather_rows::GatherRows;
 use crate::ops::linear_cross_entropy::LinearCrossEntropy;
+use crate::ops::load_balancing_loss::LoadBalancingLoss;
 use crate::ops::matmul::Matmul;
 use crate::ops::permute_columns::PermuteColumns;
 use crate::ops::replace_columns::ReplaceColumns;
@@ -147,6 +148,9 @@ pub struct Model {
     /// Indices of each block's nodes, from the first block to the last; empty for those outside the [`Part`].
     pub blocks: Vec<Range<usize>>,
     pub head: Head,
+    /// `[1, 1]`: how unevenly the routers of all layers spread the tokens; only in training, and where
+    /// [`Architecture::router_aux_loss_coef`] asks for it.
+    pub load_balancing_loss: Option<ValueId>,
 }
 
 /// Storage types of the frozen weights, by Hugging Face name.
@@ -180,6 +184,8 @@ pub(super) struct Builder<'a> {
     pub(super) rope_tables: Vec<ValueId>,
     weights: Vec<(String, ValueId)>,
     pub(super) caches: Vec<ValueId>,
+    /// What the routers so far give each expert, and how many rows they send there; see [`Model::load_balancing_loss`].
+    pub(super) expert_shares: Option<[ValueId; 2]>,
 }
 
 impl<'a> Builder<'a> {
@@ -239,7 +245,8 @@ impl<'a> Builder<'a> {
         };
         let rope_tables = architecture.ropes.iter().enumerate().map(&mut table).collect();
         let (weights, caches) = (Vec::new(), Vec::new());
-        Self { architecture, storage, hook, purpose, part, graph, inputs, rope_tables, weights, caches }
+        let expert_shares = None;
+        Self { architecture, storage, hook, purpose, part, graph, inputs, rope_tables, weights, caches, expert_shares }
     }
 
     /// The input that says which rows of this rope's table are read.
@@ -273,12 +280,28 @@ impl<'a> Builder<'a> {
             Part::Below(_) | Part::Layer(_) => Head::Hidden(x),
             Part::Whole | Part::From(_) => self.head(x)?,
         };
+        let load_balancing_loss = self.load_balancing_loss()?;
         let Self { graph, inputs, weights, rope_tables, caches, .. } = self;
-        Ok(Model { graph, inputs, weights, rope_tables, caches, blocks, head })
+        Ok(Model { graph, inputs, weights, rope_tables, caches, blocks, head, load_balancing_loss })
+    }
+
+    /// Whether how the routers spread the tokens is a part of the loss.
+    pub(super) fn balances(&self) -> bool {
+        self.purpose == Purpose::Train && self.architecture.router_aux_loss_coef.is_some()
+    }
+
+    fn load_balancing_loss(&mut self) -> Result<Option<ValueId>, ShapeError> {
+        let (Some(experts), true) = (&self.architecture.experts, self.balances()) else { return Ok(None) };
+        if self.part != Part::Whole {
+            let found = format!("{:?}", self.part);
+            return Err(ShapeError::new("model", "the layers of the load balancing loss", found, "all layers"));
+        }
+        let op = LoadBalancingLoss { chosen: experts.per_token };
+        self.expert_shares.map(|shares| self.graph.apply_one(op, &shares, "load_balancing_loss")).transpose()
     }
 
     fn embedding(&mut self) -> Result<ValueId, ShapeError> {
-        let (ids, own) = (self.inputs.input_ids, "model.embed_tokens.weight");
+        let (ids, own) = (self.inputs.input_ids, EMBEDDING_TENSOR);
         let matrix = self.hook.vocabulary(&mut self.graph, Vocabulary::Embedding);
         let own_rows = self.hook.own_rows(&mut self.graph, Vocabulary::Embedding);
         let is_own = matrix.is_none() && own_rows.is_none();
@@ -301,7 +324,7 @@ impl<'a> Builder<'a> {
         let x = self.graph.apply_one(GatherRows, &[x, self.inputs.rows], "supervised_rows")?;
         let x = self.norm(x, "model.norm.weight", "norm", 1)?;
         let tied = self.architecture.tie_word_embeddings;
-        let own = if tied { "model.embed_tokens.weight" } else { "lm_head.weight" };
+        let own = Vocabulary::Output.tensor(tied);
         let matrix = self.hook.vocabulary(&mut self.graph, Vocabulary::Output);
         let own_rows = self.hook.own_rows(&mut self.graph, Vocabulary::Output);
         // Of the matrix, and of rows of their own behind it.

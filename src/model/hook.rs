@@ -1,7 +1,7 @@
 //! Where what is trained joins a model: a hook that is told of every linear layer while the graph is built.
 
 use super::graph::Purpose;
-use crate::architecture::Site;
+use crate::architecture::{EMBEDDING_TENSOR, OUTPUT_TENSOR, Site};
 use crate::graph::{Graph, ShapeError, ValueId};
 
 /// A linear layer of the frozen model, just built.
@@ -49,6 +49,14 @@ impl Vocabulary {
             Self::Output => "lm_head",
         }
     }
+
+    /// The model's tensor of it; `tied`: the model has one for both.
+    pub fn tensor(self, tied: bool) -> &'static str {
+        match self {
+            Self::Output if !tied => OUTPUT_TENSOR,
+            _ => EMBEDDING_TENSOR,
+        }
+    }
 }
 
 /// Rows of their own for some tokens, in the place of the matrix's or behind them.
@@ -77,7 +85,7 @@ pub trait Hook {
         None
     }
 
-    /// How far from what the model's own embedding, output matrix and norms give to what stands for them.
+    /// How far from what the model's own embedding, output matrix, norms and routers give to what stands for them.
     fn strength(&self) -> f64 {
         1.0
     }
@@ -90,6 +98,11 @@ pub trait Hook {
     /// What stands for a part of the vector of this name (`layers.3.input_layernorm.weight`, `layers.3.self_attn.q_proj.bias`), `[1, size]`;
     /// `None` for the model's own.
     fn vector(&mut self, _graph: &mut Graph, _name: &str, _part: usize) -> Option<ValueId> {
+        None
+    }
+
+    /// What stands for the router of experts of this name (`layers.3.mlp.gate.weight`), `[experts, hidden_size]`; `None` for the model's own.
+    fn router(&mut self, _graph: &mut Graph, _name: &str) -> Option<ValueId> {
         None
     }
 

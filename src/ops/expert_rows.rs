@@ -18,7 +18,7 @@ use super::{Example, OpEntry, Random, expect, spread};
 use crate::graph::{
     Bind, Call, DType, Derivative, Differentiate, Dispatch, Matrix, Op, Rows, ShapeError, TensorType, ValueId, Vjp,
 };
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, Needs};
 use crate::kernel_params;
 
 /// Inputs `x, rows, places` and optionally `weights`; output `y`.
@@ -199,9 +199,15 @@ impl Op for ExpertDots {
 
     fn launch(&self, call: &Call) -> Vec<Dispatch> {
         let (w, y) = (&call.outputs[0], &call.inputs[1]);
-        let params = params(w.rows, y.columns(), w.columns(), y.rows);
+        let [ones, fours, subgroup8] = &DOTS;
+        let (kernel, columns) = match by_fours(y.columns()) {
+            Some(columns) if subgroup8.needs.met_by(call.device) => (subgroup8, columns),
+            Some(columns) => (fours, columns),
+            None => (ones, y.columns()),
+        };
+        let params = params(w.rows, columns, w.columns(), y.rows);
         let bindings = vec![Bind::Input(0), Bind::Input(1), Bind::Input(3), Bind::Output(0)];
-        vec![Dispatch { bindings, ..Dispatch::only(&DOTS, call, params, spread(w.elements())) }]
+        vec![Dispatch { bindings, ..Dispatch::only(kernel, call, params, spread(w.elements())) }]
     }
 
     fn flops(&self, inputs: &[[usize; 2]], _: &[[usize; 2]]) -> u64 {
@@ -228,7 +234,8 @@ impl Differentiate for ExpertDots {
 }
 
 kernel_params!(
-    /// What all three kernels are told; `other_rows` are those of the operand that is read at chosen rows.
+    /// What all three kernels are told; `columns` are counted in the values that it reads together, and `other_rows` are those of the operand that is
+    /// read at chosen rows.
     Params { rows: u32, columns: u32, experts: u32, other_rows: u32 }
 );
 
@@ -239,13 +246,14 @@ fn params(rows: usize, columns: usize, experts: usize, other_rows: usize) -> Vec
 
 /// to_experts or from_experts, of which the kernel reads these inputs beside the weights.
 fn dispatch(
-    kernel: &'static Kernel,
+    [ones, fours]: &'static [Kernel; 2],
     call: &Call,
     rows: usize,
     inputs: [usize; 2],
     (columns, other_rows): (usize, usize),
     workgroups: [u32; 3],
 ) -> Dispatch {
+    let (kernel, columns) = by_fours(columns).map_or((ones, columns), |columns| (fours, columns));
     let params = params(rows, columns, call.inputs[2].columns(), other_rows);
     let weighted = call.inputs.len() == 4;
     // Without weights their binding is any other input: the kernel does not read it.
@@ -255,12 +263,35 @@ fn dispatch(
     Dispatch { bindings, constants, ..Dispatch::only(kernel, call, params, workgroups) }
 }
 
-/// One workgroup a row.
-static TO_EXPERTS: Kernel = Kernel::checked("to_experts", Params::FIELDS);
-static FROM_EXPERTS: Kernel = Kernel::checked("from_experts", Params::FIELDS);
+/// How many fours there are in a row, where they are all of it.
+fn by_fours(columns: usize) -> Option<usize> {
+    columns.is_multiple_of(4).then_some(columns / 4)
+}
 
-/// One workgroup an entry.
-static DOTS: Kernel = Kernel::checked("expert_dots", Params::FIELDS);
+/// A kernel whose numbers of rows, which come from buffers, are bounded by it.
+const fn kernel(name: &'static str, shader: &'static str, slots: &'static [(&'static str, &'static str)]) -> Kernel {
+    Kernel { shader, slots, ..Kernel::plain(name, Params::FIELDS) }
+}
+
+const ONES: (&str, &str) = ("values", "row_ones");
+const FOURS: (&str, &str) = ("values", "row_fours");
+
+/// One workgroup a row, value by value or by fours.
+static TO_EXPERTS: [Kernel; 2] =
+    [kernel("to_experts", "to_experts", &[ONES]), kernel("to_experts_fours", "to_experts", &[FOURS])];
+static FROM_EXPERTS: [Kernel; 2] =
+    [kernel("from_experts", "from_experts", &[ONES]), kernel("from_experts_fours", "from_experts", &[FOURS])];
+
+/// One workgroup an entry: value by value, by fours, and for CPU drivers with subgroups of 8 without barriers.
+static DOTS: [Kernel; 3] = [
+    kernel("expert_dots", "expert_dots", &[ONES, ("row_sum", "row_sum")]),
+    kernel("expert_dots_fours", "expert_dots", &[FOURS, ("row_sum", "row_sum")]),
+    Kernel {
+        constants: &[("LANES", 8.0)],
+        needs: Needs { cpu_driver: true, subgroup_size: Some(8), ..Needs::NONE },
+        ..kernel("expert_dots_subgroup8", "expert_dots", &[FOURS, ("row_sum", "row_sum_subgroup")])
+    },
+];
 
 /// T, K, columns.
 const SIZES: [[usize; 3]; 5] = [[1, 1, 1], [1, 2, 64], [9, 3, 7], [70, 2, 65], [33, 8, 128]];
@@ -294,7 +325,7 @@ fn examples(random: &mut Random, op: impl Op + Copy + 'static, rows: impl Fn([us
 pub(super) fn to_entry() -> OpEntry {
     OpEntry {
         name: "to_experts",
-        kernels: vec![&TO_EXPERTS],
+        kernels: TO_EXPERTS.iter().collect(),
         examples: |random| examples(random, ToExperts, |[tokens, ..]| tokens),
         tolerance: |_| 1e-6,
     }
@@ -303,7 +334,7 @@ pub(super) fn to_entry() -> OpEntry {
 pub(super) fn from_entry() -> OpEntry {
     OpEntry {
         name: "from_experts",
-        kernels: vec![&FROM_EXPERTS],
+        kernels: FROM_EXPERTS.iter().collect(),
         examples: |random| examples(random, FromExperts, |[tokens, experts, _]| tokens * experts),
         tolerance: |_| 1e-6,
     }
@@ -312,7 +343,7 @@ pub(super) fn from_entry() -> OpEntry {
 pub(super) fn dots_entry() -> OpEntry {
     OpEntry {
         name: "expert_dots",
-        kernels: vec![&DOTS],
+        kernels: DOTS.iter().collect(),
         examples: |random| {
             let example = |size: [usize; 3]| {
                 let mut inputs = [size[0], size[0] * size[1]].map(|rows| values(random, [rows, size[2]])).to_vec();

@@ -65,6 +65,8 @@ pub trait Watch: Sync {
     fn tuning(&self, done: usize, total: usize);
     /// Bytes of weights sent, and bytes to send.
     fn loading(&self, done: u64, total: u64);
+    /// What was decided that changes numbers.
+    fn note(&self, text: &str);
 }
 
 /// For whoever does not want to be told.
@@ -72,6 +74,8 @@ impl Watch for () {
     fn tuning(&self, _done: usize, _total: usize) {}
 
     fn loading(&self, _done: u64, _total: u64) {}
+
+    fn note(&self, _text: &str) {}
 }
 
 /// Decides with which kernels `device` computes these graphs, by measurement or as `recorded`. Gives what was chosen by measurement, and
@@ -87,6 +91,17 @@ pub fn tuned(
     let sources =
         Sources { measure: options.autotune, folder: options.cache.clone(), recorded, budget: BUDGET, progress: &progress };
     let Decision { tuning, choices, record } = tune(&device, graphs, &sources);
+    if options.matmul == Arithmetic::Auto {
+        watch.note(&match (device.facts.cooperative, record.on_matrix_units()) {
+            (None, _) => "matmul auto: all in f32, since this GPU and driver offer no matrix units that graftling knows".into(),
+            (Some(_), [_, 0]) => "matmul auto: all in f32, since nothing was measured".into(),
+            (Some(matrices), [on_matrices, kinds]) => format!(
+                "matmul auto: {on_matrices} of {kinds} kinds of products on matrix units ({}){}; --matmul f32 keeps all in f32",
+                matrices.name(),
+                if matrices.takes_f16() { ", each product off by about 0.03 %" } else { "" },
+            ),
+        });
+    }
     (Tuned { device: Arc::new(device), tuning }, choices, record)
 }
 

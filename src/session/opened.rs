@@ -4,14 +4,14 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-use crate::Result;
 use crate::adapter::added_tokens::{self, Extended};
 use crate::adapter::rope_scaling;
-use crate::architecture::{RopeOverride, parameters};
+use crate::architecture::{Architecture, RopeOverride, parameters};
 use crate::formats::{AddedTokenSource, ModelFiles};
 use crate::graph::DType;
 use crate::model::weights::WeightType;
 use crate::text::{ChatTemplate, Tokenizer, marks};
+use crate::{Error, Result};
 
 /// A model whose files have been found and checked; no weight has been read yet.
 pub struct OpenModel {
@@ -55,22 +55,24 @@ impl OpenModel {
         Ok(Self { files, tokenizer, template, tokens, added: Vec::new(), template_time, rope_scaling: None })
     }
 
-    /// The model as a run trains it: with the rotation that is asked for, or that the adapter which it starts from remembers, with the
+    /// The model as a run trains it: with the load balancing loss of this weight, with the rotation that is asked for, or that the adapter which it starts from remembers, with the
     /// tokens that this adapter adds, and with those that are to be trained.
     ///
     /// # Errors
-    /// As [`OpenModel::open`], [`OpenModel::with_tokens_of`] and [`OpenModel::with_tokens`]. Bad input: the adapter was trained with another
+    /// As [`OpenModel::open`], [`OpenModel::balanced`], [`OpenModel::with_tokens_of`] and [`OpenModel::with_tokens`]. Bad input: the adapter was trained with another
     /// rotation than the one that is asked for.
     pub fn for_run(
         spec: &str,
         template_time: Option<i64>,
         scaling: Option<RopeOverride>,
+        router_aux_loss_coef: Option<f64>,
         init_adapter: Option<&Path>,
         train_tokens: &[String],
     ) -> Result<Self> {
         let model = Self::open_at(spec, template_time)?;
         let scaling = rope_scaling::chosen(scaling, init_adapter)?;
-        model.rotated(scaling).with_tokens_of(init_adapter)?.with_tokens(train_tokens)
+        let model = model.rotated(scaling).balanced(router_aux_loss_coef)?;
+        model.with_tokens_of(init_adapter)?.with_tokens(train_tokens)
     }
 
     /// The model with the tokens that these adapters add to its tokenizer.
@@ -78,10 +80,8 @@ impl OpenModel {
     /// # Errors
     /// Bad input: a tokenizer beside an adapter cannot be read, or belongs to another model.
     pub fn with_tokens_of<'p>(mut self, adapters: impl IntoIterator<Item = &'p Path>) -> Result<Self> {
-        for folder in adapters {
-            if let Some(extended) = added_tokens::extended_by(folder, &self.files.text, &self.tokenizer)? {
-                self.take(extended);
-            }
+        if let Some(extended) = added_tokens::extended_by_all(adapters, &self.files.text, &self.tokenizer)? {
+            self.take(extended);
         }
         Ok(self)
     }
@@ -134,6 +134,22 @@ impl OpenModel {
         self
     }
 
+    /// The model with this coefficient of the load balancing loss in place of its config's, 0 for none.
+    ///
+    /// # Errors
+    /// Bad input: there is one, and the model has no experts.
+    pub fn balanced(mut self, coefficient: Option<f64>) -> Result<Self> {
+        let config = &mut self.files.config;
+        if let Some(coefficient) = coefficient {
+            config.router_aux_loss_coef = (coefficient > 0.0).then_some(coefficient);
+            if config.router_aux_loss_coef.is_some() && config.experts.is_none() {
+                let problem = format!("{} has no experts, and so no router whose choices could be balanced", self.files.name);
+                return Err(Error::bad_input("--router-aux-loss-coef", problem, "leave the option out"));
+            }
+        }
+        Ok(self)
+    }
+
     /// The type in which a weight will rest on the device, by its name.
     pub fn storage(&self, weight_type: WeightType) -> impl Fn(&str) -> DType {
         move |name| self.files.tensors.find(name).map_or(DType::F32, |info| weight_type.of(info))
@@ -153,7 +169,9 @@ impl OpenModel {
     /// If a tensor cannot be read.
     pub fn fingerprint(&self) -> Result<String> {
         let mut hash = Sha256::new();
-        hash.update(format!("{:?}", self.files.config));
+        // What is about training is told by itself, and is not named, so that runs from before it go on.
+        let config = Architecture { router_aux_loss_coef: None, ..self.files.config.clone() };
+        hash.update(format!("{config:?}").replace("router_aux_loss_coef: None, ", ""));
         for parameter in parameters(&self.files.config) {
             let name = parameter.name;
             let Some(info) = self.files.tensors.find(&name) else { continue };

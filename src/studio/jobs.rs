@@ -332,4 +332,8 @@ impl Watch for Opening<'_> {
     fn loading(&self, done: u64, total: u64) {
         self.0.progress("loading the weights", done, total);
     }
+
+    fn note(&self, text: &str) {
+        self.0.progress(text, 0, 0);
+    }
 }

@@ -72,7 +72,7 @@ impl Opened {
     /// # Errors
     /// As [`OpenModel::for_run`] and [`LoadedAdapter::load`].
     pub fn open(spec: &str, adapter: Option<&Path>) -> Result<Self> {
-        let model = OpenModel::for_run(spec, None, None, adapter, &[])?;
+        let model = OpenModel::for_run(spec, None, None, None, adapter, &[])?;
         let read = |folder: &Path| -> Result<OpenedAdapter> {
             let placement = LoadedAdapter::load(folder, &model.files.config)?.placement;
             Ok(OpenedAdapter { folder: folder.to_path_buf(), placement })
@@ -137,15 +137,16 @@ impl Studio {
     /// # Errors
     /// As [`OpenModel::for_run`].
     pub fn opened_for(&self, options: &TrainOptions) -> Result<Arc<Opened>> {
-        let TrainOptions { rope_scaling, init_adapter, train_tokens, resume, .. } = options;
-        let is_changed = rope_scaling.is_some() || init_adapter.is_some() || train_tokens.is_some() || *resume;
+        let TrainOptions { rope_scaling, router_aux_loss_coef: balance, init_adapter, train_tokens, resume, .. } = options;
+        let is_changed =
+            rope_scaling.is_some() || balance.is_some() || init_adapter.is_some() || train_tokens.is_some() || *resume;
         let is_its_model =
             |open: &Arc<Opened>| open.spec == options.model && open.model.rope_scaling.is_none() && open.model.added.is_empty();
         if let Some(open) = self.opened().ok().filter(|open| !is_changed && is_its_model(open)) {
             return Ok(open);
         }
         let (time, adapter) = (beginning::template_time(options), init_adapter.as_deref());
-        let model = OpenModel::for_run(&options.model, time, *rope_scaling, adapter, &options.tokens())?;
+        let model = OpenModel::for_run(&options.model, time, *rope_scaling, *balance, adapter, &options.tokens())?;
         Ok(Arc::new(Opened { model, spec: options.model.clone(), adapter: None, anatomy: OnceLock::new() }))
     }
 

@@ -41,12 +41,13 @@ impl Base {
             .model
             .clone()
             .ok_or_else(|| Error::bad_input("[base]", "no model is named", "write model = \"path/to/model\" under [base]"))?;
-        let Recipe { rope_scaling, init_adapter, weights, matmul, device, no_autotune, .. } = recipe;
+        let Recipe { rope_scaling, init_adapter, router_aux_loss_coef, weights, matmul, device, no_autotune, .. } = recipe;
         let mut name = model.clone();
         let mut add = |key: &str, value: Option<String>| name += &value.map_or(String::new(), |value| format!(", {key} {value}"));
         add("rope scaling", rope_scaling.map(|scaling| scaling.to_string()));
         // It may have a rotation, or tokens, of its own.
         add("init_adapter", init_adapter.as_ref().map(|adapter| adapter.display().to_string()));
+        add("router aux loss", router_aux_loss_coef.map(|coefficient| coefficient.to_string()));
         add("weights", weights.map(|weights| weights.to_string()));
         add("matmul", matmul.map(|matmul| format!("{matmul:?}").to_lowercase()));
         add("device", device.clone());
@@ -62,8 +63,9 @@ impl Base {
     pub fn open(&self, out: &Path) -> Result<OpenModel> {
         let known = self.read::<Kernels>(out, "base")?;
         let template_time = known.and_then(|known| known.template_time);
-        let Recipe { rope_scaling, init_adapter, .. } = &self.recipe;
-        OpenModel::for_run(&self.model, template_time, *rope_scaling, init_adapter.as_deref(), &self.recipe.tokens())
+        let Recipe { rope_scaling, init_adapter, router_aux_loss_coef, .. } = &self.recipe;
+        let (adapter, tokens) = (init_adapter.as_deref(), self.recipe.tokens());
+        OpenModel::for_run(&self.model, template_time, *rope_scaling, *router_aux_loss_coef, adapter, &tokens)
     }
 
     fn path(&self, out: &Path, kind: &str) -> PathBuf {

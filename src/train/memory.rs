@@ -142,14 +142,14 @@ impl Planner {
     /// The largest single value of the activations: name and bytes. It has to fit a binding.
     pub fn largest(&self) -> Option<(String, usize)> {
         let graphs = self.graphs.clone().recomputed(self.shape.recompute);
-        let (plan, _) = self.plan(&graphs.model.graph, &[graphs.loss, graphs.nll], &graphs.gradients);
+        let (plan, _) = self.plan(&graphs.model.graph, &graphs.outputs(), &graphs.gradients);
         plan.largest(&graphs.model.graph).map(|(name, bytes)| (name.to_string(), bytes))
     }
 
     fn memory_with(&self, recompute: Recompute) -> Memory {
         let graphs = self.graphs.clone().recomputed(recompute);
         let pinned: Vec<ValueId> = graphs.gradients.iter().copied().chain(graphs.model.inputs.hidden).collect();
-        let (step, inputs) = self.plan(&graphs.model.graph, &[graphs.loss, graphs.nll], &pinned);
+        let (step, inputs) = self.plan(&graphs.model.graph, &graphs.outputs(), &pinned);
         let adapter: usize = self.buffers.iter().map(|(elements, _)| padded(elements * 4)).sum();
         let mut memory = Memory {
             weights: self.weights,

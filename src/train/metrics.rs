@@ -32,6 +32,9 @@ pub struct StepMetrics {
     pub tokens_per_second: f64,
     /// GPU memory that the engine has allocated, in bytes; of all ranks.
     pub gpu_bytes: u64,
+    /// Mean load balancing loss of the step's batches, which each add it, times its coefficient, to their part of what is minimised.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub aux_loss: Option<f64>,
     /// Mean loss on the held-out data after the update, in the steps that evaluate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub eval_loss: Option<f64>,
@@ -53,6 +56,7 @@ impl StepMetrics {
             supervised_tokens: 300,
             tokens_per_second: 99.5,
             gpu_bytes: 1 << 30,
+            aux_loss: None,
             eval_loss: None,
             check: None,
         }

@@ -91,8 +91,8 @@ struct Unsettled {
     batches: Vec<Batch>,
     supervised_tokens: usize,
     learning_rate: f64,
-    /// Of each batch of this rank its part of the loss.
-    losses: Vec<Readback>,
+    /// Of each batch of this rank its part of the loss, and its load balancing loss where that is a part of it.
+    losses: Vec<(Readback, Option<Readback>)>,
     grad_norm: Readback,
 }
 
@@ -147,7 +147,8 @@ impl<'m> Run<'m> {
                 self.trainer.begin(batch, 1.0 / supervised_tokens as f64)?;
                 // The device has work now; so the numbers of the step before cost it no pause.
                 self.settle()?;
-                losses.push(self.trainer.complete(losses.is_empty())?);
+                let loss = self.trainer.complete(losses.is_empty())?;
+                losses.push((loss, self.trainer.load_balancing_loss()?));
                 self.sum.took(&self.trainer)?;
             }
             self.settle()?;
@@ -290,13 +291,17 @@ impl<'m> Run<'m> {
         let Some(Unsettled { step, batches, supervised_tokens, learning_rate, losses, grad_norm }) = self.unsettled.take() else {
             return Ok(());
         };
-        // What each batch adds to the loss, on whichever rank it was, and the memory of all ranks.
-        let mut told = vec![0.0; batches.len() + 1];
-        for ((number, _), part) in self.prepared.ranks.mine(&batches).zip(losses) {
+        // What each batch adds to the loss, and its load balancing loss, on whichever rank it was, and the memory of all ranks.
+        let count = batches.len();
+        let mut told = vec![0.0; 2 * count + 1];
+        for ((number, _), (part, balance)) in self.prepared.ranks.mine(&batches).zip(losses) {
             told[number] = part.wait_for_one()?;
+            told[count + number] = balance.map_or(Ok(0.0), Readback::wait_for_one)?;
         }
-        told[batches.len()] = self.trainer.device().allocated().now as f64;
+        told[2 * count] = self.trainer.device().allocated().now as f64;
         self.prepared.ranks.sum_few(&mut told);
+        let is_balanced = self.prepared.model.files.config.router_aux_loss_coef.is_some();
+        let aux_loss = is_balanced.then(|| told[count..2 * count].iter().sum::<f64>() / count as f64);
         let mut loss = 0.0;
         for (batch, part) in batches.iter().zip(&told) {
             loss += part;
@@ -318,7 +323,8 @@ impl<'m> Run<'m> {
             tokens: tokens as u64,
             supervised_tokens: supervised_tokens as u64,
             tokens_per_second,
-            gpu_bytes: told[batches.len()] as u64,
+            gpu_bytes: told[2 * count] as u64,
+            aux_loss,
             eval_loss: None,
             check: None,
         };

@@ -130,7 +130,10 @@ impl<'m> Prepared<'m> {
         let seen = Seen { data: &data, repeatedly: total_steps > steps_of_epoch(&sampler, batches_a_step, 0) };
         let held_out = eval_data.as_ref().map(|data| Seen { data, repeatedly: eval_steps(&options, total_steps) < total_steps });
         let lowest = placement.lowest_layer();
-        let prefix = PrefixCachePlan::new(&options.prefix_cache(), lowest, config.hidden_size, seen, held_out)?;
+        let cached = options.prefix_cache();
+        // The routers of all layers have a part in the load balancing loss, so a step runs them all.
+        let seen = if config.router_aux_loss_coef.is_none() { Some(seen) } else { cached.only_held_out().map(|()| None)? };
+        let prefix = PrefixCachePlan::new(&cached, lowest, config.hidden_size, seen, held_out)?;
 
         let accumulate = Sum::accumulates(&ranks, options.deterministic_sum, batches_a_step);
         let held_out_tokens = match &eval_data {

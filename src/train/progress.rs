@@ -52,10 +52,11 @@ impl Progress {
 
     /// Shows a step that has been done.
     pub fn step(&mut self, metrics: &StepMetrics) {
-        let StepMetrics { step, loss, tokens_per_second, .. } = *metrics;
+        let StepMetrics { step, loss, tokens_per_second, aux_loss, .. } = *metrics;
+        let balance = aux_loss.map_or_else(String::new, |aux_loss| format!("  aux loss {aux_loss:.4}"));
         match &mut self.view {
             View::Bar(bar) => {
-                bar.set_message(format!("loss {loss:.4}  {tokens_per_second:.0} tokens/s"));
+                bar.set_message(format!("loss {loss:.4}{balance}  {tokens_per_second:.0} tokens/s"));
                 bar.set_position(step);
             }
             View::Lines { last } => {
@@ -65,7 +66,7 @@ impl Progress {
                     let a_step = self.started.elapsed().as_secs_f64() / step.saturating_sub(self.first_step).max(1) as f64;
                     let left = Duration::from_secs((a_step * self.total_steps.saturating_sub(step) as f64) as u64);
                     say(&format!(
-                        "step {step}/{}  loss {loss:.4}  {tokens_per_second:.0} tokens/s  {} left",
+                        "step {step}/{}  loss {loss:.4}{balance}  {tokens_per_second:.0} tokens/s  {} left",
                         self.total_steps,
                         HumanDuration(left)
                     ));

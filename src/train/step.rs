@@ -33,6 +33,7 @@ pub struct LossGraph {
     pub dropout_counter: Option<ValueId>,
     pub loss: ValueId,
     pub nll: ValueId,
+    pub balance: Option<Balance>,
     /// Gradients of the trained leaves, in their order.
     pub gradients: Vec<ValueId>,
     /// The gradient of every value that has one.
@@ -41,6 +42,17 @@ pub struct LossGraph {
     forward: usize,
     /// Layers that have a backward pass: the lowest adapted one and all above.
     layers: Range<usize>,
+}
+
+/// What is added to the loss for how unevenly the routers spread the tokens.
+#[derive(Clone, Copy, Debug)]
+pub struct Balance {
+    /// `[1, 1]`: [`Model::load_balancing_loss`].
+    pub loss: ValueId,
+    /// `[1, 1]` f32, written before each run: by what it is multiplied.
+    pub weight: ValueId,
+    /// What that is.
+    pub coefficient: f64,
 }
 
 impl LossGraph {
@@ -75,7 +87,12 @@ impl LossGraph {
             return Err(ShapeError::new("model", "the head", "logits", "a loss"));
         };
         let forward = model.graph.nodes().len();
-        let gradient_of = autograd::gradients(&mut model.graph, Root::Loss(loss), adapters)?;
+        let balance = model.load_balancing_loss.zip(config.router_aux_loss_coef).map(|(loss, coefficient)| {
+            let weight = model.graph.leaf("router_aux_loss_coef", TensorType::f32(Rows::Fixed(1), 1), Origin::Input);
+            Balance { loss, weight, coefficient }
+        });
+        let roots = balance.map(|balance| Root::Seed(balance.loss, balance.weight)).into_iter().chain([Root::Loss(loss)]);
+        let gradient_of = autograd::gradients(&mut model.graph, &roots.collect::<Vec<_>>(), adapters)?;
         let gradients = adapters
             .iter()
             .map(|adapter| {
@@ -86,12 +103,18 @@ impl LossGraph {
             })
             .collect::<Result<Vec<_>, _>>()?;
         let plain = std::mem::take(&mut model.graph);
-        model.graph = fuse_adapters(&plain, &[&gradients[..], &[loss, nll]].concat());
+        let kept = balance.map(|balance| balance.loss).into_iter().chain([loss, nll]);
+        model.graph = fuse_adapters(&plain, &gradients.iter().copied().chain(kept).collect::<Vec<_>>());
         let place = |nodes: Range<usize>| moved(&plain, &model.graph, nodes);
         model.blocks = model.blocks.into_iter().map(place).collect();
         let forward = place(0..forward).end;
         let layers = placement.lowest_layer()..config.num_hidden_layers;
-        Ok(Self { model, leaves, dropout_counter, loss, nll, gradients, gradient_of, forward, layers })
+        Ok(Self { model, leaves, dropout_counter, loss, nll, balance, gradients, gradient_of, forward, layers })
+    }
+
+    /// What is read after a run.
+    pub fn outputs(&self) -> Vec<ValueId> {
+        [self.loss, self.nll].into_iter().chain(self.balance.map(|balance| balance.loss)).collect()
     }
 
     /// Layers that have a backward pass, and so something that can be computed again.

@@ -1,7 +1,7 @@
 //! A model, its adapter and the optimizer on a device: what a training step calls.
 
 use super::memory::{Memory, StepShape};
-use super::step::{LossGraph, OptimizerGraph, accumulator_graph};
+use super::step::{Balance, LossGraph, OptimizerGraph, accumulator_graph};
 use crate::adapter::{AdapterBuffers, AdapterLayout, DeviceAdapter};
 use crate::architecture::Architecture;
 use crate::data::Batch;
@@ -29,6 +29,7 @@ pub struct Trainer {
     inputs: Inputs,
     dropout_counter: Option<ValueId>,
     loss: ValueId,
+    balance: Option<Balance>,
     rope_bytes: usize,
     step: Executable,
     /// Runs, or remembers, the layers below `step`.
@@ -70,9 +71,10 @@ impl Trainer {
         pinned.extend(adapter.pinned(&graphs.model.graph, &graphs.leaves));
         pinned.extend(adapter.layout.pinned(&gradients, &graphs.gradients));
         let (inputs, loss, rope_bytes) = (graphs.model.inputs, graphs.loss, rope_bytes(&graphs.model));
-        let dropout_counter = graphs.dropout_counter;
+        let (balance, dropout_counter) = (graphs.balance, graphs.dropout_counter);
+        let outputs = graphs.outputs();
         pinned.extend(inputs.hidden.zip(prefix.as_ref()).map(|(id, prefix)| (id, prefix.hidden().clone().into())));
-        let step = Executable::new(weights.place(), graphs.model.graph, &[loss, graphs.nll], pinned)?;
+        let step = Executable::new(weights.place(), graphs.model.graph, &outputs, pinned)?;
 
         let accumulator = shape.accumulate.then(|| accumulator(weights.place(), &adapter.layout, &gradients)).transpose()?;
         let moments = [buffers("first moment")?, buffers("second moment")?];
@@ -95,6 +97,7 @@ impl Trainer {
             inputs,
             dropout_counter,
             loss,
+            balance,
             rope_bytes,
             step,
             prefix,
@@ -110,7 +113,8 @@ impl Trainer {
     }
 
     /// Adds the loss and the gradients of a batch to the step; `first` begins a new step. Each token's loss counts `loss_weight`:
-    /// 1 / supervised tokens of the whole step. Returns the batch's part of the step's loss, in nats.
+    /// 1 / supervised tokens of the whole step. Returns the batch's part of the step's loss, in nats, without the
+    /// [load balancing loss](Trainer::load_balancing_loss), whose gradient is among those of the batch.
     ///
     /// # Errors
     /// If the device is lost, or a step of several batches was not prepared for; as [`PrefixCache::provide`].
@@ -148,6 +152,15 @@ impl Trainer {
         }
         self.add_up(first)?;
         self.step.read_later(self.loss, 1)
+    }
+
+    /// The load balancing loss of the last batch, where it is a part of the loss, before it is multiplied by its coefficient. It is to be
+    /// waited for.
+    ///
+    /// # Errors
+    /// If the device is lost.
+    pub fn load_balancing_loss(&self) -> Result<Option<Readback>> {
+        self.balance.map(|balance| self.step.read_later(balance.loss, 1)).transpose()
     }
 
     /// Adds the gradients of a batch to those of the step, or begins a step with them.
@@ -221,6 +234,9 @@ impl Trainer {
     fn write(&mut self, batch: &Batch, loss_weight: f64) -> Result<Counts> {
         if let Some(prefix) = &mut self.prefix {
             prefix.provide(batch)?;
+        }
+        if let Some(balance) = self.balance {
+            self.step.write(balance.weight, &[balance.coefficient as f32]);
         }
         if let Some(counter) = self.dropout_counter {
             self.step.write(counter, &[self.seed, self.batches]);

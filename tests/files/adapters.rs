@@ -2,11 +2,16 @@
 
 use std::{fs, path::Path};
 
-use graftling::adapter::Placement;
+use graftling::adapter::start::{Base, start};
+use graftling::adapter::{LoadedAdapter, Placement};
+use graftling::architecture::Architecture;
 use graftling::formats::{
+    ModelFiles,
+    adapter_file::AdapterFile,
     atomic,
     peft::{AdapterConfig, AdapterTensor, load_adapter, save_adapter},
 };
+use graftling::model::weights::WeightType;
 use serde_json::{Value, json};
 
 use super::{message, tiny};
@@ -384,4 +389,100 @@ fn whole_modules_are_those_that_are_listed() {
     }
     change_config(folder.path(), "modules_to_save", json!(["lm_head", "model.embed_tokens"]));
     assert!(message(load_adapter(folder.path())).contains("embed_tokens: is missing"));
+}
+
+/// A folder of a reference family's, and its architecture.
+fn family(name: &str) -> (std::path::PathBuf, Architecture) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/reference/families").join(name);
+    let model = Architecture::from_json_str(&fs::read_to_string(folder.join("config.json")).unwrap()).unwrap();
+    (folder, model)
+}
+
+/// Patterns are compared with what PEFT calls the modules of single experts. graftling has one rank and one alpha for all experts of a layer:
+/// keys that mean them alike count for all, and one that means some of them is refused.
+#[test]
+fn patterns_mean_single_experts_as_in_peft() {
+    let (folder, model) = family("qwen3_moe");
+    let with = |keys: &[(&str, Value)]| {
+        let copy = tempfile::tempdir().unwrap();
+        for name in ["adapter_config.json", "adapter_model.safetensors"] {
+            fs::copy(folder.join("adapter").join(name), copy.path().join(name)).unwrap();
+        }
+        keys.iter().for_each(|(key, value)| change_config(copy.path(), key, value.clone()));
+        LoadedAdapter::load(copy.path(), &model).map(|adapter| adapter.placement)
+    };
+    // r is 2 and alpha 4 where nothing else is said.
+    for (pattern, expected) in [
+        (r"experts\.\d+\.gate_proj", 16.0),
+        ("gate_proj", 16.0),
+        (r".*\.experts\..*\.(gate|up)_proj", 16.0),
+        // By this name PEFT has no module.
+        ("experts.gate_proj", 2.0),
+    ] {
+        let placement = with(&[("alpha_pattern", json!({pattern: 32}))]).unwrap();
+        let gates: Vec<_> = placement.pieces.iter().filter(|piece| piece.site.module == "gate_proj").collect();
+        assert!(!gates.is_empty() && gates.iter().all(|piece| piece.site.experts.is_some()));
+        for piece in gates {
+            assert_eq!(piece.method.lora().unwrap().scale, expected, "{pattern}: {}", piece.site.name());
+        }
+    }
+    let ranks = json!({r"mlp\.experts\.\d+\.\w+": 2, r"self_attn\.\w+": 2});
+    for piece in with(&[("r", json!(9)), ("rank_pattern", ranks)]).unwrap().pieces {
+        assert_eq!(piece.method.lora().unwrap().r, 2, "{}", piece.site.name());
+    }
+    let text = message(with(&[("alpha_pattern", json!({"layers.0.mlp.experts.1.gate_proj": 32}))]));
+    for needle in
+        ["adapter_config.json: key `alpha_pattern`", "model.layers.0.mlp.experts.1.gate_proj", r"experts\.\d+\.gate_proj"]
+    {
+        assert!(text.contains(needle), "{needle}: {text}");
+    }
+    // With the alpha that the others have, one may be named.
+    with(&[("alpha_pattern", json!({"layers.0.mlp.experts.1.gate_proj": 4}))]).unwrap();
+}
+
+/// What PEFT has of all experts in one parameter is written as the modules of single experts, and means the same when it is read again.
+#[test]
+fn adapters_of_fused_experts_survive_saving_and_loading() {
+    for name in ["mixtral", "qwen3_moe"] {
+        let (folder, model) = family(name);
+        let (file, tensors) = AdapterFile::load_for(&folder.join("adapter_fused"), &model).unwrap();
+        let placement = Placement::of_file(name, &file, &model).unwrap();
+        let ranks: std::collections::BTreeSet<usize> =
+            placement.pieces.iter().map(|piece| piece.method.lora().unwrap().r).collect();
+        assert_eq!(ranks.into_iter().collect::<Vec<_>>(), [2, 4], "{name}: ranks by pattern");
+        let written = tempfile::tempdir().unwrap();
+        file.save(written.path(), &tensors).unwrap();
+        let (again, same) = AdapterFile::load_for(written.path(), &model).unwrap();
+        assert_eq!((Placement::of_file(name, &again, &model).unwrap(), same), (placement, tensors), "{name}");
+    }
+}
+
+/// New rows begin with the mean of the model's, which are read once for it: for a whole matrix with its values, for rows whatever their number.
+#[test]
+fn the_mean_of_the_models_rows_takes_one_reading() {
+    let folder = tempfile::tempdir().unwrap();
+    tiny::write_folder(folder.path());
+    let files = ModelFiles::open(folder.path().to_str().unwrap()).unwrap();
+    let config = AdapterConfig {
+        modules_to_save: vec!["embed_tokens".to_owned()],
+        whole_rows: [("embed_tokens".to_owned(), 42)].into(),
+        token_indices: [("lm_head".to_owned(), vec![40, 41])].into(),
+        ..adapter().0
+    };
+    let placement = Placement::from_peft("adapter", &config, &files.config).unwrap();
+    let told = tiny::Told::of(&*files.tensors);
+    let started = start(&placement, &Base { tensors: &told, weight_type: WeightType::Lossless }, 0).unwrap().trained;
+    let whole = |tensor: &str| (tensor.to_owned(), 0..40);
+    assert_eq!(told.read(), [whole("model.embed_tokens.weight"), whole("lm_head.weight")]);
+    for (own, tensor, first) in
+        [("embed_tokens.weight", "model.embed_tokens.weight", 40), ("lm_head.token_rows", "lm_head.weight", 0)]
+    {
+        let values = files.tensors.read_f32(tensor).unwrap();
+        let found = &started.iter().find(|started| started.name == own).unwrap().values[64 * first..];
+        assert_eq!(found.len(), 2 * 64);
+        for (column, found) in found.iter().enumerate() {
+            let mean = values.iter().skip(column % 64).step_by(64).map(|&value| f64::from(value)).sum::<f64>() / 40.0;
+            assert_eq!(*found, mean as f32, "{own} column {column}");
+        }
+    }
 }

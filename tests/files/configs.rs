@@ -1,5 +1,7 @@
 //! config.json: what is read from it, what follows from it, what is refused.
 
+use std::{fs, path::Path};
+
 use graftling::{
     adapter::targets::{expand_target_modules, parse_layers},
     architecture::{self, Architecture, Part, RopeScaling},
@@ -58,6 +60,18 @@ fn families_differ_in_their_modules() {
     assert_eq!(names(&fixture("qwen2.5-72b"))[..4], [("q_proj", true), ("k_proj", true), ("v_proj", true), ("o_proj", false)]);
     let qkv = &architecture::linear_modules(&fixture("phi-3-mini-4k"))[0];
     assert_eq!((qkv.out_features, qkv.in_features, qkv.part), (3 * 3072, 3072, Part::Attention));
+}
+
+/// A linear layer's number is its place among all, also where layers with experts stand between such without.
+#[test]
+fn linear_layers_are_numbered_in_their_order() {
+    for family in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/reference/families")).unwrap() {
+        let folder = family.unwrap().path();
+        let model = graftling::formats::hugging_face::config_file(&folder.join("config.json")).unwrap();
+        let numbers: Vec<usize> = architecture::sites(&model).iter().map(|site| site.number).collect();
+        assert!(numbers.len() >= 4 * model.num_hidden_layers, "{}", folder.display());
+        assert_eq!(numbers, (0..numbers.len()).collect::<Vec<_>>(), "{}", folder.display());
+    }
 }
 
 /// transformers 5 writes `rope_parameters` where 4 wrote `rope_theta` and `rope_scaling`.

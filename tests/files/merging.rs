@@ -126,6 +126,16 @@ fn sums_are_sums_and_svd_is_the_nearest_of_its_rank() {
     for method in [Method::Linear, Method::Cat] {
         assert!(distance(&setup.change(&both, by(method), TENSOR), &sum) < 1e-12, "{method:?}");
     }
+    // More ranks than the matrix has rows: nothing is lost either.
+    let wide = [3, 4].map(|seed| adapter(setup._folder.path(), seed, 40, 20.0, false));
+    let weighted = wide.each_ref().map(|path| (path.as_path(), 1.0));
+    let update = Update::load(&weighted, &setup.files.config).unwrap();
+    let put = |combination: Combination| {
+        let mut values = vec![0.0; 64 * 96];
+        Combined::of(&update, TENSOR, &combination).unwrap().unwrap().put_into(0..64, &mut values);
+        values
+    };
+    assert!(distance(&put(Combination { rank: Some(70), ..by(Method::Svd) }), &put(by(Method::Linear))) < 1e-6);
     // Of full rank nothing is lost; of less, exactly what the smaller singular values hold.
     let svd = |rank| Combination { rank: Some(rank), ..by(Method::Svd) };
     assert!(distance(&setup.change(&both, svd(5), TENSOR), &sum) < 1e-7);
@@ -226,6 +236,76 @@ fn merged_weights_are_rounded_once_and_measured() {
         Ok(())
     });
     assert_eq!((sums.unwrap(), bytes), (None, setup.files.tensors.read_rows(&other.name, 0..32).unwrap()));
+}
+
+/// A folder has a tensor for each expert, and the matrix of all of them is combined, measured and reported once: with its whole change.
+#[test]
+fn the_matrix_of_all_experts_is_reported_once() {
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/reference/families/qwen3_moe");
+    let (folder, adapter) = (tempfile::tempdir().unwrap(), model.join("adapter"));
+    let out = folder.path().join("merged");
+    let run = std::process::Command::new(env!("CARGO_BIN_EXE_graftling"))
+        .args([Path::new("merge"), Path::new("--model"), &model, Path::new("--adapter"), &adapter, Path::new("--out"), &out])
+        .args(["--method", "magnitude-prune", "--density", "0.25", "--overlap", "0", "--type", "f32"])
+        .output()
+        .unwrap();
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    let report: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(out.join("merge-report.json")).unwrap()).unwrap();
+
+    let files = ModelFiles::open(model.to_str().unwrap()).unwrap();
+    let update = Update::load(&[(&adapter, 1.0)], &files.config).unwrap();
+    let combination = Combination { method: Method::MagnitudePrune, density: 0.25, ..Combination::default() };
+    let weights = MergedWeights { source: &*files.tensors, update: &update, combination };
+    let adapted: Vec<_> = parameters(&files.config).into_iter().filter(|parameter| update.changes(&parameter.name)).collect();
+    assert!(adapted.iter().any(|parameter| parameter.experts.is_some_and(|experts| experts > 1)));
+    let told = report["modules"].as_array().unwrap();
+    assert_eq!((told.len(), report["matrices"].as_u64()), (adapted.len(), Some(adapted.len() as u64)));
+    for (told, parameter) in told.iter().zip(&adapted) {
+        let sums = weights.stream(parameter, Order::Plain, DType::F32, |_| Ok(())).unwrap().unwrap();
+        assert_eq!(told["module"], update.site(&parameter.name).unwrap().name());
+        for (key, expected) in [("size", sums.size()), ("kept", sums.kept())] {
+            let found = told[key].as_f64().unwrap();
+            // As printed and read again.
+            assert!((found - expected).abs() < 1e-12, "{}: {key} {found} instead of {expected}", parameter.name);
+        }
+    }
+}
+
+/// Of a matrix that the adapter has whole nothing is read, and of one of which it has some rows the others alone.
+#[test]
+fn rows_that_the_adapter_has_are_not_read() {
+    let setup = setup();
+    let (mut config, mut tensors) = graftling::formats::peft::load_adapter(&setup.adapters[0]).unwrap();
+    config.modules_to_save = vec!["embed_tokens".to_owned()];
+    config.token_indices = [("lm_head".to_owned(), vec![3, 7, 8])].into();
+    let own = [("embed_tokens.weight", 40), ("lm_head.token_rows", 3)].map(|(name, rows)| {
+        let tensor = AdapterTensor { name: name.to_owned(), shape: [rows, 64], values: tiny::values(rows as u64, rows * 64) };
+        tensors.push(tensor.clone());
+        tensor.values
+    });
+    let folder = setup._folder.path().join("with-rows");
+    save_adapter(&folder, &config, &tensors).unwrap();
+    let update = Update::load(&[(&folder, 1.0)], &setup.files.config).unwrap();
+    let source = tiny::Told::of(&*setup.files.tensors);
+    let weights = MergedWeights { source: &source, update: &update, combination: Combination::default() };
+    let merged = |name: &str| {
+        let parameter = parameters(&setup.files.config).into_iter().find(|parameter| parameter.name == name).unwrap();
+        source.read();
+        let mut bytes = Vec::new();
+        let taken = weights.stream(&parameter, Order::Plain, DType::F32, |piece| {
+            bytes.extend_from_slice(piece);
+            Ok(())
+        });
+        assert_eq!(taken.unwrap(), None);
+        (bytes, source.read().into_iter().map(|(_, rows)| rows).collect::<Vec<_>>())
+    };
+    assert_eq!(merged("model.embed_tokens.weight"), (tiny::f32_bytes(&own[0]), Vec::new()));
+    let mut expected = setup.files.tensors.read_f32("lm_head.weight").unwrap();
+    for (token, row) in [3, 7, 8].into_iter().zip(own[1].chunks(64)) {
+        expected[64 * token..][..64].copy_from_slice(row);
+    }
+    assert_eq!(merged("lm_head.weight"), (tiny::f32_bytes(&expected), vec![0..3, 4..7, 9..40]));
 }
 
 /// The overlap of random directions is about what it is by chance; of two adapters, cosine and signs are those of their changes.

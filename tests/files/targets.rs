@@ -3,11 +3,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use graftling::adapter::{LoadedAdapter, Piece, targets::chosen_sites};
+use graftling::adapter::targets::{chosen_sites, parse_patterns};
+use graftling::adapter::{LoadedAdapter, Piece};
 use graftling::architecture::{Architecture, Site, sites};
 use serde_json::{Value, json};
 
-use super::tiny;
+use super::{message, tiny};
 
 /// What PEFT does with one configuration on one model.
 struct Case<'a> {
@@ -181,4 +182,37 @@ fn options_choose_the_modules_that_peft_adapts() {
             }
         }
     });
+}
+
+/// Options mean experts by the paths of PEFT's modules: all of a layer, or none.
+#[test]
+fn options_mean_all_experts_of_a_layer_or_none() {
+    let config = fs::read_to_string(reference().join("families/qwen3_moe/config.json")).unwrap();
+    let model = Architecture::from_json_str(&config).unwrap();
+    let chosen = |target: &str, excluded: &[String]| chosen_sites(&[target.to_owned()], excluded, None, &model);
+    let experts: Vec<Site> =
+        sites(&model).into_iter().filter(|site| site.experts.is_some() && site.module == "gate_proj").collect();
+    assert!(!experts.is_empty());
+    for target in [r".*experts\.\d+\.gate_proj", r".*mlp\.experts\.gate_proj", "gate_proj"] {
+        assert_eq!(chosen(target, &[]).unwrap(), experts, "{target}");
+    }
+    let text = message(chosen(r".*experts\.0\.gate_proj", &[]));
+    assert!(text.contains("--target-modules") && text.contains("means 1 of the") && text.contains(r"\d+"), "{text}");
+    let text = message(chosen("gate_proj", &[r".*experts\.[12]\..*".to_owned()]));
+    assert!(text.contains("--exclude-modules") && text.contains("means 2 of the"), "{text}");
+
+    let paths = |site: &Site| graftling::formats::peft::module_paths(&site.name(), site.experts.unwrap_or(0), "");
+    let layers: Vec<Vec<String>> = experts.iter().map(paths).collect();
+    let ranks = |text: &str| parse_patterns::<usize>("--rank-pattern", text, |_| true, 8, &layers);
+    for text in [r"experts\.\d+\.gate_proj=2", "gate_proj=2", "layers.0.mlp.experts.1.gate_proj=8"] {
+        ranks(text).unwrap();
+    }
+    // What is saved would mean no module of PEFT's, or one expert alone.
+    for (text, problem) in [
+        ("experts.gate_proj=2", "`experts.gate_proj` is the end of no adapted module's name"),
+        ("layers.0.mlp.experts.1.gate_proj=2", "gives model.layers.0.mlp.experts.1.gate_proj another value"),
+    ] {
+        let text = message(ranks(text));
+        assert!(text.contains("--rank-pattern") && text.contains(problem) && text.contains(r"experts\.\d+\.gate_proj"), "{text}");
+    }
 }

@@ -1,8 +1,9 @@
 //! A Llama model of a few kilobytes, in all formats.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, ops::Range, path::Path, sync::Mutex};
 
 use graftling::architecture::{self, Architecture};
+use graftling::storage::{TensorInfo, TensorSource};
 use serde_json::{Value, json};
 
 /// `config.json` of the tiny model: 2 layers, 4 heads of 16 features, 2 of them for keys and values.
@@ -75,4 +76,40 @@ pub fn weights() -> Vec<u8> {
 pub fn write_folder(folder: &Path) {
     std::fs::write(folder.join("config.json"), config_json().to_string()).unwrap();
     std::fs::write(folder.join("model.safetensors"), weights()).unwrap();
+}
+
+/// Another source, which tells what rows of it were read.
+pub struct Told<'s> {
+    inner: &'s dyn TensorSource,
+    read: Mutex<Vec<(String, Range<usize>)>>,
+}
+
+impl<'s> Told<'s> {
+    pub fn of(inner: &'s dyn TensorSource) -> Self {
+        Self { inner, read: Mutex::default() }
+    }
+
+    /// Since it was asked last.
+    pub fn read(&self) -> Vec<(String, Range<usize>)> {
+        std::mem::take(&mut self.read.lock().unwrap())
+    }
+}
+
+impl TensorSource for Told<'_> {
+    fn tensors(&self) -> &[TensorInfo] {
+        self.inner.tensors()
+    }
+
+    fn unreadable(&self) -> &[(String, String)] {
+        self.inner.unreadable()
+    }
+
+    fn place(&self, name: &str) -> String {
+        self.inner.place(name)
+    }
+
+    fn read_rows(&self, name: &str, rows: Range<usize>) -> graftling::Result<Vec<u8>> {
+        self.read.lock().unwrap().push((name.to_owned(), rows.clone()));
+        self.inner.read_rows(name, rows)
+    }
 }

@@ -13,6 +13,7 @@ mod common;
 mod families;
 mod modes;
 mod quantised;
+mod routers;
 mod taken_home;
 
 use common::device;

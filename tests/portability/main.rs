@@ -191,6 +191,23 @@ fn loops_that_may_not_end_are_found() {
     }
 }
 
+/// On a GPU the A's of layers with one input (q, k, v; gate, up) are one dispatch, and so are their gradients: launches and the waits between
+/// them are what such small products cost.
+#[test]
+fn adapters_of_layers_with_one_input_are_dispatched_together() {
+    let dispatches: Vec<Dispatch> =
+        variants::calls_of_a_step(&DEFAULT_LIMITS, 512).into_iter().flat_map(|(_, all)| all).collect();
+    let of = |kernel: &str| {
+        dispatches.iter().filter(|dispatch| dispatch.kernel.name == kernel).map(|d| d.workgroups[2]).collect::<Vec<_>>()
+    };
+    for kernel in ["matmul_narrow_of_three", "matmul_outer_of_three"] {
+        let found = of(kernel);
+        let counts = [2, 3].map(|count| found.iter().filter(|&&products| products == count).count());
+        assert_eq!(counts, [2, 2], "{kernel}: in each of the two layers");
+    }
+    eprintln!("{} dispatches in a step of two layers of SmolLM2", dispatches.len());
+}
+
 /// No kernel races in workgroup memory, and the check that says so sees every barrier: without any one of them, it finds a race. A barrier
 /// whose absence makes none is one too many.
 #[test]
@@ -289,10 +306,13 @@ fn barriers_of(name: &str, dispatches: &[Dispatch]) -> Findings {
     found
 }
 
-/// The dispatch of a product, were it so long.
-fn with_steps(mut dispatch: Dispatch, k: u32) -> Dispatch {
-    if let Some(field) = dispatch.kernel.params.iter().find(|field| field.name == "k") {
-        dispatch.params[field.offset..field.offset + 4].copy_from_slice(&k.to_le_bytes());
+/// The dispatch of a product, were it so long, and the rank of its low-rank term, if it has one.
+fn with_steps(mut dispatch: Dispatch, steps: u32) -> Dispatch {
+    for field in dispatch.kernel.params.iter().filter(|field| ["k", "rank"].contains(&field.name)) {
+        let value = &mut dispatch.params[field.offset..field.offset + 4];
+        if field.name == "k" || value != [0; 4] {
+            value.copy_from_slice(&steps.to_le_bytes());
+        }
     }
     dispatch
 }

@@ -133,6 +133,9 @@ fn calls_of_examples(facts: &Facts, tuning: &Tuning) -> Vec<(&'static str, Vec<D
     calls
 }
 
+/// Slots that the format of a weight fills.
+const OF_FORMATS: [&str; 5] = ["weights", "words", "table", "heads", "scales"];
+
 /// Dispatches of the registry's examples, and of what measurement may choose instead, that a kernel is interpreted with: by kernel and
 /// constants, leaving out how weights rest, which no algorithm's use of workgroup memory depends on.
 pub fn small_dispatches() -> BTreeMap<String, Vec<Dispatch>> {
@@ -140,7 +143,7 @@ pub fn small_dispatches() -> BTreeMap<String, Vec<Dispatch>> {
     let mut seen = HashSet::new();
     let mut add = |dispatch: Dispatch| {
         let kernel = dispatch.kernel;
-        let slots: Vec<_> = kernel.slots.iter().filter(|(slot, _)| *slot != "weights").collect();
+        let slots: Vec<_> = kernel.slots.iter().filter(|(slot, _)| !OF_FORMATS.contains(slot)).collect();
         let key = format!("{} {slots:?} {:?} {:?}", kernel.shader, kernel.constants, dispatch.constants);
         if !dispatch.workgroups.contains(&0) && seen.insert((key.clone(), dispatch.params.clone())) {
             found.entry(key).or_default().push(dispatch);
@@ -161,6 +164,17 @@ pub fn calls_of_long_rows(facts: &Facts, tuning: &Tuning, tokens: usize) -> Vec<
     let lora = lora(&small_llama());
     let graph = LossGraph::build(&small_llama(), &|_| DType::F32, &lora, tokens).expect("the configuration is sound").model.graph;
     calls_of(&graph, facts, tuning, tokens)
+}
+
+/// What a training step of SmolLM2 launches for this many tokens, were it two layers high, with adapters on all linear layers, of which dropout drops nothing: what
+/// enters layers side by side is the same.
+pub fn calls_of_a_step(facts: &Facts, tokens: usize) -> Vec<(&'static str, Vec<Dispatch>)> {
+    let config = smollm2();
+    let graph = LossGraph::build(&config, &|_| DType::BF16, &lora_with_dropout(&config, 0.0), tokens)
+        .expect("the configuration is sound")
+        .model
+        .graph;
+    calls_of(&graph, facts, &Tuning::NONE, tokens)
 }
 
 /// What each node of a graph launches on such a device for this many tokens, all of them supervised.
@@ -200,11 +214,15 @@ fn model_graphs(config: &Architecture, storage: DType, tokens: usize) -> Vec<Gra
 }
 
 fn lora(config: &Architecture) -> Placement {
+    lora_with_dropout(config, 0.1)
+}
+
+fn lora_with_dropout(config: &Architecture, dropout: f64) -> Placement {
     let modules = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
     UniformLora {
         r: 8,
         scale: 2.0,
-        dropout: 0.1,
+        dropout,
         target_modules: modules.map(str::to_owned).into(),
         layers: (0..config.num_hidden_layers).collect(),
     }

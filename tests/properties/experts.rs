@@ -1,16 +1,22 @@
 //! Laws of a mixture of experts, on the device and in f64: one expert that is always chosen is a dense MLP; tokens are each by themselves,
-//! whatever their order; and it does not matter how the experts' matrices are split over bindings.
+//! whatever their order; and it does not matter how the experts' matrices are split over bindings. And of the load balancing loss of routers.
 
 use crate::common::{as_f32, device, relative_distance, run_on_device, run_split};
+use graftling::adapter::UniformLora;
+use graftling::architecture::Architecture;
 use graftling::graph::{Counts, DType, Graph, Matrix, Origin, Rows, TensorType, ValueId};
 use graftling::kernel::Layout;
+use graftling::model::graph::Part;
 use graftling::ops::Random;
 use graftling::ops::expert_rows::{FromExperts, ToExperts};
+use graftling::ops::expert_shares::ExpertShares;
 use graftling::ops::glu::{Activation, Glu};
+use graftling::ops::load_balancing_loss::LoadBalancingLoss;
 use graftling::ops::matmul::{Matmul, MatmulExperts};
 use graftling::ops::route::Route;
 use graftling::ops::sort_by_expert::SortByExpert;
 use graftling::reference;
+use graftling::train::step::LossGraph;
 
 const HIDDEN: usize = 32;
 const INNER: usize = 64;
@@ -155,4 +161,88 @@ fn experts_in_several_bindings_are_the_same_experts() {
         assert!(distance <= 1e-6 * (INNER as f64).sqrt(), "{part_rows} rows a binding: {distance:e}");
     }
     assert_eq!(as_f32(expected).len(), 20 * HIDDEN);
+}
+
+/// What the routers of so many layers, of these rows each, lose by spreading their tokens unevenly: on the device and in f64.
+fn balance(most: usize, chosen: usize, layers: &[Matrix]) -> [f64; 2] {
+    let (tokens, experts) = (layers[0].rows, layers[0].columns);
+    let mut graph = Graph::new();
+    let mut shares: Vec<ValueId> = Vec::new();
+    let mut leaves = Vec::new();
+    for (number, logits) in layers.iter().enumerate() {
+        let leaf = graph.leaf(format!("logits.{number}"), TensorType::f32(Rows::Tokens(most), experts), Origin::Input);
+        let routed = graph.apply(Route { experts: chosen, renormalised: true }, &[leaf], "route").unwrap();
+        let inputs = [&[leaf, routed[1]], &shares[..]].concat();
+        shares = graph.apply(ExpertShares, &inputs, "shares").unwrap();
+        leaves.push((leaf, logits.clone()));
+    }
+    let loss = graph.apply_one(LoadBalancingLoss { chosen }, &shares, "loss").unwrap();
+    let found = run_on_device(&graph, &leaves, &[loss], &counts(tokens)).swap_remove(0)[0];
+    let exact = reference::run(&graph, leaves.into_iter().collect(), &counts(tokens))[&loss].data[0];
+    [f64::from(found), exact]
+}
+
+/// Rounding of sums over so many rows, relative.
+fn balance_bound(rows: usize) -> f64 {
+    1e-6 * (rows as f64).sqrt()
+}
+
+/// Routers to which all experts are alike lose K, whatever is chosen; where all are chosen it is E, whatever they are like.
+#[test]
+fn a_router_that_spreads_its_tokens_loses_as_many_as_it_chooses() {
+    for (tokens, experts, chosen) in [(1, 4, 2), (70, 8, 2), (200, 5, 5), (65, 130, 8)] {
+        let alike = Matrix::new([tokens, experts], vec![0.75; tokens * experts]);
+        let any = Random(3).matrix([tokens, experts], 3.0);
+        let mut wanted = vec![(alike, chosen)];
+        if chosen == experts {
+            wanted.push((any, experts));
+        }
+        for (logits, expected) in wanted {
+            for found in balance(tokens + 9, chosen, &[logits]) {
+                let distance = (found / expected as f64 - 1.0).abs();
+                assert!(distance <= balance_bound(tokens), "{tokens} tokens, {chosen} of {experts} experts: {found}");
+            }
+        }
+    }
+    // All tokens on one of 8 experts, for sure.
+    let mut one = Matrix::zeros([40, 8]);
+    (0..40).for_each(|t| one.row_mut(t)[5] = 90.0);
+    balance(40, 1, &[one]).iter().for_each(|found| assert!((found - 8.0).abs() < 1e-5, "{found}"));
+}
+
+/// Layers one after the other are the rows of all of them together, in any order.
+#[test]
+fn the_balance_of_layers_is_that_of_all_their_rows() {
+    let (tokens, experts, chosen) = (67, 6, 2);
+    let mut random = Random(8);
+    let layers: Vec<Matrix> = (0..3).map(|_| random.matrix([tokens, experts], 2.0)).collect();
+    let rows: Vec<f64> = layers.iter().rev().flat_map(|layer| layer.data.clone()).collect();
+    let together = Matrix::new([3 * tokens, experts], rows);
+    let (apart, together) = (balance(90, chosen, &layers), balance(3 * tokens, chosen, &[together]));
+    assert!((apart[1] - together[1]).abs() <= 1e-12 * together[1], "{apart:?} {together:?}");
+    for (found, exact) in [(apart[0], apart[1]), (together[0], together[1])] {
+        assert!((found / exact - 1.0).abs() <= balance_bound(3 * tokens), "{found} {exact}");
+    }
+    assert!(together[1] > chosen as f64);
+}
+
+/// A part of a model has not the routers of all layers, so it has no such loss.
+#[test]
+fn the_balance_of_a_part_of_a_model_is_refused() {
+    let text =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/reference/families/qwen3_moe/config.json"));
+    let config = Architecture::from_json_str(&text.unwrap()).unwrap();
+    assert_eq!(config.router_aux_loss_coef, None, "the config does not say output_router_logits");
+    let lora = UniformLora { r: 2, scale: 1.0, dropout: 0.0, target_modules: vec!["q_proj".to_owned()], layers: vec![1] };
+    let placement = lora.on(&config);
+    let build = |config: &Architecture, part| LossGraph::build_part(config, &|_| DType::F32, &placement, part, 16);
+    assert!(build(&config, Part::From(1)).unwrap().balance.is_none());
+    let balanced = Architecture { router_aux_loss_coef: Some(0.1), ..config };
+    let graph = build(&balanced, Part::Whole).unwrap();
+    assert_eq!(graph.balance.unwrap().coefficient, 0.1);
+    // The router of the layer below the adapter is looked at, and has no gradient.
+    let nodes = |op: &str| graph.model.graph.nodes().iter().filter(|node| node.op.name() == op).count();
+    assert_eq!(["expert_shares", "expert_shares_backward", "load_balancing_loss"].map(nodes), [2, 1, 1]);
+    let refused = build(&balanced, Part::From(1)).unwrap_err().to_string();
+    assert!(refused.contains("load balancing loss") && refused.contains("all layers"), "{refused}");
 }

@@ -43,8 +43,9 @@ fn a_wrong_number_of_inputs_is_refused() {
             let optional = match (*name, count) {
                 ("matmul", 2 | 3)
                 | ("matmul_low_rank", 4 | 5)
-                | ("matmul_experts" | "to_experts" | "from_experts", 3 | 4)
+                | ("matmul_experts" | "to_experts" | "from_experts" | "matmul_together", 3 | 4)
                 | ("embedding_backward", 2 | 3)
+                | ("expert_shares", 2 | 4)
                 | ("global_norm", 1..) => true,
                 ("rms_norm_backward", 2 | 3) if format!("{:?}", example.op).contains("weight: None") => true,
                 ("rms_norm_backward", 3 | 4) => !format!("{:?}", example.op).contains("weight: None"),

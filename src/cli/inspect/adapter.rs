@@ -6,7 +6,7 @@ use std::path::Path;
 use graftling::Result;
 use graftling::adapter::added_tokens;
 use graftling::formats::adapter_file::AdapterFile;
-use graftling::formats::peft::{AdapterTensor, CONFIG, module_path, raw_config};
+use graftling::formats::peft::{AdapterTensor, CONFIG, module_paths, raw_config};
 use graftling::train::tell::about::About;
 use serde_json::{Map, Value, json};
 
@@ -43,9 +43,10 @@ const NAMED: usize = 12;
 const NOT_SHOWN: [&str; 6] = ["peft_type", "task_type", "inference_mode", "auto_mapping", "fan_in_fan_out", "revision"];
 
 /// What a run of graftling depended on that an adapter's own files do not say.
-const OF_THE_RUN: [&str; 8] = [
+const OF_THE_RUN: [&str; 9] = [
     "init_lora_weights",
     "loraplus_lr_ratio",
+    "router_aux_loss_coef",
     "learning_rate",
     "lr_schedule",
     "batch_size",
@@ -128,8 +129,9 @@ impl Found {
             modules.layers.insert(layer);
             let (rank, scale) = match file {
                 AdapterFile::Peft(config) if own.starts_with("lora_") => {
-                    let path = module_path(site, config.text_path);
-                    (config.rank_of(&path), config.scale_of(&path))
+                    // By what is used of the adapter, all experts of a layer are alike.
+                    let path = &module_paths(site, config.experts, config.text_path)[0];
+                    (config.rank_of(path), config.scale_of(path))
                 }
                 AdapterFile::AdapterHub(config) if own == "adapter_down" => (tensor.shape[0], config.scaling),
                 _ => continue,

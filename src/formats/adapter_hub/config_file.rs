@@ -6,18 +6,8 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::{BottleneckConfig, InitWeights, Input, NAME, Named, ReductionFactor, VERSION};
-use crate::formats::open;
+use crate::formats::adapter_folder::{Rule, Settings, number, read_settings};
 use crate::{Error, Result};
-
-/// What a key of `config` means for the numbers of an adapter that is read.
-enum Rule {
-    /// Taken into account.
-    Read,
-    /// Changes no number of a bottleneck whose tensors are there.
-    Harmless,
-    /// Only while it is off: null, false, 0 or empty.
-    Off,
-}
 
 /// The keys of `BnConfig` in adapters 1.3.
 const KEYS: [(&str, Rule); 35] = [
@@ -63,40 +53,34 @@ const KEYS: [(&str, Rule); 35] = [
 ];
 
 /// More layers than a model has.
-const MOST_LAYERS: u64 = 10_000;
+const MOST_LAYERS: usize = 10_000;
 
 /// The file, read with errors that name the key.
 pub(super) struct ConfigFile {
-    place: String,
     /// Beside `config`.
     about: Map<String, Value>,
-    config: Map<String, Value>,
+    config: Settings,
 }
 
 impl ConfigFile {
     pub fn read(path: &Path) -> Result<Self> {
-        let place = path.display().to_string();
-        let bad = |problem: String| Error::bad_input(&place, problem, "Copy the adapter's folder again.");
-        let text = open::read_text(path, "Copy the adapter's folder again.")?;
-        let Value::Object(mut about) = serde_json::from_str(&text).map_err(|error| bad(format!("is not valid JSON: {error}")))?
-        else {
-            return Err(bad("is not a JSON object".to_owned()));
+        let bad = |problem: String| Error::bad_input(path.display(), problem, "Copy the adapter's folder again.");
+        let mut about = read_settings(path)?;
+        let map = match about.remove("config") {
+            Some(Value::Object(config)) => config,
+            Some(other) => return Err(bad(format!("key `config` is {other}, not an object of settings"))),
+            None => return Err(bad("has no key `config`".to_owned())),
         };
-        match about.remove("config") {
-            Some(Value::Object(config)) => Ok(Self { place, about, config }),
-            Some(other) => Err(bad(format!("key `config` is {other}, not an object of settings"))),
-            None => Err(bad("has no key `config`".to_owned())),
-        }
+        let proposal = "graftling reads AdapterHub's bottleneck adapters (seq_bn, double_seq_bn, par_bn): train the adapter without this option.";
+        Ok(Self { about, config: Settings { place: path.display().to_string(), map, proposal } })
     }
 
     fn bad(&self, key: &str, problem: impl std::fmt::Display) -> Error {
-        let proposal = "graftling reads AdapterHub's bottleneck adapters (seq_bn, double_seq_bn, par_bn): train the adapter without this option.";
-        Error::bad_input(format!("{}: key `{key}`", self.place), problem, proposal)
+        self.config.bad(key, problem)
     }
 
-    /// The value, where null is the same as absent.
     fn get(&self, key: &str) -> Option<&Value> {
-        self.config.get(key).filter(|value| !value.is_null())
+        self.config.get(key)
     }
 
     fn about(&self, key: &str) -> Option<String> {
@@ -108,32 +92,16 @@ impl ConfigFile {
         self.about("name").ok_or_else(|| self.bad("name", "is missing: the tensors are found by it"))
     }
 
-    /// A switch; what the library takes where it is absent.
-    fn switch(&self, key: &str, default: bool) -> Result<bool> {
-        match self.get(key) {
-            None => Ok(default),
-            Some(Value::Bool(on)) => Ok(*on),
-            Some(other) => Err(self.bad(key, format!("is {other}, neither true nor false"))),
-        }
-    }
-
-    /// One that must be there.
+    /// A switch that must be there.
     fn needed(&self, key: &str) -> Result<bool> {
         if self.get(key).is_none() {
             return Err(self.bad(key, "is missing"));
         }
-        self.switch(key, false)
+        self.config.switch(key, false)
     }
 
     pub fn into_config(self) -> Result<BottleneckConfig> {
-        self.refuse_what_changes_the_numbers()?;
-        let dropout = match self.get("dropout") {
-            None => 0.0,
-            Some(value) => {
-                let possible = value.as_f64().filter(|share| (0.0..1.0).contains(share));
-                possible.ok_or_else(|| self.bad("dropout", format!("is {value}, but must be at least 0 and less than 1")))?
-            }
-        };
+        self.config.refuse_what_changes_the_numbers(&KEYS, true)?;
         let [after_attention, after_mlp] = [self.needed("mh_adapter")?, self.needed("output_adapter")?];
         if !after_attention && !after_mlp {
             return Err(self.bad("output_adapter", "is false as mh_adapter is: there is no bottleneck anywhere"));
@@ -145,7 +113,7 @@ impl ConfigFile {
             reduction_factor: self.reduction_factor()?,
             non_linearity: self.non_linearity()?,
             scaling: self.scaling()?,
-            dropout,
+            dropout: self.config.dropout("dropout")?,
             init_weights: self.init_weights()?,
             leave_out: self.leave_out()?,
             base_model: self.about("model_name"),
@@ -159,9 +127,9 @@ impl ConfigFile {
     /// What goes into the bottleneck. The library's switches allow further sums of what attention or the MLP gives and of the residual; in
     /// these models all but the three would count the residual twice, or not at all.
     fn input(&self) -> Result<Input> {
-        let parallel = self.switch("is_parallel", false)?;
-        let before = self.switch("original_ln_before", false)?;
-        let after = self.switch("original_ln_after", true)?;
+        let parallel = self.config.switch("is_parallel", false)?;
+        let before = self.config.switch("original_ln_before", false)?;
+        let after = self.config.switch("original_ln_after", true)?;
         let odd = |key: &str, value: bool, times: &str| {
             let where_norms_are = "in a model whose norms stand before attention and MLP";
             Err(self.bad(key, format!("is {value}, so that {where_norms_are} the residual would be added {times}")))
@@ -173,7 +141,7 @@ impl ConfigFile {
             return Err(self.bad("residual_before_ln", "is no switch: the library itself has no such residual in these models"));
         }
         // Without a norm in between, the residual is that of the sublayer itself, or with the model's residual added already.
-        let own = self.switch("residual_before_ln", true)?;
+        let own = self.config.switch("residual_before_ln", true)?;
         match (before, own, after) {
             (false, _, true) => Ok(Input::Output),
             (true, true, true) | (true, false, false) => Ok(Input::Sum),
@@ -193,8 +161,8 @@ impl ConfigFile {
         let (mut default, mut layers) = (None, BTreeMap::new());
         for (key, value) in entries {
             let factor = self.factor(value)?;
-            match key.parse::<u64>().ok().filter(|layer| *layer < MOST_LAYERS && layer.to_string() == *key) {
-                Some(layer) => drop(layers.insert(layer as usize, factor)),
+            match number(key).filter(|layer| *layer < MOST_LAYERS) {
+                Some(layer) => drop(layers.insert(layer, factor)),
                 None if key == "default" => default = Some(factor),
                 None => return Err(self.bad("reduction_factor", format!("has `{key}`, which is no layer"))),
             }
@@ -216,14 +184,10 @@ impl ConfigFile {
 
     fn scaling(&self) -> Result<f64> {
         match self.get("scaling") {
-            None => Ok(1.0),
             Some(Value::String(learned)) => {
                 Err(self.bad("scaling", format!("is \"{learned}\": a scale that is trained itself is not supported")))
             }
-            Some(value) => {
-                let possible = value.as_f64().filter(|scale| scale.is_finite());
-                possible.ok_or_else(|| self.bad("scaling", format!("is {value}, not a number")))
-            }
+            _ => self.config.number("scaling", 1.0),
         }
     }
 
@@ -235,7 +199,8 @@ impl ConfigFile {
     }
 
     fn leave_out(&self) -> Result<BTreeSet<usize>> {
-        let layer = |value: &Value| value.as_u64().filter(|layer| *layer < MOST_LAYERS).map(|layer| layer as usize);
+        let layer =
+            |value: &Value| value.as_u64().and_then(|layer| usize::try_from(layer).ok()).filter(|layer| *layer < MOST_LAYERS);
         match self.get("leave_out") {
             None => Some(BTreeSet::new()),
             Some(Value::Array(layers)) => layers.iter().map(layer).collect::<Option<_>>(),
@@ -253,31 +218,6 @@ impl ConfigFile {
                 Ok(Some(size as usize))
             }
         }
-    }
-
-    /// Lets through what graftling computes and what changes no number, by [`KEYS`]; all else is refused by its name, so that an option that
-    /// the library gains later cannot be passed over in silence.
-    fn refuse_what_changes_the_numbers(&self) -> Result<()> {
-        let off = |value: &Value| match value {
-            Value::Bool(on) => !on,
-            Value::Array(items) => items.is_empty(),
-            Value::Object(items) => items.is_empty(),
-            Value::Number(number) => number.as_f64() == Some(0.0),
-            _ => false,
-        };
-        for (key, value) in self.config.iter().filter(|(_, value)| !value.is_null()) {
-            let rule = KEYS.iter().find(|(known, _)| known == key).map(|(_, rule)| rule);
-            match rule {
-                Some(Rule::Read | Rule::Harmless) => {}
-                _ if off(value) => {}
-                Some(Rule::Off) => return Err(self.bad(key, format!("is {value}, which graftling does not support"))),
-                None => {
-                    let problem = format!("is {value}; graftling does not know this key and cannot tell what it changes");
-                    return Err(self.bad(key, problem));
-                }
-            }
-        }
-        Ok(())
     }
 }
 

@@ -9,30 +9,23 @@
 mod config_file;
 mod names;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::fs;
 use std::path::Path;
 use std::str::FromStr;
 
-use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
 
-use super::atomic;
-use super::folder_weights::FolderWeights;
-use super::peft::AdapterTensor;
+use super::adapter_folder::{AdapterTensor, CONFIG, InFile, Tensors, WeightsFile};
 use crate::ops::activate::NonLinearity;
-use crate::storage::TensorSource;
 use crate::{Error, Result};
 use config_file::ConfigFile;
 pub use names::Place;
 
-/// The settings, as PEFT calls its own file too.
-pub const CONFIG: &str = "adapter_config.json";
 /// What `save_adapter(..., use_safetensors=True)` writes.
 pub const WEIGHTS: &str = "adapter.safetensors";
-/// What it writes otherwise; read and never written.
-const PYTORCH: &str = "pytorch_adapter.bin";
+/// PyTorch's is what it writes otherwise, and looks for unless it is told otherwise; where there are both, they are the same.
+const FILE: WeightsFile = WeightsFile { safetensors: WEIGHTS, pytorch: "pytorch_adapter.bin" };
 /// What an adapter of ours is called in its file, and so in the library.
 const NAME: &str = "graftling";
 /// The version of the library whose format this is.
@@ -234,8 +227,7 @@ pub fn is_config(text: &str) -> bool {
 
 /// Whether a folder has an adapter of AdapterHub, as far as the names of its files say.
 pub fn is_in(folder: &Path) -> bool {
-    let is_there = |name: &str| folder.join(name).is_file();
-    is_there(CONFIG) && (is_there(WEIGHTS) || is_there(PYTORCH))
+    FILE.is_in(folder)
 }
 
 /// Reads an adapter. Tensors come sorted by name, each bottleneck with its four.
@@ -247,29 +239,19 @@ pub fn load(folder: &Path) -> Result<(BottleneckConfig, Vec<AdapterTensor>)> {
     let file = ConfigFile::read(&folder.join(CONFIG))?;
     let name = file.name()?;
     let config = file.into_config()?;
-    // The library looks for PyTorch's file unless it is told otherwise; where there are both, they are the same.
-    let Some(weights) = [WEIGHTS, PYTORCH].map(|name| folder.join(name)).into_iter().find(|path| path.exists()) else {
-        let proposal = "Copy the whole folder of the adapter.";
-        return Err(Error::bad_input(folder.display(), format!("has no {WEIGHTS}, nor {PYTORCH}"), proposal));
-    };
-    let tensors = read_tensors(&weights, &config, &name)?;
+    let tensors = read_tensors(&FILE.find(folder)?, &config, &name)?;
     Ok((config, tensors))
 }
 
 /// The tensors of the file, sorted by name, each as large as the config says.
 fn read_tensors(path: &Path, config: &BottleneckConfig, adapter: &str) -> Result<Vec<AdapterTensor>> {
-    let file = FolderWeights::open(&[path.to_owned()])?;
-    let bad = |key: &str, problem: String, proposal: &str| {
-        Err(Error::bad_input(format!("{}: tensor {key}", path.display()), problem, proposal))
-    };
-    if let Some((key, kind)) = file.unreadable().first() {
-        return bad(key, format!("is {kind}"), "Save the adapter in f32, f16 or bf16.");
-    }
+    let file = Tensors::open(path)?;
+    let bad = |key: &str, problem: String, proposal: &str| Err(file.bad(key, problem, proposal));
     let mut tensors = BTreeMap::new();
     // A matrix says how wide the model is, if the config does not.
-    let told = || file.tensors().iter().find_map(|info| names::of_key(&info.name, adapter)?.hidden_of(&info.shape));
+    let told = || file.infos().iter().find_map(|info| names::of_key(&info.name, adapter)?.hidden_of(&info.shape));
     let hidden = config.hidden_size.or_else(told).unwrap_or_default();
-    for info in file.tensors() {
+    for info in file.infos() {
         let key = info.name.as_str();
         let Some(named) = names::of_key(key, adapter) else {
             let problem = format!("is no part of a bottleneck of the adapter `{adapter}` after attention or an MLP");
@@ -287,11 +269,7 @@ fn read_tensors(path: &Path, config: &BottleneckConfig, adapter: &str) -> Result
             let problem = format!("has shape {:?}, and by {CONFIG} it must be {expected:?}", info.shape);
             return bad(key, problem, WRONG_ADAPTER);
         }
-        let values = file.read_f32(key)?;
-        if !values.iter().all(|value| value.is_finite()) {
-            let proposal = "The training that made it has diverged: use an earlier checkpoint.";
-            return bad(key, "has values that are not finite".to_owned(), proposal);
-        }
+        let values = file.values(key)?;
         let shape = [expected[0], expected.get(1).copied().unwrap_or(1)];
         tensors.insert(named.name.clone(), AdapterTensor { name: named.name, shape, values });
     }
@@ -307,27 +285,12 @@ fn read_tensors(path: &Path, config: &BottleneckConfig, adapter: &str) -> Result
 /// # Errors
 /// [`Error::Failed`] if the folder or a file cannot be written; [`Error::BadInput`] if a tensor is none of such an adapter.
 pub fn save(folder: &Path, config: &BottleneckConfig, tensors: &[AdapterTensor]) -> Result<()> {
-    fs::create_dir_all(folder).map_err(|error| {
-        let proposal = "Choose an output folder that you may write to.";
-        Error::failed(folder.display(), format!("cannot be made: {error}"), proposal)
-    })?;
-    let mut views = Vec::with_capacity(tensors.len());
-    for tensor in tensors {
-        let bad = |problem| {
-            Error::bad_input(format!("adapter tensor {}", tensor.name), problem, "This is a mistake in the calling program.")
-        };
-        let key = names::in_file(&tensor.name, config.text_path, NAME).ok_or_else(|| bad("has a name that no file has"))?;
-        let shape = if key.ends_with(".bias") { vec![tensor.shape[0]] } else { tensor.shape.to_vec() };
-        let view = TensorView::new(Dtype::F32, shape, bytemuck::cast_slice(&tensor.values));
-        views.push((key, view.map_err(|_| bad("has another length than its shape"))?));
-    }
-    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    let bytes = safetensors::serialize(views, Some(metadata)).map_err(|error| {
-        let place = folder.join(WEIGHTS);
-        Error::failed(place.display(), format!("cannot be put together: {error}"), "Report this as a defect of graftling.")
-    })?;
-    atomic::write_atomically(&folder.join(WEIGHTS), &bytes)?;
-    atomic::write_atomically(&folder.join(CONFIG), format!("{:#}\n", config_file::to_json(config)).as_bytes())
+    let in_file = tensors.iter().map(|tensor| {
+        let key = names::in_file(&tensor.name, config.text_path, NAME);
+        let is_vector = key.as_ref().is_some_and(|key| key.ends_with(".bias"));
+        InFile::of(tensor, key, is_vector)
+    });
+    FILE.write(folder, &in_file.collect::<Result<Vec<_>>>()?, &config_file::to_json(config))
 }
 
 const WRONG_ADAPTER: &str = "Check that adapter_config.json and the file with the tensors belong together, and copy both again.";

@@ -1,5 +1,7 @@
 //! What the parts of a bottleneck are called: in AdapterHub's files, and in this program.
 
+use super::super::adapter_folder::within_layer;
+
 /// Where a bottleneck stands in a layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Place {
@@ -68,9 +70,7 @@ impl Key {
 
 /// What a key of a file names; `None` if it is no part of a bottleneck of this adapter.
 pub fn of_key(key: &str, adapter: &str) -> Option<Key> {
-    let inside = BEFORE.iter().find_map(|before| key.strip_prefix(before)?.strip_prefix("layers."))?;
-    let (number, rest) = inside.split_once('.')?;
-    let layer = number.parse::<usize>().ok().filter(|layer| layer.to_string() == number)?;
+    let (layer, rest) = BEFORE.iter().find_map(|before| within_layer(key.strip_prefix(before)?))?;
     let place = Place::ALL.into_iter().find(|place| rest.starts_with(place.module()))?;
     let end = rest.strip_prefix(place.module())?.strip_prefix(".adapters.")?.strip_prefix(adapter)?.strip_prefix('.')?;
     let matrix = MATRICES.iter().position(|(_, known)| *known == end)?;

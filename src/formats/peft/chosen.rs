@@ -1,17 +1,20 @@
 //! Which modules `adapter_config.json` means, by PEFT's rules, compared with those of which there are tensors.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::Path;
 
 use regex::Regex;
 
-use super::patterns::{Modules, compiled};
-use super::{AdapterConfig, CONFIG, WRONG_ADAPTER, names};
+use super::patterns::{Modules, compiled, ends};
+use super::{AdapterConfig, CONFIG, ROUTER, WRONG_ADAPTER, fused, names};
 use crate::{Error, Result};
 
 /// More layers, and more kinds of linear modules in a layer, than a model has.
 const MOST_LAYERS: usize = 10_000;
 const MOST_KINDS: usize = 100;
+
+/// Of each adapted layer the whole names in a file of the modules that it is there.
+pub(super) type Paths = BTreeMap<String, BTreeSet<String>>;
 
 /// The keys by which a file chooses modules.
 #[derive(Clone, Debug, Default)]
@@ -52,12 +55,17 @@ impl Chosen {
             }
         };
         Ok(Some(move |path: &str| {
+            // Parameters are chosen by their names alone.
+            if fused::parameter_of(path).is_some_and(|parameter| self.parameters[parameter]) {
+                return true;
+            }
             if excluded.as_ref().is_some_and(|excludes| excludes(path)) {
                 return false;
             }
             // PEFT compares layers only with those that a name's end has chosen.
-            let whole = matches!(targets, Modules::Listed(names) if names.iter().any(|name| name == path));
-            all || whole || (is_target(path) && self.layers.as_ref().is_none_or(|layers| in_layers(layers, &of_layer, path)))
+            let whole = || matches!(targets, Modules::Listed(names) if names.iter().any(|name| name == path));
+            let in_layers = || self.layers.as_ref().is_none_or(|layers| in_layers(layers, &of_layer, path));
+            all || (is_target(path) && (in_layers() || whole()))
         }))
     }
 
@@ -67,11 +75,8 @@ impl Chosen {
             Some(Modules::Listed(names)) => names.as_slice(),
             _ => &[],
         };
-        let one = |name: &String| Modules::Listed(vec![name.clone()]);
-        names
-            .iter()
-            .filter(move |name| one(name).matcher().is_ok_and(|ends| !paths.iter().any(|path| ends(path))))
-            .map(String::as_str)
+        let meant: HashSet<&str> = paths.iter().flat_map(|path| ends(path)).collect();
+        names.iter().map(String::as_str).filter(move |name| !meant.contains(name))
     }
 }
 
@@ -80,9 +85,9 @@ fn in_layers(layers: &BTreeSet<usize>, of_layer: &[Regex], path: &str) -> bool {
     found.name("layer").and_then(|layer| layer.as_str().parse().ok()).is_some_and(|layer: usize| layers.contains(&layer))
 }
 
-/// Sets modules and layers to what the tensors say, and compares them with what the config says. `paths`: of each adapted module
-/// (`layers.3.self_attn.q_proj`) its whole name in the file.
-pub(super) fn adopt_modules(path: &Path, config: &mut AdapterConfig, paths: &BTreeMap<String, String>) -> Result<()> {
+/// Sets modules and layers to what the tensors say, and compares them with what the config says. `paths`: of each adapted layer
+/// (`layers.3.self_attn.q_proj`) its whole name in the file, or those of its experts.
+pub(super) fn adopt_modules(path: &Path, config: &mut AdapterConfig, paths: &Paths) -> Result<()> {
     let bad = |place: String, problem: String| Error::bad_input(place, problem, WRONG_ADAPTER);
     let layer_of = |site: &str| site.split('.').nth(1).and_then(|layer| layer.parse::<usize>().ok()).unwrap_or_default();
     // The module's own name, and what it hangs on in its layer.
@@ -102,14 +107,15 @@ pub(super) fn adopt_modules(path: &Path, config: &mut AdapterConfig, paths: &BTr
         None
     });
     // A file of transformers 4 has the names of that time, and its words may be about today's.
-    let before =
-        paths.iter().find_map(|(site, path)| path.strip_suffix(site.as_str())).map_or_else(|| names::path("", ""), str::to_owned);
-    let is_meant = |site: &str, path: &str| {
-        let today = names::path(site, if before.contains(names::TEXT_PART) { names::TEXT_PART } else { "" });
-        means.as_ref().is_none_or(|means| means(path) || means(&today))
+    let first = paths.values().flatten().next().and_then(|path| path.split_once("layers."));
+    let before = first.map_or_else(|| names::path("", ""), |(before, _)| before.to_owned());
+    let today = names::path("", if before.contains(names::TEXT_PART) { names::TEXT_PART } else { "" });
+    let is_meant = |path: &str| {
+        let within = path.find("layers.").map_or(path, |at| &path[at..]);
+        means.as_ref().is_none_or(|means| means(path) || means(&format!("{today}{within}")))
     };
     // PEFT makes no adapter for a module that is not chosen, and so uses none of its tensors.
-    if let Some((site, _)) = paths.iter().find(|(site, path)| !is_meant(site, path)) {
+    if let Some((site, _)) = paths.iter().find(|(_, paths)| !paths.iter().all(|path| is_meant(path))) {
         let keys = "target_modules, exclude_modules and layers_to_transform";
         let problem =
             format!("has tensors of {} in layer {}, which {CONFIG} does not choose by {keys}", home_of(site).0, layer_of(site));
@@ -122,8 +128,13 @@ pub(super) fn adopt_modules(path: &Path, config: &mut AdapterConfig, paths: &BTr
         |layer: usize, module: &str| homes.iter().any(|home| home.0 == module && paths.contains_key(&of(layer, home)));
     let lacking: Vec<(usize, &String, String)> =
         product.filter(|(layer, module, site)| !paths.contains_key(site) && !elsewhere(*layer, module)).collect();
-    let means_for_sure = |site: &str| means.is_some() && is_meant(site, &format!("{before}{site}"));
-    if let Some((layer, module, _)) = lacking.iter().find(|(.., site)| means_for_sure(site)) {
+    // The first expert stands for all.
+    let experts = config.experts.min(1);
+    let means_for_sure =
+        |site: &str| means.is_some() && names::modules(site, experts).iter().all(|module| is_meant(&format!("{before}{module}")));
+    // A layer without experts has no router, nor anything in its place.
+    let is_owed = |(_, module, site): &&(usize, &String, String)| !module.ends_with(ROUTER) && means_for_sure(site);
+    if let Some((layer, module, _)) = lacking.iter().find(is_owed) {
         let problem = format!("has no tensors in layer {layer}, where {CONFIG} means it too");
         return Err(bad(format!("{}: module {module}", path.display()), problem));
     }
@@ -135,7 +146,8 @@ pub(super) fn adopt_modules(path: &Path, config: &mut AdapterConfig, paths: &BTr
         is_list && last < MOST_LAYERS && others.all(|layer| homes.iter().all(|home| means_for_sure(&of(layer, home))));
     config.layers_to_transform = (!means_every_layer).then(|| layers.into_iter().collect());
     // By their own names, modules in all places are meant.
-    let by_names = matches!(&chosen.targets, Some(Modules::Listed(names)) if names.iter().all(|name| !name.contains('.')));
+    let by_names = matches!(&chosen.targets, Some(Modules::Listed(names)) if names.iter().all(|name| !name.contains('.')))
+        && chosen.parameters == [false; 2];
     let in_many_places = homes.iter().any(|(_, home)| home.contains('.')) && !by_names;
     config.only = (!lacking.is_empty() || in_many_places).then(|| paths.keys().cloned().collect());
     config.target_modules = homes.into_iter().map(|(module, _)| module).collect::<BTreeSet<_>>().into_iter().collect();

@@ -3,103 +3,83 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
-use super::{AdapterConfig, Chosen, EMBEDDING, Modules, Patterns, TrainedBiases, fused, names};
-use crate::formats::open;
+use super::{AdapterConfig, Chosen, EMBEDDING, Modules, Patterns, ROUTER, TrainedBiases, fused, names};
+use crate::formats::adapter_folder::{Rule, Settings, read_settings};
 use crate::{Error, Result};
 
-/// What a key of `adapter_config.json` means for the numbers of an adapter that is read.
-enum Key {
-    /// Taken into account.
-    Read,
-    /// Changes no number of an adapter whose tensors are there.
-    Harmless,
-    /// Only while it is off: null, false, an empty list or an empty object.
-    Off,
-}
-
 /// The keys of `LoraConfig` in PEFT 0.21, with those of earlier versions.
-const KEYS: [(&str, Key); 47] = [
-    ("peft_type", Key::Read),
-    ("r", Key::Read),
-    ("lora_alpha", Key::Read),
-    ("lora_dropout", Key::Read),
-    ("use_rslora", Key::Read),
-    ("target_modules", Key::Read),
-    ("layers_to_transform", Key::Read),
-    ("layers_pattern", Key::Read),
-    ("exclude_modules", Key::Read),
-    ("bias", Key::Read),
-    ("init_lora_weights", Key::Read),
-    ("use_dora", Key::Read),
-    ("lora_bias", Key::Read),
-    ("rank_pattern", Key::Read),
-    ("alpha_pattern", Key::Read),
-    ("modules_to_save", Key::Read),
-    ("trainable_token_indices", Key::Read),
-    ("ensure_weight_tying", Key::Read),
-    ("base_model_name_or_path", Key::Read),
+const KEYS: [(&str, Rule); 47] = [
+    ("peft_type", Rule::Read),
+    ("r", Rule::Read),
+    ("lora_alpha", Rule::Read),
+    ("lora_dropout", Rule::Read),
+    ("use_rslora", Rule::Read),
+    ("target_modules", Rule::Read),
+    ("layers_to_transform", Rule::Read),
+    ("layers_pattern", Rule::Read),
+    ("exclude_modules", Rule::Read),
+    ("bias", Rule::Read),
+    ("init_lora_weights", Rule::Read),
+    ("use_dora", Rule::Read),
+    ("lora_bias", Rule::Read),
+    ("rank_pattern", Rule::Read),
+    ("alpha_pattern", Rule::Read),
+    ("modules_to_save", Rule::Read),
+    ("trainable_token_indices", Rule::Read),
+    ("ensure_weight_tying", Rule::Read),
+    ("base_model_name_or_path", Rule::Read),
     // Who made it, from what, and for what.
-    ("peft_version", Key::Harmless),
-    ("auto_mapping", Key::Harmless),
-    ("task_type", Key::Harmless),
-    ("revision", Key::Harmless),
-    ("inference_mode", Key::Harmless),
+    ("peft_version", Rule::Harmless),
+    ("auto_mapping", Rule::Harmless),
+    ("task_type", Rule::Harmless),
+    ("revision", Rule::Harmless),
+    ("inference_mode", Rule::Harmless),
     // How PEFT runs it.
-    ("runtime_config", Key::Harmless),
-    ("megatron_config", Key::Harmless),
-    ("megatron_core", Key::Harmless),
-    ("merge_weights", Key::Harmless),
+    ("runtime_config", Rule::Harmless),
+    ("megatron_config", Rule::Harmless),
+    ("megatron_core", Rule::Harmless),
+    ("merge_weights", Rule::Harmless),
     // PEFT turns it off for linear layers.
-    ("fan_in_fan_out", Key::Harmless),
+    ("fan_in_fan_out", Rule::Harmless),
     // How the start is made; init_lora_weights says whether it is.
-    ("eva_config", Key::Harmless),
-    ("corda_config", Key::Harmless),
-    ("lora_ga_config", Key::Harmless),
-    ("loftq_config", Key::Harmless),
+    ("eva_config", Rule::Harmless),
+    ("corda_config", Rule::Harmless),
+    ("lora_ga_config", Rule::Harmless),
+    ("loftq_config", Rule::Harmless),
     // Only with an option that must be off.
-    ("qalora_group_size", Key::Harmless),
-    ("use_qalora", Key::Off),
-    ("use_bdlora", Key::Off),
-    ("layer_replication", Key::Off),
-    ("target_parameters", Key::Read),
-    ("alora_invocation_tokens", Key::Off),
-    ("arrow_config", Key::Off),
-    ("kasa_config", Key::Off),
-    ("velora_config", Key::Off),
-    ("monteclora_config", Key::Off),
-    ("enable_lora", Key::Off),
-    ("use_kasa", Key::Off),
-    ("use_velora", Key::Off),
-    ("use_monteclora", Key::Off),
+    ("qalora_group_size", Rule::Harmless),
+    ("use_qalora", Rule::Off),
+    ("use_bdlora", Rule::Off),
+    ("layer_replication", Rule::Off),
+    ("target_parameters", Rule::Read),
+    ("alora_invocation_tokens", Rule::Off),
+    ("arrow_config", Rule::Off),
+    ("kasa_config", Rule::Off),
+    ("velora_config", Rule::Off),
+    ("monteclora_config", Rule::Off),
+    ("enable_lora", Rule::Off),
+    ("use_kasa", Rule::Off),
+    ("use_velora", Rule::Off),
+    ("use_monteclora", Rule::Off),
 ];
 
 /// `adapter_config.json`, read with errors that name the key.
-pub(super) struct ConfigFile {
-    place: String,
-    pub(super) map: Map<String, Value>,
-}
+pub(super) struct ConfigFile(Settings);
 
 impl ConfigFile {
     pub fn read(path: &Path) -> Result<Self> {
-        let place = path.display().to_string();
-        let bad = |problem: String| Error::bad_input(&place, problem, "Copy the adapter's folder again.");
-        let text = open::read_text(path, "Copy the adapter's folder again.")?;
-        match serde_json::from_str(&text).map_err(|error| bad(format!("is not valid JSON: {error}")))? {
-            Value::Object(map) => Ok(Self { place, map }),
-            _ => Err(bad("is not a JSON object".to_owned())),
-        }
+        let proposal = "graftling reads LoRA and DoRA adapters: train or convert the adapter without this option.";
+        Ok(Self(Settings { place: path.display().to_string(), map: read_settings(path)?, proposal }))
     }
 
     fn bad(&self, key: &str, problem: impl std::fmt::Display) -> Error {
-        let proposal = "graftling reads LoRA and DoRA adapters: train or convert the adapter without this option.";
-        Error::bad_input(format!("{}: key `{key}`", self.place), problem, proposal)
+        self.0.bad(key, problem)
     }
 
-    /// The value, where null is the same as absent.
     fn get(&self, key: &str) -> Option<&Value> {
-        self.map.get(key).filter(|value| !value.is_null())
+        self.0.get(key)
     }
 
     pub fn into_config(self) -> Result<AdapterConfig> {
@@ -108,23 +88,17 @@ impl ConfigFile {
             Some(other) => return Err(self.bad("peft_type", format!("is {other}; graftling reads LORA only"))),
             None => return Err(self.bad("peft_type", "is missing; for graftling it must be LORA")),
         }
-        self.refuse_what_changes_the_numbers()?;
-        let number = |key: &str, default: f64| match self.get(key) {
-            None => Ok(default),
-            Some(value) => value
-                .as_f64()
-                .filter(|number| number.is_finite())
-                .ok_or_else(|| self.bad(key, format!("is {value}, not a number"))),
-        };
-        let r = self.get("r").and_then(rank).ok_or_else(|| self.bad("r", "is missing or no possible rank"))?;
-        let lora_dropout = number("lora_dropout", 0.0)?;
-        if !(0.0..1.0).contains(&lora_dropout) {
-            return Err(self.bad("lora_dropout", format!("is {lora_dropout}, but must be at least 0 and less than 1")));
+        self.0.refuse_what_changes_the_numbers(&KEYS, false)?;
+        let [use_dora, lora_bias] = [self.0.switch("use_dora", false)?, self.0.switch("lora_bias", false)?];
+        if use_dora && lora_bias {
+            return Err(self.bad("lora_bias", "is true with use_dora, which PEFT refuses as well"));
         }
+        self.check_start()?;
+        let r = self.get("r").and_then(rank).ok_or_else(|| self.bad("r", "is missing or no possible rank"))?;
         Ok(AdapterConfig {
             r,
-            lora_alpha: number("lora_alpha", 8.0)?,
-            lora_dropout,
+            lora_alpha: self.0.number("lora_alpha", 8.0)?,
+            lora_dropout: self.0.dropout("lora_dropout")?,
             target_modules: Vec::new(),
             layers_to_transform: None,
             only: None,
@@ -134,15 +108,14 @@ impl ConfigFile {
             base_model: self.get("base_model_name_or_path").and_then(Value::as_str).map(str::to_owned),
             text_path: "",
             experts: 0,
-            fused_experts: false,
-            use_rslora: self.get("use_rslora") == Some(&Value::Bool(true)),
-            use_dora: self.get("use_dora") == Some(&Value::Bool(true)),
+            use_rslora: self.0.switch("use_rslora", false)?,
+            use_dora,
             modules_to_save: self.whole_modules()?,
-            ensure_weight_tying: self.get("ensure_weight_tying") == Some(&Value::Bool(true)),
+            ensure_weight_tying: self.0.switch("ensure_weight_tying", false)?,
             whole_rows: BTreeMap::new(),
             token_indices: self.token_indices()?,
             bias: self.bias()?,
-            lora_bias: self.get("lora_bias") == Some(&Value::Bool(true)),
+            lora_bias,
             chosen: self.chosen()?,
             taken_out: Vec::new(),
         })
@@ -157,13 +130,16 @@ impl ConfigFile {
 
     /// What chooses modules, and what PEFT refuses of it.
     fn chosen(&self) -> Result<Chosen> {
-        let parameters = self.parameters()?;
-        let targets = match self.modules("target_modules")? {
+        let (parameters, routers) = self.parameters()?;
+        let has_parameters = parameters != [false; 2] || !routers.is_empty();
+        let mut targets = match self.modules("target_modules")? {
             Some(targets) => targets,
-            None if parameters != [false; 2] => Modules::Listed(Vec::new()),
+            None if has_parameters => Modules::Listed(Vec::new()),
             None => return Err(self.bad("target_modules", NO_MODULES)),
         };
-        if parameters != [false; 2] && matches!(targets, Modules::Pattern(_)) {
+        if let Modules::Listed(names) = &mut targets {
+            names.extend(routers);
+        } else if has_parameters {
             return Err(self
                 .bad("target_parameters", "stands beside target_modules that are a pattern; graftling reads it beside a list"));
         }
@@ -185,16 +161,19 @@ impl ConfigFile {
         Ok(Chosen { targets: Some(targets), excluded, layers: self.layers()?, before_layers, parameters })
     }
 
-    /// Which of the experts' parameters are adapted.
-    fn parameters(&self) -> Result<[bool; 2]> {
+    /// Which of the experts' parameters are adapted, and which routers.
+    fn parameters(&self) -> Result<([bool; 2], Vec<String>)> {
         let key = "target_parameters";
         let names = match self.modules(key)? {
             None => Vec::new(),
             Some(Modules::Listed(names)) => names,
             Some(Modules::Pattern(pattern)) => vec![pattern],
         };
-        fused::parameters(&names)
-            .map_err(|other| self.bad(key, format!("names {other}; graftling reads gate_up_proj and down_proj of experts only")))
+        let routers = names.iter().filter_map(|name| fused::router(name)).map(str::to_owned).collect();
+        let of_experts = fused::parameters(&names).map_err(|other| {
+            self.bad(key, format!("names {other}; graftling reads gate_up_proj and down_proj of experts, and gate.weight, only"))
+        })?;
+        Ok((of_experts, routers))
     }
 
     /// A list of module names, or a pattern; `None` where there is nothing.
@@ -217,14 +196,18 @@ impl ConfigFile {
         let Some(modules) = self.modules(key)? else { return Ok(Vec::new()) };
         let Modules::Listed(names) = modules else { return Err(self.bad(key, "is no list of module names")) };
         let is_of_vocabulary = |name: &str| names::VOCABULARY.iter().any(|(module, _)| *module == name);
-        // A norm's name means every module that ends with it, and so stays whole.
+        // A norm's or a router's name means every module that ends with it, and so stays whole.
         let own_name = |name: &String| match name.rsplit('.').next() {
             Some(own) if is_of_vocabulary(own) => own.to_owned(),
             _ => name.clone(),
         };
         let own: BTreeSet<String> = names.iter().map(own_name).collect();
-        match own.iter().find(|name| !is_of_vocabulary(name) && !name.ends_with("norm")) {
-            Some(other) => Err(self.bad(key, format!("lists {other}; graftling reads embed_tokens, lm_head and norms only"))),
+        let is_known = |name: &str| is_of_vocabulary(name) || name.ends_with("norm") || name.ends_with(ROUTER);
+        match own.iter().find(|name| !is_known(name)) {
+            Some(other) => {
+                Err(self
+                    .bad(key, format!("lists {other}; graftling reads embed_tokens, lm_head, norms and routers of experts only")))
+            }
             None => Ok(own.into_iter().collect()),
         }
     }
@@ -275,39 +258,6 @@ impl ConfigFile {
         Patterns::new(entries).map_err(|problem| self.bad(key, problem))
     }
 
-    /// Lets through what graftling computes and what changes no number, by [`KEYS`]; all else is refused by its name, so that an option
-    /// that PEFT gains later cannot be passed over in silence.
-    fn refuse_what_changes_the_numbers(&self) -> Result<()> {
-        let off = |value: &Value| match value {
-            Value::Bool(on) => !on,
-            Value::Array(items) => items.is_empty(),
-            Value::Object(items) => items.is_empty(),
-            _ => false,
-        };
-        for (key, value) in self.map.iter().filter(|(_, value)| !value.is_null()) {
-            let rule = KEYS.iter().find(|(known, _)| known == key).map(|(_, rule)| rule);
-            match rule {
-                Some(Key::Read | Key::Harmless) => {}
-                Some(Key::Off) if off(value) => {}
-                Some(Key::Off) => return Err(self.bad(key, format!("is {value}, which graftling does not support"))),
-                None if off(value) => {}
-                None => {
-                    let problem = format!("is {value}; graftling does not know this key and cannot tell what it changes");
-                    return Err(self.bad(key, problem));
-                }
-            }
-        }
-        for switch in ["use_rslora", "use_dora", "lora_bias", "ensure_weight_tying"] {
-            if let Some(value) = self.get(switch).filter(|value| !value.is_boolean()) {
-                return Err(self.bad(switch, format!("is {value}, neither true nor false")));
-            }
-        }
-        if self.get("use_dora") == Some(&Value::Bool(true)) && self.get("lora_bias") == Some(&Value::Bool(true)) {
-            return Err(self.bad("lora_bias", "is true with use_dora, which PEFT refuses as well"));
-        }
-        self.check_start()
-    }
-
     /// Some starts are made by taking the adapter's first product out of the base's weights, and PEFT does so again whenever it loads
     /// such an adapter. The tensors alone would then be added to a base that is not theirs.
     fn check_start(&self) -> Result<()> {
@@ -315,7 +265,7 @@ impl ConfigFile {
             None | Some(Value::Bool(_)) => Ok(()),
             Some(Value::String(start)) if matches!(start.as_str(), "gaussian" | "eva" | "orthogonal") => Ok(()),
             Some(start) => {
-                let place = format!("{}: key `init_lora_weights`", self.place);
+                let place = format!("{}: key `init_lora_weights`", self.0.place);
                 let problem = format!(
                     "is {start}: this start changes the base model's weights, so the tensors do not belong to the base as it is"
                 );

@@ -3,24 +3,23 @@
 //!
 //! A pair is `lora_A [r E, in]`, of which rows `e r .. (e + 1) r` are expert e's, and `lora_B [out, r E]`, of which columns `k E + e` are. The
 //! parameter that is wrapped first, `gate_up_proj` where there are both, has `base_layer` in its keys. Read, they are the pairs of gate, up and
-//! down that graftling has: gate and up with the same A, each with its half of B.
+//! down that graftling has: gate and up with the same A, each with its half of B. What the configuration says of the parameters it then says of
+//! the modules of single experts, which is how they are written again.
 
 use std::collections::BTreeMap;
 
-use super::patterns::{Modules, Patterns};
-use super::{AdapterConfig, AdapterTensor};
-use crate::architecture::experts::ExpertNames;
+use super::patterns::Patterns;
+use super::{AdapterConfig, AdapterTensor, ROUTER, names};
+use crate::architecture::experts::{ExpertNames, MOST_EXPERTS, names_with};
+use crate::formats::adapter_folder::{number, within_layer};
 
 /// The parameters, in the order in which PEFT wraps them.
 const PARAMETERS: [&str; 2] = ["gate_up_proj", "down_proj"];
 
-/// What stands for them here.
-const MODULES: [&str; 3] = ["gate_proj", "up_proj", "down_proj"];
-
 /// Which of [`PARAMETERS`] these names mean; `Err` with one that is neither.
 pub(super) fn parameters(names: &[String]) -> Result<[bool; 2], &str> {
     let mut found = [false; 2];
-    for name in names {
+    for name in names.iter().filter(|name| router(name).is_none()) {
         let own = name.rsplit('.').next().unwrap_or(name);
         match PARAMETERS.iter().position(|parameter| *parameter == own) {
             Some(at) => found[at] = true,
@@ -28,6 +27,22 @@ pub(super) fn parameters(names: &[String]) -> Result<[bool; 2], &str> {
         }
     }
     Ok(found)
+}
+
+/// The router whose parameter this is, which is adapted as the linear layer that it was in transformers 4: `mlp.gate` of `mlp.gate.weight`.
+pub(super) fn router(parameter: &str) -> Option<&str> {
+    parameter.strip_suffix(".weight").filter(|module| module.rsplit('.').next() == Some(ROUTER))
+}
+
+/// The place in [`PARAMETERS`] of the one that has the matrix of an expert's module with this path (`model.layers.3.mlp.experts.7.gate_proj`);
+/// `None` for any other module.
+pub(super) fn parameter_of(path: &str) -> Option<usize> {
+    let mut ends = path.rsplit('.');
+    let (module, expert) = (ends.next()?, ends.next()?);
+    if ends.next() != Some("experts") || number(expert).is_none() {
+        return None;
+    }
+    names_with(module).map(|(_, place)| usize::from(place == 2))
 }
 
 /// A matrix of a pair in a file: its layer, whether it was wrapped first of two, and whether it is B.
@@ -40,9 +55,10 @@ pub(super) struct Place {
 
 /// What a key names; `None` if it is none of such a pair.
 pub(super) fn of_key(key: &str) -> Option<Place> {
-    let (number, within) = key.strip_prefix("base_model.model.model.layers.")?.split_once('.')?;
-    let layer = number.parse().ok()?;
-    let own = within.strip_prefix("mlp.experts.")?;
+    // No model that has other parts beside its text has experts here.
+    let (_, inside) = names::inside_model(key).filter(|(before, _)| *before == names::MODEL)?;
+    let (layer, within) = within_layer(inside)?;
+    let own = within.strip_prefix(ExpertNames::USUAL.experts)?.strip_prefix('.')?;
     let (wrapped_first, own) = own.strip_prefix("base_layer.").map_or((false, own), |own| (true, own));
     let is_b = match own.strip_suffix(".weight")?.trim_end_matches(".default") {
         "lora_A" => false,
@@ -52,15 +68,17 @@ pub(super) fn of_key(key: &str) -> Option<Place> {
     Some(Place { layer, wrapped_first, is_b })
 }
 
-/// The pairs of gate, up and down, of those of a file, whose rank and factor `config` then has too. Of each: its name and its matrices.
+/// The pairs of gate, up and down, by the names of a family, of those of a file, whose rank and factor `config` then has too. Of each: its name
+/// and its matrices.
 ///
 /// # Errors
 /// What is wrong: a pair without its other matrix, or of a shape that is none of experts.
 pub(super) fn apart(
     config: &mut AdapterConfig,
-    targets: [bool; 2],
+    family: &ExpertNames,
     mut found: BTreeMap<Place, AdapterTensor>,
 ) -> Result<Vec<AdapterTensor>, String> {
+    let targets = config.chosen.parameters;
     let mut tensors = Vec::new();
     let mut ranks: BTreeMap<&str, (usize, f64)> = BTreeMap::new();
     while let Some((place, a)) = found.pop_first() {
@@ -74,7 +92,7 @@ pub(super) fn apart(
             _ => return Err(format!("{what} is there, but target_parameters does not mean it")),
         };
         let parameter = PARAMETERS[usize::from(!is_gate_up)];
-        let path = format!("model.layers.{layer}.mlp.experts.{parameter}");
+        let path = names::path(&format!("layers.{layer}.{}.{parameter}", ExpertNames::USUAL.experts), "");
         let (r, scale) = (config.rank_of(&path), config.scale_of(&path));
         let [rows, input] = a.shape;
         let [out, columns] = b.shape;
@@ -83,13 +101,16 @@ pub(super) fn apart(
             return Err(format!("{what} has shapes {:?} and {:?}, but rank {r}", a.shape, b.shape));
         }
         let (experts, own) = (rows / r, out / parts);
+        if experts > MOST_EXPERTS {
+            return Err(format!("{what} is of {experts} experts, more than any model has"));
+        }
         if config.experts != 0 && config.experts != experts {
             return Err(format!("{what} is of {experts} experts, and another of {}", config.experts));
         }
         config.experts = experts;
-        let modules = if is_gate_up { &MODULES[..2] } else { &MODULES[2..] };
+        let modules = if is_gate_up { &family.modules[..2] } else { &family.modules[2..] };
         for (part, module) in modules.iter().enumerate() {
-            let name = format!("layers.{layer}.mlp.experts.{module}");
+            let name = format!("layers.{layer}.{}.{module}", family.experts);
             let of = |expert: usize, row: usize, k: usize| b.values[(part * own + row) * columns + k * experts + expert];
             let rows_of = |expert| (0..own).flat_map(move |row| (0..r).map(move |k| (expert, row, k)));
             let values = (0..experts).flat_map(rows_of).map(|(expert, row, k)| of(expert, row, k)).collect();
@@ -105,54 +126,10 @@ pub(super) fn apart(
         return Ok(tensors);
     }
     // First, so that they count before a pattern that means the fused parameters.
-    let key = |module: &str| format!("experts.{module}");
+    let key = |module: &str| format!(r"experts\.\d+\.{module}");
     let of_ranks = ranks.iter().map(|(module, (r, _))| (key(module), *r));
     config.rank_pattern = Patterns::new(of_ranks.chain(config.rank_pattern.entries().iter().cloned()).collect())?;
     let of_alphas = ranks.iter().map(|(module, (_, alpha))| (key(module), *alpha));
     config.alpha_pattern = Patterns::new(of_alphas.chain(config.alpha_pattern.entries().iter().cloned()).collect())?;
-    let mut listed = match config.chosen.targets.take() {
-        Some(Modules::Listed(names)) => names,
-        Some(Modules::Pattern(_)) => return Err("target_modules is a pattern beside target_parameters".to_owned()),
-        None => Vec::new(),
-    };
-    listed.extend(ranks.keys().map(|module| key(module)));
-    config.chosen.targets = Some(Modules::Listed(listed));
-    config.fused_experts = true;
     Ok(tensors)
-}
-
-impl AdapterConfig {
-    /// Calls experts that a file had fused, and so without the names of a family, by those of this one.
-    pub fn name_experts(&mut self, tensors: &mut [AdapterTensor], names: &ExpertNames) {
-        if !self.fused_experts {
-            return;
-        }
-        let renamed = |name: &str| {
-            let own = MODULES.iter().zip(names.modules).find(|(module, _)| name.contains(&format!("experts.{module}")));
-            own.map_or_else(
-                || name.to_owned(),
-                |(module, own)| {
-                    let name = name.replace("mlp.experts", names.experts);
-                    name.replace(&format!("experts.{module}"), &format!("experts.{own}"))
-                },
-            )
-        };
-        tensors.iter_mut().for_each(|tensor| tensor.name = renamed(&tensor.name));
-        self.only = self.only.take().map(|only| only.iter().map(|name| renamed(name)).collect());
-        if let Some(Modules::Listed(listed)) = &mut self.chosen.targets {
-            listed.iter_mut().for_each(|name| *name = renamed(name));
-        }
-        if names.modules != MODULES {
-            let own = |module: &String| {
-                MODULES.iter().position(|known| known == module).map_or(module.clone(), |at| names.modules[at].to_owned())
-            };
-            self.target_modules = self.target_modules.iter().map(own).collect();
-        }
-        // The same keys in the same order, so none can be no pattern now.
-        let ranks = self.rank_pattern.entries().iter().map(|(key, r)| (renamed(key), *r)).collect();
-        let alphas = self.alpha_pattern.entries().iter().map(|(key, alpha)| (renamed(key), *alpha)).collect();
-        if let (Ok(ranks), Ok(alphas)) = (Patterns::new(ranks), Patterns::new(alphas)) {
-            (self.rank_pattern, self.alpha_pattern) = (ranks, alphas);
-        }
-    }
 }

@@ -11,31 +11,27 @@ mod config_file;
 mod fused;
 mod names;
 mod patterns;
+mod read;
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    fs,
-    path::Path,
-};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
-use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Map, Value, json};
 
-use super::{atomic, folder_weights::FolderWeights};
-use crate::storage::TensorSource;
+pub use super::adapter_folder::{AdapterTensor, CONFIG};
+use super::adapter_folder::{InFile, WeightsFile, read_settings};
+use crate::architecture::experts::ExpertNames;
 use crate::{Error, Result};
 pub use chosen::Chosen;
 use chosen::adopt_modules;
 use config_file::ConfigFile;
-use names::OfVocabulary;
-pub use names::path as module_path;
-pub use patterns::{Modules, Patterns};
+pub use names::{path as module_path, paths as module_paths};
+pub use patterns::{ALIKE, Modules, Patterns};
 
-/// The file that says what an adapter's tensors mean.
-pub const CONFIG: &str = "adapter_config.json";
+/// The file with an adapter's tensors.
 pub const WEIGHTS: &str = "adapter_model.safetensors";
-/// Of PEFT before 0.7, and of `safe_serialization=False`; read and never written.
-const PYTORCH: &str = "adapter_model.bin";
+/// PyTorch's is that of PEFT before 0.7, and of `safe_serialization=False`.
+const FILE: WeightsFile = WeightsFile { safetensors: WEIGHTS, pytorch: "adapter_model.bin" };
 
 /// The part of PEFT's `LoraConfig` that graftling uses.
 #[derive(Clone, Debug, PartialEq)]
@@ -66,7 +62,8 @@ pub struct AdapterConfig {
     pub lora_bias: bool,
     /// Whose biases are trained, where the model has some.
     pub bias: TrainedBiases,
-    /// Modules whose whole weight is trained: `embed_tokens`, `lm_head`, and ends of names of norms (`norm` means all that end so).
+    /// Modules whose whole weight is trained: `embed_tokens`, `lm_head`, and ends of names of norms and of routers (`norm` means all that
+    /// end so).
     pub modules_to_save: Vec<String>,
     /// Whether the matrix of `modules_to_save` stays both embedding and output matrix, where the model has one for both.
     pub ensure_weight_tying: bool,
@@ -79,8 +76,6 @@ pub struct AdapterConfig {
     pub text_path: &'static str,
     /// How many experts a layer has, of which a file has the matrices one by one; 0 where none are adapted.
     pub experts: usize,
-    /// Whether a file had them as transformers 5 has experts; see [`AdapterConfig::name_experts`].
-    pub fused_experts: bool,
     /// How the file says which modules are adapted; nothing in a config that comes from no file.
     pub chosen: Chosen,
     /// `lora_a0` and `lora_b0` of layers that began with another product than zero, which a file has behind what was trained:
@@ -136,7 +131,6 @@ impl Default for AdapterConfig {
             token_indices: BTreeMap::new(),
             text_path: "",
             experts: 0,
-            fused_experts: false,
             chosen: Chosen::default(),
             taken_out: Vec::new(),
         }
@@ -148,14 +142,13 @@ impl Default for AdapterConfig {
 /// # Errors
 /// Bad input: there is none, or it is no JSON object.
 pub fn raw_config(folder: &Path) -> Result<Map<String, Value>> {
-    Ok(ConfigFile::read(&folder.join(CONFIG))?.map)
+    read_settings(&folder.join(CONFIG))
 }
 
 impl AdapterConfig {
     /// Whether a folder has an adapter, as far as the names of its files say.
     pub fn is_in(folder: &Path) -> bool {
-        let is_there = |name: &str| folder.join(name).is_file();
-        is_there(CONFIG) && (is_there(WEIGHTS) || is_there(PYTORCH))
+        FILE.is_in(folder)
     }
 
     /// Is this module of this layer adapted? `site`: `layers.3.self_attn.q_proj`.
@@ -176,31 +169,43 @@ impl AdapterConfig {
 
     /// The factor of `B A x` of the module with this path.
     pub fn scale_of(&self, path: &str) -> f64 {
-        let r = self.rank_of(path) as f64;
-        self.alpha_pattern.get(path).unwrap_or(&self.lora_alpha) / if self.use_rslora { r.sqrt() } else { r }
+        self.scaled(*self.alpha_pattern.get(path).unwrap_or(&self.lora_alpha), self.rank_of(path))
+    }
+
+    fn scaled(&self, alpha: f64, r: usize) -> f64 {
+        alpha / if self.use_rslora { (r as f64).sqrt() } else { r as f64 }
+    }
+
+    /// Rank and factor of a linear layer that is the modules with these paths: one, or the experts of a layer.
+    ///
+    /// # Errors
+    /// The key, and what is wrong: by it one has another rank or alpha than those before it.
+    pub fn rank_and_scale(&self, paths: &[String]) -> std::result::Result<(usize, f64), (&'static str, String)> {
+        let r = self.rank_pattern.of_all(paths, self.r).map_err(|problem| ("rank_pattern", problem))?;
+        let alpha = self.alpha_pattern.of_all(paths, self.lora_alpha).map_err(|problem| ("alpha_pattern", problem))?;
+        Ok((r, self.scaled(alpha, r)))
+    }
+
+    /// Those of `modules_to_save` that mean modules of layers, and the last norm.
+    fn ends_to_save(&self) -> impl Iterator<Item = &str> {
+        let is_end = |name: &&String| names::VOCABULARY.iter().all(|(module, _)| module != name);
+        self.modules_to_save.iter().filter(is_end).map(String::as_str)
     }
 
     /// Those of `modules_to_save` that mean norms.
     pub fn norms_to_save(&self) -> impl Iterator<Item = &str> {
-        let is_norm = |name: &&String| names::VOCABULARY.iter().all(|(module, _)| module != name);
-        self.modules_to_save.iter().filter(is_norm).map(String::as_str)
+        self.ends_to_save().filter(|name| !name.ends_with(ROUTER))
+    }
+
+    /// Those of `modules_to_save` that mean routers of experts.
+    pub fn routers_to_save(&self) -> impl Iterator<Item = &str> {
+        self.ends_to_save().filter(|name| name.ends_with(ROUTER))
     }
 
     /// The factor of `B A x`, where no pattern has another rank or alpha.
     pub fn scale(&self) -> f64 {
         self.scale_of("")
     }
-}
-
-/// One matrix of an adapter.
-#[derive(Clone, Debug, PartialEq)]
-pub struct AdapterTensor {
-    /// `layers.3.self_attn.q_proj.lora_a`, `....lora_b`, ...
-    pub name: String,
-    /// A: `[r, in_features]`; B: `[out_features, r]`; a vector `[out_features, 1]`.
-    pub shape: [usize; 2],
-    /// Row-major.
-    pub values: Vec<f32>,
 }
 
 /// Reads a PEFT adapter. Tensors come sorted by name, with every A and its B; modules and layers are those of the tensors,
@@ -210,17 +215,24 @@ pub struct AdapterTensor {
 /// [`Error::BadInput`] naming the file, key or tensor: no adapter, another method than LoRA, an option that
 /// graftling does not have, a tensor that is missing, of a wrong shape, or not finite.
 pub fn load_adapter(dir: &Path) -> Result<(AdapterConfig, Vec<AdapterTensor>)> {
+    load_adapter_of(dir, &ExpertNames::USUAL)
+}
+
+/// [`load_adapter`], where experts that a file has in one parameter, and so without names, get those of a family, and routers that of the
+/// family, whichever version of transformers wrote them.
+///
+/// # Errors
+/// As [`load_adapter`].
+pub fn load_adapter_of(dir: &Path, names: &ExpertNames) -> Result<(AdapterConfig, Vec<AdapterTensor>)> {
     let path = dir.join(CONFIG);
     if !path.exists() {
         let proposal = "Give the folder that PEFT or `graftling train` has written, with adapter_config.json in it.";
         return Err(Error::bad_input(dir.display(), "is no PEFT adapter: it has no adapter_config.json", proposal));
     }
     let mut config = ConfigFile::read(&path)?.into_config()?;
-    // In PEFT's order.
-    let Some(weights) = [WEIGHTS, PYTORCH].map(|name| dir.join(name)).into_iter().find(|path| path.exists()) else {
-        return Err(Error::bad_input(dir.display(), format!("has no {WEIGHTS}"), "Copy the whole folder of the adapter."));
-    };
-    let (tensors, paths) = read_tensors(&weights, &mut config)?;
+    let weights = FILE.find(dir)?;
+    let (tensors, paths) = read::tensors(&weights, &mut config, names)?;
+    config.modules_to_save.iter_mut().for_each(|saved| *saved = router_name(saved, names));
     adopt_modules(&weights, &mut config, &paths)?;
     Ok((config, tensors))
 }
@@ -232,37 +244,19 @@ pub fn load_adapter(dir: &Path) -> Result<(AdapterConfig, Vec<AdapterTensor>)> {
 /// [`Error::Failed`] if the folder or a file cannot be written; [`Error::BadInput`] if a tensor's name or length is not that of
 /// an adapter.
 pub fn save_adapter(dir: &Path, config: &AdapterConfig, tensors: &[AdapterTensor]) -> Result<()> {
-    fs::create_dir_all(dir).map_err(|error| {
-        Error::failed(dir.display(), format!("cannot be made: {error}"), "Choose an output folder that you may write to.")
-    })?;
     let with_starts = tensors.iter().map(|tensor| config.with_start(tensor)).collect::<Option<Vec<_>>>().ok_or_else(|| {
         let problem = "has a start of another shape than the matrix";
         Error::bad_input(dir.display(), problem, "This is a mistake in the calling program.")
     })?;
-    let mut views = Vec::with_capacity(tensors.len());
     let adapts = |site: &str| tensors.iter().any(|tensor| tensor.name.strip_suffix(".lora_a") == Some(site));
     let single: Vec<AdapterTensor> = with_starts.into_iter().flat_map(|tensor| one_by_one(tensor, config.experts)).collect();
-    for tensor in &single {
-        let bad = |problem| {
-            Error::bad_input(format!("adapter tensor {}", tensor.name), problem, "This is a mistake in the calling program.")
-        };
-        let name = names::in_file(&tensor.name, config.text_path, adapts).ok_or_else(|| bad("has a name that no file has"))?;
-        let bytes = bytemuck::cast_slice(&tensor.values);
-        let shape = if names::is_vector(&tensor.name) { vec![tensor.shape[0]] } else { tensor.shape.to_vec() };
-        views.push((name, TensorView::new(Dtype::F32, shape, bytes).map_err(|_| bad("has another length than its shape"))?));
-    }
-    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    let bytes = safetensors::serialize(views, Some(metadata)).map_err(|error| {
-        Error::failed(
-            dir.join(WEIGHTS).display(),
-            format!("cannot be put together: {error}"),
-            "Report this as a defect of graftling.",
-        )
-    })?;
-    atomic::write_atomically(&dir.join(WEIGHTS), &bytes)?;
-    let mut text = format!("{:#}", config.to_json());
-    text.push('\n');
-    atomic::write_atomically(&dir.join(CONFIG), text.as_bytes())
+    let in_file = single.iter().flat_map(|tensor| {
+        let key = names::in_file(&tensor.name, config.text_path, adapts);
+        let of_today = key.as_deref().and_then(names::router_of_today).map(Some);
+        let keys = of_today.into_iter().chain([key]);
+        keys.map(|key| InFile::of(tensor, key, names::is_vector(&tensor.name))).collect::<Vec<_>>()
+    });
+    FILE.write(dir, &in_file.collect::<Result<Vec<_>>>()?, &config.to_json())
 }
 
 impl AdapterConfig {
@@ -346,10 +340,7 @@ impl AdapterConfig {
 
     /// The names of a module, or of those of all experts, that PEFT takes for these and no others.
     fn paths_of(&self, site: &str) -> Vec<String> {
-        let experts = (0..self.experts).map(|expert| names::of_expert(site, expert));
-        let paths =
-            experts.collect::<Option<Vec<String>>>().filter(|paths| !paths.is_empty()).unwrap_or_else(|| vec![site.to_owned()]);
-        paths.into_iter().map(|path| format!("{}{path}", self.text_path)).collect()
+        names::modules(site, self.experts).into_iter().map(|path| format!("{}{path}", self.text_path)).collect()
     }
 
     /// The regular expression that PEFT compares with whole module names.
@@ -366,232 +357,29 @@ impl AdapterConfig {
 
 /// The matrices of single experts, of that of all of them; any other as it is.
 fn one_by_one(tensor: AdapterTensor, experts: usize) -> Vec<AdapterTensor> {
-    let names: Option<Vec<String>> = (0..experts).map(|expert| names::of_expert(&tensor.name, expert)).collect();
-    let Some(names) = names.filter(|names| !names.is_empty()) else { return vec![tensor] };
+    let names = names::modules(&tensor.name, experts);
+    if names == [tensor.name.as_str()] {
+        return vec![tensor];
+    }
     let [rows, columns] = [tensor.shape[0] / experts, tensor.shape[1]];
     let of = |(name, values): (String, &[f32])| AdapterTensor { name, shape: [rows, columns], values: values.to_vec() };
     names.into_iter().zip(tensor.values.chunks(rows * columns)).map(of).collect()
 }
 
-/// The matrices of all experts, of those of single ones: by name, then by number.
-///
-/// # Errors
-/// The name of a matrix, and what is wrong with it: an expert has none, or one of another shape.
-fn all_together(
-    found: BTreeMap<String, BTreeMap<usize, AdapterTensor>>,
-) -> std::result::Result<(Vec<AdapterTensor>, usize), (String, String)> {
-    let count = found.values().filter_map(|of| of.keys().last()).max().map_or(0, |last| last + 1);
-    let mut tensors = Vec::with_capacity(found.len());
-    for (name, of) in found {
-        let number = |expert: usize| names::of_expert(&name, expert).unwrap_or_default();
-        if let Some(lacking) = (0..count).find(|expert| !of.contains_key(expert)) {
-            return Err((number(lacking), "is missing, and other experts have theirs: graftling adapts all of them".to_owned()));
-        }
-        let shape = of.values().next().map_or([0, 0], |tensor| tensor.shape);
-        if let Some((expert, tensor)) = of.iter().find(|(_, tensor)| tensor.shape != shape) {
-            let problem = format!("has shape {:?}, and that of expert 0 {shape:?}", tensor.shape);
-            return Err((number(*expert), format!("{problem}: graftling has one rank for all experts of a layer")));
-        }
-        let values = of.into_values().flat_map(|tensor| tensor.values).collect();
-        tensors.push(AdapterTensor { name, shape: [count * shape[0], shape[1]], values });
-    }
-    Ok((tensors, count))
-}
-
-/// All matrices of the file, sorted by name, each layer with all of its own; and of each adapted module (`layers.3.self_attn.q_proj`) its
-/// path in the file.
-fn read_tensors(path: &Path, config: &mut AdapterConfig) -> Result<(Vec<AdapterTensor>, BTreeMap<String, String>)> {
-    let file = FolderWeights::open(&[path.to_owned()])?;
-    let bad = |key: &str, problem: &str, proposal: &str| {
-        Error::bad_input(format!("{}: tensor {key}", path.display()), problem, proposal)
-    };
-    if let Some((key, kind)) = file.unreadable().first() {
-        return Err(bad(key, &format!("is {kind}"), "Save the adapter in f32, f16 or bf16."));
-    }
-    let finite = |key: &str, values: Vec<f32>| match values.iter().all(|value| value.is_finite()) {
-        true => Ok(values),
-        false => {
-            let proposal = "The training that made it has diverged: use an earlier checkpoint.";
-            Err(bad(key, "has values that are not finite", proposal))
-        }
-    };
-    let (mut tensors, mut paths) = (BTreeMap::new(), BTreeMap::new());
-    let mut of_experts: BTreeMap<String, BTreeMap<usize, AdapterTensor>> = BTreeMap::new();
-    let mut fused = BTreeMap::new();
-    for info in file.tensors() {
-        let key = info.name.as_str();
-        if let Some(norm) = names::norm(key) {
-            let Ok(name) = norm else { continue };
-            let &[size] = info.shape.as_slice() else {
-                return Err(bad(key, &format!("has shape {:?}, not [hidden]", info.shape), WRONG_ADAPTER));
-            };
-            let path = name.strip_suffix(".weight").unwrap_or(&name);
-            if !config.norms_to_save().any(|saved| names::path(path, "").ends_with(saved)) {
-                return Err(bad(key, &format!("is there, but {CONFIG} does not list it in modules_to_save"), WRONG_ADAPTER));
-            }
-            let values = finite(key, file.read_f32(key)?)?;
-            tensors.insert(name.clone(), AdapterTensor { name, shape: [size, 1], values });
-            continue;
-        }
-        if let Some(name) = names::bias(key) {
-            let &[size] = info.shape.as_slice() else {
-                return Err(bad(key, &format!("has shape {:?}, not [out]", info.shape), WRONG_ADAPTER));
-            };
-            if config.bias == TrainedBiases::None {
-                return Err(bad(key, &format!("is there, but {CONFIG} does not say bias"), WRONG_ADAPTER));
-            }
-            let values = finite(key, file.read_f32(key)?)?;
-            if tensors.insert(name.clone(), AdapterTensor { name, shape: [size, 1], values }).is_some() {
-                return Err(bad(key, "occurs twice, with and without `base_layer` in its key", WRONG_ADAPTER));
-            }
-            continue;
-        }
-        if let Some((module, what)) = names::of_vocabulary(key) {
-            let &[rows, columns] = info.shape.as_slice() else {
-                return Err(bad(key, &format!("has shape {:?}, not [tokens, hidden]", info.shape), WRONG_ADAPTER));
-            };
-            let own_name = match what {
-                OfVocabulary::Original => continue,
-                OfVocabulary::Whole => "weight",
-                // What a list means for the embedding alone, a file of a model with one matrix for both may have twice.
-                OfVocabulary::Rows
-                    if !config.token_indices.contains_key(module) && config.token_indices.contains_key(EMBEDDING) =>
-                {
-                    continue;
-                }
-                OfVocabulary::Rows => "token_rows",
-            };
-            let mut values = finite(key, file.read_f32(key)?)?;
-            if what == OfVocabulary::Whole {
-                let before = config.whole_rows.insert(module.to_owned(), rows);
-                if before.is_some_and(|before| before != rows) {
-                    return Err(bad(key, &format!("has {rows} rows, and another key of {module} has others"), WRONG_ADAPTER));
-                }
-            } else {
-                values = in_token_order(config.token_indices.get_mut(module), &values, [rows, columns])
-                    .map_err(|problem| bad(key, &problem, WRONG_ADAPTER))?;
-            }
-            let name = format!("{module}.{own_name}");
-            tensors.insert(name.clone(), AdapterTensor { name, shape: [rows, columns], values });
-            continue;
-        }
-        if let Some(place) = fused::of_key(key) {
-            let &[rows, columns] = info.shape.as_slice() else {
-                return Err(bad(key, &format!("has shape {:?}, not two dimensions", info.shape), WRONG_ADAPTER));
-            };
-            let values = finite(key, file.read_f32(key)?)?;
-            fused.insert(place, AdapterTensor { name: key.to_owned(), shape: [rows, columns], values });
-            continue;
-        }
-        let Some(named) = names::of_key(key) else {
-            return Err(bad(
-                key,
-                "is not the lora_A or lora_B of a linear module in a layer",
-                "graftling adapts the projections of attention and MLP; train the adapter without embeddings, lm_head or other parts.",
-            ));
-        };
-        let r = config.rank_of(&named.path);
-        paths.insert(named.site().to_owned(), named.path.clone());
-        let name = named.name;
-        let (expected, rank) = match () {
-            _ if names::is_vector(&name) => ("[out]", None),
-            _ if name.ends_with("lora_a") => ("[r, in]", Some(info.shape.first())),
-            _ => ("[out, r]", Some(info.shape.get(1))),
-        };
-        let shape = match *info.shape.as_slice() {
-            [rows, columns] if rank.is_some() => [rows, columns],
-            [rows] if rank.is_none() => [rows, 1],
-            _ => return Err(bad(key, &format!("has shape {:?}, not {expected}", info.shape), WRONG_ADAPTER)),
-        };
-        if rank.is_some_and(|found| found != Some(&r)) {
-            return Err(bad(
-                key,
-                &format!("has shape {:?}, but r is {r} and the shape must be {expected}", info.shape),
-                WRONG_ADAPTER,
-            ));
-        }
-        let own_name = name.rsplit('.').next().unwrap_or_default();
-        let wanted = |own: &str, is: bool| own_name != own || is;
-        if !wanted("lora_magnitude_vector", config.use_dora) || !wanted("lora_b_bias", config.lora_bias) {
-            let option = if config.use_dora { "lora_bias" } else { "use_dora or lora_bias" };
-            return Err(bad(key, &format!("is there, but {CONFIG} does not say {option}"), WRONG_ADAPTER));
-        }
-        let values = finite(key, file.read_f32(key)?)?;
-        let tensor = AdapterTensor { name: name.clone(), shape, values };
-        let before = match named.expert {
-            Some(expert) => of_experts.entry(name).or_default().insert(expert, tensor),
-            None => tensors.insert(name, tensor),
-        };
-        if before.is_some() {
-            return Err(bad(key, "occurs twice, with and without `default` in its key", WRONG_ADAPTER));
-        }
-    }
-    let (together, count) = all_together(of_experts).map_err(|(name, problem)| bad(&name, &problem, WRONG_ADAPTER))?;
-    config.experts = count;
-    let parameters = config.chosen.parameters;
-    let apart =
-        fused::apart(config, parameters, fused).map_err(|problem| Error::bad_input(path.display(), problem, WRONG_ADAPTER))?;
-    for tensor in apart {
-        let site = tensor.name.rsplit_once('.').map_or("", |(site, _)| site);
-        paths.insert(site.to_owned(), names::path(site, ""));
-        tensors.insert(tensor.name.clone(), tensor);
-    }
-    tensors.extend(together.into_iter().map(|tensor| (tensor.name.clone(), tensor)));
-    // Of a list that has no rows of its own, because it is that of another module.
-    config.token_indices.values_mut().for_each(|tokens| tokens.sort_unstable());
-    let mut owed = vec!["lora_a", "lora_b"];
-    owed.extend(config.use_dora.then_some("lora_magnitude_vector"));
-    owed.extend(config.lora_bias.then_some("lora_b_bias"));
-    let is_beside = |name: &str| names::vocabulary_module(name).is_some() || names::is_norm(name) || names::is_bias(name);
-    for module in &config.modules_to_save {
-        let is_norm = config.norms_to_save().any(|norm| norm == module);
-        let of_norm = |name: &String| names::is_norm(name) && names::path(name, "").ends_with(&format!("{module}.weight"));
-        let is_there = if is_norm { tensors.keys().any(of_norm) } else { tensors.contains_key(&format!("{module}.weight")) };
-        if !is_there {
-            return Err(bad(module, &format!("is missing, which {CONFIG} lists in modules_to_save"), WRONG_ADAPTER));
-        }
-    }
-    for (module, tokens) in &config.token_indices {
-        // Where a model has one matrix for both, the rows are in the file once.
-        let is_copy = config.token_indices.get(EMBEDDING) == Some(tokens) && module != EMBEDDING;
-        if !is_copy && !tensors.contains_key(&format!("{module}.token_rows")) {
-            let problem = format!("rows are missing, which {CONFIG} lists in trainable_token_indices");
-            return Err(bad(module, &problem, WRONG_ADAPTER));
-        }
-    }
-    for name in tensors.keys().filter(|name| !is_beside(name)) {
-        let site = name.rsplit_once('.').map_or("", |(site, _)| site);
-        let missing = owed.iter().map(|own| format!("{site}.{own}")).find(|partner| !tensors.contains_key(partner));
-        if let Some(partner) = missing {
-            return Err(bad(name, &format!("is there, but {partner} is missing"), WRONG_ADAPTER));
-        }
-    }
-    if tensors.keys().all(|name| is_beside(name)) {
-        return Err(Error::bad_input(path.display(), "has no tensors of LoRA", WRONG_ADAPTER));
-    }
-    Ok((tensors.into_values().collect(), paths))
-}
-
 /// The module whose tokens a list in `trainable_token_indices` means.
 const EMBEDDING: &str = "embed_tokens";
 
-/// Rows in the order of their tokens, into which `tokens` is brought too.
-fn in_token_order(
-    tokens: Option<&mut Vec<u32>>,
-    rows: &[f32],
-    [count, columns]: [usize; 2],
-) -> std::result::Result<Vec<f32>, String> {
-    let Some(tokens) = tokens else { return Err(format!("is there, but {CONFIG} has no trainable_token_indices for it")) };
-    if tokens.len() != count {
-        return Err(format!("has {count} rows, but trainable_token_indices has {} tokens", tokens.len()));
+/// What the names of routers of experts, and of no other module, end with.
+pub const ROUTER: &str = "gate";
+
+/// A name of `modules_to_save` as a family goes by it: what hangs on something else than in other families is meant by its own name, if all of
+/// it is, since that is the same in every version of transformers.
+pub fn router_name(saved: &str, names: &ExpertNames) -> String {
+    if names.parent == ExpertNames::USUAL.parent || !saved.ends_with(ROUTER) {
+        return saved.to_owned();
     }
-    let mut order: Vec<usize> = (0..count).collect();
-    order.sort_by_key(|&row| tokens[row]);
-    *tokens = order.iter().map(|&row| tokens[row]).collect();
-    if let Some(pair) = tokens.windows(2).find(|pair| pair[0] == pair[1]) {
-        return Err(format!("has two rows for token {}", pair[0]));
-    }
-    Ok(order.iter().flat_map(|&row| &rows[row * columns..(row + 1) * columns]).copied().collect())
+    let named = names.of_today(saved);
+    if named == format!("{}.{ROUTER}", names.parent) { ROUTER.to_owned() } else { named }
 }
 
 const WRONG_ADAPTER: &str = "Check that adapter_config.json and adapter_model.safetensors belong together, and copy both again.";

@@ -2,6 +2,8 @@
 //!
 //! A module's *path* is its whole name in the model: `model.layers.3.self_attn.q_proj`.
 
+use std::collections::HashSet;
+
 use regex::{Regex, RegexBuilder};
 
 /// Bytes that a compiled pattern may take; one of a few names takes a hundredth of it.
@@ -71,6 +73,24 @@ impl<T> Patterns<T> {
         Some(&self.entries[at].1)
     }
 
+    /// The value for all of these modules, which the experts of a layer are; `usual` where no key matches.
+    ///
+    /// # Errors
+    /// What is wrong: one of them has another value than those before it.
+    pub fn of_all(&self, paths: &[String], usual: T) -> Result<T, String>
+    where
+        T: Copy + PartialEq,
+    {
+        let of = |path: &str| self.get(path).copied().unwrap_or(usual);
+        let first = paths.first().map_or(usual, |path| of(path));
+        match paths.iter().find(|path| of(path) != first) {
+            Some(other) => {
+                Err(format!("gives {other} another value than the experts before it; graftling has one for all of a layer"))
+            }
+            None => Ok(first),
+        }
+    }
+
     /// Keys and values in their order.
     pub fn entries(&self) -> &[(String, T)] {
         &self.entries
@@ -86,6 +106,10 @@ impl<T> Patterns<T> {
         self.compiled.iter().zip(&self.entries).find(unused).map(|(_, (key, _))| key.as_str())
     }
 }
+
+/// What to do where experts of a layer have different ranks or alphas.
+pub const ALIKE: &str =
+    r"give all experts of a layer one rank and one alpha, by keys such as gate_proj or experts\.\d+\.gate_proj";
 
 /// `target_modules` and `exclude_modules`.
 #[derive(Clone, Debug, PartialEq)]
@@ -103,7 +127,11 @@ impl Modules {
     /// A pattern that is no regular expression, or uses what only a backtracking engine has (look-around, back references).
     pub fn matcher(&self) -> Result<Box<dyn Fn(&str) -> bool + '_>, String> {
         match self {
-            Self::Listed(names) => Ok(Box::new(|path| names.iter().any(|name| ends_with(path, name)))),
+            Self::Listed(names) => {
+                // There may be one for each expert.
+                let names: HashSet<&str> = names.iter().map(String::as_str).collect();
+                Ok(Box::new(move |path| ends(path).any(|end| names.contains(end))))
+            }
             Self::Pattern(pattern) => {
                 let regex = compiled(&format!("^(?:{pattern})$"), pattern)?;
                 Ok(Box::new(move |path| regex.is_match(path)))
@@ -112,8 +140,9 @@ impl Modules {
     }
 }
 
-fn ends_with(path: &str, name: &str) -> bool {
-    path.strip_suffix(name).is_some_and(|before| before.is_empty() || before.ends_with('.'))
+/// The names that mean a path in a list: itself, and what follows a dot in it.
+pub(super) fn ends(path: &str) -> impl Iterator<Item = &str> {
+    std::iter::successors(Some(path), |end| end.split_once('.').map(|(_, end)| end))
 }
 
 /// A pattern that Python and this program read alike.

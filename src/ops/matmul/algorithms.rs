@@ -70,6 +70,21 @@ pub(super) static TILED_SPLIT: Algorithm = algorithm(
 pub(super) static NARROW: Algorithm = algorithm("matmul_narrow", "matmul_narrow", &[PLAIN, WHOLE], Loads::Elements, Needs::NONE);
 /// Of two f32 operands that both lie by k.
 pub(super) static OUTER: Algorithm = algorithm("matmul_outer", "matmul_outer", &[PLAIN, WHOLE], Loads::Elements, Needs::NONE);
+/// [`NARROW`] and [`OUTER`] for up to three products at once, of which each has a b of its own, or an a.
+pub(super) static NARROW_OF_THREE: Kernel =
+    of_three("matmul_narrow_of_three", "matmul_narrow", &[PLAIN, OWN_WEIGHTS, OF_THREE, OUTS]);
+pub(super) static OUTER_OF_THREE: Kernel =
+    of_three("matmul_outer_of_three", "matmul_outer", &[OWN_ACTIVATIONS, ("weights", "weights_f32"), OF_THREE, OUTS]);
+
+const OWN_ACTIVATIONS: (&str, &str) = ("activations", "activations_f32_of_three");
+const OWN_WEIGHTS: (&str, &str) = ("weights", "weights_f32_of_three");
+const OF_THREE: (&str, &str) = ("product", "product_of_three");
+const OUTS: (&str, &str) = ("out", "three_outs");
+
+const fn of_three(name: &'static str, shader: &'static str, slots: &'static [(&'static str, &'static str)]) -> Kernel {
+    algorithm(name, shader, slots, Loads::Elements, Needs::NONE).kernel
+}
+
 pub(super) static MATVEC: Algorithm = algorithm(
     "matmul_matvec",
     "matmul_matvec",
@@ -166,6 +181,11 @@ pub(super) fn low_rank_kernels() -> Vec<&'static Kernel> {
         &MATVEC_BLOCKS_LOW_RANK,
     ];
     algorithms.into_iter().flat_map(|algorithm| algorithm.kernels()).collect()
+}
+
+/// Those for up to three products at once.
+pub(super) fn together_kernels() -> Vec<&'static Kernel> {
+    vec![&NARROW_OF_THREE, &OUTER_OF_THREE]
 }
 
 /// Those with a product for each expert.

@@ -1,13 +1,14 @@
-//! The kernels for `--matmul f16` and `--matmul cooperative`, and which products they compute.
+//! The kernels for `--matmul f16`, `cooperative` and `auto`, and which products they compute.
 //!
 //! | algorithm | layouts | tile |
 //! |---|---|---|
 //! | f16 | NT, NN | 64 x 64, 32 x 32, 128 x 128; `matmul_tiled` with its tiles in f16 |
-//! | cooperative | NT | 64 x 64, by matrices of 16 x 16 or 8 x 8 |
+//! | cooperative | NT, NN | 64 x 64, by matrices of 16 x 16 or 8 x 8 |
 //!
 //! TN stays in f32: it makes the gradients of adapters, which are sums over all tokens and of little work. So does all that has
 //! [`NARROW`] rows, columns or steps, or fewer: what an adapter of a usual rank adds, and a generated token, wait for memory and not for
-//! arithmetic. A product that is computed in f16 by one rule is so in every run: nothing here is measured but the tile.
+//! arithmetic. A product that is computed in f16 by one rule is so in every run: nothing is measured but the tile, except with `auto`, for which
+//! measurement decides whether the forms here take the place of those in f32.
 
 use super::algorithms::{WHOLE, algorithm};
 use super::variants::{Form, Problem, small_tile, tiles};
@@ -21,26 +22,25 @@ const NARROW: usize = 16;
 pub(super) fn of(layout: Layout, sizes: [usize; 3], aligned: bool, facts: &Facts) -> Arithmetic {
     let computes = match facts.arithmetic {
         Arithmetic::F32 => false,
-        Arithmetic::F16 => layout != Layout::TN,
-        Arithmetic::Cooperative => layout == Layout::NT,
+        Arithmetic::F16 | Arithmetic::Cooperative | Arithmetic::Auto => layout != Layout::TN,
     };
     if computes && aligned && sizes.iter().all(|&size| size > NARROW) { facts.arithmetic } else { Arithmetic::F32 }
 }
 
-/// The forms that compute in the problem's arithmetic, the rule's first; none for f32, whose forms are those of [`super::variants`].
+/// The forms that compute in another arithmetic than f32, whose forms are those of [`super::variants`]; the rule's first.
 pub(super) fn forms(problem: &Problem, facts: &Facts) -> Vec<&'static Form> {
     match problem.arithmetic {
         Arithmetic::F32 => Vec::new(),
         // Drivers that run on the CPU compile these for seconds and run them slowly, whatever the tile: time that the products in f32 need.
         Arithmetic::F16 if facts.cpu_driver => vec![&F16_64X64],
         Arithmetic::F16 => vec![&F16_64X64, &F16_32X32, &F16_128X128],
-        Arithmetic::Cooperative => facts.cooperative.iter().map(|&matrices| cooperative(matrices)).collect(),
+        Arithmetic::Cooperative | Arithmetic::Auto => facts.cooperative.iter().map(|&matrices| cooperative(matrices)).collect(),
     }
 }
 
 /// Constants that depend on the device: four of its largest subgroups make a workgroup of [`matmul_cooperative`](cooperative).
-pub(super) fn device_constants(problem: &Problem, facts: &Facts) -> Option<(&'static str, f64)> {
-    let (_, largest) = facts.subgroup.filter(|_| problem.arithmetic == Arithmetic::Cooperative)?;
+pub(super) fn device_constants(algorithm: &Algorithm, facts: &Facts) -> Option<(&'static str, f64)> {
+    let (_, largest) = facts.subgroup.filter(|_| algorithm.kernel.needs.cooperative.is_some())?;
     Some(("THREADS", f64::from(4 * largest)))
 }
 
@@ -82,9 +82,9 @@ static COOPERATIVE_F32X8: Algorithm =
     cooperative_algorithm!("matmul_cooperative_f32x8", Matrices::F32x8, "cooperative_f32", "cooperative_8");
 
 fn cooperative(matrices: Matrices) -> &'static Form {
-    static F16X16: Form = nt("cooperative_f16x16", &COOPERATIVE_F16X16);
-    static F16X8: Form = nt("cooperative_f16x8", &COOPERATIVE_F16X8);
-    static F32X8: Form = nt("cooperative_f32x8", &COOPERATIVE_F32X8);
+    static F16X16: Form = tiles("cooperative_f16x16", &COOPERATIVE_F16X16, &[], 64, 64);
+    static F16X8: Form = tiles("cooperative_f16x8", &COOPERATIVE_F16X8, &[], 64, 64);
+    static F32X8: Form = tiles("cooperative_f32x8", &COOPERATIVE_F32X8, &[], 64, 64);
     match matrices {
         Matrices::F16x16 => &F16X16,
         Matrices::F16x8 => &F16X8,
@@ -92,24 +92,19 @@ fn cooperative(matrices: Matrices) -> &'static Form {
     }
 }
 
-const fn nt(id: &'static str, algorithm: &'static Algorithm) -> Form {
-    tiles(id, algorithm, &[], 64, 64).only(Layout::NT)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn large_products_of_the_forward_pass_take_the_switch_and_adapters_do_not() {
+    fn large_products_take_the_switch_and_adapters_do_not() {
         let facts = |arithmetic| Facts { arithmetic, ..Facts::default() };
         let (f16, cooperative) = (facts(Arithmetic::F16), facts(Arithmetic::Cooperative));
         let large = [512, 576, 1536];
-        assert_eq!(of(Layout::NT, large, true, &f16), Arithmetic::F16);
-        assert_eq!(of(Layout::NN, large, true, &f16), Arithmetic::F16);
-        assert_eq!(of(Layout::NT, large, true, &cooperative), Arithmetic::Cooperative);
-        assert_eq!(of(Layout::NN, large, true, &cooperative), Arithmetic::F32, "a gradient");
         for facts in [f16, cooperative] {
+            for layout in [Layout::NT, Layout::NN] {
+                assert_eq!(of(layout, large, true, &facts), facts.arithmetic);
+            }
             assert_eq!(of(Layout::TN, large, true, &facts), Arithmetic::F32, "the gradient of an adapter");
             assert_eq!(of(Layout::NT, large, false, &facts), Arithmetic::F32);
             for narrow in [[1, 576, 1536], [512, 16, 576], [512, 576, 16]] {
@@ -117,5 +112,35 @@ mod tests {
             }
         }
         assert_eq!(of(Layout::NT, large, true, &facts(Arithmetic::F32)), Arithmetic::F32);
+    }
+
+    /// What is measured for `auto` is all that f32 has, the rule's first, and the matrices; an adapter's term does not bind the choice, as it
+    /// does among forms in f32.
+    #[test]
+    fn auto_races_the_matrices_against_all_of_f32() {
+        let facts = Facts {
+            arithmetic: Arithmetic::Auto,
+            cooperative: Some(Matrices::F16x16),
+            f16: true,
+            subgroup: Some((32, 32)),
+            ..Facts::default()
+        };
+        for (layout, size) in [(Layout::NT, [512, 576, 1536]), (Layout::NN, [512, 1536, 576])] {
+            let problem = |arithmetic| Problem {
+                layout,
+                m: size[0],
+                n: size[1],
+                k: size[2],
+                dtype: crate::storage::DType::BF16,
+                arithmetic,
+                aligned: true,
+                parts: 1,
+            };
+            let ids = |arithmetic| problem(arithmetic).candidates(&facts).into_iter().map(|form| form.id).collect::<Vec<_>>();
+            let all = ids(of(layout, size, true, &facts));
+            assert_eq!(all, [&ids(Arithmetic::F32)[..], &["cooperative_f16x16"]].concat());
+            let form = forms(&problem(Arithmetic::Auto), &facts)[0];
+            assert!(form.variant(&problem(Arithmetic::Auto), &facts).unwrap().constants.contains(&("THREADS", 128.0)));
+        }
     }
 }

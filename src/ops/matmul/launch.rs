@@ -2,9 +2,9 @@
 
 use super::algorithms::SUM_PARTS;
 use super::variants::{Grid, Parameters, Problem, Variant, parts_of_k};
-use super::{At, Matmul, MatmulLowRank, arithmetic};
+use super::{At, Matmul, MatmulLowRank, MatmulTogether, arithmetic};
 use crate::graph::{Bind, Call, Dispatch, Operand, Rows, TensorType};
-use crate::kernel::Layout;
+use crate::kernel::{Kernel, Layout};
 use crate::kernel_params;
 use crate::ops::spread;
 
@@ -204,6 +204,46 @@ pub(super) fn low_rank(op: &MatmulLowRank, call: &Call) -> Vec<Dispatch> {
         }));
     }
     dispatches
+}
+
+/// All products at once where the kernel that is chosen for one of them can do that, one after the other where not.
+pub(super) fn together(op: &MatmulTogether, call: &Call) -> Vec<Dispatch> {
+    let (product, count) = (op.product(), call.outputs.len());
+    let of = |index: usize| {
+        let inputs = op.operands(index).map(|input| call.inputs[input].clone());
+        let outer = move |bind: Bind| match bind {
+            Bind::Input(input) => Bind::Input(op.operands(index)[input]),
+            Bind::InputPart(input, part) => Bind::InputPart(op.operands(index)[input], part),
+            Bind::Output(_) => Bind::Output(index),
+            scratch @ Bind::Scratch(_) => scratch,
+        };
+        let inner = Call { inputs: &inputs, outputs: std::slice::from_ref(&call.outputs[index]), ..*call };
+        let parts = parts(&product, &inner, At::default());
+        let chosen: Vec<(Dispatch, Option<&Kernel>)> = (parts.iter())
+            .map(|part| {
+                // There is no scratch for parts of k.
+                let problem = Problem { parts: 1, ..problem(&product, &inner, part) };
+                let variant = Variant::choose(&problem, call.device, call.tuning);
+                (dispatch(&product, &inner, part, &variant, None).rebind(outer), variant.together)
+            })
+            .collect();
+        chosen
+    };
+    let mut each: Vec<_> = (0..count).map(of).collect();
+    let Some(kernel) = (each[0].len() == 1).then(|| each[0][0].1).flatten() else {
+        return each.into_iter().flatten().map(|(dispatch, _)| dispatch).collect();
+    };
+    // Each has a binding of its own: its w, and its out. Where there are two products, the third's are of no use.
+    let own = |index: usize| match index < count {
+        true => [Bind::Input(index + 1), Bind::Output(index)],
+        false => [Bind::Input(1), Bind::Scratch(0)],
+    };
+    let mut all = each.swap_remove(0).swap_remove(0).0;
+    all.kernel = kernel;
+    all.bindings.extend((1..MatmulTogether::MOST).flat_map(own));
+    all.workgroups[2] = count as u32;
+    all.work *= count as f64;
+    vec![all]
 }
 
 /// What a kernel is told of a low-rank term.

@@ -63,12 +63,14 @@ pub(super) struct Form {
     low_rank: Option<&'static Algorithm>,
     /// The same algorithm with a product for each expert.
     experts: Option<&'static Algorithm>,
+    /// The same for up to three products of f32 matrices at once.
+    together: Option<&'static Kernel>,
     /// k is split over workgroups.
     splits: bool,
 }
 
 const fn form(id: &'static str, algorithm: &'static Algorithm, constants: &'static [(&'static str, f64)], grid: Grid) -> Form {
-    Form { id, algorithm, constants, grid, layout: None, low_rank: None, experts: None, splits: false }
+    Form { id, algorithm, constants, grid, layout: None, low_rank: None, experts: None, together: None, splits: false }
 }
 
 pub(super) const fn tiles(
@@ -133,9 +135,9 @@ static TILED_64X16: Form =
     tiles("tiled_64x16", &TILED, &small_tile(4.0, 16.0), 64, 16).with_low_rank(&TILED_LOW_RANK).with_experts(&TILED_EXPERTS);
 /// As many workgroups as a GPU needs where out has few tiles.
 static SPLIT_64X64: Form = Form { splits: true, ..tiles("split_64x64", &TILED_SPLIT, &[], 64, 64) };
-static NARROW_4X8: Form = tiles("narrow_4x8", &NARROW, &[], 4, 8);
-static OUTER_32X8: Form = tiles("outer_32x8", &OUTER, &[], 32, 8).only(Layout::TN);
-static OUTER_8X32: Form = tiles("outer_8x32", &OUTER, &[("SWAPPED", 1.0)], 8, 32).only(Layout::TN);
+static NARROW_4X8: Form = tiles("narrow_4x8", &NARROW, &[], 4, 8).with_together(&NARROW_OF_THREE);
+static OUTER_32X8: Form = tiles("outer_32x8", &OUTER, &[], 32, 8).only(Layout::TN).with_together(&OUTER_OF_THREE);
+static OUTER_8X32: Form = tiles("outer_8x32", &OUTER, &[("SWAPPED", 1.0)], 8, 32).only(Layout::TN).with_together(&OUTER_OF_THREE);
 static VECTOR: Form = tiles("matvec", &MATVEC, &[], 1, 8);
 
 impl Form {
@@ -154,6 +156,11 @@ impl Form {
         Self { experts: Some(algorithm), ..self }
     }
 
+    /// With a kernel for several products.
+    const fn with_together(self, kernel: &'static Kernel) -> Self {
+        Self { together: Some(kernel), ..self }
+    }
+
     /// [`Form::variant`] with a product for each expert; `None` also where there is no such algorithm.
     fn for_experts(&self, problem: &Problem, facts: &Facts) -> Option<Variant> {
         let variant = self.variant(problem, facts)?;
@@ -163,7 +170,7 @@ impl Form {
 
     /// The form as a problem takes it; `None` where it is not made for the problem's sizes, layout or storage. There is no other way to a
     /// [`Variant`], so a kernel that does not suit a problem cannot be dispatched for it.
-    fn variant(&self, problem: &Problem, facts: &Facts) -> Option<Variant> {
+    pub(super) fn variant(&self, problem: &Problem, facts: &Facts) -> Option<Variant> {
         let takes = Parameters::of(self.algorithm)?;
         let is_made_for =
             self.layout.is_none_or(|layout| layout == problem.layout) && (problem.aligned || takes == Parameters::General);
@@ -178,10 +185,11 @@ impl Form {
         };
         Some(Variant {
             kernel,
-            constants: [self.constants, layout, arithmetic::device_constants(problem, facts).as_slice()].concat(),
+            constants: [self.constants, layout, arithmetic::device_constants(self.algorithm, facts).as_slice()].concat(),
             grid: self.grid,
             parameters: takes,
             low_rank: self.low_rank.and_then(|algorithm| algorithm.with(problem.dtype)),
+            together: self.together,
             parts: if self.splits { problem.parts } else { 1 },
         })
     }
@@ -195,6 +203,10 @@ impl Form {
     fn reaches(&self, problem: &Problem) -> bool {
         let Grid::Tiles([rows, columns]) = self.grid else { return true };
         problem.m.div_ceil(rows).max(problem.n.div_ceil(columns)) <= MOST_WORKGROUPS
+    }
+
+    fn is_on_matrices(&self) -> bool {
+        self.algorithm.kernel.needs.cooperative.is_some()
     }
 
     /// Computes at most twice the outputs that are wanted.
@@ -232,6 +244,8 @@ pub(super) struct Variant {
     pub parameters: Parameters,
     /// The same kernel with a low-rank term, if there is one.
     pub low_rank: Option<&'static Kernel>,
+    /// The same kernel for up to three products at once, if there is one.
+    pub together: Option<&'static Kernel>,
     /// Parts of k that workgroups sum side by side.
     pub parts: usize,
 }
@@ -300,11 +314,14 @@ pub(super) fn parts_of_k(layout: Layout, [m, n, k]: [usize; 3]) -> usize {
 
 impl Problem {
     /// The forms worth timing: the rule's first, then those that are possible and waste little. Where the rule's takes a low-rank term, so
-    /// must the others: what is timed is the plain product, and an adapter that ran by itself again would cost more than is won.
+    /// must the others: what is timed is the plain product, and an adapter that ran by itself again would cost more than is won, but for what
+    /// matrix units win.
     pub(super) fn candidates(&self, facts: &Facts) -> Vec<&'static Form> {
         let rule = self.rule(facts);
         let fuses = rule.low_rank.is_some() && self.layout != Layout::TN;
-        let is_worth = |form: &&Form| form.id != rule.id && form.wastes_little(self) && (!fuses || form.low_rank.is_some());
+        let is_worth = |form: &&Form| {
+            form.id != rule.id && form.wastes_little(self) && (!fuses || form.low_rank.is_some() || form.is_on_matrices())
+        };
         std::iter::once(rule).chain(self.possible(facts).into_iter().filter(is_worth)).collect()
     }
 
@@ -315,7 +332,7 @@ impl Problem {
         if !self.aligned {
             return vec![&ANY_SIZE];
         }
-        if self.arithmetic != Arithmetic::F32 {
+        if !self.is_in_f32_by_rule() {
             return arithmetic::forms(self, facts).into_iter().filter(|form| form.suits(self)).collect();
         }
         let subgroup8 = SUBGROUP8.met_by(facts);
@@ -341,6 +358,7 @@ impl Problem {
             forms.extend([&TILED_64X64, &TILED_32X32, &TILED_128X128, &TILED_128X64, &TILED_16X64, &TILED_64X16, &NARROW_4X8]);
             forms.extend([&SPLIT_64X64, &OUTER_32X8, &OUTER_8X32]);
         }
+        forms.extend(arithmetic::forms(self, facts));
         forms.retain(|form| form.suits(self));
         forms
     }
@@ -350,13 +368,18 @@ impl Problem {
         if fast.suits(self) { fast } else { &ANY_SIZE }
     }
 
+    /// Does only a measurement make it leave f32?
+    fn is_in_f32_by_rule(&self) -> bool {
+        matches!(self.arithmetic, Arithmetic::F32 | Arithmetic::Auto)
+    }
+
     fn is_vector(&self) -> bool {
         self.layout == Layout::NT && self.m == 1
     }
 
     fn rule_for_aligned(&self, facts: &Facts) -> &'static Form {
         let Problem { layout, m, n, k, dtype, .. } = *self;
-        if let Some(form) = arithmetic::forms(self, facts).first() {
+        if let Some(form) = arithmetic::forms(self, facts).first().filter(|_| !self.is_in_f32_by_rule()) {
             return form;
         }
         if SUBGROUP8.met_by(facts) {

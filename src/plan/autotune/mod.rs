@@ -24,7 +24,7 @@ pub use store::{Entry, Subject};
 
 use crate::gpu::{Device, lock};
 use crate::graph::Graph;
-use crate::kernel::{Class, Kernel, Tuning};
+use crate::kernel::{Arithmetic, Class, Kernel, Tuning};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
@@ -47,6 +47,16 @@ pub struct Record {
     pub subject: String,
     /// Id of the form, by class.
     pub choices: BTreeMap<String, String>,
+}
+
+impl Record {
+    /// Of the kinds of products that [`Arithmetic::Auto`] left to measurement, how many matrix units compute, and how many there are.
+    pub fn on_matrix_units(&self) -> [usize; 2] {
+        let left = format!(" ({})", Arithmetic::Auto.name());
+        let kinds = self.choices.iter().filter(|(class, _)| class.ends_with(&left));
+        let on_matrices = kinds.clone().filter(|(_, id)| id.starts_with(Arithmetic::Cooperative.name()));
+        [on_matrices.count(), kinds.count()]
+    }
 }
 
 /// Where choices come from.

@@ -9,7 +9,7 @@
 use crate::Result;
 use crate::gpu::{Device, Pipeline, Slice};
 use crate::graph::{Bind, TensorType};
-use crate::kernel::{Arithmetic, Class};
+use crate::kernel::Class;
 use crate::ops::Random;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -125,7 +125,9 @@ fn agree(device: &Device, class: &Class, ids: [&'static str; 2]) -> Result<bool>
         device.queue.submit([encoder.finish()]);
         device.read(&course.out, out.shape.rows.max() * out.shape.columns)
     };
-    let bound = ROUNDING[(class.arithmetic != Arithmetic::F32) as usize] * (class.size[2] as f64).sqrt();
+    let needs = ids.map(|id| class.dispatch(id, &device.facts).kernel.needs);
+    let is_reduced = needs.iter().any(|needs| needs.f16 || needs.cooperative.is_some());
+    let bound = ROUNDING[is_reduced as usize] * (class.size[2] as f64).sqrt();
     let agree = are_close(&run(ids[0])?, &run(ids[1])?, bound);
     if !agree {
         tracing::warn!("{class}: {} is faster than {} and gives other numbers: it is not taken", ids[1], ids[0]);

@@ -34,6 +34,22 @@ impl PrefixCacheOptions {
     pub const MEMORY: ByteSize = ByteSize(1 << 30);
     pub const DISK: ByteSize = ByteSize(8 << 30);
 
+    /// That no cache of the training data is ordered, of a run whose steps need every layer.
+    ///
+    /// # Errors
+    /// Bad input: one is.
+    pub fn only_held_out(&self) -> Result<()> {
+        match self.mode {
+            PrefixCacheMode::Auto | PrefixCacheMode::Off => Ok(()),
+            PrefixCacheMode::Memory | PrefixCacheMode::Disk => {
+                let problem =
+                    "the load balancing loss is one of the routers of all layers, so every step runs the layers below too";
+                let proposal = "leave the option out, or the loss: --router-aux-loss-coef 0";
+                Err(Error::bad_input("--prefix-cache", problem, proposal))
+            }
+        }
+    }
+
     fn bound(&self) -> usize {
         let default = if self.mode == PrefixCacheMode::Disk { Self::DISK } else { Self::MEMORY };
         self.size.unwrap_or(default).0
@@ -72,7 +88,7 @@ pub struct PrefixCachePlan {
 impl PrefixCachePlan {
     /// Plans the cache of a model whose lowest adapted layer is `first_layer`. The bound goes to the training data first. Without an
     /// order to cache, only what is seen repeatedly is cached; a type that rounds is such an order, so that the numbers of a run do not
-    /// depend on its length.
+    /// depend on its length. `train` is `None` where each step has to run all layers.
     ///
     /// # Errors
     /// Bad input: a cache is ordered, but no layer lies below the adapters.
@@ -80,7 +96,7 @@ impl PrefixCachePlan {
         options: &PrefixCacheOptions,
         first_layer: usize,
         hidden_size: usize,
-        train: Seen,
+        train: Option<Seen>,
         held_out: Option<Seen>,
     ) -> Result<Self> {
         let mode = options.mode;
@@ -106,7 +122,7 @@ impl PrefixCachePlan {
             left -= plan.bytes();
             (rounds || plan.bytes() > 0).then_some(plan)
         };
-        let train = plan_of(train);
+        let train = train.and_then(&mut plan_of);
         let held_out = held_out.and_then(plan_of);
         Ok(Self { first_layer, on_disk: mode == PrefixCacheMode::Disk, bound, train, held_out })
     }
@@ -142,7 +158,7 @@ mod tests {
     fn plan(options: PrefixCacheOptions, first_layer: usize, repeatedly: bool) -> PrefixCachePlan {
         let (train, held_out) = (data(&[4, 3]), data(&[2, 9]));
         let seen = |data| Seen { data, repeatedly };
-        PrefixCachePlan::new(&options, first_layer, 8, seen(&train), Some(seen(&held_out))).unwrap()
+        PrefixCachePlan::new(&options, first_layer, 8, Some(seen(&train)), Some(seen(&held_out))).unwrap()
     }
 
     #[test]
@@ -157,8 +173,14 @@ mod tests {
         assert!(plan(disk, 2, false).on_disk && plan(disk, 2, false).lowest().train == Some(2));
         let half = PrefixCacheOptions { dtype: PrefixCacheType::Bf16, ..options };
         assert_eq!((plan(half, 2, false).lowest().train, plan(half, 0, true).lowest().train), (Some(2), None));
-        let error = PrefixCachePlan::new(&disk, 0, 8, Seen { data: &data(&[4]), repeatedly: true }, None).unwrap_err();
+        let error = PrefixCachePlan::new(&disk, 0, 8, Some(Seen { data: &data(&[4]), repeatedly: true }), None).unwrap_err();
         assert_eq!(error.exit_code(), 2);
+        // Where each step runs all layers, only held-out data is cached, and nothing else may be ordered.
+        let held_out = data(&[2, 9]);
+        let seen = Seen { data: &held_out, repeatedly: true };
+        let lowest = PrefixCachePlan::new(&options, 2, 8, None, Some(seen)).unwrap().lowest();
+        assert_eq!((lowest.train, lowest.held_out), (None, Some(2)));
+        assert!(options.only_held_out().is_ok() && disk.only_held_out().unwrap_err().to_string().contains("--prefix-cache"));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 use super::prove::Forward;
 use crate::adapter::dora::MAGNITUDE;
 use crate::adapter::{AdapterBuffers, DeviceAdapter, Method};
+use crate::architecture::Architecture;
 use crate::data::{Batch, Example, LoneRecord, encode_record};
 use crate::graph::{Graph, NodeId, Origin, ValueId};
 use crate::plan::Pinned;
@@ -109,9 +110,11 @@ impl Step {
     /// Bad input: no record, or one with nothing to learn. Failed: the device has not the memory.
     pub fn new(look: &Look, adapter: &DeviceAdapter, asked: &Asked) -> Result<(Self, LossGraph)> {
         let example = example(look, asked)?;
-        let (session, config) = (look.session, look.session.config());
+        let session = look.session;
+        // What is looked at is the loss of the tokens.
+        let config = Architecture { router_aux_loss_coef: None, ..session.config().clone() };
         let rows = rows_for(example.input_ids.len());
-        let graph = LossGraph::build(config, &|name| session.weights().dtype(name), &adapter.placement, rows)?;
+        let graph = LossGraph::build(&config, &|name| session.weights().dtype(name), &adapter.placement, rows)?;
         let gradients = AdapterBuffers::allocate(session.weights().device().clone(), "gradients", &adapter.layout)?;
         let mut pinned = pinned(look, adapter, None, &graph)?;
         pinned.extend(adapter.layout.pinned(&gradients, &graph.gradients));

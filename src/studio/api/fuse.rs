@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use serde::{Deserialize, Serialize};
 
 use super::lora::no_adapter;
-use crate::architecture::{layer_sites, slice_name};
+use crate::architecture::{layer_routers, layer_sites, slice_name};
 use crate::merge::Update;
 use crate::model::graph::Part;
 use crate::plan::Pinned;
@@ -105,7 +105,8 @@ fn merged(look: &mut Look, update: &Update, ids: &[u32]) -> Result<Vec<f32>> {
 fn merged_layer(look: &Look, update: &Update, layer: usize) -> Result<HashMap<String, Pinned>> {
     let tensors = &*look.model.files.tensors;
     let mut replaced = HashMap::new();
-    for site in layer_sites(look.session.config(), layer) {
+    let config = look.session.config();
+    for site in layer_sites(config, layer).into_iter().chain(layer_routers(config, layer)) {
         let name = format!("model.{}.weight", site.name());
         if !update.changes(&name) {
             continue;

@@ -73,7 +73,7 @@ pub fn lora(look: &mut Look) -> Result<Lora> {
     let site = |piece: &Piece| {
         let lora = piece.method.lora().ok_or_else(no_product)?;
         let [a, b] = matrices(&tensors, piece)?;
-        let change = LowRank { a: &a.values, b: &b.values, experts: 1, rank: lora.r, scale: lora.scale };
+        let change = LowRank { a: &a.values, b: &b.values, rank: lora.r, scale: lora.scale };
         let singular = singular_values(&[(1.0, change)], piece.site.out_features, piece.site.in_features);
         let norm = singular.iter().map(|sigma| sigma * sigma).sum::<f64>().sqrt();
         let name = piece.site.name();

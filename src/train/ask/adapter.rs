@@ -10,7 +10,7 @@ use crate::adapter::targets::{chosen_sites, parse_layers, parse_patterns};
 use crate::adapter::{AdapterLayout, Placement};
 use crate::architecture::{Architecture, Site};
 use crate::formats::adapter_file::AdapterFile;
-use crate::formats::peft::{AdapterConfig, module_path};
+use crate::formats::peft::{AdapterConfig, module_paths, router_name};
 use crate::session::opened::OpenModel;
 use crate::{Error, Result};
 
@@ -138,9 +138,11 @@ fn fresh(options: &TrainOptions, opened: &OpenModel) -> Result<AdapterConfig> {
         return Err(Error::bad_input("--lora-r", problem, "give a small rank, such as 16"));
     }
     let sites = sites_of(options, model)?;
-    let paths: Vec<String> = sites.iter().map(|site| module_path(&site.name(), model.text_path)).collect();
+    let paths = |site: &Site| module_paths(&site.name(), site.experts.unwrap_or(0), model.text_path);
+    let layers: Vec<Vec<String>> = sites.iter().map(paths).collect();
     let (target_modules, layers_to_transform, only) = as_product(&sites, model);
     let positive = |alpha: &f64| alpha.is_finite() && *alpha > 0.0;
+    let lora_alpha = options.lora_alpha.unwrap_or(TrainOptions::LORA_ALPHA);
     let pattern = |text: &Option<String>| text.clone().unwrap_or_default();
     let Vocabulary { modules_to_save, whole_rows, token_indices } = Vocabulary::of(options, opened)?;
     Ok(AdapterConfig {
@@ -148,13 +150,13 @@ fn fresh(options: &TrainOptions, opened: &OpenModel) -> Result<AdapterConfig> {
         whole_rows,
         token_indices,
         r,
-        lora_alpha: options.lora_alpha.unwrap_or(TrainOptions::LORA_ALPHA),
+        lora_alpha,
         lora_dropout: options.lora_dropout.unwrap_or(0.0),
         target_modules,
         layers_to_transform,
         only,
-        rank_pattern: parse_patterns("--rank-pattern", &pattern(&options.rank_pattern), possible, &paths)?,
-        alpha_pattern: parse_patterns("--alpha-pattern", &pattern(&options.alpha_pattern), positive, &paths)?,
+        rank_pattern: parse_patterns("--rank-pattern", &pattern(&options.rank_pattern), possible, r, &layers)?,
+        alpha_pattern: parse_patterns("--alpha-pattern", &pattern(&options.alpha_pattern), positive, lora_alpha, &layers)?,
         use_rslora: options.use_rslora,
         use_dora: options.use_dora,
         base_model: Some(options.model.clone()),
@@ -174,7 +176,9 @@ struct Vocabulary {
 impl Vocabulary {
     /// Rows of their own where the matrix is not trained as a whole: in the embedding, and in the output matrix if that is another one.
     fn of(options: &TrainOptions, model: &OpenModel) -> Result<Self> {
-        let names: BTreeSet<String> = options.modules_to_save.iter().flatten().map(|name| name.trim().to_owned()).collect();
+        let experts = &model.files.config.family().experts;
+        let named = |name: &String| experts.as_ref().map_or(name.trim().to_owned(), |names| router_name(name.trim(), names));
+        let names: BTreeSet<String> = options.modules_to_save.iter().flatten().map(named).collect();
         let mut tokens = Vec::new();
         for token in options.tokens() {
             let id = model.tokenizer.token_id(&token).ok_or_else(|| {
@@ -216,7 +220,8 @@ fn as_product(sites: &[Site], model: &Architecture) -> (Vec<String>, Option<Vec<
     }
     let layers: BTreeSet<usize> = sites.iter().map(|site| site.layer).collect();
     let is_named = |site: &&Site| layers.contains(&site.layer) && modules.iter().any(|module| module == site.module);
-    let named = crate::architecture::sites(model).iter().filter(is_named).count();
+    let (linear, of_experts) = (crate::architecture::sites(model), crate::architecture::routers(model));
+    let named = linear.iter().chain(&of_experts).filter(is_named).count();
     let only = (named != sites.len()).then(|| sites.iter().map(Site::name).collect());
     let all = layers.len() == model.num_hidden_layers;
     (modules, (!all).then(|| layers.into_iter().collect()), only)

@@ -17,6 +17,7 @@ use crate::architecture::RopeOverride;
 use crate::byte_size::ByteSize;
 use crate::data::LongRecords;
 use crate::formats::adapter_hub::Named;
+use crate::formats::peft;
 use crate::kernel::Arithmetic;
 use crate::session::prefix_cache::{PrefixCacheMode, PrefixCacheOptions, PrefixCacheType};
 use crate::storage::DType;
@@ -114,9 +115,10 @@ option_rows! {
         #[arg(value_delimiter = ',')]
         #[serde(default, deserialize_with = "super::recipe::one_or_many")]
         train_tokens: Vec<String>, "TOKENS", optional("none"), check |option, tokens| has_characters(option, tokens), resumed derived;
-        /// Train these modules as a whole, in f32: embed_tokens, lm_head, and norms (norm means all whose name ends so, as in PEFT;
-        /// input_layernorm, post_attention_layernorm, model.norm some). It takes four times their size on the GPU, and their size on disk;
-        /// where a model has one matrix for embedding and output, each of the two becomes one of its own, as in PEFT
+        /// Train these modules as a whole, in f32: embed_tokens, lm_head, norms (norm means all whose name ends so, as in PEFT;
+        /// input_layernorm, post_attention_layernorm, model.norm some), and the routers of experts (gate). It takes four times their size on
+        /// the GPU, and their size on disk; where a model has one matrix for embedding and output, each of the two becomes one of its own,
+        /// as in PEFT
         #[arg(value_delimiter = ',')]
         #[serde(default, deserialize_with = "super::recipe::one_or_many")]
         modules_to_save: Vec<String>, "NAMES", optional("none"), check |option, names| names_a_matrix(option, names), resumed derived;
@@ -143,6 +145,10 @@ option_rows! {
         /// Gradients are scaled down to this global norm; 0 turns clipping off
         max_grad_norm: f64, "NORM", default(1.0, ""),
             check |option, norm| within(option, norm, norm.is_finite() && *norm >= 0.0, "of 0 (no clipping) or above"), resumed same;
+        /// By what the load balancing loss of experts' routers is multiplied before it is added to the loss, as transformers does it with
+        /// output_router_logits: such as 0.001; 0 leaves it out. Each batch of a step adds its own
+        router_aux_loss_coef: f64, "COEF", optional("the config's router_aux_loss_coef if it says output_router_logits, else 0"),
+            check |option, coef| within(option, coef, coef.is_finite() && *coef >= 0.0, "of 0 (without it) or above"), resumed derived;
     }
     "Batches and steps" {
         /// Rows a batch: packed rows of --max-length tokens, or records with --no-packing
@@ -333,7 +339,8 @@ fn has_characters(option: &str, tokens: &[String]) -> Result<()> {
 }
 
 fn names_a_matrix(option: &str, names: &[String]) -> Result<()> {
-    let is_known = |name: &&str| ["embed_tokens", "lm_head"].contains(name) || name.ends_with("norm");
+    let is_known =
+        |name: &&str| ["embed_tokens", "lm_head"].contains(name) || name.ends_with("norm") || name.ends_with(peft::ROUTER);
     let other = names.iter().map(|name| name.trim()).find(|name| !is_known(name));
     match other {
         Some(other) => {
@@ -341,7 +348,7 @@ fn names_a_matrix(option: &str, names: &[String]) -> Result<()> {
             Err(Error::bad_input(
                 option,
                 problem,
-                "name embed_tokens, lm_head, or norms such as norm; --target-modules adapts linear layers",
+                "name embed_tokens, lm_head, norms such as norm, or gate, the routers of experts; --target-modules adapts linear layers",
             ))
         }
         None => Ok(()),

@@ -35,6 +35,9 @@ impl Prepared<'_> {
             AdapterFile::AdapterHub(config) => of_bottlenecks(config),
         };
         print.extend(of_adapter.into_iter().map(|(name, value)| (name.to_string(), value)));
+        // Where it is no part of the loss, no checkpoint names it.
+        let balance = self.model.files.config.router_aux_loss_coef;
+        print.extend(balance.map(|coefficient| ("router_aux_loss_coef".to_string(), coefficient.to_string())));
         // Checkpoints from before there were questions do not name them.
         print.extend(self.checks.as_ref().map(|checks| ("check_data (content)".to_string(), checks.set.fingerprint())));
         // A cache in f32 changes no number.

@@ -81,6 +81,7 @@ impl Prepared<'_> {
             mib(adapters + optimizer),
             mib(activations + inputs + evaluation),
             self.rank_summary()
+                + &self.balance_summary()
                 + &self.recompute_summary()
                 + &self.prefix_summary()
                 + &self.check_summary()
@@ -120,6 +121,12 @@ impl Prepared<'_> {
                 format!("{ranks} ranks: a step has {batches} batches, {each} a rank; GPU memory is that of each\n")
             }
         }
+    }
+
+    /// What is added to the loss; empty if nothing is.
+    fn balance_summary(&self) -> String {
+        let balance = self.model.files.config.router_aux_loss_coef;
+        balance.map_or_else(String::new, |by| format!("{by} times the load balancing loss of the routers is added to the loss\n"))
     }
 
     /// What is asked between the steps, and how often; empty if nothing is.

@@ -92,14 +92,15 @@ fn scalars(wall_time: f64, step: u64, named: &[(&str, f64)]) -> Vec<u8> {
 
 /// The tags that people's dashboards know from other trainers, and the values.
 fn numbers_of(metrics: &StepMetrics) -> Vec<(&'static str, f64)> {
-    vec![
+    let always = [
         ("train/loss", metrics.loss),
         ("train/learning_rate", metrics.learning_rate),
         ("train/grad_norm", metrics.grad_norm),
         ("train/tokens_per_second", metrics.tokens_per_second),
         ("train/supervised_tokens", metrics.supervised_tokens as f64),
         ("train/gpu_bytes", metrics.gpu_bytes as f64),
-    ]
+    ];
+    always.into_iter().chain(metrics.aux_loss.map(|loss| ("train/aux_loss", loss))).collect()
 }
 
 /// The same of what was measured after the step.
