@@ -23,7 +23,6 @@ const STRIDE = K_TILE + 8u;    // elements from one row of a tile to the next
 var<workgroup> a_tile: array<Element, TILE * STRIDE>; // [row][step of k]
 var<workgroup> b_tile: array<Element, TILE * STRIDE>; // [column][step of k]
 var<workgroup> patches: array<f32, 4u * SQUARE * SQUARE>; // [quarter][row][column], a square of each quarter
-var<workgroup> scales: array<f32, TILE>; // a row of a is its scale times what the tile holds, if rows are scaled
 
 fn rows_are_scaled() -> bool {
     return B_BY_K && NARROW_RANGE;
@@ -44,7 +43,7 @@ fn find_scales(first_row: u32, lane: u32) {
         for (var at = row * 8u; at < row * 8u + 8u; at++) {
             most = max(most, patches[at]);
         }
-        scales[row] = scale_of(most);
+        keep_scale(row, most);
     }
     workgroupBarrier();
 }
@@ -73,7 +72,7 @@ fn stage_a(first_row: u32, k: u32, lane: u32) {
             values = a_steps(first_row + line, k + step);
         }
         if rows_are_scaled() {
-            values *= inverse_of(scales[line]);
+            values *= inverse_scale(line);
         }
         put_a(line * STRIDE + step, elements(values));
     }
@@ -116,7 +115,7 @@ fn store_patches(i: u32, j: u32, row: u32, column: u32, lane: u32) {
         let at = 4u * number;
         var sums = vec4f(patches[at], patches[at + 1u], patches[at + 2u], patches[at + 3u]);
         if rows_are_scaled() {
-            sums *= scales[own_row];
+            sums *= scale(own_row);
         }
         store4(i + own_row, j + own_column, sums);
     }

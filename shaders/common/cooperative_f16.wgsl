@@ -10,17 +10,23 @@ const NARROW_RANGE = true;
 const HEADROOM = 14u;       // a scaled row's largest magnitude is in [2^14, 2^15)
 const LEAST_EXPONENT = 32u; // of f32, biased; below it (2^-95) scales end, and so does what an f32 product can hold
 
+var<workgroup> scales: array<f32, TILE>; // a row of a is its scale times what the tile holds, if rows are scaled
+
 fn elements(values: vec4f) -> vec4<f16> {
     let finite = (bitcast<vec4u>(values) & vec4u(0x7f800000u)) != vec4u(0x7f800000u);
     return vec4<f16>(select(values, clamp(values, vec4f(-65504.0), vec4f(65504.0)), finite));
 }
 
-// A power of two for a row whose largest magnitude this is.
-fn scale_of(largest: f32) -> f32 {
-    return bitcast<f32>((max(bitcast<u32>(largest) >> 23u, LEAST_EXPONENT) - HEADROOM) << 23u);
+// Chooses a power of two for a row whose largest magnitude this is.
+fn keep_scale(row: u32, largest: f32) {
+    scales[row] = bitcast<f32>((max(bitcast<u32>(largest) >> 23u, LEAST_EXPONENT) - HEADROOM) << 23u);
+}
+
+fn scale(row: u32) -> f32 {
+    return scales[row];
 }
 
 // 1 / scale, exactly.
-fn inverse_of(scale: f32) -> f32 {
-    return bitcast<f32>((254u << 23u) - bitcast<u32>(scale));
+fn inverse_scale(row: u32) -> f32 {
+    return bitcast<f32>((254u << 23u) - bitcast<u32>(scales[row]));
 }

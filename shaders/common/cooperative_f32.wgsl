@@ -8,10 +8,12 @@ fn elements(values: vec4f) -> vec4f {
     return values;
 }
 
-fn scale_of(largest: f32) -> f32 {
+fn keep_scale(row: u32, largest: f32) {}
+
+fn scale(row: u32) -> f32 {
     return 1.0;
 }
 
-fn inverse_of(scale: f32) -> f32 {
+fn inverse_scale(row: u32) -> f32 {
     return 1.0;
 }
