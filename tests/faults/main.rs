@@ -21,7 +21,7 @@ mod while_it_runs;
 use std::io::Read;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use graftling::formats::peft::load_adapter;
 use graftling::train::checkpoint::latest;

@@ -1,5 +1,5 @@
 //! Runs of the real program on a tiny model, for the tests of training and of faults.
-#![allow(dead_code)] // each test file uses its own part
+#![allow(dead_code, unused_imports)] // each test file uses its own part
 
 #[path = "../common/program.rs"]
 mod program;
