@@ -151,11 +151,6 @@ impl Vjp<'_> {
         self.partial[input].take()
     }
 
-    /// What the rule itself has given for this input, to be given again with more in it.
-    pub fn take_given(&mut self, input: usize) -> Option<ValueId> {
-        self.given[input].take()
-    }
-
     /// Hands over the gradient of an input.
     pub fn give(&mut self, input: usize, gradient: ValueId) {
         self.given[input] = Some(gradient);

@@ -76,8 +76,8 @@ impl Op for MatmulLowRank {
 impl Differentiate for MatmulLowRank {
     fn vjp(&self, vjp: &mut Vjp) -> Result<(), ShapeError> {
         let [product, term] = self.products();
-        product.vjp_of(vjp, vjp.d_outputs[0], [0, 1])?;
-        term.vjp_of(vjp, vjp.d_outputs[0], [2, 3])?;
+        product.vjp_of(vjp, [0, 1])?;
+        term.vjp_of(vjp, [2, 3])?;
         if let (Some(d), 5) = (vjp.d_outputs[0], vjp.inputs.len())
             && vjp.wants(4)
         {

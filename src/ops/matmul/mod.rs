@@ -90,14 +90,13 @@ impl Matmul {
         }
     }
 
-    /// The gradients of the inputs a and b, which are those numbered `slots`, from the gradient `d` of what they make; one that the same
-    /// rule has given before is added to.
-    fn vjp_of(&self, vjp: &mut Vjp, d: Option<ValueId>, slots: [usize; 2]) -> Result<(), ShapeError> {
-        let Some(d) = d else { return Ok(()) };
+    /// The gradients of the inputs a and b, which are those numbered `slots`.
+    fn vjp_of(&self, vjp: &mut Vjp, slots: [usize; 2]) -> Result<(), ShapeError> {
+        let Some(d) = vjp.d_outputs[0] else { return Ok(()) };
         let (a, b) = (vjp.inputs[slots[0]], vjp.inputs[slots[1]]);
         for (input, (layout, operands)) in slots.into_iter().zip(self.gradients(d, [a, b])) {
             if vjp.wants(input) {
-                let partial = vjp.take_given(input).or_else(|| vjp.take_partial(input));
+                let partial = vjp.take_partial(input);
                 let name = vjp.d_name(input);
                 let gradient = self.with(layout).append(vjp.graph, operands, partial, name)?;
                 vjp.give(input, gradient);
@@ -204,7 +203,7 @@ impl Op for Matmul {
 
 impl Differentiate for Matmul {
     fn vjp(&self, vjp: &mut Vjp) -> Result<(), ShapeError> {
-        self.vjp_of(vjp, vjp.d_outputs[0], [0, 1])?;
+        self.vjp_of(vjp, [0, 1])?;
         if let (Some(d), 3) = (vjp.d_outputs[0], vjp.inputs.len())
             && vjp.wants(2)
         {

@@ -8,10 +8,10 @@
 //! All are f32. No model is built from this op: [`crate::plan::fuse_adapters`] puts it in the place of [`Matmul`]s, when all gradient nodes are
 //! there. Such products are of little work each, so that on a GPU their launches and the waits between them count.
 //!
-//! **Gradient.** That of the products.
+//! **Gradient.** None: the products have theirs before.
 
 use super::{Matmul, launch};
-use crate::graph::{Call, DType, Derivative, Differentiate, Dispatch, Matrix, Op, Rows, ShapeError, TensorType, Vjp};
+use crate::graph::{Call, DType, Derivative, Dispatch, Matrix, Op, Rows, ShapeError, TensorType};
 use crate::kernel::Layout;
 use crate::ops::{Example, OpEntry, Random, expect};
 
@@ -63,7 +63,7 @@ impl Op for MatmulTogether {
     }
 
     fn derivative(&self) -> Derivative<'_> {
-        Derivative::Rule(self)
+        Derivative::None("it stands in the place of products that are differentiated before")
     }
 
     fn reference(&self, inputs: &[&Matrix], outputs: &[[usize; 2]]) -> Vec<Matrix> {
@@ -84,15 +84,6 @@ impl Op for MatmulTogether {
 
     fn flops(&self, inputs: &[[usize; 2]], outputs: &[[usize; 2]]) -> u64 {
         outputs.len() as u64 * self.product().flops(&self.operands(0).map(|input| inputs[input]), outputs)
-    }
-}
-
-impl Differentiate for MatmulTogether {
-    fn vjp(&self, vjp: &mut Vjp) -> Result<(), ShapeError> {
-        for product in 0..vjp.d_outputs.len() {
-            self.product().vjp_of(vjp, vjp.d_outputs[product], self.operands(product))?;
-        }
-        Ok(())
     }
 }
 
