@@ -1,4 +1,4 @@
-// uses: begun
+// uses: begun, whole_bounds
 // whole_product where a dispatch has up to three products of one shape, of which each has an operand of its own (activations_f32_of_three or
 // weights_f32_of_three) and a result of its own: group.z is the product.
 
@@ -8,22 +8,6 @@ var<private> own_product: u32;
 fn begin(group: vec3u, rows: u32) -> Begun {
     own_product = group.z;
     return Begun(group.x * rows, 0u, params.k);
-}
-
-fn rows_end() -> u32 {
-    return params.m;
-}
-
-fn steps_end() -> u32 {
-    return params.k;
-}
-
-fn a_first() -> u32 {
-    return params.a_start;
-}
-
-fn b_first() -> u32 {
-    return params.b_start;
 }
 
 fn out_first() -> u32 {

@@ -1,4 +1,4 @@
-// uses: begun
+// uses: begun, whole_bounds
 // whole_product where k is split over workgroups: part group.z is k_part steps from group.z * k_part on, and its sums go to
 // the m n elements from out_start + group.z * m * n on. matmul_sum_parts adds them up.
 
@@ -9,22 +9,6 @@ fn begin(group: vec3u, rows: u32) -> Begun {
     own_part = group.z;
     let step = group.z * params.k_part;
     return Begun(group.x * rows, step, min(step + params.k_part, params.k));
-}
-
-fn rows_end() -> u32 {
-    return params.m;
-}
-
-fn steps_end() -> u32 {
-    return params.k;
-}
-
-fn a_first() -> u32 {
-    return params.a_start;
-}
-
-fn b_first() -> u32 {
-    return params.b_start;
 }
 
 fn out_first() -> u32 {

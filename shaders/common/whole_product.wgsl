@@ -1,25 +1,9 @@
-// uses: begun
+// uses: begun, whole_bounds
 // Where a product of matmul begins and ends if all rows are multiplied by one matrix: as Params says. Its counterpart is expert_product.
 
 // To be called before anything else; `rows` is how many rows a workgroup computes.
 fn begin(group: vec3u, rows: u32) -> Begun {
     return Begun(group.x * rows, 0u, params.k);
-}
-
-fn rows_end() -> u32 {
-    return params.m;
-}
-
-fn steps_end() -> u32 {
-    return params.k;
-}
-
-fn a_first() -> u32 {
-    return params.a_start;
-}
-
-fn b_first() -> u32 {
-    return params.b_start;
 }
 
 fn out_first() -> u32 {
