@@ -4,9 +4,10 @@
 //! `shared_expert_gate`; `mlp.gate` is the router alone.
 
 use super::AdapterMatrix;
+use super::vectors::ending_with;
+use crate::Result;
 use crate::architecture::{Architecture, Site, routers};
-use crate::formats::peft::{AdapterConfig, module_path};
-use crate::{Error, Result};
+use crate::formats::peft::AdapterConfig;
 
 /// A router that the adapter has in the place of the model's.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,23 +41,18 @@ impl Router {
 /// # Errors
 /// Bad input, at `place`: a name that no router ends with.
 pub(super) fn of_peft(place: &str, adapter: &AdapterConfig, model: &Architecture) -> Result<Vec<Router>> {
-    let all: Vec<Router> = routers(model)
-        .iter()
-        .map(|site| Router {
-            name: format!("{}.weight", site.name()),
-            layer: site.layer,
-            shape: [site.out_features, site.in_features],
-        })
-        .collect();
-    let module = |router: &Router| router.name.trim_end_matches(".weight").to_owned();
-    let means = |saved: &str, router: &Router| module_path(&module(router), model.text_path).ends_with(saved);
-    if let Some(saved) = adapter.routers_to_save().find(|saved| !all.iter().any(|router| means(saved, router))) {
-        let problem = format!("`{saved}` of modules_to_save is the end of no router's name in this model");
-        let proposal = match all.first() {
-            Some(router) => format!("routers are such as {}", module(router)),
-            None => "the model has no experts, and so no router: leave it out".to_owned(),
-        };
-        return Err(Error::bad_input(place, problem, proposal));
-    }
-    Ok(all.into_iter().filter(|router| adapter.routers_to_save().any(|saved| means(saved, router))).collect())
+    let all: Vec<(String, Site)> = routers(model).into_iter().map(|site| (site.name(), site)).collect();
+    let proposal = match all.first() {
+        Some((module, _)) => format!("routers are such as {module}"),
+        None => "the model has no experts, and so no router: leave it out".to_owned(),
+    };
+    let saved: Vec<&str> = adapter.routers_to_save().collect();
+    let is_meant = ending_with(place, ("router", &saved), all.iter().map(|(module, _)| module.as_str()), model, &proposal)?;
+    let meant = all.iter().zip(is_meant).filter(|(_, is_meant)| *is_meant);
+    let router = |(module, site): &(String, Site)| Router {
+        name: format!("{module}.weight"),
+        layer: site.layer,
+        shape: [site.out_features, site.in_features],
+    };
+    Ok(meant.map(|(found, _)| router(found)).collect())
 }

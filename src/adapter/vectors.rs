@@ -67,12 +67,31 @@ fn norms_of_peft(place: &str, adapter: &AdapterConfig, model: &Architecture) -> 
         Some((name, parameter.layer, parameter.shape[0]))
     });
     let all: Vec<(String, Option<usize>, usize)> = all.collect();
-    let means = |saved: &str, norm: &str| module_path(norm, model.text_path).ends_with(saved);
-    if let Some(saved) = adapter.norms_to_save().find(|saved| !all.iter().any(|(norm, ..)| means(saved, norm))) {
-        let names: Vec<&str> = all.iter().take(4).map(|(norm, ..)| norm.as_str()).collect();
-        let problem = format!("`{saved}` of modules_to_save is the end of no norm's name in this model");
-        return Err(Error::bad_input(place, problem, format!("norms are such as {}", names.join(", "))));
+    let names: Vec<&str> = all.iter().take(4).map(|(norm, ..)| norm.as_str()).collect();
+    let proposal = format!("norms are such as {}", names.join(", "));
+    let saved: Vec<&str> = adapter.norms_to_save().collect();
+    let is_meant = ending_with(place, ("norm", &saved), all.iter().map(|(norm, ..)| norm.as_str()), model, &proposal)?;
+    let meant = all.iter().zip(is_meant).filter(|(_, is_meant)| *is_meant);
+    Ok(meant.map(|((name, layer, size), _)| Vector::norm(name, *layer, *size)).collect())
+}
+
+/// Of each of these modules of a kind whether the path that PEFT has for it ends with one of the `saved` names of `modules_to_save`.
+///
+/// # Errors
+/// Bad input, at `place`: a name that no module ends with.
+pub(super) fn ending_with<'m>(
+    place: &str,
+    (kind, saved): (&str, &[&str]),
+    modules: impl Iterator<Item = &'m str>,
+    model: &Architecture,
+    proposal: &str,
+) -> Result<Vec<bool>> {
+    let paths: Vec<String> = modules.map(|module| module_path(module, model.text_path)).collect();
+    match saved.iter().find(|saved| !paths.iter().any(|path| path.ends_with(**saved))) {
+        Some(saved) => {
+            let problem = format!("`{saved}` of modules_to_save is the end of no {kind}'s name in this model");
+            Err(Error::bad_input(place, problem, proposal))
+        }
+        None => Ok(paths.iter().map(|path| saved.iter().any(|saved| path.ends_with(saved))).collect()),
     }
-    let meant = all.into_iter().filter(|(norm, ..)| adapter.norms_to_save().any(|saved| means(saved, norm)));
-    Ok(meant.map(|(name, layer, size)| Vector::norm(&name, layer, size)).collect())
 }
