@@ -72,11 +72,11 @@ impl Builder<'_> {
             return Ok(self.linear(site, x, 1.0, None)?[0]);
         };
         self.part_of_the_way(&name, false, |model, product, is_adapted| {
-            if !is_adapted {
-                let weight = model.matrix(&format!("model.{name}.weight"), &(0..site.out_features), true, site.in_features);
-                return Matmul { layout: Layout::NT, scale: 1.0 }.append(&mut model.graph, [x, weight], None, product);
-            }
-            Matmul { layout: Layout::NT, scale: 1.0 }.append(&mut model.graph, [x, adapted], None, product)
+            let weight = match is_adapted {
+                true => adapted,
+                false => model.matrix(&format!("model.{name}.weight"), &(0..site.out_features), true, site.in_features),
+            };
+            Matmul { layout: Layout::NT, scale: 1.0 }.append(&mut model.graph, [x, weight], None, product)
         })
     }
 

@@ -17,6 +17,7 @@ pub fn fuse_adapters(graph: &Graph, keep: &[ValueId]) -> Graph {
     together(&with_terms(graph, keep))
 }
 
+/// The first rule: products with the low-rank terms that stand beside them.
 fn with_terms(graph: &Graph, keep: &[ValueId]) -> Graph {
     let mut uses = vec![0; graph.values().len()];
     graph.nodes().iter().flat_map(|node| &node.inputs).chain(keep).for_each(|id| uses[id.0] += 1);
@@ -57,7 +58,7 @@ fn with_addend(graph: &Graph, last: &Node, uses: &[usize]) -> Option<(usize, Nod
 /// What products that are made together have in common: layout and scale, the operand, the type of the other one.
 type Common = (bool, u64, ValueId, TensorType);
 
-/// The same computation with products of adapters that share an operand made together: those of the forward pass where the first of them
+/// The second rule: products of adapters that share an operand are made together, those of the forward pass where the first of them
 /// stands, since all that they need is there; gradients where the last does, if nothing reads one before.
 fn together(graph: &Graph) -> Graph {
     let nodes = graph.nodes();
@@ -70,8 +71,8 @@ fn together(graph: &Graph) -> Graph {
         let Some(common) = shares(graph, node) else { continue };
         // Layers near each other alone: a group that is full begins another, and one whose results are needed does.
         let fits = |(other, members): &&mut (Common, Vec<usize>)| {
-            let is_read = members.iter().any(|&member| first_use[nodes[member].outputs[0].0] <= index);
-            *other == common && members.len() < MatmulTogether::MOST && !(common.0 && is_read)
+            let is_read = || members.iter().any(|&member| first_use[nodes[member].outputs[0].0] <= index);
+            *other == common && members.len() < MatmulTogether::MOST && !(common.0 && is_read())
         };
         match groups.iter_mut().rev().find(fits) {
             Some((_, members)) => members.push(index),
