@@ -5,8 +5,9 @@
 //! ```
 //!
 //! A plain name is a file of `shaders/common/`. A name in braces is a *slot*: which part fills it, the [`Kernel`] says; where it says
-//! nothing, `{slot=part}` names the part. So one algorithm is written once and composed with every loader of weights. A kernel's source is its own file behind all parts that it reaches, each
-//! once and behind those that it uses itself; parts with directives (`enable f16;`) stand at the very beginning, as WGSL demands.
+//! nothing, `{slot=part}` names the part. So one algorithm is written once and composed with every loader of weights. A kernel's source is
+//! its own file behind all parts that it reaches, each once and behind those that it uses itself; parts with directives (`enable f16;`)
+//! stand at the very beginning, as WGSL demands.
 
 use super::Kernel;
 

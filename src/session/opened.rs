@@ -55,12 +55,12 @@ impl OpenModel {
         Ok(Self { files, tokenizer, template, tokens, added: Vec::new(), template_time, rope_scaling: None })
     }
 
-    /// The model as a run trains it: with the load balancing loss of this weight, with the rotation that is asked for, or that the adapter which it starts from remembers, with the
-    /// tokens that this adapter adds, and with those that are to be trained.
+    /// The model as a run trains it: with the load balancing loss of this weight, with the rotation that is asked for, or that the adapter
+    /// which it starts from remembers, with the tokens that this adapter adds, and with those that are to be trained.
     ///
     /// # Errors
-    /// As [`OpenModel::open`], [`OpenModel::balanced`], [`OpenModel::with_tokens_of`] and [`OpenModel::with_tokens`]. Bad input: the adapter was trained with another
-    /// rotation than the one that is asked for.
+    /// As [`OpenModel::open`], [`OpenModel::balanced`], [`OpenModel::with_tokens_of`] and [`OpenModel::with_tokens`]. Bad input: the adapter was
+    /// trained with another rotation than the one that is asked for.
     pub fn for_run(
         spec: &str,
         template_time: Option<i64>,
