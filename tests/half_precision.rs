@@ -21,17 +21,16 @@ const U: f64 = 1.0 / 1024.0;
 /// Steps of k that `shaders/common/tile_f16.wgsl` sums in f16.
 const GROUP: f64 = 8.0;
 
+/// The device at hand as if it were a GPU: drivers that run on the CPU do without a choice of tiles.
+fn open(arithmetic: Arithmetic) -> graftling::Result<Device> {
+    let mut device = Device::open_for(std::env::var("GRAFTLING_TEST_DEVICE").ok().as_deref(), arithmetic)?;
+    device.facts.cpu_driver = false;
+    Ok(device)
+}
+
 /// A device of every kind that computes in this arithmetic here; none, with the reason printed, where this one cannot.
 fn devices(arithmetic: Arithmetic) -> Vec<Arc<Device>> {
-    let choice = std::env::var("GRAFTLING_TEST_DEVICE").ok();
-    // As if it were a GPU: drivers that run on the CPU do without a choice of tiles.
-    let open = || {
-        Device::open_for(choice.as_deref(), arithmetic).map(|mut device| {
-            device.facts.cpu_driver = false;
-            device
-        })
-    };
-    let first = match open() {
+    let first = match open(arithmetic) {
         Ok(device) => device,
         Err(error) => {
             eprintln!("{error}");
@@ -44,7 +43,7 @@ fn devices(arithmetic: Arithmetic) -> Vec<Arc<Device>> {
         _ => Vec::new(),
     };
     let with = |matrices| {
-        let mut device = open().unwrap();
+        let mut device = open(arithmetic).unwrap();
         device.facts.cooperative = Some(matrices);
         device
     };
@@ -288,30 +287,20 @@ fn training_losses_are_near_those_of_f32(arithmetic: Arithmetic) {
 
 /// `auto` computes in f32 what no measurement gave to the matrices, bit for bit, and by them what one did.
 fn auto_computes_what_was_chosen() {
-    for device in devices(Arithmetic::Cooperative) {
-        let as_if = |arithmetic| {
-            let mut device = Device::open_for(std::env::var("GRAFTLING_TEST_DEVICE").ok().as_deref(), Arithmetic::Auto).unwrap();
-            device.facts = Facts { arithmetic, ..device.facts };
-            device.facts.cooperative = if arithmetic == Arithmetic::F32 { None } else { device.facts.cooperative };
-            Arc::new(device)
-        };
-        let (auto, f32) = (as_if(Arithmetic::Auto), as_if(Arithmetic::F32));
-        for layout in [Layout::NT, Layout::NN] {
-            let product = Product::new(&mut Random(13), layout, [64, 96, 160], DType::BF16, true);
-            let listening = Tuning::listening();
-            launch(&*product.example.op, &types_of(&product.example), &auto.facts, &listening);
-            let class = listening.asked().pop().unwrap();
-            assert_eq!(class.arithmetic, Arithmetic::Auto);
-            let id = *class.candidates(&auto.facts).last().unwrap();
-            let tuning = Tuning::new(HashMap::from([(class, id.to_string())]));
-            assert_eq!(product.run(&auto), product.run(&f32), "{layout:?}");
-            let chosen = product.run(&Tuned { device: auto.clone(), tuning });
-            let mut alone =
-                Device::open_for(std::env::var("GRAFTLING_TEST_DEVICE").ok().as_deref(), Arithmetic::Cooperative).unwrap();
-            alone.facts.cpu_driver = device.facts.cpu_driver;
-            assert_eq!(chosen, product.run(&Arc::new(alone)), "{layout:?} {id}");
-            assert_ne!(chosen, product.run(&f32), "{layout:?} {id}");
-        }
+    let [auto, cooperative, f32] =
+        [Arithmetic::Auto, Arithmetic::Cooperative, Arithmetic::F32].map(|arithmetic| Arc::new(open(arithmetic).unwrap()));
+    for layout in [Layout::NT, Layout::NN] {
+        let product = Product::new(&mut Random(13), layout, [64, 96, 160], DType::BF16, true);
+        let listening = Tuning::listening();
+        launch(&*product.example.op, &types_of(&product.example), &auto.facts, &listening);
+        let class = listening.asked().pop().unwrap();
+        assert_eq!(class.arithmetic, Arithmetic::Auto);
+        let id = *class.candidates(&auto.facts).last().unwrap();
+        let tuning = Tuning::new(HashMap::from([(class, id.to_string())]));
+        assert_eq!(product.run(&auto), product.run(&f32), "{layout:?}");
+        let chosen = product.run(&Tuned { device: auto.clone(), tuning });
+        assert_eq!(chosen, product.run(&cooperative), "{layout:?} {id}");
+        assert_ne!(chosen, product.run(&f32), "{layout:?} {id}");
     }
 }
 
