@@ -229,14 +229,15 @@ proptest! {
         prop_assume!(heads.head_dim + 8 <= Heads::MAX_DIM);
         // One of the two has a multiple of 8, for which there are kernels of their own.
         for more in [4, 8] {
-            // Found there at 64 + 4 and 200: the gradient by k is off by 0.2, and on Mesa 25 it is not. No model that is read has such heads.
-            if more == 4 && device().info.driver_info.contains("Mesa 22.") {
+            let wide = Heads { head_dim: heads.head_dim + more, ..heads };
+            // Not by the shift: gradients miss the last columns of some scores there, of heads of 68 columns with segments of 32 and 5 rows and
+            // of 84 with 32 and 13, where the walk over the rows ends at a segment that began within a block. Mesa 25 is right, and no model
+            // that is read has such heads.
+            if wide.head_dim > 64 && !wide.head_dim.is_multiple_of(8) && device().info.driver_info.contains("Mesa 22.") {
                 static SAID: Once = Once::new();
-                let reason = "Mesa 22 has wrong gradients by k of heads whose size is no multiple of 8 at scores of 200";
-                SAID.call_once(|| not_run::not_run(reason));
+                SAID.call_once(|| not_run::not_run("Mesa 22 has wrong gradients of heads of 68 columns and more that are no multiple of 8"));
                 continue;
             }
-            let wide = Heads { head_dim: heads.head_dim + more, ..heads };
             let widened = |matrix: &Matrix, value: f64| {
                 let count = matrix.columns / heads.head_dim;
                 let mut out = Matrix::zeros([matrix.rows, count * wide.head_dim]);
