@@ -457,6 +457,28 @@ fn adapters_of_fused_experts_survive_saving_and_loading() {
     }
 }
 
+/// Which of them was meant, nobody can tell.
+#[test]
+fn an_expert_is_adapted_once() {
+    let (folder, model) = family("mixtral");
+    let fused = folder.join("adapter_fused");
+    let (file, tensors) = AdapterFile::load_for(&fused, &model).unwrap();
+    let single = tempfile::tempdir().unwrap();
+    file.save(single.path(), &tensors).unwrap();
+    let files = [&fused, single.path()].map(|folder| fs::read(folder.join("adapter_model.safetensors")).unwrap());
+    let [both, of_single] = files.each_ref().map(|bytes| safetensors::SafeTensors::deserialize(bytes).unwrap());
+    // Of a rank that needs no pattern.
+    let experts = of_single.iter().filter(|(name, _)| name.contains("experts.") && name.contains(".w2."));
+    let all: Vec<_> = (both.iter().chain(experts))
+        .map(|(name, view)| (name.to_owned(), "F32", view.shape().to_vec(), view.data().to_vec()))
+        .collect();
+    let copy = tempfile::tempdir().unwrap();
+    fs::copy(fused.join("adapter_config.json"), copy.path().join("adapter_config.json")).unwrap();
+    fs::write(copy.path().join("adapter_model.safetensors"), tiny::safetensors(&all)).unwrap();
+    let text = message(AdapterFile::load_for(copy.path(), &model));
+    assert!(text.contains("of all experts in one parameter and of single ones as well"), "{text}");
+}
+
 /// New rows begin with the mean of the model's, which are read once for it: for a whole matrix with its values, for rows whatever their number.
 #[test]
 fn the_mean_of_the_models_rows_takes_one_reading() {

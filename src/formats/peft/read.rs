@@ -33,6 +33,10 @@ pub(super) fn tensors(path: &Path, config: &mut AdapterConfig, names_of: &Expert
     let apart =
         fused::apart(config, names_of, fused).map_err(|problem| Error::bad_input(path.display(), problem, WRONG_ADAPTER))?;
     for tensor in &apart {
+        if together.iter().any(|other| other.name == tensor.name) {
+            let problem = format!("has {} of all experts in one parameter and of single ones as well", tensor.name);
+            return Err(Error::bad_input(path.display(), problem, WRONG_ADAPTER));
+        }
         let site = tensor.name.rsplit_once('.').map_or("", |(site, _)| site);
         paths.entry(site.to_owned()).or_default().extend(names::paths(site, config.experts, ""));
     }
