@@ -160,6 +160,22 @@ fn ranks_train_as_one_process_that_accumulates() {
     }
 }
 
+/// Each batch adds the load balancing loss of its routers, whichever rank it is on.
+#[test]
+fn the_balance_of_routers_is_that_of_one_process() {
+    let shop = Workshop::new();
+    shop.put_model("families", "mixtral");
+    std::fs::remove_dir_all(shop.path("model")).unwrap();
+    std::fs::rename(shop.path("mixtral"), shop.path("model")).unwrap();
+    let options = ["--modules-to-save", "gate", "--router-aux-loss-coef", "0.1", "--deterministic-sum", "--max-steps", "4"];
+    let Some(ranks) = by(3, &shop.train_by(1, "ranks", &options)) else { return };
+    run(shop.train_by(3, "one", &options), 0);
+    run(ranks, 0);
+    let balance = |out| shop.metrics(out).iter().map(|step| step["aux_loss"].as_f64().unwrap()).collect::<Vec<_>>();
+    assert!(balance("one").iter().all(|&balance| balance > 1.0), "{:?}", balance("one"));
+    assert_eq!((balance("ranks"), shop.result("ranks")), (balance("one"), shop.result("one")));
+}
+
 /// Also where the last step of an epoch has batches for some of the ranks only, and with all that a run measures between its steps.
 #[test]
 fn a_sum_in_order_has_the_bits_of_one_process() {
