@@ -10,7 +10,7 @@ use common::{graph_of, relative_distance, run_on};
 use graftling::gpu::{Device, adapters};
 use graftling::graph::{Call, Dispatch, Operand, Origin, TensorType};
 use graftling::kernel::{Arithmetic, Facts, Kernel, Matrices, Needs, Tuning};
-use graftling::ops::{Example, Random, registry};
+use graftling::ops::{Example, OpEntry, Random, registry};
 use graftling::plan::Tuned;
 use graftling::reference;
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -57,28 +57,28 @@ fn kinds_of_device() -> Vec<Facts> {
 /// For each kernel a way to run it. Matmul has forms that only a measurement would choose: a table that names them stands for one.
 fn ways() -> BTreeMap<&'static str, Way> {
     let mut ways: BTreeMap<&'static str, Way> = BTreeMap::new();
+    let of = |entry: OpEntry| (entry.examples)(&mut Random(6)).into_iter().map(move |example| (entry.tolerance, example));
+    let examples: Vec<_> = registry().into_iter().flat_map(of).collect();
     for facts in kinds_of_device() {
-        for entry in registry() {
-            for example in (entry.examples)(&mut Random(6)) {
-                let listening = Tuning::listening();
-                let mut tables = vec![Tuning::NONE];
-                launch(&example, &facts, &listening);
-                for class in listening.asked().into_iter().collect::<HashSet<_>>() {
-                    let named = |id: &str| Tuning::new(HashMap::from([(class, id.to_owned())]));
-                    tables.extend(class.candidates(&facts).into_iter().map(named));
-                    // No measurement would choose it for weights in blocks, since it adds no low-rank term, but a table may name it.
-                    tables.push(named("matvec_subgroup8"));
-                    // The rule takes it for vocabularies, which are longer than any example.
-                    tables.push(named("split_64x64"));
-                }
-                for tuning in tables {
-                    for dispatch in launch(&example, &facts, &tuning).iter().filter(|dispatch| !dispatch.workgroups.contains(&0))
-                    {
+        for (tolerance, example) in &examples {
+            let listening = Tuning::listening();
+            let mut tables = vec![Tuning::NONE];
+            launch(example, &facts, &listening);
+            for class in listening.asked().into_iter().collect::<HashSet<_>>() {
+                let named = |id: &str| Tuning::new(HashMap::from([(class, id.to_owned())]));
+                tables.extend(class.candidates(&facts).into_iter().map(named));
+                // No measurement would choose it for weights in blocks, since it adds no low-rank term, but a table may name it.
+                tables.push(named("matvec_subgroup8"));
+                // The rule takes it for vocabularies, which are longer than any example.
+                tables.push(named("split_64x64"));
+            }
+            for tuning in tables {
+                for dispatch in launch(example, &facts, &tuning).iter().filter(|dispatch| !dispatch.workgroups.contains(&0)) {
+                    ways.entry(dispatch.kernel.name).or_insert_with(|| {
                         // In less than f32, half_precision has bounds that follow from how each kernel rounds; this one is for all.
-                        let bound = (entry.tolerance)(&example).max(if facts.arithmetic == Arithmetic::F32 { 0.0 } else { 2e-2 });
-                        let way = || Way { example: example.clone(), bound, facts: facts.clone(), tuning: tuning.clone() };
-                        ways.entry(dispatch.kernel.name).or_insert_with(way);
-                    }
+                        let bound = tolerance(example).max(if facts.arithmetic == Arithmetic::F32 { 0.0 } else { 2e-2 });
+                        Way { example: example.clone(), bound, facts: facts.clone(), tuning: tuning.clone() }
+                    });
                 }
             }
         }

@@ -1,5 +1,5 @@
-//! Matmul, attention and rms_norm have kernels for several kinds of devices. Most can run on any device, so each is tested on the one at hand by
-//! telling the choice of kernels that the device is of another kind.
+//! A measurement may choose a product's kernel among several. Most can run on any device, so each is tested on the one at hand by telling the
+//! choice of kernels that the device is of another kind. (What is chosen without a measurement there, `properties` runs.)
 
 mod common;
 
@@ -13,40 +13,6 @@ use graftling::reference;
 use libtest_mimic::{Arguments, Trial};
 use std::collections::HashMap;
 use std::sync::Arc;
-
-/// Every example of these ops, on a device with these facts, within the op's bound of the f64 reference and without a touched guard word.
-fn check(changed: impl Fn(&mut Facts)) {
-    let choice = std::env::var("GRAFTLING_TEST_DEVICE").ok();
-    let mut device = Device::open(choice.as_deref()).unwrap();
-    changed(&mut device.facts);
-    let device = Arc::new(device);
-    let has_variants = |name: &str| ["matmul", "attention", "rms_norm"].iter().any(|kind| name.starts_with(kind));
-    for entry in registry().into_iter().filter(|entry| has_variants(entry.name)) {
-        for (number, example) in (entry.examples)(&mut Random(4)).into_iter().enumerate() {
-            let (graph, ids, outputs) = graph_of(&example, Origin::Input);
-            let leaves: Vec<_> = ids.into_iter().zip(example.inputs.iter().map(|(_, matrix)| matrix.clone())).collect();
-            let expected = reference::run(&graph, leaves.iter().cloned().collect(), &example.counts);
-            let found = run_on(&device, &graph, &leaves, &outputs, &example.counts);
-            for (found, output) in found.iter().zip(&outputs) {
-                let distance = relative_distance(found, &expected[output].data);
-                let bound = (entry.tolerance)(&example);
-                assert!(distance <= bound, "{} example {number}: {distance:e} > {bound:e}\n{:?}", entry.name, example.op);
-            }
-        }
-    }
-}
-
-fn kernels_for_gpus_equal_the_reference() {
-    check(|facts| *facts = Facts { cpu_driver: false, subgroup: None, ..facts.clone() });
-}
-
-fn kernels_for_cpu_drivers_without_subgroups_equal_the_reference() {
-    check(|facts| *facts = Facts { cpu_driver: true, subgroup: None, ..facts.clone() });
-}
-
-fn kernels_for_subgroups_of_eight_equal_the_reference() {
-    check(|facts| facts.cpu_driver = true);
-}
 
 fn launch(example: &Example, facts: &Facts, tuning: &Tuning) -> Vec<Dispatch> {
     let types: Vec<TensorType> = example.inputs.iter().map(|(tensor, _)| *tensor).collect();
@@ -135,10 +101,6 @@ fn main() {
         trials.push(Trial::test(name, test).with_kind(needs).with_ignored_flag(ignored));
     };
     let (any, eight) = ("any device", "needs subgroups of 8 and 64-bit integers");
-    add("kernels_for_gpus_equal_the_reference", any, false, kernels_for_gpus_equal_the_reference);
-    let without = kernels_for_cpu_drivers_without_subgroups_equal_the_reference;
-    add("kernels_for_cpu_drivers_without_subgroups_equal_the_reference", any, false, without);
-    add("kernels_for_subgroups_of_eight_equal_the_reference", eight, lacks, kernels_for_subgroups_of_eight_equal_the_reference);
     add("every_candidate_for_gpus_equals_the_reference", any, false, every_candidate_for_gpus_equals_the_reference);
     let candidates = every_candidate_for_subgroups_of_eight_equals_the_reference;
     add("every_candidate_for_subgroups_of_eight_equals_the_reference", eight, lacks, candidates);

@@ -7,7 +7,7 @@ use graftling::architecture::Architecture;
 use graftling::graph::{Call, Counts, DType, Dispatch, Graph, Operand};
 use graftling::kernel::{Arithmetic, Facts, Kernel, Matrices, Needs, Tuning};
 use graftling::model::graph::{Part, Purpose};
-use graftling::ops::{Random, registry};
+use graftling::ops::{Example, OpEntry, Random, registry};
 use graftling::train::step::{LossGraph, OptimizerGraph};
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
@@ -115,22 +115,26 @@ pub fn calls(facts: &Facts, tuning: &Tuning) -> Vec<(&'static str, Vec<Dispatch>
 
 /// What each op launches on such a device for the registry's examples, which are small.
 fn calls_of_examples(facts: &Facts, tuning: &Tuning) -> Vec<(&'static str, Vec<Dispatch>)> {
-    let mut calls = Vec::new();
-    for entry in registry() {
-        for example in (entry.examples)(&mut Random(1)) {
-            let types: Vec<_> = example.inputs.iter().map(|(tensor, _)| *tensor).collect();
-            let outputs = example.op.infer(&types).expect("an example fits its op");
-            let operands = |types: &[graftling::graph::TensorType]| -> Vec<Operand> {
-                types
-                    .iter()
-                    .map(|&tensor| Operand { tensor, rows: tensor.shape.rows.resolve(&example.counts), part_starts: vec![0] })
-                    .collect()
-            };
-            let call = Call { inputs: &operands(&types), outputs: &operands(&outputs), device: facts, tuning };
-            calls.push((entry.name, example.op.launch(&call)));
-        }
-    }
-    calls
+    let launch = |(name, example): &(&'static str, Example)| {
+        let types: Vec<_> = example.inputs.iter().map(|(tensor, _)| *tensor).collect();
+        let outputs = example.op.infer(&types).expect("an example fits its op");
+        let operands = |types: &[graftling::graph::TensorType]| -> Vec<Operand> {
+            types
+                .iter()
+                .map(|&tensor| Operand { tensor, rows: tensor.shape.rows.resolve(&example.counts), part_starts: vec![0] })
+                .collect()
+        };
+        let call = Call { inputs: &operands(&types), outputs: &operands(&outputs), device: facts, tuning };
+        (*name, example.op.launch(&call))
+    };
+    examples().iter().map(launch).collect()
+}
+
+/// Those of the registry, which take longer to make than to launch.
+fn examples() -> &'static [(&'static str, Example)] {
+    static EXAMPLES: OnceLock<Vec<(&'static str, Example)>> = OnceLock::new();
+    let of = |entry: OpEntry| (entry.examples)(&mut Random(1)).into_iter().map(move |example| (entry.name, example));
+    EXAMPLES.get_or_init(|| registry().into_iter().flat_map(of).collect())
 }
 
 /// Slots that the format of a weight fills.
