@@ -71,6 +71,13 @@ need_spirv_tools() {
     command -v spirv-val >/dev/null || install_packages "spirv-val is missing; a test checks the shaders with it." spirv-tools
 }
 
+# What tools/gpu-compilers builds Intel's shim with, on a system whose packages it can unpack.
+need_gpu_compilers() {
+    [ "$(uname -s) $(uname -m)" = "Linux x86_64" ] && command -v apt-get >/dev/null || return 0
+    command -v python3 >/dev/null || install_packages "python3 is missing; headers of the shim are made with it." python3
+    command -v xz >/dev/null || install_packages "xz is missing; Mesa's source is packed with it." xz-utils
+}
+
 # An MPI library with its launcher, and what the crate `mpi` reads its header with.
 need_mpi() {
     command -v mpirun >/dev/null && command -v mpicc >/dev/null || install_packages "There is no MPI." openmpi-bin libopenmpi-dev
