@@ -1,4 +1,4 @@
-// uses: spread_lanes, wide_loads, subgroup8_blocks, {head}, soft_cap, window
+// uses: spread_lanes, subgroup8_blocks, soft_cap, window
 // attention_backward_key_value for drivers with subgroups of exactly 8: the algorithm of attention_backward_key_value.wgsl on blocks of
 // 8 keys and 8 query vectors. One workgroup is one subgroup and owns 8 keys of a key/value head; it walks over the query vectors
 // (row, query head of the group) that see any of them, 8 at a time. The lanes hold keys where attention_subgroup8.wgsl, which says
@@ -24,8 +24,20 @@ const UNSEEN = -1e30;         // score of a key that a query vector does not see
 @group(0) @binding(8) var<storage, read_write> d_v: array<vec4f>;    // as k
 
 // Where query vector `vector` of key head `key_head` begins in q and d_out.
+fn starts_of(vectors: vec4u, key_head: u32) -> vec4u {
+    return (vectors / params.group * params.heads + key_head * params.group + vectors % params.group) * HEAD_VEC4;
+}
+
 fn start_of(vector: u32, key_head: u32) -> u32 {
-    return (vector / params.group * params.heads + key_head * params.group + vector % params.group) * HEAD_VEC4;
+    return starts_of(vec4u(vector), key_head).x;
+}
+
+fn queries_at(at: vec4u) -> FourEights {
+    return four_eights(eight_of(q[at.x / 2u]), eight_of(q[at.y / 2u]), eight_of(q[at.z / 2u]), eight_of(q[at.w / 2u]));
+}
+
+fn d_outputs_at(at: vec4u) -> FourEights {
+    return four_eights(eight_of(d_out[at.x / 2u]), eight_of(d_out[at.y / 2u]), eight_of(d_out[at.z / 2u]), eight_of(d_out[at.w / 2u]));
 }
 
 @compute @workgroup_size(8)
@@ -45,8 +57,11 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
     let key = min(first_key + lane, params.rows - 1u);
     let k_start = key * key_stride + key_head * HEAD_VEC4;
 
-    var sum_k: array<EightVectors, SLOTS>; // of d_score q
-    var sum_v: array<EightVectors, SLOTS>; // of weight d_out
+    // Of d_score q, and of weight d_out: the first four of the lane's columns and the last.
+    var near_k: array<EightVectors, PAIRS>;
+    var far_k: array<EightVectors, PAIRS>;
+    var near_v: array<EightVectors, PAIRS>;
+    var far_v: array<EightVectors, PAIRS>;
     for (var base = first_key * params.group; base < vectors; base += 8u) {
         if first_seen(segment_start[base / params.group], base / params.group) > first_key + 7u {
             break; // this and all later rows belong to later segments, or their windows begin later
@@ -64,14 +79,14 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
             let own_value = eight_of(v[(k_start + c) / 2u]);
             let query = eight_of(q[(q_start + c) / 2u]);
             let d_output = eight_of(d_out[(q_start + c) / 2u]);
-            scores_low += products_low(own_key.near, query.near);
-            scores_low += products_low(own_key.far, query.far);
-            scores_high += products_high(own_key.near, query.near);
-            scores_high += products_high(own_key.far, query.far);
-            d_low += products_low(own_value.near, d_output.near);
-            d_low += products_low(own_value.far, d_output.far);
-            d_high += products_high(own_value.near, d_output.near);
-            d_high += products_high(own_value.far, d_output.far);
+            scores_low = add_low(scores_low, own_key.near, query.near);
+            scores_low = add_low(scores_low, own_key.far, query.far);
+            scores_high = add_high(scores_high, own_key.near, query.near);
+            scores_high = add_high(scores_high, own_key.far, query.far);
+            d_low = add_low(d_low, own_value.near, d_output.near);
+            d_low = add_low(d_low, own_value.far, d_output.far);
+            d_high = add_high(d_high, own_value.near, d_output.near);
+            d_high = add_high(d_high, own_value.far, d_output.far);
         }
         // Keys earliest ..= row are seen by a query vector, none by one past the end. Rows are numbers that f32 holds exactly.
         let earliest = select(f32(params.rows), f32(first), base + lane < vectors);
@@ -85,49 +100,43 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
         let d_scores_low = weights_low * (d_low - spread_low(statistic.y)) * cap_slope(capped_low);
         let d_scores_high = weights_high * (d_high - spread_high(statistic.y)) * cap_slope(capped_high);
 
-        for (var i = 0u; i < 8u; i++) {
-            let weight = select(weights_low, weights_high, i >= 4u)[i % 4u];
-            let d_score = select(d_scores_low, d_scores_high, i >= 4u)[i % 4u];
-            let start = start_of(min(base + i, vectors - 1u), key_head);
-            // Two loops: the driver unrolls them, which keeps the sums in registers, only if they are short.
-            for (var slot = 0u; slot < SLOTS; slot += 2u) {
-                if slot * 8u < HEAD_VEC4 {
-                    let query = eight_of(q[(start + column_of(slot, lane)) / 2u]);
-                    sum_k[slot] = add_products(sum_k[slot], d_score, query.near);
-                    sum_k[slot + 1u] = add_products(sum_k[slot + 1u], d_score, query.far);
-                }
-            }
-            for (var slot = 0u; slot < SLOTS; slot += 2u) {
-                if slot * 8u < HEAD_VEC4 {
-                    let d_output = eight_of(d_out[(start + column_of(slot, lane)) / 2u]);
-                    sum_v[slot] = add_products(sum_v[slot], weight, d_output.near);
-                    sum_v[slot + 1u] = add_products(sum_v[slot + 1u], weight, d_output.far);
-                }
+        let four = base + vec4u(0u, 1u, 2u, 3u);
+        let starts_low = starts_of(min(four, vec4u(vectors - 1u)), key_head);
+        let starts_high = starts_of(min(four + 4u, vec4u(vectors - 1u)), key_head);
+        for (var pair = 0u; pair < PAIRS; pair++) {
+            if pair * 16u < HEAD_VEC4 {
+                let column = column_of(pair, lane);
+                let low = queries_at(starts_low + column);
+                let high = queries_at(starts_high + column);
+                near_k[pair] = add_weighted(add_weighted(near_k[pair], d_scores_low, low.near), d_scores_high, high.near);
+                far_k[pair] = add_weighted(add_weighted(far_k[pair], d_scores_low, low.far), d_scores_high, high.far);
+                let d_low = d_outputs_at(starts_low + column);
+                let d_high = d_outputs_at(starts_high + column);
+                near_v[pair] = add_weighted(add_weighted(near_v[pair], weights_low, d_low.near), weights_high, d_high.near);
+                far_v[pair] = add_weighted(add_weighted(far_v[pair], weights_low, d_low.far), weights_high, d_high.far);
             }
         }
     }
 
-    for (var slot = 0u; slot < SLOTS; slot++) {
-        if slot / 2u * 16u < HEAD_VEC4 {
-            let c = slot / 2u * 16u + 2u * lane + slot % 2u;
-            var outputs = sum_k[slot];
+    for (var pair = 0u; pair < PAIRS; pair++) {
+        if pair * 16u < HEAD_VEC4 {
+            let c = pair * 16u + 2u * lane;
+            var outputs_near_k = near_k[pair];
+            var outputs_far_k = far_k[pair];
+            var outputs_near_v = near_v[pair];
+            var outputs_far_v = far_v[pair];
             for (var j = first_key; j < min(first_key + 8u, params.rows); j++) {
                 if c < HEAD_VEC4 {
-                    d_k[j * key_stride + key_head * HEAD_VEC4 + c] = params.scale * outputs[0];
+                    let at = j * key_stride + key_head * HEAD_VEC4 + c;
+                    d_k[at] = params.scale * outputs_near_k[0];
+                    d_k[at + 1u] = params.scale * outputs_far_k[0];
+                    d_v[at] = outputs_near_v[0];
+                    d_v[at + 1u] = outputs_far_v[0];
                 }
-                outputs = next(outputs);
-            }
-        }
-    }
-    for (var slot = 0u; slot < SLOTS; slot++) {
-        if slot / 2u * 16u < HEAD_VEC4 {
-            let c = slot / 2u * 16u + 2u * lane + slot % 2u;
-            var outputs = sum_v[slot];
-            for (var j = first_key; j < min(first_key + 8u, params.rows); j++) {
-                if c < HEAD_VEC4 {
-                    d_v[j * key_stride + key_head * HEAD_VEC4 + c] = outputs[0];
-                }
-                outputs = next(outputs);
+                outputs_near_k = next(outputs_near_k);
+                outputs_far_k = next(outputs_far_k);
+                outputs_near_v = next(outputs_near_v);
+                outputs_far_v = next(outputs_far_v);
             }
         }
     }

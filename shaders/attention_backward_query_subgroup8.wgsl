@@ -1,4 +1,4 @@
-// uses: wide_loads, subgroup8_blocks, {head}, soft_cap, window
+// uses: subgroup8_blocks, soft_cap, window
 // attention_backward_query for drivers with subgroups of exactly 8: the algorithm of attention_backward_query.wgsl on blocks of 8 query
 // vectors and 8 keys, laid out over the lanes as in attention_subgroup8.wgsl, which also says why that is fast there.
 // Traffic: reads q, d_out and the statistics once, writes d_q once; k and v are read once for every 8 query vectors.
@@ -21,6 +21,10 @@ const UNSEEN = -1e30;         // score of a key that a query vector does not see
 // Where query vector `vector` of key head `key_head` begins in q, d_out and d_q.
 fn start_of(vector: u32, key_head: u32) -> u32 {
     return (vector / params.group * params.heads + key_head * params.group + vector % params.group) * HEAD_VEC4;
+}
+
+fn keys_at(at: vec4u) -> FourEights {
+    return four_eights(eight_of(k[at.x / 2u]), eight_of(k[at.y / 2u]), eight_of(k[at.z / 2u]), eight_of(k[at.w / 2u]));
 }
 
 @compute @workgroup_size(8)
@@ -49,7 +53,9 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
     let end = min(first_vector + 7u, vectors - 1u) / params.group;
     let statistic = statistics[q_start / HEAD_VEC4];
 
-    var sum: array<EightVectors, SLOTS>; // of d_score k
+    // Of d_score k: the first four of the lane's columns and the last.
+    var near: array<EightVectors, PAIRS>;
+    var far: array<EightVectors, PAIRS>;
     for (var base = begin; base <= end; base += 8u) {
         let k_start = min(base + lane, params.rows - 1u) * key_stride + key_start;
         var scores_low = vec4f();  // keys base .. base + 4
@@ -61,14 +67,14 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
             let d_output = eight_of(d_out[(q_start + c) / 2u]);
             let key = eight_of(k[(k_start + c) / 2u]);
             let value = eight_of(v[(k_start + c) / 2u]);
-            scores_low += products_low(query.near, key.near);
-            scores_low += products_low(query.far, key.far);
-            scores_high += products_high(query.near, key.near);
-            scores_high += products_high(query.far, key.far);
-            d_low += products_low(d_output.near, value.near);
-            d_low += products_low(d_output.far, value.far);
-            d_high += products_high(d_output.near, value.near);
-            d_high += products_high(d_output.far, value.far);
+            scores_low = add_low(scores_low, query.near, key.near);
+            scores_low = add_low(scores_low, query.far, key.far);
+            scores_high = add_high(scores_high, query.near, key.near);
+            scores_high = add_high(scores_high, query.far, key.far);
+            d_low = add_low(d_low, d_output.near, value.near);
+            d_low = add_low(d_low, d_output.far, value.far);
+            d_high = add_high(d_high, d_output.near, value.near);
+            d_high = add_high(d_high, d_output.far, value.far);
         }
         let keys_low = base + vec4u(0u, 1u, 2u, 3u);
         let keys_high = keys_low + 4u;
@@ -81,28 +87,31 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
         let d_scores_low = weights_low * (d_low - statistic.y) * cap_slope(capped_low);
         let d_scores_high = weights_high * (d_high - statistic.y) * cap_slope(capped_high);
 
-        for (var j = 0u; j < 8u; j++) {
-            let d_score = select(d_scores_low, d_scores_high, j >= 4u)[j % 4u];
-            let start = min(base + j, params.rows - 1u) * key_stride + key_start;
-            for (var slot = 0u; slot < SLOTS; slot += 2u) {
-                if slot * 8u < HEAD_VEC4 {
-                    let key = eight_of(k[(start + column_of(slot, lane)) / 2u]);
-                    sum[slot] = add_products(sum[slot], d_score, key.near);
-                    sum[slot + 1u] = add_products(sum[slot + 1u], d_score, key.far);
-                }
+        let starts_low = min(keys_low, vec4u(params.rows - 1u)) * key_stride + key_start;
+        let starts_high = min(keys_high, vec4u(params.rows - 1u)) * key_stride + key_start;
+        for (var pair = 0u; pair < PAIRS; pair++) {
+            if pair * 16u < HEAD_VEC4 {
+                let low = keys_at(starts_low + column_of(pair, lane));
+                let high = keys_at(starts_high + column_of(pair, lane));
+                near[pair] = add_weighted(add_weighted(near[pair], d_scores_low, low.near), d_scores_high, high.near);
+                far[pair] = add_weighted(add_weighted(far[pair], d_scores_low, low.far), d_scores_high, high.far);
             }
         }
     }
 
-    for (var slot = 0u; slot < SLOTS; slot++) {
-        if slot / 2u * 16u < HEAD_VEC4 {
-            let c = slot / 2u * 16u + 2u * lane + slot % 2u;
-            var outputs = sum[slot];
+    for (var pair = 0u; pair < PAIRS; pair++) {
+        if pair * 16u < HEAD_VEC4 {
+            let c = pair * 16u + 2u * lane;
+            var outputs_near = near[pair];
+            var outputs_far = far[pair];
             for (var i = first_vector; i < min(first_vector + 8u, vectors); i++) {
                 if c < HEAD_VEC4 {
-                    d_q[start_of(i, key_head) + c] = params.scale * outputs[0];
+                    let at = start_of(i, key_head) + c;
+                    d_q[at] = params.scale * outputs_near[0];
+                    d_q[at + 1u] = params.scale * outputs_far[0];
                 }
-                outputs = next(outputs);
+                outputs_near = next(outputs_near);
+                outputs_far = next(outputs_far);
             }
         }
     }

@@ -1,4 +1,4 @@
-// uses: wide_loads, subgroup8_blocks, {head}, soft_cap, window
+// uses: subgroup8_blocks, soft_cap, window
 // attention for drivers with subgroups of exactly 8 (CPU drivers such as lavapipe): the algorithm of attention.wgsl on blocks of 8
 // query vectors and 8 keys. One workgroup is one subgroup and owns 8 query vectors, a query vector being one (row, query head) of
 // those that share a key/value head. It walks over the keys that any of them sees, 8 at a time from where each segment begins (so
@@ -6,8 +6,8 @@
 //   scores   lane = query vector: each lane loads 8 columns of its query and of one key; the keys' are spread
 //   softmax  lane = query vector: largest score, weights and their sum are the lane's own
 //   output   lane = 8 columns: each lane loads its columns of one value; the weights of the query vectors are spread
-// Why it is fast there: a load costs about 20 cycles whether lanes share its address or not, and a spread from a literal lane
-// about one, so a block needs 2 loads for 512 multiply-adds where attention.wgsl needs 64.
+// Why it is fast there: a load is made lane by lane, whether lanes share its address or not, and costs many times what a spread from a
+// literal lane does; a block needs 2 loads for 512 multiply-adds where attention.wgsl needs 64.
 // Traffic: reads q once and writes out and lse once; k and v are read once for every 8 query vectors.
 // Accumulates in f32, in the order of the keys; no barriers, no workgroup memory.
 
@@ -28,6 +28,10 @@ const UNSEEN = -1e30;         // score of a key that a query vector does not see
 // Where query vector `vector` of key head `key_head` begins in q and out.
 fn start_of(vector: u32, key_head: u32) -> u32 {
     return (vector / params.group * params.heads + key_head * params.group + vector % params.group) * HEAD_VEC4;
+}
+
+fn values_at(at: vec4u) -> FourEights {
+    return four_eights(eight_of(v[at.x / 2u]), eight_of(v[at.y / 2u]), eight_of(v[at.z / 2u]), eight_of(v[at.w / 2u]));
 }
 
 @compute @workgroup_size(8)
@@ -61,8 +65,10 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
     let end = min(last_segment + position[last_row], params.keys - 1u);
 
     var largest = UNSEEN;
-    var total = 0.0;                    // of exp(score - largest)
-    var sum: array<EightVectors, SLOTS>; // of exp(score - largest) v
+    var total = 0.0; // of exp(score - largest)
+    // Of exp(score - largest) v: the first four of the lane's columns and the last.
+    var near: array<EightVectors, PAIRS>;
+    var far: array<EightVectors, PAIRS>;
     var after = begin; // first key after the block of keys
     for (var base = begin; base <= end; base = after) {
         after = base + 8u;
@@ -79,10 +85,10 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
         for (var c = 0u; c < HEAD_VEC4; c += 2u) {
             let query = eight_of(q[(q_start + c) / 2u]);
             let key = eight_of(k[(k_start + c) / 2u]);
-            low += products_low(query.near, key.near);
-            low += products_low(query.far, key.far);
-            high += products_high(query.near, key.near);
-            high += products_high(query.far, key.far);
+            low = add_low(low, query.near, key.near);
+            low = add_low(low, query.far, key.far);
+            high = add_high(high, query.near, key.near);
+            high = add_high(high, query.far, key.far);
         }
         let keys_low = base + vec4u(0u, 1u, 2u, 3u);
         let keys_high = keys_low + 4u;
@@ -101,33 +107,33 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
         high = select(vec4f(), exp(high - larger), sees_high);
         total = total * shrink + dot(low, vec4f(1.0)) + dot(high, vec4f(1.0));
 
-        for (var slot = 0u; slot < SLOTS; slot++) {
-            if slot / 2u * 16u < HEAD_VEC4 {
-                sum[slot] = scaled(sum[slot], shrink);
-            }
-        }
-        for (var j = 0u; j < 8u; j++) {
-            let weight = select(low, high, j >= 4u)[j % 4u];
-            let v_start = min(base + j, params.keys - 1u) * key_stride + key_start;
-            for (var slot = 0u; slot < SLOTS; slot += 2u) {
-                if slot * 8u < HEAD_VEC4 {
-                    let value = eight_of(v[(v_start + column_of(slot, lane)) / 2u]);
-                    sum[slot] = add_products(sum[slot], weight, value.near);
-                    sum[slot + 1u] = add_products(sum[slot + 1u], weight, value.far);
-                }
+        let starts_low = min(keys_low, vec4u(params.keys - 1u)) * key_stride + key_start;
+        let starts_high = min(keys_high, vec4u(params.keys - 1u)) * key_stride + key_start;
+        for (var pair = 0u; pair < PAIRS; pair++) {
+            if pair * 16u < HEAD_VEC4 {
+                let values_low = values_at(starts_low + column_of(pair, lane));
+                let values_high = values_at(starts_high + column_of(pair, lane));
+                let near_low = add_weighted(scaled(near[pair], shrink), low, values_low.near);
+                let far_low = add_weighted(scaled(far[pair], shrink), low, values_low.far);
+                near[pair] = add_weighted(near_low, high, values_high.near);
+                far[pair] = add_weighted(far_low, high, values_high.far);
             }
         }
     }
 
-    for (var slot = 0u; slot < SLOTS; slot++) {
-        if slot / 2u * 16u < HEAD_VEC4 {
-            let c = slot / 2u * 16u + 2u * lane + slot % 2u;
-            var outputs = scaled(sum[slot], 1.0 / total);
+    for (var pair = 0u; pair < PAIRS; pair++) {
+        if pair * 16u < HEAD_VEC4 {
+            let c = pair * 16u + 2u * lane;
+            var outputs_near = scaled(near[pair], 1.0 / total);
+            var outputs_far = scaled(far[pair], 1.0 / total);
             for (var i = first_vector; i < min(first_vector + 8u, vectors); i++) {
                 if c < HEAD_VEC4 {
-                    out[start_of(i, key_head) + c] = outputs[0];
+                    let at = start_of(i, key_head) + c;
+                    out[at] = outputs_near[0];
+                    out[at + 1u] = outputs_far[0];
                 }
-                outputs = next(outputs);
+                outputs_near = next(outputs_near);
+                outputs_far = next(outputs_far);
             }
         }
     }

@@ -1,3 +1,3 @@
 // Room of attention's kernels for heads of up to 256 columns: see head_128.
 
-const SLOTS = 8u;
+const PAIRS = 4u;
