@@ -9,7 +9,8 @@ struct Params {
     b_start: u32,                 // b starts at this element; its rows follow each other
     out_start: u32, out_row: u32, // row i of out (and of addend) starts at element out_start + i * out_row
     rank: u32, low_rank_scale: f32, v_start: u32, // of the low-rank term, where there is one; v starts at element v_start
-    first_expert: u32, end_expert: u32, first_tile: u32, // where there is a product for each expert: see expert_product
+    first_expert: u32, end_expert: u32, // where there is a product for each expert: see expert_product
+    first_tile: u32,              // of rows; those before it are another dispatch's
     k_part: u32,                  // where k is split over workgroups: see split_product
 }
 

@@ -256,9 +256,9 @@ impl Executable {
         &self.plan
     }
 
-    /// Kernel calls of one run.
+    /// Kernel calls of the last run.
     pub fn dispatches(&self) -> usize {
-        self.steps.len()
+        self.steps.iter().filter(|step| !step.workgroups.contains(&0)).count()
     }
 
     /// Bytes of the arena, without what another executable lends.

@@ -62,6 +62,8 @@ pub(super) const ALONG_ROWS: u32 = 4;
 pub(super) struct Part {
     pub index: usize,
     pub m: usize,
+    /// Of the m rows, whole tiles that another dispatch computes.
+    pub rows_done: usize,
     pub n: usize,
     pub k: usize,
     /// First element of a, of this part of b, of out.
@@ -130,10 +132,27 @@ const CACHED_STEPS: usize = 4096;
 
 pub(super) fn launch(op: &Matmul, call: &Call, at: At) -> Vec<Dispatch> {
     let dispatches = |part: Part| {
-        let variant = Variant::choose(&problem(op, call, &part), call.device, call.tuning);
-        if variant.parts > 1 { split(op, call, &part, &variant) } else { vec![dispatch(op, call, &part, &variant, None)] }
+        let problem = problem(op, call, &part);
+        let variant = Variant::choose(&problem, call.device, call.tuning);
+        match variant.parts {
+            1 => with_rest(part, variant, &problem, call)
+                .iter()
+                .map(|(part, variant)| dispatch(op, call, part, variant, None))
+                .collect(),
+            _ => split(op, call, &part, &variant),
+        }
     };
     parts(op, call, at).into_iter().flat_map(dispatches).collect()
+}
+
+/// A tile costs a CPU driver what it has rows, whether they are wanted or not. So what a run has beyond whole tiles goes to a form of fewer rows,
+/// where that has enough of them: the same sums, added up in the same order.
+fn with_rest(part: Part, variant: Variant, problem: &Problem, call: &Call) -> Vec<(Part, Variant)> {
+    let Some(rest) = variant.for_rest(problem, call.device) else { return vec![(part, variant)] };
+    let [[tile, _], [few, _]] = [&variant, &rest].map(|variant| variant.grid.block());
+    let left = part.m % tile;
+    let done = if left <= few { part.m - left } else { part.m };
+    vec![(Part { m: done, ..part }, variant), (Part { rows_done: done, ..part }, rest)]
 }
 
 /// The sums of parts of k in scratch, and what adds them up.
@@ -171,11 +190,12 @@ pub(super) fn low_rank(op: &MatmulLowRank, call: &Call) -> Vec<Dispatch> {
     let inner = Call { inputs: &inputs, ..*call };
     let rank = call.inputs[2].columns();
     // There is no scratch for parts of k.
-    let whole = |op: &Matmul, call: &Call, part: &Part| {
-        Variant::choose(&Problem { parts: 1, ..problem(op, call, part) }, call.device, call.tuning)
+    let chosen = |op: &Matmul, call: &Call, part: Part| {
+        let problem = Problem { parts: 1, ..problem(op, call, &part) };
+        with_rest(part, Variant::choose(&problem, call.device, call.tuning), &problem, call)
     };
     let plan: Vec<(Part, Variant)> =
-        (parts(&product, &inner, At::default()).into_iter()).map(|part| (part, whole(&product, &inner, &part))).collect();
+        (parts(&product, &inner, At::default()).into_iter()).flat_map(|part| chosen(&product, &inner, part)).collect();
     let fused = rank.is_multiple_of(4) && plan.iter().all(|(_, variant)| variant.low_rank.is_some());
     let mut dispatches: Vec<Dispatch> = (plan.iter())
         .map(|(part, variant)| {
@@ -198,10 +218,9 @@ pub(super) fn low_rank(op: &MatmulLowRank, call: &Call) -> Vec<Dispatch> {
             Bind::InputPart(index, part) => Bind::InputPart(index + 2, part),
             other => other,
         };
-        dispatches.extend(parts(&term, &inner, At::default()).into_iter().map(|part| {
-            let part = Part { flags: ACCUMULATE, ..part };
-            dispatch(&term, &inner, &part, &whole(&term, &inner, &part), None).rebind(of_term)
-        }));
+        let terms = parts(&term, &inner, At::default()).into_iter();
+        let terms = terms.flat_map(|part| chosen(&term, &inner, Part { flags: ACCUMULATE, ..part }));
+        dispatches.extend(terms.map(|(part, variant)| dispatch(&term, &inner, &part, &variant, None).rebind(of_term)));
     }
     dispatches
 }
@@ -255,7 +274,8 @@ pub(super) struct LowRank {
 
 pub(super) fn dispatch(op: &Matmul, call: &Call, part: &Part, variant: &Variant, low_rank: Option<LowRank>) -> Dispatch {
     let (a, b, out) = (&call.inputs[0], &call.inputs[1], &call.outputs[0]);
-    let rows_of = |each: usize| part.m.div_ceil(each);
+    let rows = part.m - part.rows_done;
+    let rows_of = |each: usize| rows.div_ceil(each);
     let workgroups = match variant.grid {
         Grid::Tiles([rows, columns]) => [rows_of(rows) as u32, part.n.div_ceil(columns) as u32, 1],
         Grid::Blocks(size) => spread((rows_of(size) * part.n.div_ceil(size)).div_ceil(64)),
@@ -264,7 +284,8 @@ pub(super) fn dispatch(op: &Matmul, call: &Call, part: &Part, variant: &Variant,
     let (m, n, k) = (part.m as u32, part.n as u32, part.k as u32);
     let (a_start, out_start, out_row) = (part.a_start as u32, part.out_start as u32, out.columns() as u32);
     let (b_start, flags, scale) = (part.b_start as u32, part.flags, op.scale as f32);
-    let ([first_expert, end_expert], first_tile) = (part.experts.map(|expert| expert as u32), part.first_tile as u32);
+    let [first_expert, end_expert] = part.experts.map(|expert| expert as u32);
+    let first_tile = (part.first_tile + part.rows_done / variant.grid.block()[0]) as u32;
     let params = if variant.parameters == Parameters::General {
         let (a_row, a_k, b_column, b_k) = match op.layout {
             Layout::NT => (a_columns, 1, b_columns, 1),
@@ -318,7 +339,7 @@ pub(super) fn dispatch(op: &Matmul, call: &Call, part: &Part, variant: &Variant,
     // Without an addend its binding is any other input: the kernel does not read it.
     let addend = Bind::Input(if call.inputs.len() == 3 { 2 } else { 0 });
     let bindings = vec![Bind::Input(0), Bind::InputPart(1, part.index), addend, Bind::Output(0)];
-    let work = 2.0 * part.m as f64 * part.n as f64 * part.k as f64;
+    let work = 2.0 * rows as f64 * part.n as f64 * part.k as f64;
     Dispatch { kernel: variant.kernel, constants: variant.constants.clone(), params, bindings, workgroups, work }
 }
 
@@ -395,6 +416,25 @@ mod tests {
                     assert_eq!(product(&parts, layout, [&a, &b], splits, [m, n, k]), whole, "{layout:?} {splits:?} {rows}");
                 }
             }
+        }
+    }
+
+    /// On a CPU driver the rows after tiles of 32 have a tile of 16, if that is enough: each row is computed once.
+    #[test]
+    fn rows_that_are_left_have_a_smaller_tile() {
+        let facts = Facts { cpu_driver: true, subgroup: Some((8, 8)), int64: true, ..Facts::default() };
+        let mut inputs = [operand([64, 64], &[0]), operand([96, 64], &[0])];
+        inputs[1].tensor = TensorType::new(Rows::Fixed(96), 64, DType::Q4_1);
+        let (mut outputs, tuning) = ([operand([64, 96], &[0])], Tuning::default());
+        for (rows, tiles) in
+            [(5, [0, 1]), (16, [0, 1]), (17, [1, 0]), (32, [1, 0]), (35, [1, 1]), (48, [1, 1]), (49, [2, 0]), (64, [2, 0])]
+        {
+            (inputs[0].rows, outputs[0].rows) = (rows, rows);
+            let call = Call { inputs: &inputs, outputs: &outputs, device: &facts, tuning: &tuning };
+            let dispatches = launch(&Matmul { layout: Layout::NT, scale: 1.0 }, &call, At::default());
+            assert_eq!(dispatches.iter().map(|dispatch| dispatch.workgroups[0]).collect::<Vec<_>>(), tiles, "{rows} rows");
+            let all: f64 = dispatches.iter().map(|dispatch| dispatch.work).sum();
+            assert_eq!(all, 2.0 * (rows * 96 * 64) as f64);
         }
     }
 

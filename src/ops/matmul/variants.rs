@@ -263,6 +263,15 @@ impl Variant {
 }
 
 impl Variant {
+    /// On CPU drivers: what multiplies the rows that are left after whole tiles of this one, if there is a tile of half its rows.
+    pub(super) fn for_rest(&self, problem: &Problem, facts: &Facts) -> Option<Self> {
+        let Grid::Tiles([rows, _]) = self.grid else { return None };
+        let few = Problem { m: rows / 2, ..*problem };
+        let pays = facts.cpu_driver && few.m >= ROWS_OF_A_DISPATCH && problem.m > few.m;
+        let rest = pays.then(|| few.rule(facts).variant(&few, facts)).flatten()?;
+        (rest.grid.block()[0] <= few.m).then_some(rest)
+    }
+
     /// What multiplies with a product for each expert. The rule's form where there is one for experts; a tile of about its shape where not.
     pub(super) fn for_experts(problem: &Problem, facts: &Facts) -> Self {
         let tile = match (problem.m, problem.n) {
@@ -297,6 +306,8 @@ pub(super) struct Problem {
     pub parts: usize,
 }
 
+/// Rows of a tile that are worth a dispatch of their own.
+const ROWS_OF_A_DISPATCH: usize = 16;
 /// Workgroups that a GPU of any size is busy with.
 const ENOUGH_WORKGROUPS: usize = 256;
 /// Steps of k that are worth a workgroup of their own.
