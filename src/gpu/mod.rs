@@ -1,6 +1,7 @@
 //! The *where* of a computation: an adapter, opened, with three parts that it owns: its memory (`buffer`, `readback`), the kernels compiled
-//! for it (`pipeline`), and what it reports, up to its loss (`loss`).
+//! for it (`pipeline`, `ahead`), and what it reports, up to its loss (`loss`).
 
+mod ahead;
 mod buffer;
 mod created;
 mod device;

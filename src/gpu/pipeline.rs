@@ -1,6 +1,7 @@
 //! A kernel compiled for a device.
 
 use super::Slice;
+use super::ahead::{self, Specialised};
 use super::device::{Device, lock};
 use crate::kernel::reflect::{self, BindingKind};
 use crate::kernel::{Kernel, shader};
@@ -41,6 +42,11 @@ impl Pipelines {
         let compiled = Arc::new(Pipeline::compile(device, kernel, constants)?);
         lock(&self.0).insert(key, compiled.clone());
         Ok(compiled)
+    }
+
+    /// Whether the kernel was compiled before.
+    fn has(&self, kernel: &Kernel, constants: &[(&'static str, f64)]) -> bool {
+        lock(&self.0).contains_key(&key(kernel, constants))
     }
 
     /// Lets go of all but these.
@@ -142,10 +148,12 @@ fn entry(index: usize, kind: BindingKind) -> wgpu::BindGroupLayoutEntry {
 /// # Errors
 /// The first kernel that cannot be compiled.
 pub fn compile_all(device: &Device, kernels: &[(&'static Kernel, Vec<(&'static str, f64)>)]) -> Result<()> {
-    let next = Mutex::new(kernels.iter());
+    let new: Vec<Specialised> =
+        kernels.iter().filter(|(kernel, constants)| !device.pipelines.has(kernel, constants)).cloned().collect();
+    let next = Mutex::new(new.iter());
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..cores.min(kernels.len()))
+    std::thread::scope(|scope| -> Result<()> {
+        let workers: Vec<_> = (0..cores.min(new.len()))
             .map(|_| {
                 scope.spawn(|| {
                     loop {
@@ -157,5 +165,6 @@ pub fn compile_all(device: &Device, kernels: &[(&'static Kernel, Vec<(&'static s
             })
             .collect();
         workers.into_iter().try_for_each(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-    })
+    })?;
+    ahead::run_first(device, &new)
 }
