@@ -1,8 +1,8 @@
 //! What views keep on the device and beside it from one request to the next, so that none computes what another has computed, and a move of
 //! the adapter's slider builds nothing: the same kernels run on the same buffers with other parameters.
 //!
-//! Kept are: looks that have been prepared, as many as `MOST_BYTES` of the device hold; the residual stream and the logits of the last
-//! text, of the base model and of the adapted one; a generator of each; and what is known of the model's tokens and weights.
+//! Kept are: looks that have been prepared, as many as `MOST_BYTES` of the device hold; the residual stream of the last text, of the base
+//! model and of the adapted one; a generator of each, with the logits after what it has read; and what is known of the model's tokens and weights.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -57,6 +57,25 @@ pub struct Stream {
     pub(super) strength: Key,
     /// `[tokens, hidden_size]` each: what enters the lowest layer, and what leaves each layer.
     pub states: Vec<Vec<f32>>,
+}
+
+impl Stream {
+    /// That of the text's first tokens.
+    fn beginning(&self, tokens: usize) -> Self {
+        let part = |state: &Vec<f32>| state[..state.len() / self.ids.len() * tokens].to_vec();
+        Self { ids: self.ids[..tokens].to_vec(), strength: self.strength, states: self.states.iter().map(part).collect() }
+    }
+
+    /// What leaves the last layer at the last token, `[hidden_size]`.
+    pub fn last(&self) -> &[f32] {
+        let states = self.states.last().map_or(&[][..], Vec::as_slice);
+        &states[states.len() - states.len() / self.ids.len()..]
+    }
+
+    /// Whether one of the two texts begins with the other.
+    fn goes_with(&self, other: &Self) -> bool {
+        self.ids.starts_with(&other.ids) || other.ids.starts_with(&self.ids)
+    }
 }
 
 /// What a look shows.
@@ -165,15 +184,17 @@ impl Kept {
         self.looks.last_mut().ok_or_else(not_kept)
     }
 
-    /// The residual stream of a text, if it is kept.
-    pub(super) fn stream(&self, strength: Key, ids: &[u32]) -> Option<Arc<Stream>> {
-        self.streams.iter().find(|stream| stream.strength == strength && stream.ids == ids).cloned()
+    /// The residual stream of a text, if it is kept; of a `causal` model also the beginning of a longer one's.
+    pub(super) fn stream(&self, strength: Key, ids: &[u32], causal: bool) -> Option<Arc<Stream>> {
+        let mut own = self.streams.iter().filter(|stream| stream.strength == strength);
+        let longer = |stream: &&Arc<Stream>| causal && stream.ids.starts_with(ids);
+        let exact = own.clone().find(|stream| stream.ids == ids).cloned();
+        exact.or_else(|| own.find(longer).map(|stream| Arc::new(stream.beginning(ids.len()))))
     }
 
     /// Keeps a stream, of each model that of the last text.
     pub(super) fn keep_stream(&mut self, stream: Stream) -> Arc<Stream> {
-        let stays = |known: &Arc<Stream>| known.ids == stream.ids && known.strength.is_some() != stream.strength.is_some();
-        self.streams.retain(stays);
+        self.streams.retain(|known| known.goes_with(&stream) && known.strength.is_some() != stream.strength.is_some());
         let stream = Arc::new(stream);
         self.streams.push(stream.clone());
         stream

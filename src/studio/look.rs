@@ -156,7 +156,7 @@ impl Look<'_> {
     pub fn stream(&mut self, ids: &[u32], strength: Option<f64>) -> Result<Arc<Stream>> {
         let adapter = self.adapter(strength)?;
         let key = key_of(adapter.as_ref(), strength);
-        if let Some(stream) = self.kept.stream(key, ids) {
+        if let Some(stream) = self.kept.stream(key, ids, self.is_causal()) {
             return Ok(stream);
         }
         let ready = self.kept.ready(self.session, Shown::Stream, adapter.as_ref(), key, rows_for(ids.len()))?;
@@ -172,12 +172,17 @@ impl Look<'_> {
     pub fn embedded(&mut self, ids: &[u32], strength: Option<f64>) -> Result<Vec<f32>> {
         let adapter = self.adapter(strength)?;
         let key = key_of(adapter.as_ref(), strength);
-        if let Some(stream) = self.kept.stream(key, ids) {
+        if let Some(stream) = self.kept.stream(key, ids, self.is_causal()) {
             return Ok(stream.states[0].clone());
         }
         let ready = self.kept.ready(self.session, Shown::Embedding, adapter.as_ref(), key, rows_for(ids.len()))?;
         ready.probe.run(ids, &[])?;
         ready.probe.read(ready.values[0])
+    }
+
+    /// Whether what a text's beginning is does not depend on what follows: where the rotation is another in longer texts, it does.
+    fn is_causal(&self) -> bool {
+        self.session.config().ropes.iter().all(|rope| rope.changes_beyond().is_none())
     }
 
     /// Hidden states `[rows, hidden_size]` through the model's final norm and output layer; `of` gets the logits `[vocabulary]` of each.
@@ -199,7 +204,9 @@ impl Look<'_> {
         let adapter = self.adapter(strength)?.filter(has_own_head);
         let vocabulary = adapter.as_ref().map_or(config.vocab_size, |adapter| adapter.placement.tokens(config));
         let key = key_of(adapter.as_ref(), strength);
-        let ready = self.kept.ready(self.session, Shown::Logits, adapter.as_ref(), key, HEAD_ROWS.min(rows_for(all)))?;
+        // One row has kernels of its own, those of generation.
+        let rows = if all == 1 { 1 } else { HEAD_ROWS.min(rows_for(all)) };
+        let ready = self.kept.ready(self.session, Shown::Logits, adapter.as_ref(), key, rows)?;
         let mut results = Vec::with_capacity(all);
         for chunk in states.chunks(HEAD_ROWS * width) {
             let rows = chunk.len() / width;
@@ -223,16 +230,13 @@ impl Look<'_> {
         Ok(ready)
     }
 
-    /// The logits `[vocab_size]` after a text, by what generates.
+    /// The logits `[tokens]` after a text: the end of its stream through the output layer.
     ///
     /// # Errors
-    /// As [`Look::generator`] and [`Generator::read`].
-    pub fn logits(&mut self, ids: &[u32], strength: Option<f64>) -> Result<Arc<Vec<f32>>> {
-        let key = key_of(self.adapter(strength)?.as_ref(), strength);
-        match self.kept.logits(key, ids) {
-            Some(logits) => Ok(logits),
-            None => Ok(self.read(ids, strength, ids.len())?.1),
-        }
+    /// As [`Look::stream`].
+    pub fn logits(&mut self, ids: &[u32], strength: Option<f64>) -> Result<Vec<f32>> {
+        let stream = self.stream(ids, strength)?;
+        Ok(self.through_head(stream.last(), strength, <[f32]>::to_vec)?.concat())
     }
 
     /// What generates, after it has read a text, and the logits that followed: nothing is read again where that is where it stands. There is

@@ -60,12 +60,7 @@ pub fn fuse(look: &mut Look, asked: &Asked) -> Result<Fuse> {
         return Err(Error::bad_input("adapter", "adapts experts, which this view does not merge", proposal));
     }
     update.replaced.refuse_in("this view", "see what `graftling merge` makes of it")?;
-    let mut whole = |strength| -> Result<Vec<f32>> {
-        let stream = look.stream(&asked.ids, strength)?;
-        let last = stream.states.last().and_then(|states| states.chunks(look.session.config().hidden_size).last());
-        Ok(look.through_head(last.unwrap_or_default(), strength, <[f32]>::to_vec)?.concat())
-    };
-    let (base, unmerged) = (whole(Some(0.0))?, whole(asked.adapter)?);
+    let (base, unmerged) = (look.logits(&asked.ids, Some(0.0))?, look.logits(&asked.ids, asked.adapter)?);
     let merged = merged(look, &update, &asked.ids)?;
     let distance = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(a - b).abs()).fold(0.0, f64::max);
     let best = most_probable(&unmerged, SHOWN, 1.0);

@@ -1,4 +1,4 @@
-//! `/api/logits`: what may come next, by the very generator and sampler of `graftling generate`.
+//! `/api/logits`: what may come next, by the very sampler of `graftling generate`.
 
 use serde::{Deserialize, Serialize};
 
