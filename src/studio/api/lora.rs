@@ -26,6 +26,8 @@ const CHUNK_VALUES: usize = 1 << 20;
 pub struct Lora {
     /// From the first layer to the last.
     pub sites: Vec<Site>,
+    /// Adapted matrices of experts, which are not among them.
+    pub left_out: usize,
 }
 
 #[derive(Debug, Serialize)]
@@ -100,7 +102,8 @@ pub fn lora(look: &mut Look) -> Result<Lora> {
     };
     // A pair for each expert has no singular values of one product.
     let of_one_matrix = pieces.par_iter().filter(|piece| piece.site.experts.is_none());
-    Ok(Lora { sites: of_one_matrix.map(site).collect::<Result<_>>()? })
+    let left_out = pieces.iter().filter_map(|piece| piece.site.experts).sum();
+    Ok(Lora { sites: of_one_matrix.map(site).collect::<Result<_>>()?, left_out })
 }
 
 impl Lengths {

@@ -49,6 +49,20 @@ struct ModelState {
     bytes: u64,
     /// Whether it has a chat template.
     chat: bool,
+    experts: Option<ExpertsState>,
+}
+
+/// What stands in the place of the MLP in some layers.
+#[derive(Serialize)]
+struct ExpertsState {
+    count: usize,
+    /// To how many of them a token is sent.
+    per_token: usize,
+    /// Features inside one.
+    intermediate: usize,
+    /// Features inside the one that every token is sent to.
+    shared: Option<usize>,
+    layers: Vec<usize>,
 }
 
 #[derive(Serialize)]
@@ -123,6 +137,13 @@ fn model_state(opened: &Opened) -> ModelState {
         context: config.context(),
         bytes,
         chat: opened.model.template.is_some(),
+        experts: config.experts.as_ref().map(|experts| ExpertsState {
+            count: experts.count,
+            per_token: experts.per_token,
+            intermediate: experts.intermediate_size,
+            shared: experts.shared_intermediate_size,
+            layers: (0..config.num_hidden_layers).filter(|&layer| config.experts_of(layer).is_some()).collect(),
+        }),
     }
 }
 

@@ -3,7 +3,7 @@
 import { h, add, debounce } from '../lib/dom.js';
 import { once, post } from '../lib/api.js';
 import { set } from '../lib/store.js';
-import { layerOf, look, strength } from '../lib/look.js';
+import { experts, layerOf, look, strength } from '../lib/look.js';
 import { layerSlider } from '../lib/controls.js';
 import { bars } from '../lib/charts.js';
 import { histogram } from '../views/mlp.js';
@@ -33,11 +33,14 @@ export default {
     const { model } = state;
     const { bar, pane, run } = look({
       label: 'Reading the MLP', keys: ['layer'], signal,
-      ask: async ({ ids, stop }) => ({ mlp: await post('mlp', { ids, layer: layerOf(model), adapter: strength(state) }, stop), anatomy: await once('anatomy') }),
-      draw: ({ mlp, anatomy }, tokens, place) => {
+      ask: async ({ ids, stop }) => {
+        const left = experts(model, layerOf(model));
+        return { left, mlp: left ? null : await post('mlp', { ids, layer: layerOf(model), adapter: strength(state) }, stop), anatomy: await once('anatomy') };
+      },
+      draw: ({ left, mlp, anatomy }, tokens, place) => {
         const sums = new Map();
         for (const { part, parameters } of anatomy.modules) sums.set(part, (sums.get(part) ?? 0) + parameters);
-        add(place, [shape(model), histogram({ label: `gates of ${tokens.length} tokens × ${whole(mlp.width)} neurons, and the curve of ${mlp.activation}`, data: mlp.gate, curve: mlp.curve, signal, height: 190 }),
+        add(place, [...(left ? [left] : [shape(model), histogram({ label: `gates of ${tokens.length} tokens × ${whole(mlp.width)} neurons, and the curve of ${mlp.activation}`, data: mlp.gate, curve: mlp.curve, signal, height: 190 })]),
           h('h3', 'Where the parameters live'), bars([...sums].sort((a, b) => b[1] - a[1]).map(([part, n]) => ({ name: part === 'mlp' ? 'MLP' : part, value: n, text: `${count(n)} · ${percent(n / model.parameters, 0)}` })), { label: 'Parameters by part' })]);
       },
     });

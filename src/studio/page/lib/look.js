@@ -1,6 +1,7 @@
 // What views that look into the model have in common: the sentence, its tokens, the adapter's strength, and a pane that works.
 
 import { h, debounce } from './dom.js';
+import { whole } from './format.js';
 import { get, set, watch } from './store.js';
 import { Pane } from './pane.js';
 import { slider } from './controls.js';
@@ -24,6 +25,15 @@ export function strengthSlider(state, signal) {
   });
   control.element.classList.add('graft');
   return control.element;
+}
+
+/** Where a layer has experts in the place of its MLP: what that is, and that it is not shown, in words. */
+export function experts({ experts: some, layers }, layer) {
+  if (!some?.layers.includes(layer)) return null;
+  const others = Array.from({ length: layers }, (_, l) => l).filter((l) => !some.layers.includes(l));
+  return h('div.stack',
+    h('p', `Layer ${layer} has ${some.count} experts in the place of one MLP. Each is an MLP of its own, ${whole(some.intermediate)} numbers wide; a router sends every token to ${some.per_token} of them${some.shared ? `, and all tokens go through one more, ${whole(some.shared)} numbers wide` : ''}.`),
+    h('p.note', `Experts are left out here: neither where a token was sent nor what was computed there is shown. ${others.length ? `Layers with one MLP: ${others.join(', ')}.` : 'Every layer of this model has experts.'} Attention, the residual stream and the gradients of these layers are in their views.`));
 }
 
 /** Steps of texts that probes take; longer ones are looked at in part. */

@@ -84,7 +84,13 @@ function show(body, { signal, state }) {
   const pane = new Pane('Measuring the adapter', signal);
   const site = h('section.card');
   add(body, [h('section.card', h('h2', 'The whole adapter'), pane.element), site, strengthCard(state, signal), fuseCard(state, signal)]);
-  pane.run((stop) => api.get('lora', {}, stop), ({ sites }, place) => {
+  pane.run((stop) => api.get('lora', {}, stop), ({ sites, left_out: leftOut }, place) => {
+    if (leftOut) add(place, [h('p.note', `${whole(leftOut)} matrices of experts have an A and a B too. They are left out here; their gradients are in the backward view.`)]);
+    if (!sites.length) {
+      if (!leftOut) add(place, [h('p', 'No matrix has an A and a B in this adapter: what it trains stands in the place of the model’s own.')]);
+      site.hidden = true;
+      return;
+    }
     const pick = (chosen) => { one(site, chosen, signal); site.scrollIntoView({ block: 'nearest', behavior: 'smooth' }); };
     add(place, overview(sites, signal, pick));
     one(site, [...sites].sort((a, b) => b.relative - a.relative)[0], signal);

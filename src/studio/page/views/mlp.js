@@ -4,7 +4,7 @@ import { h, add, fill, debounce, s, onWidth } from '../lib/dom.js';
 import { post } from '../lib/api.js';
 import { get, set } from '../lib/store.js';
 import { layerSlider } from '../lib/controls.js';
-import { layerOf, look, strength, strengthSlider } from '../lib/look.js';
+import { experts, layerOf, look, strength, strengthSlider } from '../lib/look.js';
 import { tokenRow } from '../lib/tokens.js';
 import { asTable, table } from '../lib/table.js';
 import { ticks } from '../lib/charts.js';
@@ -67,8 +67,8 @@ function show(body, { signal, state }) {
   const { model } = state;
   const view = look({
     label: 'Reading the MLP', keys: ['layer', 'strength'], signal,
-    ask: ({ ids, stop }) => post('mlp', { ids, layer: layerOf(model), adapter: strength(state) }, stop),
-    draw: (answer, tokens, place) => draw(answer, tokens, place, signal),
+    ask: async ({ ids, stop }) => experts(model, layerOf(model)) ?? post('mlp', { ids, layer: layerOf(model), adapter: strength(state) }, stop),
+    draw: (answer, tokens, place) => (answer instanceof Node ? add(place, [answer]) : draw(answer, tokens, place, signal)),
   });
   const ratio = model.intermediate ? `${(model.intermediate / model.hidden).toFixed(1)} times` : 'several times';
   add(body, [view.bar, h('div.side', h('section.card', h('h2', 'Gate and up'), view.pane.element),
