@@ -30,7 +30,7 @@ export function table({ caption, columns, rows, pick, sort, limit = 200 }) {
     list.length > limit && h('tr', h('td', { colspan: columns.length }, `… and ${list.length - limit} more`)));
   };
   draw();
-  return h('div.table-scroll', { tabindex: 0, role: 'region', 'aria-label': caption }, h('table', h('caption', caption), h('thead', head), body));
+  return h('div.table-scroll', { tabindex: 0, role: 'region', 'aria-label': caption }, h('table', h('caption', h('span', caption)), h('thead', head), body));
 }
 
 /** A table behind a disclosure: the alternative of a picture. The rows are made when it is opened. */
