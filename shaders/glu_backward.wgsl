@@ -1,5 +1,5 @@
 // uses: elements, activation
-// glu_backward: d_up = d_y activation(gate), d_gate = d_y up activation'(gate): see activation.
+// glu_backward: d_up = d_y activation(gate), d_gate = d_y up activation'(gate), 0 beyond a bound: see activation.
 // Element by element: see elements.
 // Traffic: reads gate, up and d_y, writes d_gate and d_up. No accumulation.
 
@@ -13,11 +13,11 @@
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) lane: u32) {
     let fours = fours_of(group, groups);
     for (var i = fours.x + lane; i < fours.y; i += 64u) {
-        let g = gate[i];
+        let g = bound_gate(gate[i]);
         let s = gate_share(g);
         let d = d_y[i];
-        let of_gate = d * up[i] * gate_slope(g, s);
-        let of_up = d * g * s;
+        let of_gate = within_bound(d * bound_up(up[i]) * gate_slope(g, s), gate[i]);
+        let of_up = within_bound(d * g * s, abs(up[i]));
         let left = left_from(i);
         if left >= 4u {
             d_gate[i] = of_gate;

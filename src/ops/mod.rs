@@ -10,6 +10,7 @@ pub mod activate;
 pub mod adamw;
 pub mod add;
 pub mod add_bias;
+pub mod add_expert_bias;
 pub mod attention;
 pub mod cache_rows;
 pub mod column_sums;

@@ -42,6 +42,7 @@ pub fn registry() -> Vec<OpEntry> {
         adamw::entry(),
         add::entry(),
         add_bias::entry(),
+        add_expert_bias::entry(),
         attention::entry(),
         attention::backward_query_entry(),
         attention::backward_key_value_entry(),

@@ -45,7 +45,7 @@ fn all() -> Vec<Variant> {
     found.into_values().collect()
 }
 
-/// What attention and its gradients launch for 512 tokens, with and without a soft cap.
+/// What attention with sinks and its gradients launch for 512 tokens, with and without a soft cap.
 fn attention(heads: Heads, facts: &Facts) -> Vec<Dispatch> {
     let mut dispatches = Vec::new();
     for heads in [heads, Heads { softcap: Some(50.0), ..heads }] {
@@ -56,7 +56,8 @@ fn attention(heads: Heads, facts: &Facts) -> Vec<Dispatch> {
         let [k, v] = [(); 2].map(|()| leaf(heads.key_value_heads * heads.head_dim));
         let d_out = leaf(heads.heads * heads.head_dim);
         let [position, start] = [(); 2].map(|()| graph.leaf("rows", TensorType::u32(rows, 1), Origin::Input));
-        let forward = graph.apply(Attention(heads), &[q, k, v, position, start], "out").expect("the heads are sound");
+        let sinks = graph.leaf("sinks", TensorType::f32(Rows::Fixed(1), heads.heads), Origin::Input);
+        let forward = graph.apply(Attention(heads), &[q, k, v, position, start, sinks], "out").expect("the heads are sound");
         let query = [q, k, v, forward[0], forward[1], d_out, start];
         let query = graph.apply(AttentionBackwardQuery(heads), &query, "d_q").expect("the heads are sound");
         let key_value = [q, k, v, query[1], d_out, start];

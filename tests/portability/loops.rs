@@ -7,11 +7,12 @@
 use naga::{BinaryOperator, Block, Expression, Function, Handle, Literal, LocalVariable, Module, Statement};
 use std::collections::BTreeSet;
 
-/// Of `sorted_search`.
+/// Of `sorted_search` and searches like it.
 const HALVES: &str = "each round halves what lies between `low` and `high`";
 
 /// Loops that do not count by a constant: the shader, how many, why they end.
 pub const OTHERS: &[(&str, usize, &str)] = &[
+    ("add_expert_bias", 1, HALVES),
     ("scatter_rows", 1, HALVES),
     ("token_rows", 1, HALVES),
     ("replace_columns", 1, HALVES),

@@ -62,12 +62,26 @@ fn case() -> impl Strategy<Value = Case> {
 }
 
 /// `out`, and the gradients by q, k and v where `d_out` is given.
-fn run(heads: Heads, q: &Matrix, [k, v]: &[Matrix; 2], starts: &[usize], d_out: Option<&Matrix>) -> Vec<Matrix> {
+fn run(heads: Heads, q: &Matrix, kv: &[Matrix; 2], starts: &[usize], d_out: Option<&Matrix>) -> Vec<Matrix> {
+    run_with(heads, q, kv, starts, None, d_out)
+}
+
+/// [`run`] with a sink of each head, if there are any.
+fn run_with(
+    heads: Heads,
+    q: &Matrix,
+    [k, v]: &[Matrix; 2],
+    starts: &[usize],
+    sinks: Option<&[f64]>,
+    d_out: Option<&Matrix>,
+) -> Vec<Matrix> {
     let mut s = Sketch::default();
     let inputs = [q, k, v].map(|matrix| s.matrix(matrix.clone()));
     let position: Vec<usize> = starts.iter().enumerate().map(|(row, start)| row - start).collect();
     let (position, segment_start) = (s.ids(&position), s.ids(starts));
-    let out = s.one(Attention(heads), &[inputs[0], inputs[1], inputs[2], position, segment_start]);
+    let mut all = vec![inputs[0], inputs[1], inputs[2], position, segment_start];
+    all.extend(sinks.map(|sinks| s.frozen(Matrix::new([1, sinks.len()], sinks.to_vec()))));
+    let out = s.one(Attention(heads), &all);
     let mut wanted: Vec<ValueId> = vec![out];
     if let Some(d_out) = d_out {
         wanted.extend(s.gradients(out, d_out.clone(), &inputs));
@@ -218,6 +232,36 @@ proptest! {
             for gradient in &found[2..] {
                 prop_assert!(gradient.row(row).iter().all(|&d| d == 0.0), "row {row}: {:?}", gradient.row(row));
             }
+        }
+    }
+
+    /// A sink of 0 is a key of zeros before the segment, whose value is zeros, forward and backward; one far below all scores changes no bit.
+    #[test]
+    fn a_sink_is_a_key_without_a_value(case in case()) {
+        let heads = Heads { window: None, ..case.heads };
+        let (q, kv, d_out, starts) = (case.q(), case.kv(), case.d_out(), case.starts());
+        // Every segment with a row of zeros before it, and where its rows are then.
+        let ends = |row: usize| starts.get(row) != starts.get(row.wrapping_sub(1));
+        let place: Vec<usize> = (0..case.rows()).map(|row| row + (0..=row).filter(|&row| ends(row)).count()).collect();
+        let spread = |matrix: &Matrix| {
+            let mut out = Matrix::zeros([case.rows() + case.segments.len(), matrix.columns]);
+            place.iter().enumerate().for_each(|(row, &at)| out.row_mut(at).copy_from_slice(matrix.row(row)));
+            out
+        };
+        let mut more = Vec::new();
+        for &length in &case.segments {
+            more.extend(vec![more.len(); length + 1]);
+        }
+        let longer = run(heads, &spread(&q), &kv.each_ref().map(spread), &more, Some(&spread(&d_out)));
+        let sunk = |sink: f64| run_with(heads, &q, &kv, &starts, Some(&vec![sink; heads.heads]), Some(&d_out));
+        for (index, (found, longer)) in sunk(0.0).iter().zip(&longer).enumerate() {
+            let rows: Vec<f64> = place.iter().flat_map(|&at| longer.row(at).to_vec()).collect();
+            let bound = if index == 0 { FORWARD } else { BACKWARD };
+            prop_assert!(distance(found, &Matrix::new([found.rows, found.columns], rows), 1.0) <= bound, "output {index}");
+        }
+        let without = run(heads, &q, &kv, &starts, Some(&d_out));
+        for (found, without) in sunk(-200.0).iter().zip(&without) {
+            assert_same(found, without);
         }
     }
 

@@ -77,7 +77,9 @@ pub fn differentiable(example: &Example) -> Vec<usize> {
     let frozen = |input: usize| match (example.op.name(), input) {
         ("rms_norm", 1) => !norm,
         ("linear_cross_entropy", 1) => !trains_matrix,
-        (name, input) => matches!((name, input), ("rope", 2) | ("linear_cross_entropy", 3)),
+        (name, input) => {
+            matches!((name, input), ("rope", 2) | ("linear_cross_entropy", 3) | ("attention", 5) | ("add_expert_bias", 1))
+        }
     };
     let is_f32 = |input: &usize| example.inputs[*input].0.dtype == DType::F32;
     (0..example.inputs.len()).filter(is_f32).filter(|&input| !frozen(input)).collect()

@@ -41,7 +41,8 @@ fn a_wrong_number_of_inputs_is_refused() {
             let inputs: Vec<_> = (0..count).map(|index| right[index % right.len()]).collect();
             // Some ops take an addend or do without, or any number of parts.
             let optional = match (*name, count) {
-                ("matmul", 2 | 3)
+                ("attention", 5 | 6)
+                | ("matmul", 2 | 3)
                 | ("matmul_low_rank", 4 | 5)
                 | ("matmul_experts" | "to_experts" | "from_experts" | "matmul_together", 3 | 4)
                 | ("embedding_backward", 2 | 3)

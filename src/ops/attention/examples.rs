@@ -1,13 +1,13 @@
 //! Examples of the three attention ops for the property suite.
 
 use super::*;
-use crate::graph::{Counts, Rows};
+use crate::graph::Counts;
 use crate::ops::{Example, OpEntry, Random};
 
 pub(in crate::ops) fn entry() -> OpEntry {
     OpEntry {
         name: "attention",
-        kernels: std::iter::once(&FORWARD).chain(&FORWARD_SUBGROUP8).collect(),
+        kernels: [&FORWARD, &sinks::KERNEL].into_iter().chain(&FORWARD_SUBGROUP8).collect(),
         examples: |random| {
             let example = |(rows, heads)| {
                 let inputs = packed(random, rows, &heads);
@@ -15,6 +15,8 @@ pub(in crate::ops) fn entry() -> OpEntry {
             };
             let mut examples: Vec<Example> = shapes().into_iter().map(example).collect();
             examples.extend([None, Some(9)].map(|window| generation(random, window)));
+            let with_sinks: Vec<Example> = examples.iter().skip(1).step_by(3).map(|example| sunk(random, example)).collect();
+            examples.extend(with_sinks);
             examples
         },
         tolerance: |_| 1e-5,
@@ -49,6 +51,18 @@ pub(in crate::ops) fn backward_key_value_entry() -> OpEntry {
         },
         tolerance: |_| 1e-4,
     }
+}
+
+/// The same with sinks, some of which outweigh all keys and some of which are nothing beside them.
+fn sunk(random: &mut Random, example: &Example) -> Example {
+    let heads = example.inputs[0].0.shape.columns / example.inputs[1].0.shape.columns;
+    let op: &dyn std::any::Any = &*example.op;
+    let heads = op.downcast_ref::<Attention>().map_or(heads, |attention| attention.0.heads);
+    let mut sinks = random.matrix([1, heads], 4.0);
+    sinks.data.iter_mut().skip(1).step_by(2).for_each(|sink| *sink -= 20.0);
+    let mut example = example.clone();
+    example.inputs.push((TensorType::f32(Rows::Fixed(1), heads), sinks));
+    example
 }
 
 type Typed = (TensorType, Matrix);

@@ -17,6 +17,7 @@
 //! | v | as k | |
 //! | position | `[rows, 1]` u32 | within the row's segment |
 //! | segment_start | `[rows, 1]` u32 | key at which the row's segment begins |
+//! | sinks | `[1, heads]` f32, or none | of each query head a score that every row has besides |
 //!
 //! | output | shape | |
 //! |---|---|---|
@@ -27,12 +28,17 @@
 //! `i` and the last key that a row sees is its own. In generation the keys are a cache of fixed length, and the rows are the new
 //! tokens.
 //!
+//! With a sink `z` (Xiao et al. 2023, arXiv 2309.17453, as gpt-oss has it), a row's softmax has `exp(z)` in its denominator besides, and no
+//! value for it: `lse_i = log(exp(z) + sum_j exp(s_ij))`, and all else as above, the weights of a row adding up to less than 1.
+//!
 //! **Gradient** (rows = keys). `d_v_j = sum_i p_ij d_out_i`. With `d_p_ij = d_out_i . v_j`, the softmax gives
 //! `d_s_ij = p_ij (d_p_ij - delta_i)`, where `delta_i = sum_j p_ij d_p_ij = d_out_i . out_i`. With the slope of the cap,
-//! `cap'_ij = 1 - (s_ij / c)^2` (or 1), `d_q_i = scale sum_j d_s_ij cap'_ij k_j` and `d_k_j = scale sum_i d_s_ij cap'_ij q_i`. Sums over `i` run over the rows that see `j` and over the query heads that share it.
+//! `cap'_ij = 1 - (s_ij / c)^2` (or 1), `d_q_i = scale sum_j d_s_ij cap'_ij k_j` and `d_k_j = scale sum_i d_s_ij cap'_ij q_i`. Sums over `i` run over the rows that see `j` and over the query heads that share it. With a sink they
+//! are the same: its value is 0, so `delta_i`, which is a sum over all that the softmax weighs, is still `d_out_i . out_i`. Sinks are frozen.
 
 mod backward;
 mod examples;
+mod sinks;
 
 pub use backward::{
     AttentionBackwardKeyValue, AttentionBackwardQuery, KEY_VALUE, KEY_VALUE_SUBGROUP8, QUERY, QUERY_SUBGROUP8, STATISTICS,
@@ -40,7 +46,7 @@ pub use backward::{
 pub(super) use examples::{backward_key_value_entry, backward_query_entry, entry};
 
 use super::{expect, softcap, spread};
-use crate::graph::{Bind, Call, Derivative, Differentiate, Dispatch, Matrix, Op, ShapeError, TensorType, Vjp};
+use crate::graph::{Bind, Call, Derivative, Differentiate, Dispatch, Matrix, Op, Rows, ShapeError, TensorType, Vjp};
 use crate::kernel::{Facts, Kernel, Needs};
 use crate::kernel_params;
 
@@ -205,9 +211,14 @@ impl Op for Attention {
     }
 
     fn infer(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, ShapeError> {
-        expect::count("attention", inputs, 5)?;
+        if inputs.len() != 6 {
+            expect::count("attention", inputs, 5)?;
+        }
         self.0.check("attention", inputs)?;
         let q = inputs[0];
+        if let Some(&sinks) = inputs.get(5) {
+            expect::same("attention", "sinks", sinks, TensorType::f32(Rows::Fixed(1), self.0.heads))?;
+        }
         expect::same("attention", "position", inputs[3], TensorType::u32(q.shape.rows, 1))?;
         expect::same("attention", "segment_start", inputs[4], TensorType::u32(q.shape.rows, 1))?;
         Ok(vec![q, TensorType::f32(q.shape.rows, self.0.heads)])
@@ -218,7 +229,7 @@ impl Op for Attention {
     }
 
     fn reference(&self, inputs: &[&Matrix], outputs: &[[usize; 2]]) -> Vec<Matrix> {
-        let [q, k, v, position, segment_start] = inputs else { unreachable!("checked by infer") };
+        let [q, k, v, position, segment_start, sinks @ ..] = inputs else { unreachable!("checked by infer") };
         let (heads, group) = (&self.0, self.0.group());
         let (mut out, mut lse) = (Matrix::zeros(outputs[0]), Matrix::zeros(outputs[1]));
         for i in 0..q.rows {
@@ -227,8 +238,9 @@ impl Op for Attention {
             for h in 0..heads.heads {
                 let q_i = heads.of_head(q, i, h, 1);
                 let scores: Vec<f64> = keys.clone().map(|j| heads.score(q_i, heads.of_head(k, j, h, group))).collect();
-                let largest = scores.iter().copied().fold(f64::MIN, f64::max);
-                lse.row_mut(i)[h] = largest + scores.iter().map(|s| (s - largest).exp()).sum::<f64>().ln();
+                let weighed = || scores.iter().copied().chain(sinks.first().map(|sinks| sinks.data[h]));
+                let largest = weighed().fold(f64::MIN, f64::max);
+                lse.row_mut(i)[h] = largest + weighed().map(|s| (s - largest).exp()).sum::<f64>().ln();
                 for (j, score) in keys.clone().zip(scores) {
                     let weight = (score - lse.row(i)[h]).exp();
                     for (c, v) in heads.of_head(v, j, h, group).iter().enumerate() {
@@ -261,7 +273,8 @@ impl Op for Attention {
             workgroups: spread(part.blocks),
             work: part.blocks as f64,
         };
-        parts(&self.0, call, blocks, 2).map(dispatch).collect()
+        let sinks = (call.inputs.len() == 6).then(|| sinks::dispatch(&self.0, call));
+        parts(&self.0, call, blocks, 2).map(dispatch).chain(sinks).collect()
     }
 
     fn flops(&self, inputs: &[[usize; 2]], _: &[[usize; 2]]) -> u64 {
@@ -276,7 +289,7 @@ impl Differentiate for Attention {
         if !(0..3).any(|input| vjp.wants(input)) {
             return Ok(());
         }
-        let [q, k, v, _, segment_start] = vjp.inputs[..] else { unreachable!("checked by infer") };
+        let [q, k, v, _, segment_start, ..] = vjp.inputs[..] else { unreachable!("checked by infer") };
         let [out, lse] = vjp.outputs[..] else { unreachable!("attention has two outputs") };
         let name = vjp.d_name(0);
         let query = AttentionBackwardQuery(self.0);

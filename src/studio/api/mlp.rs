@@ -100,6 +100,7 @@ pub fn mlp(look: &mut Look, asked: &Asked) -> Result<Mlp> {
         activation: match activation {
             Activation::Silu => "silu",
             Activation::GeluTanh => "gelu_tanh",
+            Activation::ClampedSilu { .. } => "clamped_silu",
         },
         curve: (0..POINTS).map(point).collect(),
         gate: Distribution { histogram: gates },
