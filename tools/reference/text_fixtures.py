@@ -7,7 +7,7 @@
   `sentencepiece`), as GGUF metadata holds them, and the ids that the reference gives for each text. For byte-level BPE the
   reference is the tokenizer class of the model family in `transformers`; for SentencePiece it is `sentencepiece` itself.
 * sentencepiece_tokenizer.json: the SentencePiece vocabulary as a Hugging Face tokenizer.json that adds BOS.
-* templates.json: templates in the manner of five families (in our own words), the conversations that they are given, what
+* templates.json: templates in the manner of six families (in our own words), the conversations that they are given, what
   `transformers` renders, and which characters its `generation` tags mark as the assistant's.
 * smollm2.json, if the model is given: ids of texts by its vocabulary, and conversations by its chat template.
 """
@@ -274,6 +274,79 @@ THINKING = """{%- set ns = namespace(last=-1) -%}
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}"""
 
+# Channels, a macro that calls itself for the types of a tool's parameters, the date, and answers that only look ahead can tell apart.
+HARMONY = """{%- macro type_of(spec, required, may_be_null=false) -%}
+    {%- if spec.type == 'array' -%}
+        {%- if spec['items'] -%}{{- type_of(spec['items'], []) + '[]' -}}{%- else -%}any[]{%- endif -%}
+    {%- elif spec.type is not string and spec.type is iterable -%}{{- spec.type | join(' | ') -}}
+    {%- elif spec.oneOf -%}
+        {%- for one in spec.oneOf -%}
+            {{- type_of(one, []) -}}{%- if one.default is defined %} /* default: {{ one.default | tojson }} */{% endif -%}
+            {%- if not loop.last -%}{{- ' | ' -}}{%- endif -%}
+        {%- endfor -%}
+    {%- elif spec.enum -%}{{- '"' + spec.enum | join('" | "') + '"' -}}
+    {%- elif spec.type == 'object' and spec.properties -%}
+        {{- '{\n' -}}
+        {%- for name, inner in spec.properties.items() -%}
+            {{- name -}}{%- if name not in (spec.required or []) -%}?{%- endif -%}{{- ': ' + type_of(inner, spec.required or []) -}}
+            {%- if inner.description -%}{{- ' // ' + inner.description -}}{%- endif -%}
+            {%- if not loop.last -%},{{- ' ' -}}{%- endif -%}
+        {%- endfor -%}
+        {{- '\n}' -}}
+    {%- else -%}{{- spec.type -}}{%- endif -%}
+    {%- if may_be_null %} | null{% endif -%}
+{%- endmacro -%}
+{%- set parameters = {'type': 'object', 'required': ['ship'], 'properties': {
+    'ship': {'type': 'string', 'description': 'its name', 'enum': ['Ada', 'Bo']},
+    'masts': {'type': 'array', 'items': {'type': 'number'}},
+    'flag': {'oneOf': [{'type': 'string', 'default': 'red'}, {'type': 'null'}]},
+    'crew': {'type': ['number', 'null']}}} -%}
+{%- macro system() -%}
+    {%- if said is not defined -%}{%- set said = 'You are a lighthouse.' -%}{%- endif -%}
+    {{- said + '\nCentury: ' + strftime_now('%Y')[:2] + '\n\n' -}}
+    {{- 'Reasoning: ' + (reasoning_effort if reasoning_effort is defined else 'medium') + '\n' -}}
+    {%- if builtin_tools is defined and 'browser' in builtin_tools -%}{{- '# Browser\n' -}}{%- endif -%}
+    {{- '# Valid channels: analysis, commentary, final.' -}}
+{%- endmacro -%}
+{{- '<|start|>system<|message|>' + system() + '<|end|>' -}}
+{%- if messages[0].role == 'developer' or messages[0].role == 'system' -%}
+    {%- set instructions = messages[0].content -%}{%- set rest = messages[1:] -%}
+{%- else -%}
+    {%- set instructions = '' -%}{%- set rest = messages -%}
+{%- endif -%}
+{%- if instructions or tools -%}
+    {{- '<|start|>developer<|message|># Instructions\n\n' + instructions + '\n\ntype look = (_: ' + type_of(parameters, [], true) + ') => any;<|end|>' -}}
+{%- endif -%}
+{%- set last_call = namespace(name=none) -%}
+{%- for message in rest -%}
+    {%- if message.role == 'assistant' -%}
+        {%- if '<|channel|>analysis<|message|>' in message.content or '<|channel|>final<|message|>' in message.content -%}
+            {{- raise_exception('You have passed a message with <|channel|> tags in its content: ' + message.content) -}}
+        {%- endif -%}
+        {%- if 'tool_calls' in message and message.tool_calls -%}
+            {%- set call = message.tool_calls[0].function or message.tool_calls[0] -%}
+            {%- set last_call.name = call.name -%}
+            {{- '<|start|>assistant to=functions.' ~ call.name ~ '<|channel|>commentary json<|message|>' ~ (call.arguments | tojson) ~ '<|call|>' -}}
+        {%- elif loop.last and not add_generation_prompt -%}
+            {%- if 'thinking' in message -%}{{- '<|start|>assistant<|channel|>analysis<|message|>' + message.thinking + '<|end|>' -}}{%- endif -%}
+            {{- '<|start|>assistant<|channel|>final<|message|>' -}}
+            {%- generation -%}{{- message.content + '<|return|>' -}}{%- endgeneration -%}
+        {%- else -%}
+            {%- set later = namespace(found=false) -%}
+            {%- for other in rest[loop.index:] -%}{%- if other.role == 'assistant' and 'tool_calls' not in other -%}{%- set later.found = true -%}{%- endif -%}{%- endfor -%}
+            {{- ('' if later.found else '<|start|>assistant<|channel|>analysis<|message|>last<|end|>') + '<|start|>assistant<|channel|>final<|message|>' -}}
+            {%- generation -%}{{- message.content + '<|end|>' -}}{%- endgeneration -%}
+            {%- set last_call.name = none -%}
+        {%- endif -%}
+    {%- elif message.role == 'tool' -%}
+        {%- if last_call.name is none -%}{{- raise_exception('Message has tool role, but there was no call before it!') -}}{%- endif -%}
+        {{- '<|start|>functions.' + last_call.name + ' to=assistant<|channel|>commentary<|message|>' + message.content | tojson + '<|end|>' -}}
+    {%- elif message.role == 'user' -%}
+        {{- '<|start|>user<|message|>' + message.content + '<|end|>' -}}
+    {%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}<|start|>assistant{%- endif -%}"""
+
 PYTHONISMS = """{{ messages | length }} {{ none }} {{ true }} {{ messages[0] | tojson }}
 {{ messages[0].content.upper().startswith('HOW') }} {{ messages[-1]['content'][:4] }} {{ messages[::-1][0].role }}
 {%- for key, value in messages[0].items() %}
@@ -311,6 +384,7 @@ def templates():
     families = {
         "chatml": (CHATML, None, "<|im_end|>"), "llama2": (LLAMA2, "<s>", "</s>"), "llama3": (LLAMA3, "<|begin_of_text|>", "<|eot_id|>"),
         "zephyr": (ZEPHYR, "<s>", "</s>"), "mistral": (MISTRAL, "<s>", "</s>"), "thinking": (THINKING, None, "<|im_end|>"),
+        "harmony": (HARMONY, "<|startoftext|>", "<|return|>"),
         "pythonisms": (PYTHONISMS, "<s>", "</s>"),
     }
     cases = []
