@@ -71,6 +71,8 @@ fn inspect_counts_what_a_run_trains_of_experts() {
         ("qwen2_moe", 2 * (usual + 6 * mlp(16) + mlp(24))),
         ("qwen3_moe", 2 * (wide + 8 * mlp(16))),
         ("qwen3_moe_mixed", 3 * usual + 2 * 4 * mlp(16) + mlp(48)),
+        // Gate and up have one A.
+        ("gpt_oss", 3 * (wide + 6 * 2 * ((32 + 2 * 64) + (64 + 32)))),
     ] {
         shop.put_model("families", family);
         let (report, _) = run(shop.command_bare(&["inspect", family, "--lora-r", "2", "--json"]), 0);

@@ -34,7 +34,7 @@ impl Placement {
             let problem = format!("the adapter is for layer {layer}, but the model has {} layers", model.num_hidden_layers);
             return Err(Error::bad_input(place, problem, "use the adapter with the model that it was trained on"));
         }
-        let paths = |site: &Site| module_paths(&site.name(), site.experts.unwrap_or(0), model.text_path);
+        let paths = |site: &Site| module_paths(&site.name(), site.expert_modules(), model.text_path);
         let adapts = |site: &Site| adapter.adapts(site.layer, site.module, &site.name());
         if let Ok(Some(means)) = adapter.chosen.matcher()
             && let Some(site) = sites(model).iter().find(|site| !adapts(site) && paths(site).iter().any(|path| means(path)))
@@ -46,14 +46,18 @@ impl Placement {
             let proposal = "Check that adapter_config.json and adapter_model.safetensors belong together, and copy both again.";
             return Err(Error::bad_input(place, problem, proposal));
         }
-        if let Some(site) = sites(model).iter().find(|site| site.experts.is_some() && adapts(site))
+        let all = || sites(model).into_iter().chain(architecture::routers(model));
+        if let Some(site) = all().find(|site| (site.experts.is_some() || site.parameter) && adapts(site))
             && (adapter.use_dora || adapter.lora_bias)
         {
             let (option, place) = (if adapter.use_dora { "DoRA" } else { "lora_bias" }, format!("{place}: {}", site.name()));
             let proposal = "adapt experts by LoRA alone, or leave them out: --target-modules attention";
-            return Err(Error::bad_input(place, format!("{option} is not there for the layers of experts"), proposal));
+            return Err(Error::bad_input(
+                place,
+                format!("{option} is not there for the layers of experts, nor for parameters"),
+                proposal,
+            ));
         }
-        let all = || sites(model).into_iter().chain(architecture::routers(model));
         let all_paths: Vec<String> = all().flat_map(|site| paths(&site)).collect();
         for module in adapter.chosen.without_module(&all_paths) {
             tracing::warn!(

@@ -1,8 +1,8 @@
 //! Vectors of the model that are trained as a whole, as PEFT does: weights of norms (`modules_to_save`, whose names mean every module that
-//! ends with them) and biases of linear layers (`bias`: of all, or of the adapted ones).
+//! ends with them) and biases of linear layers (`bias`: of all, or of the adapted ones) and of routers that are trained as a whole.
 
 use super::AdapterMatrix;
-use crate::architecture::{Architecture, Site, parameters, sites};
+use crate::architecture::{Architecture, Site, parameters, routers, sites};
 use crate::formats::peft::{AdapterConfig, TrainedBiases, module_path};
 use crate::{Error, Result};
 
@@ -57,7 +57,19 @@ pub(super) fn of_peft(place: &str, adapter: &AdapterConfig, model: &Architecture
         TrainedBiases::All => true,
         TrainedBiases::LoraOnly => adapter.adapts(site.layer, site.module, &site.name()),
     };
-    vectors.extend(sites(model).iter().filter(|site| site.bias && is_trained(site)).map(Vector::bias));
+    let all = sites(model);
+    if let Some(site) = all.iter().find(|site| site.bias && site.experts.is_some() && is_trained(site)) {
+        let problem = format!("trains the biases of {} (`bias`), which graftling keeps as they are", site.name());
+        let proposal = "train the adapter with bias none, or with lora_only and no layers of experts";
+        return Err(Error::bad_input(place, problem, proposal));
+    }
+    vectors.extend(all.iter().filter(|site| site.bias && is_trained(site)).map(Vector::bias));
+    // A router that is trained as a whole is trained with its bias.
+    let is_saved = |site: &Site| {
+        let path = module_path(&site.name(), model.text_path);
+        adapter.routers_to_save().any(|saved| path.ends_with(saved))
+    };
+    vectors.extend(routers(model).iter().filter(|site| site.bias && is_saved(site)).map(Vector::bias));
     Ok(vectors)
 }
 

@@ -35,11 +35,25 @@ pub struct ExpertNames {
     pub experts: &'static str,
     /// Gate, up and down.
     pub modules: [&'static str; 3],
+    /// What chooses them, below the parent.
+    pub router: &'static str,
+    /// Whether they are no modules of their own: gate and up of all experts are one parameter of the layer's, and down is another. A folder
+    /// has these, gate and up alternating, as `[experts, in_features, out_features]`, and PEFT adapts them so (`target_parameters`).
+    pub together: bool,
 }
 
+/// Gate and up of experts that are [together](ExpertNames::together).
+pub const GATE_UP: &str = "gate_up_proj";
+
 impl ExpertNames {
-    /// Of all families but Mixtral.
-    pub const USUAL: Self = Self { parent: "mlp", experts: "mlp.experts", modules: ["gate_proj", "up_proj", "down_proj"] };
+    /// Of most families.
+    pub const USUAL: Self = Self {
+        parent: "mlp",
+        experts: "mlp.experts",
+        modules: ["gate_proj", "up_proj", "down_proj"],
+        router: "gate",
+        together: false,
+    };
 
     /// A name with a router's parent in it (`layers.3.mlp.gate.weight`, `mlp.gate`) as this family has it. Transformers 5 has the routers of all
     /// families where most have theirs.
@@ -105,9 +119,10 @@ impl Experts {
         Ok(())
     }
 
-    /// Of the values in the matrices of all experts, those that are not used for a token.
-    pub fn idle(&self, hidden_size: usize) -> u64 {
-        let each = 3 * self.intermediate_size as u64 * hidden_size as u64;
+    /// Of the values in the matrices of all experts, and in their biases if they have some, those that are not used for a token.
+    pub fn idle(&self, hidden_size: usize, biases: bool) -> u64 {
+        let [inner, hidden] = [self.intermediate_size, hidden_size].map(|size| size as u64);
+        let each = 3 * inner * hidden + if biases { 2 * inner + hidden } else { 0 };
         let layers = self.layers.iter().filter(|has| **has).count() as u64;
         layers * (self.count - self.per_token) as u64 * each
     }
@@ -176,6 +191,26 @@ impl Experts {
             shared_intermediate_size: shared.then_some(of_shared),
             layers: (0..model.num_hidden_layers).map(|layer| keys.has(&format!("blk.{layer}.ffn_gate_inp.weight"))).collect(),
         })
+    }
+
+    /// Those of a config with `num_local_experts`, in every layer, the weights of which add up to 1; `usual` ones without the keys.
+    pub(super) fn local(keys: &json::Keys, model: &Architecture, usual: [usize; 2]) -> Result<Self> {
+        Ok(Self {
+            count: keys.optional_size("num_local_experts")?.unwrap_or(usual[0]),
+            per_token: keys.optional_size("num_experts_per_tok")?.unwrap_or(usual[1]),
+            intermediate_size: model.intermediate_size,
+            renormalised: true,
+            shared_intermediate_size: None,
+            layers: vec![true; model.num_hidden_layers],
+        })
+    }
+
+    /// The inverse of [`Experts::local`].
+    pub(super) fn say_local(model: &Architecture, map: &mut Map<String, Value>) {
+        if let Some(experts) = &model.experts {
+            map.insert("num_local_experts".to_owned(), json!(experts.count));
+            map.insert("num_experts_per_tok".to_owned(), json!(experts.per_token));
+        }
     }
 
     /// The inverse of [`Experts::from_gguf`].

@@ -45,6 +45,7 @@ pub(super) static FAMILY: Family = Family {
     },
     to_json: say,
     interleaved: false,
+    ggml_norms: super::GGML_NORMS,
 };
 
 pub(super) const DEFAULTS: Defaults = Defaults {

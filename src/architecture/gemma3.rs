@@ -88,6 +88,7 @@ pub(super) static FAMILY: Family = Family {
         }
     },
     interleaved: false,
+    ggml_norms: super::GGML_NORMS,
 };
 
 /// Those of Gemma 2, and two more.

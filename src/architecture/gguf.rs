@@ -193,7 +193,7 @@ impl Architecture {
         equal! {
             vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads head_dim
             max_position_embeddings tie_word_embeddings norms norm_adds_one query_key_norm fused query_key_value_bias
-            attention_output_bias mlp_bias experts activation
+            attention_output_bias attention_sinks mlp_bias experts activation
         }
         near! { rms_norm_eps attention_scale embedding_multiplier residual_multiplier logits_scaling }
         compare("attention_softcap", both(self.attention_softcap, read.attention_softcap), &|model| {

@@ -63,4 +63,5 @@ pub(super) static FAMILY: Family = Family {
         }
     },
     interleaved: true,
+    ggml_norms: super::GGML_NORMS,
 };

@@ -477,6 +477,7 @@ impl Architecture {
             fused: false,
             query_key_value_bias: false,
             attention_output_bias: false,
+            attention_sinks: false,
             mlp_bias: false,
             experts: None,
             router_aux_loss_coef: None,

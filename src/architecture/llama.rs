@@ -26,4 +26,5 @@ pub(super) static FAMILY: Family = Family {
         map.insert("mlp_bias".to_owned(), json!(model.mlp_bias));
     },
     interleaved: true,
+    ggml_norms: super::GGML_NORMS,
 };

@@ -24,4 +24,5 @@ pub(super) static FAMILY: Family = Family {
         map.insert("sliding_window".to_owned(), json!(model.windows().first()));
     },
     interleaved: true,
+    ggml_norms: super::GGML_NORMS,
 };

@@ -19,19 +19,17 @@ pub(super) static FAMILY: Family = Family {
         rope_theta: 1e6,
         ..Defaults::LLAMA
     },
-    experts: Some(ExpertNames { parent: "block_sparse_moe", experts: "block_sparse_moe.experts", modules: ["w1", "w3", "w2"] }),
+    experts: Some(ExpertNames {
+        parent: "block_sparse_moe",
+        experts: "block_sparse_moe.experts",
+        modules: ["w1", "w3", "w2"],
+        ..ExpertNames::USUAL
+    }),
     from_json: |keys, model| {
         keys.expect_activation("hidden_act", &["silu"])?;
         let window = keys.optional_size("sliding_window")?;
         model.layers.iter_mut().for_each(|layer| layer.window = window);
-        model.experts = Some(Experts {
-            count: keys.optional_size("num_local_experts")?.unwrap_or(8),
-            per_token: keys.optional_size("num_experts_per_tok")?.unwrap_or(2),
-            intermediate_size: model.intermediate_size,
-            renormalised: true,
-            shared_intermediate_size: None,
-            layers: vec![true; model.num_hidden_layers],
-        });
+        model.experts = Some(Experts::local(keys, model, [8, 2])?);
         keys.rotate_whole_heads(model)
     },
     from_gguf: |keys, model| {
@@ -41,10 +39,8 @@ pub(super) static FAMILY: Family = Family {
     to_gguf: Experts::to_gguf,
     to_json: |model, map| {
         map.insert("sliding_window".to_owned(), json!(model.windows().first()));
-        if let Some(experts) = &model.experts {
-            map.insert("num_local_experts".to_owned(), json!(experts.count));
-            map.insert("num_experts_per_tok".to_owned(), json!(experts.per_token));
-        }
+        Experts::say_local(model, map);
     },
     interleaved: true,
+    ggml_norms: super::GGML_NORMS,
 };

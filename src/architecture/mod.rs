@@ -11,6 +11,7 @@ pub mod experts;
 mod gemma2;
 mod gemma3;
 pub mod gguf;
+mod gpt_oss;
 mod granite;
 pub mod json;
 mod json_keys;
@@ -33,17 +34,18 @@ mod smollm3;
 pub use experts::Experts;
 pub use override_rope::RopeOverride;
 pub use parameters::{
-    EMBEDDING_TENSOR, OUTPUT_TENSOR, Order, Parameter, is_a_router, is_of_a_layer, norm_modules, parameters, slice_name,
+    EMBEDDING_TENSOR, GGML_NORMS, OUTPUT_TENSOR, Order, Parameter, is_a_router, is_of_a_layer, norm_modules, parameters,
+    slice_name,
 };
 pub use rope::{DynamicRope, Rope, RopeScaling};
-pub use sites::{Part, Role, Site, layer_routers, layer_sites, linear_modules, routers, sites};
+pub use sites::{Held, Part, Role, Site, layer_routers, layer_sites, linear_modules, routers, sites};
 
 use serde_json::{Map, Value};
 
 use crate::{Error, Result};
 
 /// All families, in the order in which messages name them.
-pub static FAMILIES: [&Family; 13] = [
+pub static FAMILIES: [&Family; 14] = [
     &llama::FAMILY,
     &mistral::FAMILY,
     &qwen2::FAMILY,
@@ -57,6 +59,7 @@ pub static FAMILIES: [&Family; 13] = [
     &mixtral::FAMILY,
     &qwen2_moe::FAMILY,
     &qwen3_moe::FAMILY,
+    &gpt_oss::FAMILY,
 ];
 
 /// What sets a family apart: how its files say what they say.
@@ -85,6 +88,8 @@ pub struct Family {
     pub to_json: fn(&Architecture, &mut Map<String, Value>),
     /// Whether GGUF files keep the rows of query and key in the order of ggml's older rotary embedding; see [`Order::Interleaved`].
     pub interleaved: bool,
+    /// What GGUF files call the norms of a layer: before and after attention, before and after the MLP.
+    pub ggml_norms: [&'static str; 4],
 }
 
 /// Values that a config.json may leave out.
@@ -161,6 +166,9 @@ pub struct Architecture {
     pub query_key_value_bias: bool,
     /// Bias of the projection after attention.
     pub attention_output_bias: bool,
+    /// Whether each query head has a score of its own in the softmax of every token, without a value.
+    pub attention_sinks: bool,
+    /// Biases of the MLP, or of experts and their router.
     pub mlp_bias: bool,
     /// The experts that some layers have in the place of their MLP.
     pub experts: Option<Experts>,
@@ -222,12 +230,14 @@ pub enum QueryKeyNorm {
 }
 
 /// What the gate of the MLP goes through.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Activation {
     /// `x sigmoid(x)`
     Silu,
     /// `0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))`
     GeluTanh,
+    /// `g sigmoid(alpha g)` of `g = min(x, limit)`; beside it, up is bound to `-limit ..= limit` and counts 1 more.
+    ClampedSilu { limit: f64, alpha: f64 },
 }
 
 impl Architecture {
@@ -237,6 +247,10 @@ impl Architecture {
     /// [`Error::BadInput`] at `place` naming the first value that cannot be.
     pub fn check(&self, place: &str) -> Result<()> {
         self.check_sizes(place)?;
+        let [limit, alpha] = match self.activation {
+            Activation::ClampedSilu { limit, alpha } => [Some(limit), Some(alpha)],
+            Activation::Silu | Activation::GeluTanh => [None; 2],
+        };
         let bad = |key: &str, problem: String| Err(Error::bad_input(format!("{place}: {key}"), problem, WRONG_CONFIG));
         for (key, value) in [
             ("rms_norm_eps", Some(self.rms_norm_eps)),
@@ -246,6 +260,8 @@ impl Architecture {
             ("embedding_multiplier", Some(self.embedding_multiplier)),
             ("residual_multiplier", Some(self.residual_multiplier)),
             ("logits_scaling", Some(self.logits_scaling)),
+            ("swiglu_limit", limit),
+            ("swiglu_alpha", alpha),
         ] {
             if let Some(value) = value.filter(|&value| !(value.is_finite() && value > 0.0 && value < 1e30)) {
                 return bad(key, format!("is {value}, but must be positive"));

@@ -30,4 +30,5 @@ pub(super) static FAMILY: Family = Family {
         map.insert("attention_bias".to_owned(), json!(model.query_key_value_bias));
     },
     interleaved: false,
+    ggml_norms: super::GGML_NORMS,
 };

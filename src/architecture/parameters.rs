@@ -24,7 +24,7 @@ pub struct Parameter {
     pub part: Part,
     /// The layer, counted from 0, for parameters of a layer.
     pub layer: Option<usize>,
-    /// `[out_features, in_features]`, or `[features]` for norms and biases.
+    /// `[out_features, in_features]`, or `[features]` for norms and biases, those of experts one behind the other.
     pub shape: Vec<usize>,
     /// How a GGUF file keeps the rows.
     pub order: Order,
@@ -57,6 +57,7 @@ impl Parameter {
     pub fn ggml_shape(&self) -> Vec<usize> {
         match (self.experts, self.shape.as_slice()) {
             (Some(experts), &[rows, columns]) => vec![experts, rows / experts.max(1), columns],
+            (Some(experts), &[values]) => vec![experts, values / experts.max(1)],
             (None, &[1, columns]) if is_a_router(&self.name) => vec![columns],
             (_, shape) => shape.to_vec(),
         }
@@ -92,7 +93,7 @@ pub fn is_a_router(name: &str) -> bool {
 }
 
 /// The modules' own names.
-const ROUTERS: [&str; 2] = ["gate", "shared_expert_gate"];
+const ROUTERS: [&str; 3] = ["gate", "shared_expert_gate", "router"];
 
 /// The name of some rows of a tensor: `model.layers.3.self_attn.qkv_proj.weight[0..96]`.
 pub fn slice_name(tensor: &str, rows: &Range<usize>) -> String {
@@ -113,8 +114,8 @@ pub fn norm_modules(norms: Norms) -> [Option<&'static str>; 4] {
     }
 }
 
-/// ggml's names for the same places.
-const GGML_NORMS: [&str; 4] = ["attn_norm", "post_attention_norm", "ffn_norm", "post_ffw_norm"];
+/// ggml's names for the same places in most families.
+pub const GGML_NORMS: [&str; 4] = ["attn_norm", "post_attention_norm", "ffn_norm", "post_ffw_norm"];
 
 /// All parameters of the model, in the order of a forward pass. With tied embeddings there is no `lm_head`.
 pub fn parameters(model: &Architecture) -> Vec<Parameter> {
@@ -123,35 +124,39 @@ pub fn parameters(model: &Architecture) -> Vec<Parameter> {
     for layer in 0..model.num_hidden_layers {
         let sites = layer_sites(model, layer);
         let norms = norm_modules(model.norms);
-        let block_norm = |place: usize| norms[place].map(|module| norm(model, layer, module, module, GGML_NORMS[place], hidden));
+        let ggml_norms = model.family().ggml_norms;
+        let block_norm = |place: usize| norms[place].map(|module| norm(model, layer, module, module, ggml_norms[place], hidden));
         for (part, before, after) in [(Part::Attention, 0, 1), (Part::Mlp, 2, 3)] {
             parameters.extend(block_norm(before));
             if part == Part::Mlp {
-                parameters.extend(layer_routers(model, layer).iter().map(router));
+                parameters.extend(layer_routers(model, layer).iter().flat_map(router));
             }
             for site in sites.iter().filter(|site| site.part == part) {
-                let mut first = 0;
-                let mut slices = Vec::new();
-                for (_, rows) in site.outputs.iter().filter(|_| site.outputs.len() > 1) {
-                    slices.push(first..first + rows);
-                    first += rows;
-                }
                 let rotated = site.has(Role::Query) || site.has(Role::Key);
                 let order = if rotated && model.gguf_interleaved { Order::Interleaved(model.head_dim) } else { Order::Plain };
-                let tensor = |kind: &str, shape| Parameter {
-                    name: format!("model.{}.{kind}", site.name()),
-                    ggml: format!("blk.{layer}.{}.{kind}", site.ggml),
-                    module: site.module,
-                    part,
-                    layer: Some(layer),
-                    shape,
-                    order,
-                    experts: site.experts,
-                    slices: slices.clone(),
-                };
-                parameters.push(tensor("weight", vec![site.matrices() * site.out_features, site.in_features]));
-                if site.bias {
-                    parameters.push(tensor("bias", vec![site.out_features]));
+                for held in site.tensors() {
+                    let mut first = 0;
+                    let mut slices = Vec::new();
+                    for (_, rows) in held.outputs.iter().filter(|_| held.outputs.len() > 1) {
+                        slices.push(first..first + rows);
+                        first += rows;
+                    }
+                    let tensor = |kind: &str, shape| Parameter {
+                        name: format!("model.{}.{kind}", held.name),
+                        ggml: format!("blk.{layer}.{}.{kind}", held.ggml),
+                        module: held.module,
+                        part,
+                        layer: Some(layer),
+                        shape,
+                        order,
+                        experts: site.experts,
+                        slices: slices.clone(),
+                    };
+                    let rows = site.matrices() * held.out_features();
+                    parameters.push(tensor("weight", vec![rows, site.in_features]));
+                    if site.bias {
+                        parameters.push(tensor("bias", vec![rows]));
+                    }
                 }
                 let normed = match model.query_key_norm {
                     QueryKeyNorm::None => None,
@@ -165,6 +170,9 @@ pub fn parameters(model: &Architecture) -> Vec<Parameter> {
                     let size = normed.filter(|_| site.has(role)).map(|sizes| sizes[at]);
                     parameters.extend(size.map(|size| norm(model, layer, module, path, ggml, size)));
                 }
+            }
+            if part == Part::Attention && model.attention_sinks {
+                parameters.push(sinks(model, layer));
             }
             parameters.extend(block_norm(after));
         }
@@ -186,14 +194,30 @@ pub fn parameters(model: &Architecture) -> Vec<Parameter> {
     parameters
 }
 
-fn router(site: &Site) -> Parameter {
-    Parameter {
-        name: format!("model.{}.weight", site.name()),
-        ggml: format!("blk.{}.{}.weight", site.layer, site.ggml),
+fn router(site: &Site) -> Vec<Parameter> {
+    let tensor = |kind: &str, shape| Parameter {
+        name: format!("model.{}.{kind}", site.name()),
+        ggml: format!("blk.{}.{}.{kind}", site.layer, site.ggml),
         module: site.module,
         part: site.part,
         layer: Some(site.layer),
-        shape: vec![site.out_features, site.in_features],
+        shape,
+        order: Order::Plain,
+        experts: None,
+        slices: Vec::new(),
+    };
+    let weight = tensor("weight", vec![site.out_features, site.in_features]);
+    std::iter::once(weight).chain(site.bias.then(|| tensor("bias", vec![site.out_features]))).collect()
+}
+
+fn sinks(model: &Architecture, layer: usize) -> Parameter {
+    Parameter {
+        name: format!("model.layers.{layer}.self_attn.sinks"),
+        ggml: format!("blk.{layer}.attn_sinks.weight"),
+        module: "sinks",
+        part: Part::Attention,
+        layer: Some(layer),
+        shape: vec![model.num_attention_heads],
         order: Order::Plain,
         experts: None,
         slices: Vec::new(),

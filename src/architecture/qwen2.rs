@@ -24,6 +24,7 @@ pub(super) static FAMILY: Family = Family {
     to_gguf: |_, _| {},
     to_json: say_windows,
     interleaved: false,
+    ggml_norms: super::GGML_NORMS,
 };
 
 pub(super) const WINDOW_KEYS: [&str; 4] = ["use_sliding_window", "sliding_window", "max_window_layers", "layer_types"];

@@ -33,4 +33,5 @@ pub(super) static FAMILY: Family = Family {
         Experts::say_qwen(model, map);
     },
     interleaved: false,
+    ggml_norms: super::GGML_NORMS,
 };

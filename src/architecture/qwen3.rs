@@ -31,4 +31,5 @@ pub(super) static FAMILY: Family = Family {
         say_windows(model, map);
     },
     interleaved: false,
+    ggml_norms: super::GGML_NORMS,
 };

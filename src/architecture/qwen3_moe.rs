@@ -38,4 +38,5 @@ pub(super) static FAMILY: Family = Family {
         Experts::say_qwen(model, map);
     },
     interleaved: false,
+    ggml_norms: super::GGML_NORMS,
 };

@@ -1,7 +1,7 @@
 //! The one table of a model's linear layers: what users and PEFT call them, their shapes, and what the graph takes from each.
 
 use super::Architecture;
-use super::experts::{ExpertNames, SHARED_EXPERT};
+use super::experts::{ExpertNames, GATE_UP, SHARED_EXPERT};
 
 /// What a parameter belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -67,6 +67,30 @@ pub struct Site {
     pub outputs: Vec<(Role, usize)>,
     /// Of so many experts it is the layer, each with a matrix of its own; they lie one below the other.
     pub experts: Option<usize>,
+    /// Whether it is no linear module: a parameter of all experts of a layer, or a router's, which PEFT adapts as such (`target_parameters`).
+    pub parameter: bool,
+    /// Where each of its outputs has a tensor of its own, what these are called as modules and by ggml.
+    pub apart: &'static [[&'static str; 2]],
+}
+
+/// A tensor with weights of a linear layer, whose bias, if it has one, is beside it by the same names.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Held {
+    /// With its place in the model: `layers.3.self_attn.q_proj`.
+    pub name: String,
+    /// `q_proj`.
+    pub module: &'static str,
+    /// ggml's name of it within the block: `attn_q`.
+    pub ggml: &'static str,
+    /// Those of the layer's outputs that it has.
+    pub outputs: Vec<(Role, usize)>,
+}
+
+impl Held {
+    /// Rows of one matrix in it.
+    pub fn out_features(&self) -> usize {
+        width(&self.outputs)
+    }
 }
 
 impl Site {
@@ -80,9 +104,29 @@ impl Site {
         self.experts.unwrap_or(1)
     }
 
+    /// How many modules it is in PEFT, one for each expert; 0 where it is one by its own name, or a parameter.
+    pub fn expert_modules(&self) -> usize {
+        self.experts.filter(|_| !self.parameter).unwrap_or(0)
+    }
+
     /// The name of the layer with its place in the model: `layers.3.self_attn.q_proj`.
     pub fn name(&self) -> String {
         format!("layers.{}.{}", self.layer, self.path())
+    }
+
+    /// The tensors that hold its weights: one, or one for each of its outputs.
+    pub fn tensors(&self) -> Vec<Held> {
+        if self.apart.is_empty() {
+            let outputs = self.outputs.clone();
+            return vec![Held { name: self.name(), module: self.module, ggml: self.ggml, outputs }];
+        }
+        let held = |(&[module, ggml], &output): (&[&'static str; 2], &(Role, usize))| Held {
+            name: format!("layers.{}.{}.{module}", self.layer, self.parent),
+            module,
+            ggml,
+            outputs: vec![output],
+        };
+        self.apart.iter().zip(&self.outputs).map(held).collect()
     }
 
     /// Parameters of a LoRA pair of rank `r`, A `[r, in]` and B `[out, r]`, for each expert.
@@ -140,6 +184,8 @@ fn attention(model: &Architecture, layer: usize) -> Vec<Site> {
         bias,
         outputs,
         experts: None,
+        parameter: false,
+        apart: &[],
     };
     let mut sites = if model.fused {
         let outputs = vec![(Role::Query, query), (Role::Key, key), (Role::Value, key)];
@@ -169,6 +215,8 @@ fn mlp(model: &Architecture, layer: usize) -> Vec<Site> {
         bias: model.mlp_bias,
         outputs,
         experts,
+        parameter: false,
+        apart: &[],
     };
     // Gate, up and down of one width, by these names.
     let gated = |parent, modules: [&'static str; 3], ggml: [&'static str; 3], inner: usize, experts| {
@@ -180,6 +228,14 @@ fn mlp(model: &Architecture, layer: usize) -> Vec<Site> {
     };
     let plain = ExpertNames::USUAL.modules;
     match (model.experts_of(layer), &model.family().experts) {
+        (Some(experts), Some(names)) if names.together => {
+            let (inner, count) = (experts.intermediate_size, Some(experts.count));
+            let gate_up = vec![(Role::Gate, inner), (Role::Up, inner)];
+            let gate_up = site(names.experts, [GATE_UP, "ffn_gate_up_exps"], gate_up, hidden, count);
+            let down = site(names.experts, [names.modules[2], "ffn_down_exps"], vec![(Role::Down, hidden)], inner, count);
+            let apart = &[["gate_proj", "ffn_gate_exps"], ["up_proj", "ffn_up_exps"]];
+            vec![Site { apart, parameter: true, ..gate_up }, Site { parameter: true, ..down }]
+        }
         (Some(experts), Some(names)) => {
             let ggml = ["ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"];
             let mut sites = gated(names.experts, names.modules, ggml, experts.intermediate_size, Some(experts.count));
@@ -214,11 +270,13 @@ pub fn layer_routers(model: &Architecture, layer: usize) -> Vec<Site> {
         parent: names.parent,
         out_features: rows,
         in_features: model.hidden_size,
-        bias: false,
+        bias: model.mlp_bias,
         outputs: vec![(Role::Router, rows)],
         experts: None,
+        parameter: names.together,
+        apart: &[],
     };
-    let all = [("gate", "ffn_gate_inp", experts.count), ("shared_expert_gate", "ffn_gate_inp_shexp", 1)];
+    let all = [(names.router, "ffn_gate_inp", experts.count), ("shared_expert_gate", "ffn_gate_inp_shexp", 1)];
     all.into_iter().take(each).enumerate().map(router).collect()
 }
 

@@ -72,6 +72,7 @@ pub(super) static FAMILY: Family = Family {
         say_windows(model, map);
     },
     interleaved: true,
+    ggml_norms: super::GGML_NORMS,
 };
 
 /// Every fourth layer.

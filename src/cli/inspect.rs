@@ -265,7 +265,8 @@ impl Counts {
                 counts.layers[layer][column] += parameter.count();
             }
         }
-        counts.active = counts.total - config.experts.as_ref().map_or(0, |experts| experts.idle(config.hidden_size));
+        counts.active =
+            counts.total - config.experts.as_ref().map_or(0, |experts| experts.idle(config.hidden_size, config.mlp_bias));
         counts
     }
 }

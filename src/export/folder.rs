@@ -12,7 +12,9 @@ use super::{Source, check_target};
 use crate::adapter::added_tokens;
 use crate::architecture::{Architecture, Order, Parameter, parameters};
 use crate::formats::safetensors::{self, Planned};
-use crate::formats::{ModelPlace, atomic};
+use crate::formats::{ModelPlace, atomic, experts_together};
+use crate::merge::MergedWeights;
+use crate::merge::report::Sums;
 use crate::storage::DType;
 use crate::{Error, Result};
 
@@ -119,20 +121,23 @@ fn is_shard(name: &str) -> bool {
         .is_some_and(|rest| rest.is_empty() || rest.bytes().all(|byte| byte.is_ascii_digit() || b"-of".contains(&byte)))
 }
 
-/// A tensor of the folder: a parameter, or the rows of one expert in that of all.
+/// A tensor of the folder: a parameter, the rows of one expert in that of all, or the parameters of all experts that alternate in it.
 struct Piece<'p> {
     parameter: &'p Parameter,
     name: String,
     rows: Range<usize>,
     shape: Vec<usize>,
+    /// Of all experts together, what alternates in its columns; `parameter` is the first of them.
+    alternating: Vec<&'p Parameter>,
 }
 
 impl<'p> Piece<'p> {
     /// From the parameter's first row to its last.
     fn of(parameter: &'p Parameter) -> Vec<Self> {
+        let alternating = Vec::new();
         let Some(experts) = parameter.experts else {
             let (name, shape) = (parameter.name.clone(), parameter.shape.clone());
-            return vec![Self { rows: 0..shape[0], parameter, name, shape }];
+            return vec![Self { rows: 0..shape[0], parameter, name, shape, alternating }];
         };
         let each = parameter.shape[0] / experts;
         let piece = |expert: usize| Self {
@@ -140,8 +145,69 @@ impl<'p> Piece<'p> {
             name: parameter.of_expert(expert),
             rows: expert * each..(expert + 1) * each,
             shape: vec![each, parameter.shape[1]],
+            alternating: Vec::new(),
         };
         (0..experts).map(piece).collect()
+    }
+
+    /// All of a model. Where experts are together, each of their tensors takes the place of the first parameter in it.
+    fn all(parameters: &'p [Parameter], together: bool) -> Vec<Self> {
+        let mut pieces: Vec<Self> = Vec::with_capacity(parameters.len());
+        for parameter in parameters {
+            let (Some((name, _)), Some(experts)) =
+                (experts_together::tensor_of(parameter).filter(|_| together), parameter.experts)
+            else {
+                pieces.extend(Self::of(parameter));
+                continue;
+            };
+            let each = parameter.shape[0] / experts;
+            match pieces.iter_mut().rev().find(|piece| piece.name == name) {
+                Some(piece) => {
+                    piece.alternating.push(parameter);
+                    piece.shape.last_mut().into_iter().for_each(|columns| *columns += each);
+                }
+                None => {
+                    let shape = [experts].into_iter().chain(parameter.shape.get(1).copied()).chain([each]).collect();
+                    let rows = 0..parameter.shape[0];
+                    pieces.push(Self { parameter, name, rows, shape, alternating: vec![parameter] });
+                }
+            }
+        }
+        pieces
+    }
+
+    /// Its bytes, an expert's at a time, each number of them where the folder has it.
+    fn write_alternating(
+        &self,
+        weights: &MergedWeights,
+        dtype: DType,
+        measured: &dyn Fn(&Parameter, Sums),
+        mut sink: impl FnMut(&[u8]) -> Result<()>,
+    ) -> Result<()> {
+        let (experts, step, size) = (self.shape[0].max(1), self.alternating.len(), dtype.block_bytes());
+        let each = self.rows.len() / experts;
+        let inputs = if self.shape.len() == 3 { self.shape[1] } else { 1 };
+        let mut parts = self.alternating.iter().map(|parameter| weights.begin(parameter)).collect::<Result<Vec<_>>>()?;
+        for expert in 0..experts {
+            let mut bytes = vec![0; inputs * each * step * size];
+            for (first, merging) in parts.iter_mut().enumerate() {
+                let mut row = 0;
+                merging.rows(expert * each..(expert + 1) * each, Order::Plain, dtype, |chunk| {
+                    for values in chunk.chunks_exact(inputs * size) {
+                        for (input, value) in values.chunks_exact(size).enumerate() {
+                            let at = ((input * each + row) * step + first) * size;
+                            bytes[at..at + size].copy_from_slice(value);
+                        }
+                        row += 1;
+                    }
+                    Ok(())
+                })?;
+            }
+            sink(&bytes)?;
+        }
+        let sums = self.alternating.iter().zip(&parts).filter_map(|(parameter, merging)| Some((parameter, merging.sums()?)));
+        sums.for_each(|(parameter, sums)| measured(parameter, sums));
+        Ok(())
     }
 
     fn count(&self) -> u64 {
@@ -152,7 +218,8 @@ impl<'p> Piece<'p> {
 fn weights(source: &Source, dtype: DType, folder: &Path) -> Result<()> {
     let weights = source.weights();
     let parameters = parameters(&source.files.config);
-    let pieces: Vec<Piece> = parameters.iter().flat_map(Piece::of).collect();
+    let together = source.files.config.family().experts.as_ref().is_some_and(|names| names.together);
+    let pieces = Piece::all(&parameters, together);
     let planned = |piece: &Piece| Planned { name: piece.name.clone(), shape: piece.shape.clone(), dtype };
     let bytes = |piece: &Piece| piece.count() * dtype.block_bytes() as u64;
     let mut shards: Vec<Vec<&Piece>> = Vec::new();
@@ -178,16 +245,20 @@ fn weights(source: &Source, dtype: DType, folder: &Path) -> Result<()> {
         let tensors: Vec<Planned> = shard.iter().map(|piece| planned(piece)).collect();
         map.extend(tensors.iter().map(|tensor| (tensor.name.clone(), Value::String(name.clone()))));
         safetensors::write(&folder.join(&name), &tensors, |number, sink| {
-            let Piece { parameter, rows, .. } = shard[number];
+            let Piece { parameter, rows, alternating, .. } = shard[number];
+            let mut put = |bytes: &[u8]| {
+                done += (bytes.len() / dtype.block_bytes()) as u64;
+                (source.progress)(done, total);
+                sink(bytes)
+            };
+            if !alternating.is_empty() {
+                return shard[number].write_alternating(&weights, dtype, &source.measured, put);
+            }
             let merging = match &mut begun {
                 Some(merging) if rows.start > 0 => merging,
                 begun => begun.insert(weights.begin(parameter)?),
             };
-            merging.rows(rows.clone(), Order::Plain, dtype, |bytes| {
-                done += (bytes.len() / dtype.block_bytes()) as u64;
-                (source.progress)(done, total);
-                sink(bytes)
-            })?;
+            merging.rows(rows.clone(), Order::Plain, dtype, &mut put)?;
             if rows.end == parameter.shape[0] {
                 merging.sums().into_iter().for_each(|sums| (source.measured)(parameter, sums));
             }

@@ -59,7 +59,11 @@ impl Plan {
         }
         for parameter in &parameters {
             let dtype = format_of(kind, parameter, model);
-            if !dtype.can_quantise() {
+            // Blocks that nothing would make better stay as they are.
+            let rests = source.files.tensors.find(&parameter.name).filter(|info| info.storage == DType::MXFP4);
+            let stays = rests.is_some() && dtype.block() > 1 && !source.update.changes(&parameter.name);
+            let dtype = if stays { DType::MXFP4 } else { dtype };
+            if !dtype.can_quantise() && !stays {
                 let problem = format!("would be written in {dtype}, which graftling only reads");
                 return Err(Error::bad_input("--type", format!("tensor {} {problem}", parameter.name), "Choose another --type."));
             }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, ops::Range, path::PathBuf};
 
-use super::quantised::{Held, Scheme};
+use super::quantised::{Held, Matrix, Scheme};
 use super::stored::Stored;
 use crate::storage::source::{byte_range, missing};
 use crate::storage::{DType, TensorInfo, TensorSource};
@@ -26,11 +26,11 @@ impl FolderWeights {
     /// [`Error::BadInput`] naming the file, and the tensor where there is one, if a file cannot be read, is not sound, or if
     /// two files hold a tensor of the same name.
     pub fn open(paths: &[PathBuf]) -> Result<Self> {
-        Self::of(Stored::open(paths)?, None)
+        Self::of(Stored::open(paths)?, None, Vec::new())
     }
 
-    /// The weights among these tensors, with the matrices that the scheme finds in them.
-    pub(super) fn of(stored: Stored, scheme: Option<&Scheme>) -> Result<Self> {
+    /// The weights among these tensors, with the matrices that the scheme finds in them, and others that have been found in them.
+    pub(super) fn of(stored: Stored, scheme: Option<&Scheme>, others: Vec<Matrix>) -> Result<Self> {
         let matrices = scheme.map_or(Ok(Vec::new()), |scheme| scheme.matrices(&stored))?;
         let in_f32 = matrices.iter().filter(|matrix| matrix.info.storage == DType::F32).count();
         if in_f32 > 0 {
@@ -41,7 +41,7 @@ impl FolderWeights {
         }
         let mut found: BTreeMap<String, (TensorInfo, Option<Box<dyn Held>>)> = BTreeMap::new();
         let mut parts = std::collections::HashSet::new();
-        for matrix in matrices {
+        for matrix in matrices.into_iter().chain(others) {
             parts.extend(matrix.parts);
             let name = matrix.info.name.clone();
             if found.insert(name.clone(), (matrix.info, Some(matrix.held))).is_some() {

@@ -8,7 +8,8 @@ use std::{
 use serde_json::Value;
 
 use super::{
-    TextSource, TokenizerSource, folder_weights::FolderWeights, open, quantised::Scheme, special_tokens, stored::Stored,
+    TextSource, TokenizerSource, experts_together, folder_weights::FolderWeights, open, quantised::Scheme, special_tokens,
+    stored::Stored,
 };
 use crate::{
     Error, Result,
@@ -125,7 +126,9 @@ pub fn weights(folder: &Path, config: &mut Architecture) -> Result<FolderWeights
         // As in transformers 5: the one matrix that is there is both.
         stored = stored.renamed(|name| name.replace("lm_head.", "model.embed_tokens."))?;
     }
-    let weights = FolderWeights::of(stored, scheme(folder)?.as_ref())?;
+    let together = config.family().experts.as_ref().is_some_and(|names| names.together);
+    let of_experts = if together { experts_together::matrices(config, &stored)? } else { Vec::new() };
+    let weights = FolderWeights::of(stored, scheme(folder)?.as_ref(), of_experts)?;
     if !config.text_path.is_empty() {
         let others = weights.tensors().iter().filter(|info| !info.name.starts_with("model.") && info.name != OUTPUT_TENSOR);
         let others: Vec<&str> = others.map(|info| info.name.as_str()).collect();

@@ -4,7 +4,7 @@
 //! * [`gguf`], [`hugging_face`], [`hub`]: where models come from;
 //! * [`folder_weights`]: the weights of a folder, of safetensors or PyTorch files (`safetensors`, `pytorch`, `pickle`, `stored`), quantised or
 //!   not (`quantised`);
-//! * `experts`: tensors of single experts as one of all;
+//! * `experts`: tensors of single experts as one of all; `experts_together`: those that have gate and up of all in one;
 //! * [`peft`], [`adapter_hub`]: adapters, both ways; [`adapter_file`]: either of them, `adapter_folder`: what both share;
 //! * [`text_source`]: what the readers hand to the rest of the program, besides the [`TensorSource`](crate::storage::TensorSource);
 //! * `open`: the one place where files are opened; [`atomic`]: files written all or nothing.
@@ -17,6 +17,7 @@ mod adapter_folder;
 pub mod adapter_hub;
 pub mod atomic;
 mod experts;
+pub(crate) mod experts_together;
 pub mod folder_weights;
 pub mod gguf;
 pub mod hub;

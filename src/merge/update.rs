@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 
 use crate::adapter::{Method, Piece, Placement};
-use crate::architecture::{Architecture, Site};
+use crate::architecture::{Architecture, Held, Site};
 use crate::formats::adapter_file::AdapterFile;
 use crate::formats::peft::AdapterTensor;
 use crate::graph::Matrix;
@@ -96,10 +96,12 @@ impl Update {
                     }
                     Ok(found)
                 });
-                let matrices = matrices.collect::<Result<_>>()?;
-                let name = format!("model.{}.weight", site.name());
-                let change = Change { adapter, weight: *weight, method, matrices };
-                update.changes.entry(name).or_insert_with(|| (site, Vec::new())).1.push(change);
+                let matrices = matrices.collect::<Result<Vec<_>>>()?;
+                for (site, matrices) in by_tensor(&site, &method, matrices) {
+                    let name = format!("model.{}.weight", site.name());
+                    let change = Change { adapter, weight: *weight, method: method.clone(), matrices };
+                    update.changes.entry(name).or_insert_with(|| (site, Vec::new())).1.push(change);
+                }
             }
             if let Some(other) = given.keys().min() {
                 return Err(Error::bad_input(
@@ -185,6 +187,27 @@ impl Update {
             }
         });
     }
+}
+
+/// A layer as several, one for each of its tensors, with what a method has of each: of a matrix by outputs those of the tensor.
+fn by_tensor(site: &Site, method: &Method, matrices: Vec<AdapterTensor>) -> Vec<(Site, Vec<AdapterTensor>)> {
+    if site.apart.is_empty() {
+        return vec![(site.clone(), matrices)];
+    }
+    let parts: Vec<Vec<usize>> = method.matrices(site).into_iter().map(|matrix| matrix.parts).collect();
+    let of_tensor = |(at, held): (usize, Held)| {
+        let own = |(tensor, parts): (&AdapterTensor, &Vec<usize>)| {
+            let Some(rows) = parts.get(at).filter(|_| parts.len() > 1) else { return tensor.clone() };
+            let (first, columns) = (parts[..at].iter().sum::<usize>(), tensor.shape[1]);
+            let values = tensor.values[first * columns..(first + rows) * columns].to_vec();
+            AdapterTensor { name: tensor.name.clone(), shape: [*rows, columns], values }
+        };
+        let own: Vec<AdapterTensor> = matrices.iter().zip(&parts).map(own).collect();
+        let out_features = held.out_features();
+        let site = Site { module: held.module, ggml: held.ggml, outputs: held.outputs, out_features, apart: &[], ..site.clone() };
+        (site, own)
+    };
+    site.tensors().into_iter().enumerate().map(of_tensor).collect()
 }
 
 /// Rows of a layer's matrix, cut where an expert ends.

@@ -40,6 +40,7 @@ impl Builder<'_> {
         let activation = match self.architecture.activation {
             architecture::Activation::Silu => Activation::Silu,
             architecture::Activation::GeluTanh => Activation::GeluTanh,
+            architecture::Activation::ClampedSilu { limit, alpha } => Activation::ClampedSilu { limit, alpha },
         };
         self.graph.apply_one(Glu { activation }, &gate_and_up, name)
     }
@@ -128,7 +129,11 @@ impl Builder<'_> {
             window: model.layers[layer].window,
             ..Heads::new(model.num_attention_heads, model.num_key_value_heads, model.head_dim)
         };
-        self.graph.apply_one(Attention(heads), &[query, key, value, position, segment_start], path)
+        let mut inputs = vec![query, key, value, position, segment_start];
+        if model.attention_sinks {
+            inputs.push(self.vector(&format!("model.{path}.sinks"), &(0..model.num_attention_heads), true));
+        }
+        self.graph.apply_one(Attention(heads), &inputs, path)
     }
 
     /// `factor x W^T (+ residual) (+ bias)`, one output for each part of the site, and what the hook adds. With a factor there is no bias.
@@ -163,7 +168,7 @@ impl Builder<'_> {
         for (part, (output, (rows, name))) in outputs.iter_mut().zip(&parts).enumerate().filter(|_| site.bias) {
             let adapted = self.hook.vector(&mut self.graph, &vector, part);
             let bias = self.part_of_the_way(&format!("{name}.bias_vector"), adapted.is_none(), |model, _, is_adapted| {
-                Ok(adapted.filter(|_| is_adapted).unwrap_or_else(|| model.bias(&format!("model.{vector}"), rows, whole)))
+                Ok(adapted.filter(|_| is_adapted).unwrap_or_else(|| model.vector(&format!("model.{vector}"), rows, whole)))
             })?;
             *output = self.graph.apply_one(AddBias, &[*output, bias], format!("{name}.bias"))?;
         }

@@ -7,6 +7,8 @@ use crate::architecture::{Experts, Role, Site, layer_routers};
 use crate::graph::{ShapeError, ValueId};
 use crate::kernel::Layout;
 use crate::ops::add::Add;
+use crate::ops::add_bias::AddBias;
+use crate::ops::add_expert_bias::AddExpertBias;
 use crate::ops::expert_rows::{FromExperts, ToExperts};
 use crate::ops::expert_shares::ExpertShares;
 use crate::ops::gate_rows::GateRows;
@@ -28,7 +30,7 @@ impl Builder<'_> {
             found.ok_or_else(|| ShapeError::new("model", "experts", "no layer", format!("one of {role:?}")))
         };
         let (gate, up, down) = (of(Role::Gate, true)?, of(Role::Up, true)?, of(Role::Down, true)?);
-        let path = format!("layers.{layer}.{}", gate.parent);
+        let path = format!("layers.{layer}.{}", down.parent);
         let routers = layer_routers(self.architecture, layer);
         let router = |at: usize| routers.get(at).ok_or_else(|| ShapeError::new("model", "routers", at, "one more"));
 
@@ -45,10 +47,12 @@ impl Builder<'_> {
         let [rows, places, offsets] = [order[0], order[1], order[2]];
 
         let own = self.graph.apply_one(ToExperts, &[x, rows, places], format!("{path}.rows"))?;
-        let gate = self.of_experts(gate, own, offsets)?;
-        let up = self.of_experts(up, own, offsets)?;
-        let inner = self.glu([gate, up], format!("{path}.glu"))?;
-        let outputs = self.of_experts(down, inner, offsets)?;
+        let mut gate_and_up = self.of_experts(gate, own, offsets)?;
+        if up != gate {
+            gate_and_up.extend(self.of_experts(up, own, offsets)?);
+        }
+        let inner = self.glu([gate_and_up[0], gate_and_up[1]], format!("{path}.glu"))?;
+        let outputs = self.of_experts(down, inner, offsets)?[0];
         let mut sum = self.graph.apply_one(FromExperts, &[outputs, rows, places, routed[0]], format!("{path}.sum"))?;
 
         if experts.shared_intermediate_size.is_some() {
@@ -71,27 +75,52 @@ impl Builder<'_> {
         let Some(adapted) = self.hook.router(&mut self.graph, &format!("{name}.weight")) else {
             return Ok(self.linear(site, x, 1.0, None)?[0]);
         };
-        self.part_of_the_way(&name, false, |model, product, is_adapted| {
+        let product = self.part_of_the_way(&name, false, |model, product, is_adapted| {
             let weight = match is_adapted {
                 true => adapted,
                 false => model.matrix(&format!("model.{name}.weight"), &(0..site.out_features), true, site.in_features),
             };
             Matmul { layout: Layout::NT, scale: 1.0 }.append(&mut model.graph, [x, weight], None, product)
-        })
+        })?;
+        self.with_bias(site, product)
     }
 
-    /// The layer of each expert on its own rows, and what the hook adds.
-    fn of_experts(&mut self, site: &Site, x: ValueId, offsets: ValueId) -> Result<ValueId, ShapeError> {
-        let (name, tensor) = (site.name(), format!("model.{}.weight", site.name()));
-        if self.order_of(&tensor, site.in_features).is_some() {
-            let found = "a matrix of which columns lie in an order of their own (act-order)";
-            return Err(ShapeError::new("model", format!("experts {name}"), found, "one with columns in order"));
+    /// With the router's own bias, or what the hook has in its place, where it has one.
+    fn with_bias(&mut self, site: &Site, product: ValueId) -> Result<ValueId, ShapeError> {
+        if !site.bias {
+            return Ok(product);
         }
-        let weight = self.matrix(&tensor, &(0..site.matrices() * site.out_features), true, site.in_features);
-        let product = MatmulExperts { layout: Layout::NT, scale: 1.0 };
-        let output = self.graph.apply_one(product, &[x, weight, offsets], &name)?;
-        let (weights, outputs) = (vec![weight], vec![output]);
+        let name = format!("{}.bias", site.name());
+        let adapted = self.hook.vector(&mut self.graph, &name, 0);
+        let bias = self.part_of_the_way(&format!("{name}_vector"), adapted.is_none(), |model, _, is_adapted| {
+            let own = |model: &mut Self| model.vector(&format!("model.{name}"), &(0..site.out_features), true);
+            Ok(adapted.filter(|_| is_adapted).unwrap_or_else(|| own(model)))
+        })?;
+        self.graph.apply_one(AddBias, &[product, bias], name)
+    }
+
+    /// The layer of each expert on its own rows, what the hook adds, and the expert's own bias: of each tensor that the layer has.
+    fn of_experts(&mut self, site: &Site, x: ValueId, offsets: ValueId) -> Result<Vec<ValueId>, ShapeError> {
+        let (mut weights, mut outputs) = (Vec::new(), Vec::new());
+        let tensors = site.tensors();
+        for held in &tensors {
+            let (name, tensor) = (&held.name, format!("model.{}.weight", held.name));
+            if self.order_of(&tensor, site.in_features).is_some() {
+                let found = "a matrix of which columns lie in an order of their own (act-order)";
+                return Err(ShapeError::new("model", format!("experts {name}"), found, "one with columns in order"));
+            }
+            let weight = self.matrix(&tensor, &(0..site.matrices() * held.out_features()), true, site.in_features);
+            let product = MatmulExperts { layout: Layout::NT, scale: 1.0 };
+            outputs.push(self.graph.apply_one(product, &[x, weight, offsets], name)?);
+            weights.push(weight);
+        }
         let linear = Linear { site, x, offsets: Some(offsets), weights, order: None, factor: 1.0, outputs };
-        Ok(self.hook.after(&mut self.graph, linear)?[0])
+        let mut outputs = self.hook.after(&mut self.graph, linear)?;
+        for (output, held) in outputs.iter_mut().zip(&tensors).filter(|_| site.bias) {
+            let tensor = format!("model.{}.bias", held.name);
+            let bias = self.vector_of_experts(tensor, site.matrices(), held.out_features());
+            *output = self.graph.apply_one(AddExpertBias, &[*output, bias, offsets], format!("{}.bias", held.name))?;
+        }
+        Ok(outputs)
     }
 }

@@ -406,10 +406,15 @@ impl<'a> Builder<'a> {
         known.unwrap_or_else(|| self.weight(name.to_owned(), (self.storage)(name), [rows, columns]))
     }
 
-    /// Elements `rows` of the bias `tensor`, as a row, which rests in f32.
-    pub(super) fn bias(&mut self, tensor: &str, rows: &Range<usize>, whole: bool) -> ValueId {
+    /// Elements `rows` of the vector `tensor`, as a row, which rests in f32.
+    pub(super) fn vector(&mut self, tensor: &str, rows: &Range<usize>, whole: bool) -> ValueId {
         let name = if whole { tensor.to_owned() } else { slice_name(tensor, rows) };
         self.weight(name, DType::F32, [1, rows.len()])
+    }
+
+    /// The vector `tensor` of so many numbers for each of so many experts, a row for each.
+    pub(super) fn vector_of_experts(&mut self, tensor: String, experts: usize, columns: usize) -> ValueId {
+        self.weight(tensor, DType::F32, [experts, columns])
     }
 
     /// `rows` of the matrix `tensor`, of which `whole` says whether there are others.

@@ -33,6 +33,7 @@ fn published_parameter_counts() {
         ("mistral-7b-v0.1", 7_241_732_096),
         ("phi-3-mini-4k", 3_821_079_552),
         ("qwen2.5-72b", 72_706_203_648),
+        ("gpt-oss-20b", 20_914_757_184),
     ] {
         let count: u64 = architecture::parameters(&fixture(name)).iter().map(architecture::Parameter::count).sum();
         assert_eq!(count, published, "{name}");
@@ -58,6 +59,11 @@ fn families_differ_in_their_modules() {
         [("qkv_proj", false), ("o_proj", false), ("gate_up_proj", false), ("down_proj", false)]
     );
     assert_eq!(names(&fixture("qwen2.5-72b"))[..4], [("q_proj", true), ("k_proj", true), ("v_proj", true), ("o_proj", false)]);
+    // Gate and up of all experts are one parameter, of which a file has two matrices.
+    assert_eq!(
+        names(&fixture("gpt-oss-20b")),
+        [("q_proj", true), ("k_proj", true), ("v_proj", true), ("o_proj", true), ("gate_up_proj", true), ("down_proj", true)]
+    );
     let qkv = &architecture::linear_modules(&fixture("phi-3-mini-4k"))[0];
     assert_eq!((qkv.out_features, qkv.in_features, qkv.part), (3 * 3072, 3072, Part::Attention));
 }
@@ -167,10 +173,28 @@ fn architectures_are_refused_by_name_with_those_that_work() {
     let unknown = message(changed(json!({"architectures": ["GPT2LMHeadModel"]})));
     assert!(unknown.contains("GPT2LMHeadModel") && unknown.contains("LlamaForCausalLM"), "{unknown}");
     assert!(tiny::config().supported().is_ok());
-    for name in ["mistral-7b-v0.1", "phi-3-mini-4k", "qwen2.5-72b"] {
+    for name in ["mistral-7b-v0.1", "phi-3-mini-4k", "qwen2.5-72b", "gpt-oss-20b"] {
         assert!(fixture(name).supported().is_ok(), "{name}");
     }
     assert!(message(changed(json!({"head_dim": 6})).unwrap().supported()).contains("6 features"));
+}
+
+/// Without a word about rotations transformers takes that of the published models, and a config that is written says what is meant.
+#[test]
+fn the_rotation_of_gpt_oss_goes_without_saying() {
+    let published = fixture("gpt-oss-20b");
+    let path = format!("{}/tests/fixtures/configs/gpt-oss-20b.json", env!("CARGO_MANIFEST_DIR"));
+    let mut config: Value = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
+    config.as_object_mut().unwrap().retain(|key, _| !key.starts_with("rope_"));
+    assert_eq!(Architecture::from_json_str(&config.to_string()).unwrap(), published);
+    config["rope_parameters"] = json!({"rope_type": "default", "rope_theta": 10000.0});
+    let plain = Architecture::from_json_str(&config.to_string()).unwrap();
+    assert_eq!(plain.ropes[0].scaling, RopeScaling::None);
+    for model in [&published, &plain] {
+        let again = Architecture::from_json_str(&model.to_json().to_string()).unwrap();
+        assert_eq!((model.differs(&again), again.windows_of_layers()), (None, model.windows_of_layers()));
+    }
+    assert_eq!(published.windows_of_layers()[..3], [Some(128), None, Some(128)]);
 }
 
 #[test]

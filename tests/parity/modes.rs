@@ -1,15 +1,18 @@
 //! Every family in the modes of a run that change no number: steps that compute activations again, keep the hidden states of frozen
 //! layers, are profiled, or go on after a stop, are bitwise those of a plain run. And in weights of 8 bits, and under long windows.
 
+use super::families::adapter_of;
 use super::*;
 use graftling::architecture::Architecture;
 use graftling::session::prefix_cache::{PrefixCache, PrefixCacheType, Store, StorePlan};
 
 /// The fixtures of `tests/parity/families.rs`, each family and each of its features once or more.
-const FAMILIES: [&str; 21] = [
+const FAMILIES: [&str; 23] = [
     "gemma2",
     "gemma3",
     "gemma3_with_images",
+    "gpt_oss",
+    "gpt_oss_plain",
     "granite",
     "granite_biases",
     "llama_biases",
@@ -70,7 +73,7 @@ impl Family {
             expected["lora"]["modules"].as_array().unwrap().iter().map(|name| name.as_str().unwrap()).collect();
         let mut spec = spec_of(&expected, (if upper { layers / 2 } else { 0 }..layers).collect(), &modules);
         spec.dropout = 0.1;
-        let (_, start) = load_adapter(&folder.join("adapter")).unwrap();
+        let (_, start) = adapter_of(&setup, &folder.join("adapter"));
         let records = expected["adamw"]["records"].as_array().unwrap();
         let examples = records.iter().map(example).collect();
         Self { name, setup, spec, start, examples }

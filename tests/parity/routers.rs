@@ -16,7 +16,7 @@ const STEP_LOSS: f64 = 5e-4;
 /// Of a mean over rows of products of two means: as an elementwise op of numbers of this size.
 const BALANCE: f64 = 2e-5;
 
-const NAMES: [&str; 4] = ["mixtral", "qwen2_moe", "qwen3_moe", "qwen3_moe_mixed"];
+const NAMES: [&str; 5] = ["mixtral", "qwen2_moe", "qwen3_moe", "qwen3_moe_mixed", "gpt_oss"];
 
 struct Case {
     name: &'static str,

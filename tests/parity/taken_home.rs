@@ -7,7 +7,7 @@ use graftling::merge::Update;
 use graftling::storage::mixture::Mixture;
 
 /// Families whose GGUF files can say all that their configs say.
-const SAYABLE: [&str; 16] = [
+const SAYABLE: [&str; 17] = [
     "llama_biases",
     "llama_linear",
     "llama_yarn",
@@ -24,7 +24,11 @@ const SAYABLE: [&str; 16] = [
     "mixtral",
     "qwen2_moe",
     "qwen3_moe",
+    "gpt_oss",
 ];
+
+/// Some of the others.
+const OTHERS: [&str; 6] = ["llama_dynamic", "mistral", "qwen2_windows", "gemma3_with_images", "qwen3_moe_mixed", "gpt_oss_plain"];
 
 /// Exports as `write` does, with the adapter of the fixture or without one; gives the exported model.
 fn exported(name: &str, adapted: bool, write: impl FnOnce(&Source, &Path)) -> (tempfile::TempDir, PathBuf) {
@@ -81,6 +85,36 @@ fn every_family_comes_back_bit_for_bit() {
     }
 }
 
+/// Blocks of experts stay as they are in a file of other blocks, and become numbers in a folder.
+#[test]
+fn blocks_of_experts_are_passed_through() {
+    use graftling::storage::DType;
+    let folder_of_blocks = folder_of("gpt_oss").join("mxfp4");
+    let files = ModelFiles::open(folder_of_blocks.to_str().unwrap()).unwrap();
+    let theirs = ModelFiles::open(folder_of("gpt_oss").join("mxfp4.gguf").to_str().unwrap()).unwrap();
+    let update = Update::default();
+    let source = Source::new(&files, None, &update);
+    let out = tempfile::tempdir().unwrap();
+    let [path, numbers] = ["out.gguf", "numbers"].map(|name| out.path().join(name));
+    gguf(Mixture::Q8_0)(&source, &path);
+    folder(DType::BF16)(&source, &numbers);
+    let ours = ModelFiles::open(path.to_str().unwrap()).unwrap();
+    let of_experts = |name: &str| name.contains(".experts.") && name.ends_with(".weight");
+    for info in theirs.tensors.tensors().iter().filter(|info| of_experts(&info.name)) {
+        let read = |files: &ModelFiles| {
+            let found = files.tensors.find(&info.name).unwrap();
+            (found.storage, files.tensors.read_rows(&info.name, 0..info.rows()).unwrap())
+        };
+        assert_eq!(read(&ours).0, DType::MXFP4, "{}", info.name);
+        assert!(read(&ours) == read(&theirs) && read(&ours) == read(&files), "{} has other blocks", info.name);
+    }
+    let [first, second] = [folder_of("gpt_oss"), numbers].map(|path| ModelFiles::open(path.to_str().unwrap()).unwrap());
+    // As numbers: of the two codes of zero, the blocks' formula makes one.
+    for info in first.tensors.tensors() {
+        assert_eq!(second.tensors.read_f32(&info.name).unwrap(), first.tensors.read_f32(&info.name).unwrap(), "{}", info.name);
+    }
+}
+
 /// A file of the same weights that gguf-py wrote says the same of the model, and has the same bytes in it.
 #[test]
 fn files_are_those_that_others_write() {
@@ -117,7 +151,7 @@ fn files_are_those_that_others_write() {
 /// What PEFT computes beside the base, the merged model computes by itself.
 #[test]
 fn merged_models_have_the_losses_of_peft() {
-    for name in SAYABLE.iter().chain(&["llama_dynamic", "mistral", "qwen2_windows", "gemma3_with_images", "qwen3_moe_mixed"]) {
+    for name in SAYABLE.iter().chain(&OTHERS) {
         let expected = json(&folder_of(name).join("expected.json"));
         let mut ways = vec![exported(name, true, folder(graftling::storage::DType::F32))];
         if SAYABLE.contains(name) {

@@ -33,6 +33,7 @@ ARCHITECTURES = {
     "mixtral": "llama",
     "qwen2_moe": "qwen2moe",
     "qwen3_moe": "qwen3moe",
+    "gpt_oss": "gpt-oss",
 }
 INTERLEAVED = {"llama", "smollm3", "granite"}  # ggml's older rotary order
 ONE_PLUS = {"gemma2", "gemma3"}
@@ -82,9 +83,15 @@ def write_keys(writer, arch, config):
         writer.add_rope_scaling_attn_factors(math.sqrt(1 + math.log(scale) / math.log(original)) if scale > 1 else 1.0)
         for name in ("long", "short"):
             writer.add_tensor(f"rope_factors_{name}.weight", np.array(rope[f"{name}_factor"], dtype=np.float32))
+    elif kind == "yarn":
+        writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+        writer.add_rope_scaling_factor(rope["factor"])
+        writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
+        writer.add_rope_scaling_yarn_beta_fast(rope["beta_fast"])
+        writer.add_rope_scaling_yarn_beta_slow(rope["beta_slow"])
     elif kind != "default":
         raise SystemExit(f"rope type {kind!r} is not written here")
-    if arch in ONE_PLUS or arch == "phi3":
+    if arch in ONE_PLUS or arch in ("phi3", "gpt-oss"):
         writer.add_sliding_window(config.get("sliding_window") or 0)
     if arch == "gemma2":
         writer.add_attn_logit_softcapping(config["attn_logit_softcapping"])
@@ -95,6 +102,8 @@ def write_keys(writer, arch, config):
         writer.add_expert_used_count(config["num_experts_per_tok"])
         if "moe_intermediate_size" in config:
             writer.add_expert_feed_forward_length(config["moe_intermediate_size"])
+        if arch == "gpt-oss":
+            writer.add_expert_feed_forward_length(config["intermediate_size"])
         if "shared_expert_intermediate_size" in config:
             writer.add_expert_shared_feed_forward_length(config["shared_expert_intermediate_size"])
     if arch == "granite":
@@ -117,6 +126,30 @@ def of_all_experts(tensors):
     return {name: in_order(value) if isinstance(value, dict) else value for name, value in found.items()}
 
 
+def experts_apart(tensors):
+    """gpt-oss's parameters of all experts as llama.cpp has them: gate, up and down with rows of inputs; blocks of MXFP4 stay blocks."""
+    found = {}
+    for name, tensor in tensors.items():
+        match = re.fullmatch(r"(.*\.experts)\.(gate_up_proj|down_proj)(_bias|_blocks|_scales|)", name)
+        if not match:
+            found[f"{name}.weight" if name.endswith(".sinks") else name] = tensor
+            continue
+        parent, module, kind = match.groups()
+        if kind == "_scales":
+            continue
+        if kind == "_blocks":
+            scales = tensors[name.replace("_blocks", "_scales")]
+            codes = torch.stack([tensor & 15, tensor >> 4], dim=-1).flatten(-2)
+            halves = codes[..., :16] | codes[..., 16:] << 4
+            tensor = torch.cat([scales[..., None], halves], dim=-1).flatten(-2)
+        elif not kind:
+            tensor = tensor.transpose(1, 2)
+        parts = {"gate_proj": tensor[:, ::2], "up_proj": tensor[:, 1::2]} if module == "gate_up_proj" else {module: tensor}
+        end = "bias" if kind == "_bias" else "weight"
+        found |= {f"{parent}.{part}.{end}": value.contiguous() for part, value in parts.items()}
+    return found
+
+
 def convert(folder, path, words=None):
     """Writes `path`; with `words`, the texts of the ids of which the third is the first two
     in one, there is a vocabulary in it too."""
@@ -132,9 +165,14 @@ def convert(folder, path, words=None):
         writer.add_token_merges([f"{words[0]} {words[1]}"])
     kind = next(kind for kind, name in gguf.MODEL_ARCH_NAMES.items() if name == arch)
     names = gguf.get_tensor_name_map(kind, config["num_hidden_layers"])
-    for name, tensor in of_all_experts(load_file(folder / "model.safetensors")).items():
+    tensors = of_all_experts(load_file(folder / "model.safetensors"))
+    for name, tensor in (experts_apart(tensors) if arch == "gpt-oss" else tensors).items():
         tensor = tensor.squeeze() if name.endswith("shared_expert_gate.weight") else tensor
         stem, suffix = name.rsplit(".", 1)
+        if tensor.dtype == torch.uint8:
+            target = f"{names.get_name(stem)}.{suffix}"
+            writer.add_tensor(target, tensor.numpy(), raw_shape=tensor.shape, raw_dtype=gguf.GGMLQuantizationType.MXFP4)
+            continue
         values = tensor.float().numpy()
         if arch in ONE_PLUS and name.endswith("norm.weight"):
             values = values + 1
@@ -142,7 +180,7 @@ def convert(folder, path, words=None):
         if arch in INTERLEAVED and heads:
             values = interleaved_rows(values, heads)
         target = f"{names.get_name(stem)}.{suffix}"
-        if values.ndim == 1 or "_inp" in target or tensor.dtype == torch.float32:
+        if values.ndim == 1 or suffix == "bias" or "_inp" in target or tensor.dtype == torch.float32:
             writer.add_tensor(target, values.astype(np.float32))
         elif tensor.dtype == torch.float16:
             writer.add_tensor(target, values.astype(np.float16))

@@ -92,7 +92,7 @@ def hashed_uniform(name, rows, columns, bound):
     return (unit * bound).astype(np.float32).reshape(rows, columns)
 
 
-def add_lora(model, modules, r, alpha, layers=None, b_bound=0.0):
+def add_lora(model, modules, r, alpha, layers=None, b_bound=0.0, parameters=None):
     """PEFT's LoRA with A from `hashed_uniform` (bound 1/sqrt(in)) and B likewise (bound `b_bound`; 0 gives B = 0)."""
     config = LoraConfig(
         r=r,
@@ -100,6 +100,7 @@ def add_lora(model, modules, r, alpha, layers=None, b_bound=0.0):
         lora_dropout=0.0,
         bias="none",
         target_modules=modules,
+        target_parameters=parameters,
         layers_to_transform=layers,
         layers_pattern="layers" if layers is not None else None,
         task_type="CAUSAL_LM",

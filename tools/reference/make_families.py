@@ -6,7 +6,8 @@
 Each folder is a Hugging Face model folder as transformers saves it, `model.gguf` where the format can say all that the config says
 (folder_to_gguf.py), a PEFT adapter folder `adapter/` (all linear modules, B not zero) and the expected figures, in f64. Features are
 where they show: norms away from 1, biases away from 0, windows shorter than the sequence, soft caps in their bent range, rotations
-scaled within the sequence. tests/fixtures/reference/README.md says what the files hold.
+scaled within the sequence, activations beyond their bounds. Of gpt-oss there are also `mxfp4/`, with the experts in the blocks in which it is
+published, and `mxfp4.gguf`: the same numbers. tests/fixtures/reference/README.md says what the files hold.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from safetensors.torch import load_file, save_file
 
 import folder_to_gguf
 import lora_run as run
+import mxfp4
 
 RANK, ALPHA, B_BOUND, LENGTH, STEPS, NEW_TOKENS = 2, 4, 0.25, 24, 5, 8
 ADAMW = {"learning_rate": 5e-3, "weight_decay": 0.1, "max_grad_norm": 5.0}
@@ -51,6 +53,9 @@ LONG = dict(
     partial_rotary_factor=0.75,
 )
 
+GPT_OSS = dict(
+    num_local_experts=6, num_experts_per_tok=2, intermediate_size=64, head_dim=16, sliding_window=5, rms_norm_eps=1e-5, num_hidden_layers=3
+)
 WIDE_HEADS = dict(head_dim=16, query_pre_attn_scalar=16, sliding_window=5)
 FEW_HEADS = WIDE_HEADS | dict(num_attention_heads=2)
 
@@ -144,6 +149,21 @@ FAMILIES = {
         dict(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16, num_hidden_layers=3, mlp_only_layers=[1]),
         False,
     ),
+    "gpt_oss": (hf.GptOssConfig, GPT_OSS | dict(rope_parameters=YARN | dict(truncate=False)), True),
+    # without a window in the first layer, without scaling, and with other bounds
+    "gpt_oss_plain": (
+        hf.GptOssConfig,
+        GPT_OSS
+        | dict(
+            num_hidden_layers=2,
+            layer_types=["full_attention", "sliding_attention"],
+            rope_parameters=dict(rope_type="default", rope_theta=1e4),
+            swiglu_limit=3.0,
+            swiglu_alpha=1.5,
+            tie_word_embeddings=True,
+        ),
+        False,
+    ),
     "granite_biases": (
         hf.GraniteConfig,
         dict(residual_multiplier=0.6, attention_bias=True, mlp_bias=True, attention_multiplier=0.3),
@@ -163,8 +183,12 @@ def random_model(config, generator):
                 values = np.zeros(shape)
             elif name.endswith("norm.weight"):
                 values = (0.0 if adds_one else 1.0) + 0.3 * generator.normal(size=shape)
-            elif name.endswith(".bias"):
+            elif name.endswith("bias"):
                 values = 0.4 * generator.normal(size=shape)
+            elif name.endswith("sinks"):
+                values = 1.5 * generator.normal(size=shape)
+            elif config.model_type in TOGETHER and ".experts." in name:
+                values = mxfp4.random_experts(generator, shape)
             elif "embed_tokens" in name:
                 values = generator.normal(0.0, 0.12 if adds_one else 0.5, shape)
             else:
@@ -179,6 +203,16 @@ def random_model(config, generator):
             for layer in model.model.layers:
                 if hasattr(layer.mlp, "gate"):
                     layer.mlp.gate.weight *= ROUTER_SCALE
+        if config.model_type in TOGETHER:
+            # The same, and the bias decides too.
+            model.model.embed_tokens.weight[:, 0] = 2.0
+            model.model.layers[0].self_attn.o_proj.weight[0] = 0.0
+            if config.attention_bias:
+                model.model.layers[0].self_attn.o_proj.bias[0] = 0.0
+            model.model.layers[0].mlp.router.weight[1, 0] = 2.5
+            model.model.layers[0].mlp.router.weight[3, 0] = -2.5
+            for layer in model.model.layers:
+                layer.mlp.router.weight *= ROUTER_SCALE
     return model.to(torch.bfloat16)
 
 
@@ -190,6 +224,9 @@ EXPERTS = {
     "qwen2_moe": ["gate_proj", "up_proj", "down_proj"],
     "qwen3_moe": ["gate_proj", "up_proj", "down_proj"],
 }
+
+# Of which the experts are no modules, so that PEFT adapts parameters of all of them.
+TOGETHER = {"gpt_oss": ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]}
 
 
 class SingleExperts(torch.nn.ModuleList):
@@ -240,10 +277,24 @@ def with_single_experts(model):
     return model
 
 
+def of_parameter(name, tensor):
+    """A matrix of a pair of all experts as graftling has it: B's rows by expert, those of gate before those of up."""
+    layer, own = re.fullmatch(r"(layers\.\d+\.mlp\.experts)\.(.*)", name).groups()
+    module = "gate_up_proj" if own.startswith("base_layer.") else "down_proj"
+    matrix = own.rsplit(".", 1)[-1]
+    if matrix == "lora_b":
+        halves = [tensor[::2], tensor[1::2]] if module == "gate_up_proj" else [tensor]
+        out = lambda half: half.reshape(half.shape[0], RANK, -1).permute(2, 0, 1).reshape(-1, RANK)
+        tensor = torch.cat([out(half) for half in halves])
+    return f"{layer}.{module}.{matrix}", tensor
+
+
 def of_all_experts(tensors):
     """The matrices of single experts by the name of all, one below the other, as graftling has them."""
     found = {}
     for name, tensor in tensors.items():
+        if re.fullmatch(r".*\.experts\.(base_layer\.)?lora_.", name):
+            name, tensor = of_parameter(name, tensor)
         match = re.fullmatch(r"(.*)\.experts\.(\d+)\.((.*)\.lora_.)", name)
         if match:
             parent = match[1].replace(".mlp", ".block_sparse_moe") if match[4] in EXPERTS["mixtral"] else match[1]
@@ -262,19 +313,24 @@ def routing(model, ids):
         logits = out[0].sort(descending=True).values
         gaps.append(float((logits[:, module.top_k - 1] - logits[:, module.top_k]).min()))
 
-    gates = [module.register_forward_hook(look) for module in model.modules() if type(module).__name__.endswith("TopKRouter")]
+    def count(module, _, out):
+        tokens.append(torch.bincount(out[2].flatten(), minlength=module.num_experts).tolist())
+
+    routers = [module for module in model.modules() if type(module).__name__.endswith("TopKRouter")]
+    tokens = []
+    gates = [module.register_forward_hook(hook) for module in routers for hook in (look, count)]
     with torch.no_grad():
         model(torch.tensor([ids]), use_cache=False)
     [gate.remove() for gate in gates]
-    first = next(module for module in model.modules() if isinstance(module, SingleExperts))
-    return first.tokens, min(gaps)
+    return tokens[0], min(gaps)
 
 
 def exact_model(folder):
     """The model in f64, with the places that transformers forces to f32 replaced (frequencies stay transformers' own, in f32)."""
     model = hf.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").double().eval()
     adds_one = model.config.model_type.startswith("gemma")
-    if EXPERTS.get(model.config.model_type):
+    model_type = model.config.model_type
+    if EXPERTS.get(model_type) or model_type in TOGETHER:
         model.set_experts_implementation("eager")  # the others have no f64
 
     def rms_norm(module, x):
@@ -294,7 +350,8 @@ def exact_model(folder):
             init = hf.modeling_rope_utils.ROPE_INIT_FUNCTIONS[kind]
             frequencies = init(text_config, x.device, seq_len=length)[0].double()
         angles = position_ids[..., None].double() * frequencies
-        angles = torch.cat((angles, angles), dim=-1)
+        if model_type not in TOGETHER:
+            angles = torch.cat((angles, angles), dim=-1)
         scale = getattr(module, prefix + "attention_scaling")
         return angles.cos() * scale, angles.sin() * scale
 
@@ -306,7 +363,7 @@ def exact_model(folder):
         return logits, weights, chosen
 
     for module in model.modules():
-        if type(module).__name__.endswith("TopKRouter"):
+        if type(module).__name__.endswith("TopKRouter") and model_type not in TOGETHER:
             module.forward = types.MethodType(route, module)
         if type(module).__name__.endswith("RMSNorm"):
             module.forward = types.MethodType(rms_norm, module)
@@ -319,11 +376,11 @@ def tokens(generator, vocab, length):
     return generator.integers(3, vocab, length).tolist()
 
 
-def work_of(generator, vocab):
+def work_of(generator, vocab, rounds=1):
     return {
         "sequence": tokens(generator, vocab, LENGTH),
         "prompt": tokens(generator, vocab, 9),
-        "adamw": [[[{"input_ids": tokens(generator, vocab, length)}]] for length in (17, 13, 21, 11, 17)][:STEPS],
+        "adamw": [[[{"input_ids": tokens(generator, vocab, length)}]] for length in (17, 13, 21, 11, 17)] * rounds,
     }
 
 
@@ -349,13 +406,15 @@ def figures(folder, load, work, modules, save=False):
         out["base"] = {"token_nll": run.token_nll(model, work["sequence"])[0].tolist()}
         out["base"]["greedy"], out["base"]["margin"] = greedy(model, work["prompt"])
     model = with_single_experts(model)
-    if EXPERTS.get(model.config.model_type):
+    parameters = TOGETHER.get(model.config.model_type)
+    if parameters or EXPERTS.get(model.config.model_type):
         tokens_of, gap = routing(model, work["sequence"])
         print(f"  tokens of experts {tokens_of}, smallest gap of the router {gap:.3f}")
         assert max(tokens_of) == LENGTH and min(tokens_of) == 0 and gap > 5e-4, "the router's choice is not safe, or not extreme"
+    if EXPERTS.get(model.config.model_type):
         # PEFT would look for transformers 5's experts.
         model.config.model_type = "llama"
-    model = run.add_lora(model, modules, RANK, ALPHA, b_bound=B_BOUND)
+    model = run.add_lora(model, modules, RANK, ALPHA, b_bound=B_BOUND, parameters=parameters)
     if save:
         model.save_pretrained(folder / "adapter")
     with torch.no_grad():
@@ -400,6 +459,8 @@ def save_fused_adapter(folder):
 
 def modules_of(config):
     attention = SEPARATE[:4]
+    if config.model_type in TOGETHER:
+        return attention
     return FUSED if config.model_type == "phi3" else attention + EXPERTS.get(config.model_type, SEPARATE[4:])
 
 
@@ -414,7 +475,11 @@ def make(name, folder):
     (folder / "generation_config.json").unlink(missing_ok=True)
     if gguf:
         folder_to_gguf.convert(folder, folder / "model.gguf")
-    work = work_of(generator, SIZES["vocab_size"])
+    together = config.model_type in TOGETHER
+    if together and gguf:
+        mxfp4.as_published(folder, folder / "mxfp4")
+        folder_to_gguf.convert(folder / "mxfp4", folder / "mxfp4.gguf")
+    work = work_of(generator, SIZES["vocab_size"], 4 if together else 1)
     modules = modules_of(config)
     if "text_config" in changes:
         modules = rf".*language_model\.layers\.\d+\.(self_attn|mlp)\.({'|'.join(SEPARATE)})"
@@ -426,7 +491,7 @@ def make(name, folder):
         "adamw_losses": distance(single["adamw"]["losses"], expected["adamw"]["losses"]),
     }
     document = {
-        "lora": {"r": RANK, "alpha": ALPHA, "modules": modules_of(config)},
+        "lora": {"r": RANK, "alpha": ALPHA, "modules": modules_of(config) + (["gate_up_proj", "down_proj"] if together else [])},
         "input_ids": work["sequence"],
         "prompt": work["prompt"],
     }

@@ -3,7 +3,7 @@
 
     python tools/reference/make_routers.py [--out tests/fixtures/reference/routers] [NAME ...]
 
-Each folder holds `adapter/` as PEFT saves it (attention, r 2, and `modules_to_save` gate, all away from their starts), `adapter_lora/` with LoRA of the
+Each folder holds `adapter/` as PEFT saves it (attention, r 2, and `modules_to_save` gate, in gpt-oss router, all away from their starts), `adapter_lora/` with LoRA of the
 routers in its place (`target_parameters`), `expected.json` and `expected.safetensors`: token losses, and by the coefficient of the load balancing loss (0 and 0.1; with LoRA 0.1) the loss of two micro-batches of one step,
 its gradients, and five AdamW steps of one record each. Figures are f64's. What transformers itself gives for `output_router_logits`, with
 padding and without, is compared with them here.
@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 import lora_run as run
 import make_families as families
 
-NAMES = ["mixtral", "qwen2_moe", "qwen3_moe", "qwen3_moe_mixed"]
+NAMES = ["mixtral", "qwen2_moe", "qwen3_moe", "qwen3_moe_mixed", "gpt_oss"]
 COEFFICIENT = 0.1
 RANK, ALPHA, B_BOUND, ROUTER_BOUND = 2, 4, 0.25, 0.05
 ADAMW = {"learning_rate": 3e-3, "weight_decay": 0.1, "max_grad_norm": 5.0}
@@ -45,15 +45,16 @@ def trained(model):
 
 
 def add_adapter(model, lora=False):
-    routers = dict(target_parameters=["gate.weight"]) if lora else dict(modules_to_save=["gate"])
+    router = "router" if model.config.model_type in families.TOGETHER else "gate"
+    routers = dict(target_parameters=[f"{router}.weight"]) if lora else dict(modules_to_save=[router])
     config = LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=run.ATTENTION, task_type="CAUSAL_LM", **routers)
     model = get_peft_model(model, config)
     with torch.no_grad():
         for name, parameter in trained(model).items():
-            rows, columns = parameter.shape
-            is_router = name.endswith("gate.weight")
+            rows, columns = parameter.shape if parameter.ndim == 2 else (len(parameter), 1)
+            is_router = name.endswith(("gate.weight", "router.weight", "router.bias"))
             bound = ROUTER_BOUND if is_router else 1.0 / math.sqrt(columns) if name.endswith("lora_a") else B_BOUND
-            change = torch.from_numpy(run.hashed_uniform(name, rows, columns, bound))
+            change = torch.from_numpy(run.hashed_uniform(name, rows, columns, bound)).reshape(parameter.shape)
             parameter.copy_(parameter + change if is_router else change)
     return model.eval()
 

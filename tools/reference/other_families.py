@@ -108,6 +108,12 @@ MODELS = {
         dict(attention_multiplier=0.2, embedding_multiplier=5.0, residual_multiplier=0.3, logits_scaling=0.5, tie_word_embeddings=False),
         True,
     ),
+    "gpt-oss-odd": (
+        hf.GptOssConfig,
+        dict(hidden_size=64, intermediate_size=32, head_dim=12, sliding_window=3, num_local_experts=5, num_experts_per_tok=3, rms_norm_eps=1e-5,
+             rope_parameters=rope("yarn", 15e4, factor=2.5, original_max_position_embeddings=12, beta_fast=32.0, beta_slow=1.0, truncate=False)),
+        True,
+    ),
     "granite-plain": (hf.GraniteConfig, dict(num_key_value_heads=3, tie_word_embeddings=True, mlp_bias=True), False),
 }
 

@@ -82,7 +82,7 @@ impl Gguf {
             };
             match storage {
                 // A row of a vector is one value; blocks of 32 rows cannot be read by rows, and no converter writes them.
-                Ok(storage) if storage.block() > 1 && tensor.shape.len() == 1 => {
+                Ok(storage) if storage.block() > 1 && rows_of(&tensor.shape, parameter.copied()).len() == 1 => {
                     unreadable.push((name, format!("a vector in {}", storage.name())));
                 }
                 Ok(storage) => {
@@ -147,12 +147,15 @@ impl Gguf {
     }
 }
 
-/// The shape with two dimensions, where the file has another number of them: of experts that lie one behind the other, and of a matrix of one
-/// row.
+/// The shape as graftling has it, where the file has another number of dimensions: of experts that lie one behind the other, and of a matrix of
+/// one row.
 fn rows_of(shape: &[usize], parameter: Option<&Parameter>) -> Vec<usize> {
     match (shape, parameter) {
         (&[count, rows, columns], Some(Parameter { experts: Some(experts), .. })) if count == *experts => {
             vec![count.saturating_mul(rows), columns]
+        }
+        (&[count, values], Some(Parameter { experts: Some(experts), shape, .. })) if count == *experts && shape.len() == 1 => {
+            vec![count.saturating_mul(values)]
         }
         (&[columns], Some(parameter)) if parameter.shape == [1, columns] => vec![1, columns],
         _ => shape.to_vec(),

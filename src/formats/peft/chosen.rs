@@ -6,7 +6,7 @@ use std::path::Path;
 use regex::Regex;
 
 use super::patterns::{Modules, compiled, ends};
-use super::{AdapterConfig, CONFIG, ROUTER, WRONG_ADAPTER, fused, names};
+use super::{AdapterConfig, CONFIG, WRONG_ADAPTER, fused, means_routers, names};
 use crate::{Error, Result};
 
 /// More layers, and more kinds of linear modules in a layer, than a model has.
@@ -25,8 +25,8 @@ pub struct Chosen {
     pub(super) layers: Option<BTreeSet<usize>>,
     /// `layers_pattern`: regular expressions for what stands before a layer's number.
     pub(super) before_layers: Vec<String>,
-    /// Of `target_parameters`: gate_up_proj and down_proj of experts.
-    pub(super) parameters: [bool; 2],
+    /// Of `target_parameters`: names that mean gate_up_proj and down_proj of experts.
+    pub(super) parameters: Vec<String>,
 }
 
 /// Two configurations are equal if the same modules are adapted; this is only how one file says it.
@@ -37,6 +37,11 @@ impl PartialEq for Chosen {
 }
 
 impl Chosen {
+    /// Whether `target_parameters` means the parameter with this path (`model.layers.3.mlp.experts.down_proj`).
+    pub(super) fn means_parameter(&self, path: &str) -> bool {
+        ends(path).any(|end| self.parameters.iter().any(|name| name == end))
+    }
+
     /// A test of the paths of linear modules in layers; `None` where no file has said anything.
     ///
     /// # Errors
@@ -56,7 +61,7 @@ impl Chosen {
         };
         Ok(Some(move |path: &str| {
             // Parameters are chosen by their names alone.
-            if fused::parameter_of(path).is_some_and(|parameter| self.parameters[parameter]) {
+            if fused::parameter_of(path).is_some_and(|parameter| self.means_parameter(&parameter)) {
                 return true;
             }
             if excluded.as_ref().is_some_and(|excludes| excludes(path)) {
@@ -133,7 +138,7 @@ pub(super) fn adopt_modules(path: &Path, config: &mut AdapterConfig, paths: &Pat
     let means_for_sure =
         |site: &str| means.is_some() && names::modules(site, experts).iter().all(|module| is_meant(&format!("{before}{module}")));
     // A layer without experts has no router, nor anything in its place.
-    let is_owed = |(_, module, site): &&(usize, &String, String)| !module.ends_with(ROUTER) && means_for_sure(site);
+    let is_owed = |(_, module, site): &&(usize, &String, String)| !means_routers(module) && means_for_sure(site);
     if let Some((layer, module, _)) = lacking.iter().find(is_owed) {
         let problem = format!("has no tensors in layer {layer}, where {CONFIG} means it too");
         return Err(bad(format!("{}: module {module}", path.display()), problem));
@@ -147,8 +152,9 @@ pub(super) fn adopt_modules(path: &Path, config: &mut AdapterConfig, paths: &Pat
     config.layers_to_transform = (!means_every_layer).then(|| layers.into_iter().collect());
     // By their own names, modules in all places are meant.
     let by_names = matches!(&chosen.targets, Some(Modules::Listed(names)) if names.iter().all(|name| !name.contains('.')))
-        && chosen.parameters == [false; 2];
-    let in_many_places = homes.iter().any(|(_, home)| home.contains('.')) && !by_names;
+        && chosen.parameters.is_empty();
+    let is_module = |(module, home): &&(String, String)| home.contains('.') && !config.parameters.contains(module);
+    let in_many_places = homes.iter().any(|home| is_module(&home)) && !by_names;
     config.only = (!lacking.is_empty() || in_many_places).then(|| paths.keys().cloned().collect());
     config.target_modules = homes.into_iter().map(|(module, _)| module).collect::<BTreeSet<_>>().into_iter().collect();
     drop(means);

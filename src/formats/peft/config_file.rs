@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::{AdapterConfig, Chosen, EMBEDDING, Modules, Patterns, ROUTER, TrainedBiases, fused, names};
+use super::{AdapterConfig, Chosen, EMBEDDING, Modules, Patterns, TrainedBiases, fused, means_routers, names};
 use crate::formats::adapter_folder::{Rule, Settings, read_settings};
 use crate::{Error, Result};
 
@@ -108,6 +108,7 @@ impl ConfigFile {
             base_model: self.get("base_model_name_or_path").and_then(Value::as_str).map(str::to_owned),
             text_path: "",
             experts: 0,
+            parameters: BTreeSet::new(),
             use_rslora: self.0.switch("use_rslora", false)?,
             use_dora,
             modules_to_save: self.whole_modules()?,
@@ -131,7 +132,7 @@ impl ConfigFile {
     /// What chooses modules, and what PEFT refuses of it.
     fn chosen(&self) -> Result<Chosen> {
         let (parameters, routers) = self.parameters()?;
-        let has_parameters = parameters != [false; 2] || !routers.is_empty();
+        let has_parameters = !parameters.is_empty() || !routers.is_empty();
         let mut targets = match self.modules("target_modules")? {
             Some(targets) => targets,
             None if has_parameters => Modules::Listed(Vec::new()),
@@ -162,18 +163,21 @@ impl ConfigFile {
     }
 
     /// Which of the experts' parameters are adapted, and which routers.
-    fn parameters(&self) -> Result<([bool; 2], Vec<String>)> {
+    fn parameters(&self) -> Result<(Vec<String>, Vec<String>)> {
         let key = "target_parameters";
         let names = match self.modules(key)? {
             None => Vec::new(),
             Some(Modules::Listed(names)) => names,
             Some(Modules::Pattern(pattern)) => vec![pattern],
         };
-        let routers = names.iter().filter_map(|name| fused::router(name)).map(str::to_owned).collect();
-        let of_experts = fused::parameters(&names).map_err(|other| {
-            self.bad(key, format!("names {other}; graftling reads gate_up_proj and down_proj of experts, and gate.weight, only"))
-        })?;
-        Ok((of_experts, routers))
+        let (of_routers, of_experts): (Vec<String>, Vec<String>) =
+            names.into_iter().partition(|name| fused::router(name).is_some());
+        if let Some(other) = of_experts.iter().find(|name| !fused::is_name(name)) {
+            let problem =
+                format!("names {other}; graftling reads gate_up_proj and down_proj of experts, and the weights of routers, only");
+            return Err(self.bad(key, problem));
+        }
+        Ok((of_experts, of_routers.iter().filter_map(|name| fused::router(name)).map(str::to_owned).collect()))
     }
 
     /// A list of module names, or a pattern; `None` where there is nothing.
@@ -202,7 +206,7 @@ impl ConfigFile {
             _ => name.clone(),
         };
         let own: BTreeSet<String> = names.iter().map(own_name).collect();
-        let is_known = |name: &str| is_of_vocabulary(name) || name.ends_with("norm") || name.ends_with(ROUTER);
+        let is_known = |name: &str| is_of_vocabulary(name) || name.ends_with("norm") || means_routers(name);
         match own.iter().find(|name| !is_known(name)) {
             Some(other) => {
                 Err(self

@@ -76,6 +76,8 @@ pub struct AdapterConfig {
     pub text_path: &'static str,
     /// How many experts a layer has, of which a file has the matrices one by one; 0 where none are adapted.
     pub experts: usize,
+    /// Those of the target modules that are parameters of all experts of a layer (`target_parameters`).
+    pub parameters: BTreeSet<String>,
     /// How the file says which modules are adapted; nothing in a config that comes from no file.
     pub chosen: Chosen,
     /// `lora_a0` and `lora_b0` of layers that began with another product than zero, which a file has behind what was trained:
@@ -131,6 +133,7 @@ impl Default for AdapterConfig {
             token_indices: BTreeMap::new(),
             text_path: "",
             experts: 0,
+            parameters: BTreeSet::new(),
             chosen: Chosen::default(),
             taken_out: Vec::new(),
         }
@@ -194,12 +197,12 @@ impl AdapterConfig {
 
     /// Those of `modules_to_save` that mean norms.
     pub fn norms_to_save(&self) -> impl Iterator<Item = &str> {
-        self.ends_to_save().filter(|name| !name.ends_with(ROUTER))
+        self.ends_to_save().filter(|name| !means_routers(name))
     }
 
     /// Those of `modules_to_save` that mean routers of experts.
     pub fn routers_to_save(&self) -> impl Iterator<Item = &str> {
-        self.ends_to_save().filter(|name| name.ends_with(ROUTER))
+        self.ends_to_save().filter(|name| means_routers(name))
     }
 
     /// The factor of `B A x`, where no pattern has another rank or alpha.
@@ -233,6 +236,9 @@ pub fn load_adapter_of(dir: &Path, names: &ExpertNames) -> Result<(AdapterConfig
     let weights = FILE.find(dir)?;
     let (tensors, paths) = read::tensors(&weights, &mut config, names)?;
     config.modules_to_save.iter_mut().for_each(|saved| *saved = router_name(saved, names));
+    // Where experts are parameters, so is their router to an adapter.
+    let has_router = |site: &String| names.together && site.rsplit('.').next() == Some(names.router);
+    config.parameters.extend(paths.keys().any(has_router).then(|| names.router.to_owned()));
     adopt_modules(&weights, &mut config, &paths)?;
     Ok((config, tensors))
 }
@@ -249,14 +255,19 @@ pub fn save_adapter(dir: &Path, config: &AdapterConfig, tensors: &[AdapterTensor
         Error::bad_input(dir.display(), problem, "This is a mistake in the calling program.")
     })?;
     let adapts = |site: &str| tensors.iter().any(|tensor| tensor.name.strip_suffix(".lora_a") == Some(site));
-    let single: Vec<AdapterTensor> = with_starts.into_iter().flat_map(|tensor| one_by_one(tensor, config.experts)).collect();
+    let (of_parameters, others): (Vec<_>, Vec<_>) =
+        with_starts.into_iter().partition(|tensor| config.is_of_a_parameter(&tensor.name));
+    let together = fused::together(of_parameters)
+        .map_err(|problem| Error::bad_input(dir.display(), problem, "This is a mistake in the calling program."))?;
+    let single: Vec<AdapterTensor> = others.into_iter().flat_map(|tensor| one_by_one(tensor, config.experts)).collect();
+    let of_parameters = together.iter().map(|(key, tensor)| InFile::of(tensor, Some(key.clone()), false));
     let in_file = single.iter().flat_map(|tensor| {
         let key = names::in_file(&tensor.name, config.text_path, adapts);
         let of_today = key.as_deref().and_then(names::router_of_today).map(Some);
         let keys = of_today.into_iter().chain([key]);
         keys.map(|key| InFile::of(tensor, key, names::is_vector(&tensor.name))).collect::<Vec<_>>()
     });
-    FILE.write(dir, &in_file.collect::<Result<Vec<_>>>()?, &config.to_json())
+    FILE.write(dir, &in_file.chain(of_parameters).collect::<Result<Vec<_>>>()?, &config.to_json())
 }
 
 impl AdapterConfig {
@@ -278,6 +289,39 @@ impl AdapterConfig {
         Some(AdapterTensor { name: tensor.name.clone(), shape, values })
     }
 
+    /// Does a matrix (`layers.3.mlp.experts.down_proj.lora_a`) belong to a parameter of all experts?
+    fn is_of_a_parameter(&self, name: &str) -> bool {
+        let module = name.rsplit('.').nth(1).unwrap_or_default();
+        self.parameters.contains(module) && fused::is_parameter(name.rsplit_once('.').map_or("", |(site, _)| site))
+    }
+
+    /// `target_parameters`: names that mean them in the adapted layers, since PEFT compares no layers.
+    fn target_parameters(&self) -> Vec<String> {
+        let usual = ExpertNames::USUAL;
+        // Where in a layer, and what follows the module's name.
+        let path = |module: &str| match is_router(module) {
+            true => format!("{}.{module}", usual.parent),
+            false => format!("{}.{module}", usual.experts),
+        };
+        let parameter = |path: &str| if means_routers(path) { format!("{path}.weight") } else { path.to_owned() };
+        let paths = || self.parameters.iter().map(|module| path(module));
+        match (&self.only, &self.layers_to_transform) {
+            (Some(only), _) => only.iter().filter(|site| self.is_parameter(site)).map(|site| parameter(site)).collect(),
+            (None, None) => paths().map(|path| parameter(&path)).collect(),
+            (None, Some(layers)) => {
+                let of_layer =
+                    |layer: &usize| paths().map(|path| parameter(&format!("layers.{layer}.{path}"))).collect::<Vec<_>>();
+                layers.iter().flat_map(of_layer).collect()
+            }
+        }
+    }
+
+    /// Is this (`layers.3.mlp.experts.down_proj`, `layers.3.mlp.router`) among the parameters?
+    fn is_parameter(&self, site: &str) -> bool {
+        let module = site.rsplit('.').next().unwrap_or_default();
+        self.parameters.contains(module) && (is_router(module) || fused::is_parameter(site))
+    }
+
     /// The keys that every version of PEFT since 0.8 reads, sorted as PEFT sorts them.
     fn to_json(&self) -> Value {
         // Twice the rank with the same scale.
@@ -297,9 +341,12 @@ impl AdapterConfig {
         // By their own names, modules of the model's other parts would be meant too; a pattern or whole names say the layers themselves.
         let in_a_part = !self.text_path.is_empty();
         let target_modules = match &self.only {
-            Some(only) => json!(only.iter().flat_map(|site| self.paths_of(site)).collect::<Vec<_>>()),
+            Some(only) => {
+                let modules = only.iter().filter(|site| !self.is_parameter(site));
+                json!(modules.flat_map(|site| self.paths_of(site)).collect::<Vec<_>>())
+            }
             None if in_a_part => json!(self.pattern()),
-            None => json!(self.target_modules),
+            None => json!(self.target_modules.iter().filter(|module| !self.parameters.contains(*module)).collect::<Vec<_>>()),
         };
         let layers_to_transform = if in_a_part || self.only.is_some() { Value::Null } else { json!(self.layers_to_transform) };
         // A list is meant for the embedding, and for the output matrix where a model has one for both.
@@ -331,7 +378,10 @@ impl AdapterConfig {
             "use_dora": self.use_dora,
             "use_rslora": self.use_rslora,
         });
-        // Older versions of PEFT do not know the key.
+        // Older versions of PEFT do not know these keys.
+        if !self.parameters.is_empty() {
+            config["target_parameters"] = json!(self.target_parameters());
+        }
         if self.ensure_weight_tying {
             config["ensure_weight_tying"] = json!(true);
         }
@@ -369,8 +419,19 @@ fn one_by_one(tensor: AdapterTensor, experts: usize) -> Vec<AdapterTensor> {
 /// The module whose tokens a list in `trainable_token_indices` means.
 const EMBEDDING: &str = "embed_tokens";
 
-/// What the names of routers of experts, and of no other module, end with.
-pub const ROUTER: &str = "gate";
+/// What the names of routers of experts, and of no other module, end with: usually, and where experts are parameters.
+const ROUTERS: [&str; 2] = [ROUTER, "router"];
+const ROUTER: &str = "gate";
+
+/// Does the name of a module mean routers of experts?
+pub fn means_routers(name: &str) -> bool {
+    ROUTERS.iter().any(|router| name.ends_with(router))
+}
+
+/// Is it the own name of a router?
+fn is_router(module: &str) -> bool {
+    ROUTERS.contains(&module)
+}
 
 /// A name of `modules_to_save` as a family goes by it: what hangs on something else than in other families is meant by its own name, if all of
 /// it is, since that is the same in every version of transformers.

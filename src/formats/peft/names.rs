@@ -1,6 +1,6 @@
 //! What the parts of an adapter are called: in PEFT's files, and in this program.
 
-use super::ROUTER;
+use super::is_router as is_router_module;
 use crate::architecture::experts::{self, ExpertNames, SHARED_EXPERT, names_with, of_expert};
 use crate::architecture::is_a_router;
 use crate::formats::adapter_folder::{number, within_layer};
@@ -148,6 +148,11 @@ pub fn in_file(name: &str, text_path: &str, adapts: impl Fn(&str) -> bool) -> Op
     Some(format!("{PREFIX}{MODEL}{text_path}{module}.{end}"))
 }
 
+/// The key of what has this name in a model of text alone.
+pub(super) fn in_model(name: &str) -> String {
+    format!("{PREFIX}{MODEL}{name}")
+}
+
 /// The path of a module by which PEFT's patterns choose it.
 pub fn path(site: &str, text_path: &str) -> String {
     format!("{MODEL}{text_path}{site}")
@@ -205,7 +210,7 @@ pub fn of_key(key: &str) -> Option<Named<'_>> {
 /// What a module hangs on in its layer, which expert's it is, and its own name: `mlp.experts.7.gate_proj`.
 fn linear_within(within: &str) -> Option<(&str, Option<usize>, &str)> {
     let (parent, module) = within.rsplit_once('.')?;
-    if matches!(parent, "self_attn" | "mlp" | SHARED_EXPERT) || (module == ROUTER && experts::is_parent(parent)) {
+    if matches!(parent, "self_attn" | "mlp" | SHARED_EXPERT) || (is_router_module(module) && experts::is_parent(parent)) {
         return Some((parent, None, module));
     }
     let (parent, expert) = parent.rsplit_once('.')?;

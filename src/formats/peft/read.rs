@@ -6,7 +6,7 @@ use std::path::Path;
 use super::chosen::Paths;
 use super::names::{self, Named, OfVocabulary};
 use super::patterns::ALIKE;
-use super::{AdapterConfig, AdapterTensor, CONFIG, EMBEDDING, ROUTER, TrainedBiases, WRONG_ADAPTER, fused};
+use super::{AdapterConfig, AdapterTensor, CONFIG, EMBEDDING, TrainedBiases, WRONG_ADAPTER, fused, is_router};
 use crate::architecture::experts::{ExpertNames, of_expert};
 use crate::formats::adapter_folder::Tensors;
 use crate::storage::TensorInfo;
@@ -114,7 +114,10 @@ impl Found {
         let &[size] = info.shape.as_slice() else {
             return Err(file.bad(key, format!("has shape {:?}, not [out]", info.shape), WRONG_ADAPTER));
         };
-        if config.bias == TrainedBiases::None {
+        // Of a router that is trained as a whole, the bias is a part.
+        let module = name.strip_suffix(".bias").unwrap_or(&name);
+        let is_saved = is_of_a_router(module) && config.ends_to_save().any(|saved| names::path(module, "").ends_with(saved));
+        if config.bias == TrainedBiases::None && !is_saved {
             return Err(file.bad(key, format!("is there, but {CONFIG} does not say bias"), WRONG_ADAPTER));
         }
         let tensor = AdapterTensor { name: name.clone(), shape: [size, 1], values: file.values(key)? };
@@ -211,7 +214,7 @@ fn is_saved(name: &str) -> bool {
 
 /// Does a layer (`layers.3.mlp.gate`), or a matrix of it, belong to a router?
 fn is_of_a_router(name: &str) -> bool {
-    name.split('.').nth(3) == Some(ROUTER)
+    name.split('.').nth(3).is_some_and(is_router)
 }
 
 /// That all is there that the configuration says, and each pair with its other half.

@@ -121,8 +121,10 @@ impl Lengths {
 
 /// Makes sure that the lengths of the rows of these sites' weights are known. They are computed in f64, by all cores, once.
 fn norms(look: &mut Look, pieces: &[Piece]) -> Result<()> {
+    // Of experts nothing is shown.
+    let of_one_matrix = pieces.iter().filter(|piece| piece.site.experts.is_none());
     let names: Vec<String> =
-        pieces.iter().map(|piece| piece.site.name()).filter(|name| !look.kept.norms.contains_key(name)).collect();
+        of_one_matrix.map(|piece| piece.site.name()).filter(|name| !look.kept.norms.contains_key(name)).collect();
     let tensors = &*look.model.files.tensors;
     let norm = |name: &String| -> Result<(String, Vec<f64>)> {
         let tensor = format!("model.{name}.weight");

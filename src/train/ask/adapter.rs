@@ -138,14 +138,14 @@ fn fresh(options: &TrainOptions, opened: &OpenModel) -> Result<AdapterConfig> {
         return Err(Error::bad_input("--lora-r", problem, "give a small rank, such as 16"));
     }
     let sites = sites_of(options, model)?;
-    let paths = |site: &Site| module_paths(&site.name(), site.experts.unwrap_or(0), model.text_path);
+    let paths = |site: &Site| module_paths(&site.name(), site.expert_modules(), model.text_path);
     let layers: Vec<Vec<String>> = sites.iter().map(paths).collect();
     let (target_modules, layers_to_transform, only) = as_product(&sites, model);
     let positive = |alpha: &f64| alpha.is_finite() && *alpha > 0.0;
     let lora_alpha = options.lora_alpha.unwrap_or(TrainOptions::LORA_ALPHA);
     let pattern = |text: &Option<String>| text.clone().unwrap_or_default();
     let Vocabulary { modules_to_save, whole_rows, token_indices } = Vocabulary::of(options, opened)?;
-    Ok(AdapterConfig {
+    without_dropout_of_parameters(AdapterConfig {
         modules_to_save,
         whole_rows,
         token_indices,
@@ -161,7 +161,8 @@ fn fresh(options: &TrainOptions, opened: &OpenModel) -> Result<AdapterConfig> {
         use_dora: options.use_dora,
         base_model: Some(options.model.clone()),
         text_path: model.text_path,
-        experts: sites.iter().find_map(|site| site.experts).unwrap_or(0),
+        experts: sites.iter().map(Site::expert_modules).max().unwrap_or(0),
+        parameters: sites.iter().filter(|site| site.parameter).map(|site| site.module.to_owned()).collect(),
         ..AdapterConfig::default()
     })
 }
@@ -275,5 +276,17 @@ fn built_on(folder: &Path, mut config: AdapterConfig, options: &TrainOptions, op
     config.lora_dropout = options.lora_dropout.unwrap_or(config.lora_dropout);
     config.base_model = Some(options.model.clone());
     config.text_path = model.text_path;
-    Ok(config)
+    without_dropout_of_parameters(config)
+}
+
+/// PEFT adds the product of a pair to a parameter, and loads no adapter of one that says dropout.
+fn without_dropout_of_parameters(config: AdapterConfig) -> Result<AdapterConfig> {
+    match config.parameters.first().filter(|_| config.lora_dropout > 0.0) {
+        None => Ok(config),
+        Some(name) => {
+            let problem =
+                format!("is {}, and {name} is adapted as a parameter, of which no input is dropped", config.lora_dropout);
+            Err(Error::bad_input("--lora-dropout", problem, "leave it out, or adapt other modules: --target-modules attention"))
+        }
+    }
 }

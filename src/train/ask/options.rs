@@ -340,7 +340,7 @@ fn has_characters(option: &str, tokens: &[String]) -> Result<()> {
 
 fn names_a_matrix(option: &str, names: &[String]) -> Result<()> {
     let is_known =
-        |name: &&str| ["embed_tokens", "lm_head"].contains(name) || name.ends_with("norm") || name.ends_with(peft::ROUTER);
+        |name: &&str| ["embed_tokens", "lm_head"].contains(name) || name.ends_with("norm") || peft::means_routers(name);
     let other = names.iter().map(|name| name.trim()).find(|name| !is_known(name));
     match other {
         Some(other) => {
