@@ -98,6 +98,17 @@ fn assistant_turns_are_what_generation_tags_mark() {
             found.encoded.ids.iter().zip(&found.supervised).filter(|(_, learned)| **learned).map(|(id, _)| *id).collect();
         let expected: String = case["assistant"].as_array().unwrap().iter().map(|turn| turn.as_str().unwrap()).collect();
         let learned = tokenizer.decode(&learned, false).unwrap();
+        if family == "harmony" {
+            // Its last turn ends otherwise than those before it, which a text of several turns is aligned by: their contents are learned, and
+            // that they have no end is told. Of a single turn all is learned that follows the generation prompt, the channel too.
+            let turns = case["assistant"].as_array().unwrap().len();
+            let expected = match text.ends_with("<|return|>") && turns == 1 {
+                true => format!("<|channel|>final<|message|>{expected}"),
+                false => expected.replace("<|end|>", "").replace("<|return|>", ""),
+            };
+            assert_eq!((learned, found.unended_turns), (expected, turns), "{family}, {name}");
+            continue;
+        }
         if family == "mistral" && name.starts_with("system") {
             // The system prompt moves to the last turn, so earlier ones are found by their content alone.
             assert_eq!(learned.replace(' ', ""), expected.replace(' ', ""));
