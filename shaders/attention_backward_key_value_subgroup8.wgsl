@@ -23,7 +23,7 @@ const UNSEEN = -1e30;         // score of a key that a query vector does not see
 @group(0) @binding(7) var<storage, read_write> d_k: array<vec4f>;    // as k
 @group(0) @binding(8) var<storage, read_write> d_v: array<vec4f>;    // as k
 
-// Where query vector `vector` of key head `key_head` begins in q and d_out.
+// Where query vectors of key head `key_head` begin in q and d_out.
 fn starts_of(vectors: vec4u, key_head: u32) -> vec4u {
     return (vectors / params.group * params.heads + key_head * params.group + vectors % params.group) * HEAD_VEC4;
 }
@@ -58,10 +58,10 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
     let k_start = key * key_stride + key_head * HEAD_VEC4;
 
     // Of d_score q, and of weight d_out: the first four of the lane's columns and the last.
-    var near_k: array<EightVectors, PAIRS>;
-    var far_k: array<EightVectors, PAIRS>;
-    var near_v: array<EightVectors, PAIRS>;
-    var far_v: array<EightVectors, PAIRS>;
+    var near_k: array<EightRows, PAIRS>;
+    var far_k: array<EightRows, PAIRS>;
+    var near_v: array<EightRows, PAIRS>;
+    var far_v: array<EightRows, PAIRS>;
     for (var base = first_key * params.group; base < vectors; base += 8u) {
         if first_seen(segment_start[base / params.group], base / params.group) > first_key + 7u {
             break; // this and all later rows belong to later segments, or their windows begin later
@@ -108,12 +108,12 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
                 let column = column_of(pair, lane);
                 let low = queries_at(starts_low + column);
                 let high = queries_at(starts_high + column);
-                near_k[pair] = add_weighted(add_weighted(near_k[pair], d_scores_low, low.near), d_scores_high, high.near);
-                far_k[pair] = add_weighted(add_weighted(far_k[pair], d_scores_low, low.far), d_scores_high, high.far);
+                near_k[pair] = add_rows(add_rows(near_k[pair], d_scores_low, low.near), d_scores_high, high.near);
+                far_k[pair] = add_rows(add_rows(far_k[pair], d_scores_low, low.far), d_scores_high, high.far);
                 let d_low = d_outputs_at(starts_low + column);
                 let d_high = d_outputs_at(starts_high + column);
-                near_v[pair] = add_weighted(add_weighted(near_v[pair], weights_low, d_low.near), weights_high, d_high.near);
-                far_v[pair] = add_weighted(add_weighted(far_v[pair], weights_low, d_low.far), weights_high, d_high.far);
+                near_v[pair] = add_rows(add_rows(near_v[pair], weights_low, d_low.near), weights_high, d_high.near);
+                far_v[pair] = add_rows(add_rows(far_v[pair], weights_low, d_low.far), weights_high, d_high.far);
             }
         }
     }

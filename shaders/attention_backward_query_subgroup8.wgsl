@@ -54,8 +54,8 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
     let statistic = statistics[q_start / HEAD_VEC4];
 
     // Of d_score k: the first four of the lane's columns and the last.
-    var near: array<EightVectors, PAIRS>;
-    var far: array<EightVectors, PAIRS>;
+    var near: array<EightRows, PAIRS>;
+    var far: array<EightRows, PAIRS>;
     for (var base = begin; base <= end; base += 8u) {
         let k_start = min(base + lane, params.rows - 1u) * key_stride + key_start;
         var scores_low = vec4f();  // keys base .. base + 4
@@ -93,8 +93,8 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
             if pair * 16u < HEAD_VEC4 {
                 let low = keys_at(starts_low + column_of(pair, lane));
                 let high = keys_at(starts_high + column_of(pair, lane));
-                near[pair] = add_weighted(add_weighted(near[pair], d_scores_low, low.near), d_scores_high, high.near);
-                far[pair] = add_weighted(add_weighted(far[pair], d_scores_low, low.far), d_scores_high, high.far);
+                near[pair] = add_rows(add_rows(near[pair], d_scores_low, low.near), d_scores_high, high.near);
+                far[pair] = add_rows(add_rows(far[pair], d_scores_low, low.far), d_scores_high, high.far);
             }
         }
     }

@@ -67,8 +67,8 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
     var largest = UNSEEN;
     var total = 0.0; // of exp(score - largest)
     // Of exp(score - largest) v: the first four of the lane's columns and the last.
-    var near: array<EightVectors, PAIRS>;
-    var far: array<EightVectors, PAIRS>;
+    var near: array<EightRows, PAIRS>;
+    var far: array<EightRows, PAIRS>;
     var after = begin; // first key after the block of keys
     for (var base = begin; base <= end; base = after) {
         after = base + 8u;
@@ -113,10 +113,10 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
             if pair * 16u < HEAD_VEC4 {
                 let values_low = values_at(starts_low + column_of(pair, lane));
                 let values_high = values_at(starts_high + column_of(pair, lane));
-                let near_low = add_weighted(scaled(near[pair], shrink), low, values_low.near);
-                let far_low = add_weighted(scaled(far[pair], shrink), low, values_low.far);
-                near[pair] = add_weighted(near_low, high, values_high.near);
-                far[pair] = add_weighted(far_low, high, values_high.far);
+                let near_low = add_rows(scaled(near[pair], shrink), low, values_low.near);
+                let far_low = add_rows(scaled(far[pair], shrink), low, values_low.far);
+                near[pair] = add_rows(near_low, high, values_high.near);
+                far[pair] = add_rows(far_low, high, values_high.far);
             }
         }
     }

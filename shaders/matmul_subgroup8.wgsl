@@ -1,4 +1,4 @@
-// uses: spread_rows, {low_rank}
+// uses: eight_rows, matmul_operands, spread_rows, {low_rank}
 // matmul in registers for drivers with subgroups of exactly 8 (CPU drivers such as lavapipe): out = scale * op(a) op(b) (+ addend) (+ out),
 // with a low-rank term (common/low_rank) where the operands are not swapped.
 // Algorithm: one subgroup a tile of 16 x 32 outputs (8 x 32 with SPREAD_ROWS = 8). A lane owns 4 of the 32 columns. Per 4 steps of k it

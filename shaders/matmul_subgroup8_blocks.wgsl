@@ -1,4 +1,4 @@
-// uses: spread_rows, {low_rank}, {table}
+// uses: eight_rows, matmul_operands, spread_rows, {low_rank}, {table}
 // matmul_subgroup8 for NT with block-quantised weights: out = scale * a b^T (+ addend) (+ out).
 // Algorithm: the tile, the lanes and the order of the sums are those of matmul_subgroup8. Along k it goes by blocks of 32: a lane loads
 // what a block shares once for each of its 4 columns, and codes and a 8 steps at a time.

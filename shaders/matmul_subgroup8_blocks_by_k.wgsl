@@ -1,4 +1,4 @@
-// uses: spread_rows, {low_rank}, {table}
+// uses: eight_rows, matmul_operands, spread_rows, {low_rank}, {table}
 // matmul_subgroup8 for NN with block-quantised weights, whose blocks lie along n: out = scale * a b (+ addend) (+ out).
 // Algorithm: one subgroup a tile of 16 x 64 outputs (8 x 64 with SPREAD_ROWS = 8), two blocks wide. A lane owns 8 of the 64 columns, the
 // codes of which it loads at once; the rows of a are loaded once by the subgroup, lane = row, and spread by broadcast. So are the scales:

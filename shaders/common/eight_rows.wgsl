@@ -1,7 +1,5 @@
-// uses: matmul_io
+// uses: matmul_io, row_sums
 // Eight rows of sums that an invocation holds in registers, 4 columns of each, and how they leave.
-
-alias EightRows = array<vec4f, 8>;
 
 // Stores rows first .. end (at most 8), 4 columns from `column` on. The loop stores row 0 and moves the others down, which keeps all of
 // them in registers and has one store site: an index that varies would put them in memory, and unrolled stores take five times as long
@@ -10,7 +8,7 @@ fn store_rows(first: u32, end: u32, column: u32, sums: EightRows) {
     var rows = sums;
     for (var row = first; row < end; row++) {
         store4(row, column, rows[0]);
-        rows = EightRows(rows[1], rows[2], rows[3], rows[4], rows[5], rows[6], rows[7], vec4f());
+        rows = next(rows);
     }
 }
 

@@ -1,4 +1,4 @@
-// uses: matmul_io, {activations}, {weights}
+// uses: matmul_io, row_sums, {activations}, {weights}
 // Reads of matmul's operands in the three layouts, four steps of k at a time. Needs load_a4, load_a, load_weight4, load_weight and Params.
 //
 // | layout | a | b | |
@@ -64,9 +64,4 @@ fn steps_from(k: u32) -> vec4u {
 // 1 for steps before the end of k, 0 after it.
 fn steps_inside(k: u32) -> vec4f {
     return select(vec4f(), vec4f(1.0), vec4u(k, k + 1u, k + 2u, k + 3u) < vec4u(steps_end()));
-}
-
-// sums[0 .. 4] + x . block for one row: x[step of k], block[step of k][column].
-fn add_products(sums: vec4f, x: vec4f, block: mat4x4f) -> vec4f {
-    return fma(vec4f(x.w), block[3], fma(vec4f(x.z), block[2], fma(vec4f(x.y), block[1], fma(vec4f(x.x), block[0], sums))));
 }

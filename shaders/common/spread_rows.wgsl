@@ -1,9 +1,10 @@
-// uses: eight_rows, matmul_operands
-// How the matmul_subgroup8 kernels multiply: the rows of one operand are loaded once by the subgroup, lane = row, and spread by broadcast to
+// uses: row_sums
+// How the kernels for subgroups of 8 multiply: the rows of one operand are loaded once by the subgroup, lane = row, and spread by broadcast to
 // the columns of the other one that each lane owns. Needs subgroups of exactly 8; the lanes are literals, which makes a broadcast a
 // register shuffle.
 
-// Four steps of k for 8 rows: lane r holds row r of the spread operand, `own` the lane's columns of the other one.
+// Four steps for 8 rows: lane r holds row r of the spread operand, `own` the lane's columns of the other one, a column for each step. Four at once,
+// since sums that are added to step by step are loaded and stored as often (older drivers then take twice the time).
 fn add_rows(sums: EightRows, spread: vec4f, own: mat4x4f) -> EightRows {
     return EightRows(
         add_products(sums[0], subgroupBroadcast(spread, 0u), own),
