@@ -4,6 +4,8 @@
 //! experts, the outputs of which are added up with their shares as weights. Beside them some families have one expert for every token,
 //! behind a gate of its own: `sigmoid(g x) * shared(x)`.
 
+use std::ops::Range;
+
 use serde_json::{Map, Value, json};
 
 use super::gguf::Said;
@@ -42,6 +44,13 @@ pub struct ExpertNames {
     pub together: bool,
 }
 
+impl Architecture {
+    /// Whether the family's experts are no modules of their own; see [`ExpertNames::together`].
+    pub fn has_experts_together(&self) -> bool {
+        self.family().experts.as_ref().is_some_and(|names| names.together)
+    }
+}
+
 /// Gate and up of experts that are [together](ExpertNames::together).
 pub const GATE_UP: &str = "gate_up_proj";
 
@@ -61,6 +70,16 @@ impl ExpertNames {
         let own = name.split('.').map(|part| if part == Self::USUAL.parent { self.parent } else { part });
         own.collect::<Vec<_>>().join(".")
     }
+}
+
+/// Rows of all experts, cut where one ends: of each piece the expert and its own rows.
+pub fn by_expert(rows: Range<usize>, each: usize) -> impl Iterator<Item = (usize, Range<usize>)> {
+    let each = each.max(1);
+    let experts = if rows.is_empty() { 0..0 } else { rows.start / each..(rows.end - 1) / each + 1 };
+    experts.map(move |expert| {
+        let first = expert * each;
+        (expert, rows.start.max(first) - first..rows.end.min(first + each) - first)
+    })
 }
 
 /// A name of a router's (`layers.3.block_sparse_moe.gate.weight`) as transformers 5 has it; `None` where that is the same.
@@ -256,3 +275,15 @@ pub(super) const QWEN_KEYS: [&str; 15] = [
     "qkv_bias",
     "attention_bias",
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_cut_where_an_expert_ends() {
+        let pieces: Vec<_> = by_expert(3..10, 4).collect();
+        assert_eq!(pieces, [(0, 3..4), (1, 0..4), (2, 0..2)]);
+        assert_eq!(by_expert(4..4, 4).count(), 0);
+    }
+}

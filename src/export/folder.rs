@@ -134,10 +134,9 @@ struct Piece<'p> {
 impl<'p> Piece<'p> {
     /// From the parameter's first row to its last.
     fn of(parameter: &'p Parameter) -> Vec<Self> {
-        let alternating = Vec::new();
         let Some(experts) = parameter.experts else {
             let (name, shape) = (parameter.name.clone(), parameter.shape.clone());
-            return vec![Self { rows: 0..shape[0], parameter, name, shape, alternating }];
+            return vec![Self { rows: 0..shape[0], parameter, name, shape, alternating: Vec::new() }];
         };
         let each = parameter.shape[0] / experts;
         let piece = |expert: usize| Self {
@@ -218,8 +217,7 @@ impl<'p> Piece<'p> {
 fn weights(source: &Source, dtype: DType, folder: &Path) -> Result<()> {
     let weights = source.weights();
     let parameters = parameters(&source.files.config);
-    let together = source.files.config.family().experts.as_ref().is_some_and(|names| names.together);
-    let pieces = Piece::all(&parameters, together);
+    let pieces = Piece::all(&parameters, source.files.config.has_experts_together());
     let planned = |piece: &Piece| Planned { name: piece.name.clone(), shape: piece.shape.clone(), dtype };
     let bytes = |piece: &Piece| piece.count() * dtype.block_bytes() as u64;
     let mut shards: Vec<Vec<&Piece>> = Vec::new();

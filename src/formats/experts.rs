@@ -25,7 +25,7 @@ struct Stacked {
 /// # Errors
 /// [`Error::BadInput`] naming the tensor of an expert that is missing, of another shape or in another format than those before it.
 pub(super) fn stacked(config: &Architecture, inner: Box<dyn TensorSource>) -> Result<Box<dyn TensorSource>> {
-    if config.family().experts.as_ref().is_some_and(|names| names.together) {
+    if config.has_experts_together() {
         return Ok(inner);
     }
     let unreadable: HashSet<&str> = inner.unreadable().iter().map(|(name, _)| name.as_str()).collect();

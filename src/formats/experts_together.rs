@@ -19,7 +19,7 @@ use std::ops::Range;
 
 use super::quantised::{Held, Matrix};
 use super::stored::{Entry, Stored};
-use crate::architecture::experts::{GATE_UP, names_with};
+use crate::architecture::experts::{GATE_UP, by_expert, names_with};
 use crate::architecture::{Architecture, Parameter, parameters};
 use crate::storage::{DType, TensorInfo};
 use crate::{Error, Result};
@@ -103,16 +103,6 @@ fn of(parameter: &Parameter, stored: &Stored) -> Result<Matrix> {
     let exponents = part(&scales, &[experts, of_all, in_row], &["U8"])?;
     let held = Blocks { part: blocks.clone(), codes, exponents, columns, each, in_row };
     Ok(matrix(format, vec![blocks, scales], Box::new(held)))
-}
-
-/// Rows of all experts, cut where one ends: of each piece the expert and its own rows.
-fn by_expert(rows: Range<usize>, each: usize) -> impl Iterator<Item = (usize, Range<usize>)> {
-    let each = each.max(1);
-    let experts = if rows.is_empty() { 0..0 } else { rows.start / each..(rows.end - 1) / each + 1 };
-    experts.map(move |expert| {
-        let first = expert * each;
-        (expert, rows.start.max(first) - first..rows.end.min(first + each) - first)
-    })
 }
 
 /// Numbers by themselves, in rows of inputs.
@@ -203,13 +193,6 @@ fn in_ggml_order(codes: &[u8]) -> [u8; CODE_BYTES] {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn rows_are_cut_where_an_expert_ends() {
-        let pieces: Vec<_> = by_expert(3..10, 4).collect();
-        assert_eq!(pieces, [(0, 3..4), (1, 0..4), (2, 0..2)]);
-        assert_eq!(by_expert(4..4, 4).count(), 0);
-    }
 
     #[test]
     fn codes_are_told_apart_by_halves() {

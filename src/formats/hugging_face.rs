@@ -126,8 +126,7 @@ pub fn weights(folder: &Path, config: &mut Architecture) -> Result<FolderWeights
         // As in transformers 5: the one matrix that is there is both.
         stored = stored.renamed(|name| name.replace("lm_head.", "model.embed_tokens."))?;
     }
-    let together = config.family().experts.as_ref().is_some_and(|names| names.together);
-    let of_experts = if together { experts_together::matrices(config, &stored)? } else { Vec::new() };
+    let of_experts = if config.has_experts_together() { experts_together::matrices(config, &stored)? } else { Vec::new() };
     let weights = FolderWeights::of(stored, scheme(folder)?.as_ref(), of_experts)?;
     if !config.text_path.is_empty() {
         let others = weights.tensors().iter().filter(|info| !info.name.starts_with("model.") && info.name != OUTPUT_TENSOR);

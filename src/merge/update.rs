@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 
 use crate::adapter::{Method, Piece, Placement};
-use crate::architecture::{Architecture, Held, Site};
+use crate::architecture::{Architecture, Held, Site, experts};
 use crate::formats::adapter_file::AdapterFile;
 use crate::formats::peft::AdapterTensor;
 use crate::graph::Matrix;
@@ -211,16 +211,9 @@ fn by_tensor(site: &Site, method: &Method, matrices: Vec<AdapterTensor>) -> Vec<
 }
 
 /// Rows of a layer's matrix, cut where an expert ends.
-fn by_expert(site: &Site, rows: &Range<usize>) -> Vec<Range<usize>> {
+fn by_expert(site: &Site, rows: &Range<usize>) -> impl Iterator<Item = Range<usize>> {
     let each = if site.experts.is_some() { site.out_features.max(1) } else { usize::MAX };
-    let mut pieces = Vec::new();
-    let mut first = rows.start;
-    while first < rows.end {
-        let end = rows.end.min((first / each + 1).saturating_mul(each));
-        pieces.push(first..end);
-        first = end;
-    }
-    pieces
+    experts::by_expert(rows.clone(), each).map(move |(expert, own)| expert * each + own.start..expert * each + own.end)
 }
 
 impl Change {
