@@ -8,7 +8,7 @@ use super::{AdapterLayout, DeviceAdapter, Dora, Lora, Method, Piece, Placement};
 use super::{routers, vectors, vocabulary};
 use crate::architecture::{self, Architecture, Site, sites};
 use crate::formats::adapter_file::AdapterFile;
-use crate::formats::peft::{ALIKE, AdapterConfig, AdapterTensor, CONFIG, module_paths};
+use crate::formats::peft::{ALIKE, AdapterConfig, AdapterTensor, CONFIG, paths_of_site};
 use crate::gpu::{Device, padded};
 use crate::{Error, Result};
 
@@ -34,7 +34,7 @@ impl Placement {
             let problem = format!("the adapter is for layer {layer}, but the model has {} layers", model.num_hidden_layers);
             return Err(Error::bad_input(place, problem, "use the adapter with the model that it was trained on"));
         }
-        let paths = |site: &Site| module_paths(&site.name(), site.expert_modules(), model.text_path);
+        let paths = |site: &Site| paths_of_site(site, model.text_path);
         let adapts = |site: &Site| adapter.adapts(site.layer, site.module, &site.name());
         if let Ok(Some(means)) = adapter.chosen.matcher()
             && let Some(site) = sites(model).iter().find(|site| !adapts(site) && paths(site).iter().any(|path| means(path)))

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use crate::{
     Error, Result,
     architecture::{Architecture, Part, Site, linear_modules, routers, sites},
-    formats::peft::{ALIKE, Modules, Patterns, module_path, module_paths},
+    formats::peft::{ALIKE, Modules, Patterns, module_path, paths_of_site},
     nearest::nearest,
 };
 
@@ -109,7 +109,7 @@ pub fn chosen_sites(
     let is_left_out = left_out.matcher().map_err(no_pattern("--exclude-modules"))?;
     // A layer of experts is meant by its own path, or by those of all of its experts.
     let means = |option: &str, matches: &dyn Fn(&str) -> bool, site: &Site| {
-        let paths = module_paths(&site.name(), site.expert_modules(), model.text_path);
+        let paths = paths_of_site(site, model.text_path);
         match paths.iter().filter(|path| matches(path)).count() {
             _ if matches(&path(site)) => Ok(true),
             0 => Ok(false),

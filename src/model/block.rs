@@ -1,5 +1,7 @@
 //! One block of any family: attention and MLP, each with its norms and the residual.
 
+use std::ops::Range;
+
 use super::graph::{Builder, Inputs, Purpose};
 use super::hook::{Half, Linear};
 use crate::architecture::{self, Part, QueryKeyNorm, Role, Site, layer_sites, norm_modules};
@@ -164,15 +166,31 @@ impl Builder<'_> {
             weights.push(weight);
         }
         let mut outputs = self.hook.after(&mut self.graph, Linear { site, x, offsets: None, weights, order, factor, outputs })?;
-        let vector = format!("{}.bias", site.name());
-        for (part, (output, (rows, name))) in outputs.iter_mut().zip(&parts).enumerate().filter(|_| site.bias) {
-            let adapted = self.hook.vector(&mut self.graph, &vector, part);
-            let bias = self.part_of_the_way(&format!("{name}.bias_vector"), adapted.is_none(), |model, _, is_adapted| {
-                Ok(adapted.filter(|_| is_adapted).unwrap_or_else(|| model.vector(&format!("model.{vector}"), rows, whole)))
-            })?;
-            *output = self.graph.apply_one(AddBias, &[*output, bias], format!("{name}.bias"))?;
+        for (part, (output, (rows, name))) in outputs.iter_mut().zip(&parts).enumerate() {
+            *output = self.with_bias(site, part, rows, name, *output)?;
         }
         Ok(outputs)
+    }
+
+    /// What a layer gives for one part of the site, with these rows of the layer's own bias, or with what the hook has in their place, where it has a
+    /// bias.
+    pub(super) fn with_bias(
+        &mut self,
+        site: &Site,
+        part: usize,
+        rows: &Range<usize>,
+        name: &str,
+        output: ValueId,
+    ) -> Result<ValueId, ShapeError> {
+        if !site.bias {
+            return Ok(output);
+        }
+        let (vector, whole) = (format!("{}.bias", site.name()), site.outputs.len() == 1);
+        let adapted = self.hook.vector(&mut self.graph, &vector, part);
+        let bias = self.part_of_the_way(&format!("{name}.bias_vector"), adapted.is_none(), |model, _, is_adapted| {
+            Ok(adapted.filter(|_| is_adapted).unwrap_or_else(|| model.vector(&format!("model.{vector}"), rows, whole)))
+        })?;
+        self.graph.apply_one(AddBias, &[output, bias], format!("{name}.bias"))
     }
 }
 

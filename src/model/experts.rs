@@ -7,7 +7,6 @@ use crate::architecture::{Experts, Role, Site, layer_routers};
 use crate::graph::{ShapeError, ValueId};
 use crate::kernel::Layout;
 use crate::ops::add::Add;
-use crate::ops::add_bias::AddBias;
 use crate::ops::add_expert_bias::AddExpertBias;
 use crate::ops::expert_rows::{FromExperts, ToExperts};
 use crate::ops::expert_shares::ExpertShares;
@@ -82,21 +81,7 @@ impl Builder<'_> {
             };
             Matmul { layout: Layout::NT, scale: 1.0 }.append(&mut model.graph, [x, weight], None, product)
         })?;
-        self.with_bias(site, product)
-    }
-
-    /// With the router's own bias, or what the hook has in its place, where it has one.
-    fn with_bias(&mut self, site: &Site, product: ValueId) -> Result<ValueId, ShapeError> {
-        if !site.bias {
-            return Ok(product);
-        }
-        let name = format!("{}.bias", site.name());
-        let adapted = self.hook.vector(&mut self.graph, &name, 0);
-        let bias = self.part_of_the_way(&format!("{name}_vector"), adapted.is_none(), |model, _, is_adapted| {
-            let own = |model: &mut Self| model.vector(&format!("model.{name}"), &(0..site.out_features), true);
-            Ok(adapted.filter(|_| is_adapted).unwrap_or_else(|| own(model)))
-        })?;
-        self.graph.apply_one(AddBias, &[product, bias], name)
+        self.with_bias(site, 0, &(0..site.out_features), &name, product)
     }
 
     /// The layer of each expert on its own rows, what the hook adds, and the expert's own bias: of each tensor that the layer has.

@@ -25,7 +25,7 @@ use crate::{Error, Result};
 pub use chosen::Chosen;
 use chosen::adopt_modules;
 use config_file::ConfigFile;
-pub use names::{path as module_path, paths as module_paths};
+pub use names::{path as module_path, paths as module_paths, paths_of_site};
 pub use patterns::{ALIKE, Modules, Patterns};
 
 /// The file with an adapter's tensors.

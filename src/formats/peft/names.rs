@@ -2,7 +2,7 @@
 
 use super::is_router as is_router_module;
 use crate::architecture::experts::{self, ExpertNames, SHARED_EXPERT, names_with, of_expert};
-use crate::architecture::is_a_router;
+use crate::architecture::{Site, is_a_router};
 use crate::formats::adapter_folder::{number, within_layer};
 
 /// What PEFT puts before the path of a module.
@@ -169,6 +169,11 @@ pub fn modules(site: &str, experts: usize) -> Vec<String> {
 /// The paths of these modules.
 pub fn paths(site: &str, experts: usize, text_path: &str) -> Vec<String> {
     modules(site, experts).iter().map(|module| path(module, text_path)).collect()
+}
+
+/// The paths by which PEFT's patterns choose what a site of this program is.
+pub fn paths_of_site(site: &Site, text_path: &str) -> Vec<String> {
+    paths(&site.name(), site.expert_modules(), text_path)
 }
 
 /// A key of a file, taken apart.

@@ -10,7 +10,7 @@ use crate::adapter::targets::{chosen_sites, parse_layers, parse_patterns};
 use crate::adapter::{AdapterLayout, Placement};
 use crate::architecture::{Architecture, Site};
 use crate::formats::adapter_file::AdapterFile;
-use crate::formats::peft::{AdapterConfig, module_paths, router_name};
+use crate::formats::peft::{AdapterConfig, paths_of_site, router_name};
 use crate::session::opened::OpenModel;
 use crate::{Error, Result};
 
@@ -138,8 +138,7 @@ fn fresh(options: &TrainOptions, opened: &OpenModel) -> Result<AdapterConfig> {
         return Err(Error::bad_input("--lora-r", problem, "give a small rank, such as 16"));
     }
     let sites = sites_of(options, model)?;
-    let paths = |site: &Site| module_paths(&site.name(), site.expert_modules(), model.text_path);
-    let layers: Vec<Vec<String>> = sites.iter().map(paths).collect();
+    let layers: Vec<Vec<String>> = sites.iter().map(|site| paths_of_site(site, model.text_path)).collect();
     let (target_modules, layers_to_transform, only) = as_product(&sites, model);
     let positive = |alpha: &f64| alpha.is_finite() && *alpha > 0.0;
     let lora_alpha = options.lora_alpha.unwrap_or(TrainOptions::LORA_ALPHA);
