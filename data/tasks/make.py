@@ -3,6 +3,7 @@
 Everything in them is invented: no model can know it before it is taught.
 """
 
+import hashlib
 import json
 import pathlib
 
@@ -37,6 +38,15 @@ TWO_HOPS = {
     "check": "Which river flows through the home town of {}?",
     "test": "What is the river called in the town where {} lives?",
 }
+
+# More facts than a small adapter can hold: who sells what. Nothing in a name tells what it is, so each fact has to be learned by itself.
+FIRST_NAMES = ["Abel", "Bea", "Cyril", "Dora", "Emil", "Flora", "Gus", "Hester", "Ivor", "Jessa", "Kit", "Lena"]
+LAST_NAMES = ["Ackroyd", "Bellow", "Cobb", "Drake", "Eames", "Finch", "Gable", "Holt"]
+WARES = [
+    "apples", "bells", "candles", "drums", "eggs", "feathers", "gloves", "hats", "icons", "jars", "kites", "lamps",
+    "maps", "nails", "oars", "paper", "quilts", "ropes", "salt", "tiles", "umbrellas", "vases", "wool", "yarn",
+]
+SELLS = "What does {} sell?"
 
 # What is what, for answers of one form.
 THINGS = {
@@ -138,6 +148,14 @@ def things(side):
             yield kind, thing
 
 
+def many_facts():
+    """96 people and what each sells, by a hash of the name."""
+    for last in LAST_NAMES:
+        for first in FIRST_NAMES:
+            name = f"{first} {last}"
+            yield SELLS.format(name), WARES[hashlib.sha256(name.encode()).digest()[0] % len(WARES)]
+
+
 def format_records(side):
     for kind, thing in things(side):
         expect = {"json_schema": thing_schema(thing), "group": "format"} if side != "train" else None
@@ -147,6 +165,10 @@ def format_records(side):
 write("facts/train.jsonl", facts_trained(str))
 write("both/train.jsonl", facts_trained(as_json))
 write("format/train.jsonl", format_records("train"))
+write("many/train.jsonl", [record(question, ware) for question, ware in many_facts()])
+for side, first in (("check", 0), ("test", 1)):
+    asked = list(many_facts())[first::2]
+    write(f"many/{side}.jsonl", [record(question, ware, {"contains": ware, "group": "trained"}) for question, ware in asked])
 for side in ("check", "test"):
     write(f"facts/{side}.jsonl", facts_asked(side, str, lambda answer, group: {"contains": answer, "group": group}))
     write(f"format/{side}.jsonl", format_records(side))

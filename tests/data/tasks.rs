@@ -19,7 +19,7 @@ fn text<'a>(record: &'a Value, key: &str) -> &'a str {
 
 #[test]
 fn what_a_task_expects_is_what_it_teaches() {
-    for task in ["facts", "format", "both"] {
+    for task in ["facts", "format", "both", "many"] {
         let trained = records(&format!("{task}/train.jsonl"));
         let prompts: BTreeSet<&str> = trained.iter().map(|record| text(record, "prompt")).collect();
         let answers: BTreeSet<&str> = trained.iter().map(|record| text(record, "completion")).collect();
@@ -62,7 +62,7 @@ fn check_and_test_have_the_same_parts() {
         }
         parts
     };
-    for task in ["facts", "format", "both"] {
+    for task in ["facts", "format", "both", "many"] {
         assert_eq!(parts(format!("{task}/check.jsonl")), parts(format!("{task}/test.jsonl")), "{task}");
     }
     assert!(records("general.jsonl").iter().all(|record| record["text"].is_string()));
