@@ -31,7 +31,7 @@ struct Job {
 }
 
 impl Job {
-    /// Forward, and where `backwards` the gradient of the input too.
+    /// Forward, and where `backwards` the gradient of the input too: the output is kept then as well, since the layers above need it.
     fn new(device: &Arc<Device>, experts: bool, dtype: DType, backwards: bool) -> graftling::Result<Self> {
         let mut graph = Graph::new();
         let mut random = Random(1);
@@ -63,7 +63,7 @@ impl Job {
             false => y,
             true => backward(&mut graph, Root::Seed(y, d_y), &[x]).expect("all have gradients")[0].expect("y depends on x"),
         };
-        let executable = Executable::new(device.clone(), graph, &[last], pinned)?;
+        let executable = Executable::new(device.clone(), graph, &[y, last], pinned)?;
         let mut job = Self { executable, last, seconds: Vec::new() };
         job.run()?;
         Ok(job)

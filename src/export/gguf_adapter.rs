@@ -2,12 +2,13 @@
 //!
 //! llama.cpp reads one `adapter.lora.alpha` for all pairs and scales each by alpha / rank. Where scales differ from that (rank-stabilised
 //! LoRA, ranks and alphas of single modules, several adapters at once), the difference is multiplied into B. Rows of B stand in the order in
-//! which the file of the base model has the rows of its weight.
+//! which the file of the base model has the rows of its weight. Those of experts lie one behind the other, `[experts, rank, in]` and
+//! `[experts, out, rank]`, as `ggml_mul_mat_id` takes them.
 
 use std::path::Path;
 
 use super::Source;
-use crate::architecture::{Order, parameters};
+use crate::architecture::{Parameter, parameters};
 use crate::formats::atomic;
 use crate::formats::gguf::writer::{self, Pair, Planned};
 use crate::merge::LowRank;
@@ -31,25 +32,30 @@ pub fn write(source: &Source, kind: Mixture, path: &Path) -> Result<()> {
     let proposal = "Use --to gguf: one file, with the adapter merged and the tokens in its vocabulary.";
     source.update.replaced.refuse_in("a GGUF adapter", proposal)?;
     let model = &source.files.config;
-    super::refuse_experts(source, proposal)?;
-    let mut pairs: Vec<Pair3> = Vec::new();
+    let mut pairs: Vec<(Parameter, Vec<(f64, LowRank)>)> = Vec::new();
     for parameter in parameters(model) {
         let pieces = source.update.low_rank(&parameter.name)?;
         if !pieces.is_empty() {
-            pairs.push((parameter.ggml, parameter.order, parameter.shape[0], pieces));
+            pairs.push((parameter, pieces));
         }
     }
     // The first pair's own alpha, so that an adapter of one rank and scale keeps its B bit for bit.
-    let alpha = match pairs.first().map(|(_, _, _, pieces)| pieces.as_slice()) {
+    let alpha = match pairs.first().map(|(_, pieces)| pieces.as_slice()) {
         Some([(weight, first)]) if weight * first.scale != 0.0 => weight * first.scale * first.rank as f64,
         _ => 1.0,
     };
     let mut tensors = Vec::new();
-    for (name, _, rows, pieces) in &pairs {
+    for (parameter, pieces) in &pairs {
         let rank = rank_of(pieces);
-        let columns = pieces[0].1.a.len() / pieces[0].1.rank;
-        tensors.push(Planned { name: format!("{name}.lora_a"), shape: vec![rank, columns], dtype });
-        tensors.push(Planned { name: format!("{name}.lora_b"), shape: vec![*rows, rank], dtype });
+        let weight = parameter.ggml_shape();
+        let (experts, [rows, columns]) = match *weight.as_slice() {
+            [experts, rows, columns] => (Some(experts), [rows, columns]),
+            _ => (None, [parameter.shape[0], parameter.shape[1]]),
+        };
+        for (matrix, shape) in [("lora_a", [rank, columns]), ("lora_b", [rows, rank])] {
+            let shape = experts.into_iter().chain(shape).collect();
+            tensors.push(Planned { name: format!("{}.{matrix}", parameter.ggml), shape, dtype });
+        }
     }
     let metadata = [
         Pair::string("general.architecture", model.to_gguf().ggml),
@@ -60,10 +66,10 @@ pub fn write(source: &Source, kind: Mixture, path: &Path) -> Result<()> {
         Pair::f32("adapter.lora.alpha", alpha as f32),
         Pair::u32("general.quantization_version", 2),
     ];
-    let (mut done, total) = (0, tensors.iter().map(|tensor| (tensor.shape[0] * tensor.shape[1]) as u64).sum());
+    let (mut done, total) = (0, tensors.iter().map(|tensor| tensor.shape.iter().product::<usize>() as u64).sum());
     writer::write(path, &metadata, &tensors, |number, sink| {
-        let (_, order, rows, pieces) = &pairs[number / 2];
-        let values = if number % 2 == 0 { stacked_a(pieces) } else { stored_b(pieces, *rows, *order, alpha as f32) };
+        let (parameter, pieces) = &pairs[number / 2];
+        let values = if number % 2 == 0 { stacked_a(parameter, pieces) } else { stored_b(parameter, pieces, alpha as f32) };
         if dtype == DType::F16 && values.iter().any(|value| value.abs() > f32::from(half::f16::MAX)) {
             let problem = format!("tensor {} has a value that f16 does not hold", tensors[number].name);
             return Err(Error::bad_input(path.display(), problem, "Choose --type f32 or bf16."));
@@ -74,23 +80,26 @@ pub fn write(source: &Source, kind: Mixture, path: &Path) -> Result<()> {
     })
 }
 
-/// ggml's name of the weight, the order and number of its rows, and what is added to it.
-type Pair3<'a> = (String, Order, usize, Vec<(f64, LowRank<'a>)>);
-
 /// Several adapters of one weight are one of all their ranks together.
 fn rank_of(pieces: &[(f64, LowRank)]) -> usize {
     pieces.iter().map(|(_, piece)| piece.rank).sum()
 }
 
-fn stacked_a(pieces: &[(f64, LowRank)]) -> Vec<f32> {
-    pieces.iter().flat_map(|(_, piece)| piece.a.iter().copied()).collect()
+/// A `[rank, in]`, of experts one behind the other.
+fn stacked_a(parameter: &Parameter, pieces: &[(f64, LowRank)]) -> Vec<f32> {
+    let columns = parameter.shape[1];
+    let of_expert = |expert: usize| {
+        pieces.iter().flat_map(move |(_, piece)| &piece.a[expert * piece.rank * columns..][..piece.rank * columns])
+    };
+    (0..parameter.experts.unwrap_or(1)).flat_map(of_expert).copied().collect()
 }
 
-/// B `[rows, rank]` with what is left of the scale beside alpha / rank, its rows as the base model's file has them.
-fn stored_b(pieces: &[(f64, LowRank)], rows: usize, order: Order, alpha: f32) -> Vec<f32> {
+/// B `[out, rank]` with what is left of the scale beside alpha / rank, its rows as the base model's file has them; of experts one behind the
+/// other.
+fn stored_b(parameter: &Parameter, pieces: &[(f64, LowRank)], alpha: f32) -> Vec<f32> {
     let rank = rank_of(pieces);
-    let mut b = Vec::with_capacity(rows * rank);
-    for row in 0..rows {
+    let mut b = Vec::with_capacity(parameter.shape[0] * rank);
+    for row in 0..parameter.shape[0] {
         for (weight, piece) in pieces {
             // Exactly 1 where there is nothing left, although alpha is kept in f32.
             let rest = weight * piece.scale * rank as f64 / f64::from(alpha);
@@ -98,5 +107,5 @@ fn stored_b(pieces: &[(f64, LowRank)], rows: usize, order: Order, alpha: f32) ->
             b.extend(piece.b[row * piece.rank..][..piece.rank].iter().map(|&value| (f64::from(value) * rest) as f32));
         }
     }
-    bytemuck::pod_collect_to_vec(&order.stored(bytemuck::cast_slice(&b).to_vec(), 4 * rank))
+    bytemuck::pod_collect_to_vec(&parameter.order.stored(bytemuck::cast_slice(&b).to_vec(), 4 * rank))
 }

@@ -2,7 +2,8 @@
 //!
 //! mlx-lm computes `scale (x A) B` with A `[in, r]` and B `[r, out]`, one rank and one scale for all layers, in the last `num_layers` layers;
 //! what it finds no tensors for starts with B zero and so changes nothing. Where ranks differ, matrices are filled up with zeros; where
-//! scales differ, they are multiplied into B and the scale is 1.
+//! scales differ, they are multiplied into B and the scale is 1. Those of experts lie the other way round, A `[experts, r, in]` and B
+//! `[experts, out, r]`.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -10,7 +11,7 @@ use std::path::Path;
 use serde_json::json;
 
 use super::{Source, folder};
-use crate::architecture::parameters;
+use crate::architecture::{Architecture, Parameter, parameters};
 use crate::formats::{atomic, safetensors};
 use crate::merge::LowRank;
 use crate::storage::DType;
@@ -27,12 +28,9 @@ pub fn write(source: &Source, dtype: DType, out: &Path, overwrite: bool) -> Resu
     let proposal = "Use --to safetensors, a folder with the adapter merged, which mlx-lm reads.";
     source.update.replaced.refuse_in("an MLX adapter", proposal)?;
     let model = &source.files.config;
-    super::refuse_experts(source, proposal)?;
-    let mut keys = BTreeSet::new();
     let (mut first_layer, mut rank) = (usize::MAX, 0);
     let mut scales: Vec<f64> = Vec::new();
     for site in source.update.sites() {
-        keys.insert(site.path());
         first_layer = first_layer.min(site.layer);
         let pieces = source.update.low_rank(&format!("model.{}.weight", site.name()))?;
         rank = rank.max(pieces.iter().map(|(_, piece)| piece.rank).sum());
@@ -42,14 +40,22 @@ pub fn write(source: &Source, dtype: DType, out: &Path, overwrite: bool) -> Resu
         return Err(Error::bad_input("--adapter", "is missing, so there is nothing to write", "Give the adapter's folder."));
     };
     let scale = if scales.iter().all(|scale| *scale == first) { first } else { 1.0 };
-    let mut tensors = Vec::new();
+    let mut keys = BTreeSet::new();
+    let mut tensors: Vec<(String, Vec<usize>, Vec<f32>)> = Vec::new();
     for parameter in parameters(model).iter().filter(|parameter| source.update.changes(&parameter.name)) {
-        let module = parameter.name.trim_end_matches(".weight");
-        let module = format!("{}{module}", model.text_path);
+        let (layer, path) = place(parameter, model);
         let pieces = source.update.low_rank(&parameter.name)?;
-        let (rows, columns) = (parameter.shape[0], parameter.shape[1]);
-        tensors.push((format!("{module}.lora_a"), [columns, rank], transposed_a(&pieces, columns, rank)));
-        tensors.push((format!("{module}.lora_b"), [rank, rows], transposed_b(&pieces, rows, rank, scale)));
+        let columns = parameter.shape[1];
+        let each = parameter.shape[0] / parameter.experts.unwrap_or(1).max(1);
+        let [a, b] = [stacked_a(&pieces, columns, rank), stacked_b(&pieces, rank, scale)];
+        let [a, b] = match parameter.experts {
+            Some(experts) => [(vec![experts, rank, columns], a), (vec![experts, each, rank], b)],
+            None => [(vec![columns, rank], transposed(&a, rank)), (vec![rank, each], transposed(&b, each))],
+        };
+        for (matrix, (shape, values)) in [("lora_a", a), ("lora_b", b)] {
+            tensors.push((format!("{layer}{path}.{matrix}"), shape, values));
+        }
+        keys.insert(path);
     }
     let config = json!({
         "fine_tune_type": "lora",
@@ -57,10 +63,8 @@ pub fn write(source: &Source, dtype: DType, out: &Path, overwrite: bool) -> Resu
         "lora_parameters": { "rank": rank, "scale": scale, "dropout": 0.0, "keys": keys },
         "model": source.files.name,
     });
-    let planned: Vec<safetensors::Planned> = tensors
-        .iter()
-        .map(|(name, shape, _)| safetensors::Planned { name: name.clone(), shape: shape.to_vec(), dtype })
-        .collect();
+    let planned: Vec<safetensors::Planned> =
+        tensors.iter().map(|(name, shape, _)| safetensors::Planned { name: name.clone(), shape: shape.clone(), dtype }).collect();
     let (mut done, total) = (0, tensors.iter().map(|(_, _, values)| values.len() as u64).sum());
     folder::written(out, overwrite, |folder| {
         let path = folder.join("adapters.safetensors");
@@ -74,29 +78,49 @@ pub fn write(source: &Source, dtype: DType, out: &Path, overwrite: bool) -> Resu
     })
 }
 
-/// `[in, rank]`, the ranks of several adapters side by side, then zeros.
-fn transposed_a(pieces: &[(f64, LowRank)], columns: usize, rank: usize) -> Vec<f32> {
-    let mut out = vec![0.0; columns * rank];
-    let mut first = 0;
-    for (_, piece) in pieces {
-        for k in 0..piece.rank {
-            (0..columns).for_each(|column| out[column * rank + first + k] = piece.a[k * columns + column]);
+/// What mlx-lm calls a weight's module: its layer, and its place there. The experts of most families hang together in a `switch_mlp`.
+fn place(parameter: &Parameter, model: &Architecture) -> (String, String) {
+    let layer = parameter.layer.map_or_else(String::new, |layer| format!("model.layers.{layer}."));
+    let path = parameter.name.strip_prefix(&layer).unwrap_or(&parameter.name).trim_end_matches(".weight");
+    let path = match parameter.experts {
+        Some(_) => {
+            let parent = path.trim_end_matches(parameter.module);
+            let parent =
+                if model.has_experts_together() { parent.to_owned() } else { parent.replace(".experts.", ".switch_mlp.") };
+            parent + parameter.usual_module()
         }
-        first += piece.rank;
+        None => path.to_owned(),
+    };
+    (format!("{}{layer}", model.text_path), path)
+}
+
+/// `[rank, in]`, the ranks of several adapters one below the other, then zeros; of experts one behind the other.
+fn stacked_a(pieces: &[(f64, LowRank)], columns: usize, rank: usize) -> Vec<f32> {
+    let experts = pieces[0].1.a.len() / (pieces[0].1.rank * columns).max(1);
+    let mut out = vec![0.0; experts * rank * columns];
+    for (expert, out) in out.chunks_mut((rank * columns).max(1)).enumerate() {
+        let own = pieces.iter().flat_map(|(_, piece)| &piece.a[expert * piece.rank * columns..][..piece.rank * columns]);
+        out.iter_mut().zip(own).for_each(|(out, value)| *out = *value);
     }
     out
 }
 
-/// `[rank, out]`, with what is left of the scale.
-fn transposed_b(pieces: &[(f64, LowRank)], rows: usize, rank: usize, scale: f64) -> Vec<f32> {
+/// `[out, rank]`, with what is left of the scale, and zeros beside; of experts one behind the other.
+fn stacked_b(pieces: &[(f64, LowRank)], rank: usize, scale: f64) -> Vec<f32> {
+    let rows = pieces[0].1.b.len() / pieces[0].1.rank.max(1);
     let mut out = vec![0.0; rows * rank];
-    let mut first = 0;
-    for (weight, piece) in pieces {
-        let rest = weight * piece.scale / scale;
-        for k in 0..piece.rank {
-            (0..rows).for_each(|row| out[(first + k) * rows + row] = (f64::from(piece.b[row * piece.rank + k]) * rest) as f32);
-        }
-        first += piece.rank;
+    for (row, out) in out.chunks_mut(rank.max(1)).enumerate() {
+        let own = pieces.iter().flat_map(|(weight, piece)| {
+            let rest = weight * piece.scale / scale;
+            piece.b[row * piece.rank..][..piece.rank].iter().map(move |&value| (f64::from(value) * rest) as f32)
+        });
+        out.iter_mut().zip(own).for_each(|(out, value)| *out = value);
     }
     out
+}
+
+/// Rows become columns.
+fn transposed(values: &[f32], rows: usize) -> Vec<f32> {
+    let columns = values.len() / rows.max(1);
+    (0..values.len()).map(|at| values[at % rows * columns + at / rows]).collect()
 }

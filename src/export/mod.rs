@@ -74,21 +74,6 @@ pub fn check_apart(out: &Path, read: &[&Path]) -> Result<()> {
     }
 }
 
-/// Refuses an adapter of experts, for a format that is not written for such.
-///
-/// # Errors
-/// Bad input: one of the adapted layers is that of experts.
-fn refuse_experts(source: &Source, proposal: &str) -> Result<()> {
-    match source.update.sites().find(|site| site.experts.is_some()) {
-        Some(site) => Err(Error::bad_input(
-            site.name(),
-            "is the layer of many experts, whose adapter is not written in this format",
-            proposal,
-        )),
-        None => Ok(()),
-    }
-}
-
 /// [`check_target`] of a GGUF file, in the place of which only another may come.
 ///
 /// # Errors

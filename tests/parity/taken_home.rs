@@ -229,8 +229,7 @@ fn what_a_gguf_file_cannot_say_is_not_lost_in_silence() {
 /// The adapter's file has what llama.cpp multiplies: alpha / r B A is PEFT's s B A, rows in the order of the base model's file.
 #[test]
 fn adapter_files_hold_the_same_product() {
-    for name in ["llama_biases", "phi3_longrope", "qwen3", "granite"] {
-        let source_folder = folder_of(name);
+    for name in ["llama_biases", "phi3_longrope", "qwen3", "granite", "mixtral", "qwen2_moe", "gpt_oss"] {
         let (_keep, path) = exported(name, true, |source, path| export::gguf_adapter::write(source, Mixture::F32, path).unwrap());
         let bytes = std::fs::read(&path).unwrap();
         let container = graftling::formats::gguf::Container::parse("adapter", &bytes).unwrap();
@@ -256,13 +255,19 @@ fn adapter_files_hold_the_same_product() {
                 continue;
             }
             let ((a_shape, a), (b_shape, b)) = (values(&pair), values(&format!("{}.lora_b", tensor.name)));
-            let (r, columns) = (a_shape[0], a_shape[1]);
-            assert_eq!(b_shape, [tensor.shape[0], r]);
+            // Of experts one pair behind the other.
+            let (experts, dimensions) = match *a_shape.as_slice() {
+                [experts, r, columns] => (experts, [r, columns]),
+                _ => (1, [a_shape[0], a_shape[1]]),
+            };
+            let ([r, columns], rows) = (dimensions, tensor.shape[..tensor.shape.len() - 1].iter().product::<usize>());
+            assert_eq!(b_shape, [&tensor.shape[..tensor.shape.len() - 1], &[r]].concat());
             let number = |bytes: &[u8], at: usize| {
                 let at = tensor.bytes.start + 4 * at;
                 f64::from(f32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]))
             };
-            for row in 0..tensor.shape[0] {
+            for row in 0..rows {
+                let a = &a[row / (rows / experts) * r * columns..];
                 for column in 0..columns {
                     let sum: f64 = (0..r).map(|k| f64::from(b[row * r + k]) * f64::from(a[k * columns + column])).sum();
                     let difference = number(&merged, row * columns + column) - number(&base, row * columns + column);
@@ -271,7 +276,78 @@ fn adapter_files_hold_the_same_product() {
             }
             compared += 1;
         }
-        let (_, tensors) = load_adapter(&source_folder.join("adapter")).unwrap();
-        assert_eq!(2 * compared, tensors.len(), "{name}: every pair has been compared");
+        let adapted = adapted_tensors(name);
+        assert_eq!([compared, container.tensors.len()], [adapted, 2 * adapted], "{name}: every pair has been compared");
+    }
+}
+
+/// Tensors of a fixture's model that its adapter changes.
+fn adapted_tensors(name: &str) -> usize {
+    let folder = folder_of(name);
+    let files = ModelFiles::open(folder.to_str().unwrap()).unwrap();
+    Update::load(&[(&folder.join("adapter"), 1.0)], &files.config).unwrap().sites().count()
+}
+
+/// The folder for mlx-lm has what that multiplies, `scale A B` of each module and, the other way round, of each expert, by the names there.
+#[test]
+fn folders_for_mlx_hold_the_same_product() {
+    for (name, module) in [
+        ("llama_biases", "model.layers.0.mlp.up_proj"),
+        ("mixtral", "model.layers.0.block_sparse_moe.switch_mlp.gate_proj"),
+        ("qwen3_moe", "model.layers.0.mlp.switch_mlp.down_proj"),
+        ("gpt_oss", "model.layers.0.mlp.experts.up_proj"),
+    ] {
+        let folder = folder_of(name);
+        let files = ModelFiles::open(folder.to_str().unwrap()).unwrap();
+        let update = Update::load(&[(&folder.join("adapter"), 1.0)], &files.config).unwrap();
+        let out = tempfile::tempdir().unwrap();
+        let written = out.path().join("mlx");
+        let dtype = graftling::storage::DType::F32;
+        export::mlx_adapter::write(&Source::new(&files, None, &update), dtype, &written, false).unwrap();
+        let config: Value = serde_json::from_slice(&std::fs::read(written.join("adapter_config.json")).unwrap()).unwrap();
+        let scale = config["lora_parameters"]["scale"].as_f64().unwrap();
+        let bytes = std::fs::read(written.join("adapters.safetensors")).unwrap();
+        let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        assert_eq!(tensors.len(), 2 * update.sites().count(), "{name}");
+        let key = module.split_once(".0.").unwrap().1;
+        assert!(config["lora_parameters"]["keys"].as_array().unwrap().iter().any(|known| known == key), "{name}: {config}");
+        let values = |matrix: &str| -> (Vec<usize>, Vec<f32>) {
+            let tensor = tensors.tensor(&format!("{module}.{matrix}")).unwrap();
+            (tensor.shape().to_vec(), bytemuck::pod_collect_to_vec(tensor.data()))
+        };
+        let ((a_shape, a), (b_shape, b)) = (values("lora_a"), values("lora_b"));
+        // The tensor of ours whose module this is.
+        let parameters = graftling::architecture::parameters(&files.config);
+        let own = |p: &&graftling::architecture::Parameter| {
+            p.layer == Some(0)
+                && p.name.ends_with(".weight")
+                && module.ends_with(p.usual_module())
+                && p.module != "shared_expert_gate"
+        };
+        let parameter = parameters.iter().find(own).unwrap();
+        let (columns, rows) = (parameter.shape[1], parameter.shape[0]);
+        let product = |row: usize, column: usize| -> f64 {
+            let terms: Vec<f64> = match (a_shape.as_slice(), b_shape.as_slice()) {
+                (&[experts, r, input], &[_, each, _]) => {
+                    assert_eq!([experts * each, input], [rows, columns]);
+                    let expert = row / each;
+                    (0..r).map(|k| f64::from(b[row * r + k]) * f64::from(a[(expert * r + k) * input + column])).collect()
+                }
+                (&[input, r], &[_, each]) => {
+                    assert_eq!([each, input], [rows, columns]);
+                    (0..r).map(|k| f64::from(b[k * each + row]) * f64::from(a[column * r + k])).collect()
+                }
+                other => panic!("{name}: {other:?}"),
+            };
+            scale * terms.iter().sum::<f64>()
+        };
+        for row in 0..rows {
+            let mut expected = vec![0.0; columns];
+            let pieces = update.low_rank(&parameter.name).unwrap();
+            pieces.iter().for_each(|(weight, piece)| piece.add_row(row, *weight, &mut expected));
+            for (column, expected) in expected.into_iter().enumerate() {
+                assert_close(product(row, column), expected, 2e-6, &format!("{name} {row} {column}"));
+            }
+        }
     }
 }
