@@ -97,6 +97,18 @@ pub fn is_parent(name: &str) -> bool {
 
 /// What the layers of the expert hang on that every token is sent to.
 pub const SHARED_EXPERT: &str = "mlp.shared_expert";
+/// The module that weighs what this expert gives.
+pub const SHARED_EXPERT_GATE: &str = "shared_expert_gate";
+
+/// Is this what a family calls the module that chooses experts?
+pub fn is_router(module: &str) -> bool {
+    names_of_families().any(|names| names.router == module)
+}
+
+/// Does the name of a module end with what a family calls its routers?
+pub fn means_routers(name: &str) -> bool {
+    names_of_families().any(|names| name.ends_with(names.router))
+}
 
 /// The name of something of one expert, of that of all (`layers.3.mlp.experts.gate_proj`); any other name as it is.
 pub fn of_expert(name: &str, expert: usize) -> String {

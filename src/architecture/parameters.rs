@@ -4,7 +4,7 @@
 
 use std::ops::Range;
 
-use super::experts::{ExpertNames, names_with, of_expert};
+use super::experts::{ExpertNames, SHARED_EXPERT_GATE, is_router, names_with, of_expert};
 use super::{Architecture, Norms, Part, QueryKeyNorm, Role, Site, layer_routers, layer_sites};
 
 /// The matrix with a row for each token that enters the first layer.
@@ -89,11 +89,9 @@ pub fn is_of_a_layer(name: &str) -> bool {
 
 /// Does a parameter of this name choose experts, or weigh the one that all tokens go to? It is small, and what it gives decides much.
 pub fn is_a_router(name: &str) -> bool {
-    ROUTERS.iter().any(|router| name.strip_suffix(".weight").is_some_and(|module| module.ends_with(&format!(".{router}"))))
+    let module = name.strip_suffix(".weight").and_then(|path| path.rsplit_once('.'));
+    module.is_some_and(|(_, module)| is_router(module) || module == SHARED_EXPERT_GATE)
 }
-
-/// The modules' own names.
-const ROUTERS: [&str; 3] = ["gate", "shared_expert_gate", "router"];
 
 /// The name of some rows of a tensor: `model.layers.3.self_attn.qkv_proj.weight[0..96]`.
 pub fn slice_name(tensor: &str, rows: &Range<usize>) -> String {

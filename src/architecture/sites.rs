@@ -1,7 +1,7 @@
 //! The one table of a model's linear layers: what users and PEFT call them, their shapes, and what the graph takes from each.
 
 use super::Architecture;
-use super::experts::{ExpertNames, GATE_UP, SHARED_EXPERT};
+use super::experts::{ExpertNames, GATE_UP, SHARED_EXPERT, SHARED_EXPERT_GATE};
 
 /// What a parameter belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -276,7 +276,7 @@ pub fn layer_routers(model: &Architecture, layer: usize) -> Vec<Site> {
         parameter: names.together,
         apart: &[],
     };
-    let all = [(names.router, "ffn_gate_inp", experts.count), ("shared_expert_gate", "ffn_gate_inp_shexp", 1)];
+    let all = [(names.router, "ffn_gate_inp", experts.count), (SHARED_EXPERT_GATE, "ffn_gate_inp_shexp", 1)];
     all.into_iter().take(each).enumerate().map(router).collect()
 }
 

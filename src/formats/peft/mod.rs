@@ -20,7 +20,7 @@ use serde_json::{Map, Value, json};
 
 pub use super::adapter_folder::{AdapterTensor, CONFIG};
 use super::adapter_folder::{InFile, WeightsFile, read_settings};
-use crate::architecture::experts::ExpertNames;
+use crate::architecture::experts::{ExpertNames, is_router, means_routers};
 use crate::{Error, Result};
 pub use chosen::Chosen;
 use chosen::adopt_modules;
@@ -419,19 +419,8 @@ fn one_by_one(tensor: AdapterTensor, experts: usize) -> Vec<AdapterTensor> {
 /// The module whose tokens a list in `trainable_token_indices` means.
 const EMBEDDING: &str = "embed_tokens";
 
-/// What the names of routers of experts, and of no other module, end with: usually, and where experts are parameters.
-const ROUTERS: [&str; 2] = [ROUTER, "router"];
-const ROUTER: &str = "gate";
-
-/// Does the name of a module mean routers of experts?
-pub fn means_routers(name: &str) -> bool {
-    ROUTERS.iter().any(|router| name.ends_with(router))
-}
-
-/// Is it the own name of a router?
-fn is_router(module: &str) -> bool {
-    ROUTERS.contains(&module)
-}
+/// What most families call the routers of their experts.
+const ROUTER: &str = ExpertNames::USUAL.router;
 
 /// A name of `modules_to_save` as a family goes by it: what hangs on something else than in other families is meant by its own name, if all of
 /// it is, since that is the same in every version of transformers.

@@ -14,10 +14,10 @@ use super::bottleneck::AdapterMethod;
 use super::row::{above_zero, any, at_least_one, option_rows, within};
 use crate::adapter::start::Start;
 use crate::architecture::RopeOverride;
+use crate::architecture::experts::means_routers;
 use crate::byte_size::ByteSize;
 use crate::data::LongRecords;
 use crate::formats::adapter_hub::Named;
-use crate::formats::peft;
 use crate::kernel::Arithmetic;
 use crate::session::prefix_cache::{PrefixCacheMode, PrefixCacheOptions, PrefixCacheType};
 use crate::storage::DType;
@@ -339,8 +339,7 @@ fn has_characters(option: &str, tokens: &[String]) -> Result<()> {
 }
 
 fn names_a_matrix(option: &str, names: &[String]) -> Result<()> {
-    let is_known =
-        |name: &&str| ["embed_tokens", "lm_head"].contains(name) || name.ends_with("norm") || peft::means_routers(name);
+    let is_known = |name: &&str| ["embed_tokens", "lm_head"].contains(name) || name.ends_with("norm") || means_routers(name);
     let other = names.iter().map(|name| name.trim()).find(|name| !is_known(name));
     match other {
         Some(other) => {
