@@ -14,7 +14,7 @@ import { roving } from '../lib/keyboard.js';
 import { percent, visible } from '../lib/format.js';
 
 const K = 8;
-const WINDOW = 6;
+const WINDOW = 4;
 const layerName = (layer, last) => (layer === 0 ? 'embedding' : layer === last ? `${layer} · output` : String(layer));
 
 /** The layer from which on the last layer's first token stays first, at place `at`. */
