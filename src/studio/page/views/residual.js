@@ -52,8 +52,8 @@ function grid(layers, other, shown, tokens, at, pick) {
     }
   };
   paint();
-  roving(table, '.lens-cell', { columns: () => shown.length });
-  return { element: h('div.table-scroll.lens-scroll', { role: 'region', 'aria-label': 'Logit lens: the first token after every layer', tabindex: -1 }, table), paint };
+  roving(table, '.lens-cell');
+  return { element: h('div.table-scroll.lens-scroll', { role: 'region', 'aria-label': 'Logit lens: the first token after every layer' }, table), paint };
 }
 
 function detail(place, answer, tokens, l, at, signal) {
