@@ -28,7 +28,7 @@ export function lineChart({ label, caption, series: first, x, y, height = 220, s
   const legend = h('ul.legend');
   const numbers = asTable(label, () => table({
     caption: label, rows: series.flatMap((line) => line.points.map(([px, py]) => ({ name: line.name, px, py }))), limit: 500,
-    columns: [{ name: 'series', value: (r) => r.name ?? label }, { name: x.label, number: true, value: (r) => r.px, text: (r) => short(r.px) }, { name: y.label, number: true, value: (r) => r.py, text: (r) => write(r.py) }],
+    columns: [{ name: 'series', value: (r) => r.name ?? label }, { name: x.label, number: true, value: (r) => r.px, text: (r) => tidy(r.px) }, { name: y.label, number: true, value: (r) => r.py, text: (r) => write(r.py) }],
   }));
   const figure = h('figure.chart', plot, legend, readout, caption && h('figcaption', caption), numbers);
   const f = y.log ? Math.log10 : (v) => v;

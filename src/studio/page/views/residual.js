@@ -97,7 +97,7 @@ function draw(answer, tokens, place, signal) {
       lineChart({
         label: `Length of the hidden state of token ${at}`, signal, height: 160,
         series: sayings.map(([name, , list]) => ({ name, points: list.map((layer) => [layer.layer, layer.tokens[at].norm]) })),
-        x: { label: 'layer' }, y: { label: 'length (log scale)', log: true }, caption: 'Each layer adds to the stream; nothing is ever replaced. So it grows.',
+        x: { label: 'layer' }, y: { label: 'length (log scale)', log: true }, caption: 'Each layer adds to the stream, and none replaces it: mostly it grows, and it shrinks where a layer takes back what others have written.',
       }));
   };
   add(place, [
