@@ -200,7 +200,8 @@ impl Browser {
             "ArrowUp" => 38,
             "ArrowRight" => 39,
             "ArrowDown" => 40,
-            sign => u32::from(sign.as_bytes()[0].to_ascii_uppercase()),
+            sign if sign.as_bytes()[0].is_ascii_alphanumeric() => u32::from(sign.as_bytes()[0].to_ascii_uppercase()),
+            _ => 0,
         };
         let (key, text) = match code {
             "Space" => (" ", " "),

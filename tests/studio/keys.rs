@@ -139,8 +139,8 @@ fn a_model_is_looked_into_by_keys() {
             until(browser, "ArrowDown", "e.dataset.site?.endsWith('q_proj')");
         }
         browser.press(key);
-        assert!(has(browser, chosen), "{place}");
         browser.settle();
+        assert!(has(browser, chosen), "{place}");
         let now = browser.evaluate(trained);
         assert_ne!(now, known, "{place}");
         known = now;
