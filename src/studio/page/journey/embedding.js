@@ -47,7 +47,7 @@ export default {
         add(place, [h('figure', picture_.element, picture_.says, scaleBar({ scale: 'diverging', max, signal })),
           asTable('lengths of the vectors', () => table({ caption: 'Lengths of the vectors', rows: tokens.map((t, i) => ({ t, n: answer.norms[i] })), columns: [{ name: 'token', value: (r) => visible(r.t.text) }, { name: 'length', number: true, value: (r) => r.n, text: (r) => short(r.n) }] })),
           answer.multiplier === 1 ? null : h('p.note', `These are the rows times ${short(answer.multiplier)}: this model multiplies them before the first layer.`),
-          h('h3', rope ? `RoPE with base ${based(rope.base)}` : 'This model does not rotate'), hands,
+          h('h2', rope ? `RoPE with base ${based(rope.base)}` : 'This model does not rotate'), hands,
           rope && rope.layers < state.model.layers ? h('p.note', `So do ${rope.layers} of the ${state.model.layers} layers; ${rope.others.length ? `others have the base ${rope.others.map(based).join(' or ')}` : 'the others do not rotate at all'}.`) : null]);
         if (rope) clocks(hands, rope, position);
       },

@@ -42,7 +42,7 @@ export default {
         const sums = new Map();
         for (const { part, parameters } of anatomy.modules) sums.set(part, (sums.get(part) ?? 0) + parameters);
         add(place, [...(left ? [left] : [shape(model), histogram({ label: `gates of ${tokens.length} tokens × ${whole(mlp.width)} neurons, and the curve of ${ACTIVATIONS[mlp.activation] ?? mlp.activation}`, data: mlp.gate, curve: mlp.curve, signal, height: 190 })]),
-          h('h3', 'Where the parameters live'), bars([...sums].sort((a, b) => b[1] - a[1]).map(([part, n]) => ({ name: part === 'mlp' ? 'MLP' : part, value: n, text: `${count(n)} · ${percent(n / model.parameters, 0)}` })), { label: 'Parameters by part' })]);
+          h('h2', 'Where the parameters live'), bars([...sums].sort((a, b) => b[1] - a[1]).map(([part, n]) => ({ name: part === 'mlp' ? 'MLP' : part, value: n, text: `${count(n)} · ${percent(n / model.parameters, 0)}` })), { label: 'Parameters by part' })]);
       },
     });
     add(picture, [pane.element]);

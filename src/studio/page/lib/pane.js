@@ -21,7 +21,7 @@ export class Pane {
     this.label = label;
     this.status = h('div.pane-status', { 'aria-live': 'polite' });
     this.body = h('div.pane-body');
-    this.element = h('section.pane', { tabindex: -1 }, this.status, this.body);
+    this.element = h('section.pane', { tabindex: -1, role: 'group', 'aria-label': label }, this.status, this.body);
     this.running = null;
     this.signal = signal;
     signal?.addEventListener('abort', () => this.stop());
