@@ -1,5 +1,5 @@
 //! The studio's page in a real browser, on a real model: every view opens with numbers, the journey plays to its end, a run is started, left,
-//! come back to and stopped. Nothing is asked of another place, and the console stays empty.
+//! come back to and stopped, and all of it by keys alone. Nothing is asked of another place, and the console stays empty.
 //!
 //! Without a browser, or without `GRAFTLING_TEST_MODEL`, they say that they do not run. `tools/screenshots` takes pictures.
 
@@ -7,6 +7,8 @@
 mod browser;
 #[path = "studio/client.rs"]
 mod client;
+#[path = "studio/keys.rs"]
+mod keys;
 #[path = "common/not_run.rs"]
 mod not_run;
 #[path = "common/program.rs"]
@@ -181,9 +183,9 @@ fn the_journey_plays_to_its_end() {
     // Space plays: after some seconds it is at the next sentence.
     let sentence = "[...document.querySelectorAll('.beats li')].findIndex((li) => li.className === 'now')";
     assert_eq!(browser.evaluate(sentence), 0);
-    browser.press(" ", "Space", 32);
+    browser.press("Space");
     browser.wait_for(&format!("{sentence} > 0"));
-    browser.press(" ", "Space", 32);
+    browser.press("Space");
     let stop = "document.querySelector('.rail a[aria-current=step]')?.getAttribute('href')";
     let stops = browser.evaluate("document.querySelectorAll('.rail a').length").as_u64().unwrap();
     let mut seen = Vec::new();
@@ -199,7 +201,7 @@ fn the_journey_plays_to_its_end() {
         if browser.evaluate("document.querySelector('.journey')?.innerText.includes('The end')") == true {
             break;
         }
-        browser.press("ArrowRight", "ArrowRight", 39);
+        browser.press("ArrowRight");
     }
     assert_eq!(seen.len() as u64, stops, "{seen:?}");
     assert_eq!(browser.evaluate("document.querySelector('.journey').innerText.includes('The end')"), true);

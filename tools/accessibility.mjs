@@ -23,7 +23,7 @@ const FOCUS = `(() => {
     // A group in which the arrows move has one element that Tab gets to.
     let group = e.parentElement;
     while (group && e.tabIndex < 0 && group.id !== 'content' && !group.querySelector('[tabindex="0"]')) group = group.parentElement;
-    if (e.tabIndex < 0 && (!group || group.id === 'content') && !e.closest('.head, .lens-scroll')) faults.push('no key gets to ' + e.outerHTML.slice(0, 120));
+    if (e.tabIndex < 0 && (!group || group.id === 'content') && e.tagName !== 'SECTION') faults.push('no key gets to ' + e.outerHTML.slice(0, 120));
     if (!name(e) && e.tagName !== 'INPUT') faults.push('no name: ' + e.outerHTML.slice(0, 120));
   }
   return faults;

@@ -186,11 +186,31 @@ impl Browser {
         self.send("Emulation.setDeviceMetricsOverride", metrics);
     }
 
-    /// Presses a key.
-    pub fn press(&mut self, key: &str, code: &str, number: u32) {
-        let text = if key.chars().count() == 1 { key } else { "" };
-        for kind in ["keyDown", "keyUp"] {
-            let event = json!({ "type": kind, "key": key, "code": code, "windowsVirtualKeyCode": number, "text": text });
+    /// Presses a key: a sign, or what `KeyboardEvent.code` calls it, with `Shift+` before it if that is held.
+    pub fn press(&mut self, keys: &str) {
+        let (held, code) = keys.strip_prefix("Shift+").map_or((0, keys), |key| (8, key));
+        let number = match code {
+            "Tab" => 9,
+            "Enter" => 13,
+            "Escape" => 27,
+            "Space" => 32,
+            "End" => 35,
+            "Home" => 36,
+            "ArrowLeft" => 37,
+            "ArrowUp" => 38,
+            "ArrowRight" => 39,
+            "ArrowDown" => 40,
+            sign if sign.as_bytes()[0].is_ascii_alphanumeric() => u32::from(sign.as_bytes()[0].to_ascii_uppercase()),
+            _ => 0,
+        };
+        let (key, text) = match code {
+            "Space" => (" ", " "),
+            "Enter" => (code, "\r"),
+            sign if sign.len() == 1 => (sign, sign),
+            named => (named, ""),
+        };
+        for (kind, text) in [("keyDown", text), ("keyUp", "")] {
+            let event = json!({ "type": kind, "key": key, "code": code, "windowsVirtualKeyCode": number, "text": text, "modifiers": held });
             self.send("Input.dispatchKeyEvent", event);
         }
     }

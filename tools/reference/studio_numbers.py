@@ -8,7 +8,7 @@
 Starts the studio on each fixture (a folder with config.json, model.safetensors and adapter/) and asks over HTTP, as the page does.
 Transformers runs in f32 with eager attention. Prints the largest distance of each kind, and ends with 1 if one exceeds its bound (those of
 tests/parity: 5e-4 for losses; 1e-5 for attention, probabilities, and, relative to the largest, norms and logits; 1e-3 for gradients).
-With --time: how long each view of a sentence of 32 tokens takes after opening, and, in brackets, of all cores together; without transformers.
+With --time: how long each view of a sentence or record of 32 tokens takes after opening, and, in brackets, of all cores together; without transformers.
 """
 
 import argparse
@@ -174,9 +174,12 @@ def time_views(program, model, adapter):
         begin = time.monotonic()
         studio.ask("embedding", {"ids": ids[:1]})
         # What `graftling generate --max-new-tokens 1` takes may be compared: all that the process has computed so far.
-        print(f"opening {time.monotonic() - begin:.2f} s ({studio.cpu():.2f}), {len(ids)} tokens")
-        turns = [{"role": "user", "content": "What is a graft?"}]
+        opened = f"opening {time.monotonic() - begin:.2f} s ({studio.cpu():.2f})"
+        turns = [{"role": "system", "content": "Answer briefly."}, {"role": "user", "content": "What is a graft?"}]
+        # 32 tokens with the template of SmolLM2-135M-Instruct, as the sentence has.
         record = {"messages": turns + [{"role": "assistant", "content": "A branch that grows on another tree."}]}
+        read = len(studio.ask("tokens", {"record": record})["tokens"])
+        print(f"{opened}, {len(ids)} tokens, a record of {read}")
         for layer in [15, 7]:
             views = {
                 "tokens": {"text": text}, "embedding": {"ids": ids}, "attention": {"ids": ids, "layer": layer}, "mlp": {"ids": ids, "layer": layer},

@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::architecture::{Architecture, RopeOverride};
+use crate::architecture::{Architecture, QueryKeyNorm, RopeOverride};
 use crate::graph::Matrix;
 use crate::model::graph::Part;
 use crate::session::probe::{LayerValues, Probe, Subject};
@@ -52,6 +52,8 @@ pub struct Heads {
     pub softcap: Option<f64>,
     /// Whether the layer rotates query and key.
     pub rotated: bool,
+    /// Whether it brings them to one length before.
+    pub normed: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -117,6 +119,7 @@ pub fn attention(look: &mut Look, asked: &Asked) -> Result<Heads> {
         scale: heads.scale,
         softcap: heads.softcap,
         rotated: look.session.config().layers[asked.layer].rope.is_some(),
+        normed: look.session.config().query_key_norm != QueryKeyNorm::None,
     })
 }
 

@@ -11,7 +11,7 @@ use crate::studio::look::{Look, Top, has_own_head, most_probable, norm};
 use crate::{Error, Result};
 
 /// Tokens that are shown where a request names none: the last ones.
-pub const SHOWN: usize = 6;
+pub const SHOWN: usize = 4;
 /// Tokens of the vocabulary that are named at the most.
 const MOST_NAMED: usize = 50;
 

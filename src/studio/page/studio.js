@@ -5,6 +5,7 @@ import * as api from './lib/api.js';
 import { get, set } from './lib/store.js';
 import { apply as applyTheme, turn } from './lib/theme.js';
 import { shortcut, known, roving } from './lib/keyboard.js';
+import { tips } from './lib/tip.js';
 import { errorBox } from './lib/pane.js';
 import { bytes, count } from './lib/format.js';
 import { live } from './lib/live.js';
@@ -108,29 +109,35 @@ function facts(state) {
 }
 
 function nav() {
-  const list = document.getElementById('nav');
-  fill(list, GROUPS.map(([name, views]) => h('section', h('h2', name), h('ul', views.map((view) => h('li',
+  fill(navigation, GROUPS.map(([name, views]) => h('section', h('h2', name), h('ul', views.map((view) => h('li',
     h('a', { href: `#/${view.id}` }, h('span', view.title), view.key && h('kbd', { 'aria-hidden': 'true' }, `g ${view.key}`))))))));
-  roving(list, 'a');
+  roving(navigation, 'a');
   for (const view of VIEWS) if (view.key) shortcut(`g ${view.key}`, view.title, () => (location.hash = `#/${view.id}`));
 }
 
 const menu = document.getElementById('menu');
 function closeMenu() {
+  if (!document.body.classList.contains('menu-open')) return;
+  const inside = navigation.contains(document.activeElement);
   document.body.classList.remove('menu-open');
   menu.setAttribute('aria-expanded', 'false');
+  if (inside) menu.focus();
 }
 menu.addEventListener('click', () => {
   const now = document.body.classList.toggle('menu-open');
   menu.setAttribute('aria-expanded', String(now));
   if (now) document.querySelector('#nav a[tabindex="0"]')?.focus();
 });
+// On a narrow page the list lies over the content: it is closed when the focus goes on, and when the view is open that it is to open.
+const navigation = document.getElementById('nav');
+navigation.addEventListener('focusout', ({ relatedTarget }) => { if (content.contains(relatedTarget)) closeMenu(); });
+navigation.addEventListener('click', ({ target }) => { if (target.closest('a')?.hash === location.hash) closeMenu(); });
 
 const dialog = document.getElementById('dialog');
 function help() {
-    const rows = known().map(({ keys, does }) => h('tr', h('td', keys.map((key) => h('kbd', key))), h('td', does)));
+  const rows = known().map(({ keys, does }) => h('tr', h('td', keys.map((key) => h('kbd', key))), h('td', does)));
   fill(dialog, h('h2', { id: 'dialog-title' }, 'Keys'),
-    h('p', 'Tab goes from control to control. Inside a group of buttons, tokens or cells the arrow keys move, Home and End jump.'),
+    h('p', 'Tab goes from control to control. Inside a group of buttons, tokens or cells the arrow keys move, Home and End jump; in a picture of numbers they read them, and Enter chooses.'),
     h('table', h('tbody', rows)),
     h('form', { method: 'dialog' }, h('button', 'Close')));
   dialog.showModal();
@@ -158,6 +165,7 @@ live({ run: look, done: look, error: look });
 // A request may have opened the engine.
 document.addEventListener('enginechange', () => last?.engine !== 'ready' && look());
 applyTheme();
+tips();
 themeName();
 nav();
 show();

@@ -45,7 +45,7 @@ export default {
         return { base: base.answer, adapted: await post('logits', { ...asked, adapter: get('strength') }, stop) };
       },
       draw: ({ base, adapted }, tokens, place) => {
-        const side = (name, { top }, graft) => h('div.stack', h('h3', name), bars(top.slice(0, 8).map((t) => ({ name: visible(t.text), value: t.p, text: percent(t.p), graft })), { of: 1, label: name }));
+        const side = (name, { top }, graft) => h('div.stack', h('h2', name), bars(top.slice(0, 8).map((t) => ({ name: visible(t.text), value: t.p, text: percent(t.p), graft })), { of: 1, label: name }));
         add(place, [h('p', 'The next token of your sentence, without and with what was learned:'), h('div.columns', { style: { '--column': '14rem' } }, base ? side('base', base) : null, side(`adapted, strength ${get('strength').toFixed(2)}`, adapted, true))]);
       },
     });

@@ -8,7 +8,7 @@ import { layerSlider, slider } from '../lib/controls.js';
 import { namedHeat, scaleBar, shade } from '../lib/heat.js';
 import { tokenRow } from '../lib/tokens.js';
 import { percent, visible } from '../lib/format.js';
-import { habits } from '../views/attention.js';
+import { habits, limits } from '../views/attention.js';
 
 export default {
   id: 'attention', title: 'Attention', source: 'src/studio/api/attention.rs', view: 'attention', viewName: 'Attention',
@@ -16,7 +16,7 @@ export default {
     'Now tokens look at each other. Each makes a query (what do I look for?), a key (what am I?), and a value (what do I give?).',
     'Where a query meets a like key, much of the value is taken. A row of the picture is one token, and its colours are what it reads.',
     'The upper right is empty: no token may look ahead, or it would see the answer that it is to guess. That is the causal mask.',
-    (model) => `${model.heads} heads do this side by side in every layer, and ${model.heads / model.kv_heads > 1 ? `${model.heads / model.kv_heads} of them share one key and value` : 'each has its own key and value'}. Heads that have nothing to do look at the first token.`,
+    (model) => `${model.heads} heads do this side by side in every layer, and ${model.heads / model.kv_heads > 1 ? `${model.kv_heads === 1 ? 'all' : model.heads / model.kv_heads} of them share one key and value` : 'each has its own key and value'}. Heads that have nothing to do look at the first token.`,
   ],
   change: 'Go through layers and heads: some look one token back, some at the first token, some at what matters.',
   touches: 'q_proj and k_proj: where heads look. v_proj and o_proj: what they carry. An adapter on attention alone can change style and format, but stores facts badly.',
@@ -38,7 +38,7 @@ export default {
         rowNames: tokens.map((t) => visible(t.text)), columnNames: [], rows: n, columns: n, at: (i, j) => (j <= i ? one.rows[i][j] : null), max: 1, cell: [size, size], signal, label: `Head ${one.head}`,
         name: (i, j, p) => (p === null ? 'masked: it comes later' : `${name(i)} reads ${percent(p)} from ${name(j)}`), pick: choose,
       });
-      fill(place, h('p', h('b', `Head ${one.head}`), ` (key/value head ${one.kv_head}): ${percent(habit.first, 0)} from the first token, ${percent(habit.previous, 0)} from the one before.`), h('figure', drawn.element, drawn.says, scaleBar({ scale: 'sequential', max: 1, signal })), reads);
+      fill(place, h('p', h('b', `Head ${one.head}`), ` (key/value head ${one.kv_head}): ${percent(habit.first, 0)} from the first token, ${percent(habit.previous, 0)} from the one before.${limits(answer, habit)}`), h('figure', drawn.element, drawn.says, scaleBar({ scale: 'sequential', max: 1, signal })), reads);
       choose(n - 1);
     };
     const { bar, pane, run } = look({

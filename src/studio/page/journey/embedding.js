@@ -8,6 +8,7 @@ import { heat, scaleBar, namedHeat } from '../lib/heat.js';
 import { asTable, table } from '../lib/table.js';
 import { short, visible } from '../lib/format.js';
 
+const based = (base) => Math.round(base).toLocaleString('en');
 const PAIRS = [0, 2, 4, 7, 11, 16, 22, 31];
 
 function clocks(place, rope, position) {
@@ -24,12 +25,12 @@ export default {
   beats: [
     (model) => `Every id fetches its row of the embedding: a vector of ${model.hidden} numbers. Below are the first 64 of each.`,
     'Tokens of like meaning have like vectors. These numbers, not the letters, are what the layers work with.',
-    'The vector does not know where it stands. So each layer turns queries and keys by an angle that grows with the position: RoPE.',
+    'The vector does not know where it stands. So layers turn queries and keys by an angle that grows with the position: RoPE.',
     'Pairs of numbers are like clock hands: the first turn fast and tell neighbours apart, the last turn so slowly that they tell chapters apart.',
   ],
   change: 'Move along the text and watch the hands turn.',
   touches: 'The embedding stays frozen, and it is a large part of a small model. RoPE has no weights at all; to read longer texts than the model was made for, --rope-scaling stretches its angles.',
-  show({ picture, tryIt, signal }) {
+  show({ picture, tryIt, signal, state }) {
     const hands = h('div');
     let rope = null;
     let position = 1;
@@ -45,7 +46,9 @@ export default {
         });
         add(place, [h('figure', picture_.element, picture_.says, scaleBar({ scale: 'diverging', max, signal })),
           asTable('lengths of the vectors', () => table({ caption: 'Lengths of the vectors', rows: tokens.map((t, i) => ({ t, n: answer.norms[i] })), columns: [{ name: 'token', value: (r) => visible(r.t.text) }, { name: 'length', number: true, value: (r) => r.n, text: (r) => short(r.n) }] })),
-          h('h3', rope ? `RoPE with base ${Math.round(rope.base).toLocaleString('en')}` : 'This model does not rotate'), hands]);
+          answer.multiplier === 1 ? null : h('p.note', `These are the rows times ${short(answer.multiplier)}: this model multiplies them before the first layer.`),
+          h('h2', rope ? `RoPE with base ${based(rope.base)}` : 'This model does not rotate'), hands,
+          rope && rope.layers < state.model.layers ? h('p.note', `So do ${rope.layers} of the ${state.model.layers} layers; ${rope.others.length ? `others have the base ${rope.others.map(based).join(' or ')}` : 'the others do not rotate at all'}.`) : null]);
         if (rope) clocks(hands, rope, position);
       },
     });

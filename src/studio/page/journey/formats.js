@@ -28,9 +28,9 @@ export default {
   change: 'Choose another weight and see how each format keeps it.',
   touches: 'The frozen weights may rest in 4 bits (with --weights nf4 that is QLoRA), since they are only read. The adapter is trained in f32, and saved in it: small steps need the precision.',
   async show({ picture, tryIt, signal, state }) {
-    const { modules, formats } = await once('anatomy');
+    const anatomy = await once('anatomy');
     if (signal.aborted) return;
-    const matrices = modules.filter((m) => m.shape.length === 2 && m.part !== 'norm');
+    const matrices = anatomy.modules.filter((m) => m.shape.length === 2 && m.part !== 'norm');
     const asked = { site: (matrices.find((m) => m.module === 'q_proj') ?? matrices[0]).site, row: 0, column: 3 };
     const pane = new Pane('Reading a weight', signal);
     const run = debounce(60, () => pane.run((stop) => post('weight', asked, stop), ({ value, format, formats: rows }, place) => add(place, [
@@ -38,7 +38,7 @@ export default {
       h('div.bit-table', rows.map((each) => row(each, value))),
       h('ul.legend', [['sign', 'sign'], ['exponent', 'exponent (size)'], ['fraction', 'fraction (precision)']].map(([kind, text]) => h('li', h('i', { class: `swatch bit-${kind}` }), text)))])));
     const at = (key, label) => slider({ label, min: 0, max: 63, step: 1, value: asked[key], input: (n) => { asked[key] = n; run(); } }).element;
-    add(picture, [pane.element, formatTable(formats, state.model)]);
+    add(picture, [pane.element, formatTable(anatomy, state.model)]);
     add(tryIt, [select({ label: 'Matrix', value: asked.site, options: matrices.map((m) => [m.site, m.site]), change: (v) => { asked.site = v; run(); } }).element, at('row', 'Row'), at('column', 'Column')]);
     run();
   },

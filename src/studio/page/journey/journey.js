@@ -20,6 +20,9 @@ export const STOPS = [tokens, embedding, attention, mlp, layers, output, formats
 /** A button that was clicked with a mouse gives the keys back, so that Space plays. */
 const calm = (event) => { if (event.detail > 0) event.currentTarget?.blur(); };
 
+/** The button of the player that has the focus while one stop gives way to another. */
+let leaving = -1;
+
 /** Seconds for reading a sentence of so many letters. */
 const reading = (text) => Math.max(3, text.length / 22);
 
@@ -39,7 +42,10 @@ async function show(body, { signal, state, parts, query }) {
   let timer = 0;
   let stage = null;
 
-  const go = (i, more = '') => { location.hash = `#/journey/${STOPS[i].id}${more}`; };
+  const go = (i, more = '') => {
+    leaving = [...player.querySelectorAll('button')].indexOf(document.activeElement);
+    location.hash = `#/journey/${STOPS[i].id}${more}`;
+  };
   const lines = h('ol.beats', beats.map((text, i) => h('li', h('button', { type: 'button', onclick: (event) => { put(i); calm(event); } }, text))));
   const play = h('button.primary', { type: 'button', onclick: (event) => { toggle(); calm(event); } });
   const progress = h('i.beat-progress', { 'aria-hidden': 'true' });
@@ -80,15 +86,20 @@ async function show(body, { signal, state, parts, query }) {
 
   const picture = h('div.stage');
   const tryIt = h('div.try');
+  const player = h('div.player', h('button', { type: 'button', onclick: (event) => { back(); calm(event); }, 'aria-label': 'Back' }, '←'), play,
+    h('button', { type: 'button', onclick: (event) => { forward(); calm(event); }, 'aria-label': 'Forward' }, '→'), h('small', h('kbd', 'Space'), ' plays, ', h('kbd', '←'), ' ', h('kbd', '→'), ' step, ', h('kbd', '↑'), ' ', h('kbd', '↓'), ' stops'), progress);
+  // Whoever goes on by the player's buttons keeps the one that was pressed.
+  const held = leaving;
+  leaving = -1;
   fill(body, h('article.journey',
     rail(at),
     h('header.stop-head', h('p.stop-count', `${stop.backward ? 'Backward' : 'Forward'} · stop ${at + 1} of ${STOPS.length}`), h('h1', stop.title)),
     h('div.stop',
-      h('section.stop-text', { 'aria-label': 'What happens here' }, lines,
-        h('div.player', h('button', { type: 'button', onclick: (event) => { back(); calm(event); }, 'aria-label': 'Back' }, '←'), play, h('button', { type: 'button', onclick: (event) => { forward(); calm(event); }, 'aria-label': 'Forward' }, '→'), h('small', h('kbd', 'Space'), ' plays, ', h('kbd', '←'), ' ', h('kbd', '→'), ' step, ', h('kbd', '↑'), ' ', h('kbd', '↓'), ' stops'), progress),
-        h('section.try-box', h('h2', 'Change one thing'), h('p', stop.change), tryIt),
-        h('section.touches', h('h2', 'What fine-tuning touches here'), h('p', typeof stop.touches === 'function' ? stop.touches(state.model, state) : stop.touches))),
-      h('section.card.stop-picture', { 'aria-label': 'Numbers of your model' }, picture, h('p.note', stop.view ? ['More in the view ', h('a', { href: `#/${stop.view}` }, stop.viewName), ' · '] : null, 'computed in ', sourceLink(stop.source))))));
+      h('section.stop-text', { 'aria-label': 'What happens here' }, lines, player),
+      h('section.card.stop-picture', { 'aria-label': 'Numbers of your model' }, picture, h('p.note', stop.view ? ['More in the view ', h('a', { href: `#/${stop.view}` }, stop.viewName), ' · '] : null, 'computed in ', sourceLink(stop.source))),
+      h('section.try-box', h('h2', 'Change one thing'), h('p', stop.change), tryIt),
+      h('section.touches', h('h2', 'What fine-tuning touches here'), h('p', typeof stop.touches === 'function' ? stop.touches(state.model, state) : stop.touches)))));
+  if (held >= 0) player.querySelectorAll('button')[held].focus();
   put(beat);
   stage = await stop.show({ picture, tryIt, signal, state });
   if (!signal.aborted) stage?.beat?.(beat);

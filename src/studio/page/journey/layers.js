@@ -9,14 +9,15 @@ import { lineChart } from '../lib/charts.js';
 import { percent, visible } from '../lib/format.js';
 import { settled } from '../views/residual.js';
 
+const PARTS = ['early: spelling, neighbours', 'middle: meaning, facts', 'late: choosing the word'];
+
 function tower(layers, at, third) {
-  const names = ['early: spelling, neighbours', 'middle: meaning, facts', 'late: choosing the word'];
   return h('ol.tower', { 'aria-label': 'First token after every layer' }, layers.map((layer) => {
     const top = layer.tokens[at].top[0];
     const bar = h('i', { 'aria-hidden': 'true' });
     bar.style.setProperty('--share', top?.p ?? 0);
     const part = layer.layer === 0 ? null : Math.min(2, Math.floor((layer.layer - 1) / third));
-    return h('li', { class: part === null ? 'start' : `part-${part}`, title: part === null ? 'embedding' : names[part] }, h('span.tower-layer', layer.layer === 0 ? 'embedding' : layer.layer), h('code', top ? visible(top.text) : '–'), bar, h('span.tower-p', top ? percent(top.p) : ''));
+    return h('li', { class: part === null ? 'start' : `part-${part}` }, h('span.tower-layer', layer.layer === 0 ? 'embedding' : layer.layer), h('code', top ? visible(top.text) : '–'), bar, h('span.tower-p', top ? percent(top.p) : ''));
   }));
 }
 
@@ -43,7 +44,7 @@ export default {
         const layers = answer.adapted ?? answer.layers;
         const found = settled(layers, here);
         fill(choice, tokenRow({ tokens, label: 'Choose a token', chosen: here, pick: (i) => { at = i; run(); } }));
-        fill(place, h('p', `After “${visible(tokens[here].text)}” the model says “${visible(found.text)}” (${percent(found.p)}); it is first from ${found.layer === 0 ? 'the embedding' : `layer ${found.layer}`} on.`), tower(layers, here, Math.max(1, Math.ceil(state.model.layers / 3))),
+        fill(place, h('p', `After “${visible(tokens[here].text)}” the model says “${visible(found.text)}” (${percent(found.p)}); it is first from ${found.layer === 0 ? 'the embedding' : `layer ${found.layer}`} on.`), tower(layers, here, Math.max(1, Math.ceil(state.model.layers / 3))), h('ul.legend', PARTS.map((part, i) => h('li', h('i', { class: `swatch tower-${i}` }), part))),
           lineChart({ label: 'Length of the stream after each layer', signal, height: 140, series: [{ points: layers.map((l) => [l.layer, l.tokens[here].norm]) }], x: { label: 'layer' }, y: { label: 'length (log scale)', log: true } }));
         add(body, [place]);
       },

@@ -17,7 +17,7 @@ export default {
     'The mean of these is the loss. The whole of training is to make this one number smaller.',
   ],
   change: 'Change the answer to something false, or something nobody can know, and see which token hurts.',
-  touches: 'Only the answer counts: what the user says is read but not learned (no colour). A record without an answer teaches nothing.',
+  touches: 'Of a conversation only the answer counts: what the user says is read but not learned (no colour), and without an answer there is nothing to learn. Of a plain text every token counts but the first.',
   show({ picture, tryIt, signal }) {
     const pane = new Pane('One training step', signal);
     const run = () => pane.run(async (stop) => post('backward', { record: record() }, stop), ({ tokens, loss }, place) => {

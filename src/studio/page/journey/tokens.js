@@ -12,7 +12,7 @@ export default {
   beats: [
     'A model reads no letters. Your sentence is first cut into tokens: words, pieces of words, signs.',
     (model) => `Each token has a number, its id, from a vocabulary of ${whole(model.vocabulary)} that was fixed before training.`,
-    'The dashed ones are special: the chat template puts them in to say who speaks and where a turn ends.',
+    (model) => (model.chat ? 'The dashed ones are special: the chat template puts them in to say who speaks and where a turn ends.' : 'The dashed ones are special: nobody types them, they say where a text begins and where it ends.'),
     'From here on your sentence is nothing but this row of numbers.',
   ],
   change: 'Write another sentence, or a word that nobody knows, and see how it falls to pieces.',

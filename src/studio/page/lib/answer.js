@@ -18,5 +18,5 @@ export function answered(answer) {
     element.addEventListener('pointerenter', () => tell(at));
     element.addEventListener('focus', () => tell(at));
   });
-  return h('div.answer', row, h('p.note', answer.stopped === 'end' ? 'The model ended its turn.' : `Stopped at ${answer.tokens.length} tokens.`), about);
+  return h('div.answer', row, h('p.note', answer.stopped === 'end' ? 'The model ended here.' : `Stopped at ${answer.tokens.length} tokens.`), about);
 }

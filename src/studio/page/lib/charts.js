@@ -18,32 +18,38 @@ export function ticks(from, to, about = 5) {
 }
 
 /**
- * Lines. `series` are {name, points: [[x, y]...], area?, marks?}. `x`, `y` are {label, log?, from?, to?}.
+ * Lines. `series` are {name, points: [[x, y]...], area?, marks?}. `x`, `y` are {label, log?, from?, to?}. `put(series)` of the element draws
+ * others in their place, and keeps what is read there: the focus, the cursor, the open table.
  */
-export function lineChart({ label, caption, series, x, y, height = 220, signal, write = short, empty = 'Nothing yet.' }) {
+export function lineChart({ label, caption, series: first, x, y, height = 220, signal, write = short, empty = 'Nothing yet.' }) {
+  let series = first;
   const plot = h('div.plot', { tabindex: 0, role: 'group', 'aria-label': `${label}. Left and right arrows read the values.` });
   const readout = h('p.readout', { 'aria-live': 'polite' });
-  const figure = h('figure.chart', plot,
-    series.length > 1 || series[0]?.name ? h('ul.legend', series.map((line, i) => h('li', key(i, line.marks), line.name))) : null,
-    readout, caption && h('figcaption', caption),
-    asTable(label, () => table({
-      caption: label, rows: series.flatMap((line) => line.points.map(([px, py]) => ({ name: line.name, px, py }))), limit: 500,
-      columns: [{ name: 'series', value: (r) => r.name }, { name: x.label, number: true, value: (r) => r.px, text: (r) => short(r.px) }, { name: y.label, number: true, value: (r) => r.py, text: (r) => write(r.py) }],
-    })));
-  const all = series.flatMap((line) => line.points).filter(([, v]) => Number.isFinite(v) && (!y.log || v > 0));
-  if (!all.length) {
-    fill(plot, h('p.note', empty));
-    return figure;
-  }
-  const xs = [...new Set(all.map(([px]) => px))].sort((a, b) => a - b);
-  let at = -1;
+  const legend = h('ul.legend');
+  const numbers = asTable(label, () => table({
+    caption: label, rows: series.flatMap((line) => line.points.map(([px, py]) => ({ name: line.name, px, py }))), limit: 500,
+    columns: [{ name: 'series', value: (r) => r.name ?? label }, { name: x.label, number: true, value: (r) => r.px, text: (r) => tidy(r.px) }, { name: y.label, number: true, value: (r) => r.py, text: (r) => write(r.py) }],
+  }));
+  const figure = h('figure.chart', plot, legend, readout, caption && h('figcaption', caption), numbers);
   const f = y.log ? Math.log10 : (v) => v;
-  const yFrom = y.from ?? Math.min(...all.map(([, v]) => v)), yTo = y.to ?? Math.max(...all.map(([, v]) => v));
-  const xFrom = x.from ?? xs[0], xTo = x.to ?? xs[xs.length - 1];
-  const pad = y.from === undefined && !y.log ? (yTo - yFrom || Math.abs(yTo) || 1) * 0.06 : 0;
-  const low = f(yFrom) - pad, high = f(yTo) + (y.log ? 0.05 : (yTo - yFrom || 1) * 0.06);
+  let xs = [], at = -1, width = 0;
   let place = () => {};
-  onWidth(plot, signal, (width) => {
+  const draw = () => {
+    const all = series.flatMap((line) => line.points).filter(([, v]) => Number.isFinite(v) && (!y.log || v > 0));
+    const read = xs[at];
+    xs = [...new Set(all.map(([px]) => px))].sort((a, b) => a - b);
+    at = xs.indexOf(read);
+    legend.hidden = series.length < 2 && !series[0]?.name;
+    fill(legend, series.map((line, i) => h('li', key(i, line.marks), line.name)));
+    if (!all.length) {
+      fill(plot, h('p.note', empty));
+      return;
+    }
+    if (!width) return;
+    const yFrom = y.from ?? Math.min(...all.map(([, v]) => v)), yTo = y.to ?? Math.max(...all.map(([, v]) => v));
+    const xFrom = x.from ?? xs[0], xTo = x.to ?? xs[xs.length - 1];
+    const pad = y.from === undefined && !y.log ? (yTo - yFrom || Math.abs(yTo) || 1) * 0.06 : 0;
+    const low = f(yFrom) - pad, high = f(yTo) + (y.log ? 0.05 : (yTo - yFrom || 1) * 0.06);
     const yTicks = y.log ? logTicks(low, high) : ticks(low, high, Math.max(2, Math.round(height / 50)));
     const left = Math.max(...yTicks.map((t) => tidy(y.log ? 10 ** t : t).length)) * 6.5 + 12, right = 10, top = 8, bottom = 34;
     const px = (v) => left + ((v - xFrom) / (xTo - xFrom || 1)) * (width - left - right);
@@ -61,7 +67,8 @@ export function lineChart({ label, caption, series, x, y, height = 220, signal, 
       cursor.setAttribute('x1', px(xs[at]));
       cursor.setAttribute('x2', px(xs[at]));
       cursor.setAttribute('visibility', 'visible');
-      readout.textContent = `${x.label} ${tidy(xs[at])}: ` + series.map((line) => [line.name, line.points.find(([p]) => p === xs[at])]).filter(([, p]) => p).map(([name, p]) => `${name ? `${name} ` : ''}${write(p[1])}`).join(', ');
+      const said = `${x.label} ${tidy(xs[at])}: ` + series.map((line) => [line.name, line.points.find(([p]) => p === xs[at])]).filter(([, p]) => p).map(([name, p]) => `${name ? `${name} ` : ''}${write(p[1])}`).join(', ');
+      if (readout.textContent !== said) readout.textContent = said;
     };
     svg.addEventListener('pointermove', (event) => {
       const box = svg.getBoundingClientRect();
@@ -70,14 +77,24 @@ export function lineChart({ label, caption, series, x, y, height = 220, signal, 
       place();
     });
     place();
+  };
+  draw();
+  onWidth(plot, signal, (wide) => {
+    width = wide;
+    draw();
   });
+  figure.put = (next) => {
+    series = next;
+    draw();
+    numbers.renew();
+  };
   plot.addEventListener('keydown', (event) => {
     const move = { ArrowRight: 1, ArrowLeft: -1, Home: -Infinity, End: Infinity }[event.key];
     if (move === undefined) return;
     event.preventDefault();
     event.stopPropagation();
     at = Math.max(0, Math.min(xs.length - 1, at + move));
-    place();
+    if (xs.length) place();
   });
   return figure;
 }

@@ -50,10 +50,30 @@ export function s(tag, ...rest) {
   return build(element, attributes, rest);
 }
 
-/** Replaces what is in `element`. */
+/** Replaces what is in `element`, and keeps the focus. */
 export function fill(element, ...children) {
-  element.replaceChildren();
-  return add(element, children);
+  return keepFocus(element, () => {
+    element.replaceChildren();
+    return add(element, children);
+  });
+}
+
+const called = (element) => element.getAttribute('aria-label') ?? element.textContent;
+
+/**
+ * Does `work`, which replaces what is in `element`. If the focus was on something there, it is afterwards on what has the same name, or else
+ * stands in the same place, or else on what is around: whoever works by keys goes on from there, not from the page's beginning.
+ */
+export function keepFocus(element, work) {
+  const had = document.activeElement;
+  if (had === element || !element.contains(had)) return work();
+  const alike = () => [...element.querySelectorAll(had.tagName)].filter((each) => !each.disabled);
+  const place = alike().indexOf(had), name = called(had);
+  const done = work();
+  const now = alike();
+  const next = had.isConnected ? had : now.find((each) => called(each) === name) ?? now[place] ?? element.closest('[tabindex]');
+  next?.focus({ preventScroll: true });
+  return done;
 }
 
 /** Calls `draw(width)` now and whenever the element's width changes, until `signal` aborts. */

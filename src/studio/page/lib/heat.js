@@ -14,7 +14,7 @@ export function heat({ rows, columns, at, scale = 'sequential', max, cell = [12,
   const canvas = h('canvas', { width: columns, height: rows });
   const cursor = h('div.heat-cursor', { hidden: true });
   const says = readout ?? h('p.readout', { 'aria-live': 'polite' });
-  const box = h('div.heat', { tabindex: quiet ? -1 : 0, role: pick ? 'application' : 'img', 'aria-label': `${label}${pick ? '. Arrow keys move, Enter chooses.' : quiet ? '' : '. Arrow keys read the cells.'}` }, canvas, cursor);
+  const box = h('div.heat', { tabindex: quiet ? null : 0, role: pick ? 'application' : 'img', 'aria-label': `${label}${pick ? '. Arrow keys move, Enter chooses.' : quiet ? '' : '. Arrow keys read the cells.'}` }, canvas, cursor);
   canvas.style.setProperty('width', `${columns * cell[0]}px`);
   canvas.style.setProperty('height', `${rows * cell[1]}px`);
   if (!scrolls) canvas.style.setProperty('max-width', '100%');
@@ -55,14 +55,14 @@ export function heat({ rows, columns, at, scale = 'sequential', max, cell = [12,
     canvas.addEventListener('pointermove', (event) => tell(...under(event)));
     canvas.addEventListener('click', (event) => { const spot = under(event); mark(...spot); tell(...spot); pick?.(...spot); });
     box.addEventListener('keydown', (event) => {
-      const move = { ArrowRight: [0, 1], ArrowLeft: [0, -1], ArrowDown: [1, 0], ArrowUp: [-1, 0] }[event.key];
+      const move = { ArrowRight: [0, 1], ArrowLeft: [0, -1], ArrowDown: [1, 0], ArrowUp: [-1, 0], Home: [0, -columns], End: [0, columns], PageUp: [-rows, 0], PageDown: [rows, 0] }[event.key];
       if (move) {
         event.preventDefault();
         event.stopPropagation();
-        const [r, c] = place ?? [0, -1];
+        const [r, c] = place ?? move.map((by) => (by ? -1 : 0));
         mark(Math.max(0, Math.min(rows - 1, r + move[0])), Math.max(0, Math.min(columns - 1, c + move[1])));
         tell(...place);
-        if (scrolls) cursor.scrollIntoView({ block: 'nearest', inline: 'nearest' });
+        cursor.scrollIntoView({ block: 'nearest', inline: 'nearest' });
       } else if ((event.key === 'Enter' || event.key === ' ') && place && pick) {
         event.preventDefault();
         event.stopPropagation();

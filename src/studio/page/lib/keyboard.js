@@ -24,15 +24,37 @@ document.addEventListener('keydown', (event) => {
   pending = key === 'g' && !pending ? 'g' : '';
   // Space on a button presses it, and arrows on a slider move it.
   if (key === 'Space' && event.target.closest?.('button, summary, a, input, [tabindex="0"]')) return;
-  if (/^(Arrow|Home|End|Page)/.test(key) && event.target.closest?.('input, select, summary, [role=application]')) return;
+  // Arrows are also for what has the focus to be scrolled or read by them.
+  if (/^(Arrow|Home|End|Page)/.test(key) && event.target.closest?.('input, select, summary, [tabindex="0"]:not(a, button)')) return;
   const entry = [...shortcuts].reverse().find(({ keys }) => keys.includes(both));
   if (!entry) return;
   event.preventDefault();
   entry.call(event);
 });
 
-/** Makes the children of `group` that match `selector` one stop of the Tab key; arrows, Home and End move inside. */
-export function roving(group, selector, { columns } = {}) {
+// What the keys get to is to be seen whole, with its outline; a browser is content with a part of it. (What `keepFocus` restores, which comes
+// from nowhere, scrolls nothing.)
+document.addEventListener('focusin', ({ target, relatedTarget }) => {
+  if (relatedTarget && target.matches(':focus-visible')) target.scrollIntoView({ block: 'nearest', inline: 'nearest' });
+});
+
+// The item above or below, as they are seen: of the nearest line in that direction the one that is the least to the side.
+function across(items, from, down) {
+  const middle = (box) => (box.left + box.right) / 2;
+  const own = from.getBoundingClientRect();
+  const away = (box) => (down ? box.top - own.bottom : own.top - box.bottom);
+  const beyond = items.map((item) => [item, item.getBoundingClientRect()]).filter(([item, box]) => item !== from && away(box) > -Math.min(own.height, box.height) / 2);
+  const aside = (box) => Math.max(0, Math.abs(middle(box) - middle(own)) - (box.width + own.width) / 2);
+  const nearest = Math.min(...beyond.map(([, box]) => away(box)));
+  const line = beyond.filter(([, box]) => away(box) <= nearest + own.height / 2);
+  return line.sort(([, a], [, b]) => aside(a) - aside(b) || Math.abs(middle(a) - middle(own)) - Math.abs(middle(b) - middle(own)))[0]?.[0];
+}
+
+/**
+ * Makes the children of `group` that match `selector` one stop of the Tab key. Left and right go through them in order, up and down from line to
+ * line where there are several, Home and End to the first and last.
+ */
+export function roving(group, selector) {
   const items = () => [...group.querySelectorAll(selector)].filter((item) => !item.hidden && !item.disabled);
   const reset = () => {
     const all = items();
@@ -45,13 +67,14 @@ export function roving(group, selector, { columns } = {}) {
     const all = items();
     const at = all.indexOf(event.target.closest(selector));
     if (at < 0) return;
-    const row = columns?.() ?? 0;
-    const steps = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: row || 1, ArrowUp: -(row || 1) };
-    let to;
-    if (event.key in steps) to = Math.max(0, Math.min(all.length - 1, at + steps[event.key]));
-    else if (event.key === 'Home') to = 0;
-    else if (event.key === 'End') to = all.length - 1;
-    else return;
+    const step = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: 1, ArrowUp: -1, Home: -Infinity, End: Infinity }[event.key];
+    if (step === undefined) return;
+    let to = Math.max(0, Math.min(all.length - 1, at + step));
+    if (/Up|Down/.test(event.key)) {
+      const lined = across(all, all[at], step > 0);
+      if (lined) to = all.indexOf(lined);
+      else if (across(all, all[at], step < 0)) to = at; // it is in the first or last line
+    }
     event.preventDefault();
     event.stopPropagation();
     for (const item of all) item.tabIndex = -1;

@@ -36,6 +36,12 @@ export function experts({ experts: some, layers }, layer) {
     h('p.note', `Experts are left out here: neither where a token was sent nor what was computed there is shown. ${others.length ? `Layers with one MLP: ${others.join(', ')}.` : 'Every layer of this model has experts.'} Attention, the residual stream and the gradients of these layers are in their views.`));
 }
 
+/** Which share of the parameters is in matrices of MLPs, those of experts among them. */
+export function mlpShare({ hidden, intermediate, layers, parameters, experts: some }) {
+  const wide = some ? some.layers.length * (some.count * some.intermediate + (some.shared ?? 0)) : 0;
+  return (3 * hidden * (wide + (layers - (some?.layers.length ?? 0)) * intermediate)) / parameters;
+}
+
 /** Steps of texts that probes take; longer ones are looked at in part. */
 const MOST = 96;
 

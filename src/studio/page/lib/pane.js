@@ -1,7 +1,7 @@
 // A region of a view that shows the answer of one request: while it waits it says so and can be cancelled, an error is shown in the
 // command line's three parts, and the last picture stays, dimmed, until the next one is there.
 
-import { h, fill } from './dom.js';
+import { h, fill, keepFocus } from './dom.js';
 import { ApiError } from './api.js';
 import { live } from './live.js';
 
@@ -21,7 +21,7 @@ export class Pane {
     this.label = label;
     this.status = h('div.pane-status', { 'aria-live': 'polite' });
     this.body = h('div.pane-body');
-    this.element = h('section.pane', this.status, this.body);
+    this.element = h('section.pane', { tabindex: -1, role: 'group', 'aria-label': label }, this.status, this.body);
     this.running = null;
     this.signal = signal;
     signal?.addEventListener('abort', () => this.stop());
@@ -51,12 +51,14 @@ export class Pane {
       const answer = await task(running.signal);
       if (this.running !== running) return;
       fill(this.status);
-      this.body.replaceChildren();
-      await show(answer, this.body);
+      await keepFocus(this.body, () => {
+        this.body.replaceChildren();
+        return show(answer, this.body);
+      });
     } catch (error) {
       if (this.running !== running) return;
       console.debug(error);
-      this.body.replaceChildren();
+      fill(this.body);
       fill(this.status, errorBox(error, () => this.run(task, show, label)));
     } finally {
       clearTimeout(bar);

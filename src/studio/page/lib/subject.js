@@ -52,8 +52,9 @@ export function subjectBar(signal, change) {
   return h('details.subject-bar', h('summary', h('span.subject-key', 'Sentence'), line, h('span.subject-edit', 'change')), subjectForm(signal));
 }
 
-/** The part of the tokens that asks: up to the answer of a conversation, all of a plain text. */
+/** The part of the tokens that asks: up to the answer of a conversation, all of a plain text but the end that training puts there. */
 export function asking(list) {
+  if (get('subject').kind === 'text') return list.slice(0, Math.max(1, list.findLastIndex((token) => !token.special) + 1));
   const first = list.findIndex((token) => token.supervised);
-  return get('subject').kind !== 'text' && first > 0 ? list.slice(0, first) : list;
+  return first > 0 ? list.slice(0, first) : list;
 }

@@ -33,9 +33,11 @@ export function table({ caption, columns, rows, pick, sort, limit = 200 }) {
   return h('div.table-scroll', { tabindex: 0, role: 'region', 'aria-label': caption }, h('table', h('caption', h('span', caption)), h('thead', head), body));
 }
 
-/** A table behind a disclosure: the alternative of a picture. The rows are made when it is opened. */
+/** A table behind a disclosure: the alternative of a picture. The rows are made when it is opened, and anew by `renew()` of the element. */
 export function asTable(caption, make) {
   const place = h('div');
-  return h('details.as-table', { ontoggle: (event) => { if (event.target.open && !place.firstChild) place.append(make()); } },
+  const element = h('details.as-table', { ontoggle: () => { if (element.open && !place.firstChild) place.append(make()); } },
     h('summary', `As a table: ${caption}`), place);
+  element.renew = () => (element.open ? fill(place, make()) : fill(place));
+  return element;
 }

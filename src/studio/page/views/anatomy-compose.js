@@ -60,7 +60,7 @@ export function composer({ modules, layers, formats, change }) {
   fill(chips, names.map((name) => h('button', { type: 'button', dataset: { name }, onclick: () => flip(chosen, name) }, name)));
   let last = null;
   fill(strip, Array.from({ length: layers }, (_, l) => h('button', {
-    type: 'button', dataset: { layer: l }, 'aria-label': `layer ${l}`, title: `layer ${l}; with Shift: from the last one to here`,
+    type: 'button', dataset: { layer: l }, 'aria-label': `layer ${l}`, title: `layer ${l}`,
     onclick: (event) => {
       if (event.shiftKey && last !== null) {
         for (let i = Math.min(last, l); i <= Math.max(last, l); i++) if (on.has(last)) on.add(i); else on.delete(i);
@@ -81,7 +81,7 @@ export function composer({ modules, layers, formats, change }) {
 
   const element = h('div.stack',
     h('div.field', h('span.field-label', 'Modules (target_modules)'), chips, quick([['all', () => setModules(() => true)], ['attention', () => setModules((n) => part(n) === 'attention')], ['MLP', () => setModules((n) => part(n) === 'mlp')], ['none', () => setModules(() => false)]])),
-    h('div.field', h('span.field-label', 'Layers (layers)'), strip, quick([['all', () => setLayers(0, layers)], ['early', () => setLayers(0, third)], ['middle', () => setLayers(third, layers - third)], ['late', () => setLayers(layers - third, layers)]])),
+    h('div.field', h('span.field-label', 'Layers (layers)'), strip, h('small', 'With Shift: all from the last one pressed to this.'), quick([['all', () => setLayers(0, layers)], ['early', () => setLayers(0, third)], ['middle', () => setLayers(third, layers - third)], ['late', () => setLayers(layers - third, layers)]])),
     says, rank.element,
     h('div.fields',
       number({ label: 'lora_alpha', value: 32, min: 1, max: 1024, change: (n) => { settings.lora_alpha = n; draw(); } }).element,

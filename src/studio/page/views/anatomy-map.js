@@ -1,6 +1,6 @@
 // The picture of the anatomy: see lib/treemap.js for where the rectangles go.
 
-import { h, s, fill, onWidth } from '../lib/dom.js';
+import { h, s, add, fill, onWidth } from '../lib/dom.js';
 import { layout } from '../lib/treemap.js';
 import { roving } from '../lib/keyboard.js';
 import { whole, percent, count, bytes } from '../lib/format.js';
@@ -19,9 +19,10 @@ function swatch(kind) {
 /** The map. `toggle({module, layer})` is called with a module name, or with a layer. */
 export function map({ modules, signal, toggle }) {
   const place = h('div.map');
-  const readout = h('p.readout', { 'aria-live': 'polite' }, 'Point at a rectangle to read its name and size.');
+  const readout = h('p.readout', { 'aria-live': 'polite' }, 'Point at a rectangle, or move with the arrow keys, to read its name and size.');
   const beside = h('div.map-graft');
   const total = modules.reduce((sum, m) => sum + m.parameters, 0);
+  const resets = [roving(place, '.cell'), roving(place, '.layer-name')];
   let choice = null;
   let trained = 0;
   let size = [0, 0];
@@ -39,12 +40,11 @@ export function map({ modules, signal, toggle }) {
     const height = Math.round(Math.max(380, Math.min(560, width * 0.62)));
     size = [width, height];
     const cells = layout(modules, width, height);
-    const svg = s('svg', { width, height, viewBox: `0 0 ${width} ${height}`, role: 'group', 'aria-label': `Map of the model: ${modules.length} modules, ${whole(total)} parameters. Arrow keys move, Enter puts an adapter on a module or takes it off.` },
+    const svg = s('svg', { width, height, viewBox: `0 0 ${width} ${height}`, role: 'group', 'aria-label': `Map of the model: ${modules.length} modules, ${whole(total)} parameters. Arrow keys move among the modules, Tab goes on to the layers, Enter puts an adapter there or takes it off.` },
       s('defs', s('pattern', { id: 'hatch', width: 6, height: 6, patternUnits: 'userSpaceOnUse', patternTransform: 'rotate(45)' }, s('line.hatching', { x1: 0, y1: 0, x2: 0, y2: 6 }))));
-    for (const cell of cells.filter((c) => c.kind === 'cell')) svg.append(rectangle(cell));
-    for (const cell of cells.filter((c) => c.kind === 'layer')) svg.append(frame(cell));
-    fill(place, svg);
-    roving(svg, '[role=button]', { columns: () => 0 });
+    const group = (label, kind, draw) => s('g', { role: 'group', 'aria-label': label }, cells.filter((cell) => cell.kind === kind).map(draw));
+    fill(place, add(svg, [group('Modules', 'cell', rectangle), group('Layers', 'layer', frame)]));
+    resets.forEach((reset) => reset());
     paint(choice);
     graft(trained);
   };

@@ -35,7 +35,7 @@ async function show(body, { signal, state }) {
         })), parts(modules)),
       h('section.card', h('h2', 'Your adapter'), choose.element)),
     h('section.card', h('h2', 'What it costs'), plan.element),
-    h('section.card', h('h2', 'The same weights in other formats'), formats(anatomy.formats, model)),
+    h('section.card', h('h2', 'The same weights in other formats'), formats(anatomy, model)),
   ]);
   choose.start();
 }
@@ -52,14 +52,15 @@ function parts(modules) {
 }
 
 /** Bytes and error of this model in each storage format. */
-export function formats(list, model) {
+export function formats({ formats: list, measured_on: name, modules }, model) {
+  const site = name.replace(/^model\.|\.weight$/g, '');
   return table({
-    caption: 'What the weights would occupy, and how far off they would be (root mean square, relative, on one matrix of this model)', rows: list,
+    caption: `What the weights would occupy on the device (a matrix that a format does not fit keeps another), and how far off they would be (root mean square, relative, on ${site}, stored as ${modules.find((m) => m.site === site)?.format})`, rows: list,
     sort: { at: 2, down: true },
     columns: [
       { name: 'format', value: (f) => f.name }, { name: 'bits a weight', number: true, value: (f) => f.bits, text: (f) => f.bits.toFixed(2) },
       { name: 'bytes', number: true, value: (f) => f.bytes, text: (f) => bytes(f.bytes), bar: (f) => f.bytes / (model.parameters * 4) },
-      { name: 'error', number: true, value: (f) => f.error ?? -1, text: (f) => (f.error === null || f.error === undefined ? 'as stored' : f.error === 0 ? 'none' : `${short(100 * f.error)} %`) },
+      { name: 'error', number: true, value: (f) => f.error ?? -1, text: (f) => (f.error === null || f.error === undefined ? 'its own' : f.error === 0 ? 'none' : `${short(100 * f.error)} %`) },
     ],
   });
 }

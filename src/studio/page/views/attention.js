@@ -13,16 +13,28 @@ import { percent, visible, short } from '../lib/format.js';
 
 /** What a head does on this text, as shares of its weight, over all tokens but the first. */
 export function habits({ rows }) {
-  const sum = { first: 0, self: 0, previous: 0, distance: 0 };
+  const sum = { first: 0, self: 0, previous: 0, distance: 0, sink: 0 };
   const n = Math.max(1, rows.length - 1);
   rows.forEach((row, i) => {
     if (i === 0) return;
     sum.first += row[0];
+    sum.sink += 1 - row.reduce((all, p) => all + p, 0);
     sum.self += row[i];
     if (i > 1) sum.previous += row[i - 1];
     row.forEach((p, j) => (sum.distance += p * (i - j)));
   });
   return Object.fromEntries(Object.entries(sum).map(([key, value]) => [key, value / n]));
+}
+
+/** What bounds a head of this layer, in words. */
+export function limits(answer, { sink }) {
+  return [
+    answer.window && ` A token sees ${answer.window} tokens at the most, itself included.`,
+    sink > 1e-3 && ` ${percent(sink, 0)} goes to the head’s sink, a learned number from which nothing is read.`,
+    answer.softcap && ` Scores are bent so that none is beyond ±${short(answer.softcap)}.`,
+    answer.normed && ' Queries and keys are normed before they meet.',
+    answer.rotated === false && ' This layer does not rotate: it knows no positions.',
+  ].filter(Boolean).join('');
 }
 
 function show(body, { signal, state }) {
@@ -47,7 +59,7 @@ function show(body, { signal, state }) {
     draw: (answer, tokens, place) => {
       head = Math.min(head, answer.heads.length - 1);
       const one = () => drawHead(chosen, answer.heads[head], tokens, answer, signal, own?.heads[head]);
-      add(place, [heads(answer, tokens, signal, head, (to) => { head = to; one(); }), scaleBar({ scale: 'sequential', max: 1, signal, words: 'share of what a token reads (weights of a row add up to 1)' }),
+      add(place, [heads(answer, tokens, signal, head, (to) => { head = to; one(); }), scaleBar({ scale: 'sequential', max: 1, signal, words: `share of what a token reads (weights of a row add up to 1${answer.heads.some((each) => habits(each).sink > 1e-3) ? ' with the sink' : ''})` }),
         dialled() && own ? h('p.note.told', difference(answer, own, dial)) : null]);
       one();
     },
@@ -57,7 +69,7 @@ function show(body, { signal, state }) {
   add(body, [view.bar, h('section.card', h('h2', 'Heads'), heading, view.pane.element), h('section.card', chosen),
     h('div.columns', h('section.card', h('h2', 'The dial of RoPE'), dialForm((changes) => { dial = changes; view.run(); })),
       h('section.card', h('h2', 'What fine-tuning touches'), h('p', 'q_proj and k_proj decide where a head looks, v_proj what it takes from there, o_proj what it writes back. ',
-        `${model.heads} query heads share ${model.kv_heads} key/value heads here, so k_proj and v_proj are ${model.heads / model.kv_heads > 1 ? `${model.heads / model.kv_heads} times smaller than q_proj` : 'as large as q_proj'}.`)))]);
+        `${model.heads} query heads share ${model.kv_heads === 1 ? 'one key/value head' : `${model.kv_heads} key/value heads`} here, so k_proj and v_proj are ${model.heads / model.kv_heads > 1 ? `${model.heads / model.kv_heads} times smaller than q_proj` : 'as large as q_proj'}.`)))]);
   view.run();
 }
 
@@ -102,7 +114,7 @@ function drawHead(place, head, tokens, answer, signal, own) {
   });
   const habit = habits(head);
   fill(place, h('h2', `Head ${head.head}`),
-    h('p', `On this text it reads ${percent(habit.first, 0)} from the first token, ${percent(habit.previous, 0)} from the one before, ${percent(habit.self, 0)} from itself; on average ${habit.distance.toFixed(1)} tokens back. ${habit.first > 0.5 ? 'Much on the first token means: nothing to do here. ' : ''}${answer.window ? `It sees ${answer.window} tokens back at the most. ` : ''}${answer.rotated === false ? 'This layer does not rotate: it knows no positions. ' : ''}Products are multiplied by ${short(answer.scale ?? 0)}.`),
+    h('p', `On this text it reads ${percent(habit.first, 0)} from the first token, ${percent(habit.previous, 0)} from the one before, ${percent(habit.self, 0)} from itself; on average ${habit.distance.toFixed(1)} tokens back. ${habit.first > 0.5 ? 'Much on the first token means: nothing to do here. ' : ''}Products are multiplied by ${short(answer.scale)}.${limits(answer, habit)}`),
     h('div.pattern',
       h('figure', big.element, big.says, h('figcaption', 'One row a token that reads, one column a token that is read. The upper right is empty: no token sees the future (the causal mask).')),
       h('div.stack', h('h3', 'What a token reads'), reads)),

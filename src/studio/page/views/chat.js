@@ -31,7 +31,7 @@ function show(body, { signal, state }) {
       });
     }
   };
-  const input = h('textarea', { rows: 2, id: 'say', 'aria-label': 'Your message', placeholder: 'Ask both models the same. Enter sends, Shift+Enter begins a new line.', onkeydown: (event) => { if (event.key === 'Enter' && !event.shiftKey) { event.preventDefault(); say(); } } });
+  const input = h('textarea', { rows: 2, id: 'say', 'aria-label': 'Your message', placeholder: `${state.adapter ? 'Ask both models the same' : 'Ask the model'}. Enter sends, Shift+Enter begins a new line.`, onkeydown: (event) => { if (event.key === 'Enter' && !event.shiftKey) { event.preventDefault(); say(); } } });
   input.value = get('subject').user;
   const clear = () => { for (const { key, talk } of columns) { histories[key].length = 0; fill(talk); } input.focus(); };
   add(body, [
@@ -44,7 +44,8 @@ function show(body, { signal, state }) {
         slider({ label: 'top-p', min: 0.05, max: 1, step: 0.05, value: 1, write: (x) => (x < 1 ? x.toFixed(2) : 'off'), input: (x) => (settings.top_p = x) }).element,
         number({ label: 'Seed', value: get('seed'), min: 0, max: 4294967295, change: (n) => set({ seed: n }) }).element,
         number({ label: 'Longest answer, tokens', value: settings.max_tokens, min: 1, max: 1024, change: (n) => (settings.max_tokens = n) }).element),
-      h('p.note', 'Both sides draw with the same seed, so what differs is the model and not the dice.'))]);
+      chat ? null : h('p.note', 'This model has no chat template: it goes on with your text, each message by itself, and does not know that it is asked.'),
+      state.adapter ? h('p.note', 'Both sides draw with the same seed, so what differs is the model and not the dice.') : null)]);
 }
 
 export default {

@@ -4,13 +4,14 @@ import { h, add, fill, debounce, s, onWidth } from '../lib/dom.js';
 import { post } from '../lib/api.js';
 import { get, set } from '../lib/store.js';
 import { layerSlider } from '../lib/controls.js';
-import { experts, layerOf, look, strength, strengthSlider } from '../lib/look.js';
+import { experts, layerOf, look, mlpShare, strength, strengthSlider } from '../lib/look.js';
 import { tokenRow } from '../lib/tokens.js';
 import { asTable, table } from '../lib/table.js';
 import { ticks } from '../lib/charts.js';
 import { short, whole, percent, visible } from '../lib/format.js';
 
-const NAMES = { silu: 'SiLU: x · sigmoid(x)', gelu_tanh: 'GELU (tanh form)' };
+/** Activations as the page writes them. */
+export const ACTIVATIONS = { silu: 'SiLU: x · sigmoid(x)', gelu_tanh: 'GELU (tanh form)' };
 
 /** A histogram, with a curve over it if there is one. */
 export function histogram({ label, data, curve, signal, height = 200 }) {
@@ -55,7 +56,7 @@ function draw(answer, tokens, place, signal) {
   const at = Math.min(get('token'), tokens.length - 1);
   add(place, [
     h('div.columns', { style: { '--column': '18rem' } },
-      histogram({ label: `gate, before ${NAMES[answer.activation] ?? answer.activation} (the line; its scale on the left)`, data: answer.gate, curve: answer.curve, signal }),
+      histogram({ label: `gate, before ${ACTIVATIONS[answer.activation] ?? answer.activation} (the line; its scale on the left)`, data: answer.gate, curve: answer.curve, signal }),
       histogram({ label: 'up, which the activated gate multiplies', data: answer.up, signal })),
     h('p', `${percent(asleep, 0)} of all gates are below zero on this text: those neurons say almost nothing, and that is the point. Heights are square roots of counts, so that the rare large ones can be seen.`),
     h('h3', 'Strongest neurons of a token'),
@@ -70,10 +71,10 @@ function show(body, { signal, state }) {
     ask: async ({ ids, stop }) => experts(model, layerOf(model)) ?? post('mlp', { ids, layer: layerOf(model), adapter: strength(state) }, stop),
     draw: (answer, tokens, place) => (answer instanceof Node ? add(place, [answer]) : draw(answer, tokens, place, signal)),
   });
-  const ratio = model.intermediate ? `${(model.intermediate / model.hidden).toFixed(1)} times` : 'several times';
+  const wide = model.experts?.layers.length === model.layers ? model.experts.intermediate : model.intermediate;
   add(body, [view.bar, h('div.side', h('section.card', h('h2', 'Gate and up'), view.pane.element),
     h('div.stack', h('section.card', h('h2', 'Where to look'), layerSlider(model.layers, layerOf(model), debounce(120, (l) => set({ layer: l }))).element, strengthSlider(state, signal)),
-      h('section.card', h('h2', 'What fine-tuning touches'), h('p', `gate_proj and up_proj widen a token from ${whole(model.hidden)} numbers to ${ratio} as many, down_proj writes the result back. Most parameters of the model are here, and new facts are stored best where the MLP can change.`))))]);
+      h('section.card', h('h2', 'What fine-tuning touches'), h('p', `gate_proj and up_proj make ${whole(wide)} numbers of the ${whole(model.hidden)} of a token${model.experts ? ' (in experts, each of them)' : ''}, down_proj writes the result back. ${percent(mlpShare(model), 0)} of the model’s parameters are here, and new facts are stored best where the MLP can change.`))))]);
   view.run();
 }
 

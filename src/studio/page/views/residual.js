@@ -14,7 +14,7 @@ import { roving } from '../lib/keyboard.js';
 import { percent, visible } from '../lib/format.js';
 
 const K = 8;
-const WINDOW = 6;
+const WINDOW = 4;
 const layerName = (layer, last) => (layer === 0 ? 'embedding' : layer === last ? `${layer} · output` : String(layer));
 
 /** The layer from which on the last layer's first token stays first, at place `at`. */
@@ -52,8 +52,8 @@ function grid(layers, other, shown, tokens, at, pick) {
     }
   };
   paint();
-  roving(table, '.lens-cell', { columns: () => shown.length });
-  return { element: h('div.table-scroll.lens-scroll', { role: 'region', 'aria-label': 'Logit lens: the first token after every layer', tabindex: -1 }, table), paint };
+  roving(table, '.lens-cell');
+  return { element: h('div.table-scroll.lens-scroll', { role: 'region', 'aria-label': 'Logit lens: the first token after every layer' }, table), paint };
 }
 
 function detail(place, answer, tokens, l, at, signal) {
@@ -97,7 +97,7 @@ function draw(answer, tokens, place, signal) {
       lineChart({
         label: `Length of the hidden state of token ${at}`, signal, height: 160,
         series: sayings.map(([name, , list]) => ({ name, points: list.map((layer) => [layer.layer, layer.tokens[at].norm]) })),
-        x: { label: 'layer' }, y: { label: 'length (log scale)', log: true }, caption: 'Each layer adds to the stream; nothing is ever replaced. So it grows.',
+        x: { label: 'layer' }, y: { label: 'length (log scale)', log: true }, caption: 'Each layer adds to the stream, and none replaces it: mostly it grows, and it shrinks where a layer takes back what others have written.',
       }));
   };
   add(place, [

@@ -11,10 +11,10 @@ import { sourceLink } from '../lib/look.js';
 
 function one(answer) {
   const { op, formula, gradient, reference, wgsl, kernels, path, repository_lines: lines, time } = answer;
-  const files = h('div.stack');
+  const files = h('div.stack', { role: 'tabpanel', id: 'kernel-file' });
   const names = wgsl.map(({ name }) => name);
   const start = Math.max(0, names.indexOf(answer.shader));
-  const tabs = h('div.tabs', { role: 'tablist', 'aria-label': 'Files of the kernels' }, names.map((name, i) => h('button', { type: 'button', role: 'tab', 'aria-selected': String(i === start), onclick: () => open(i) }, name)));
+  const tabs = h('div.tabs', { role: 'tablist', 'aria-label': 'Files of the kernels' }, names.map((name, i) => h('button', { type: 'button', role: 'tab', 'aria-controls': files.id, 'aria-selected': String(i === start), onclick: () => open(i) }, name)));
   const open = (i) => {
     [...tabs.children].forEach((tab, at) => tab.setAttribute('aria-selected', String(at === i)));
     fill(files, code(wgsl[i].text, 'wgsl', wgsl[i].name));

@@ -12,7 +12,7 @@ import { whole, percent, visible } from '../lib/format.js';
 
 const LEGEND = [
   ['span.token', 'Hello', 'an ordinary token'],
-  ['span.token.special', '<s>', 'special: written by the template, never typed'],
+  ['span.token.special', '<s>', 'special: never typed, put in by the template or the tokenizer'],
   ['span.token.supervised', 'Hi', 'learned: the loss is taken here'],
   ['span.token.cut', 'lost', 'cut off: the row is full'],
 ];
@@ -21,7 +21,7 @@ function legend() {
   return h('ul.legend', LEGEND.map(([tag, text, means]) => h('li', h(tag, text), means)));
 }
 
-function numbers({ tokens, cut, kind, bos }) {
+function numbers({ tokens, cut, kind, bos }, chat) {
   const learned = tokens.filter((token) => token.supervised).length;
   const lost = tokens.slice(tokens.length - cut).filter((token) => token.supervised).length;
   const letters = tokens.filter((token) => !token.special).reduce((sum, token) => sum + token.text.length, 0);
@@ -30,7 +30,7 @@ function numbers({ tokens, cut, kind, bos }) {
   return h('dl.big-numbers',
     entry('tokens', whole(tokens.length), `read as ${kind}${bos ? ', begins with the start token' : ''}`),
     entry('learned', whole(learned), learned ? `${percent(learned / tokens.length, 0)} of what is computed` : 'nothing here is an answer'),
-    entry('special', whole(tokens.length - plain), 'from the template'),
+    entry('special', whole(tokens.length - plain), kind === 'text' || !chat ? 'from the tokenizer' : 'from the template'),
     entry('letters a token', plain ? (letters / plain).toFixed(1) : '–', 'more is better: fewer steps'),
     cut ? entry('cut off', whole(cut), lost ? `${lost} of them would have been learned` : 'none of them is learned') : null);
 }
@@ -45,7 +45,7 @@ function show(body, { signal, state }) {
   const refresh = () => pane.run(async (stop) => post('tokens', { record: record(), max_length: get('maxLength') }, stop), (answer, place) => {
     const { tokens, cut, notes } = answer;
     add(place, [
-      numbers(answer),
+      numbers(answer, state.model.chat),
       notes?.length ? h('ul.notes', notes.map((note) => h('li', note))) : null,
       h('figure',
         tokenRow({ tokens, label: 'Tokens in the order that the model reads them', cutFrom: tokens.length - cut }),
@@ -76,7 +76,7 @@ export default {
   lead: 'A record of your data, cut into the pieces that the model reads.',
   what: [
     'A model reads no letters but tokens: pieces of text with a number, and around a conversation the chat template puts special ones that say who speaks.',
-    'When training, every token is read, but the loss is taken only where the assistant answers: those tokens have an orange foot.',
+    'When training, every token is read, but of a conversation the loss is taken only where the assistant answers, of a plain text everywhere: those tokens have an orange foot.',
     'What you see is what `graftling train` makes of the same record, cut at the same length.',
   ],
   show,

@@ -73,5 +73,5 @@ export function recipeForm({ signal, started }) {
       return h('details.more', h('summary', `${heading} (${own.length})`), h('div.fields.recipe', own.map(make)));
     }));
   });
-  return { element: h('section.card', box), fold: (folded) => { box.open = !folded; } };
+  return { element: h('section.card', { tabindex: -1, 'aria-label': 'Start a run' }, box), fold: (folded) => { box.open = !folded; } };
 }

@@ -32,10 +32,14 @@ function phase({ phase: now, about, metrics }) {
 
 /** The card. `ended()` is called when a run has ended, `known(run)` once it is known which run is shown, if any. */
 export function stage({ signal, ended, known }) {
-  const element = h('section.card.theatre-now', { 'aria-label': 'The run' });
+  const element = h('section.card.theatre-now', { 'aria-label': 'The run', tabindex: -1 });
   const trouble = h('div');
   const numbers = h('dl.big-numbers'), bar = h('div.run-bar', { role: 'progressbar', 'aria-label': 'Steps done', 'aria-valuemin': 0 }, h('i')), buttons = h('div.row'), charts = h('div.columns', { style: { '--column': '22rem' } });
   const log = h('pre.log', { tabindex: 0, 'aria-label': 'What the run says' });
+  const terminal = h('details', h('summary', 'What it says in the terminal'), log);
+  const recipe = h('pre.log', { tabindex: 0, 'aria-label': 'Its recipe' });
+  const recipes = h('details', h('summary', 'Its recipe'), recipe);
+  const lines = new Map(); // charts that are drawn, by their label
   const samples = h('div.stack');
   let run = null;
   let drawing = 0;
@@ -95,24 +99,35 @@ export function stage({ signal, ended, known }) {
     const x = { label: 'step' };
     const held = line('eval_loss');
     const right = checks(metrics);
-    fill(charts,
-      lineChart({ label: 'Loss by step', series: [{ name: 'training', points: line('loss') }, ...(held.length ? [{ name: 'held-out', points: held, marks: held.length < 3 }] : [])], x, y: { label: 'loss', from: 0 }, signal, empty: 'No step is done yet: loading, and choosing kernels.' }),
-      right.length ? lineChart({ label: 'Questions answered right, by step', series: right.map((each) => ({ ...each, marks: each.points.length < 3 })), x, y: { label: 'share answered right', from: 0, to: 1 }, write: (p) => percent(p), signal, caption: 'The questions of check_data, asked every check_steps.' }) : null,
-      lineChart({ label: 'Length of the gradient by step', series: [{ points: line('grad_norm') }], x, y: { label: 'length of the gradient, before clipping' }, signal }),
-      lineChart({ label: 'Learning rate by step', series: [{ points: line('learning_rate') }], x, y: { label: 'learning rate', from: 0 }, height: 150, signal }),
-      lineChart({ label: 'Tokens a second by step', series: [{ points: line('tokens_per_second') }], x, y: { label: 'tokens a second', from: 0 }, height: 150, signal }));
+    // A chart that somebody reads gets another line at each step, and stays.
+    const chart = (options) => {
+      const known = lines.get(options.label);
+      if (known) known.put(options.series);
+      else lines.set(options.label, lineChart({ ...options, signal }));
+      return lines.get(options.label);
+    };
+    const all = [
+      chart({ label: 'Loss by step', series: [{ name: 'training', points: line('loss') }, ...(held.length ? [{ name: 'held-out', points: held, marks: held.length < 3 }] : [])], x, y: { label: 'loss', from: 0 }, empty: 'No step is done yet: loading, and choosing kernels.' }),
+      right.length ? chart({ label: 'Questions answered right, by step', series: right.map((each) => ({ ...each, marks: each.points.length < 3 })), x, y: { label: 'share answered right', from: 0, to: 1 }, write: (p) => percent(p), caption: 'The questions of check_data, asked every check_steps.' }) : null,
+      chart({ label: 'Length of the gradient by step', series: [{ points: line('grad_norm') }], x, y: { label: 'length of the gradient, before clipping' } }),
+      chart({ label: 'Learning rate by step', series: [{ points: line('learning_rate') }], x, y: { label: 'learning rate', from: 0 }, height: 150 }),
+      chart({ label: 'Tokens a second by step', series: [{ points: line('tokens_per_second') }], x, y: { label: 'tokens a second', from: 0 }, height: 150 }),
+    ].filter(Boolean);
+    if (all.some((each, at) => charts.children[at] !== each) || charts.children.length !== all.length) fill(charts, all);
   };
   const soon = () => { if (!drawing) drawing = requestAnimationFrame(() => setTimeout(draw, 150)); };
 
   function shown(next) {
+    if (next.dir !== run?.dir) lines.clear();
     run = next;
     fill(trouble, run.error && errorBox(Object.assign(new api.ApiError(0, {}), { what: run.error.what ?? String(run.error), where: run.error.where, propose: run.error.propose })));
     fill(element,
       h('div.row', h('h2', run.dir), h('span.phase', { 'data-phase': phase(run), 'aria-live': 'polite' }, PHASES[phase(run)] ?? run.phase)),
       run.about && h('p.note', `${run.about.model} · ${run.about.data.join(', ')} · on ${run.about.device}`),
       trouble, buttons, numbers, bar, charts, samples,
-      run.own || run.log?.length ? h('details', { open: run.phase === 'failed' }, h('summary', 'What it says in the terminal'), log) : null,
-      run.recipe && h('details', h('summary', 'Its recipe'), h('pre.log', { tabindex: 0 }, run.recipe)));
+      run.own || run.log?.length ? terminal : null, run.recipe && recipes);
+    if (run.phase === 'failed') terminal.open = true;
+    recipe.textContent = run.recipe ?? '';
     log.textContent = (run.log ?? []).join('\n');
     fill(samples, (run.samples ?? []).slice(-SAMPLES).map(sampled));
     leads();

@@ -6,14 +6,17 @@ import { recipeForm } from './theatre-form.js';
 import { pastRuns } from './theatre-past.js';
 
 function show(body, { signal, state, parts }) {
-  const past = pastRuns({ signal, show: (run) => now.shown(run) });
-  const form = recipeForm({ signal, started: (run) => { now.shown(run); now.element.scrollIntoView({ block: 'start' }); } });
+  const past = pastRuns({ signal, show: (run) => { now.shown(run); now.element.focus(); } });
+  const form = recipeForm({ signal, started: (run) => { now.shown(run); now.element.focus(); now.element.scrollIntoView({ block: 'start' }); } });
   const now = stage({ signal, ended: past.refresh, known: (run) => { if (parts[0] !== 'start') form.fold(Boolean(run)); } });
   add(body, [now.element, form.element, past.element]);
   if (state.run) now.refresh();
   else now.none();
   past.refresh();
-  if (parts[0] === 'start') form.element.scrollIntoView({ block: 'start' });
+  if (parts[0] === 'start') {
+    form.element.focus();
+    form.element.scrollIntoView({ block: 'start' });
+  }
 }
 
 export default {
