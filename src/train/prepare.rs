@@ -12,6 +12,7 @@ use std::sync::Arc;
 use super::ask::adapter::Asked;
 use super::budget;
 use super::checks::{Answering, Checks};
+use super::eva::{self, Eva};
 use super::interrupt::Interrupt;
 use super::keep::beginning::{self, Purpose, Standing};
 use super::keep::checkpoint::{self, Checkpoint, RunState};
@@ -32,7 +33,7 @@ use super::{HeldOut, Run};
 use crate::adapter::added_tokens;
 use crate::adapter::end_of_turn::{self, EndOfTurn};
 use crate::adapter::rope_scaling;
-use crate::adapter::start::{self, Base, Started};
+use crate::adapter::start::{self, Base, Start, Started};
 use crate::adapter::{AdapterLayout, DeviceAdapter, Placement};
 use crate::cache::cache_folder;
 use crate::data::{Batch, Dataset, Sampler};
@@ -120,6 +121,9 @@ impl<'m> Prepared<'m> {
         // A packed row may be longer than the model's context; a record in it may not.
         let longest = options.max_length.min(config.context());
         let (data, eval_data) = shared.data(data_key(&options, longest), || load_data(&options, model, longest))?;
+        if options.init_lora_weights == Some(Start::Eva) {
+            eva::check(&placement, &data)?;
+        }
         let sampler = Sampler::new(&data, sampler_options(&options))?;
         let batches_a_step = options.gradient_accumulation_steps.saturating_mul(began_with);
         let total_steps = match options.max_steps {
@@ -371,8 +375,15 @@ impl<'m> Prepared<'m> {
     ///
     /// # Errors
     /// [`Error::OutOfMemory`] with the plan's figures.
-    pub fn start(self, weights: Arc<DeviceWeights>, output: Output, interrupt: Interrupt, progress: Progress) -> Result<Run<'m>> {
-        let engine = self.engine(weights, output.steps_done() > 0).map_err(|error| self.explained(error));
+    pub fn start(
+        self,
+        weights: Arc<DeviceWeights>,
+        output: Output,
+        interrupt: Interrupt,
+        mut progress: Progress,
+    ) -> Result<Run<'m>> {
+        let looking = Some((&mut progress, &interrupt));
+        let engine = self.engine(weights, output.steps_done() > 0, looking).map_err(|error| self.explained(error));
         let engine = self.ranks.agree(engine)?;
         let mut run = self.start_with(engine, output, interrupt, progress)?;
         if run.prepared.options.tensorboard && run.prepared.ranks.is_first() {
@@ -383,23 +394,10 @@ impl<'m> Prepared<'m> {
     }
 
     /// What of the run is on the device, as it is before the first step; of a run that `goes_on` without the adapter, which comes from
-    /// the checkpoint.
-    pub(super) fn engine(&self, weights: Arc<DeviceWeights>, goes_on: bool) -> Result<Engine> {
+    /// the checkpoint. Without `looking` no start looks at the data.
+    pub(super) fn engine(&self, weights: Arc<DeviceWeights>, goes_on: bool, looking: Option<Looking>) -> Result<Engine> {
         let (options, config) = (&self.options, &self.model.files.config);
-        let device = weights.device().clone();
-        let place = |contents: &[f32]| DeviceAdapter::new(device, self.placement.clone(), self.layout.clone(), contents);
-        let (on_device, taken_out) = match &self.start {
-            Some(contents) => (place(contents)?, Vec::new()),
-            None if goes_on => (place(&vec![0.0; self.layout.elements()])?, Vec::new()),
-            None => {
-                let base = Base { tensors: &*self.model.files.tensors, weight_type: self.weight_type() };
-                let Started { trained, taken_out } = start::start(&self.placement, &base, options.seed)?;
-                (place(&self.layout.pack("adapter", &trained)?)?, taken_out)
-            }
-        };
-        if !taken_out.is_empty() {
-            on_device.set_frozen(&self.placement.frozen_of(&taken_out))?;
-        }
+        let (on_device, taken_out) = self.started(&weights, goes_on, looking)?;
         let elsewhere = std::env::temp_dir();
         // A rank that does not write there may be on a machine that has not this folder.
         let folder = if self.ranks.is_first() { &options.out } else { &elsewhere };
@@ -421,6 +419,46 @@ impl<'m> Prepared<'m> {
         let asks = self.checks.as_ref().filter(|_| self.ranks.is_first());
         let answering = asks.map(|checks| checks.answering(self.model, &weights, trainer.adapter(), &self.turn_ends()));
         Ok(Engine { trainer, held_out, answering: answering.transpose()?, taken_out })
+    }
+
+    /// The adapter on the device, and what its start took out of the base.
+    fn started(
+        &self,
+        weights: &DeviceWeights,
+        goes_on: bool,
+        looking: Option<Looking>,
+    ) -> Result<(DeviceAdapter, Vec<AdapterTensor>)> {
+        let device = weights.device().clone();
+        let place = |contents: &[f32]| DeviceAdapter::new(device, self.placement.clone(), self.layout.clone(), contents);
+        if let Some(contents) = &self.start {
+            return Ok((place(contents)?, Vec::new()));
+        }
+        if goes_on {
+            return Ok((place(&vec![0.0; self.layout.elements()])?, Vec::new()));
+        }
+        let base = Base { tensors: &*self.model.files.tensors, weight_type: self.weight_type() };
+        let Started { trained, taken_out } = start::start(&self.placement, &base, self.options.seed)?;
+        let adapter = place(&self.layout.pack("adapter", &trained)?)?;
+        if !taken_out.is_empty() {
+            adapter.set_frozen(&self.placement.frozen_of(&taken_out))?;
+        }
+        // The other ranks are given what the first one has.
+        let looks = self.options.init_lora_weights == Some(Start::Eva) && self.ranks.is_first();
+        if let (true, Some((progress, interrupt))) = (looks, looking) {
+            let batches = self.sampler.plan_of(0);
+            let batches = batches.iter().map(|chosen| Batch::assemble(&self.data.examples, chosen));
+            let eva = Eva::new(weights, &self.model.files.config, &adapter, self.planner.shape().max_tokens)?;
+            let tell = |looked| {
+                progress.looking(&looked);
+                interrupt.flow()
+            };
+            // Whoever asked to stop gets no step of this run.
+            if let Some((trained, looked)) = eva.start(batches, trained, tell)? {
+                progress.note(&looked.to_string());
+                adapter.set(&self.layout.pack("adapter", &trained)?);
+            }
+        }
+        Ok((adapter, taken_out))
     }
 
     /// Takes a fresh engine to where the run stands.
@@ -543,6 +581,9 @@ fn planner(model: &OpenModel, placement: &Placement, weights: WeightType, shape:
     let (facts, bytes) = (Facts::default(), model.weight_bytes(weights));
     Planner::new(&model.files.config, &model.storage(weights), placement, shape, bytes, &facts, lowest)
 }
+
+/// Who sees how far a start is that looks at the data, and who may end it.
+pub(super) type Looking<'a> = (&'a mut Progress, &'a Interrupt);
 
 /// What of a run is on the device.
 pub(super) struct Engine {
