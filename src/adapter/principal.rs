@@ -22,8 +22,8 @@ pub const SETTLED: f64 = 0.99;
 /// Rounds of subspace iteration after each batch. They begin with the directions so far, so that few are enough.
 const ROUNDS: u32 = 8;
 
-/// A singular value below this share of the largest is noise of f32: nothing went in its direction.
-const NOISE: f32 = 1e-5;
+/// A singular value below this share of the length of all rows together is noise of f32: they do not differ in its direction.
+const NOISE: f64 = 1e-5;
 
 /// See the [module](self).
 #[derive(Clone, Debug)]
@@ -35,6 +35,8 @@ pub struct Principal {
     /// Rows taken in.
     rows: usize,
     mean: Vec<f64>,
+    /// The sum of their squares.
+    squares: f64,
     /// Singular values, the largest first; none before the first rows.
     lengths: Vec<f32>,
     /// `V^T [r, width]`, each row's largest entry positive.
@@ -54,6 +56,7 @@ impl Principal {
             name: name.to_owned(),
             rows: 0,
             mean: vec![0.0; width],
+            squares: 0.0,
             lengths: Vec::new(),
             directions: DMatrix::zeros(0, width),
             cosines: Vec::new(),
@@ -93,8 +96,8 @@ impl Principal {
 
     /// Directions in which the rows differ at all, of the r that are wanted.
     pub fn known(&self) -> usize {
-        let largest = self.lengths.first().copied().unwrap_or(0.0);
-        self.lengths.iter().take_while(|&&length| length > NOISE * largest).count()
+        let noise = NOISE * self.squares.sqrt();
+        self.lengths.iter().take_while(|&&length| f64::from(length) > noise).count()
     }
 
     /// The first `r` directions `[r, width]`, row-major.
@@ -112,9 +115,7 @@ impl Principal {
         let between = (n * m / (n + m)).sqrt();
         let stacked = DMatrix::from_fn(before + further + 1, self.width, |row, column| match row {
             row if row < before => self.lengths[row] * self.directions[(row, column)],
-            row if row < before + further => {
-                (f64::from(waiting[(row - before) * self.width + column]) - mean[column]) as f32
-            }
+            row if row < before + further => (f64::from(waiting[(row - before) * self.width + column]) - mean[column]) as f32,
             _ => (between * (self.mean[column] - mean[column])) as f32,
         });
         let mut random = stream(&self.name, self.rows as u64);
@@ -129,10 +130,11 @@ impl Principal {
                 direction.neg_mut();
             }
         }
-        // Which way a direction points says nothing.
-        let cosine = |k: usize| f64::from(directions.row(k).dot(&self.directions.row(k)).abs());
+        // As in PEFT, one that has turned round has not settled.
+        let cosine = |k: usize| f64::from(directions.row(k).dot(&self.directions.row(k)));
         self.cosines = (0..before).map(cosine).collect();
         self.mean.iter_mut().zip(&mean).for_each(|(all, of_these)| *all = (n * *all + m * of_these) / (n + m));
+        self.squares += waiting.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>();
         self.rows += further;
         (self.lengths, self.directions) = (lengths.as_slice().to_vec(), directions);
     }

@@ -63,12 +63,7 @@ impl Stage {
     ///
     /// # Errors
     /// If the device has not the memory.
-    pub fn embedding(
-        weights: &DeviceWeights,
-        config: &Architecture,
-        adapter: &DeviceAdapter,
-        max_tokens: usize,
-    ) -> Result<Self> {
+    pub fn embedding(weights: &DeviceWeights, config: &Architecture, adapter: &DeviceAdapter, max_tokens: usize) -> Result<Self> {
         let storage = |name: &str| weights.dtype(name);
         let (placement, part) = (Some(&adapter.placement), Part::Below(0));
         let Adapted { model, leaves, .. } = Adapted::build(config, &storage, placement, Purpose::Evaluate, part, max_tokens)?;

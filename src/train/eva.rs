@@ -40,7 +40,10 @@ pub struct Looked {
 impl fmt::Display for Looked {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { batches, tokens, learned, settled, inputs } = self;
-        write!(f, "eva: the directions of {settled} of {inputs} inputs have settled after {batches} batches, {learned} of {tokens} tokens")
+        write!(
+            f,
+            "eva: the directions of {settled} of {inputs} inputs have settled after {batches} batches, {learned} of {tokens} tokens"
+        )
     }
 }
 
@@ -58,7 +61,8 @@ pub fn check(placement: &Placement, data: &Dataset) -> Result<()> {
         }
         // Rows about their mean have a direction fewer than there are rows.
         if r >= learned {
-            let problem = format!("eva takes {r} directions for {} from tokens that are learned, and there are {learned}", site.name());
+            let problem =
+                format!("eva takes {r} directions for {} from tokens that are learned, and there are {learned}", site.name());
             return Err(refused(problem, "choose a smaller --lora-r, give more data, or choose another start"));
         }
     }
