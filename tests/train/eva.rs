@@ -19,7 +19,7 @@ fn a_run_begins_at_the_base_model_and_leaves_an_ordinary_lora() {
     for (number_of, options) in cases.into_iter().enumerate() {
         let [usual, eva] = [&[][..], &EVA].map(|start| {
             let out = format!("out-{number_of}-{}", start.len());
-            let steps = ["--max-steps", "8", "--learning-rate", "1e-2"];
+            let steps = ["--max-steps", "8"];
             let (_, err) = run(shop.train(&out, &[options, start, &steps].concat()), 0);
             assert_eq!(err.contains("inputs have settled after"), !start.is_empty(), "{err}");
             (shop.metrics(&out), load_adapter(&shop.path(&out)).unwrap())
@@ -39,7 +39,9 @@ fn a_run_begins_at_the_base_model_and_leaves_an_ordinary_lora() {
     assert_eq!(config["init_lora_weights"], json!(true));
 
     // Without a step to speak of, A is what it began with: orthonormal rows, the same for layers that the same enters.
-    run(shop.train("begun", &[&EVA[..], &["--max-steps", "1", "--learning-rate", "1e-30"]].concat()), 0);
+    let mut begun = shop.command(&["train", "--model", "model", "--data", "train.jsonl", "--out", "begun", "--lora-r", "4"]);
+    begun.args(EVA).args(["--max-length", "32", "--max-steps", "1", "--learning-rate", "1e-30"]);
+    run(begun, 0);
     let (_, tensors) = load_adapter(&shop.path("begun")).unwrap();
     let a = |module: &str| {
         let name = format!("layers.1.self_attn.{module}.lora_a");
