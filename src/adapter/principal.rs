@@ -19,8 +19,8 @@ use nalgebra::DMatrix;
 /// A direction has settled when the cosine between what it was and what it is after further rows is no less: PEFT's `tau`.
 pub const SETTLED: f64 = 0.99;
 
-/// Rounds of subspace iteration after each batch. They begin with the directions so far, so that few are enough.
-const ROUNDS: u32 = 8;
+/// Rounds of subspace iteration after each batch, as in PEFT. They begin with the directions so far.
+const ROUNDS: u32 = 4;
 
 /// A singular value below this share of the length of all rows together is noise of f32: they do not differ in its direction.
 const NOISE: f64 = 1e-5;
@@ -109,9 +109,10 @@ impl Principal {
         let waiting = std::mem::take(&mut self.waiting);
         let (before, further) = (self.directions.nrows(), waiting.len() / self.width);
         let (n, m) = (self.rows as f64, further as f64);
-        let mean: Vec<f64> = (0..self.width)
-            .map(|column| waiting.iter().skip(column).step_by(self.width).map(|&x| f64::from(x)).sum::<f64>() / m)
-            .collect();
+        let mut mean = vec![0.0; self.width];
+        for row in waiting.chunks(self.width) {
+            mean.iter_mut().zip(row).for_each(|(mean, &x)| *mean += f64::from(x) / m);
+        }
         let between = (n * m / (n + m)).sqrt();
         let stacked = DMatrix::from_fn(before + further + 1, self.width, |row, column| match row {
             row if row < before => self.lengths[row] * self.directions[(row, column)],

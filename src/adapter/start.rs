@@ -257,13 +257,13 @@ fn row_major(matrix: &DMatrix<f32>) -> Vec<f32> {
 /// `v [in, carried]`, where `carried` is r or more.
 pub(super) fn leading(w: &DMatrix<f32>, r: usize, iterations: u32, mut v: DMatrix<f32>) -> [DMatrix<f32>; 3] {
     let carried = v.ncols();
-    let mut q = (w * &v).qr().q();
+    let mut q = product(w, &v).qr().q();
     for _ in 0..iterations {
-        v = w.tr_mul(&q).qr().q();
-        q = (w * &v).qr().q();
+        v = transposed_product(w, &q).qr().q();
+        q = product(w, &v).qr().q();
     }
     // w = q (q^T w) in the subspace; the rest is small.
-    let inner = w.tr_mul(&q).svd(true, true);
+    let inner = transposed_product(w, &q).svd(true, true);
     let (Some(v), Some(u_t)) = (inner.u, inner.v_t) else { unreachable!("both were asked for") };
     let mut order: Vec<usize> = (0..carried).collect();
     order.sort_by(|&a, &b| inner.singular_values[b].total_cmp(&inner.singular_values[a]));
@@ -273,6 +273,29 @@ pub(super) fn leading(w: &DMatrix<f32>, r: usize, iterations: u32, mut v: DMatri
         DMatrix::from_fn(r, 1, |k, _| inner.singular_values[order[k]]),
         DMatrix::from_fn(r, w.ncols(), |k, i| v[(i, order[k])]),
     ]
+}
+
+/// Columns of a large matrix that one thread takes: as many on every machine, so that sums have the same bits.
+const BLOCK: usize = 512;
+
+/// `w v`
+fn product(w: &DMatrix<f32>, v: &DMatrix<f32>) -> DMatrix<f32> {
+    let parts: Vec<DMatrix<f32>> = blocks(w).map(|(first, count)| w.columns(first, count) * v.rows(first, count)).collect();
+    parts.into_iter().fold(DMatrix::zeros(w.nrows(), v.ncols()), |sum, part| sum + part)
+}
+
+/// `w^T q`
+fn transposed_product(w: &DMatrix<f32>, q: &DMatrix<f32>) -> DMatrix<f32> {
+    let parts: Vec<DMatrix<f32>> = blocks(w).map(|(first, count)| w.columns(first, count).tr_mul(q)).collect();
+    let mut all = DMatrix::zeros(w.ncols(), q.ncols());
+    parts.iter().enumerate().for_each(|(block, part)| all.rows_mut(block * BLOCK, part.nrows()).copy_from(part));
+    all
+}
+
+/// First column of each block, and columns in it.
+fn blocks(w: &DMatrix<f32>) -> impl IndexedParallelIterator<Item = (usize, usize)> {
+    let columns = w.ncols();
+    (0..columns.div_ceil(BLOCK)).into_par_iter().map(move |block| (block * BLOCK, BLOCK.min(columns - block * BLOCK)))
 }
 
 /// A or B of the orthogonal start: both are made of rows of one random rotation, A of the even ones and B of the odd ones.

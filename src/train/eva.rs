@@ -42,7 +42,7 @@ impl fmt::Display for Looked {
         let Self { batches, tokens, learned, settled, inputs } = self;
         write!(
             f,
-            "eva: the directions of {settled} of {inputs} inputs have settled after {batches} batches, {learned} of {tokens} tokens"
+            "eva: the directions of {settled} of {inputs} inputs have settled after {batches} batches: {learned} learned of {tokens} tokens"
         )
     }
 }

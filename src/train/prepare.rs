@@ -1,8 +1,10 @@
 //! From options to a run: everything is checked that can be checked before the GPU is touched and before a file is written. What of it
-//! the user is told, `summary` says; `records` is about the data, and `fingerprint` about what a run that goes on must not change.
+//! the user is told, `summary` says; `records` is about the data, `started` about the adapter as it starts, and `fingerprint` about what a run
+//! that goes on must not change.
 
 mod fingerprint;
 mod records;
+mod started;
 mod summary;
 
 use std::collections::BTreeMap;
@@ -12,7 +14,7 @@ use std::sync::Arc;
 use super::ask::adapter::Asked;
 use super::budget;
 use super::checks::{Answering, Checks};
-use super::eva::{self, Eva};
+use super::eva;
 use super::interrupt::Interrupt;
 use super::keep::beginning::{self, Purpose, Standing};
 use super::keep::checkpoint::{self, Checkpoint, RunState};
@@ -33,8 +35,8 @@ use super::{HeldOut, Run};
 use crate::adapter::added_tokens;
 use crate::adapter::end_of_turn::{self, EndOfTurn};
 use crate::adapter::rope_scaling;
-use crate::adapter::start::{self, Base, Start, Started};
-use crate::adapter::{AdapterLayout, DeviceAdapter, Placement};
+use crate::adapter::start::Start;
+use crate::adapter::{AdapterLayout, Placement};
 use crate::cache::cache_folder;
 use crate::data::{Batch, Dataset, Sampler};
 use crate::formats::adapter_file::AdapterFile;
@@ -49,6 +51,7 @@ use crate::session::prefix_cache::{Kept, Lowest, PrefixCachePlan, Seen};
 use crate::session::{self, OpenModel, SessionOptions, Watch};
 use crate::{Error, Result};
 use records::{data_key, in_order, load_data, sampler_options, steps_of_epoch, steps_of_epochs};
+pub(super) use started::Looking;
 
 /// A run whose options, model and data fit together; nothing is written and no GPU is used yet.
 pub struct Prepared<'m> {
@@ -421,46 +424,6 @@ impl<'m> Prepared<'m> {
         Ok(Engine { trainer, held_out, answering: answering.transpose()?, taken_out })
     }
 
-    /// The adapter on the device, and what its start took out of the base.
-    fn started(
-        &self,
-        weights: &DeviceWeights,
-        goes_on: bool,
-        looking: Option<Looking>,
-    ) -> Result<(DeviceAdapter, Vec<AdapterTensor>)> {
-        let device = weights.device().clone();
-        let place = |contents: &[f32]| DeviceAdapter::new(device, self.placement.clone(), self.layout.clone(), contents);
-        if let Some(contents) = &self.start {
-            return Ok((place(contents)?, Vec::new()));
-        }
-        if goes_on {
-            return Ok((place(&vec![0.0; self.layout.elements()])?, Vec::new()));
-        }
-        let base = Base { tensors: &*self.model.files.tensors, weight_type: self.weight_type() };
-        let Started { trained, taken_out } = start::start(&self.placement, &base, self.options.seed)?;
-        let adapter = place(&self.layout.pack("adapter", &trained)?)?;
-        if !taken_out.is_empty() {
-            adapter.set_frozen(&self.placement.frozen_of(&taken_out))?;
-        }
-        // The other ranks are given what the first one has.
-        let looks = self.options.init_lora_weights == Some(Start::Eva) && self.ranks.is_first();
-        if let (true, Some((progress, interrupt))) = (looks, looking) {
-            let batches = self.sampler.plan_of(0);
-            let batches = batches.iter().map(|chosen| Batch::assemble(&self.data.examples, chosen));
-            let eva = Eva::new(weights, &self.model.files.config, &adapter, self.planner.shape().max_tokens)?;
-            let tell = |looked| {
-                progress.looking(&looked);
-                interrupt.flow()
-            };
-            // Whoever asked to stop gets no step of this run.
-            if let Some((trained, looked)) = eva.start(batches, trained, tell)? {
-                progress.note(&looked.to_string());
-                adapter.set(&self.layout.pack("adapter", &trained)?);
-            }
-        }
-        Ok((adapter, taken_out))
-    }
-
     /// Takes a fresh engine to where the run stands.
     pub(super) fn start_with(
         mut self,
@@ -581,9 +544,6 @@ fn planner(model: &OpenModel, placement: &Placement, weights: WeightType, shape:
     let (facts, bytes) = (Facts::default(), model.weight_bytes(weights));
     Planner::new(&model.files.config, &model.storage(weights), placement, shape, bytes, &facts, lowest)
 }
-
-/// Who sees how far a start is that looks at the data, and who may end it.
-pub(super) type Looking<'a> = (&'a mut Progress, &'a Interrupt);
 
 /// What of a run is on the device.
 pub(super) struct Engine {
