@@ -338,6 +338,17 @@ mod tests {
         assert!((product - of_rank(4)).amax() < 1e-5);
     }
 
+    /// Products in blocks are those of the whole matrices, to the rounding of f32.
+    #[test]
+    fn products_of_wide_matrices_are_whole() {
+        let mut random = Random(2);
+        let mut matrix = |rows, columns| DMatrix::from_fn(rows, columns, |_, _| normal(&mut random) as f32);
+        let wide = 2 * BLOCK + 7;
+        let (w, v, q) = (matrix(5, wide), matrix(wide, 3), matrix(5, 3));
+        assert!((product(&w, &v) - &w * &v).amax() < 1e-3);
+        assert!((transposed_product(&w, &q) - w.transpose() * &q).amax() < 1e-5);
+    }
+
     #[test]
     fn an_orthogonal_start_has_no_product() {
         let matrix =

@@ -85,6 +85,12 @@ struct Input<'a> {
     principal: Principal,
 }
 
+impl Input<'_> {
+    fn has(&self, site: &Site) -> bool {
+        self.sites.iter().any(|(own, _)| own.number == site.number)
+    }
+}
+
 /// The base model on the device, and the adapter that is to start there.
 pub struct Eva<'a> {
     weights: &'a DeviceWeights,
@@ -116,6 +122,11 @@ impl<'a> Eva<'a> {
                     inputs.push(Input { layer, principal: Principal::new(&first.name(), r, first.in_features), sites });
                 }
             }
+        }
+        // A and B that are both zero would never learn.
+        if let Some(piece) = pieces.values().find(|piece| inputs.iter().all(|input| !input.has(&piece.site))) {
+            let problem = format!("what enters {} was not found", piece.site.name());
+            return Err(Error::failed("eva", problem, "choose another --init-lora-weights, and please report it"));
         }
         let looked = Looked { batches: 0, tokens: 0, learned: 0, settled: 0, inputs: inputs.len() };
         Ok(Self { weights, config, adapter, max_tokens, inputs, looked })
