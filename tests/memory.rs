@@ -4,6 +4,7 @@ mod common;
 mod runs;
 
 use common::device;
+use graftling::adapter::start::Start;
 use graftling::adapter::{AdapterLayout, DeviceAdapter, UniformLora};
 use graftling::architecture::Architecture;
 use graftling::data::{Batch, Example};
@@ -19,10 +20,12 @@ use graftling::session::evaluate::Evaluation;
 use graftling::session::memory::Needs;
 use graftling::session::prefix_cache::Lowest;
 use graftling::session::{OpenModel, Session, SessionOptions, Use};
+use graftling::train::eva::Eva;
 use graftling::train::memory::{Memory, Planner, StepShape};
 use graftling::train::step::Recompute;
 use graftling::train::trainer::Trainer;
 use runs::{Workshop, fixture, run};
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -378,5 +381,34 @@ fn the_device_holds_what_the_plan_says() {
 fn the_device_holds_what_the_plan_says_of_smollm2() {
     if let Ok(model) = std::env::var("GRAFTLING_TEST_MODEL") {
         plan_and_device_agree(Path::new(&model), 64, Recompute::Layers(10), true);
+    }
+}
+
+/// A start that looks at the data is done before a step has its memory, and takes less, even where a step keeps what enters a layer alone.
+#[test]
+fn the_start_eva_takes_less_than_a_step() {
+    let device = Arc::new(Device::open(std::env::var("GRAFTLING_TEST_DEVICE").ok().as_deref()).unwrap());
+    let files = ModelFiles::open(fixture().to_str().unwrap()).unwrap();
+    let config = &files.config;
+    let placement = lora(0..config.num_hidden_layers, &ALL, 0.0).on(config).learning(Start::Eva, 1.0);
+    let weights = DeviceWeights::upload(device.clone(), config, &*files.tensors, WeightType::Lossless, |_, _| {}).unwrap();
+    let (storage, bytes) = (|name: &str| weights.dtype(name), weights.bytes());
+    for max_tokens in [96, 960] {
+        let recompute = Recompute::Layers(usize::MAX);
+        let shape = StepShape { max_tokens, accumulate: false, recompute, held_out_tokens: 0 };
+        let planned =
+            Planner::new(config, &storage, &placement, shape, bytes, &device.facts, Lowest::default()).unwrap().memory();
+        let mut random = Random(1);
+        let mut batch = || {
+            let input_ids: Vec<u32> = (0..max_tokens).map(|_| random.below(config.vocab_size) as u32).collect();
+            let labels = input_ids.iter().copied().map(Some).collect();
+            Batch::assemble(&[Example { labels, input_ids, line: 1 }], &[0])
+        };
+        let adapter = DeviceAdapter::fresh(device.clone(), placement.clone(), 0).unwrap();
+        let eva = Eva::new(&weights, config, &adapter, max_tokens).unwrap();
+        let batches = [batch(), batch()].into_iter();
+        eva.start(batches, placement.initial(0), |_| ControlFlow::Continue(())).unwrap().unwrap();
+        let peak = device.allocated().peak;
+        assert!(peak <= planned.total(), "{max_tokens} tokens: {peak} bytes, a step {}", planned.total());
     }
 }

@@ -176,6 +176,18 @@ fn the_balance_of_routers_is_that_of_one_process() {
     assert_eq!((balance("ranks"), shop.result("ranks")), (balance("one"), shop.result("one")));
 }
 
+/// The first rank looks at the data, and all start from what it found there.
+#[test]
+fn a_start_that_looks_at_the_data_is_that_of_one_process() {
+    let shop = Workshop::new();
+    let options = ["--init-lora-weights", "eva", "--deterministic-sum", "--max-steps", "4"];
+    let Some(ranks) = by(3, &shop.train_by(1, "ranks", &options)) else { return };
+    run(shop.train_by(3, "one", &options), 0);
+    let (_, err) = run(ranks, 0);
+    assert_eq!(err.matches("inputs have settled after").count(), 2, "as it begins, and when it is done: {err}");
+    assert_eq!(shop.result("ranks"), shop.result("one"));
+}
+
 /// Also where the last step of an epoch has batches for some of the ranks only, and with all that a run measures between its steps.
 #[test]
 fn a_sum_in_order_has_the_bits_of_one_process() {

@@ -1,5 +1,7 @@
 //! Training, evaluation and generation from the outside: the real program on a tiny model.
 
+#[path = "train/eva.rs"]
+mod eva;
 #[path = "train/experts.rs"]
 mod experts;
 mod runs;

@@ -76,6 +76,7 @@ impl Adapting for Lora {
         let mut random = stream(&matrix.name, seed);
         match self.start {
             Start::Orthogonal => orthogonal(self.r, matrix, seed),
+            Start::Eva => vec![0.0; matrix.elements()],
             _ if !matrix.name.ends_with(".lora_a") => vec![0.0; matrix.elements()],
             Start::Gaussian => (0..matrix.elements()).map(|_| (normal(&mut random) / self.r as f64) as f32).collect(),
             _ => {

@@ -1,7 +1,7 @@
 //! What is trained: a placement of methods on linear layers, how they start, where they lie in memory, and how they enter the graph.
 //!
 //! * [`placement`]: the list from which everything else follows; [`targets`]: how users write it;
-//! * `method`: what a method is; one file each: `lora`, [`dora`], [`bottleneck`]; [`start`]: how LoRA and DoRA start;
+//! * `method`: what a method is; one file each: `lora`, [`dora`], [`bottleneck`]; [`start`], [`principal`]: how LoRA and DoRA start;
 //! * [`vocabulary`]: what of the embedding and the output matrix is trained, [`vectors`]: which norms and biases, [`routers`]: which
 //!   routers of experts;
 //! * `adapted`: the graph of a model with its adapters; `device`: their numbers in memory; `folder`: from a file to there;
@@ -18,6 +18,7 @@ mod folder;
 mod lora;
 mod method;
 pub mod placement;
+pub mod principal;
 pub mod rope_scaling;
 pub mod routers;
 pub mod start;

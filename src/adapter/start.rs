@@ -8,12 +8,14 @@
 //! | pissa | `sqrt(S_r / s) V_r^T` | `U_r sqrt(S_r / s)` | `W = U S V^T` (Meng et al. 2024, arXiv 2404.02948) |
 //! | olora | `R_r` | `Q_r` | `W = Q R` (Büyükakyüz 2024, arXiv 2406.01775) |
 //! | loftq | as pissa, of `W - quantised W` | | (Li et al. 2023, arXiv 2310.08659, one iteration) |
+//! | eva | the principal directions of what enters the layer | 0 | (Paischer et al. 2024, arXiv 2410.07170) |
 //!
 //! With pissa and olora the product `s B A` is taken out of the base, so that training begins at the base model. The base itself stays
 //! as it is: the graph subtracts the product `s B0 A0` of the start as a second, frozen low-rank term, which works on any storage type.
-//! Loftq adds to the quantised base what quantising took from it.
+//! Loftq adds to the quantised base what quantising took from it. Eva's A is zero until the base model has run on the data, which is
+//! training's work; see [`super::principal`].
 //!
-//! **In a file** all three are a plain LoRA of rank 2r for the base as it is, `A' = [A; A0]`, `B' = [B, -B0]`, with twice the alpha, as
+//! **In a file** pissa, olora and loftq are a plain LoRA of rank 2r for the base as it is, `A' = [A; A0]`, `B' = [B, -B0]`, with twice the alpha, as
 //! PEFT converts them: `s (B A - B0 A0)` is what was learned.
 //!
 //! The leading singular vectors come from subspace iteration (Halko et al. 2011, algorithm 4.4) with [`OVERSAMPLING`] further vectors
@@ -25,7 +27,6 @@ use super::{AdapterMatrix, Piece, Placement};
 use crate::architecture::Site;
 use crate::formats::peft::AdapterTensor;
 use crate::model::weights::WeightType;
-use crate::ops::Random;
 use crate::storage::{TensorSource, rounded};
 use crate::{Error, Result};
 use nalgebra::DMatrix;
@@ -47,6 +48,7 @@ pub enum Start {
     },
     Olora,
     Loftq,
+    Eva,
 }
 
 /// Iterations of `pissa` without a number: PEFT's documentation recommends so many.
@@ -77,6 +79,7 @@ impl fmt::Display for Start {
             Self::Pissa { iterations } => write!(f, "pissa_niter_{iterations}"),
             Self::Olora => f.write_str("olora"),
             Self::Loftq => f.write_str("loftq"),
+            Self::Eva => f.write_str("eva"),
         }
     }
 }
@@ -106,11 +109,12 @@ impl FromStr for Start {
             "pissa" => Self::Pissa { iterations: ITERATIONS },
             "olora" => Self::Olora,
             "loftq" => Self::Loftq,
+            "eva" => Self::Eva,
             other => match other.strip_prefix("pissa_niter_").and_then(|count| count.parse().ok()) {
                 Some(iterations @ 1..=1000) => Self::Pissa { iterations },
                 _ => {
                     return Err(format!(
-                        "`{other}` is none of default, gaussian, orthogonal, pissa, pissa_niter_N, olora, loftq"
+                        "`{other}` is none of default, gaussian, orthogonal, pissa, pissa_niter_N, olora, loftq, eva"
                     ));
                 }
             },
@@ -215,7 +219,10 @@ fn from_weight(lora: &Lora, site: &Site, in_file: &[f32], on_device: &[f32], see
         return Err(refused(problem, "choose a smaller --lora-r"));
     }
     let singular = |weight: DMatrix<f32>, iterations| {
-        let [u, s, v_t] = leading(&weight, lora.r, iterations, &mut stream(&site.name(), seed));
+        let mut random = stream(&site.name(), seed);
+        let carried = (lora.r + OVERSAMPLING).min(out).min(input);
+        let from = DMatrix::from_fn(input, carried, |_, _| normal(&mut random) as f32);
+        let [u, s, v_t] = leading(&weight, lora.r, iterations, from);
         let root = s.map(|s| (s / lora.scale as f32).sqrt());
         let a = DMatrix::from_fn(lora.r, input, |k, i| root[k] * v_t[(k, i)]);
         let b = DMatrix::from_fn(out, lora.r, |o, k| root[k] * u[(o, k)]);
@@ -246,17 +253,17 @@ fn row_major(matrix: &DMatrix<f32>) -> Vec<f32> {
     matrix.transpose().as_slice().to_vec()
 }
 
-/// The `r` largest singular values `[r, 1]` of `w` with their vectors: `u [out, r]`, `s`, `v_t [r, in]`.
-fn leading(w: &DMatrix<f32>, r: usize, iterations: u32, random: &mut Random) -> [DMatrix<f32>; 3] {
-    let carried = (r + OVERSAMPLING).min(w.nrows()).min(w.ncols());
-    let mut v = DMatrix::from_fn(w.ncols(), carried, |_, _| normal(random) as f32);
-    let mut q = (w * &v).qr().q();
+/// The `r` largest singular values `[r, 1]` of `w` with their vectors: `u [out, r]`, `s`, `v_t [r, in]`; by subspace iteration from
+/// `v [in, carried]`, where `carried` is r or more.
+pub(super) fn leading(w: &DMatrix<f32>, r: usize, iterations: u32, mut v: DMatrix<f32>) -> [DMatrix<f32>; 3] {
+    let carried = v.ncols();
+    let mut q = product(w, &v).qr().q();
     for _ in 0..iterations {
-        v = w.tr_mul(&q).qr().q();
-        q = (w * &v).qr().q();
+        v = transposed_product(w, &q).qr().q();
+        q = product(w, &v).qr().q();
     }
     // w = q (q^T w) in the subspace; the rest is small.
-    let inner = w.tr_mul(&q).svd(true, true);
+    let inner = transposed_product(w, &q).svd(true, true);
     let (Some(v), Some(u_t)) = (inner.u, inner.v_t) else { unreachable!("both were asked for") };
     let mut order: Vec<usize> = (0..carried).collect();
     order.sort_by(|&a, &b| inner.singular_values[b].total_cmp(&inner.singular_values[a]));
@@ -266,6 +273,29 @@ fn leading(w: &DMatrix<f32>, r: usize, iterations: u32, random: &mut Random) -> 
         DMatrix::from_fn(r, 1, |k, _| inner.singular_values[order[k]]),
         DMatrix::from_fn(r, w.ncols(), |k, i| v[(i, order[k])]),
     ]
+}
+
+/// Columns of a large matrix that one thread takes: as many on every machine, so that sums have the same bits.
+const BLOCK: usize = 512;
+
+/// `w v`
+fn product(w: &DMatrix<f32>, v: &DMatrix<f32>) -> DMatrix<f32> {
+    let parts: Vec<DMatrix<f32>> = blocks(w).map(|(first, count)| w.columns(first, count) * v.rows(first, count)).collect();
+    parts.into_iter().fold(DMatrix::zeros(w.nrows(), v.ncols()), |sum, part| sum + part)
+}
+
+/// `w^T q`
+fn transposed_product(w: &DMatrix<f32>, q: &DMatrix<f32>) -> DMatrix<f32> {
+    let parts: Vec<DMatrix<f32>> = blocks(w).map(|(first, count)| w.columns(first, count).tr_mul(q)).collect();
+    let mut all = DMatrix::zeros(w.ncols(), q.ncols());
+    parts.iter().enumerate().for_each(|(block, part)| all.rows_mut(block * BLOCK, part.nrows()).copy_from(part));
+    all
+}
+
+/// First column of each block, and columns in it.
+fn blocks(w: &DMatrix<f32>) -> impl IndexedParallelIterator<Item = (usize, usize)> {
+    let columns = w.ncols();
+    (0..columns.div_ceil(BLOCK)).into_par_iter().map(move |block| (block * BLOCK, BLOCK.min(columns - block * BLOCK)))
 }
 
 /// A or B of the orthogonal start: both are made of rows of one random rotation, A of the even ones and B of the odd ones.
@@ -285,6 +315,7 @@ pub(super) fn orthogonal(r: usize, matrix: &AdapterMatrix, seed: u64) -> Vec<f32
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ops::Random;
 
     /// The leading part of a matrix whose singular values are known.
     #[test]
@@ -297,12 +328,25 @@ mod tests {
             let s = DMatrix::from_fn(40, 30, |i, j| if i == j && i < r { values(i) } else { 0.0 });
             &u * s * v.transpose()
         };
-        let [found_u, s, v_t] = leading(&of_rank(30), 4, 4, &mut Random(1));
+        let mut random = Random(1);
+        let from = DMatrix::from_fn(30, 4 + OVERSAMPLING, |_, _| normal(&mut random) as f32);
+        let [found_u, s, v_t] = leading(&of_rank(30), 4, 4, from);
         for k in 0..4 {
             assert!((s[k] - values(k)).abs() < 1e-5, "{}", s[k]);
         }
         let product = DMatrix::from_fn(40, 30, |i, j| (0..4).map(|k| found_u[(i, k)] * s[k] * v_t[(k, j)]).sum::<f32>());
         assert!((product - of_rank(4)).amax() < 1e-5);
+    }
+
+    /// Products in blocks are those of the whole matrices, to the rounding of f32.
+    #[test]
+    fn products_of_wide_matrices_are_whole() {
+        let mut random = Random(2);
+        let mut matrix = |rows, columns| DMatrix::from_fn(rows, columns, |_, _| normal(&mut random) as f32);
+        let wide = 2 * BLOCK + 7;
+        let (w, v, q) = (matrix(5, wide), matrix(wide, 3), matrix(5, 3));
+        assert!((product(&w, &v) - &w * &v).amax() < 1e-3);
+        assert!((transposed_product(&w, &q) - w.transpose() * &q).amax() < 1e-5);
     }
 
     #[test]
@@ -317,7 +361,7 @@ mod tests {
 
     #[test]
     fn names_are_pefts() {
-        for name in ["default", "gaussian", "orthogonal", "pissa", "pissa_niter_4", "olora", "loftq"] {
+        for name in ["default", "gaussian", "orthogonal", "pissa", "pissa_niter_4", "olora", "loftq", "eva"] {
             assert_eq!(name.parse::<Start>().unwrap().to_string(), name);
         }
         assert!("pissa_niter_0".parse::<Start>().is_err() && "corda".parse::<Start>().is_err());

@@ -6,9 +6,10 @@
 //! * [`memory`]: what graphs occupy on a device, and the refusal of what does not fit, before a weight is sent;
 //! * [`evaluate`]: losses of batches; [`prefix_cache`]: what of a batch need not be done again in every epoch; [`batch`]: how a batch gets
 //!   to the device;
-//! * [`probe`]: any numbers of a run, read back.
+//! * [`probe`]: any numbers of a run, read back; [`entering`]: what enters the linear layers.
 
 pub mod batch;
+pub mod entering;
 pub mod evaluate;
 pub mod memory;
 pub mod opened;

@@ -4,7 +4,7 @@
 //! * [`ask`], [`prepare`]: what the user asks for, checked against model and data before the GPU is touched;
 //! * [`shared`]: what runs beside each other have in common; [`step`], [`trainer`]: a step on the GPU; `sum`: over several ranks;
 //! * [`memory`], [`budget`], [`fit`], [`needs`]: what a run occupies there; [`rate`]: how fast it is;
-//! * [`schedule`]: the learning rate; [`keep`], [`interrupt`]: what makes a run survive;
+//! * [`eva`]: a start that looks at the data; [`schedule`]: the learning rate; [`keep`], [`interrupt`]: what makes a run survive;
 //! * `checks`: questions that are answered between the steps;
 //! * [`metrics`], [`curve`], [`progress`], [`tell`]: what it tells.
 
@@ -12,6 +12,7 @@ pub mod ask;
 pub mod budget;
 mod checks;
 pub mod curve;
+pub mod eva;
 pub mod fit;
 pub mod interrupt;
 pub mod keep;

@@ -1,8 +1,10 @@
 //! From options to a run: everything is checked that can be checked before the GPU is touched and before a file is written. What of it
-//! the user is told, `summary` says; `records` is about the data, and `fingerprint` about what a run that goes on must not change.
+//! the user is told, `summary` says; `records` is about the data, `started` about the adapter as it starts, and `fingerprint` about what a run
+//! that goes on must not change.
 
 mod fingerprint;
 mod records;
+mod started;
 mod summary;
 
 use std::collections::BTreeMap;
@@ -12,6 +14,7 @@ use std::sync::Arc;
 use super::ask::adapter::Asked;
 use super::budget;
 use super::checks::{Answering, Checks};
+use super::eva;
 use super::interrupt::Interrupt;
 use super::keep::beginning::{self, Purpose, Standing};
 use super::keep::checkpoint::{self, Checkpoint, RunState};
@@ -32,8 +35,8 @@ use super::{HeldOut, Run};
 use crate::adapter::added_tokens;
 use crate::adapter::end_of_turn::{self, EndOfTurn};
 use crate::adapter::rope_scaling;
-use crate::adapter::start::{self, Base, Started};
-use crate::adapter::{AdapterLayout, DeviceAdapter, Placement};
+use crate::adapter::start::Start;
+use crate::adapter::{AdapterLayout, Placement};
 use crate::cache::cache_folder;
 use crate::data::{Batch, Dataset, Sampler};
 use crate::formats::adapter_file::AdapterFile;
@@ -48,6 +51,7 @@ use crate::session::prefix_cache::{Kept, Lowest, PrefixCachePlan, Seen};
 use crate::session::{self, OpenModel, SessionOptions, Watch};
 use crate::{Error, Result};
 use records::{data_key, in_order, load_data, sampler_options, steps_of_epoch, steps_of_epochs};
+pub(super) use started::Looking;
 
 /// A run whose options, model and data fit together; nothing is written and no GPU is used yet.
 pub struct Prepared<'m> {
@@ -120,6 +124,9 @@ impl<'m> Prepared<'m> {
         // A packed row may be longer than the model's context; a record in it may not.
         let longest = options.max_length.min(config.context());
         let (data, eval_data) = shared.data(data_key(&options, longest), || load_data(&options, model, longest))?;
+        if options.init_lora_weights == Some(Start::Eva) {
+            eva::check(&placement, &data)?;
+        }
         let sampler = Sampler::new(&data, sampler_options(&options))?;
         let batches_a_step = options.gradient_accumulation_steps.saturating_mul(began_with);
         let total_steps = match options.max_steps {
@@ -371,8 +378,15 @@ impl<'m> Prepared<'m> {
     ///
     /// # Errors
     /// [`Error::OutOfMemory`] with the plan's figures.
-    pub fn start(self, weights: Arc<DeviceWeights>, output: Output, interrupt: Interrupt, progress: Progress) -> Result<Run<'m>> {
-        let engine = self.engine(weights, output.steps_done() > 0).map_err(|error| self.explained(error));
+    pub fn start(
+        self,
+        weights: Arc<DeviceWeights>,
+        output: Output,
+        interrupt: Interrupt,
+        mut progress: Progress,
+    ) -> Result<Run<'m>> {
+        let looking = Some((&mut progress, &interrupt));
+        let engine = self.engine(weights, output.steps_done() > 0, looking).map_err(|error| self.explained(error));
         let engine = self.ranks.agree(engine)?;
         let mut run = self.start_with(engine, output, interrupt, progress)?;
         if run.prepared.options.tensorboard && run.prepared.ranks.is_first() {
@@ -383,23 +397,10 @@ impl<'m> Prepared<'m> {
     }
 
     /// What of the run is on the device, as it is before the first step; of a run that `goes_on` without the adapter, which comes from
-    /// the checkpoint.
-    pub(super) fn engine(&self, weights: Arc<DeviceWeights>, goes_on: bool) -> Result<Engine> {
+    /// the checkpoint. Without `looking` no start looks at the data.
+    pub(super) fn engine(&self, weights: Arc<DeviceWeights>, goes_on: bool, looking: Option<Looking>) -> Result<Engine> {
         let (options, config) = (&self.options, &self.model.files.config);
-        let device = weights.device().clone();
-        let place = |contents: &[f32]| DeviceAdapter::new(device, self.placement.clone(), self.layout.clone(), contents);
-        let (on_device, taken_out) = match &self.start {
-            Some(contents) => (place(contents)?, Vec::new()),
-            None if goes_on => (place(&vec![0.0; self.layout.elements()])?, Vec::new()),
-            None => {
-                let base = Base { tensors: &*self.model.files.tensors, weight_type: self.weight_type() };
-                let Started { trained, taken_out } = start::start(&self.placement, &base, options.seed)?;
-                (place(&self.layout.pack("adapter", &trained)?)?, taken_out)
-            }
-        };
-        if !taken_out.is_empty() {
-            on_device.set_frozen(&self.placement.frozen_of(&taken_out))?;
-        }
+        let (on_device, taken_out) = self.started(&weights, goes_on, looking)?;
         let elsewhere = std::env::temp_dir();
         // A rank that does not write there may be on a machine that has not this folder.
         let folder = if self.ranks.is_first() { &options.out } else { &elsewhere };

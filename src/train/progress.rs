@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 
+use super::eva::Looked;
 use super::metrics::StepMetrics;
 use crate::generate::answers::Share;
 use crate::terminal::say;
@@ -75,6 +76,20 @@ impl Progress {
             View::Hidden => {}
         }
         self.measured(metrics);
+    }
+
+    /// Shows how far a start is that looks at the data.
+    pub fn looking(&mut self, looked: &Looked) {
+        match &mut self.view {
+            View::Bar(bar) => bar.set_message(looked.to_string()),
+            View::Lines { last } => {
+                if last.is_none_or(|last| last.elapsed() >= BETWEEN_LINES) {
+                    *last = Some(Instant::now());
+                    say(&looked.to_string());
+                }
+            }
+            View::Hidden => {}
+        }
     }
 
     /// Shows what was measured after a step.

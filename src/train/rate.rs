@@ -33,7 +33,7 @@ impl Prepared<'_> {
         });
         let chosen: Vec<usize> = (0..few.count()).collect();
         let batch = Batch::assemble(examples, &chosen);
-        let mut trainer = self.engine(weights, false).map_err(|error| self.explained(error))?.trainer;
+        let mut trainer = self.engine(weights, false, None).map_err(|error| self.explained(error))?.trainer;
         let weight = 1.0 / batch.targets.len().max(1) as f64;
         // Compiles kernels, and fills the prefix cache, as the first epoch of a run does.
         trainer.accumulate(&batch, weight, true)?;

@@ -233,8 +233,9 @@ fn questions_are_answered_again_after_a_resume_and_others_are_refused_by_name() 
 #[test]
 fn every_method_goes_on_with_the_same_bits() {
     let shop = Workshop::new();
-    let methods: [&[&str]; 5] = [
+    let methods: [&[&str]; 6] = [
         &["--use-dora"],
+        &["--init-lora-weights", "eva", "--rank-pattern", "q_proj=2"],
         &["--init-lora-weights", "pissa"],
         &["--init-lora-weights", "olora", "--rank-pattern", "q_proj=2"],
         &["--loraplus-lr-ratio", "8"],

@@ -10,6 +10,7 @@ mod bitsandbytes;
 mod bottlenecks;
 #[path = "../common/mod.rs"]
 mod common;
+mod eva;
 mod families;
 mod modes;
 mod quantised;

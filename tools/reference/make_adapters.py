@@ -5,7 +5,8 @@
 
 Each folder NAME/ holds `adapter/` (what training starts from; for pissa, olora what PEFT converts to a LoRA of the unchanged base after
 five steps) and `expected.json`: the model, the token losses with the adapter, and the losses and gradient norms of five AdamW steps. Where
-tokens of their own are trained, also the records, in which these tokens occur, and the rows after the steps.
+tokens of their own are trained, also the records, in which these tokens occur, and the rows after the steps. `eva/` has what PEFT makes of
+batches: the A of each layer, and of how many tokens.
 """
 
 import argparse
@@ -16,7 +17,8 @@ import shutil
 import tempfile
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import EvaConfig, LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import eva
 from peft.optimizers import create_loraplus_optimizer
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
@@ -236,6 +238,51 @@ def make_several(out, adapters, references):
     (out / "expected.json").write_text(json.dumps(expected) + "\n")
 
 
+def eva_batches(count):
+    """Records of unequal length, the frequent tokens much more frequent than others, of which the first few are not supervised."""
+    generator = torch.Generator().manual_seed(2)
+    frequency = 1 / torch.arange(1, 94).float() ** 1.5
+    number = lambda first, end: int(torch.randint(first, end, (1,), generator=generator))
+    batches = []
+    for _ in range(count):
+        batches.append([])
+        for _ in range(3):
+            length, prompt = number(10, 25), number(1, 5)
+            ids = (torch.multinomial(frequency, length, replacement=True, generator=generator) + 3).tolist()
+            batches[-1].append({"input_ids": ids, "labels": [run.IGNORED] * prompt + ids[prompt:]})
+    return batches
+
+
+def padded(records):
+    longest = max(len(record["input_ids"]) for record in records)
+    rows = lambda values, fill: torch.tensor([value + [fill] * (longest - len(value)) for value in values])
+    ids, labels = ([record[key] for record in records] for key in ("input_ids", "labels"))
+    mask = rows([[1] * len(value) for value in ids], 0)
+    return {"input_ids": rows(ids, 0), "attention_mask": mask, "labels": rows(labels, run.IGNORED)}
+
+
+def make_eva(out, references):
+    """PEFT as it ships, but for rho: low-rank singular values, and the end where all directions have settled."""
+    settings = dict(r=4, lora_alpha=8, target_modules=run.ATTENTION + run.MLP, init_lora_weights="eva")
+    batches = eva_batches(16)
+    made = []
+
+    class Counted(eva.IncrementalPCA):
+        def __init__(self, **options):
+            super().__init__(**options)
+            made.append(self)
+
+    original, eva.IncrementalPCA = eva.IncrementalPCA, Counted
+    config = LoraConfig(task_type="CAUSAL_LM", eva_config=EvaConfig(rho=1.0), **settings)
+    data = [padded(records) for records in batches]
+    found = eva.get_eva_state_dict(load(references / LLAMA, None), data, config, show_progress_bar=False)
+    eva.IncrementalPCA = original
+    tokens = [int(pca.n_samples_seen_) for pca in made]
+    expected = {"model": LLAMA, "settings": settings, "batches": batches, "tokens": tokens}
+    (out / "expected.json").write_text(json.dumps(expected) + "\n")
+    save_file({f"{name.removeprefix('model.')}.lora_a": a.float().contiguous() for name, a in found.items()}, out / "expected.safetensors")
+
+
 def main():
     here = pathlib.Path(__file__).resolve().parents[2] / "tests/fixtures/reference"
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -252,9 +299,13 @@ def main():
         settings = dict(settings)
         make(name, settings.pop("model", LLAMA), out, here, **settings)
         print(name)
-    out = arguments.out / "several"
-    out.mkdir(exist_ok=True)
-    make_several(out, arguments.out, here)
+    for name, make_it in {"several": lambda out: make_several(out, arguments.out, here), "eva": lambda out: make_eva(out, here)}.items():
+        if arguments.names and name not in arguments.names:
+            continue
+        out = arguments.out / name
+        out.mkdir(exist_ok=True)
+        make_it(out)
+        print(name)
 
 
 if __name__ == "__main__":

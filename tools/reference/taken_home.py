@@ -55,6 +55,8 @@ ADAPTERS = {
     "pissa_patterns": [INIT, "pissa", *PATTERNS],
     "olora": [INIT, "olora"],
     "loftq": [INIT, "loftq", "--weights", "q4_0"],
+    "eva": [INIT, "eva"],
+    "eva_dora_patterns": [INIT, "eva", "--use-dora", *PATTERNS],
 }
 
 MLX = """

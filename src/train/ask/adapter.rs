@@ -112,10 +112,10 @@ fn check_start(options: &TrainOptions, start: Start, placement: &Placement) -> R
     let bad = |problem: String, proposal: &str| Err(Error::bad_input("--init-lora-weights", problem, proposal));
     if options.use_dora && start.changes_the_base() {
         let problem = format!("{start} starts from another base, whose row lengths DoRA would have to keep");
-        return bad(problem, "leave out --use-dora, or choose default, gaussian or orthogonal");
+        return bad(problem, "leave out --use-dora, or choose default, gaussian, orthogonal or eva");
     }
     if let Some(piece) = placement.pieces.iter().find(|piece| piece.site.experts.is_some())
-        && (start.changes_the_base() || start == Start::Orthogonal)
+        && (start.changes_the_base() || matches!(start, Start::Orthogonal | Start::Eva))
     {
         let problem = format!("{start} is made for one matrix, and {} is those of many experts", piece.site.name());
         return bad(problem, "choose default or gaussian, or adapt other modules");

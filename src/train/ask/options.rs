@@ -94,8 +94,9 @@ option_rows! {
         /// DoRA: train the length of each weight's rows apart from their direction; a step takes longer
         use_dora: bool, "BOOL", switch, check any, resumed derived;
         /// How A and B start: default (A random, B zero), gaussian, orthogonal, pissa (the largest singular vectors of each weight;
-        /// pissa_niter_N for N iterations instead of 16), olora, or loftq (what --weights nf4 takes from each weight). The adapter that
-        /// is saved is one for the unchanged base, of twice the rank with the last three
+        /// pissa_niter_N for N iterations instead of 16), olora, loftq (what --weights nf4 takes from each weight), or eva (A from what
+        /// enters each layer for the first batches of the data; ranks stay as they are, as with PEFT's rho 1). The adapter that is saved
+        /// is one for the unchanged base, of twice the rank with pissa, olora and loftq
         init_lora_weights: Start, "START", optional("default"), check any, resumed derived;
         /// LoRA+: B learns this many times faster than A
         loraplus_lr_ratio: f64, "RATIO", optional("1"), check |option, ratio| above_zero(option, ratio, "16"), resumed derived;

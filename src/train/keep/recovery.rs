@@ -8,7 +8,7 @@ use super::checkpoint::RunState;
 use crate::gpu::Identity;
 use crate::kernel::Tuning;
 use crate::plan::Tuned;
-use crate::train::prepare::{Engine, Prepared};
+use crate::train::prepare::{Engine, Looking, Prepared};
 use crate::train::{Outcome, Run};
 use crate::{Error, Result, session};
 use std::sync::Arc;
@@ -49,7 +49,7 @@ impl Run<'_> {
             sampler,
             state,
             metrics,
-            progress,
+            mut progress,
             interrupt,
             unsettled,
             profile,
@@ -62,7 +62,7 @@ impl Run<'_> {
         let engine = loop {
             patience.lose(state.step, lost)?;
             progress.note(&format!("the GPU was lost in step {}; opening it again", state.step + 1));
-            match open(&device, &tuning, &prepared) {
+            match open(&device, &tuning, &prepared, (&mut progress, &interrupt)) {
                 Err(again @ Error::DeviceLost { .. }) => lost = again,
                 opened => break opened?,
             }
@@ -76,10 +76,10 @@ impl Run<'_> {
     }
 }
 
-fn open(device: &Identity, tuning: &Tuning, prepared: &Prepared) -> Result<Engine> {
+fn open(device: &Identity, tuning: &Tuning, prepared: &Prepared, looking: Looking) -> Result<Engine> {
     let place = Tuned { device: Arc::new(device.open()?), tuning: tuning.clone() };
     let weights = session::send(prepared.model, place, prepared.weight_type(), &());
-    weights.and_then(|weights| prepared.engine(weights, false)).map_err(|error| prepared.explained(error))
+    weights.and_then(|weights| prepared.engine(weights, false, Some(looking))).map_err(|error| prepared.explained(error))
 }
 
 /// Keeps a run from losing its device for ever: some batch may be too much for it.
