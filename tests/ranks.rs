@@ -90,12 +90,12 @@ fn ranks_train_as_one_process_that_accumulates() {
     }
 }
 
-/// An adapter of more than one group: the first ones are summed while there is something left to compute. And whoever is killed meanwhile,
+/// An adapter of three groups: the first one is summed while there is something left to compute. And whoever is killed meanwhile,
 /// nobody waits for it for ever.
 #[test]
 fn an_adapter_of_several_groups_is_summed_during_the_backward_pass() {
     let shop = Workshop::new();
-    let adapter = ["--lora-r", "1024", "--lora-alpha", "32", "--lora-dropout", "0.1"];
+    let adapter = ["--lora-r", "2048", "--lora-alpha", "32", "--lora-dropout", "0.1"];
     let train = |batches: usize, out: &str, steps: &str| {
         shop.train_of(batches, out, &adapter, &["--lr-schedule", "constant", "--max-grad-norm", "1", "--max-steps", steps])
     };
