@@ -9,85 +9,15 @@ mod not_run;
 mod runs;
 #[path = "common/signals.rs"]
 mod signals;
+#[path = "common/threads.rs"]
+mod threads;
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Barrier, Mutex};
 
-use graftling::ranks::{Communicator, Ranks};
 use graftling::train::checkpoint::latest;
 use runs::{Workshop, run, wait_until};
-
-/// Ranks that are threads of one process.
-struct Thread {
-    rank: usize,
-    meeting: Arc<Meeting>,
-}
-
-struct Meeting {
-    all: Barrier,
-    /// What each rank has brought.
-    brought: Vec<Mutex<Vec<u8>>>,
-}
-
-impl Thread {
-    /// Runs `work` as so many ranks; gives what each makes of it.
-    fn run<T: Send>(count: usize, work: impl Fn(Ranks) -> T + Sync) -> Vec<T> {
-        let brought = (0..count).map(|_| Mutex::default()).collect();
-        let meeting = Arc::new(Meeting { all: Barrier::new(count), brought });
-        std::thread::scope(|scope| {
-            let start = |rank| {
-                let (meeting, work) = (meeting.clone(), &work);
-                scope.spawn(move || work(Ranks::of(Arc::new(Self { rank, meeting }))))
-            };
-            let threads: Vec<_> = (0..count).map(start).collect();
-            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
-        })
-    }
-
-    /// What all ranks bring, in their order, taken together by `take`.
-    fn meet<T: bytemuck::Pod>(&self, values: &mut [T], take: impl Fn(&[Vec<T>]) -> Vec<T>) {
-        *self.meeting.brought[self.rank].lock().unwrap() = bytemuck::cast_slice(values).to_vec();
-        self.meeting.all.wait();
-        let all: Vec<Vec<T>> =
-            self.meeting.brought.iter().map(|one| bytemuck::pod_collect_to_vec(&one.lock().unwrap())).collect();
-        self.meeting.all.wait();
-        values.copy_from_slice(&take(&all));
-    }
-}
-
-fn added<T: Copy + std::ops::Add<Output = T>>(all: &[Vec<T>]) -> Vec<T> {
-    let add = |sum: Vec<T>, one: &Vec<T>| sum.into_iter().zip(one).map(|(a, &b)| a + b).collect();
-    all[1..].iter().fold(all[0].clone(), add)
-}
-
-impl Communicator for Thread {
-    fn rank(&self) -> usize {
-        self.rank
-    }
-    fn count(&self) -> usize {
-        self.meeting.brought.len()
-    }
-    fn local_rank(&self) -> usize {
-        self.rank
-    }
-    fn machine(&self) -> String {
-        "here".to_string()
-    }
-    fn sum(&self, values: &mut [f32]) {
-        self.meet(values, added);
-    }
-    fn sum_few(&self, values: &mut [f64]) {
-        self.meet(values, added);
-    }
-    fn share(&self, bytes: &mut [u8], from: usize) {
-        // Only the first has to have it.
-        self.meet(bytes, |all| all[from].clone());
-    }
-    fn end(&self, code: i32) -> ! {
-        panic!("ended with {code}")
-    }
-}
+use threads::Thread;
 
 #[test]
 fn ranks_tell_each_other_what_they_have() {
@@ -158,6 +88,36 @@ fn ranks_train_as_one_process_that_accumulates() {
             assert!((ranks - one).abs() <= 1e-6 * one.abs(), "{ranks} of the ranks, {one} of one process");
         }
     }
+}
+
+/// An adapter of three groups: the first one is summed while there is something left to compute. And whoever is killed meanwhile,
+/// nobody waits for it for ever.
+#[test]
+fn an_adapter_of_several_groups_is_summed_during_the_backward_pass() {
+    let shop = Workshop::new();
+    let adapter = ["--lora-r", "2048", "--lora-alpha", "32", "--lora-dropout", "0.1"];
+    let train = |batches: usize, out: &str, steps: &str| {
+        shop.train_of(batches, out, &adapter, &["--lr-schedule", "constant", "--max-grad-norm", "1", "--max-steps", steps])
+    };
+    let Some(mut ranks) = by(2, &train(2, "ranks", "3")) else { return };
+    ranks.env("GRAFTLING_LOG", "graftling::train=debug");
+    run(train(4, "one", "3"), 0);
+    let (_, err) = run(ranks, 0);
+    let left = |line: &str| line.split_once("a sum of ")?.1.split_once(" with ")?.1.split(' ').next()?.parse::<usize>().ok();
+    let left: Vec<usize> = err.lines().filter_map(left).collect();
+    // Two ranks, three steps.
+    assert!(left.len() >= 12 && left.len().is_multiple_of(6) && left.iter().any(|&left| left > 0), "{left:?}: {err}");
+    for (ranks, one) in numbers(&shop, "ranks").iter().zip(numbers(&shop, "one")) {
+        for (ranks, one) in ranks.iter().zip(one) {
+            assert!((ranks - one).abs() <= 1e-6 * one.abs(), "{ranks} of the ranks, {one} of one process");
+        }
+    }
+    let child = start(by(2, &train(2, "killed", "100000")).unwrap());
+    wait_for_lines(&shop, "killed", 3);
+    // SAFETY: a call with two numbers.
+    assert_eq!(unsafe { libc::kill(children(child.id())[1], libc::SIGKILL) }, 0);
+    let (code, err) = ended(child);
+    assert!(code != Some(0) && err.contains("Killed"), "{code:?}: {err}");
 }
 
 /// Each batch adds the load balancing loss of its routers, whichever rank it is on.

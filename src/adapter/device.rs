@@ -3,7 +3,7 @@
 
 use super::{AdapterLeaves, AdapterMatrix, Placement};
 use crate::formats::peft::AdapterTensor;
-use crate::gpu::{ALIGNMENT, Device, Slice, padded};
+use crate::gpu::{ALIGNMENT, Device, Readback, Slice, padded};
 use crate::graph::{Graph, ValueId};
 use crate::plan::Pinned;
 use crate::{Error, Result};
@@ -98,6 +98,33 @@ impl AdapterLayout {
             let range = |(rows, offset): (&usize, &usize)| offset / 4..offset / 4 + rows * tensor.shape[1];
             tensor.parts.iter().zip(offsets).map(move |part| (tensor, range(part)))
         })
+    }
+
+    /// The layout in groups of at least `least` bytes, but for the last: first those parts for which the number in `made`, one a part, is
+    /// least. A group is the bytes where its parts lie with the gaps behind them, each range in one buffer.
+    pub fn groups(&self, made: &[usize], least: usize) -> Vec<Vec<Range<usize>>> {
+        let bytes = |(_, range): (_, Range<usize>)| 4 * range.start..4 * range.start + padded(4 * range.len());
+        let mut parts: Vec<_> = made.iter().copied().zip(self.parts().map(bytes)).collect();
+        parts.sort_by_key(|(made, bytes)| (*made, bytes.start));
+        let (mut groups, mut size) = (Vec::<Vec<Range<usize>>>::new(), least);
+        for (_, bytes) in parts {
+            if size >= least {
+                groups.push(Vec::new());
+                size = 0;
+            }
+            size += bytes.len();
+            groups.last_mut().expect("the first part begins a group").push(bytes);
+        }
+        let is_span = |first: usize| self.spans.iter().any(|span| span.start == first);
+        for group in &mut groups {
+            group.sort_by_key(|bytes| bytes.start);
+            group.dedup_by(|next, before| {
+                let joins = before.end == next.start && !is_span(next.start);
+                before.end = if joins { next.end } else { before.end };
+                joins
+            });
+        }
+        groups
     }
 
     /// Where the element of a matrix lies in the buffers' contents; `None` if there is no such element.
@@ -268,8 +295,26 @@ impl AdapterBuffers {
         (self.part(first, ALIGNMENT), element - first / 4)
     }
 
+    /// Starts reading these bytes of the layout, each range in one buffer, without waiting for them.
+    ///
+    /// # Errors
+    /// If the device is lost.
+    pub fn read_later(&self, ranges: &[Range<usize>]) -> Result<Vec<Readback>> {
+        let start = |range: &Range<usize>| Readback::start(&self.device, &self.part(range.start, range.len()), range.len() / 4);
+        ranges.iter().map(start).collect()
+    }
+
+    /// Overwrites these bytes of the layout, each range in one buffer; `contents` lie end to end.
+    pub fn write_ranges(&self, ranges: &[Range<usize>], mut contents: &[f32]) {
+        for range in ranges {
+            let (here, rest) = contents.split_at(range.len() / 4);
+            self.device.write(&self.part(range.start, range.len()), bytemuck::cast_slice(here));
+            contents = rest;
+        }
+    }
+
     /// `bytes` from byte `offset` of the layout on, which lie in one span.
-    fn part(&self, offset: usize, bytes: usize) -> Slice {
+    pub(crate) fn part(&self, offset: usize, bytes: usize) -> Slice {
         let at = self.pieces.partition_point(|(first, _)| *first <= offset) - 1;
         let (first, slice) = &self.pieces[at];
         slice.part(offset - first, bytes)

@@ -4,8 +4,12 @@
 //! A sum that is spread over `n` ranks moves at least `2 (n - 1) / n` times the gradients' bytes out of each of them, and as much in: each
 //! rank adds up an n-th of the numbers and gives the result to the others. The figures on paper are those bytes over what the
 //! network carries one way, and nothing else: no latency, and networks that carry both ways at a time.
+//!
+//! The sum goes in groups while the device does the backward pass ([`crate::train::sum`]). Where the network is done with each before the
+//! device has the next, a step waits for the last group only.
 
 use std::fmt::Write;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -16,9 +20,12 @@ use crate::adapter::{AdapterBuffers, AdapterLayout};
 use crate::architecture::known;
 use crate::byte_size::ByteSize;
 use crate::gpu::Device;
+use crate::graph::DType;
 use crate::ranks::Ranks;
 use crate::terminal::aligned;
 use crate::train::needs::default_adapter;
+use crate::train::step::LossGraph;
+use crate::train::sum::GROUP;
 
 /// Networks of the figures on paper: their names, and the bytes that they carry one way in a second.
 pub const NETWORKS: [(&str, f64); 3] = [("1 GbE", 0.125e9), ("10 GbE", 1.25e9), ("100 GbE", 12.5e9)];
@@ -37,6 +44,9 @@ pub struct SumRow {
     pub parameters: usize,
     /// Bytes of their gradients in f32, as they lie on the device.
     pub bytes: usize,
+    /// In how many groups they go, and the bytes of the last one.
+    pub groups: usize,
+    pub last_group_bytes: usize,
     /// From the device to the host and back.
     pub moved_seconds: f64,
     /// Over the ranks, in the order that is fast; `None` of one process.
@@ -64,7 +74,11 @@ pub fn measure(ranks: &Ranks, device: &Arc<Device>, most: usize) -> Result<SumRe
     let ranks_on_paper = if ranks.is_alone() { ON_PAPER } else { ranks.count() };
     let mut rows = Vec::new();
     for (model, config) in known::three_sizes()?.into_iter().take(most) {
-        let layout = AdapterLayout::new(&default_adapter(&config)?.on(&config));
+        let placement = default_adapter(&config)?.on(&config);
+        let layout = AdapterLayout::new(&placement);
+        // The order of the gradients does not depend on how many tokens there are.
+        let made = LossGraph::build(&config, &|_| DType::F32, &placement, 1)?.made();
+        let groups = layout.groups(&made, GROUP);
         let buffers = AdapterBuffers::allocate(device.clone(), "gradients", &layout)?;
         let mut gradients = buffers.read()?;
         let bytes = buffers.bytes();
@@ -89,6 +103,8 @@ pub fn measure(ranks: &Ranks, device: &Arc<Device>, most: usize) -> Result<SumRe
             model,
             parameters: layout.parameters(),
             bytes,
+            groups: groups.len(),
+            last_group_bytes: groups.last().map_or(0, |group| group.iter().map(Range::len).sum()),
             moved_seconds,
             sum_seconds,
             in_order_seconds,
@@ -121,7 +137,8 @@ fn timed(ranks: &Ranks, mut what: impl FnMut() -> Result<()>) -> Result<f64> {
 impl SumReport {
     /// A table, and what its columns mean.
     pub fn text(&self) -> String {
-        let head = ["model", "parameters", "bytes", "device and back", "sum", "in rank order"].map(str::to_string);
+        let head =
+            ["model", "parameters", "bytes", "groups", "the last", "device and back", "sum", "in rank order"].map(str::to_string);
         let mut lines = vec![head.into_iter().chain(NETWORKS.map(|(name, _)| name.to_string())).collect::<Vec<_>>()];
         let time = |seconds: f64| format!("{:.1} ms", 1e3 * seconds);
         let measured = |seconds: Option<f64>| seconds.map_or("-".to_string(), time);
@@ -130,6 +147,8 @@ impl SumReport {
                 row.model.to_string(),
                 format!("{:.1} M", row.parameters as f64 * 1e-6),
                 ByteSize(row.bytes).to_string(),
+                row.groups.to_string(),
+                ByteSize(row.last_group_bytes).to_string(),
                 time(row.moved_seconds),
                 measured(row.sum_seconds),
                 measured(row.in_order_seconds),
@@ -145,6 +164,8 @@ impl SumReport {
             _ => format!("measured between {ranks} ranks"),
         };
         let _ = writeln!(text, "{measured}; networks: bytes over the network's rate, for {on_paper} ranks");
+        text +=
+            "a sum goes in groups during the backward pass; where the network keeps up, a step waits for the last group only\n";
         text
     }
 }

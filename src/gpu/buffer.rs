@@ -84,6 +84,13 @@ impl Slice {
         Self { buffer: self.buffer.clone(), offset: self.offset + offset, bytes: padded(bytes) }
     }
 
+    /// Is there a byte that lies in both?
+    pub fn overlaps(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.buffer, &other.buffer)
+            && self.offset < other.offset + other.bytes
+            && other.offset < self.offset + self.bytes
+    }
+
     pub(crate) fn binding(&self) -> wgpu::BufferBinding<'_> {
         wgpu::BufferBinding {
             buffer: &self.buffer,

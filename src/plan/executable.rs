@@ -5,7 +5,8 @@ use crate::gpu::{ALIGNMENT, Device, Pipeline, Readback, Slice, compile_all, lock
 use crate::graph::{Bind, Call, Counts, Dispatch, Graph, Node, Op, Operand, Origin, Value, ValueId};
 use crate::kernel::{Facts, Tuning};
 use crate::{Error, Result};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 /// A weight, adapter, state or gradient in buffers of the caller; more than one slice where it is split by rows.
@@ -91,6 +92,8 @@ pub struct Executable {
     pacer: Pacer,
     /// Dispatches of the run that are not submitted yet.
     left: usize,
+    /// Counts of dispatches after which a slice ends even if it holds more.
+    ends: BTreeSet<usize>,
 }
 
 impl Executable {
@@ -213,6 +216,7 @@ impl Executable {
             counts,
             pacer,
             left: 0,
+            ends: BTreeSet::new(),
         })
     }
 
@@ -331,12 +335,46 @@ impl Executable {
     /// # Errors
     /// If the device is lost or reports an error.
     pub fn complete(&mut self) -> Result<()> {
+        self.complete_beside(|_| Ok(false))
+    }
+
+    /// [`Executable::complete`] of a run beside something else: `beside` is called before the first slice and after each, when all but the
+    /// newest are done, with the run's dispatches that are left to be submitted. It says whether it took its time.
+    ///
+    /// # Errors
+    /// `beside`'s; if the device is lost or reports an error.
+    pub fn complete_beside(&mut self, mut beside: impl FnMut(Range<usize>) -> Result<bool>) -> Result<()> {
         self.pacer.resume();
-        while self.left > 0 {
+        loop {
+            if beside(self.steps.len().saturating_sub(self.left)..self.steps.len())? {
+                self.pacer.look_away();
+            }
+            if self.left == 0 {
+                break;
+            }
             self.submit_slice()?;
         }
         self.pacer.finish();
         self.device.check()
+    }
+
+    /// From now on slices end after so many dispatches of a run, too.
+    pub fn end_slices_at(&mut self, dispatches: impl IntoIterator<Item = usize>) {
+        self.ends = dispatches.into_iter().collect();
+    }
+
+    /// By slice: after how many dispatches of a run nothing reads or writes it any more, 0 where nothing does at all.
+    pub fn last_uses(&self, slices: &[Slice]) -> Vec<usize> {
+        let buffers: HashSet<_> = slices.iter().map(|slice| Arc::as_ptr(&slice.buffer)).collect();
+        let mut uses: Vec<(usize, &Slice)> = Vec::new();
+        for (index, step) in self.steps.iter().enumerate() {
+            let node = &self.graph.nodes()[step.node];
+            let places = node.inputs.iter().chain(&node.outputs).filter_map(|id| self.memory.get(id));
+            let near = places.flat_map(|place| &place.slices).filter(|slice| buffers.contains(&Arc::as_ptr(&slice.buffer)));
+            uses.extend(near.map(|slice| (index + 1, slice)));
+        }
+        let last = |slice: &Slice| uses.iter().rev().find(|(_, used)| used.overlaps(slice)).map_or(0, |(count, _)| *count);
+        slices.iter().map(last).collect()
     }
 
     /// Encodes and submits as many of the dispatches that are left as a slice holds.
@@ -346,10 +384,12 @@ impl Executable {
             let mut pass = encoder.begin_compute_pass(&Default::default());
             while self.left > 0 {
                 // A repeated run goes through the same steps again.
-                let step = &self.steps[(self.steps.len() - self.left % self.steps.len()) % self.steps.len()];
+                let at = (self.steps.len() - self.left % self.steps.len()) % self.steps.len();
+                let step = &self.steps[at];
                 self.left -= 1;
                 step.encode(&mut pass);
-                if !step.workgroups.contains(&0) && self.pacer.record(step.work.flops) {
+                let is_full = !step.workgroups.contains(&0) && self.pacer.record(step.work.flops);
+                if is_full || self.ends.contains(&(at + 1)) {
                     break;
                 }
             }

@@ -21,12 +21,13 @@ pub struct Pacer {
     /// Work in the slice that is being recorded.
     recorded: f64,
     in_flight: Option<(wgpu::SubmissionIndex, f64)>,
-    last_done: Instant,
+    /// `None`: nobody looked when it was, so that the time of the next slice is not known.
+    last_done: Option<Instant>,
 }
 
 impl Default for Pacer {
     fn default() -> Self {
-        Self { rate: 5e9, recorded: 0.0, in_flight: None, last_done: Instant::now() }
+        Self { rate: 5e9, recorded: 0.0, in_flight: None, last_done: None }
     }
 }
 
@@ -45,12 +46,13 @@ impl Pacer {
         let index = device.submit([commands]);
         let before = self.in_flight.replace((index, std::mem::take(&mut self.recorded)));
         let Some((before, work)) = before else {
-            self.last_done = Instant::now();
+            self.last_done = Some(Instant::now());
             return Ok(());
         };
         device.wait_for(Some(before))?;
-        let took = self.last_done.elapsed().max(Duration::from_micros(100));
-        self.last_done = Instant::now();
+        let now = Instant::now();
+        let Some(last_done) = self.last_done.replace(now).filter(|_| work > 0.0) else { return Ok(()) };
+        let took = (now - last_done).max(Duration::from_micros(100));
         // Half of the old rate, half of the new: a slice that was delayed by something else does not shrink the next one for long. At most
         // twice the old rate: a slice that was done before the wait for it began must not make the next one too long.
         self.rate = (0.5 * self.rate + 0.5 * work / took.as_secs_f64()).min(2.0 * self.rate);
@@ -59,7 +61,13 @@ impl Pacer {
 
     /// Goes on after something else: what was waited for meanwhile was not this run's work.
     pub fn resume(&mut self) {
-        self.last_done = Instant::now();
+        self.last_done = Some(Instant::now());
+    }
+
+    /// Goes on after something that may have taken longer than the slice in flight, whose time does not count then: without a wait nobody
+    /// knows it.
+    pub fn look_away(&mut self) {
+        self.last_done = None;
     }
 
     /// Ends a run: what follows does not count as waiting.

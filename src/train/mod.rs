@@ -2,7 +2,7 @@
 //!
 //! * this page: [`Run::train`], the algorithm; one step is forward and backward of a few batches, then AdamW;
 //! * [`ask`], [`prepare`]: what the user asks for, checked against model and data before the GPU is touched;
-//! * [`shared`]: what runs beside each other have in common; [`step`], [`trainer`]: a step on the GPU; `sum`: over several ranks;
+//! * [`shared`]: what runs beside each other have in common; [`step`], [`trainer`], `groups`: a step on the GPU; [`sum`]: over several ranks;
 //! * [`memory`], [`budget`], [`fit`], [`needs`]: what a run occupies there; [`rate`]: how fast it is;
 //! * [`eva`]: a start that looks at the data; [`schedule`]: the learning rate; [`keep`], [`interrupt`]: what makes a run survive;
 //! * `checks`: questions that are answered between the steps;
@@ -14,6 +14,7 @@ mod checks;
 pub mod curve;
 pub mod eva;
 pub mod fit;
+mod groups;
 pub mod interrupt;
 pub mod keep;
 pub mod memory;
@@ -25,7 +26,7 @@ pub mod rate;
 pub mod schedule;
 pub mod shared;
 pub mod step;
-mod sum;
+pub mod sum;
 pub mod tell;
 pub mod trainer;
 
@@ -148,9 +149,8 @@ impl<'m> Run<'m> {
                 self.trainer.begin(batch, 1.0 / supervised_tokens as f64)?;
                 // The device has work now; so the numbers of the step before cost it no pause.
                 self.settle()?;
-                let loss = self.trainer.complete(losses.is_empty())?;
+                let loss = self.sum.complete(&mut self.trainer, number, batches.len())?;
                 losses.push((loss, self.trainer.load_balancing_loss()?));
-                self.sum.took(&self.trainer)?;
             }
             self.settle()?;
             self.sum.finish(&mut self.trainer, batches.len())?;

@@ -27,7 +27,7 @@ use super::progress::Progress;
 use super::schedule::Schedule;
 use super::shared::Shared;
 use super::step::Recompute;
-use super::sum::Sum;
+use super::sum::{GROUP, Sum};
 use super::tell::tensorboard::TensorBoard;
 use super::tell::{self, about::About};
 use super::trainer::Trainer;
@@ -464,7 +464,7 @@ impl<'m> Prepared<'m> {
         if ranks.is_first() {
             self.about(&state, &trainer).write(out);
         }
-        let sum = Sum::new(ranks, self.options.deterministic_sum);
+        let sum = Sum::new(ranks, self.options.deterministic_sum, GROUP, &mut trainer)?;
         let saved = saved.map(|folder| (state.step, folder));
         Ok(Run {
             prepared: self,

@@ -117,6 +117,12 @@ impl LossGraph {
         [self.loss, self.nll].into_iter().chain(self.balance.map(|balance| balance.loss)).collect()
     }
 
+    /// When each of the gradients is made, as a number that only their order gives a meaning.
+    pub fn made(&self) -> Vec<usize> {
+        let made = |id: &ValueId| if let Origin::Node(node, _) = self.model.graph[*id].origin { node.0 } else { 0 };
+        self.gradients.iter().map(made).collect()
+    }
+
     /// Layers that have a backward pass, and so something that can be computed again.
     pub fn layers(&self) -> Range<usize> {
         self.layers.clone()

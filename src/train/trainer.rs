@@ -1,8 +1,9 @@
 //! A model, its adapter and the optimizer on a device: what a training step calls.
 
+use super::groups::{Group, run};
 use super::memory::{Memory, StepShape};
-use super::step::{Balance, LossGraph, OptimizerGraph, accumulator_graph};
-use crate::adapter::{AdapterBuffers, AdapterLayout, DeviceAdapter};
+use super::step::{Balance, LossGraph, OptimizerGraph};
+use crate::adapter::{AdapterBuffers, DeviceAdapter};
 use crate::architecture::Architecture;
 use crate::data::Batch;
 use crate::gpu::{Device, Readback};
@@ -10,7 +11,7 @@ use crate::graph::{Counts, Graph, ValueId};
 use crate::model::graph::{Inputs, Part};
 use crate::model::weights::DeviceWeights;
 use crate::ops::adamw::Hyper;
-use crate::plan::{Executable, Timing, Tuned};
+use crate::plan::{Executable, Timing};
 use crate::ranks::Ranks;
 use crate::session::batch::write_batch;
 use crate::session::evaluate::Evaluator;
@@ -18,6 +19,7 @@ use crate::session::memory::rope_bytes;
 use crate::session::prefix_cache::{PrefixCache, PrefixMemory};
 use crate::{Error, Result};
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 use xxhash_rust::xxh3::Xxh3Default;
 
@@ -36,7 +38,10 @@ pub struct Trainer {
     prefix: Option<PrefixCache>,
     gradients: AdapterBuffers,
     /// Sum over the batches of a step, where a step has more than one.
-    accumulator: Option<(AdapterBuffers, Executable)>,
+    total: Option<AdapterBuffers>,
+    groups: Vec<Group>,
+    /// When the backward pass makes each part of the adapter's gradients: [`LossGraph::made`].
+    made: Vec<usize>,
     moments: [AdapterBuffers; 2],
     optimizer: Executable,
     optimizer_graph: OptimizerGraph,
@@ -72,14 +77,17 @@ impl Trainer {
         pinned.extend(adapter.layout.pinned(&gradients, &graphs.gradients));
         let (inputs, loss, rope_bytes) = (graphs.model.inputs, graphs.loss, rope_bytes(&graphs.model));
         let (balance, dropout_counter) = (graphs.balance, graphs.dropout_counter);
-        let outputs = graphs.outputs();
+        let (outputs, made) = (graphs.outputs(), graphs.made());
         pinned.extend(inputs.hidden.zip(prefix.as_ref()).map(|(id, prefix)| (id, prefix.hidden().clone().into())));
         let step = Executable::new(weights.place(), graphs.model.graph, &outputs, pinned)?;
 
-        let accumulator = shape.accumulate.then(|| accumulator(weights.place(), &adapter.layout, &gradients)).transpose()?;
+        let total = shape.accumulate.then(|| buffers("summed gradients")).transpose()?;
+        let all = adapter.layout.groups(&made, usize::MAX).into_iter();
+        let groups =
+            all.map(|bytes| Group::new(&weights.place(), bytes, &step, &gradients, total.as_ref())).collect::<Result<_>>()?;
         let moments = [buffers("first moment")?, buffers("second moment")?];
         let optimizer_graph = OptimizerGraph::build_rated(&adapter.layout.rated_spans())?;
-        let summed = accumulator.as_ref().map_or(&gradients, |(total, _)| total);
+        let summed = total.as_ref().unwrap_or(&gradients);
         let mut pinned = HashMap::new();
         let slices = adapter.parameters.slices().zip(summed.slices()).zip(moments[0].slices().zip(moments[1].slices()));
         for (state, ((parameters, gradients), (first_moment, second_moment))) in optimizer_graph.states.iter().zip(slices) {
@@ -102,7 +110,9 @@ impl Trainer {
             step,
             prefix,
             gradients,
-            accumulator,
+            total,
+            groups,
+            made,
             moments,
             optimizer,
             optimizer_graph,
@@ -154,6 +164,64 @@ impl Trainer {
         self.step.read_later(self.loss, 1)
     }
 
+    /// Cuts the gradients into groups of at least so many bytes, but for the last, in the order in which the backward pass makes them.
+    pub fn groups(&self, least: usize) -> Vec<Vec<Range<usize>>> {
+        self.adapter.layout.groups(&self.made, least)
+    }
+
+    /// Takes these groups of the gradients, bytes of the adapter's layout, for [`Trainer::complete_summed`].
+    ///
+    /// # Errors
+    /// If the device cannot hold what adds them up.
+    pub fn sum_in(&mut self, groups: Vec<Vec<Range<usize>>>) -> Result<()> {
+        let place = self.weights.place();
+        let group = |bytes| Group::new(&place, bytes, &self.step, &self.gradients, self.total.as_ref());
+        self.groups = groups.into_iter().map(group).collect::<Result<_>>()?;
+        self.step.end_slices_at(self.groups.iter().map(|group| group.last_use));
+        Ok(())
+    }
+
+    /// [`Trainer::complete`] of the last batch of a step. Each group of the step's gradients goes through `sum`, in their order, while the
+    /// device computes those that follow; what `sum` leaves are the gradients of the step. It is told how many of the batch's dispatches
+    /// are left to be submitted.
+    ///
+    /// # Errors
+    /// As [`Trainer::complete`].
+    pub fn complete_summed(&mut self, first: bool, mut sum: impl FnMut(&mut [f32], usize)) -> Result<Readback> {
+        self.start_sum(first)?;
+        let Self { step, gradients, total, groups, profile, .. } = self;
+        let summed = total.as_ref().unwrap_or(gradients);
+        let mut finish = |(group, values): (&Group, Vec<Readback>), left: usize| -> Result<()> {
+            let mut values = values.into_iter().map(Readback::wait).collect::<Result<Vec<_>>>()?.concat();
+            sum(&mut values, left);
+            group.write(summed, &values);
+            Ok(())
+        };
+        let (mut groups, mut under_way) = (groups.iter_mut().peekable(), Vec::new());
+        step.complete_beside(|left| {
+            // What became final with the newest slice is read behind it; what the one before made has arrived.
+            let arrived = std::mem::take(&mut under_way);
+            while let Some(group) = groups.next_if(|group| group.is_final(left.start)) {
+                group.add(profile)?;
+                under_way.push((&*group, group.read(summed)?));
+            }
+            let took_time = !arrived.is_empty();
+            arrived.into_iter().try_for_each(|group| finish(group, left.len()))?;
+            Ok(took_time)
+        })?;
+        under_way.into_iter().try_for_each(|group| finish(group, 0))?;
+        self.step.read_later(self.loss, 1)
+    }
+
+    /// What [`Trainer::complete_summed`] does for one that has no batch in a step, and so gives zeros.
+    pub fn sum_without_batch(&mut self, mut sum: impl FnMut(&mut [f32])) {
+        for group in &self.groups {
+            let mut values = vec![0.0; group.elements()];
+            sum(&mut values);
+            group.write(self.summed(), &values);
+        }
+    }
+
     /// The load balancing loss of the last batch, where it is a part of the loss, before it is multiplied by its coefficient. It is to be
     /// waited for.
     ///
@@ -165,20 +233,21 @@ impl Trainer {
 
     /// Adds the gradients of a batch to those of the step, or begins a step with them.
     fn add_up(&mut self, first: bool) -> Result<()> {
-        match &mut self.accumulator {
-            Some((total, executable)) => {
-                if first {
-                    total.clear();
-                }
-                run(executable, &mut self.profile)
+        self.start_sum(first)?;
+        self.groups.iter_mut().try_for_each(|group| group.add(&mut self.profile))
+    }
+
+    /// Makes the gradients of the step ready for those of a batch.
+    fn start_sum(&self, first: bool) -> Result<()> {
+        match &self.total {
+            Some(total) if first => total.clear(),
+            None if !first => {
+                let problem = "a second batch in a step that was prepared for one";
+                return Err(Error::failed("trainer", problem, "this is a defect; please report it"));
             }
-            None if !first => Err(Error::failed(
-                "trainer",
-                "a second batch in a step that was prepared for one",
-                "this is a defect; please report it",
-            )),
-            None => Ok(()),
+            _ => (),
         }
+        Ok(())
     }
 
     /// The next batch counts as number `batches` of the run, from 0, for the dropout generator: ranks that have a step's batches among
@@ -205,14 +274,9 @@ impl Trainer {
         self.summed().read()
     }
 
-    /// Overwrites the gradients of the step.
-    pub fn set_step_gradients(&self, gradients: &[f32]) {
-        self.summed().write(gradients);
-    }
-
     /// What the optimizer reads.
     fn summed(&self) -> &AdapterBuffers {
-        self.accumulator.as_ref().map_or(&self.gradients, |(total, _)| total)
+        self.total.as_ref().unwrap_or(&self.gradients)
     }
 
     /// Can the device time its dispatches?
@@ -333,7 +397,8 @@ impl Trainer {
 
     /// Bytes on the device by class.
     pub fn memory(&self) -> Memory {
-        let accumulator = self.accumulator.as_ref().map_or(0, |(total, executable)| total.bytes() + executable.own_bytes());
+        let adding =
+            self.total.as_ref().map_or(0, AdapterBuffers::bytes) + self.groups.iter().map(Group::own_bytes).sum::<usize>();
         let arena = self.step.arena_bytes();
         let below = self.prefix.as_ref().map_or_else(PrefixMemory::default, PrefixCache::memory);
         Memory {
@@ -342,7 +407,7 @@ impl Trainer {
             optimizer: self.gradients.bytes()
                 + self.moments[0].bytes()
                 + self.moments[1].bytes()
-                + accumulator
+                + adding
                 + self.optimizer.own_bytes(),
             activations: arena + below.activations,
             inputs: self.step.own_bytes() - arena + self.rope_bytes + below.inputs,
@@ -366,23 +431,13 @@ impl Trainer {
 
     /// Kernel calls of a step of one batch.
     pub fn dispatches(&self) -> usize {
-        let accumulator = self.accumulator.as_ref().map_or(0, |(_, executable)| executable.dispatches());
-        self.step.dispatches() + accumulator + self.optimizer.dispatches()
+        self.step.dispatches() + self.groups.iter().map(Group::dispatches).sum::<usize>() + self.optimizer.dispatches()
     }
 
     /// The graph of one batch, for those who want to look.
     pub fn graph(&self) -> &Graph {
         self.step.graph()
     }
-}
-
-/// Runs a graph without dynamic rows, timed where a profile is being made.
-fn run(executable: &mut Executable, profile: &mut Option<Vec<Timing>>) -> Result<()> {
-    match profile {
-        Some(profile) => profile.append(&mut executable.run_timed(&Counts::default())?),
-        None => executable.run(&Counts::default())?,
-    }
-    Ok(())
 }
 
 /// Shapes do not tell how many keys a row sees, so attention counts the operations of one sequence. Scales them to those of
@@ -392,16 +447,4 @@ fn count_visible_pairs(timings: &mut [Timing], batch: &Batch) {
     let visible: f64 = batch.position.iter().map(|&position| f64::from(position) + 1.0).sum();
     let share = visible / (rows * (rows + 1.0) / 2.0);
     timings.iter_mut().filter(|timing| timing.op.starts_with("attention")).for_each(|timing| timing.flops *= share);
-}
-
-fn accumulator(place: Tuned, layout: &AdapterLayout, gradients: &AdapterBuffers) -> Result<(AdapterBuffers, Executable)> {
-    let total = AdapterBuffers::allocate(place.device.clone(), "summed gradients", layout)?;
-    let (graph, values) = accumulator_graph(&layout.span_elements())?;
-    let slices = total.slices().zip(gradients.slices());
-    let pinned = values
-        .iter()
-        .zip(slices)
-        .flat_map(|([sum, one], (total, gradients))| [(*sum, total.clone().into()), (*one, gradients.clone().into())]);
-    let executable = Executable::new(place, graph, &[], pinned.collect())?;
-    Ok((total, executable))
 }

@@ -108,7 +108,8 @@ impl Workshop {
         self.train_of(batches, out, &["--lora-r", "4", "--lora-dropout", "0.1"], more)
     }
 
-    fn train_of(&self, batches: usize, out: &str, adapter: &[&str], more: &[&str]) -> Command {
+    /// [`Workshop::train`] with so many batches a step, and another adapter.
+    pub fn train_of(&self, batches: usize, out: &str, adapter: &[&str], more: &[&str]) -> Command {
         let batches = batches.to_string();
         let mut arguments = vec!["train", "--model", "model", "--data", "train.jsonl", "--out", out];
         arguments.extend(adapter);
