@@ -3,10 +3,10 @@
 //! Each token of a step has the same weight in its batch's gradients, 1 / supervised tokens of the whole step, so the ranks' gradients
 //! are added up as they are. Each rank adds up its own batches on its device first. Then
 //!
-//! * [usually](Order::Fast) the ranks' sums go through the communicator's sum, which takes the order that is fast on this network, and
+//! * usually the ranks' sums go through the communicator's sum, which takes the order that is fast on this network, and
 //!   rounds otherwise than one process does. They go in groups of some layers, the upper ones first, while the device does the backward
 //!   pass of those below: [`Trainer::complete_summed`];
-//! * with `--deterministic-sum` [each batch's gradients](Order::OfBatches) go from their rank to all others when the batch is done, and
+//! * with `--deterministic-sum` each batch's gradients go from their rank to all others when the batch is done, and
 //!   every device adds them in the order of the batches by the kernel with which one process does, so that the bits are those of one
 //!   process.
 //!
