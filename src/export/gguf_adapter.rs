@@ -7,7 +7,7 @@
 
 use std::path::Path;
 
-use super::Source;
+use super::{Source, stacked};
 use crate::architecture::{Parameter, parameters};
 use crate::formats::atomic;
 use crate::formats::gguf::writer::{self, Pair, Planned};
@@ -46,14 +46,10 @@ pub fn write(source: &Source, kind: Mixture, path: &Path) -> Result<()> {
     };
     let mut tensors = Vec::new();
     for (parameter, pieces) in &pairs {
-        let rank = rank_of(pieces);
-        let weight = parameter.ggml_shape();
-        let (experts, [rows, columns]) = match *weight.as_slice() {
-            [experts, rows, columns] => (Some(experts), [rows, columns]),
-            _ => (None, [parameter.shape[0], parameter.shape[1]]),
-        };
+        let (rank, columns) = (stacked::rank_of(pieces), parameter.shape[1]);
+        let rows = parameter.shape[0] / parameter.experts.unwrap_or(1).max(1);
         for (matrix, shape) in [("lora_a", [rank, columns]), ("lora_b", [rows, rank])] {
-            let shape = experts.into_iter().chain(shape).collect();
+            let shape = parameter.experts.into_iter().chain(shape).collect();
             tensors.push(Planned { name: format!("{}.{matrix}", parameter.ggml), shape, dtype });
         }
     }
@@ -69,7 +65,10 @@ pub fn write(source: &Source, kind: Mixture, path: &Path) -> Result<()> {
     let (mut done, total) = (0, tensors.iter().map(|tensor| tensor.shape.iter().product::<usize>() as u64).sum());
     writer::write(path, &metadata, &tensors, |number, sink| {
         let (parameter, pieces) = &pairs[number / 2];
-        let values = if number % 2 == 0 { stacked_a(parameter, pieces) } else { stored_b(parameter, pieces, alpha as f32) };
+        let values = match number % 2 {
+            0 => stacked::a(parameter, pieces, stacked::rank_of(pieces)),
+            _ => stored_b(parameter, pieces, alpha as f32),
+        };
         if dtype == DType::F16 && values.iter().any(|value| value.abs() > f32::from(half::f16::MAX)) {
             let problem = format!("tensor {} has a value that f16 does not hold", tensors[number].name);
             return Err(Error::bad_input(path.display(), problem, "Choose --type f32 or bf16."));
@@ -80,32 +79,13 @@ pub fn write(source: &Source, kind: Mixture, path: &Path) -> Result<()> {
     })
 }
 
-/// Several adapters of one weight are one of all their ranks together.
-fn rank_of(pieces: &[(f64, LowRank)]) -> usize {
-    pieces.iter().map(|(_, piece)| piece.rank).sum()
-}
-
-/// A `[rank, in]`, of experts one behind the other.
-fn stacked_a(parameter: &Parameter, pieces: &[(f64, LowRank)]) -> Vec<f32> {
-    let columns = parameter.shape[1];
-    let of_expert = |expert: usize| {
-        pieces.iter().flat_map(move |(_, piece)| &piece.a[expert * piece.rank * columns..][..piece.rank * columns])
-    };
-    (0..parameter.experts.unwrap_or(1)).flat_map(of_expert).copied().collect()
-}
-
-/// B `[out, rank]` with what is left of the scale beside alpha / rank, its rows as the base model's file has them; of experts one behind the
-/// other.
+/// B with what is left of the scale beside alpha / rank, its rows as the base model's file has them.
 fn stored_b(parameter: &Parameter, pieces: &[(f64, LowRank)], alpha: f32) -> Vec<f32> {
-    let rank = rank_of(pieces);
-    let mut b = Vec::with_capacity(parameter.shape[0] * rank);
-    for row in 0..parameter.shape[0] {
-        for (weight, piece) in pieces {
-            // Exactly 1 where there is nothing left, although alpha is kept in f32.
-            let rest = weight * piece.scale * rank as f64 / f64::from(alpha);
-            let rest = if (rest - 1.0).abs() < 1e-7 { 1.0 } else { rest };
-            b.extend(piece.b[row * piece.rank..][..piece.rank].iter().map(|&value| (f64::from(value) * rest) as f32));
-        }
-    }
+    let rank = stacked::rank_of(pieces);
+    let b = stacked::b(parameter, pieces, rank, |scale| {
+        // Exactly 1 where there is nothing left, although alpha is kept in f32.
+        let rest = scale * rank as f64 / f64::from(alpha);
+        if (rest - 1.0).abs() < 1e-7 { 1.0 } else { rest }
+    });
     bytemuck::pod_collect_to_vec(&parameter.order.stored(bytemuck::cast_slice(&b).to_vec(), 4 * rank))
 }

@@ -10,10 +10,9 @@ use std::path::Path;
 
 use serde_json::json;
 
-use super::{Source, folder};
+use super::{Source, folder, stacked};
 use crate::architecture::{Architecture, Parameter, parameters};
 use crate::formats::{atomic, safetensors};
-use crate::merge::LowRank;
 use crate::storage::DType;
 use crate::{Error, Result};
 
@@ -33,7 +32,7 @@ pub fn write(source: &Source, dtype: DType, out: &Path, overwrite: bool) -> Resu
     for site in source.update.sites() {
         first_layer = first_layer.min(site.layer);
         let pieces = source.update.low_rank(&format!("model.{}.weight", site.name()))?;
-        rank = rank.max(pieces.iter().map(|(_, piece)| piece.rank).sum());
+        rank = rank.max(stacked::rank_of(&pieces));
         scales.extend(pieces.iter().map(|(weight, piece)| weight * piece.scale));
     }
     let Some(&first) = scales.first() else {
@@ -47,7 +46,8 @@ pub fn write(source: &Source, dtype: DType, out: &Path, overwrite: bool) -> Resu
         let pieces = source.update.low_rank(&parameter.name)?;
         let columns = parameter.shape[1];
         let each = parameter.shape[0] / parameter.experts.unwrap_or(1).max(1);
-        let [a, b] = [stacked_a(&pieces, columns, rank), stacked_b(&pieces, rank, scale)];
+        let a = stacked::a(parameter, &pieces, rank);
+        let b = stacked::b(parameter, &pieces, rank, |own| own / scale);
         let [a, b] = match parameter.experts {
             Some(experts) => [(vec![experts, rank, columns], a), (vec![experts, each, rank], b)],
             None => [(vec![columns, rank], transposed(&a, rank)), (vec![rank, each], transposed(&b, each))],
@@ -92,31 +92,6 @@ fn place(parameter: &Parameter, model: &Architecture) -> (String, String) {
         None => path.to_owned(),
     };
     (format!("{}{layer}", model.text_path), path)
-}
-
-/// `[rank, in]`, the ranks of several adapters one below the other, then zeros; of experts one behind the other.
-fn stacked_a(pieces: &[(f64, LowRank)], columns: usize, rank: usize) -> Vec<f32> {
-    let experts = pieces[0].1.a.len() / (pieces[0].1.rank * columns).max(1);
-    let mut out = vec![0.0; experts * rank * columns];
-    for (expert, out) in out.chunks_mut((rank * columns).max(1)).enumerate() {
-        let own = pieces.iter().flat_map(|(_, piece)| &piece.a[expert * piece.rank * columns..][..piece.rank * columns]);
-        out.iter_mut().zip(own).for_each(|(out, value)| *out = *value);
-    }
-    out
-}
-
-/// `[out, rank]`, with what is left of the scale, and zeros beside; of experts one behind the other.
-fn stacked_b(pieces: &[(f64, LowRank)], rank: usize, scale: f64) -> Vec<f32> {
-    let rows = pieces[0].1.b.len() / pieces[0].1.rank.max(1);
-    let mut out = vec![0.0; rows * rank];
-    for (row, out) in out.chunks_mut(rank.max(1)).enumerate() {
-        let own = pieces.iter().flat_map(|(weight, piece)| {
-            let rest = weight * piece.scale / scale;
-            piece.b[row * piece.rank..][..piece.rank].iter().map(move |&value| (f64::from(value) * rest) as f32)
-        });
-        out.iter_mut().zip(own).for_each(|(out, value)| *out = value);
-    }
-    out
 }
 
 /// Rows become columns.

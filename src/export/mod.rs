@@ -11,6 +11,7 @@ pub mod gguf;
 pub mod gguf_adapter;
 pub mod mlx_adapter;
 pub mod modelfile;
+mod stacked;
 pub mod vocabulary;
 
 use std::io::Read;

@@ -319,10 +319,7 @@ fn folders_for_mlx_hold_the_same_product() {
         // The tensor of ours whose module this is.
         let parameters = graftling::architecture::parameters(&files.config);
         let own = |p: &&graftling::architecture::Parameter| {
-            p.layer == Some(0)
-                && p.name.ends_with(".weight")
-                && module.ends_with(p.usual_module())
-                && p.module != "shared_expert_gate"
+            p.layer == Some(0) && p.name.ends_with(".weight") && module.ends_with(p.usual_module())
         };
         let parameter = parameters.iter().find(own).unwrap();
         let (columns, rows) = (parameter.shape[1], parameter.shape[0]);
