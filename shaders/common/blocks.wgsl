@@ -1,6 +1,6 @@
 // uses: eight
 // What every weight in blocks of 32 elements offers to the algorithms: by elements, eight at a time, and by whole blocks. Of its format it
-// takes Head, load_head and four_values, of its codes Codes8, Codes and how they are loaded.
+// takes Head, load_head and four_values, of its codes Codes8 (those of eight elements), Codes (those of a block) and how they are loaded.
 //
 // | | |
 // |---|---|

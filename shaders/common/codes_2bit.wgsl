@@ -27,8 +27,11 @@ fn last_word(codes: Codes8) -> u32 {
 alias Codes = vec2u;
 
 fn load_codes(block: u32) -> Codes {
-    let at = codes_at(block);
-    return vec2u(word(at), word(at + 1u));
+    return two_words(codes_at(block) / 2u);
+}
+
+fn eight_codes(codes: Codes, eight: u32) -> Codes8 {
+    return codes[eight / 2u];
 }
 
 fn word_of(codes: Codes, four: u32) -> u32 {

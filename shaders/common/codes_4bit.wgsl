@@ -30,6 +30,10 @@ fn load_codes(block: u32) -> Codes {
     return four_words(codes_at(block) / 4u);
 }
 
+fn eight_codes(codes: Codes, eight: u32) -> Codes8 {
+    return codes[eight];
+}
+
 fn word_of(codes: Codes, four: u32) -> u32 {
     return codes[four / 2u];
 }

@@ -13,8 +13,7 @@ fn load_word(block: u32, four: u32) -> u32 {
 alias Codes8 = vec2u;
 
 fn load_codes8(block: u32, eight: u32) -> Codes8 {
-    let at = codes_at(block) + 2u * eight;
-    return vec2u(word(at), word(at + 1u));
+    return two_words(codes_at(block) / 2u + eight);
 }
 
 fn first_word(codes: Codes8) -> u32 {
@@ -30,6 +29,11 @@ alias Codes = array<vec4u, 2>;
 fn load_codes(block: u32) -> Codes {
     let at = codes_at(block) / 4u;
     return Codes(four_words(at), four_words(at + 1u));
+}
+
+fn eight_codes(codes: Codes, eight: u32) -> Codes8 {
+    let four = codes[eight / 2u];
+    return select(four.xy, four.zw, eight % 2u == 1u);
 }
 
 fn word_of(codes: Codes, four: u32) -> u32 {

@@ -21,10 +21,8 @@ pub enum Loads {
     Elements,
     /// Elements, of 8 bytes a component where they are numbers by themselves: for CPU drivers.
     WideElements,
-    /// Blocks, of which a lane takes a few codes at a time; in subgroups of exactly 8, as with the next.
+    /// Blocks, in subgroups of exactly 8.
     Blocks,
-    /// Blocks, of which a lane takes all codes at once.
-    WholeBlocks,
 }
 
 impl Loads {
@@ -47,9 +45,9 @@ impl Loads {
             _ if format == DType::U32 => None,
             (Self::Elements, false) => Some(vec![("weights", stem(""))]),
             (Self::WideElements, false) => Some(vec![("weights", stem("_wide"))]),
-            (Self::Blocks | Self::WholeBlocks, false) => None,
-            (Self::WholeBlocks, true) => Some(blocks("words_wide")),
-            (Self::Elements | Self::WideElements | Self::Blocks, true) => Some(blocks("words_plain")),
+            (Self::Elements | Self::WideElements, true) => Some(blocks("words_plain")),
+            (Self::Blocks, true) => Some(blocks("words_wide")),
+            (Self::Blocks, false) => None,
         }
     }
 
@@ -63,7 +61,7 @@ impl Loads {
         };
         match self {
             Self::Elements | Self::WideElements => by_choices,
-            Self::Blocks | Self::WholeBlocks => Some(if by_choices.is_some() { "table_lanes" } else { "no_table" }),
+            Self::Blocks => Some(if by_choices.is_some() { "table_lanes" } else { "no_table" }),
         }
     }
 }

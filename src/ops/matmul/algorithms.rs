@@ -131,9 +131,9 @@ pub(super) static SUBGROUP8_BLOCKS_BY_K_LOW_RANK: Algorithm = algorithm(
     SUBGROUP8,
 );
 pub(super) static MATVEC_BLOCKS: Algorithm =
-    algorithm("matmul_matvec_blocks", "matmul_matvec_blocks", &[WIDE, WHOLE, PRODUCT], Loads::WholeBlocks, SUBGROUP8);
+    algorithm("matmul_matvec_blocks", "matmul_matvec_blocks", &[WIDE, WHOLE, PRODUCT], Loads::Blocks, SUBGROUP8);
 pub(super) static MATVEC_BLOCKS_LOW_RANK: Algorithm =
-    algorithm("matmul_matvec_blocks_low_rank", "matmul_matvec_blocks", &[WIDE, WHOLE, LOW_RANK], Loads::WholeBlocks, SUBGROUP8);
+    algorithm("matmul_matvec_blocks_low_rank", "matmul_matvec_blocks", &[WIDE, WHOLE, LOW_RANK], Loads::Blocks, SUBGROUP8);
 
 /// The same algorithms with a product for each expert; see [`super::experts`].
 pub(super) static GENERAL_EXPERTS: Algorithm = general("matmul_general_experts", &[OF_EXPERTS]);
