@@ -1,9 +1,11 @@
 // uses: eight_rows, matmul_operands, spread_rows, {low_rank}, {table}
-// matmul_subgroup8 for NT with block-quantised weights: out = scale * a b^T (+ addend) (+ out).
+// matmul_subgroup8 for NT with block-quantised weights whose codes have 8 bits: out = scale * a b^T (+ addend) (+ out).
 // Algorithm: the tile, the lanes and the order of the sums are those of matmul_subgroup8. Along k it goes by blocks of 32: a lane loads
 // what a block shares once for each of its 4 columns, and codes and a 8 steps at a time.
-// Why it is fast: loads set the pace there, and codes need few of them: for 32 steps of k, 20 words of Q4_1 instead of 64 pairs in f32.
-// What codes cost beyond that, bits into numbers, is paid once for all rows of the tile: hence 32 of them, where there are as many.
+// Why it is fast: loads set the pace there, and codes need few of them: for 32 steps of k, 4 scales and 16 pairs of Q8_0 instead of 64 pairs
+// in f32. What codes cost beyond that, bits into numbers, is paid once for all rows of the tile: hence 32 of them, where there are as many.
+// Whole blocks of 8 columns, as matmul_subgroup8_blocks_whole has them, would take 64 registers for codes alone.
+// The first rows of a are loaded before the codes: the driver then keeps more in registers.
 // Dispatch and traffic: as matmul_subgroup8, but b is read packed. k is a multiple of 32.
 
 override SPREAD_ROWS: u32 = 16u; // 8, 16 or 32
@@ -30,6 +32,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocation_id) la
         let head = array<Head, 4>(load_head(at.x), load_head(at.y), load_head(at.z), load_head(at.w));
         for (var eight = 0u; eight < 4u; eight++) {
             let k = 32u * block + 8u * eight;
+            let a0 = a_eight(first + lane, k);
             let codes = array<Codes8, 4>(load_codes8(at.x, eight), load_codes8(at.y, eight), load_codes8(at.z, eight), load_codes8(at.w, eight));
             let near = transpose(mat4x4f(
                 first_values(head[0], codes[0], eight),
@@ -43,7 +46,6 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(subgroup_invocation_id) la
                 last_values(head[2], codes[2], eight),
                 last_values(head[3], codes[3], eight),
             ));
-            let a0 = a_eight(first + lane, k);
             rows0 = add_rows(add_rows(rows0, a0.near, near), a0.far, far);
             if SPREAD_ROWS >= 16u {
                 let a1 = a_eight(first + 8u + lane, k);

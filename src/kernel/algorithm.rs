@@ -21,12 +21,16 @@ pub enum Loads {
     Elements,
     /// Elements, of 8 bytes a component where they are numbers by themselves: for CPU drivers.
     WideElements,
-    /// Blocks, in subgroups of exactly 8.
+    /// Blocks, in subgroups of exactly 8, as with the next two.
     Blocks,
+    /// Blocks whose codes fit four words.
+    BlocksOfFourWords,
+    /// Blocks whose codes have 8 bits, and so fill eight words.
+    BlocksOfEightWords,
 }
 
 impl Loads {
-    /// What fills the slots of an algorithm for this format; `None` for one without blocks where the algorithm takes blocks.
+    /// What fills the slots of an algorithm for this format; `None` for one without such blocks as the algorithm takes.
     fn slots(self, format: DType) -> Option<Vec<(&'static str, &'static str)>> {
         let stem = |suffix: &str| -> &'static str { format!("weights_{format}{suffix}").leak() };
         let blocks = |words: &'static str| {
@@ -47,7 +51,9 @@ impl Loads {
             (Self::WideElements, false) => Some(vec![("weights", stem("_wide"))]),
             (Self::Elements | Self::WideElements, true) => Some(blocks("words_plain")),
             (Self::Blocks, true) => Some(blocks("words_wide")),
-            (Self::Blocks, false) => None,
+            (Self::BlocksOfFourWords, true) => (!fills_eight_words(format)).then(|| blocks("words_wide")),
+            (Self::BlocksOfEightWords, true) => fills_eight_words(format).then(|| blocks("words_wide")),
+            (Self::Blocks | Self::BlocksOfFourWords | Self::BlocksOfEightWords, false) => None,
         }
     }
 
@@ -61,8 +67,18 @@ impl Loads {
         };
         match self {
             Self::Elements | Self::WideElements => by_choices,
-            Self::Blocks => Some(if by_choices.is_some() { "table_lanes" } else { "no_table" }),
+            Self::Blocks | Self::BlocksOfFourWords | Self::BlocksOfEightWords => {
+                Some(if by_choices.is_some() { "table_lanes" } else { "no_table" })
+            }
         }
+    }
+}
+
+/// Of a format in blocks: are its codes loaded by `codes_8bit`?
+fn fills_eight_words(format: DType) -> bool {
+    match format {
+        DType::Affine(affine) => affine.bits() == 8,
+        _ => matches!(format, DType::Q8_0 | DType::LLM_INT8 | DType::FP8_E4M3),
     }
 }
 
@@ -85,5 +101,38 @@ impl Algorithm {
     /// Its kernels for all formats that it takes.
     pub fn kernels(&'static self) -> impl Iterator<Item = &'static Kernel> {
         DType::WEIGHTS.into_iter().filter_map(|format| self.with(format))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::{Needs, shader};
+
+    /// By what the loaders themselves say, each format in blocks is of one of the two kinds.
+    #[test]
+    fn formats_in_blocks_are_told_apart_by_the_words_of_their_codes() {
+        for format in DType::WEIGHTS.into_iter().filter(|format| format.block() > 1) {
+            let [four, eight] = [Loads::BlocksOfFourWords, Loads::BlocksOfEightWords].map(|loads| loads.slots(format));
+            assert!(four.is_some() != eight.is_some(), "{format}");
+            let is_of_eight = eight.is_some();
+            let slots =
+                [vec![("activations", "activations_f32_wide"), ("product", "whole_product"), ("low_rank", "no_low_rank")]]
+                    .into_iter()
+                    .chain(four)
+                    .chain(eight)
+                    .flatten()
+                    .collect::<Vec<_>>();
+            let kernel = Kernel {
+                name: "planted",
+                shader: "matmul_subgroup8_blocks_by_k",
+                slots: slots.leak(),
+                constants: &[],
+                params: &[],
+                needs: Needs::NONE,
+                unchecked: false,
+            };
+            assert_eq!(shader::files(&kernel).unwrap().contains(&"codes_8bit"), is_of_eight, "{format}");
+        }
     }
 }

@@ -112,13 +112,32 @@ pub(super) static SUBGROUP8_MATVEC: Algorithm = Algorithm {
     loads: Loads::WideElements,
 };
 
-pub(super) static SUBGROUP8_BLOCKS: Algorithm =
-    algorithm("matmul_subgroup8_blocks", "matmul_subgroup8_blocks", &[WIDEST, WHOLE, PRODUCT], Loads::Blocks, SUBGROUP8);
+pub(super) static SUBGROUP8_BLOCKS: Algorithm = algorithm(
+    "matmul_subgroup8_blocks",
+    "matmul_subgroup8_blocks",
+    &[WIDEST, WHOLE, PRODUCT],
+    Loads::BlocksOfEightWords,
+    SUBGROUP8,
+);
 pub(super) static SUBGROUP8_BLOCKS_LOW_RANK: Algorithm = algorithm(
     "matmul_subgroup8_blocks_low_rank",
     "matmul_subgroup8_blocks",
     &[WIDEST, WHOLE, LOW_RANK],
-    Loads::Blocks,
+    Loads::BlocksOfEightWords,
+    SUBGROUP8,
+);
+pub(super) static SUBGROUP8_BLOCKS_WHOLE: Algorithm = algorithm(
+    "matmul_subgroup8_blocks_whole",
+    "matmul_subgroup8_blocks_whole",
+    &[WIDE, WHOLE, PRODUCT],
+    Loads::BlocksOfFourWords,
+    SUBGROUP8,
+);
+pub(super) static SUBGROUP8_BLOCKS_WHOLE_LOW_RANK: Algorithm = algorithm(
+    "matmul_subgroup8_blocks_whole_low_rank",
+    "matmul_subgroup8_blocks_whole",
+    &[WIDE, WHOLE, LOW_RANK],
+    Loads::BlocksOfFourWords,
     SUBGROUP8,
 );
 pub(super) static SUBGROUP8_BLOCKS_BY_K: Algorithm =
@@ -152,7 +171,14 @@ pub(super) static SUBGROUP8_BLOCKS_EXPERTS: Algorithm = algorithm(
     "matmul_subgroup8_blocks_experts",
     "matmul_subgroup8_blocks",
     &[WIDEST, OF_EXPERTS, PRODUCT],
-    Loads::Blocks,
+    Loads::BlocksOfEightWords,
+    SUBGROUP8,
+);
+pub(super) static SUBGROUP8_BLOCKS_WHOLE_EXPERTS: Algorithm = algorithm(
+    "matmul_subgroup8_blocks_whole_experts",
+    "matmul_subgroup8_blocks_whole",
+    &[WIDE, OF_EXPERTS, PRODUCT],
+    Loads::BlocksOfFourWords,
     SUBGROUP8,
 );
 pub(super) static SUBGROUP8_BLOCKS_BY_K_EXPERTS: Algorithm = algorithm(
@@ -166,7 +192,7 @@ pub(super) static SUBGROUP8_BLOCKS_BY_K_EXPERTS: Algorithm = algorithm(
 /// Every kernel that may be chosen.
 pub fn kernels() -> Vec<&'static Kernel> {
     let of_elements = [&GENERAL, &SUBGROUP8_TILE, &SUBGROUP8_MATVEC, &REGISTER, &TILED, &TILED_SPLIT, &NARROW, &MATVEC];
-    let of_blocks = [&SUBGROUP8_BLOCKS, &SUBGROUP8_BLOCKS_BY_K, &MATVEC_BLOCKS];
+    let of_blocks = [&SUBGROUP8_BLOCKS, &SUBGROUP8_BLOCKS_WHOLE, &SUBGROUP8_BLOCKS_BY_K, &MATVEC_BLOCKS];
     let of_all = of_elements.into_iter().chain(of_blocks).chain(arithmetic::algorithms());
     of_all.flat_map(|algorithm| algorithm.kernels()).chain(OUTER.with(DType::F32)).chain([&SUM_PARTS]).collect()
 }
@@ -177,6 +203,7 @@ pub(super) fn low_rank_kernels() -> Vec<&'static Kernel> {
         &SUBGROUP8_TILE_LOW_RANK,
         &TILED_LOW_RANK,
         &SUBGROUP8_BLOCKS_LOW_RANK,
+        &SUBGROUP8_BLOCKS_WHOLE_LOW_RANK,
         &SUBGROUP8_BLOCKS_BY_K_LOW_RANK,
         &MATVEC_BLOCKS_LOW_RANK,
     ];
@@ -190,8 +217,14 @@ pub(super) fn together_kernels() -> Vec<&'static Kernel> {
 
 /// Those with a product for each expert.
 pub(super) fn expert_kernels() -> Vec<&'static Kernel> {
-    let algorithms =
-        [&GENERAL_EXPERTS, &REGISTER_EXPERTS, &TILED_EXPERTS, &SUBGROUP8_BLOCKS_EXPERTS, &SUBGROUP8_BLOCKS_BY_K_EXPERTS];
+    let algorithms = [
+        &GENERAL_EXPERTS,
+        &REGISTER_EXPERTS,
+        &TILED_EXPERTS,
+        &SUBGROUP8_BLOCKS_EXPERTS,
+        &SUBGROUP8_BLOCKS_WHOLE_EXPERTS,
+        &SUBGROUP8_BLOCKS_BY_K_EXPERTS,
+    ];
     // Blocks have kernels of their own, and no measurement chooses for experts.
     let of_elements = DType::WEIGHTS.into_iter().filter(|dtype| dtype.block() == 1);
     let tiles = of_elements.filter_map(|dtype| SUBGROUP8_TILE_EXPERTS.with(dtype));

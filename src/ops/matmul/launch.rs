@@ -424,7 +424,7 @@ mod tests {
     fn rows_that_are_left_have_a_smaller_tile() {
         let facts = Facts { cpu_driver: true, subgroup: Some((8, 8)), int64: true, ..Facts::default() };
         let mut inputs = [operand([64, 64], &[0]), operand([96, 64], &[0])];
-        inputs[1].tensor = TensorType::new(Rows::Fixed(96), 64, DType::Q4_1);
+        inputs[1].tensor = TensorType::new(Rows::Fixed(96), 64, DType::Q8_0);
         let (mut outputs, tuning) = ([operand([64, 96], &[0])], Tuning::default());
         for (rows, tiles) in
             [(5, [0, 1]), (16, [0, 1]), (17, [1, 0]), (32, [1, 0]), (35, [1, 1]), (48, [1, 1]), (49, [2, 0]), (64, [2, 0])]

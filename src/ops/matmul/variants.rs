@@ -2,7 +2,7 @@
 //!
 //! | algorithm | for | tile |
 //! |---|---|---|
-//! | subgroup8 | CPU drivers with subgroups of 8 (lavapipe) | 16 x 32 or 8 x 32 in registers; 32 x 16, 32 x 8 where `n` is small; of blocks 32 x 32 and 16 x 64 |
+//! | subgroup8 | CPU drivers with subgroups of 8 (lavapipe) | 16 x 32 or 8 x 32 in registers; 32 x 16, 32 x 8 where `n` is small; of blocks 16 x 64, but in NT 32 x 32 of those with codes of 8 bits |
 //! | register | other CPU drivers | 8 x 8 in registers |
 //! | tiled | GPUs | 64 x 64 by way of workgroup memory; 16 x 64, 64 x 16 where `m` or `n` is small; 32 x 32, 128 x 64, 128 x 128 if tuned |
 //! | split | GPUs, few tiles and a very long `k`: the gradient of the loss | 64 x 64, `k` in parts that are added up at the end |
@@ -109,6 +109,14 @@ static BLOCKS_32X32: Form = tiles("subgroup8_blocks_32x32", &SUBGROUP8_BLOCKS, &
     .only(Layout::NT)
     .with_low_rank(&SUBGROUP8_BLOCKS_LOW_RANK)
     .with_experts(&SUBGROUP8_BLOCKS_EXPERTS);
+static WHOLE_BLOCKS_8X64: Form = tiles("subgroup8_blocks_whole_8x64", &SUBGROUP8_BLOCKS_WHOLE, &[("SPREAD_ROWS", 8.0)], 8, 64)
+    .only(Layout::NT)
+    .with_low_rank(&SUBGROUP8_BLOCKS_WHOLE_LOW_RANK)
+    .with_experts(&SUBGROUP8_BLOCKS_WHOLE_EXPERTS);
+static WHOLE_BLOCKS_16X64: Form = tiles("subgroup8_blocks_whole_16x64", &SUBGROUP8_BLOCKS_WHOLE, &[], 16, 64)
+    .only(Layout::NT)
+    .with_low_rank(&SUBGROUP8_BLOCKS_WHOLE_LOW_RANK)
+    .with_experts(&SUBGROUP8_BLOCKS_WHOLE_EXPERTS);
 static BLOCKS_8X64: Form = tiles("subgroup8_blocks_8x64", &SUBGROUP8_BLOCKS_BY_K, &[("SPREAD_ROWS", 8.0)], 8, 64)
     .only(Layout::NN)
     .with_low_rank(&SUBGROUP8_BLOCKS_BY_K_LOW_RANK)
@@ -355,7 +363,10 @@ impl Problem {
             forms.push(&SUBGROUP8_16X32);
             match self.dtype.block() {
                 1 => forms.extend([&SUBGROUP8_8X32, &SUBGROUP8_32X16]),
-                _ => forms.extend([&BLOCKS_16X32, &BLOCKS_8X32, &BLOCKS_32X32, &BLOCKS_8X64, &BLOCKS_16X64]),
+                _ => {
+                    forms.extend([&BLOCKS_16X32, &BLOCKS_8X32, &BLOCKS_32X32, &WHOLE_BLOCKS_8X64, &WHOLE_BLOCKS_16X64]);
+                    forms.extend([&BLOCKS_8X64, &BLOCKS_16X64]);
+                }
             }
         }
         if subgroup8 && self.n <= 16 {
@@ -397,12 +408,7 @@ impl Problem {
             return match (m, n) {
                 _ if self.is_vector() && dtype.block() > 1 => &BLOCKS_VECTOR,
                 _ if self.is_vector() => &SUBGROUP8_VECTOR,
-                // Blocks lie along k in NT and along n in NN.
-                (..=8, _) if dtype.block() > 1 && layout == Layout::NN => &BLOCKS_8X64,
-                _ if dtype.block() > 1 && layout == Layout::NN => &BLOCKS_16X64,
-                (..=8, _) if dtype.block() > 1 => &BLOCKS_8X32,
-                (..=16, _) if dtype.block() > 1 => &BLOCKS_16X32,
-                _ if dtype.block() > 1 => &BLOCKS_32X32,
+                _ if dtype.block() > 1 => self.rule_for_blocks(),
                 (9.., ..=8) => &SUBGROUP8_32X8,
                 (9.., ..=16) => &SUBGROUP8_32X16,
                 (..=8, _) => &SUBGROUP8_8X32,
@@ -425,6 +431,20 @@ impl Problem {
             _ if m <= 16 => &TILED_16X64,
             _ if n <= 16 => &TILED_64X16,
             _ => &TILED_64X64,
+        }
+    }
+
+    /// Of weights in blocks, which lie along k in NT and along n in NN, in subgroups of 8.
+    fn rule_for_blocks(&self) -> &'static Form {
+        let [few, some, many] = match self.layout {
+            Layout::NN => [&BLOCKS_8X64, &BLOCKS_16X64, &BLOCKS_16X64],
+            _ if WHOLE_BLOCKS_16X64.suits(self) => [&WHOLE_BLOCKS_8X64, &WHOLE_BLOCKS_16X64, &WHOLE_BLOCKS_16X64],
+            _ => [&BLOCKS_8X32, &BLOCKS_16X32, &BLOCKS_32X32],
+        };
+        match self.m {
+            ..=8 => few,
+            9..=16 => some,
+            _ => many,
         }
     }
 }
@@ -456,10 +476,13 @@ mod tests {
     fn a_form_that_does_not_suit_a_problem_cannot_be_had() {
         let facts = &KINDS[2];
         let nt = problem(Layout::NT, [64, 64, 64], DType::Q4_1, true);
-        assert!(BLOCKS_16X32.variant(&nt, facts).is_some());
-        assert!(BLOCKS_16X32.variant(&Problem { layout: Layout::NN, ..nt }, facts).is_none());
-        assert!(BLOCKS_16X32.variant(&Problem { dtype: DType::BF16, ..nt }, facts).is_none());
-        assert!(BLOCKS_16X32.variant(&Problem { aligned: false, ..nt }, facts).is_none());
+        assert!(WHOLE_BLOCKS_16X64.variant(&nt, facts).is_some());
+        assert!(WHOLE_BLOCKS_16X64.variant(&Problem { layout: Layout::NN, ..nt }, facts).is_none());
+        assert!(WHOLE_BLOCKS_16X64.variant(&Problem { dtype: DType::BF16, ..nt }, facts).is_none());
+        assert!(WHOLE_BLOCKS_16X64.variant(&Problem { dtype: DType::Q8_0, ..nt }, facts).is_none());
+        assert!(WHOLE_BLOCKS_16X64.variant(&Problem { aligned: false, ..nt }, facts).is_none());
+        assert!(BLOCKS_32X32.variant(&nt, facts).is_none());
+        assert!(BLOCKS_32X32.variant(&Problem { dtype: DType::Q8_0, ..nt }, facts).is_some());
         assert!(TILED_64X64.variant(&Problem { n: 65_536 * 64, ..nt }, facts).is_none());
         static OTHERS: Algorithm = Algorithm {
             kernel: Kernel {
@@ -479,7 +502,16 @@ mod tests {
     /// Whatever a tuning table asks for, what is chosen takes the parameters that it will be given, in the weight's own format.
     #[test]
     fn what_is_chosen_suits_the_problem_whatever_a_table_says() {
-        let forms = [&ANY_SIZE, &SUBGROUP8_16X32, &SUBGROUP8_VECTOR, &BLOCKS_VECTOR, &BLOCKS_32X32, &BLOCKS_16X64, &REGISTER_8X8];
+        let forms = [
+            &ANY_SIZE,
+            &SUBGROUP8_16X32,
+            &SUBGROUP8_VECTOR,
+            &BLOCKS_VECTOR,
+            &BLOCKS_32X32,
+            &WHOLE_BLOCKS_16X64,
+            &BLOCKS_16X64,
+            &REGISTER_8X8,
+        ];
         for id in forms.into_iter().chain([&TILED_64X64, &NARROW_4X8, &VECTOR]).map(|form| form.id).chain(["no form at all"]) {
             for (layout, dtype) in [Layout::NT, Layout::NN, Layout::TN].into_iter().flat_map(|l| DType::WEIGHTS.map(|d| (l, d))) {
                 for (size, aligned) in [([64, 64, 64], true), ([1, 64, 64], true), ([3, 5, 7], false), ([64, 1 << 23, 64], true)]
