@@ -424,17 +424,20 @@ mod tests {
     fn rows_that_are_left_have_a_smaller_tile() {
         let facts = Facts { cpu_driver: true, subgroup: Some((8, 8)), int64: true, ..Facts::default() };
         let mut inputs = [operand([64, 64], &[0]), operand([96, 64], &[0])];
-        inputs[1].tensor = TensorType::new(Rows::Fixed(96), 64, DType::Q8_0);
         let (mut outputs, tuning) = ([operand([64, 96], &[0])], Tuning::default());
-        for (rows, tiles) in
-            [(5, [0, 1]), (16, [0, 1]), (17, [1, 0]), (32, [1, 0]), (35, [1, 1]), (48, [1, 1]), (49, [2, 0]), (64, [2, 0])]
-        {
-            (inputs[0].rows, outputs[0].rows) = (rows, rows);
-            let call = Call { inputs: &inputs, outputs: &outputs, device: &facts, tuning: &tuning };
-            let dispatches = launch(&Matmul { layout: Layout::NT, scale: 1.0 }, &call, At::default());
-            assert_eq!(dispatches.iter().map(|dispatch| dispatch.workgroups[0]).collect::<Vec<_>>(), tiles, "{rows} rows");
-            let all: f64 = dispatches.iter().map(|dispatch| dispatch.work).sum();
-            assert_eq!(all, 2.0 * (rows * 96 * 64) as f64);
+        for dtype in [DType::F32, DType::Q8_0] {
+            inputs[1].tensor = TensorType::new(Rows::Fixed(96), 64, dtype);
+            for (rows, tiles) in
+                [(5, [0, 1]), (16, [0, 1]), (17, [1, 0]), (32, [1, 0]), (35, [1, 1]), (48, [1, 1]), (49, [2, 0]), (64, [2, 0])]
+            {
+                (inputs[0].rows, outputs[0].rows) = (rows, rows);
+                let call = Call { inputs: &inputs, outputs: &outputs, device: &facts, tuning: &tuning };
+                let dispatches = launch(&Matmul { layout: Layout::NT, scale: 1.0 }, &call, At::default());
+                let found: Vec<u32> = dispatches.iter().map(|dispatch| dispatch.workgroups[0]).collect();
+                assert_eq!(found, tiles, "{rows} rows, {dtype}");
+                let all: f64 = dispatches.iter().map(|dispatch| dispatch.work).sum();
+                assert_eq!(all, 2.0 * (rows * 96 * 64) as f64);
+            }
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! | algorithm | for | tile |
 //! |---|---|---|
-//! | subgroup8 | CPU drivers with subgroups of 8 (lavapipe) | 16 x 32 or 8 x 32 in registers; 32 x 16, 32 x 8 where `n` is small; of blocks 16 x 64, but in NT 32 x 32 of those with codes of 8 bits |
+//! | subgroup8 | CPU drivers with subgroups of 8 (lavapipe) | 32 x 32 in registers, 16 x 32 and 8 x 32 where `m` is small, 32 x 16 and 32 x 8 where `n` is; of blocks 16 x 64, but in NT 32 x 32 of those with codes of 8 bits |
 //! | register | other CPU drivers | 8 x 8 in registers |
 //! | tiled | GPUs | 64 x 64 by way of workgroup memory; 16 x 64, 64 x 16 where `m` or `n` is small; 32 x 32, 128 x 64, 128 x 128 if tuned |
 //! | split | GPUs, few tiles and a very long `k`: the gradient of the loss | 64 x 64, `k` in parts that are added up at the end |
@@ -84,6 +84,9 @@ pub(super) const fn tiles(
 }
 
 static ANY_SIZE: Form = form("general", &GENERAL, &[], Grid::Blocks(4)).with_experts(&GENERAL_EXPERTS);
+static SUBGROUP8_32X32: Form = tiles("subgroup8_32x32", &SUBGROUP8_TILE, &[("SPREAD_ROWS", 32.0)], 32, 32)
+    .with_low_rank(&SUBGROUP8_TILE_LOW_RANK)
+    .with_experts(&SUBGROUP8_TILE_EXPERTS);
 static SUBGROUP8_16X32: Form = tiles("subgroup8_16x32", &SUBGROUP8_TILE, &[], 16, 32)
     .with_low_rank(&SUBGROUP8_TILE_LOW_RANK)
     .with_experts(&SUBGROUP8_TILE_EXPERTS);
@@ -362,7 +365,7 @@ impl Problem {
         if subgroup8 {
             forms.push(&SUBGROUP8_16X32);
             match self.dtype.block() {
-                1 => forms.extend([&SUBGROUP8_8X32, &SUBGROUP8_32X16]),
+                1 => forms.extend([&SUBGROUP8_32X32, &SUBGROUP8_8X32, &SUBGROUP8_32X16]),
                 _ => {
                     forms.extend([&BLOCKS_16X32, &BLOCKS_8X32, &BLOCKS_32X32, &WHOLE_BLOCKS_8X64, &WHOLE_BLOCKS_16X64]);
                     forms.extend([&BLOCKS_8X64, &BLOCKS_16X64]);
@@ -412,7 +415,8 @@ impl Problem {
                 (9.., ..=8) => &SUBGROUP8_32X8,
                 (9.., ..=16) => &SUBGROUP8_32X16,
                 (..=8, _) => &SUBGROUP8_8X32,
-                _ => &SUBGROUP8_16X32,
+                (..=16, _) => &SUBGROUP8_16X32,
+                _ => &SUBGROUP8_32X32,
             };
         }
         if facts.cpu_driver {
