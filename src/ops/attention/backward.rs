@@ -66,7 +66,8 @@ impl Op for AttentionBackwardQuery {
             workgroups: spread(vectors.div_ceil(64)),
             work: 0.0,
         };
-        let Chosen { kernel, constants, own_rows } = self.0.chosen(call.device, &QUERY, &QUERY_SUBGROUP8);
+        let most_vectors = call.inputs[0].tensor.shape.rows.max() * self.0.group();
+        let Chosen { kernel, constants, own_rows } = self.0.chosen(call.device, &QUERY, &QUERY_SUBGROUP8, most_vectors);
         let blocks = self.0.key_value_heads * (call.inputs[0].rows * self.0.group()).div_ceil(own_rows);
         let query = |part: Part| Dispatch {
             kernel,
@@ -138,7 +139,8 @@ impl Op for AttentionBackwardKeyValue {
     }
 
     fn launch(&self, call: &Call) -> Vec<Dispatch> {
-        let Chosen { kernel, constants, own_rows } = self.0.chosen(call.device, &KEY_VALUE, &KEY_VALUE_SUBGROUP8);
+        let most_keys = call.inputs[1].tensor.shape.rows.max();
+        let Chosen { kernel, constants, own_rows } = self.0.chosen(call.device, &KEY_VALUE, &KEY_VALUE_SUBGROUP8, most_keys);
         // Dispatches for both gradients, or for each its own.
         let outputs = if std::ptr::eq(kernel, &KEY_VALUE) { vec![vec![0], vec![1]] } else { vec![vec![0, 1]] };
         // Of d_k: scores, their gradients, and the sums; of d_v no gradients.
@@ -193,8 +195,8 @@ pub static QUERY: Kernel = Kernel::checked("attention_backward_query", BackwardP
 /// One workgroup for 32 keys of a key/value head, and one of the two gradients.
 pub static KEY_VALUE: Kernel = Kernel::checked("attention_backward_key_value", BackwardParams::FIELDS);
 
-/// One workgroup, of one subgroup of 8, for 8 (row, query head) of a key/value head.
-pub static QUERY_SUBGROUP8: [Kernel; 2] = head_sizes!("attention_backward_query_subgroup8", BackwardParams::FIELDS);
+/// One workgroup, of one subgroup of 8, for 8 or 16 (row, query head) of a key/value head.
+pub static QUERY_SUBGROUP8: Kernel = in_subgroups_of_8("attention_backward_query_subgroup8", BackwardParams::FIELDS);
 
-/// One workgroup, of one subgroup of 8, for 8 keys of a key/value head.
-pub static KEY_VALUE_SUBGROUP8: [Kernel; 2] = head_sizes!("attention_backward_key_value_subgroup8", BackwardParams::FIELDS);
+/// One workgroup, of one subgroup of 8, for 8 or 16 keys of a key/value head.
+pub static KEY_VALUE_SUBGROUP8: Kernel = in_subgroups_of_8("attention_backward_key_value_subgroup8", BackwardParams::FIELDS);

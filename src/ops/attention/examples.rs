@@ -7,7 +7,7 @@ use crate::ops::{Example, OpEntry, Random};
 pub(in crate::ops) fn entry() -> OpEntry {
     OpEntry {
         name: "attention",
-        kernels: [&FORWARD, &sinks::KERNEL].into_iter().chain(&FORWARD_SUBGROUP8).collect(),
+        kernels: vec![&FORWARD, &sinks::KERNEL, &FORWARD_SUBGROUP8],
         examples: |random| {
             let example = |(rows, heads)| {
                 let inputs = packed(random, rows, &heads);
@@ -26,7 +26,7 @@ pub(in crate::ops) fn entry() -> OpEntry {
 pub(in crate::ops) fn backward_query_entry() -> OpEntry {
     OpEntry {
         name: "attention_backward_query",
-        kernels: [&STATISTICS, &QUERY].into_iter().chain(&QUERY_SUBGROUP8).collect(),
+        kernels: vec![&STATISTICS, &QUERY, &QUERY_SUBGROUP8],
         examples: |random| {
             let example = |(rows, heads)| {
                 let [q, k, v, out, lse, d_out, segment_start, _] = with_outputs(random, rows, &heads);
@@ -41,7 +41,7 @@ pub(in crate::ops) fn backward_query_entry() -> OpEntry {
 pub(in crate::ops) fn backward_key_value_entry() -> OpEntry {
     OpEntry {
         name: "attention_backward_key_value",
-        kernels: std::iter::once(&KEY_VALUE).chain(&KEY_VALUE_SUBGROUP8).collect(),
+        kernels: vec![&KEY_VALUE, &KEY_VALUE_SUBGROUP8],
         examples: |random| {
             let example = |(rows, heads)| {
                 let [q, k, v, _, _, d_out, segment_start, statistics] = with_outputs(random, rows, &heads);
@@ -85,6 +85,7 @@ fn shapes() -> Vec<(usize, Heads)> {
         (21, plain(4, 1, 256)),
         (177, plain(2, 1, 16)),
         (90, window(7, plain(3, 1, 8))),
+        (150, window(45, plain(6, 2, 64))),
         (75, window(20, plain(4, 4, 12))),
         (40, window(3, plain(2, 1, 160))),
         (61, bent(1.5, plain(4, 2, 16))),

@@ -47,7 +47,7 @@ pub(super) use examples::{backward_key_value_entry, backward_query_entry, entry}
 
 use super::{expect, softcap, spread};
 use crate::graph::{Bind, Call, Derivative, Differentiate, Dispatch, Matrix, Op, Rows, ShapeError, TensorType, Vjp};
-use crate::kernel::{Facts, Kernel, Needs};
+use crate::kernel::{Facts, Kernel, Needs, ParamField};
 use crate::kernel_params;
 
 /// Shape of the heads, and which keys count how much; the same in all three ops.
@@ -132,14 +132,14 @@ impl Heads {
         self.window.map_or(u32::MAX, |window| window.try_into().unwrap_or(u32::MAX))
     }
 
-    /// The kernel for such a device: by way of workgroup memory, or in subgroups of 8, which have one for heads of up to 128 columns and one
-    /// for more.
-    fn chosen(&self, facts: &Facts, tiles: &'static Kernel, subgroup8: &'static [Kernel; 2]) -> Chosen {
+    /// The kernel for such a device, by way of workgroup memory or in subgroups of 8, for at most so many rows that its workgroups own.
+    fn chosen(&self, facts: &Facts, tiles: &'static Kernel, subgroup8: &'static Kernel, rows: usize) -> Chosen {
         let constants = self.constants();
-        // The kernels for subgroups of 8 load 8 columns at a time.
+        // The kernels for subgroups of 8 load 8 columns at a time, and hold 8 rows of up to 256 columns or 16 of up to 64.
         if SUBGROUP8.met_by(facts) && self.head_dim.is_multiple_of(8) {
-            let kernel = &subgroup8[usize::from(self.head_dim > 128)];
-            return Chosen { kernel, constants, own_rows: 8 };
+            let own_rows = if self.head_dim > 64 || rows <= 8 { 8 } else { 16 };
+            let constants = [vec![("ROWS", own_rows as f64)], constants].concat();
+            return Chosen { kernel: subgroup8, constants, own_rows };
         }
         let lanes = ("LANES", self.head_dim.div_ceil(8).max(8) as f64);
         Chosen { kernel: tiles, constants: [vec![lanes], constants].concat(), own_rows: 32 }
@@ -263,7 +263,8 @@ impl Op for Attention {
             window: self.0.window_parameter(),
             first_block,
         };
-        let Chosen { kernel, constants, own_rows } = self.0.chosen(call.device, &FORWARD, &FORWARD_SUBGROUP8);
+        let most_vectors = call.inputs[0].tensor.shape.rows.max() * self.0.group();
+        let Chosen { kernel, constants, own_rows } = self.0.chosen(call.device, &FORWARD, &FORWARD_SUBGROUP8, most_vectors);
         let blocks = self.0.key_value_heads * (rows * self.0.group()).div_ceil(own_rows);
         let dispatch = |part: Part| Dispatch {
             kernel,
@@ -315,38 +316,16 @@ impl Differentiate for Attention {
 
 kernel_params!(Params { rows: u32, keys: u32, heads: u32, group: u32, scale: f32, window: u32, first_block: u32 });
 
-/// A kernel for subgroups of 8 with heads of up to 128 columns, and one for up to 256.
-macro_rules! head_sizes {
-    ($name:literal, $params:expr) => {
-        [
-            Kernel {
-                name: $name,
-                shader: $name,
-                slots: &[("head", "head_128")],
-                constants: &[],
-                params: $params,
-                needs: SUBGROUP8,
-                unchecked: true,
-            },
-            Kernel {
-                name: concat!($name, "_head_256"),
-                shader: $name,
-                slots: &[("head", "head_256")],
-                constants: &[],
-                params: $params,
-                needs: SUBGROUP8,
-                unchecked: true,
-            },
-        ]
-    };
-}
-use head_sizes;
-
 /// One workgroup for 32 (row, query head) of a key/value head.
 pub static FORWARD: Kernel = Kernel::checked("attention", Params::FIELDS);
 
 /// CPU drivers with subgroups of exactly 8, and loads of 8 bytes a component.
 const SUBGROUP8: Needs = Needs { cpu_driver: true, subgroup_size: Some(8), int64: true, ..Needs::NONE };
 
-/// One workgroup, of one subgroup of 8, for 8 (row, query head) of a key/value head.
-pub static FORWARD_SUBGROUP8: [Kernel; 2] = head_sizes!("attention_subgroup8", Params::FIELDS);
+/// In subgroups of 8, without workgroup memory.
+const fn in_subgroups_of_8(name: &'static str, params: &'static [ParamField]) -> Kernel {
+    Kernel { name, shader: name, slots: &[], constants: &[], params, needs: SUBGROUP8, unchecked: true }
+}
+
+/// One workgroup, of one subgroup of 8, for 8 or 16 (row, query head) of a key/value head.
+pub static FORWARD_SUBGROUP8: Kernel = in_subgroups_of_8("attention_subgroup8", Params::FIELDS);
