@@ -1,10 +1,10 @@
 // uses: eight_rows, matmul_operands, spread_rows, {low_rank}, {table}
-// matmul_subgroup8 for NT with block-quantised weights whose codes have 8 bits: out = scale * a b^T (+ addend) (+ out).
+// matmul_subgroup8 for NT with block-quantised weights whose codes have 6 or 8 bits: out = scale * a b^T (+ addend) (+ out).
 // Algorithm: the tile, the lanes and the order of the sums are those of matmul_subgroup8. Along k it goes by blocks of 32: a lane loads
 // what a block shares once for each of its 4 columns, and codes and a 8 steps at a time.
 // Why it is fast: loads set the pace there, and codes need few of them: for 32 steps of k, 4 scales and 16 pairs of Q8_0 instead of 64 pairs
 // in f32. What codes cost beyond that, bits into numbers, is paid once for all rows of the tile: hence 32 of them, where there are as many.
-// Whole blocks of 8 columns, as matmul_subgroup8_blocks_whole has them, would take 64 registers for codes alone.
+// Whole blocks of 8 columns, as matmul_subgroup8_blocks_whole has them, would take 64 registers and more, which do not fit.
 // The first rows of a are loaded before the codes: the driver then keeps more in registers.
 // Dispatch and traffic: as matmul_subgroup8, but b is read packed. k is a multiple of 32.
 

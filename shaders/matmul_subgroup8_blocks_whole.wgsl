@@ -1,5 +1,5 @@
 // uses: eight_rows, matmul_operands, spread_rows, {low_rank}, {table}
-// matmul_subgroup8 for NT with block-quantised weights whose codes fit four words a block: out = scale * a b^T (+ addend) (+ out).
+// matmul_subgroup8 for NT with block-quantised weights whose codes have 5 bits at the most: out = scale * a b^T (+ addend) (+ out).
 // Algorithm: one subgroup a tile of 16 x 64 outputs (8 x 64 with SPREAD_ROWS = 8). A lane owns 8 of the 64 columns, and along k it goes by
 // blocks of 32: it loads those of its columns whole, then turns codes into numbers 4 steps at a time. The rows of a are loaded once by the
 // subgroup, lane = row, and spread by broadcast.

@@ -23,10 +23,10 @@ pub enum Loads {
     WideElements,
     /// Blocks, in subgroups of exactly 8, as with the next two.
     Blocks,
-    /// Blocks whose codes fit four words.
-    BlocksOfFourWords,
-    /// Blocks whose codes have 8 bits, and so fill eight words.
-    BlocksOfEightWords,
+    /// Blocks whose codes have 5 bits at the most.
+    BlocksOfFewBits,
+    /// Blocks whose codes have 6 or 8 bits.
+    BlocksOfManyBits,
 }
 
 impl Loads {
@@ -51,9 +51,9 @@ impl Loads {
             (Self::WideElements, false) => Some(vec![("weights", stem("_wide"))]),
             (Self::Elements | Self::WideElements, true) => Some(blocks("words_plain")),
             (Self::Blocks, true) => Some(blocks("words_wide")),
-            (Self::BlocksOfFourWords, true) => (!fills_eight_words(format)).then(|| blocks("words_wide")),
-            (Self::BlocksOfEightWords, true) => fills_eight_words(format).then(|| blocks("words_wide")),
-            (Self::Blocks | Self::BlocksOfFourWords | Self::BlocksOfEightWords, false) => None,
+            (Self::BlocksOfFewBits, true) => (!has_many_bits(format)).then(|| blocks("words_wide")),
+            (Self::BlocksOfManyBits, true) => has_many_bits(format).then(|| blocks("words_wide")),
+            (Self::Blocks | Self::BlocksOfFewBits | Self::BlocksOfManyBits, false) => None,
         }
     }
 
@@ -67,19 +67,16 @@ impl Loads {
         };
         match self {
             Self::Elements | Self::WideElements => by_choices,
-            Self::Blocks | Self::BlocksOfFourWords | Self::BlocksOfEightWords => {
+            Self::Blocks | Self::BlocksOfFewBits | Self::BlocksOfManyBits => {
                 Some(if by_choices.is_some() { "table_lanes" } else { "no_table" })
             }
         }
     }
 }
 
-/// Of a format in blocks: are its codes loaded by `codes_8bit`?
-fn fills_eight_words(format: DType) -> bool {
-    match format {
-        DType::Affine(affine) => affine.bits() == 8,
-        _ => matches!(format, DType::Q8_0 | DType::LLM_INT8 | DType::FP8_E4M3),
-    }
+/// Of a format in blocks: are codes and what belongs to them more than 6 bits a value? Then eight blocks are more than a lane can hold in registers.
+fn has_many_bits(format: DType) -> bool {
+    8 * format.block_bytes() > 6 * format.block()
 }
 
 impl Algorithm {
@@ -107,32 +104,20 @@ impl Algorithm {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::{Needs, shader};
+    use crate::storage::Affine;
 
-    /// By what the loaders themselves say, each format in blocks is of one of the two kinds.
+    /// Each format in blocks is of one of the two kinds: codes of up to 5 bits, and of 6 and 8.
     #[test]
-    fn formats_in_blocks_are_told_apart_by_the_words_of_their_codes() {
-        for format in DType::WEIGHTS.into_iter().filter(|format| format.block() > 1) {
-            let [four, eight] = [Loads::BlocksOfFourWords, Loads::BlocksOfEightWords].map(|loads| loads.slots(format));
-            assert!(four.is_some() != eight.is_some(), "{format}");
-            let is_of_eight = eight.is_some();
-            let slots =
-                [vec![("activations", "activations_f32_wide"), ("product", "whole_product"), ("low_rank", "no_low_rank")]]
-                    .into_iter()
-                    .chain(four)
-                    .chain(eight)
-                    .flatten()
-                    .collect::<Vec<_>>();
-            let kernel = Kernel {
-                name: "planted",
-                shader: "matmul_subgroup8_blocks_by_k",
-                slots: slots.leak(),
-                constants: &[],
-                params: &[],
-                needs: Needs::NONE,
-                unchecked: false,
-            };
-            assert_eq!(shader::files(&kernel).unwrap().contains(&"codes_8bit"), is_of_eight, "{format}");
+    fn formats_in_blocks_are_told_apart_by_their_bits() {
+        let (int8, int6) = (DType::Affine(Affine::INT8_64), DType::Affine(Affine::INT6_32_BF16));
+        let many = [DType::FP8_E4M3, DType::Q8_0, DType::LLM_INT8, int8, DType::Q6_K, int6];
+        for format in DType::WEIGHTS {
+            let takes = [Loads::BlocksOfFewBits, Loads::BlocksOfManyBits].map(|loads| loads.slots(format).is_some());
+            let has_blocks = format.block() > 1;
+            assert_eq!(takes, [has_blocks && !many.contains(&format), many.contains(&format)], "{format}");
+        }
+        for &affine in Affine::ALL {
+            assert_eq!(has_many_bits(DType::Affine(affine)), affine.bits() > 5, "{}", DType::Affine(affine));
         }
     }
 }

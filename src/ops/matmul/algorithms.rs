@@ -116,28 +116,28 @@ pub(super) static SUBGROUP8_BLOCKS: Algorithm = algorithm(
     "matmul_subgroup8_blocks",
     "matmul_subgroup8_blocks",
     &[WIDEST, WHOLE, PRODUCT],
-    Loads::BlocksOfEightWords,
+    Loads::BlocksOfManyBits,
     SUBGROUP8,
 );
 pub(super) static SUBGROUP8_BLOCKS_LOW_RANK: Algorithm = algorithm(
     "matmul_subgroup8_blocks_low_rank",
     "matmul_subgroup8_blocks",
     &[WIDEST, WHOLE, LOW_RANK],
-    Loads::BlocksOfEightWords,
+    Loads::BlocksOfManyBits,
     SUBGROUP8,
 );
 pub(super) static SUBGROUP8_BLOCKS_WHOLE: Algorithm = algorithm(
     "matmul_subgroup8_blocks_whole",
     "matmul_subgroup8_blocks_whole",
     &[WIDE, WHOLE, PRODUCT],
-    Loads::BlocksOfFourWords,
+    Loads::BlocksOfFewBits,
     SUBGROUP8,
 );
 pub(super) static SUBGROUP8_BLOCKS_WHOLE_LOW_RANK: Algorithm = algorithm(
     "matmul_subgroup8_blocks_whole_low_rank",
     "matmul_subgroup8_blocks_whole",
     &[WIDE, WHOLE, LOW_RANK],
-    Loads::BlocksOfFourWords,
+    Loads::BlocksOfFewBits,
     SUBGROUP8,
 );
 pub(super) static SUBGROUP8_BLOCKS_BY_K: Algorithm =
@@ -171,14 +171,14 @@ pub(super) static SUBGROUP8_BLOCKS_EXPERTS: Algorithm = algorithm(
     "matmul_subgroup8_blocks_experts",
     "matmul_subgroup8_blocks",
     &[WIDEST, OF_EXPERTS, PRODUCT],
-    Loads::BlocksOfEightWords,
+    Loads::BlocksOfManyBits,
     SUBGROUP8,
 );
 pub(super) static SUBGROUP8_BLOCKS_WHOLE_EXPERTS: Algorithm = algorithm(
     "matmul_subgroup8_blocks_whole_experts",
     "matmul_subgroup8_blocks_whole",
     &[WIDE, OF_EXPERTS, PRODUCT],
-    Loads::BlocksOfFourWords,
+    Loads::BlocksOfFewBits,
     SUBGROUP8,
 );
 pub(super) static SUBGROUP8_BLOCKS_BY_K_EXPERTS: Algorithm = algorithm(

@@ -2,7 +2,7 @@
 //!
 //! | algorithm | for | tile |
 //! |---|---|---|
-//! | subgroup8 | CPU drivers with subgroups of 8 (lavapipe) | 32 x 32 in registers, 16 x 32 and 8 x 32 where `m` is small, 32 x 16 and 32 x 8 where `n` is; of blocks 16 x 64, but in NT 32 x 32 of those with codes of 8 bits |
+//! | subgroup8 | CPU drivers with subgroups of 8 (lavapipe) | 32 x 32 in registers, 16 x 32 and 8 x 32 where `m` is small, 32 x 16 and 32 x 8 where `n` is; of blocks 16 x 64, but in NT 32 x 32 of those with codes of 6 or 8 bits |
 //! | register | other CPU drivers | 8 x 8 in registers |
 //! | tiled | GPUs | 64 x 64 by way of workgroup memory; 16 x 64, 64 x 16 where `m` or `n` is small; 32 x 32, 128 x 64, 128 x 128 if tuned |
 //! | split | GPUs, few tiles and a very long `k`: the gradient of the loss | 64 x 64, `k` in parts that are added up at the end |
@@ -483,7 +483,7 @@ mod tests {
         assert!(WHOLE_BLOCKS_16X64.variant(&nt, facts).is_some());
         assert!(WHOLE_BLOCKS_16X64.variant(&Problem { layout: Layout::NN, ..nt }, facts).is_none());
         assert!(WHOLE_BLOCKS_16X64.variant(&Problem { dtype: DType::BF16, ..nt }, facts).is_none());
-        assert!(WHOLE_BLOCKS_16X64.variant(&Problem { dtype: DType::Q8_0, ..nt }, facts).is_none());
+        assert!(WHOLE_BLOCKS_16X64.variant(&Problem { dtype: DType::Q6_K, ..nt }, facts).is_none());
         assert!(WHOLE_BLOCKS_16X64.variant(&Problem { aligned: false, ..nt }, facts).is_none());
         assert!(BLOCKS_32X32.variant(&nt, facts).is_none());
         assert!(BLOCKS_32X32.variant(&Problem { dtype: DType::Q8_0, ..nt }, facts).is_some());
