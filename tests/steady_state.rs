@@ -102,6 +102,12 @@ fn a_profiled_step_computes_the_same() {
     }
     let setup = Setup::on(device());
     let (mut plain, mut profiled, batches) = (setup.trainer(), setup.trainer(), setup.batches());
+    // Rows that are left after whole tiles are a dispatch of their own: batches of other lengths have others.
+    let alone = |batch: &Batch| {
+        let mut trainer = setup.trainer();
+        train(&mut trainer, std::slice::from_ref(batch), 1);
+        trainer.dispatches()
+    };
     for step in 1..5 {
         if step == 2 {
             profiled.start_profile();
@@ -109,7 +115,8 @@ fn a_profiled_step_computes_the_same() {
         assert_eq!(train(&mut plain, &batches, step), train(&mut profiled, &batches, step), "step {step}");
         if step == 2 {
             let timings = profiled.take_profile();
-            assert_eq!(timings.len(), batches.len() * (plain.dispatches() - optimizer(&timings)) + optimizer(&timings));
+            let once = optimizer(&timings);
+            assert_eq!(timings.len(), batches.iter().map(|batch| alone(batch) - once).sum::<usize>() + once);
             assert!(timings.iter().any(|timing| timing.op == "matmul" && timing.flops > 0.0 && timing.bytes > 0.0));
             assert!(timings.iter().all(|timing| timing.seconds.is_finite() && timing.seconds >= 0.0));
         }
