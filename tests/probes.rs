@@ -12,6 +12,7 @@ use graftling::ops::registry;
 use graftling::session::probe::{LayerValues, MOST_TOKENS, Probe, Probing, Subject, logits_value};
 use graftling::session::{OpenModel, Session, SessionOptions};
 use graftling::studio::api::{answer, attention, backward, embedding, fuse, lens, logits, lora, mlp, prove, sources};
+use graftling::studio::early;
 use graftling::studio::look::{Kept, Look, most_probable, rows_for};
 use graftling::train::memory::StepShape;
 use graftling::train::step::Recompute;
@@ -179,6 +180,34 @@ fn strength_scales_the_update_and_0_is_the_base_model_bit_for_bit() {
     let before = adapted.session.weights().device().allocated().now;
     adapted.look(|look| look.adapter(Some(1.7)).unwrap().unwrap());
     assert_eq!(adapted.session.weights().device().allocated().now, before, "nothing is sent");
+}
+
+/// With an adapter, without, and with an output layer of the adapter's own.
+#[test]
+fn views_of_short_texts_run_what_was_compiled_early() {
+    let whole = reference("adapters/whole_output/adapter");
+    let adapters =
+        [("tiny/grouped_tied", Some(reference(LLAMA).join("adapter"))), ("families/gemma2", None), (LLAMA, Some(whole))];
+    for (name, adapter) in adapters {
+        let opened = Opened::with(name, adapter.as_deref());
+        let device = opened.session.weights().device();
+        let compiled = || device.created().pipelines;
+        let before = compiled();
+        early::compile(&opened.session, &|| true).unwrap();
+        assert_eq!(compiled(), before, "it was stopped");
+        early::compile(&opened.session, &|| false).unwrap();
+        let all = compiled();
+        assert!(all > before);
+        opened.look(|look| {
+            let ids = text(13);
+            let asked = lens::Asked { ids: ids.clone(), adapter: None, k: 5, tokens: None };
+            lens::lens(look, &asked).unwrap();
+            look.logits(&ids, None).unwrap();
+            look.layer(1, &ids, None).unwrap();
+            backward::backward(look, &backward::Asked { record: record(13), max_length: None }).unwrap();
+        });
+        assert_eq!(compiled(), all, "{name}");
+    }
 }
 
 #[test]

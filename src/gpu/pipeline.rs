@@ -25,7 +25,11 @@ fn key(kernel: &Kernel, constants: &[(&'static str, f64)]) -> Key {
 
 /// The kernels that a device has compiled so far.
 #[derive(Default)]
-pub(super) struct Pipelines(Mutex<HashMap<Key, Arc<Pipeline>>>);
+pub(super) struct Pipelines {
+    known: Mutex<HashMap<Key, Arc<Pipeline>>>,
+    /// Held by who compiles several: another one waits, and finds what it needs too.
+    compiling: Mutex<()>,
+}
 
 impl Pipelines {
     /// The kernel as it was compiled before, or as it is compiled now, for the device that these are of.
@@ -36,23 +40,23 @@ impl Pipelines {
         constants: &[(&'static str, f64)],
     ) -> Result<Arc<Pipeline>> {
         let key = key(kernel, constants);
-        if let Some(known) = lock(&self.0).get(&key) {
+        if let Some(known) = lock(&self.known).get(&key) {
             return Ok(known.clone());
         }
         let compiled = Arc::new(Pipeline::compile(device, kernel, constants)?);
-        lock(&self.0).insert(key, compiled.clone());
+        lock(&self.known).insert(key, compiled.clone());
         Ok(compiled)
     }
 
     /// Whether the kernel was compiled before.
     fn has(&self, kernel: &Kernel, constants: &[(&'static str, f64)]) -> bool {
-        lock(&self.0).contains_key(&key(kernel, constants))
+        lock(&self.known).contains_key(&key(kernel, constants))
     }
 
     /// Lets go of all but these.
     pub(super) fn keep(&self, kept: &[(&'static Kernel, Vec<(&'static str, f64)>)]) {
         let kept: HashSet<Key> = kept.iter().map(|(kernel, constants)| key(kernel, constants)).collect();
-        lock(&self.0).retain(|key, _| kept.contains(key));
+        lock(&self.known).retain(|key, _| kept.contains(key));
     }
 }
 
@@ -148,6 +152,7 @@ fn entry(index: usize, kind: BindingKind) -> wgpu::BindGroupLayoutEntry {
 /// # Errors
 /// The first kernel that cannot be compiled.
 pub fn compile_all(device: &Device, kernels: &[(&'static Kernel, Vec<(&'static str, f64)>)]) -> Result<()> {
+    let _alone = lock(&device.pipelines.compiling);
     let new: Vec<Specialised> =
         kernels.iter().filter(|(kernel, constants)| !device.pipelines.has(kernel, constants)).cloned().collect();
     let next = Mutex::new(new.iter());

@@ -1,9 +1,10 @@
 //! A plan on a device: buffers allocated, kernels compiled, bind groups made; ready to be replayed.
 
+use super::launches::{MOST, kernels, largest, launch, operands};
 use super::{Pacer, Place, Plan, borrow};
 use crate::gpu::{ALIGNMENT, Device, Pipeline, Readback, Slice, compile_all, lock};
 use crate::graph::{Bind, Call, Counts, Dispatch, Graph, Node, Op, Operand, Origin, Value, ValueId};
-use crate::kernel::{Facts, Tuning};
+use crate::kernel::Tuning;
 use crate::{Error, Result};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::Range;
@@ -36,9 +37,6 @@ impl From<Arc<Device>> for Tuned {
         Self { device, tuning: Tuning::NONE }
     }
 }
-
-/// Row counts that stand for the maximum of every value.
-const MOST: Counts = Counts { tokens: usize::MAX, supervised: usize::MAX };
 
 /// One dispatch, ready to be encoded.
 pub(super) struct Step {
@@ -157,16 +155,8 @@ impl Executable {
             plan.scratch[node].iter().map(|region| slots[region.slot].part(region.offset, region.bytes)).collect()
         };
 
-        let dispatches: Vec<(usize, Vec<Dispatch>)> = plan
-            .nodes
-            .iter()
-            .map(|&node| (node, launch(&graph, &|id| memory[&id].part_starts.clone(), &device.facts, &tuning, node, &MOST)))
-            .collect();
-        let mut kernels: Vec<_> =
-            dispatches.iter().flat_map(|(_, list)| list).map(|dispatch| (dispatch.kernel, dispatch.constants.clone())).collect();
-        let mut seen = HashSet::new();
-        kernels.retain(|(kernel, constants)| seen.insert((kernel.name, format!("{constants:?}"))));
-        compile_all(&device, &kernels)?;
+        let dispatches = largest(&graph, &plan, &|id| memory[&id].part_starts.clone(), &device.facts, &tuning);
+        compile_all(&device, &kernels(&dispatches))?;
 
         let count: usize = dispatches.iter().map(|(_, list)| list.len()).sum();
         let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
@@ -436,42 +426,6 @@ impl Executable {
 /// A graph that would compute with what no one gave it.
 fn hole(problem: String) -> Error {
     Error::failed("plan", problem, "this is a mistake of graftling, not yours: please report it with the command and the model")
-}
-
-/// Inputs and outputs of a node for these row counts; a count above a value's maximum stands for the maximum. `part_starts`: first row of
-/// each part of a value.
-fn operands(
-    graph: &Graph,
-    part_starts: &dyn Fn(ValueId) -> Vec<usize>,
-    node: usize,
-    counts: &Counts,
-) -> (Vec<Operand>, Vec<Operand>) {
-    let operands = |ids: &[ValueId]| -> Vec<Operand> {
-        ids.iter()
-            .map(|id| {
-                let tensor = graph[*id].tensor;
-                let rows = tensor.shape.rows.resolve(counts).min(tensor.shape.rows.max());
-                Operand { tensor, rows, part_starts: part_starts(*id) }
-            })
-            .collect()
-    };
-    let node = &graph.nodes()[node];
-    (operands(&node.inputs), operands(&node.outputs))
-}
-
-/// What a node dispatches for these row counts.
-pub(super) fn launch(
-    graph: &Graph,
-    part_starts: &dyn Fn(ValueId) -> Vec<usize>,
-    facts: &Facts,
-    tuning: &Tuning,
-    node: usize,
-    counts: &Counts,
-) -> Vec<Dispatch> {
-    let (inputs, outputs) = operands(graph, part_starts, node, counts);
-    let list = graph.nodes()[node].op.launch(&Call { inputs: &inputs, outputs: &outputs, device: facts, tuning });
-    debug_assert!(list.iter().all(|dispatch| dispatch.params.len() <= ALIGNMENT));
-    list
 }
 
 /// The work of a node's dispatches, one by one.

@@ -10,6 +10,7 @@
 pub mod autotune;
 mod executable;
 mod fuse;
+mod launches;
 mod liveness;
 mod pacing;
 mod profile;
@@ -18,6 +19,7 @@ pub mod timings;
 
 pub use executable::{Executable, Pinned, Tuned};
 pub use fuse::fuse_adapters;
+pub use launches::compile;
 pub use pacing::Pacer;
 pub use recompute::{Extent, Segment, recompute};
 pub use timings::Timing;

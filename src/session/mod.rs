@@ -136,7 +136,8 @@ pub fn load(
     Ok((send(model, place, options.weights, watch)?, record))
 }
 
-/// A model on a device.
+/// A model on a device. A clone is the same model in the same memory, which is given back with the last of them.
+#[derive(Clone)]
 pub struct Session {
     config: Architecture,
     weights: Arc<DeviceWeights>,

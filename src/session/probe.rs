@@ -13,7 +13,7 @@ use crate::graph::{Counts, Graph, ShapeError, ValueId};
 use crate::model::graph::{Head, Inputs, Model, Part, Purpose, StorageOf};
 use crate::ops::attention::Attention;
 use crate::ops::glu::Glu;
-use crate::plan::{Executable, Pinned, fuse_adapters};
+use crate::plan::{Executable, Pinned, compile, fuse_adapters};
 use crate::{Error, Result};
 use std::any::Any;
 use std::collections::HashMap;
@@ -171,6 +171,30 @@ impl Probe {
         replaced: &HashMap<String, Pinned>,
         choose: impl FnOnce(&Model) -> Result<(Vec<ValueId>, T)>,
     ) -> Result<(Self, T)> {
+        let (model, keep, pinned, found) = Self::prepared(session, &subject, replaced, choose)?;
+        Ok((Self::new(session, model.graph, model.inputs, &keep, pinned)?, found))
+    }
+
+    /// Has the driver compile what [`Probe::forward`] would run, before anybody asks for it.
+    ///
+    /// # Errors
+    /// As [`Probe::forward`].
+    pub fn compile<T>(
+        session: &Session,
+        subject: Subject,
+        choose: impl FnOnce(&Model) -> Result<(Vec<ValueId>, T)>,
+    ) -> Result<()> {
+        let (model, keep, pinned, _) = Self::prepared(session, &subject, &HashMap::new(), choose)?;
+        compile(&session.weights().place(), &model.graph, &keep, &pinned)
+    }
+
+    /// The model with the adapter fused into it, what is to be read, where its leaves are, and what `choose` gives.
+    fn prepared<T>(
+        session: &Session,
+        subject: &Subject,
+        replaced: &HashMap<String, Pinned>,
+        choose: impl FnOnce(&Model) -> Result<(Vec<ValueId>, T)>,
+    ) -> Result<(Model, Vec<ValueId>, HashMap<ValueId, Pinned>, T)> {
         let weights = session.weights();
         let config = subject.rotation.unwrap_or(session.config());
         let is_replaced = |name: &str| replaced.keys().any(|other| other == name || other.starts_with(&format!("{name}[")));
@@ -186,7 +210,7 @@ impl Probe {
         if let Some(adapter) = subject.adapter {
             pinned.extend(adapter.pinned(&model.graph, &leaves));
         }
-        Ok((Self::new(session, model.graph, model.inputs, &keep, pinned)?, found))
+        Ok((model, keep, pinned, found))
     }
 
     /// Puts the same subject with its adapter at another strength in the place of the one that was prepared. Gives whether it was: where that

@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 
 use super::Opened;
 use super::api::{self, Answered, Refusal};
+use super::early::Early;
 use super::events::Events;
 use crate::caught::caught;
 use crate::gpu;
@@ -195,6 +196,7 @@ pub struct Engine {
 struct OnDevice {
     opened: Arc<Opened>,
     session: Option<Session>,
+    early: Option<Early>,
     kept: HashMap<TypeId, Box<dyn Any>>,
 }
 
@@ -224,7 +226,7 @@ impl Engine {
         &mut self,
         make: impl FnOnce(&Session, &Opened) -> Result<T>,
     ) -> Result<(&mut T, &Session, &Arc<Opened>)> {
-        let OnDevice { opened, session, kept } = self.with_session()?;
+        let OnDevice { opened, session, kept, .. } = self.with_session()?;
         let session = session.as_ref().ok_or_else(not_open)?;
         if let std::collections::hash_map::Entry::Vacant(place) = kept.entry(TypeId::of::<T>()) {
             place.insert(Box::new(make(session, opened)?));
@@ -285,6 +287,7 @@ impl Engine {
             let info = &session.weights().device().info;
             let device = DeviceName { name: info.name.clone(), kind: gpu::kind(info).to_string() };
             *status.device.write().unwrap_or_else(PoisonError::into_inner) = Some(device);
+            on.early = Some(Early::start(&session));
             on.session = Some(session);
         }
         Ok(on)
@@ -294,7 +297,7 @@ impl Engine {
     fn turn_to(&mut self, opened: Arc<Opened>) {
         if self.on_device.as_ref().is_none_or(|on| !Arc::ptr_eq(&on.opened, &opened)) {
             self.close();
-            self.on_device = Some(OnDevice { opened, session: None, kept: HashMap::new() });
+            self.on_device = Some(OnDevice { opened, session: None, early: None, kept: HashMap::new() });
         }
     }
 

@@ -101,7 +101,7 @@ impl Shown {
         }
     }
 
-    fn values(self, model: &Model, depth: usize) -> Result<(Vec<ValueId>, Option<LayerValues>)> {
+    fn values(self, model: &Model, depth: usize) -> Result<Readable> {
         match self {
             Self::Embedding => Ok((vec![embedding_value(model)], None)),
             Self::Stream => {
@@ -115,6 +115,36 @@ impl Shown {
             }
             Self::Logits => Ok((vec![logits_value(model)?], None)),
         }
+    }
+}
+
+/// What can be read of a look, and where the numbers of a layer are.
+type Readable = (Vec<ValueId>, Option<LayerValues>);
+
+impl Shown {
+    /// What is looked into, and what of it can be read.
+    fn of<'a>(
+        self,
+        session: &Session,
+        adapter: Option<&'a DeviceAdapter>,
+        rows: usize,
+    ) -> (Subject<'a>, impl Fn(&Model) -> Result<(Vec<ValueId>, Readable)> + Copy + use<>) {
+        let depth = session.config().num_hidden_layers;
+        let subject = Subject { part: self.part(depth), ..Subject::whole(adapter, rows) };
+        let choose = move |model: &Model| {
+            let (values, layer) = self.values(model, depth)?;
+            Ok((values.clone(), (values, layer)))
+        };
+        (subject, choose)
+    }
+
+    /// Has the driver compile what such a look at texts of at most `rows` tokens runs.
+    ///
+    /// # Errors
+    /// If a kernel does not compile, or the device is lost.
+    pub(super) fn compile(self, session: &Session, adapter: Option<&DeviceAdapter>, rows: usize) -> Result<()> {
+        let (subject, choose) = self.of(session, adapter, rows);
+        Probe::compile(session, subject, choose)
     }
 }
 
@@ -153,12 +183,7 @@ impl Kept {
         strength: Key,
         rows: usize,
     ) -> Result<&mut Ready> {
-        let depth = session.config().num_hidden_layers;
-        let subject = Subject { part: shown.part(depth), ..Subject::whole(adapter, rows) };
-        let choose = |model: &Model| {
-            let (values, layer) = shown.values(model, depth)?;
-            Ok((values.clone(), (values, layer)))
-        };
+        let (subject, choose) = shown.of(session, adapter, rows);
         let is_it = |ready: &Ready| (ready.shown, ready.rows, ready.strength.is_some()) == (shown, rows, strength.is_some());
         let known = self.looks.iter().position(is_it).map(|at| self.looks.remove(at));
         let rescaled = match known {

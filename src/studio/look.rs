@@ -9,7 +9,7 @@ use serde::Serialize;
 pub use super::kept::Kept;
 use super::kept::{Ready, Shown, Stream, key_of};
 use crate::adapter::{DeviceAdapter, Placement, UniformLora};
-use crate::architecture::linear_modules;
+use crate::architecture::{Architecture, linear_modules};
 use crate::generate::Generator;
 use crate::model::hook::Vocabulary;
 use crate::session::probe::{HEAD_ROWS, MOST_TOKENS};
@@ -116,16 +116,8 @@ impl Look<'_> {
         if let Some(fresh) = &self.kept.fresh {
             return Ok(fresh.clone());
         }
-        let config = self.session.config();
-        let lora = UniformLora {
-            r: TrainOptions::LORA_R,
-            scale: TrainOptions::LORA_ALPHA / TrainOptions::LORA_R as f64,
-            dropout: 0.0,
-            target_modules: linear_modules(config).iter().map(|site| site.module.to_owned()).collect(),
-            layers: (0..config.num_hidden_layers).collect(),
-        };
         let device = self.session.weights().device().clone();
-        Ok(self.kept.fresh.insert(DeviceAdapter::fresh(device, lora.on(config), 0)?).clone())
+        Ok(self.kept.fresh.insert(DeviceAdapter::fresh(device, usual_placement(self.session.config()), 0)?).clone())
     }
 
     /// What a token stands for.
@@ -277,6 +269,18 @@ pub fn has_own_head(adapter: &DeviceAdapter) -> bool {
     let of_output =
         adapter.placement.whole_of(Vocabulary::Output).is_some() || adapter.placement.rows_of(Vocabulary::Output).is_some();
     of_output || vectors.iter().any(|vector| vector.layer.is_none())
+}
+
+/// What training adapts by default, of which nothing is dropped.
+pub(super) fn usual_placement(config: &Architecture) -> Placement {
+    UniformLora {
+        r: TrainOptions::LORA_R,
+        scale: TrainOptions::LORA_ALPHA / TrainOptions::LORA_R as f64,
+        dropout: 0.0,
+        target_modules: linear_modules(config).iter().map(|site| site.module.to_owned()).collect(),
+        layers: (0..config.num_hidden_layers).collect(),
+    }
+    .on(config)
 }
 
 /// Euclidean length. Eight sums side by side are several times as fast as one.

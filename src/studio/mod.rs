@@ -2,7 +2,7 @@
 //!
 //! * this page: a [`Studio`], what it was opened with ([`Setup`]), and [`Studio::serve`];
 //! * [`server`]: routes, the token, and what is refused; [`assets`]: the page, which is a part of the program;
-//! * [`jobs`]: the one thread that owns the model on the device, the [`Engine`](jobs::Engine);
+//! * [`jobs`]: the one thread that owns the model on the device, the [`Engine`](jobs::Engine); [`early`]: kernels before it needs them;
 //! * [`look`]: the model as the views see it; [`kept`]: what they keep from one request to the next;
 //! * [`api`]: one file a view, typed requests and answers; `docs/studio.md` is the reference;
 //! * [`runs`]: training as a process of its own, and what it writes; [`samples`]: answers while it goes on; [`events`]: how the page hears
@@ -10,6 +10,7 @@
 
 pub mod api;
 pub mod assets;
+pub mod early;
 pub mod events;
 pub mod jobs;
 pub mod kept;

@@ -3,12 +3,12 @@
 
     python tools/reference/studio_numbers.py --graftling target/release/graftling
     python tools/reference/studio_numbers.py --graftling target/release/graftling tests/fixtures/reference/families/gemma2
-    python tools/reference/studio_numbers.py --graftling target/release/graftling --time MODEL [--adapter DIR]
+    python tools/reference/studio_numbers.py --graftling target/release/graftling --time MODEL [--adapter DIR] [--wait SECONDS]
 
 Starts the studio on each fixture (a folder with config.json, model.safetensors and adapter/) and asks over HTTP, as the page does.
 Transformers runs in f32 with eager attention. Prints the largest distance of each kind, and ends with 1 if one exceeds its bound (those of
 tests/parity: 5e-4 for losses; 1e-5 for attention, probabilities, and, relative to the largest, norms and logits; 1e-3 for gradients).
-With --time: how long each view of a sentence or record of 32 tokens takes after opening, and, in brackets, of all cores together; without transformers.
+With --time: how long each view of a sentence or record of 32 tokens takes, at once after opening or so many seconds later, and, in brackets, of all cores together; without transformers.
 """
 
 import argparse
@@ -165,7 +165,7 @@ def compare(program, folder):
     return distances
 
 
-def time_views(program, model, adapter):
+def time_views(program, model, adapter, wait):
     """Seconds of every view, in two rounds: as opened, and with other layers of the same text."""
     studio = Studio(program, model, adapter)
     try:
@@ -180,6 +180,7 @@ def time_views(program, model, adapter):
         record = {"messages": turns + [{"role": "assistant", "content": "A branch that grows on another tree."}]}
         read = len(studio.ask("tokens", {"record": record})["tokens"])
         print(f"{opened}, {len(ids)} tokens, a record of {read}")
+        time.sleep(wait)
         for layer in [15, 7]:
             views = {
                 "tokens": {"text": text}, "embedding": {"ids": ids}, "attention": {"ids": ids, "layer": layer}, "mlp": {"ids": ids, "layer": layer},
@@ -208,10 +209,11 @@ def main():
     arguments.add_argument("--graftling", required=True)
     arguments.add_argument("--time", metavar="MODEL")
     arguments.add_argument("--adapter")
+    arguments.add_argument("--wait", type=float, default=0.0, metavar="SECONDS")
     arguments.add_argument("fixtures", type=pathlib.Path, nargs="*")
     options = arguments.parse_args()
     if options.time:
-        return time_views(options.graftling, options.time, options.adapter)
+        return time_views(options.graftling, options.time, options.adapter, options.wait)
     torch.set_num_threads(1)
     worst = 0
     for folder in options.fixtures or [FIXTURES / name for name in DEFAULT]:

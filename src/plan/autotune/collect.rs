@@ -3,7 +3,7 @@
 use crate::gpu::{Device, split_rows};
 use crate::graph::{Counts, Dispatch, Graph, Origin, ValueId};
 use crate::kernel::{Class, Kernel, Tuning};
-use crate::plan::executable::launch;
+use crate::plan::launches::launch;
 
 /// The classes of all products and the share of each in their estimated time, the largest first.
 pub(super) fn classes(graphs: &[Graph], device: &Device) -> Vec<(Class, f64)> {

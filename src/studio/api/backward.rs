@@ -10,13 +10,14 @@ use serde_json::{Map, Value};
 
 use super::prove::Forward;
 use crate::adapter::dora::MAGNITUDE;
-use crate::adapter::{AdapterBuffers, DeviceAdapter, Method};
+use crate::adapter::{AdapterBuffers, DeviceAdapter, Method, Placement};
 use crate::architecture::Architecture;
 use crate::data::{Batch, Example, LoneRecord, encode_record};
 use crate::graph::{Graph, NodeId, Origin, ValueId};
-use crate::plan::Pinned;
+use crate::plan::{self, Pinned};
+use crate::session::Session;
 use crate::session::probe::{MOST_TOKENS, Probe};
-use crate::studio::look::{Look, norm, rows_for};
+use crate::studio::look::{Look, norm, rows_for, usual_placement};
 use crate::train::step::LossGraph;
 use crate::{Error, Result};
 
@@ -111,10 +112,7 @@ impl Step {
     pub fn new(look: &Look, adapter: &DeviceAdapter, asked: &Asked) -> Result<(Self, LossGraph)> {
         let example = example(look, asked)?;
         let session = look.session;
-        // What is looked at is the loss of the tokens.
-        let config = Architecture { router_aux_loss_coef: None, ..session.config().clone() };
-        let rows = rows_for(example.input_ids.len());
-        let graph = LossGraph::build(&config, &|name| session.weights().dtype(name), &adapter.placement, rows)?;
+        let graph = graph(session, &adapter.placement, rows_for(example.input_ids.len()))?;
         let gradients = AdapterBuffers::allocate(session.weights().device().clone(), "gradients", &adapter.layout)?;
         let mut pinned = pinned(look, adapter, None, &graph)?;
         pinned.extend(adapter.layout.pinned(&gradients, &graph.gradients));
@@ -148,6 +146,25 @@ impl Step {
     pub fn gradients(&self) -> Result<Vec<f32>> {
         self.gradients.read()
     }
+}
+
+/// The step of a record of at most `rows` tokens. What is looked at is the loss of the tokens.
+fn graph(session: &Session, placement: &Placement, rows: usize) -> Result<LossGraph> {
+    let config = Architecture { router_aux_loss_coef: None, ..session.config().clone() };
+    Ok(LossGraph::build(&config, &|name| session.weights().dtype(name), placement, rows)?)
+}
+
+/// Has the driver compile what the step of a record of at most `rows` tokens runs.
+///
+/// # Errors
+/// If a kernel does not compile, or the device is lost.
+pub(in crate::studio) fn compile(session: &Session, rows: usize) -> Result<()> {
+    let fresh = || usual_placement(session.config());
+    let placement = session.adapter().map_or_else(fresh, |adapter| adapter.without_dropout().placement);
+    let graph = graph(session, &placement, rows)?;
+    let kept: Vec<ValueId> = [graph.loss, graph.nll].into_iter().chain(graph.gradients.iter().copied()).collect();
+    let pinned = session.weights().pinned(&graph.model, session.config())?;
+    plan::compile(&session.weights().place(), &graph.model.graph, &kept, &pinned)
 }
 
 /// Where the leaves of a step are; `constants` as in [`DeviceAdapter::pinned_beside`].
