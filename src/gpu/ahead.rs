@@ -4,6 +4,9 @@
 //! model that is seconds, one kernel after the other, while all other cores wait. So new kernels are dispatched here at once, each without a
 //! workgroup. If that is slow, they were not in the driver's cache on disk, and further devices, each with a queue of its own, compile what is
 //! left at the same time; where they are run, the driver finds them in its cache.
+//!
+//! The parameters have to be those of a run: the driver also compiles a kernel with the numbers in it that decide about its loops, and where
+//! the kernel gets much shorter by that, as it does with zeros, takes it for this case, and compiles the whole of it when others come.
 
 use super::device::{Device, adapters, lock};
 use crate::Result;
@@ -15,14 +18,21 @@ use std::time::{Duration, Instant};
 /// What a kernel from the driver's cache does not take.
 const SLOW: Duration = Duration::from_millis(60);
 
-/// A kernel and its constants.
-pub(super) type Specialised = (&'static Kernel, Vec<(&'static str, f64)>);
+/// A kernel that will be run.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    pub kernel: &'static Kernel,
+    /// Values of its `override` constants, on top of those of [`Kernel::constants`].
+    pub constants: Vec<(&'static str, f64)>,
+    /// Parameters of one of its runs.
+    pub params: Vec<u8>,
+}
 
 /// Has the driver compile these kernels, which `device` has not run yet, on all cores.
 ///
 /// # Errors
 /// If a kernel cannot be compiled, or the device is lost.
-pub(super) fn run_first(device: &Device, kernels: &[Specialised]) -> Result<()> {
+pub(super) fn run_first(device: &Device, kernels: &[Wanted]) -> Result<()> {
     if !device.facts.cpu_driver {
         return Ok(());
     }
@@ -62,12 +72,16 @@ fn beside(device: &Device) -> Option<Device> {
 }
 
 /// Dispatches nothing of a kernel: the driver has to have it compiled nevertheless.
-fn without_workgroup(device: &Device, (kernel, constants): &Specialised) -> Result<()> {
-    let pipeline = device.pipeline(kernel, constants)?;
-    let buffer =
-        |usage| device.device.create_buffer(&wgpu::BufferDescriptor { label: None, size: 256, usage, mapped_at_creation: false });
+fn without_workgroup(device: &Device, wanted: &Wanted) -> Result<()> {
+    let pipeline = device.pipeline(wanted.kernel, &wanted.constants)?;
+    let buffer = |usage| {
+        let size = wanted.params.len().next_multiple_of(256) as u64;
+        device.device.create_buffer(&wgpu::BufferDescriptor { label: None, size, usage, mapped_at_creation: false })
+    };
     let [params, read, written] =
-        [wgpu::BufferUsages::UNIFORM, wgpu::BufferUsages::STORAGE, wgpu::BufferUsages::STORAGE].map(buffer);
+        [wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST, wgpu::BufferUsages::STORAGE, wgpu::BufferUsages::STORAGE]
+            .map(buffer);
+    device.queue.write_buffer(&params, 0, &wanted.params);
     let of_kind = |kind: &BindingKind| match kind {
         BindingKind::Uniform(_) => &params,
         BindingKind::StorageRead => &read,

@@ -12,6 +12,7 @@ mod pipeline;
 mod readback;
 mod room;
 
+pub use ahead::Wanted;
 pub use buffer::{ALIGNMENT, Allocated, Slice, padded, split_rows};
 pub use created::Created;
 pub(crate) use device::lock;

@@ -1,7 +1,7 @@
 //! A kernel compiled for a device.
 
 use super::Slice;
-use super::ahead::{self, Specialised};
+use super::ahead::{self, Wanted};
 use super::device::{Device, lock};
 use crate::kernel::reflect::{self, BindingKind};
 use crate::kernel::{Kernel, shader};
@@ -151,10 +151,10 @@ fn entry(index: usize, kind: BindingKind) -> wgpu::BindGroupLayoutEntry {
 ///
 /// # Errors
 /// The first kernel that cannot be compiled.
-pub fn compile_all(device: &Device, kernels: &[(&'static Kernel, Vec<(&'static str, f64)>)]) -> Result<()> {
+pub fn compile_all(device: &Device, kernels: &[Wanted]) -> Result<()> {
     let _alone = lock(&device.pipelines.compiling);
-    let new: Vec<Specialised> =
-        kernels.iter().filter(|(kernel, constants)| !device.pipelines.has(kernel, constants)).cloned().collect();
+    let is_new = |wanted: &&Wanted| !device.pipelines.has(wanted.kernel, &wanted.constants);
+    let new: Vec<Wanted> = kernels.iter().filter(is_new).cloned().collect();
     let next = Mutex::new(new.iter());
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| -> Result<()> {
@@ -163,7 +163,7 @@ pub fn compile_all(device: &Device, kernels: &[(&'static Kernel, Vec<(&'static s
                 scope.spawn(|| {
                     loop {
                         let job = lock(&next).next();
-                        let Some((kernel, constants)) = job else { return Ok(()) };
+                        let Some(Wanted { kernel, constants, .. }) = job else { return Ok(()) };
                         device.pipeline(kernel, constants)?;
                     }
                 })

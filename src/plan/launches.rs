@@ -2,16 +2,13 @@
 
 use super::{Pinned, Place, Plan, Tuned};
 use crate::Result;
-use crate::gpu::{ALIGNMENT, compile_all};
+use crate::gpu::{ALIGNMENT, Wanted, compile_all};
 use crate::graph::{Call, Counts, Dispatch, Graph, Operand, ValueId};
-use crate::kernel::{Facts, Kernel, Tuning};
+use crate::kernel::{Facts, Tuning};
 use std::collections::{HashMap, HashSet};
 
 /// Row counts that stand for the maximum of every value.
 pub(super) const MOST: Counts = Counts { tokens: usize::MAX, supervised: usize::MAX };
-
-/// A kernel with its constants.
-type Specialised = (&'static Kernel, Vec<(&'static str, f64)>);
 
 /// Has the driver compile all that [`Executable::new`](super::Executable::new) would run for this graph, and allocates nothing. A leaf that is
 /// not in `pinned` is taken to lie in one piece.
@@ -39,12 +36,16 @@ pub(super) fn largest(
 }
 
 /// The kernels of these dispatches, each once.
-pub(super) fn kernels(dispatches: &[(usize, Vec<Dispatch>)]) -> Vec<Specialised> {
-    let mut kernels: Vec<Specialised> =
-        dispatches.iter().flat_map(|(_, list)| list).map(|dispatch| (dispatch.kernel, dispatch.constants.clone())).collect();
+pub(super) fn kernels(dispatches: &[(usize, Vec<Dispatch>)]) -> Vec<Wanted> {
     let mut seen = HashSet::new();
-    kernels.retain(|(kernel, constants)| seen.insert((kernel.name, format!("{constants:?}"))));
-    kernels
+    let all = dispatches.iter().flat_map(|(_, list)| list);
+    let new = all.filter(|dispatch| seen.insert((dispatch.kernel.name, format!("{:?}", dispatch.constants))));
+    let wanted = |Dispatch { kernel, constants, params, .. }: &Dispatch| Wanted {
+        kernel: *kernel,
+        constants: constants.clone(),
+        params: params.clone(),
+    };
+    new.map(wanted).collect()
 }
 
 /// Inputs and outputs of a node for these row counts; a count above a value's maximum stands for the maximum. `part_starts`: first row of
