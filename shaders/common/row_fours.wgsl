@@ -1,7 +1,14 @@
 // Rows whose length is a multiple of 4, read and written by four values: a quarter of the loads, each of which costs a CPU driver as much as many
-// additions. Its counterpart is row_ones.
+// additions. Its counterparts are row_ones and row_fours_wide.
+
+const WIDTH = 4u;
 
 alias Values = vec4f;
+alias Stored = vec4f;
+
+fn values_of(stored: Stored) -> Values {
+    return stored;
+}
 
 fn inner(a: Values, b: Values) -> f32 {
     return dot(a, b);

@@ -81,6 +81,9 @@ impl Needs {
     /// For every device.
     pub const NONE: Self = Self { cpu_driver: false, subgroup_size: None, int64: false, f16: false, cooperative: None };
 
+    /// A CPU driver with subgroups of 8, such as lavapipe, and loads of 8 bytes.
+    pub const SUBGROUP8: Self = Self { cpu_driver: true, subgroup_size: Some(8), int64: true, ..Self::NONE };
+
     /// Is the kernel one for such a device?
     pub fn met_by(&self, facts: &Facts) -> bool {
         (!self.cpu_driver || facts.cpu_driver)

@@ -14,6 +14,7 @@
 //! to_experts: `d_x = from_experts(d, w)`, `d_w = expert_dots(x, d)`. from_experts: `d_y = to_experts(d, w)`, `d_w = expert_dots(d, y)`.
 //! expert_dots: `d_x = from_experts(y, d)`, `d_y = to_experts(x, d)`.
 
+use super::row_values::{FOURS, ONES};
 use super::{Example, OpEntry, Random, expect, spread};
 use crate::graph::{
     Bind, Call, DType, Derivative, Differentiate, Dispatch, Matrix, Op, Rows, ShapeError, TensorType, ValueId, Vjp,
@@ -272,9 +273,6 @@ fn by_fours(columns: usize) -> Option<usize> {
 const fn kernel(name: &'static str, shader: &'static str, slots: &'static [(&'static str, &'static str)]) -> Kernel {
     Kernel { shader, slots, ..Kernel::plain(name, Params::FIELDS) }
 }
-
-const ONES: (&str, &str) = ("values", "row_ones");
-const FOURS: (&str, &str) = ("values", "row_fours");
 
 /// One workgroup a row, value by value or by fours.
 static TO_EXPERTS: [Kernel; 2] =

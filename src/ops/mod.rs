@@ -34,6 +34,7 @@ pub mod replace_columns;
 pub mod rms_norm;
 pub mod rope;
 pub mod route;
+mod row_values;
 pub mod scale;
 pub mod scale_columns;
 pub mod softcap;

@@ -15,10 +15,11 @@
 //! `d_weight[c]` is the sum over all vectors of `d_y[c] x^[c]`; it has a rule where a row is one vector.
 //! [`RmsNormBackward`] takes an optional further gradient to add on the way out: the one that bypasses the norm on the residual path.
 
+use super::row_values::{FOURS, FOURS_WIDE, ONES, chosen};
 use super::scale_columns::ColumnDots;
 use super::{Example, OpEntry, Random, expect, spread};
 use crate::graph::{Bind, Call, DType, Derivative, Differentiate, Dispatch, Matrix, Op, Rows, ShapeError, TensorType, Vjp};
-use crate::kernel::{Facts, Kernel, Needs};
+use crate::kernel::{Kernel, Needs};
 use crate::kernel_params;
 
 /// Forward. Inputs `x`, and `weight` where there is one.
@@ -83,12 +84,12 @@ impl RmsNorm {
     }
 
     /// One dispatch, of one workgroup a vector, on the inputs in `tail` after x and weight.
-    fn dispatch(&self, kernels: &'static [Kernel; 2], call: &Call, tail: &[usize], has_addend: bool) -> Vec<Dispatch> {
+    fn dispatch(&self, kernels: &'static [Kernel; 3], call: &Call, tail: &[usize], has_addend: bool) -> Vec<Dispatch> {
         let out = &call.outputs[0];
-        let vectors = out.rows * self.groups;
+        let (vectors, columns) = (out.rows * self.groups, out.columns() / self.groups);
         let params = Params {
             rows: vectors as u32,
-            columns: (out.columns() / self.groups) as u32,
+            columns: columns as u32,
             eps: self.eps as f32,
             has_weight: (self.weight != NormWeight::None) as u32,
             weight_offset: if self.weight == NormWeight::OnePlus { 1.0 } else { 0.0 },
@@ -98,7 +99,7 @@ impl RmsNorm {
         let weight = self.own_inputs() - 1;
         let inputs = [0, weight].into_iter().chain(tail.iter().copied()).map(Bind::Input);
         vec![Dispatch {
-            kernel: chosen(kernels, call.device),
+            kernel: chosen(kernels, call.device, columns.is_multiple_of(4), columns >= 4 * LANES),
             constants: vec![],
             params: params.bytes(),
             bindings: inputs.chain([Bind::Output(0)]).collect(),
@@ -213,40 +214,33 @@ impl Op for RmsNormBackward {
 
 kernel_params!(Params { rows: u32, columns: u32, eps: f32, has_weight: u32, weight_offset: f32, has_addend: u32 });
 
-/// A kernel with one workgroup a row: with barriers, or with one subgroup of 8.
+/// Invocations a row.
+const LANES: usize = 64;
+
+/// A kernel with one workgroup a row: value by value, by fours, and by fours without barriers in one subgroup of 8.
 macro_rules! kernels {
     ($name:literal) => {
         [
+            kernel($name, $name, &[ONES, SUM]),
+            kernel(concat!($name, "_fours"), $name, &[FOURS, SUM]),
             Kernel {
-                name: $name,
-                shader: $name,
-                slots: &[("row_sum", "row_sum")],
-                constants: &[],
-                params: Params::FIELDS,
-                needs: Needs::NONE,
-                unchecked: true,
-            },
-            Kernel {
-                name: concat!($name, "_subgroup8"),
-                shader: $name,
-                slots: &[("row_sum", "row_sum_subgroup")],
                 constants: &[("LANES", 8.0)],
-                params: Params::FIELDS,
-                needs: Needs { cpu_driver: true, subgroup_size: Some(8), ..Needs::NONE },
-                unchecked: true,
+                needs: Needs::SUBGROUP8,
+                ..kernel(concat!($name, "_subgroup8"), $name, &[FOURS_WIDE, SUM_IN_SUBGROUP])
             },
         ]
     };
 }
 
-static FORWARD: [Kernel; 2] = kernels!("rms_norm");
-static BACKWARD: [Kernel; 2] = kernels!("rms_norm_backward");
-
-/// The one without barriers where the device is a CPU with subgroups of 8.
-fn chosen(kernels: &'static [Kernel; 2], facts: &Facts) -> &'static Kernel {
-    let [plain, subgroup8] = kernels;
-    if facts.cpu_driver && subgroup8.needs.met_by(facts) { subgroup8 } else { plain }
+const fn kernel(name: &'static str, shader: &'static str, slots: &'static [(&'static str, &'static str)]) -> Kernel {
+    Kernel { shader, slots, ..Kernel::plain(name, Params::FIELDS) }
 }
+
+const SUM: (&str, &str) = ("row_sum", "row_sum");
+const SUM_IN_SUBGROUP: (&str, &str) = ("row_sum", "row_sum_subgroup");
+
+static FORWARD: [Kernel; 3] = kernels!("rms_norm");
+static BACKWARD: [Kernel; 3] = kernels!("rms_norm_backward");
 
 /// The gradient of a single column is a difference that all but cancels where eps is small; no f32 kernel could be held to a bound there.
 fn example_eps(columns: usize) -> f64 {

@@ -18,9 +18,10 @@
 //! **Gradient.** The transpose of a rotation is that by the negative angle; the factor stays. So `d_x` is `d_y` through the same table
 //! with negative sines.
 
+use super::row_values::{FOURS, FOURS_WIDE, ONES, chosen};
 use super::{Example, OpEntry, Random, expect, spread};
 use crate::graph::{Call, DType, Derivative, Differentiate, Dispatch, Matrix, Op, Rows, ShapeError, TensorType, Vjp};
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, Needs};
 use crate::kernel_params;
 use std::ops::Range;
 
@@ -110,9 +111,10 @@ impl Op for Rope {
             positions: call.inputs[2].rows as u32,
             inverse: self.inverse as u32,
         };
+        let in_fours = self.head_dim.is_multiple_of(4) && self.rotary_dim.is_multiple_of(8);
         vec![Dispatch {
             constants: vec![("HALF", (self.rotary_dim / 2) as f64), ("HEAD_DIM", self.head_dim as f64)],
-            ..Dispatch::only(&KERNEL, call, params.bytes(), spread(x.rows))
+            ..Dispatch::only(chosen(&KERNELS, call.device, in_fours, true), call, params.bytes(), spread(x.rows))
         }]
     }
 
@@ -134,13 +136,21 @@ impl Differentiate for Rope {
 
 kernel_params!(Params { rows: u32, heads: u32, positions: u32, inverse: u32 });
 
-/// One workgroup a row.
-pub static KERNEL: Kernel = Kernel::plain("rope", Params::FIELDS);
+/// One workgroup a row: value by value, by fours, and by fours for CPU drivers with subgroups of 8.
+static KERNELS: [Kernel; 3] = [
+    kernel("rope", &[ONES]),
+    kernel("rope_fours", &[FOURS]),
+    Kernel { constants: &[("LANES", 8.0)], needs: Needs::SUBGROUP8, ..kernel("rope_subgroup8", &[FOURS_WIDE]) },
+];
+
+const fn kernel(name: &'static str, slots: &'static [(&'static str, &'static str)]) -> Kernel {
+    Kernel { shader: "rope", slots, ..Kernel::plain(name, Params::FIELDS) }
+}
 
 pub(super) fn entry() -> OpEntry {
     OpEntry {
         name: "rope",
-        kernels: vec![&KERNEL],
+        kernels: KERNELS.iter().collect(),
         examples: |random| {
             [(1, 1, 2, 2), (3, 1, 4, 4), (7, 3, 20, 20), (33, 9, 64, 64), (5, 2, 128, 96), (4, 3, 7, 2), (6, 4, 256, 256)]
                 .map(|(rows, heads, head_dim, rotary_dim)| {

@@ -320,7 +320,7 @@ kernel_params!(Params { rows: u32, keys: u32, heads: u32, group: u32, scale: f32
 pub static FORWARD: Kernel = Kernel::checked("attention", Params::FIELDS);
 
 /// CPU drivers with subgroups of exactly 8, and loads of 8 bytes a component.
-const SUBGROUP8: Needs = Needs { cpu_driver: true, subgroup_size: Some(8), int64: true, ..Needs::NONE };
+const SUBGROUP8: Needs = Needs::SUBGROUP8;
 
 /// In subgroups of 8, without workgroup memory.
 const fn in_subgroups_of_8(name: &'static str, params: &'static [ParamField]) -> Kernel {

@@ -8,7 +8,7 @@ use crate::kernel::{Kernel, Needs};
 use crate::storage::DType;
 
 /// CPU drivers with subgroups of exactly 8, and loads of 8 bytes.
-pub(super) const SUBGROUP8: Needs = Needs { cpu_driver: true, subgroup_size: Some(8), int64: true, ..Needs::NONE };
+pub(super) const SUBGROUP8: Needs = Needs::SUBGROUP8;
 
 /// An algorithm that takes [`Params`]: its name, the file of `main`, what fills the slots besides the weights.
 pub(super) const fn algorithm(
