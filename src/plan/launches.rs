@@ -41,7 +41,7 @@ pub(super) fn kernels(dispatches: &[(usize, Vec<Dispatch>)]) -> Vec<Wanted> {
     let all = dispatches.iter().flat_map(|(_, list)| list);
     let new = all.filter(|dispatch| seen.insert((dispatch.kernel.name, format!("{:?}", dispatch.constants))));
     let wanted = |Dispatch { kernel, constants, params, .. }: &Dispatch| Wanted {
-        kernel: *kernel,
+        kernel,
         constants: constants.clone(),
         params: params.clone(),
     };
