@@ -13,7 +13,7 @@ override LANES: u32 = 64u;   // invocations a row
 @group(0) @binding(1) var<storage, read> x: array<Stored>;     // [rows, heads * HEAD_DIM]
 @group(0) @binding(2) var<storage, read> position: array<u32>; // [rows]
 @group(0) @binding(3) var<storage, read> table: array<Stored>; // [positions, 2 HALF]: cosines, then sines
-@group(0) @binding(4) var<storage, read_write> y: array<Values>;    // as x
+@group(0) @binding(4) var<storage, read_write> y: array<Values>; // as x
 
 @compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u, @builtin(local_invocation_index) lane: u32) {
