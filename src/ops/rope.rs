@@ -136,11 +136,15 @@ impl Differentiate for Rope {
 
 kernel_params!(Params { rows: u32, heads: u32, positions: u32, inverse: u32 });
 
-/// One workgroup a row: value by value, by fours, and by fours for CPU drivers with subgroups of 8.
+/// One workgroup a row: value by value, by fours, and by fours for CPU drivers.
 static KERNELS: [Kernel; 3] = [
     kernel("rope", &[ONES]),
     kernel("rope_fours", &[FOURS]),
-    Kernel { constants: &[("LANES", 8.0)], needs: Needs::SUBGROUP8, ..kernel("rope_subgroup8", &[FOURS_WIDE]) },
+    Kernel {
+        constants: &[("LANES", 8.0)],
+        needs: Needs { subgroup_size: None, ..Needs::SUBGROUP8 },
+        ..kernel("rope_wide", &[FOURS_WIDE])
+    },
 ];
 
 const fn kernel(name: &'static str, slots: &'static [(&'static str, &'static str)]) -> Kernel {

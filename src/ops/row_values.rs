@@ -5,7 +5,7 @@ use crate::kernel::{Facts, Kernel};
 
 pub(super) const ONES: (&str, &str) = ("values", "row_ones");
 pub(super) const FOURS: (&str, &str) = ("values", "row_fours");
-/// For [`Needs::SUBGROUP8`](crate::kernel::Needs::SUBGROUP8).
+/// For CPU drivers with 64-bit integers.
 pub(super) const FOURS_WIDE: (&str, &str) = ("values", "row_fours_wide");
 
 /// Of the three kernels, in the order above, the one for rows that are `in_fours`; a GPU's lanes have enough to do with fours if it `pays`.
