@@ -32,7 +32,7 @@ pub struct Wanted {
 ///
 /// # Errors
 /// If a kernel cannot be compiled, or the device is lost.
-pub(super) fn run_first(device: &Device, kernels: &[Wanted]) -> Result<()> {
+pub(super) fn run_first(device: &Device, kernels: &[&Wanted]) -> Result<()> {
     if !device.facts.cpu_driver {
         return Ok(());
     }

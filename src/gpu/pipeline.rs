@@ -154,7 +154,7 @@ fn entry(index: usize, kind: BindingKind) -> wgpu::BindGroupLayoutEntry {
 pub fn compile_all(device: &Device, kernels: &[Wanted]) -> Result<()> {
     let _alone = lock(&device.pipelines.compiling);
     let is_new = |wanted: &&Wanted| !device.pipelines.has(wanted.kernel, &wanted.constants);
-    let new: Vec<Wanted> = kernels.iter().filter(is_new).cloned().collect();
+    let new: Vec<&Wanted> = kernels.iter().filter(is_new).collect();
     let next = Mutex::new(new.iter());
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| -> Result<()> {

@@ -14,7 +14,7 @@
 //! to_experts: `d_x = from_experts(d, w)`, `d_w = expert_dots(x, d)`. from_experts: `d_y = to_experts(d, w)`, `d_w = expert_dots(d, y)`.
 //! expert_dots: `d_x = from_experts(y, d)`, `d_y = to_experts(x, d)`.
 
-use super::row_values::{FOURS, ONES};
+use super::row_values::{FOURS, ONES, SUM, SUM_IN_SUBGROUP};
 use super::{Example, OpEntry, Random, expect, spread};
 use crate::graph::{
     Bind, Call, DType, Derivative, Differentiate, Dispatch, Matrix, Op, Rows, ShapeError, TensorType, ValueId, Vjp,
@@ -282,12 +282,12 @@ static FROM_EXPERTS: [Kernel; 2] =
 
 /// One workgroup an entry: value by value, by fours, and for CPU drivers with subgroups of 8 without barriers.
 static DOTS: [Kernel; 3] = [
-    kernel("expert_dots", "expert_dots", &[ONES, ("row_sum", "row_sum")]),
-    kernel("expert_dots_fours", "expert_dots", &[FOURS, ("row_sum", "row_sum")]),
+    kernel("expert_dots", "expert_dots", &[ONES, SUM]),
+    kernel("expert_dots_fours", "expert_dots", &[FOURS, SUM]),
     Kernel {
         constants: &[("LANES", 8.0)],
         needs: Needs { cpu_driver: true, subgroup_size: Some(8), ..Needs::NONE },
-        ..kernel("expert_dots_subgroup8", "expert_dots", &[FOURS, ("row_sum", "row_sum_subgroup")])
+        ..kernel("expert_dots_subgroup8", "expert_dots", &[FOURS, SUM_IN_SUBGROUP])
     },
 ];
 

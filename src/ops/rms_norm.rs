@@ -15,7 +15,7 @@
 //! `d_weight[c]` is the sum over all vectors of `d_y[c] x^[c]`; it has a rule where a row is one vector.
 //! [`RmsNormBackward`] takes an optional further gradient to add on the way out: the one that bypasses the norm on the residual path.
 
-use super::row_values::{FOURS, FOURS_WIDE, ONES, chosen};
+use super::row_values::{FOURS, FOURS_WIDE, ONES, SUM, SUM_IN_SUBGROUP, chosen};
 use super::scale_columns::ColumnDots;
 use super::{Example, OpEntry, Random, expect, spread};
 use crate::graph::{Bind, Call, DType, Derivative, Differentiate, Dispatch, Matrix, Op, Rows, ShapeError, TensorType, Vjp};
@@ -235,9 +235,6 @@ macro_rules! kernels {
 const fn kernel(name: &'static str, shader: &'static str, slots: &'static [(&'static str, &'static str)]) -> Kernel {
     Kernel { shader, slots, ..Kernel::plain(name, Params::FIELDS) }
 }
-
-const SUM: (&str, &str) = ("row_sum", "row_sum");
-const SUM_IN_SUBGROUP: (&str, &str) = ("row_sum", "row_sum_subgroup");
 
 static FORWARD: [Kernel; 3] = kernels!("rms_norm");
 static BACKWARD: [Kernel; 3] = kernels!("rms_norm_backward");

@@ -25,7 +25,7 @@ pub use recompute::{Extent, Segment, recompute};
 pub use timings::Timing;
 
 use crate::gpu::{ALIGNMENT, padded};
-use crate::graph::{Call, Graph, Operand, Origin, ValueId};
+use crate::graph::{Graph, Origin, ValueId};
 use crate::kernel::{Facts, Tuning};
 use std::collections::HashSet;
 
@@ -92,19 +92,8 @@ impl Plan {
 
     /// Bytes of the parameters of all dispatches, on a device of this kind by its fixed rules.
     pub fn parameter_bytes(&self, graph: &Graph, facts: &Facts) -> usize {
-        let largest = |ids: &[ValueId]| -> Vec<Operand> {
-            let operand = |id: &ValueId| {
-                let tensor = graph[*id].tensor;
-                Operand { tensor, rows: tensor.shape.rows.max(), part_starts: vec![0] }
-            };
-            ids.iter().map(operand).collect()
-        };
-        let dispatches = |&node: &usize| {
-            let node = &graph.nodes()[node];
-            let (inputs, outputs) = (largest(&node.inputs), largest(&node.outputs));
-            node.op.launch(&Call { inputs: &inputs, outputs: &outputs, device: facts, tuning: &Tuning::NONE }).len()
-        };
-        padded(self.nodes.iter().map(dispatches).sum::<usize>() * ALIGNMENT)
+        let dispatches = launches::largest(graph, self, &|_| vec![0], facts, &Tuning::NONE);
+        padded(dispatches.iter().map(|(_, list)| list.len()).sum::<usize>() * ALIGNMENT)
     }
 
     /// The largest single piece of the arena, a value or a node's scratch: its name and bytes. It has to fit a binding.

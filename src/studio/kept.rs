@@ -91,6 +91,9 @@ pub enum Shown {
     Logits,
 }
 
+/// What can be read of a look, and where the numbers of a layer are.
+type Readable = (Vec<ValueId>, Option<LayerValues>);
+
 impl Shown {
     fn part(self, depth: usize) -> Part {
         match self {
@@ -116,12 +119,7 @@ impl Shown {
             Self::Logits => Ok((vec![logits_value(model)?], None)),
         }
     }
-}
 
-/// What can be read of a look, and where the numbers of a layer are.
-type Readable = (Vec<ValueId>, Option<LayerValues>);
-
-impl Shown {
     /// What is looked into, and what of it can be read.
     fn of<'a>(
         self,

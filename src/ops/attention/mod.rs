@@ -136,7 +136,7 @@ impl Heads {
     fn chosen(&self, facts: &Facts, tiles: &'static Kernel, subgroup8: &'static Kernel, rows: usize) -> Chosen {
         let constants = self.constants();
         // The kernels for subgroups of 8 load 8 columns at a time, and hold 8 rows of up to 256 columns or 16 of up to 64.
-        if SUBGROUP8.met_by(facts) && self.head_dim.is_multiple_of(8) {
+        if Needs::SUBGROUP8.met_by(facts) && self.head_dim.is_multiple_of(8) {
             let own_rows = if self.head_dim > 64 || rows <= 8 { 8 } else { 16 };
             let constants = [vec![("ROWS", own_rows as f64)], constants].concat();
             return Chosen { kernel: subgroup8, constants, own_rows };
@@ -319,12 +319,9 @@ kernel_params!(Params { rows: u32, keys: u32, heads: u32, group: u32, scale: f32
 /// One workgroup for 32 (row, query head) of a key/value head.
 pub static FORWARD: Kernel = Kernel::checked("attention", Params::FIELDS);
 
-/// CPU drivers with subgroups of exactly 8, and loads of 8 bytes a component.
-const SUBGROUP8: Needs = Needs::SUBGROUP8;
-
 /// In subgroups of 8, without workgroup memory.
 const fn in_subgroups_of_8(name: &'static str, params: &'static [ParamField]) -> Kernel {
-    Kernel { name, shader: name, slots: &[], constants: &[], params, needs: SUBGROUP8, unchecked: true }
+    Kernel { name, shader: name, slots: &[], constants: &[], params, needs: Needs::SUBGROUP8, unchecked: true }
 }
 
 /// One workgroup, of one subgroup of 8, for 8 or 16 (row, query head) of a key/value head.

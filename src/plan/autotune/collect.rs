@@ -1,9 +1,9 @@
 //! The products of graphs, found by launching every node as a plan does, at its largest row counts.
 
 use crate::gpu::{Device, split_rows};
-use crate::graph::{Counts, Dispatch, Graph, Origin, ValueId};
+use crate::graph::{Dispatch, Graph, Origin, ValueId};
 use crate::kernel::{Class, Kernel, Tuning};
-use crate::plan::launches::launch;
+use crate::plan::launches::{MOST, launch};
 
 /// The classes of all products and the share of each in their estimated time, the largest first.
 pub(super) fn classes(graphs: &[Graph], device: &Device) -> Vec<(Class, f64)> {
@@ -28,7 +28,6 @@ pub(super) fn kernels(graphs: &[Graph], device: &Device, tuning: &Tuning) -> Vec
 }
 
 fn dispatches(graphs: &[Graph], device: &Device, tuning: &Tuning) -> Vec<Dispatch> {
-    let most = Counts { tokens: usize::MAX, supervised: usize::MAX };
     let of_graph = |graph: &Graph| -> Vec<Dispatch> {
         let parts = |id: ValueId| match graph[id].origin {
             Origin::Weight => {
@@ -38,7 +37,7 @@ fn dispatches(graphs: &[Graph], device: &Device, tuning: &Tuning) -> Vec<Dispatc
             }
             _ => vec![0],
         };
-        (0..graph.nodes().len()).flat_map(|node| launch(graph, &parts, &device.facts, tuning, node, &most)).collect()
+        (0..graph.nodes().len()).flat_map(|node| launch(graph, &parts, &device.facts, tuning, node, &MOST)).collect()
     };
     graphs.iter().flat_map(of_graph).collect()
 }

@@ -162,7 +162,7 @@ pub(in crate::studio) fn compile(session: &Session, rows: usize) -> Result<()> {
     let fresh = || usual_placement(session.config());
     let placement = session.adapter().map_or_else(fresh, |adapter| adapter.without_dropout().placement);
     let graph = graph(session, &placement, rows)?;
-    let kept: Vec<ValueId> = [graph.loss, graph.nll].into_iter().chain(graph.gradients.iter().copied()).collect();
+    let kept = [graph.outputs(), graph.gradients.clone()].concat();
     let pinned = session.weights().pinned(&graph.model, session.config())?;
     plan::compile(&session.weights().place(), &graph.model.graph, &kept, &pinned)
 }
