@@ -3,7 +3,8 @@
 // the one that runs where sizes do not suit them.
 // Algorithm: one invocation a 4 x 4 block of the output, no workgroup memory, no barriers; layouts differ only in strides.
 // Traffic: A and B are read once per block of 4 rows or columns, from cache where neighbours overlap. Accumulates in f32 along k in order,
-// four steps an iteration: Mesa 22.3 silently stops a loop after 65,535 iterations, and a vocabulary can be longer than that.
+// in stretches: Mesa 22.3 silently stops a loop after 65,535 iterations, and a vocabulary can be longer than that. Two steps an iteration: four
+// of quantised weights take more registers than Adreno's GPUs before X1 have.
 
 struct Params {
     m: u32, n: u32, k: u32, flags: u32,
@@ -17,6 +18,7 @@ struct Params {
 const HAS_ADDEND = 1u;
 const ACCUMULATE = 2u; // add to what out holds
 const ALONG_ROWS = 4u; // see expert_product
+const STRETCH = 4096u; // steps of k, an even number
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> a: array<f32>;
@@ -48,15 +50,16 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
     let i = min(vec4u(first_i) + vec4u(0u, 1u, 2u, 3u), vec4u(rows_end() - 1u));
     let j = min(vec4u(first_j) + vec4u(0u, 1u, 2u, 3u), vec4u(params.n - 1u));
     var sums = mat4x4f();
-    var k = 0u;
-    for (; k + 4u <= steps_end(); k += 4u) {
-        sums = add_step(sums, i, j, k);
-        sums = add_step(sums, i, j, k + 1u);
-        sums = add_step(sums, i, j, k + 2u);
-        sums = add_step(sums, i, j, k + 3u);
-    }
-    for (; k < steps_end(); k++) {
-        sums = add_step(sums, i, j, k);
+    for (var first_k = 0u; first_k < steps_end(); first_k += STRETCH) {
+        let end = min(first_k + STRETCH, steps_end());
+        var k = first_k;
+        for (; k + 2u <= end; k += 2u) {
+            sums = add_step(sums, i, j, k);
+            sums = add_step(sums, i, j, k + 1u);
+        }
+        for (; k < end; k++) {
+            sums = add_step(sums, i, j, k);
+        }
     }
     // What is stored is always the first: an index that varies would put the sums in memory.
     for (var row = first_i; row < min(first_i + 4u, rows_end()); row++) {

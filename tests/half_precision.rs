@@ -38,16 +38,21 @@ fn devices(arithmetic: Arithmetic) -> Vec<Arc<Device>> {
         }
     };
     let Some(adapter) = adapters().into_iter().find(|adapter| adapter.get_info() == first.info) else { return Vec::new() };
-    let others = match arithmetic {
-        Arithmetic::Cooperative => Matrices::offered(&adapter).split_off(1),
-        _ => Vec::new(),
-    };
-    let with = |matrices| {
+    let as_if = |changed: &dyn Fn(&mut Facts)| {
         let mut device = open(arithmetic).unwrap();
-        device.facts.cooperative = Some(matrices);
+        changed(&mut device.facts);
         device
     };
-    std::iter::once(first).chain(others.into_iter().map(with)).map(Arc::new).collect()
+    let others: Vec<Device> = match arithmetic {
+        Arithmetic::Cooperative => {
+            let others = Matrices::offered(&adapter).split_off(1);
+            others.into_iter().map(|matrices| as_if(&|facts| facts.cooperative = Some(matrices))).collect()
+        }
+        // Their tiles are others where subgroups are narrow.
+        _ if first.facts.has_narrow_subgroups() => vec![as_if(&|facts| facts.subgroup = None)],
+        _ => vec![as_if(&|facts| facts.subgroup = Some((8, 8)))],
+    };
+    std::iter::once(first).chain(others).map(Arc::new).collect()
 }
 
 fn launch(op: &dyn Op, types: &[TensorType], facts: &Facts, tuning: &Tuning) -> Vec<Dispatch> {

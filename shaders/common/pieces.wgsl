@@ -7,21 +7,20 @@ struct Path {
     first: u32, // word of the first piece, but for k
     next: u32,  // from one of its pieces to the next
     last: u32,  // the furthest that a piece may begin
-    far: u32,   // from the first word of a piece to the second: 1, or 0 at the end of a row
     k: u32,     // words from one step of k to the next, 4 of them where k lies along rows
+    end: u32,   // the furthest that its second word may be
 }
 
 // Where k lies along rows of so many words, of which there are `lines`.
 fn path_along_k(start: u32, row: u32, lines: u32, line: u32, step: u32, next: vec2u) -> Path {
     let own = start + step / 4u;
-    return Path(own + line * row, next.x * row, own + (lines - 1u) * row, 1u, 1u);
+    return Path(own + line * row, next.x * row, own + (lines - 1u) * row, 1u, 0xffffffffu);
 }
 
-// Where each row of so many words, which has `lines` elements, is one step of k.
+// Where each row of so many words, which has `lines` elements, is one step of k. The second word of a piece may be past the end of its row.
 fn path_by_k(start: u32, row: u32, lines: u32, line: u32, step: u32, next: vec2u) -> Path {
     let near = min(line, lines - 4u) / 4u;
-    let far = min(line + 4u, lines - 4u) / 4u;
-    return Path(start + near + step * row, next.y * row, 0xffffffffu, far - near, 4u * row);
+    return Path(start + near + step * row, next.y * row, 0xffffffffu, 4u * row, start + steps_end() * row - 1u);
 }
 
 fn path_of_a(i: u32, step: u32, next: vec2u) -> Path {
@@ -45,12 +44,12 @@ fn word_of_piece(path: Path, piece: u32, k: u32) -> u32 {
 
 fn a_piece(path: Path, piece: u32, k: u32) -> Eight {
     let at = word_of_piece(path, piece, k);
-    return Eight(load_a4(at), load_a4(at + path.far));
+    return Eight(load_a4(at), load_a4(min(at + 1u, path.end)));
 }
 
 fn b_piece(path: Path, piece: u32, k: u32) -> Eight {
     let at = word_of_piece(path, piece, k);
-    return load_weight8(at, at + path.far);
+    return load_weight8(at, min(at + 1u, path.end));
 }
 
 // Word of element (line, k) where both may be past the end: of the last one then.
@@ -66,17 +65,15 @@ fn a_four(i: u32, k: u32) -> vec4f {
     return select(vec4f(), load_a4(word_inside(a_first(), params.a_row, rows_end(), i, k, A_BY_K)), k < steps_end());
 }
 
+fn b_four(j: u32, k: u32) -> vec4f {
+    let row = select(params.k, params.n, B_BY_K);
+    return load_weight4(word_inside(b_first(), row, params.n, j, k, B_BY_K));
+}
+
 // From the first four elements of a piece to the others: (lines, steps).
 fn ahead_in_piece(by_k: bool) -> vec2u {
     if by_k {
         return vec2u(4u, 0u);
     }
     return vec2u(0u, 4u);
-}
-
-fn b_eight(j: u32, k: u32) -> Eight {
-    let row = select(params.k, params.n, B_BY_K);
-    let ahead = ahead_in_piece(B_BY_K);
-    let near = word_inside(b_first(), row, params.n, j, k, B_BY_K);
-    return load_weight8(near, word_inside(b_first(), row, params.n, j + ahead.x, k + ahead.y, B_BY_K));
 }

@@ -3,7 +3,8 @@
 // order. An invocation copies pieces of 8 elements that follow each other in memory, so that what 8 weights of a block share is decoded once; where
 // they lie in memory is computed before the loop over k. Where k lies along the rows, an element of a piece goes to each of 8 steps of the tile, by
 // words of 4 bytes; compilers read the tile by words of 16.
-// Two loops: whole tiles without a check of k, then what is left (the last steps, a low-rank term), checked and not unrolled.
+// Two loops: whole tiles without a check of k, then what is left (the last steps, a low-rank term), checked, by fours and not unrolled, for few
+// registers: what either loop holds counts for both.
 
 override A_SIZE: u32 = 4u * ROW_BLOCKS * K_TILE;
 override B_SIZE: u32 = 4u * COLUMN_BLOCKS * K_TILE;
@@ -13,40 +14,44 @@ override B_PIECES: u32 = B_SIZE / 8u / THREADS;
 var<workgroup> a_tile: array<f32, A_SIZE>; // [step of k][row]
 var<workgroup> b_tile: array<f32, B_SIZE>; // [step of k][column]
 
-// The line (row or column) and the step of k where piece `number` of a tile with so many lines begins. Neighbours go along memory.
-fn place_of(number: u32, lines: u32, by_k: bool) -> vec2u {
+// The line (row or column) and the step of k where piece `number` of a tile with so many lines begins, of pieces of so many elements.
+// Neighbours go along memory.
+fn place_of(number: u32, lines: u32, by_k: bool, length: u32) -> vec2u {
     if by_k {
-        return vec2u(number % (lines / 8u) * 8u, number / (lines / 8u));
+        return vec2u(number % (lines / length) * length, number / (lines / length));
     }
-    return vec2u(number / (K_TILE / 8u), number % (K_TILE / 8u) * 8u);
+    return vec2u(number / (K_TILE / length), number % (K_TILE / length) * length);
+}
+
+// Four elements that follow each other in memory.
+fn store_a4(place: vec2u, four: vec4f) {
+    let at = place.y * 4u * ROW_BLOCKS + place.x;
+    let next = select(4u * ROW_BLOCKS, 1u, A_BY_K);
+    a_tile[at] = four.x;
+    a_tile[at + next] = four.y;
+    a_tile[at + 2u * next] = four.z;
+    a_tile[at + 3u * next] = four.w;
+}
+
+fn store_b4(place: vec2u, four: vec4f) {
+    let at = place.y * 4u * COLUMN_BLOCKS + place.x;
+    let next = select(4u * COLUMN_BLOCKS, 1u, B_BY_K);
+    b_tile[at] = four.x;
+    b_tile[at + next] = four.y;
+    b_tile[at + 2u * next] = four.z;
+    b_tile[at + 3u * next] = four.w;
 }
 
 fn store_a(number: u32, piece: Eight) {
-    let place = place_of(number, 4u * ROW_BLOCKS, A_BY_K);
-    let at = place.y * 4u * ROW_BLOCKS + place.x;
-    let next = select(4u * ROW_BLOCKS, 1u, A_BY_K);
-    a_tile[at] = piece.near.x;
-    a_tile[at + next] = piece.near.y;
-    a_tile[at + 2u * next] = piece.near.z;
-    a_tile[at + 3u * next] = piece.near.w;
-    a_tile[at + 4u * next] = piece.far.x;
-    a_tile[at + 5u * next] = piece.far.y;
-    a_tile[at + 6u * next] = piece.far.z;
-    a_tile[at + 7u * next] = piece.far.w;
+    let place = place_of(number, 4u * ROW_BLOCKS, A_BY_K, 8u);
+    store_a4(place, piece.near);
+    store_a4(place + ahead_in_piece(A_BY_K), piece.far);
 }
 
 fn store_b(number: u32, piece: Eight) {
-    let place = place_of(number, 4u * COLUMN_BLOCKS, B_BY_K);
-    let at = place.y * 4u * COLUMN_BLOCKS + place.x;
-    let next = select(4u * COLUMN_BLOCKS, 1u, B_BY_K);
-    b_tile[at] = piece.near.x;
-    b_tile[at + next] = piece.near.y;
-    b_tile[at + 2u * next] = piece.near.z;
-    b_tile[at + 3u * next] = piece.near.w;
-    b_tile[at + 4u * next] = piece.far.x;
-    b_tile[at + 5u * next] = piece.far.y;
-    b_tile[at + 6u * next] = piece.far.z;
-    b_tile[at + 7u * next] = piece.far.w;
+    let place = place_of(number, 4u * COLUMN_BLOCKS, B_BY_K, 8u);
+    store_b4(place, piece.near);
+    store_b4(place + ahead_in_piece(B_BY_K), piece.far);
 }
 
 fn a_word(step: u32, block: u32) -> vec4f {
@@ -95,10 +100,10 @@ fn add_step(sums: Sums, step: u32, thread: vec3u) -> Sums {
 
 fn products_of_tile(begun: Begun, first_column: u32, thread: vec3u, lane: u32) -> Sums {
     var sums = Sums();
-    let a_lane = place_of(lane, 4u * ROW_BLOCKS, A_BY_K);
-    let b_lane = place_of(lane, 4u * COLUMN_BLOCKS, B_BY_K);
-    let a_next = place_of(THREADS, 4u * ROW_BLOCKS, A_BY_K);
-    let b_next = place_of(THREADS, 4u * COLUMN_BLOCKS, B_BY_K);
+    let a_lane = place_of(lane, 4u * ROW_BLOCKS, A_BY_K, 8u);
+    let b_lane = place_of(lane, 4u * COLUMN_BLOCKS, B_BY_K, 8u);
+    let a_next = place_of(THREADS, 4u * ROW_BLOCKS, A_BY_K, 8u);
+    let b_next = place_of(THREADS, 4u * COLUMN_BLOCKS, B_BY_K, 8u);
     let a_path = path_of_a(begun.row + a_lane.x, a_lane.y, a_next);
     let b_path = path_of_b(first_column + b_lane.x, b_lane.y, b_next);
     var k = begun.step;
@@ -117,13 +122,13 @@ fn products_of_tile(begun: Begun, first_column: u32, thread: vec3u, lane: u32) -
     }
     let end = begun.steps + more_steps();
     for (; k < end; k += K_TILE) {
-        for (var number = lane; number < A_SIZE / 8u; number += THREADS) {
-            let place = place_of(number, 4u * ROW_BLOCKS, A_BY_K);
-            store_a(number, a_rest(begun.row + place.x, k + place.y));
+        for (var number = lane; number < A_SIZE / 4u; number += THREADS) {
+            let place = place_of(number, 4u * ROW_BLOCKS, A_BY_K, 4u);
+            store_a4(place, a_rest(begun.row + place.x, k + place.y));
         }
-        for (var number = lane; number < B_SIZE / 8u; number += THREADS) {
-            let place = place_of(number, 4u * COLUMN_BLOCKS, B_BY_K);
-            store_b(number, b_rest(first_column + place.x, k + place.y));
+        for (var number = lane; number < B_SIZE / 4u; number += THREADS) {
+            let place = place_of(number, 4u * COLUMN_BLOCKS, B_BY_K, 4u);
+            store_b4(place, b_rest(first_column + place.x, k + place.y));
         }
         workgroupBarrier();
         let steps = min(K_TILE, end - k);

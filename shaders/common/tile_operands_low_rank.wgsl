@@ -12,16 +12,12 @@ fn more_steps() -> u32 {
 }
 
 // Steps k .. k + 4 of a, and then of u.
-fn a_or_u(i: u32, k: u32) -> vec4f {
+fn a_rest(i: u32, k: u32) -> vec4f {
     if k < steps_end() {
         return a_four(i, k);
     }
     let step = min(k - steps_end(), params.rank - 4u);
     return params.low_rank_scale * u[(min(i, rows_end() - 1u) * params.rank + step) / 4u];
-}
-
-fn a_rest(i: u32, k: u32) -> Eight {
-    return Eight(a_or_u(i, k), a_or_u(i, k + 4u));
 }
 
 fn v_four(j: u32, step: u32) -> vec4f {
@@ -31,16 +27,9 @@ fn v_four(j: u32, step: u32) -> vec4f {
     return v[(params.v_start + min(j, params.n - 1u) * params.rank + min(step, params.rank - 4u)) / 4u];
 }
 
-fn b_rest(j: u32, k: u32) -> Eight {
-    var piece: Eight;
+fn b_rest(j: u32, k: u32) -> vec4f {
     if k < steps_end() {
-        piece = b_eight(j, k);
-    } else {
-        piece.near = v_four(j, k - steps_end());
+        return b_four(j, k);
     }
-    let ahead = ahead_in_piece(B_BY_K);
-    if k + ahead.y >= steps_end() {
-        piece.far = v_four(j + ahead.x, k + ahead.y - steps_end());
-    }
-    return piece;
+    return v_four(j, k - steps_end());
 }

@@ -30,6 +30,14 @@ pub struct Facts {
     pub arithmetic: Arithmetic,
 }
 
+impl Facts {
+    /// Subgroups may have fewer than 32 invocations, as on GPUs of Intel: there a subgroup has a fixed number of registers, so that how many an
+    /// invocation wants decides how wide its subgroup is, and of many sums in an invocation some are kept in memory.
+    pub fn has_narrow_subgroups(&self) -> bool {
+        self.subgroup.is_some_and(|(smallest, _)| smallest < 32)
+    }
+}
+
 /// A compute kernel. Its WGSL is a file of `shaders/` with all parts that this names ([`shader`]), its entry point `main`, its
 /// parameters a uniform struct at binding 0 and its matrices storage buffers at bindings 1, 2, ...
 #[derive(Clone, Debug)]

@@ -4,35 +4,43 @@ use crate::variants::{self, Variant};
 use graftling::graph::{Dispatch, Graph, Origin, Rows, TensorType};
 use graftling::kernel::{Facts, Tuning};
 use graftling::ops::attention::{Attention, AttentionBackwardKeyValue, AttentionBackwardQuery, Heads};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+/// A kernel, and on which devices it is chosen.
+pub struct Chosen {
+    pub variant: Variant,
+    /// [`Facts::has_narrow_subgroups`] of those devices.
+    pub with_narrow_subgroups: BTreeSet<bool>,
+}
 
 /// Columns of a head.
 const HEAD_DIMS: [usize; 3] = [64, 128, 256];
 
 /// What is chosen on GPUs, with heads of the sizes that models have; each algorithm with a few formats of weights, the most used form with all.
-pub fn on_gpus() -> Vec<Variant> {
+pub fn on_gpus() -> Vec<Chosen> {
     let is_wanted = |variant: &Variant| {
         let weights = variant.kernel.slots.iter().find(|(slot, _)| *slot == "weights").map(|(_, part)| *part);
         let some = ["weights_f32", "weights_bf16", "weights_q4_k", "weights_q6_k"];
         let head = variant.constants.iter().find(|(name, _)| *name == "HEAD_VEC4");
         let is_usual = variant.kernel.name.starts_with("matmul_tiled_q") && variant.constants.len() <= 1;
         head.is_none_or(|(_, size)| HEAD_DIMS.iter().any(|&columns| columns as f64 == 4.0 * size))
-            && (variant.kernel.shader.starts_with("attention") == head.is_some())
             && weights.is_none_or(|weights| is_usual || some.contains(&weights))
     };
     let mut found = all();
-    found.retain(is_wanted);
+    found.retain(|chosen| is_wanted(&chosen.variant));
     found
 }
 
 /// What is chosen on GPUs, of which some offer subgroups, f16 or matrices, and attention with these heads.
-fn all() -> Vec<Variant> {
-    let mut found: BTreeMap<String, Variant> = BTreeMap::new();
-    let mut add = |dispatch: Dispatch| {
-        let variant = Variant { kernel: dispatch.kernel, constants: dispatch.constants };
-        found.entry(variant.to_string()).or_insert(variant);
-    };
+fn all() -> Vec<Chosen> {
+    let mut found: BTreeMap<String, Chosen> = BTreeMap::new();
     for facts in variants::kinds_of_device().into_iter().filter(|facts| !facts.cpu_driver) {
+        let mut add = |dispatch: Dispatch| {
+            let variant = Variant { kernel: dispatch.kernel, constants: dispatch.constants };
+            let chosen = found.entry(variant.to_string());
+            let chosen = chosen.or_insert(Chosen { variant, with_narrow_subgroups: BTreeSet::new() });
+            chosen.with_narrow_subgroups.insert(facts.has_narrow_subgroups());
+        };
         let listening = Tuning::listening();
         variants::calls(&facts, &listening).into_iter().flat_map(|(_, dispatches)| dispatches).for_each(&mut add);
         for class in listening.asked().into_iter().collect::<HashSet<_>>() {

@@ -1,8 +1,8 @@
 //! The GPUs whose compilers are asked, and what their drivers call the figures that matter.
 
-use crate::variants::Variant;
+use crate::chosen::Chosen;
 use crate::worker::Report;
-use graftling::kernel::Matrices;
+use graftling::kernel::{Facts, Matrices};
 use std::collections::BTreeMap;
 
 /// A GPU that is not there, and the driver that compiles for it.
@@ -11,29 +11,37 @@ pub struct Gpu {
     driver: &'static str,
     /// A variable that says which GPU the driver is to see.
     variable: Option<(&'static str, &'static str)>,
-    /// The cooperative matrices that it offers of those that graftling knows, and its largest subgroup.
-    matrices: Option<(Matrices, u32)>,
+    /// Its smallest and largest subgroup.
+    subgroup: (u32, u32),
+    /// The cooperative matrices that it offers of those that graftling knows.
+    matrices: Option<Matrices>,
 }
 
-const fn gpu(name: &'static str, driver: &'static str, variable: &'static str, value: &'static str) -> Gpu {
-    Gpu { name, driver, variable: Some((variable, value)), matrices: None }
+const fn gpu(
+    name: &'static str,
+    driver: &'static str,
+    variable: Option<(&'static str, &'static str)>,
+    subgroup: (u32, u32),
+) -> Gpu {
+    Gpu { name, driver, variable, subgroup, matrices: None }
 }
 
 impl Gpu {
-    const fn with_matrices(self, matrices: Matrices, largest_subgroup: u32) -> Self {
-        Self { matrices: Some((matrices, largest_subgroup)), ..self }
+    const fn with_matrices(self, matrices: Matrices) -> Self {
+        Self { matrices: Some(matrices), ..self }
     }
 }
 
-pub const GPUS: [Gpu; 8] = [
-    gpu("Intel tgl", "intel", "INTEL_STUB_GPU_PLATFORM", "tgl"),
-    gpu("Intel dg2", "intel", "INTEL_STUB_GPU_PLATFORM", "dg2"),
-    gpu("Intel lnl", "intel", "INTEL_STUB_GPU_PLATFORM", "lnl"),
-    gpu("NVIDIA Ampere", "nouveau", "NOUVEAU_CHIPSET", "172").with_matrices(Matrices::F16x16, 32),
-    gpu("AMD navi31", "radeon", "AMDGPU_GPU_ID", "navi31").with_matrices(Matrices::F16x16, 64),
-    gpu("AMD gfx1103", "radeon", "AMDGPU_GPU_ID", "phoenix").with_matrices(Matrices::F16x16, 64),
-    gpu("Adreno X1", "freedreno", "FD_GPU_ID", "740"),
-    Gpu { name: "Apple M1", driver: "asahi", variable: None, matrices: None },
+pub const GPUS: [Gpu; 9] = [
+    gpu("Intel tgl", "intel", Some(("INTEL_STUB_GPU_PLATFORM", "tgl")), (8, 32)),
+    gpu("Intel dg2", "intel", Some(("INTEL_STUB_GPU_PLATFORM", "dg2")), (8, 32)),
+    gpu("Intel lnl", "intel", Some(("INTEL_STUB_GPU_PLATFORM", "lnl")), (16, 32)),
+    gpu("NVIDIA Ampere", "nouveau", Some(("NOUVEAU_CHIPSET", "172")), (32, 32)).with_matrices(Matrices::F16x16),
+    gpu("AMD navi31", "radeon", Some(("AMDGPU_GPU_ID", "navi31")), (32, 64)).with_matrices(Matrices::F16x16),
+    gpu("AMD gfx1103", "radeon", Some(("AMDGPU_GPU_ID", "phoenix")), (32, 64)).with_matrices(Matrices::F16x16),
+    gpu("Adreno X1", "freedreno", Some(("FD_GPU_ID", "740")), (64, 128)),
+    gpu("Adreno 630", "freedreno", Some(("FD_GPU_ID", "630")), (64, 128)),
+    gpu("Apple M1", "asahi", None, (32, 32)),
 ];
 
 /// Memory of a whole subgroup that Apple's driver reserves for every kernel.
@@ -47,12 +55,14 @@ impl Gpu {
         Ok(command)
     }
 
-    /// Would a kernel of this be chosen on it?
-    pub fn takes(&self, variant: &Variant) -> bool {
+    /// Would a kernel be chosen on it?
+    pub fn takes(&self, chosen: &Chosen) -> bool {
+        let Chosen { variant, with_narrow_subgroups } = chosen;
+        let facts = Facts { subgroup: Some(self.subgroup), ..Facts::default() };
         let threads = variant.constants.iter().find(|(name, _)| *name == "THREADS").map(|(_, threads)| *threads);
-        variant.kernel.needs.cooperative.is_none_or(|wanted| {
-            self.matrices.is_some_and(|(matrices, largest)| wanted == matrices && threads == Some(f64::from(4 * largest)))
-        })
+        let of_a_workgroup = Some(f64::from(4 * self.subgroup.1));
+        with_narrow_subgroups.contains(&facts.has_narrow_subgroups())
+            && variant.kernel.needs.cooperative.is_none_or(|wanted| self.matrices == Some(wanted) && threads == of_a_workgroup)
     }
 
     pub fn figures(&self, report: &Report) -> Figures {

@@ -14,6 +14,7 @@ mod translate;
 mod variants;
 mod worker;
 
+use chosen::Chosen;
 use gpus::{Figures, GPUS, Gpu};
 use naga::proc::BoundsCheckPolicy;
 use std::collections::BTreeSet;
@@ -21,19 +22,11 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Stdio};
 use std::sync::Mutex;
-use variants::Variant;
 use worker::Report;
-
-/// Kernels that may spill for now: the beginning of a kernel's name, that of a GPU's name, and why.
-const ALLOWED: &[(&str, &str, &str)] = &[(
-    "matmul_tiled_in_f16",
-    "Intel",
-    "16-bit sums of 8 products take more registers there than f32; not chosen unless asked for",
-)];
 
 /// A kernel in SPIR-V, as it lies in a file.
 struct Written {
-    variant: Variant,
+    chosen: Chosen,
     name: String,
     file: PathBuf,
     /// Bytes of workgroup memory that its WGSL declares.
@@ -53,7 +46,7 @@ fn main() -> ExitCode {
     };
     let folder = tempfile::tempdir().expect("a folder for kernels");
     let written: Vec<Written> =
-        chosen::on_gpus().into_iter().enumerate().map(|(number, variant)| write(folder.path(), number, variant)).collect();
+        chosen::on_gpus().into_iter().enumerate().map(|(number, chosen)| write(folder.path(), number, chosen)).collect();
     let all = compile_all(&compilers, &written);
     if arguments.iter().any(|argument| argument == "--table") {
         print_table(&all);
@@ -72,7 +65,8 @@ fn main() -> ExitCode {
     ExitCode::from(u8::from(failures > 0))
 }
 
-fn write(folder: &Path, number: usize, variant: Variant) -> Written {
+fn write(folder: &Path, number: usize, chosen: Chosen) -> Written {
+    let variant = &chosen.variant;
     let kernel = variant.resolve().unwrap_or_else(|problem| panic!("{variant}: {problem}"));
     let words = translate::spirv_words(&kernel, (1, 6), BoundsCheckPolicy::Unchecked)
         .unwrap_or_else(|problem| panic!("{variant}: {problem}"));
@@ -80,7 +74,7 @@ fn write(folder: &Path, number: usize, variant: Variant) -> Written {
     std::fs::write(&file, bytemuck::cast_slice::<u32, u8>(&words)).expect("room for kernels");
     let constants: Vec<String> = variant.constants.iter().map(|(name, value)| format!("{name}={value}")).collect();
     let name = format!("{} {}", variant.kernel.name, constants.join(" ")).trim_end().to_owned();
-    Written { name, file, workgroup_bytes: kernel.workgroup_bytes(), variant }
+    Written { name, file, workgroup_bytes: kernel.workgroup_bytes(), chosen }
 }
 
 /// Two GPUs at a time: each driver compiles on one core.
@@ -91,7 +85,7 @@ fn compile_all<'a>(compilers: &Path, kernels: &'a [Written]) -> Vec<(&'static Gp
             scope.spawn(|| {
                 loop {
                     let Some((place, gpu)) = next.lock().expect("no thread panics here").next() else { return };
-                    let taken: Vec<&Written> = kernels.iter().filter(|kernel| gpu.takes(&kernel.variant)).collect();
+                    let taken: Vec<&Written> = kernels.iter().filter(|kernel| gpu.takes(&kernel.chosen)).collect();
                     let reports = compile(gpu, compilers, &taken).unwrap_or_else(|error| panic!("{}: {error}", gpu.name));
                     done.lock().expect("no thread panics here").push((place, gpu, reports));
                 }
@@ -138,8 +132,7 @@ fn problems(gpu: &Gpu, kernel: &Written, report: &Report) -> Vec<String> {
     }
     let figures = gpu.figures(report);
     let mut problems = Vec::new();
-    let allowed = |(name, on, _): &(&str, &str, &str)| kernel.name.starts_with(name) && gpu.name.starts_with(on);
-    if (figures.spills > 0 || figures.scratch > 0) && !ALLOWED.iter().any(allowed) {
+    if figures.spills > 0 || figures.scratch > 0 {
         problems.push(format!("{} spills and fills, {} bytes of scratch", figures.spills, figures.scratch));
     }
     // Allocated in steps of at most 1 KiB.

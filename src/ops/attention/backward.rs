@@ -60,8 +60,8 @@ impl Op for AttentionBackwardQuery {
         let vectors = call.inputs[0].rows * self.0.heads;
         let statistics = Dispatch {
             kernel: &STATISTICS,
-            constants: vec![self.0.size_constant()],
-            params: StatisticsParams { vectors: vectors as u32 }.bytes(),
+            constants: Vec::new(),
+            params: StatisticsParams { vectors: vectors as u32, head_vec4: (self.0.head_dim / 4) as u32 }.bytes(),
             bindings: vec![Bind::Input(3), Bind::Input(5), Bind::Input(4), Bind::Output(1)],
             workgroups: spread(vectors.div_ceil(64)),
             work: 0.0,
@@ -183,7 +183,7 @@ fn params(heads: &Heads, call: &Call, part: Part) -> BackwardParams {
     }
 }
 
-kernel_params!(StatisticsParams { vectors: u32 });
+kernel_params!(StatisticsParams { vectors: u32, head_vec4: u32 });
 kernel_params!(BackwardParams { rows: u32, heads: u32, group: u32, scale: f32, window: u32, first_block: u32 });
 
 /// One invocation a (row, query head).

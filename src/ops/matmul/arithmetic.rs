@@ -2,7 +2,7 @@
 //!
 //! | algorithm | layouts | tile |
 //! |---|---|---|
-//! | f16 | NT, NN | 64 x 64, 32 x 32, 128 x 128; `matmul_tiled` with its tiles in f16 |
+//! | f16 | NT, NN | 64 x 64, 32 x 32, 128 x 128, with narrow subgroups 64 x 64 by 128 invocations, 32 x 32; `matmul_tiled` with its tiles in f16 |
 //! | cooperative | NT, NN | 64 x 64, by matrices of 16 x 16 or 8 x 8 |
 //!
 //! TN stays in f32: it makes the gradients of adapters, which are sums over all tokens and of little work. So does all that has
@@ -11,7 +11,7 @@
 //! measurement decides whether the forms here take the place of those in f32.
 
 use super::algorithms::{WHOLE, algorithm};
-use super::variants::{Form, Problem, small_tile, tiles};
+use super::variants::{Form, HALF_SUMS, Problem, small_tile, tiles};
 use crate::kernel::algorithm::{Algorithm, Loads};
 use crate::kernel::{Arithmetic, Facts, Layout, Matrices, Needs};
 
@@ -33,6 +33,7 @@ pub(super) fn forms(problem: &Problem, facts: &Facts) -> Vec<&'static Form> {
         Arithmetic::F32 => Vec::new(),
         // Drivers that run on the CPU compile these for seconds and run them slowly, whatever the tile: time that the products in f32 need.
         Arithmetic::F16 if facts.cpu_driver => vec![&F16_64X64],
+        Arithmetic::F16 if facts.has_narrow_subgroups() => vec![&F16_64X64_OF_128, &F16_32X32],
         Arithmetic::F16 => vec![&F16_64X64, &F16_32X32, &F16_128X128],
         Arithmetic::Cooperative | Arithmetic::Auto => facts.cooperative.iter().map(|&matrices| cooperative(matrices)).collect(),
     }
@@ -58,6 +59,8 @@ static F16: Algorithm = algorithm(
 
 // A tile has as many groups of 8 steps as there are invocations to copy them, where workgroup memory allows.
 static F16_64X64: Form = tiles("f16_64x64", &F16, &[("K_TILE", 32.0)], 64, 64);
+/// Where 64 sums in f32, and as many in f16, do not fit the registers.
+static F16_64X64_OF_128: Form = tiles("f16_64x64_of_128", &F16, &HALF_SUMS, 64, 64);
 static F16_32X32: Form = tiles("f16_32x32", &F16, &small_tile(8.0, 8.0), 32, 32);
 static F16_128X128: Form = tiles("f16_128x128", &F16, &[("THREADS_X", 16.0), ("THREADS_Y", 16.0)], 128, 128);
 

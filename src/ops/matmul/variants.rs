@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | subgroup8 | CPU drivers with subgroups of 8 (lavapipe) | 32 x 32 in registers, 16 x 32 and 8 x 32 where `m` is small, 32 x 16 and 32 x 8 where `n` is; of blocks 16 x 64, but in NT 32 x 32 of those with codes of 6 or 8 bits |
 //! | register | other CPU drivers | 8 x 8 in registers |
-//! | tiled | GPUs | 64 x 64 by way of workgroup memory; 16 x 64, 64 x 16 where `m` or `n` is small; 32 x 32, 128 x 64, 128 x 128 if tuned |
+//! | tiled | GPUs | 64 x 64 by way of workgroup memory; 16 x 64, 64 x 16 where `m` or `n` is small; 32 x 32, 64 x 64 by 128 invocations, 128 x 64, 128 x 128 if tuned |
 //! | split | GPUs, few tiles and a very long `k`: the gradient of the loss | 64 x 64, `k` in parts that are added up at the end |
 //! | narrow | GPUs, few columns or rows and a long `k` | 4 x 8, lanes along `k` |
 //! | outer | GPUs, few columns or rows in TN: gradients of adapters | 32 x 8 or 8 x 32, 32 slices of `k` |
@@ -140,6 +140,9 @@ static TILED_128X128: Form = tiles("tiled_128x128", &TILED, &[("THREADS_X", 16.0
 /// Between the two: what a weight's blocks cost to decode is paid once for 128 rows.
 static TILED_128X64: Form =
     tiles("tiled_128x64", &TILED, &[("THREADS_Y", 16.0)], 128, 64).with_low_rank(&TILED_LOW_RANK).with_experts(&TILED_EXPERTS);
+/// Half the sums an invocation, in half the registers: twice the subgroups at once, or on Intel's GPUs subgroups of 16 where 8 fit.
+static TILED_64X64_OF_128: Form =
+    tiles("tiled_64x64_of_128", &TILED, &HALF_SUMS, 64, 64).with_low_rank(&TILED_LOW_RANK).with_experts(&TILED_EXPERTS);
 static TILED_16X64: Form =
     tiles("tiled_16x64", &TILED, &small_tile(16.0, 4.0), 16, 64).with_low_rank(&TILED_LOW_RANK).with_experts(&TILED_EXPERTS);
 static TILED_64X16: Form =
@@ -349,7 +352,7 @@ impl Problem {
 
     /// Every form that is right for the problem and not hopeless on such a device. On a CPU driver workgroup memory is, and so is all else
     /// where there are subgroups of 8; which of their tiles wins depends on how many registers the CPU has. The register form is for GPUs
-    /// too, since some (Mali, VideoCore) have no memory of their own for workgroups.
+    /// too, since some (Mali, VideoCore) have no memory of their own for workgroups; not of blocks, whose decoding wants more registers than some have.
     fn possible(&self, facts: &Facts) -> Vec<&'static Form> {
         if !self.aligned {
             return vec![&ANY_SIZE];
@@ -376,12 +379,12 @@ impl Problem {
             forms.push(&SUBGROUP8_32X8);
         }
         if !subgroup8 {
-            forms.push(&REGISTER_8X8);
+            forms.extend((facts.cpu_driver || self.dtype.block() == 1).then_some(&REGISTER_8X8));
             forms.extend(self.is_vector().then_some(&VECTOR));
         }
         if !facts.cpu_driver {
-            forms.extend([&TILED_64X64, &TILED_32X32, &TILED_128X128, &TILED_128X64, &TILED_16X64, &TILED_64X16, &NARROW_4X8]);
-            forms.extend([&SPLIT_64X64, &OUTER_32X8, &OUTER_8X32]);
+            forms.extend([&TILED_64X64, &TILED_32X32, &TILED_64X64_OF_128, &TILED_128X128, &TILED_128X64, &NARROW_4X8]);
+            forms.extend([&TILED_16X64, &TILED_64X16, &SPLIT_64X64, &OUTER_32X8, &OUTER_8X32]);
         }
         forms.extend(arithmetic::forms(self, facts));
         forms.retain(|form| form.suits(self));
@@ -452,6 +455,9 @@ impl Problem {
         }
     }
 }
+
+/// Constants of a tile of 64 x 64 in which each of 128 invocations computes 4 x 8.
+pub(super) const HALF_SUMS: [(&str, f64); 3] = [("THREADS_Y", 16.0), ("DOWN", 1.0), ("K_TILE", 32.0)];
 
 /// Constants of a tile in which an invocation computes 4 x 4.
 pub(super) const fn small_tile(threads_x: f64, threads_y: f64) -> [(&'static str, f64); 5] {
