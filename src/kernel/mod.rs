@@ -89,8 +89,11 @@ impl Needs {
     /// For every device.
     pub const NONE: Self = Self { cpu_driver: false, subgroup_size: None, int64: false, f16: false, cooperative: None };
 
-    /// A CPU driver with subgroups of 8, such as lavapipe, and loads of 8 bytes.
-    pub const SUBGROUP8: Self = Self { cpu_driver: true, subgroup_size: Some(8), int64: true, ..Self::NONE };
+    /// A CPU driver, where loads of 8 bytes pay.
+    pub const WIDE_LOADS: Self = Self { cpu_driver: true, int64: true, ..Self::NONE };
+
+    /// The same with subgroups of 8, such as lavapipe.
+    pub const SUBGROUP8: Self = Self { subgroup_size: Some(8), ..Self::WIDE_LOADS };
 
     /// Is the kernel one for such a device?
     pub fn met_by(&self, facts: &Facts) -> bool {

@@ -34,11 +34,11 @@
 //! since a chunk has few tiles.
 
 use super::matmul::{At, Matmul};
-use super::{Example, OpEntry, Random, expect, softcap, spread};
+use super::{Example, OpEntry, Random, expect, row_values, softcap, spread};
 use crate::graph::{
     Bind, Call, DType, Derivative, Differentiate, Dispatch, Matrix, Op, Operand, Rows, ShapeError, TensorType, Vjp,
 };
-use crate::kernel::{Kernel, Layout};
+use crate::kernel::{Kernel, Layout, Needs};
 use crate::kernel_params;
 
 /// Rows of logits that exist at one time.
@@ -227,7 +227,7 @@ impl Op for LinearCrossEntropy {
                 with_gradient: self.with_gradient as u32,
             };
             dispatches.push(Dispatch {
-                kernel: &ROWS,
+                kernel: row_values::chosen(&ROWS, call.device, stride.is_multiple_of(4), true),
                 constants: self.softcap.map(|cap| softcap::constant(Some(cap))).into_iter().collect(),
                 params: params.bytes(),
                 bindings: vec![Bind::Input(2), Bind::Input(3), Bind::Scratch(0), Bind::Output(1)],
@@ -331,7 +331,16 @@ kernel_params!(RowParams { rows: u32, columns: u32, stride: u32, first: u32, wit
 kernel_params!(SwapParams { rows: u32, stride: u32, own: u32, takes_out: u32 });
 kernel_params!(SumParams { count: u32 });
 
-static ROWS: Kernel = Kernel::checked("linear_cross_entropy", RowParams::FIELDS);
+/// One workgroup a row of the chunk, whose logits are read one by one, or where a row is a multiple of four by fours.
+static ROWS: [Kernel; 3] = [
+    rows("linear_cross_entropy", &[("logits", "logits_ones")], Needs::NONE),
+    rows("linear_cross_entropy_fours", &[("logits", "logits_fours")], Needs::NONE),
+    rows("linear_cross_entropy_wide", &[("logits", "logits_fours_wide")], Needs::WIDE_LOADS),
+];
+
+const fn rows(name: &'static str, slots: &'static [(&'static str, &'static str)], needs: Needs) -> Kernel {
+    Kernel { shader: "linear_cross_entropy", slots, needs, ..Kernel::checked(name, RowParams::FIELDS) }
+}
 
 /// One workgroup a row of the chunk.
 static SWAP: Kernel = Kernel::checked("linear_cross_entropy_swap", SwapParams::FIELDS);
@@ -341,7 +350,7 @@ static SUM: Kernel = Kernel::checked("linear_cross_entropy_sum", SumParams::FIEL
 pub(super) fn entry() -> OpEntry {
     OpEntry {
         name: "linear_cross_entropy",
-        kernels: vec![&ROWS, &SWAP, &SUM],
+        kernels: ROWS.iter().chain([&SWAP, &SUM]).collect(),
         examples: |random| {
             let plain = |with_gradient| LinearCrossEntropy::new(with_gradient);
             let bent = |with_gradient| LinearCrossEntropy { scale: 0.75, softcap: Some(2.0), ..plain(with_gradient) };

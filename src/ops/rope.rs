@@ -140,11 +140,7 @@ kernel_params!(Params { rows: u32, heads: u32, positions: u32, inverse: u32 });
 static KERNELS: [Kernel; 3] = [
     kernel("rope", &[ONES]),
     kernel("rope_fours", &[FOURS]),
-    Kernel {
-        constants: &[("LANES", 8.0)],
-        needs: Needs { subgroup_size: None, ..Needs::SUBGROUP8 },
-        ..kernel("rope_wide", &[FOURS_WIDE])
-    },
+    Kernel { constants: &[("LANES", 8.0)], needs: Needs::WIDE_LOADS, ..kernel("rope_wide", &[FOURS_WIDE]) },
 ];
 
 const fn kernel(name: &'static str, slots: &'static [(&'static str, &'static str)]) -> Kernel {
