@@ -57,8 +57,9 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
     // The lane that will overwrite the target's logit reads it first.
     let target_four = target_column / 4u;
     if lane == target_four % LANES {
-        let is_target = select(vec4f(), vec4f(1.0), columns_of(target_four) == vec4u(target_column));
-        nll[params.first + row] = log_sum_exp - dot(is_target, capped(load_logits(own, target_four)));
+        let is_target = columns_of(target_four) == vec4u(target_column);
+        let only_target = select(vec4f(), capped(load_logits(own, target_four)), is_target);
+        nll[params.first + row] = log_sum_exp - dot(only_target, vec4f(1.0));
     }
     if params.with_gradient == 0u {
         return;

@@ -2,7 +2,7 @@
 
 use crate::variants::{self, Variant};
 use graftling::graph::{Dispatch, Graph, Origin, Rows, TensorType};
-use graftling::kernel::{Facts, Tuning};
+use graftling::kernel::{Class, Facts, Tuning};
 use graftling::ops::attention::{Attention, AttentionBackwardKeyValue, AttentionBackwardQuery, Heads};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -43,8 +43,13 @@ fn all() -> Vec<Chosen> {
         };
         let listening = Tuning::listening();
         variants::calls(&facts, &listening).into_iter().flat_map(|(_, dispatches)| dispatches).for_each(&mut add);
-        for class in listening.asked().into_iter().collect::<HashSet<_>>() {
-            class.candidates(&facts).into_iter().for_each(|id| add(class.dispatch(id, &facts)));
+        // What measurement may choose instead, low-rank terms and experts as well: the first choices of all classes, the second, ...
+        let asked: HashSet<Class> = listening.asked().into_iter().collect();
+        let most = asked.iter().map(|class| class.candidates(&facts).len()).max().unwrap_or(0);
+        for rank in 1..most {
+            let nth = |class: &Class| class.candidates(&facts).get(rank).map(|id| (*class, id.to_string()));
+            let tuning = Tuning::new(asked.iter().filter_map(nth).collect());
+            variants::calls(&facts, &tuning).into_iter().flat_map(|(_, dispatches)| dispatches).for_each(&mut add);
         }
         for columns in HEAD_DIMS {
             attention(Heads::new(8, 2, columns), &facts).into_iter().for_each(&mut add);
