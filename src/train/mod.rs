@@ -5,9 +5,10 @@
 //! * [`shared`]: what runs beside each other have in common; [`step`], [`trainer`], `groups`: a step on the GPU; [`sum`]: over several ranks;
 //! * [`memory`], [`budget`], [`fit`], [`needs`]: what a run occupies there; [`rate`]: how fast it is;
 //! * [`eva`]: a start that looks at the data; [`schedule`]: the learning rate; [`keep`], [`interrupt`]: what makes a run survive;
-//! * `checks`: questions that are answered between the steps;
+//! * `checks`, `held_out`: questions that are answered between the steps, and the loss on data that is held out; `alive`: whether a run still learns;
 //! * [`metrics`], [`curve`], [`progress`], [`tell`]: what it tells.
 
+mod alive;
 pub mod ask;
 pub mod budget;
 mod checks;
@@ -15,6 +16,7 @@ pub mod curve;
 pub mod eva;
 pub mod fit;
 mod groups;
+mod held_out;
 pub mod interrupt;
 pub mod keep;
 pub mod memory;
@@ -39,6 +41,7 @@ use std::time::Instant;
 use checkpoint::{Checkpoint, RunState};
 use checks::Answering;
 use curve::{CURVE_FILE, loss_curve};
+use held_out::HeldOut;
 use interrupt::Interrupt;
 use keep::beginning::{self, Standing};
 use keep::sums;
@@ -50,14 +53,12 @@ use sum::Sum;
 use tell::Watch;
 use trainer::Trainer;
 
+use crate::Result;
 use crate::data::{Batch, Sampler};
 use crate::formats::atomic;
 use crate::gpu::Readback;
 use crate::ops::adamw::Hyper;
 use crate::plan::timings;
-use crate::ranks::Ranks;
-use crate::session::evaluate::{Evaluator, TokenLosses};
-use crate::{Error, Result};
 
 /// A training run on a device, at some step; made by [`Prepared::start`].
 pub struct Run<'m> {
@@ -341,70 +342,6 @@ impl<'m> Run<'m> {
         self.metrics.append(metrics).map_err(|error| checkpoint::with_last_good(&self.prepared.options.out, error))
     }
 
-    /// Stops at the first number that is not finite: what follows it would be noise.
-    fn check_finite(&self, what: &str, value: f64, step: u64, batches: &[Batch]) -> Result<()> {
-        match value.is_finite() {
-            true => Ok(()),
-            false => {
-                let records: Vec<usize> = batches.iter().flat_map(|batch| batch.lines.iter().copied()).collect();
-                let problem = format!("the {what} is {value} on {}", self.prepared.data.report.located(&records));
-                Err(self.diverged(step, problem, step > 1))
-            }
-        }
-    }
-
-    /// The error of a run that has left the numbers; `updated`: whether an update has been made that may be the cause.
-    fn diverged(&self, step: u64, problem: String, updated: bool) -> Error {
-        let TrainOptions { out, max_grad_norm, init_adapter, .. } = &self.prepared.options;
-        let mut proposal = if updated {
-            let clipping = if *max_grad_norm == 0.0 { ", or with clipping (--max-grad-norm 1)" } else { "" };
-            format!("start again in another --out with a lower --learning-rate{clipping}")
-        } else {
-            let adapter = if init_adapter.is_some() { " with the adapter of --init-adapter" } else { "" };
-            format!(
-                "no update has been made yet, so the model{adapter} gives this by itself: try --weights f32 and --matmul f32, which \
-                 overflow last, and see what `graftling eval` says on the same data"
-            )
-        };
-        if let Ok(Some((folder, _))) = checkpoint::latest(out) {
-            proposal += &format!("; --init-adapter {} builds on the last good checkpoint", folder.display());
-        }
-        Error::Diverged { place: format!("step {step}"), problem, proposal }
-    }
-
-    /// Whether the model gives every token the same probability. Trained weights never do; zeroed ones do.
-    fn is_indifferent(&self, loss: f64) -> bool {
-        let indifferent = (self.prepared.model.tokens as f64).ln();
-        (loss - indifferent).abs() <= 1e-6 * indifferent
-    }
-
-    /// Says so if the model is dead; fails if it cannot learn either.
-    fn check_alive(&self, loss: f64, grad_norm: f64) -> Result<()> {
-        let vocabulary = self.prepared.model.tokens;
-        match (self.is_indifferent(loss), grad_norm == 0.0) {
-            (true, true) => {
-                let problem = format!(
-                    "the loss is {loss:.4}, the logarithm of the vocabulary ({vocabulary}), and no gradient arrives: the model gives \
-                     every token the same probability and cannot learn"
-                );
-                let proposal = "its weights are zero or constant: download or convert the model again";
-                Err(Error::failed("step 1", problem, proposal))
-            }
-            (true, false) => {
-                self.progress.note(&format!(
-                    "warning: the loss is {loss:.4}, the logarithm of the vocabulary ({vocabulary}): the model gives every token the \
-                     same probability, as one does whose weights are zero or constant"
-                ));
-                Ok(())
-            }
-            (false, true) => {
-                self.progress.note("warning: no gradient arrives at the adapter in step 1");
-                Ok(())
-            }
-            (false, false) => Ok(()),
-        }
-    }
-
     /// Shows where the time of the profiled step went, and writes its trace.
     fn tell_profile(&mut self, profile: &Profile) {
         let timings = self.trainer.take_profile();
@@ -512,34 +449,5 @@ impl<'m> Run<'m> {
                 .note("warning: nothing was learned: the last loss is the logarithm of the vocabulary, as of a dead model");
         }
         Ok(Outcome::Finished { steps: self.state.step, last_loss, eval_loss })
-    }
-}
-
-/// The held-out data, and the graph that evaluates it with the adapter as it is.
-struct HeldOut {
-    evaluator: Evaluator,
-    batches: Vec<Batch>,
-}
-
-impl HeldOut {
-    /// Mean of -log p over all supervised tokens, of which each rank measures its part. `None`: someone asked to stop.
-    fn loss(&mut self, ranks: &Ranks, interrupt: &Interrupt) -> Result<Option<f64>> {
-        let Self { evaluator, batches } = self;
-        // Batch by batch, so that the sum does not depend on who measures what.
-        let mut sums = vec![0.0; batches.len()];
-        let mut is_cut_short = false;
-        for (number, batch) in ranks.mine(batches) {
-            is_cut_short = interrupt.requested();
-            if is_cut_short {
-                break;
-            }
-            sums[number] = TokenLosses::of(&evaluator.token_nll(batch)?).sum;
-        }
-        if ranks.any(is_cut_short) {
-            return Ok(None);
-        }
-        ranks.sum_few(&mut sums);
-        let tokens = batches.iter().map(|batch| batch.targets.len()).sum();
-        Ok(Some(TokenLosses { sum: sums.iter().sum(), tokens }.mean()))
     }
 }

@@ -1,37 +1,27 @@
 //! From options to a run: everything is checked that can be checked before the GPU is touched and before a file is written. What of it
 //! the user is told, `summary` says; `records` is about the data, `started` about the adapter as it starts, and `fingerprint` about what a run
-//! that goes on must not change.
+//! that goes on must not change. Then `output` takes the folder, and `run` goes to the device.
 
 mod fingerprint;
+mod output;
 mod records;
+mod run;
 mod started;
 mod summary;
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::ask::adapter::Asked;
 use super::budget;
-use super::checks::{Answering, Checks};
+use super::checks::Checks;
 use super::eva;
-use super::interrupt::Interrupt;
-use super::keep::beginning::{self, Purpose, Standing};
-use super::keep::checkpoint::{self, Checkpoint, RunState};
-use super::keep::folder;
-use super::keep::lock::FolderLock;
+use super::keep::beginning;
 use super::memory::{Memory, Planner, StepShape};
-use super::metrics::{self, MetricsLog};
 use super::options::TrainOptions;
-use super::progress::Progress;
 use super::schedule::Schedule;
 use super::shared::Shared;
 use super::step::Recompute;
-use super::sum::{GROUP, Sum};
-use super::tell::tensorboard::TensorBoard;
-use super::tell::{self, about::About};
-use super::trainer::Trainer;
-use super::{HeldOut, Run};
+use super::sum::Sum;
 use crate::adapter::added_tokens;
 use crate::adapter::end_of_turn::{self, EndOfTurn};
 use crate::adapter::rope_scaling;
@@ -40,17 +30,18 @@ use crate::adapter::{AdapterLayout, Placement};
 use crate::cache::cache_folder;
 use crate::data::{Batch, Dataset, Sampler};
 use crate::formats::adapter_file::AdapterFile;
-use crate::formats::peft::AdapterTensor;
 use crate::gpu::{self, Device};
 use crate::graph::{Counts, Graph};
 use crate::kernel::Facts;
 use crate::model::weights::{DeviceWeights, WeightType};
 use crate::plan::autotune::Record;
 use crate::ranks::Ranks;
-use crate::session::prefix_cache::{Kept, Lowest, PrefixCachePlan, Seen};
+use crate::session::prefix_cache::{Lowest, PrefixCachePlan, Seen};
 use crate::session::{self, OpenModel, SessionOptions, Watch};
 use crate::{Error, Result};
+pub use output::Output;
 use records::{data_key, in_order, load_data, sampler_options, steps_of_epoch, steps_of_epochs};
+pub(super) use run::Engine;
 pub(super) use started::Looking;
 
 /// A run whose options, model and data fit together; nothing is written and no GPU is used yet.
@@ -302,206 +293,6 @@ impl<'m> Prepared<'m> {
         notes
     }
 
-    /// Makes and locks the output folder, and finds what to go on from.
-    ///
-    /// # Errors
-    /// Bad input: the folder cannot be written; it holds what a new run would replace and neither `--resume` nor `--overwrite` is given;
-    /// nothing in it can be gone on from, or only a run with other options. Failed: another process holds the folder.
-    pub fn open_output(&self) -> Result<Output> {
-        let ranks = &self.ranks;
-        let fingerprint = ranks.agree(self.fingerprint())?;
-        let opened = if ranks.is_first() { self.open_folder(&fingerprint).map(Some) } else { Ok(None) };
-        let opened = ranks.agree(opened)?;
-        if !ranks.is_alone() {
-            self.check_alike(fingerprint)?;
-        }
-        match (opened, ranks.is_first()) {
-            (Some(output), true) => ranks.told(Some(output.state.clone())).map(|_| output),
-            _ => {
-                let state = ranks.told(None)?.unwrap_or_else(|| RunState::start(BTreeMap::new()));
-                Ok(Output { lock: None, state, checkpoint: None, saved: None, begins: false, aside: Vec::new() })
-            }
-        }
-    }
-
-    /// That what this rank has is what the first one has.
-    fn check_alike(&self, own: BTreeMap<String, String>) -> Result<()> {
-        let first = self.ranks.told(own.clone())?;
-        let differences =
-            checkpoint::differences(&first, &own, |name, first, own| format!("{name} is {own} here and {first} on rank 0"));
-        self.ranks.agree(match differences.is_empty() {
-            true => Ok(()),
-            false => {
-                let proposal = "start all ranks with the same options, and give them the same files on all machines";
-                Err(Error::bad_input("ranks", differences.join("; "), proposal))
-            }
-        })
-    }
-
-    fn open_folder(&self, fingerprint: &BTreeMap<String, String>) -> Result<Output> {
-        let out = &self.options.out;
-        beginning::check_is_no_model(out, &self.options.model)?;
-        std::fs::create_dir_all(out).map_err(|error| {
-            let problem = format!("cannot make this folder: {error}");
-            Error::bad_input(out.display(), problem, "give --out a folder that you may write to")
-        })?;
-        let lock = FolderLock::acquire(out)?;
-        folder::remove_leftovers(out).map_err(|error| checkpoint::cannot_list(out, &error))?;
-        self.purpose(self.options.resume).check_new()?;
-        let mut output = self.stand(Some(lock), fingerprint.clone(), self.options.resume)?;
-        if output.checkpoint.is_some() {
-            metrics::check(out)?;
-        } else {
-            output.state.template_time = self.model.template_time;
-        }
-        let purpose = self.purpose(self.options.resume);
-        purpose.check_notes(&self.notes())?;
-        (output.state.may_replace, output.aside) = purpose.may_replace(&output.state.may_replace, self.adapter.weights_file())?;
-        output.begins = output.checkpoint.is_none();
-        Ok(output)
-    }
-
-    fn purpose(&self, resume: bool) -> Purpose<'_> {
-        let TrainOptions { out, overwrite, .. } = &self.options;
-        Purpose { out, resume, overwrite: *overwrite, total_steps: self.total_steps }
-    }
-
-    /// Where the run of this fingerprint stands in its folder; at its start, unless it may `resume`.
-    pub(super) fn stand(&self, lock: Option<FolderLock>, fingerprint: BTreeMap<String, String>, resume: bool) -> Result<Output> {
-        let (saved, checkpoint) = self.purpose(resume).newest(&fingerprint, &self.layout)?.unzip();
-        let begins = || RunState { ranks: self.began_with, ..RunState::start(fingerprint) };
-        let state = checkpoint.as_ref().map_or_else(begins, |checkpoint| checkpoint.state.clone());
-        Ok(Output { lock, state, checkpoint, saved, begins: false, aside: Vec::new() })
-    }
-
-    /// Puts the run on the device that holds the weights.
-    ///
-    /// # Errors
-    /// [`Error::OutOfMemory`] with the plan's figures.
-    pub fn start(
-        self,
-        weights: Arc<DeviceWeights>,
-        output: Output,
-        interrupt: Interrupt,
-        mut progress: Progress,
-    ) -> Result<Run<'m>> {
-        let looking = Some((&mut progress, &interrupt));
-        let engine = self.engine(weights, output.steps_done() > 0, looking).map_err(|error| self.explained(error));
-        let engine = self.ranks.agree(engine)?;
-        let mut run = self.start_with(engine, output, interrupt, progress)?;
-        if run.prepared.options.tensorboard && run.prepared.ranks.is_first() {
-            let board = TensorBoard::begin(&run.prepared.options.out, run.state.step)?;
-            run.watched_by(Box::new(board));
-        }
-        Ok(run)
-    }
-
-    /// What of the run is on the device, as it is before the first step; of a run that `goes_on` without the adapter, which comes from
-    /// the checkpoint. Without `looking` no start looks at the data.
-    pub(super) fn engine(&self, weights: Arc<DeviceWeights>, goes_on: bool, looking: Option<Looking>) -> Result<Engine> {
-        let (options, config) = (&self.options, &self.model.files.config);
-        let (on_device, taken_out) = self.started(&weights, goes_on, looking)?;
-        let elsewhere = std::env::temp_dir();
-        // A rank that does not write there may be on a machine that has not this folder.
-        let folder = if self.ranks.is_first() { &options.out } else { &elsewhere };
-        let kept = Kept { shelf: &self.shared.prefixes, folder };
-        let cache = |store, data, max_tokens| self.prefix.open(store, data, kept, &weights, config, max_tokens);
-        let shape = self.planner.shape();
-        let below_step = cache(&self.prefix.train, &self.data, shape.max_tokens)?;
-        let trainer = Trainer::new(weights.clone(), config, on_device, shape, options.seed, below_step)?;
-        let held_out = match &self.eval_data {
-            Some(held_out) => {
-                let sampler = Sampler::new(held_out, in_order(options))?;
-                let below = cache(&self.prefix.held_out, held_out, sampler.max_rows())?;
-                let evaluator = trainer.evaluator(config, sampler.max_rows(), below)?;
-                let batches = sampler.plan_of(0).iter().map(|chosen| Batch::assemble(&held_out.examples, chosen)).collect();
-                Some(HeldOut { evaluator, batches })
-            }
-            None => None,
-        };
-        let asks = self.checks.as_ref().filter(|_| self.ranks.is_first());
-        let answering = asks.map(|checks| checks.answering(self.model, &weights, trainer.adapter(), &self.turn_ends()));
-        Ok(Engine { trainer, held_out, answering: answering.transpose()?, taken_out })
-    }
-
-    /// Takes a fresh engine to where the run stands.
-    pub(super) fn start_with(
-        mut self,
-        engine: Engine,
-        output: Output,
-        interrupt: Interrupt,
-        progress: Progress,
-    ) -> Result<Run<'m>> {
-        let Engine { mut trainer, held_out, answering, taken_out } = engine;
-        self.adapter.set_taken_out(taken_out);
-        let Output { lock, mut state, checkpoint, saved, begins, aside } = output;
-        let out = &self.options.out;
-        let ranks = self.ranks.clone();
-        let weights = trainer.weights().digest().to_string();
-        self.check_alike([("the base model's weights (content)".to_string(), weights.clone())].into())?;
-        state.check_base_weights(out, &weights)?;
-        if begins {
-            beginning::make_way(out)?;
-        }
-        if ranks.is_first() {
-            beginning::put_aside(&aside)?;
-            beginning::make_way_for_notes(out, &self.notes())?;
-        }
-        let mut sampler = self.sampler.clone();
-        if let Some(Checkpoint { state, adapter, moments: [first, second], taken_out }) = checkpoint {
-            trainer.adapter().set_frozen(&self.placement.frozen_of(&taken_out))?;
-            self.adapter.set_taken_out(taken_out);
-            trainer.restore(&adapter, [&first, &second], state.batches);
-        }
-        if state.step > 0 {
-            sampler.seek(state.position)?;
-        }
-        trainer.share(&ranks)?;
-        let standing = Standing::of(out);
-        let written = if ranks.is_first() { Some(MetricsLog::open(out, state.step)?) } else { None };
-        let last = ranks.told(written.as_ref().and_then(|log| log.history().last().cloned()))?;
-        let metrics = written.unwrap_or_else(|| MetricsLog::of_another_rank(out, last));
-        if ranks.is_first() {
-            self.about(&state, &trainer).write(out);
-        }
-        let sum = Sum::new(ranks, self.options.deterministic_sum, GROUP, &mut trainer)?;
-        let saved = saved.map(|folder| (state.step, folder));
-        Ok(Run {
-            prepared: self,
-            trainer,
-            sum,
-            held_out,
-            answering,
-            sampler,
-            state,
-            metrics,
-            progress,
-            interrupt,
-            watches: Vec::new(),
-            unsettled: None,
-            since: std::time::Instant::now(),
-            profile: None,
-            saved,
-            lock,
-            standing,
-        })
-    }
-
-    /// What the run is, for who looks at its folder.
-    fn about(&self, state: &RunState, trainer: &Trainer) -> About {
-        About {
-            model: self.options.model.clone(),
-            data: self.options.data.iter().map(|path| path.display().to_string()).collect(),
-            device: trainer.device().info.name.clone(),
-            total_steps: self.total_steps,
-            first_step: state.step,
-            started: tell::now() as u64,
-            memory: self.memory(),
-            parameters: self.trained_parameters(),
-            options: state.options.clone(),
-        }
-    }
-
     /// Steps between two evaluations.
     pub(super) fn eval_steps(&self) -> u64 {
         eval_steps(&self.options, self.total_steps)
@@ -513,45 +304,10 @@ impl<'m> Prepared<'m> {
     }
 }
 
-/// The output folder, held by this process, and where the run in it stands.
-pub struct Output {
-    /// `None`: another rank has it, and writes there.
-    lock: Option<FolderLock>,
-    pub(super) state: RunState,
-    checkpoint: Option<Checkpoint>,
-    /// The folder of that checkpoint.
-    saved: Option<PathBuf>,
-    /// Whether this is the first start of the run in this process, and there is no checkpoint of it.
-    begins: bool,
-    /// Adapters that nobody can tell the origin of any more; they get other names.
-    aside: Vec<PathBuf>,
-}
-
-impl Output {
-    /// The kernels with which the run computes, where it is not [`Prepared::load`] that chooses them; those of a run that goes on stay.
-    pub fn computes_with(&mut self, kernels: &Record) {
-        self.state.kernels.get_or_insert_with(|| kernels.clone());
-    }
-
-    /// Steps that are done already.
-    pub fn steps_done(&self) -> u64 {
-        self.state.step
-    }
-}
-
 fn planner(model: &OpenModel, placement: &Placement, weights: WeightType, shape: StepShape, lowest: Lowest) -> Result<Planner> {
     // The device is not known yet; one with no more than WebGPU asks for needs the most kernel calls.
     let (facts, bytes) = (Facts::default(), model.weight_bytes(weights));
     Planner::new(&model.files.config, &model.storage(weights), placement, shape, bytes, &facts, lowest)
-}
-
-/// What of a run is on the device.
-pub(super) struct Engine {
-    pub(super) trainer: Trainer,
-    held_out: Option<HeldOut>,
-    answering: Option<Answering>,
-    /// See [`crate::formats::peft::AdapterConfig::taken_out`].
-    taken_out: Vec<AdapterTensor>,
 }
 
 /// What this rank takes of `--device`: of a list its entry, by its number on this machine, and round again where there are more ranks;
