@@ -11,7 +11,8 @@
 //! measurement decides whether the forms here take the place of those in f32.
 
 use super::algorithms::{WHOLE, algorithm};
-use super::variants::{Form, HALF_SUMS, Problem, small_tile, tiles};
+use super::forms::{Form, HALF_SUMS, small_tile, tiles};
+use super::variants::Problem;
 use crate::kernel::algorithm::{Algorithm, Loads};
 use crate::kernel::{Arithmetic, Facts, Layout, Matrices, Needs};
 

@@ -15,8 +15,9 @@
 //!
 //! **Gradient.** As that of [`Matmul`], by the same offsets.
 
+use super::forms::Variant;
 use super::launch::{self, ALONG_ROWS, OPERATIONS_OF_A_DISPATCH, Part};
-use super::variants::{Problem, Variant};
+use super::variants::Problem;
 use super::{Matmul, algorithms};
 use crate::graph::{
     Bind, Call, DType, Derivative, Differentiate, Dispatch, Matrix, Op, Operand, Rows, ShapeError, TensorType, Vjp,

@@ -1,7 +1,8 @@
 //! The parameters with which a product, or each part of one, is dispatched.
 
 use super::algorithms::SUM_PARTS;
-use super::variants::{Grid, Parameters, Problem, Variant, parts_of_k};
+use super::forms::{Grid, Parameters, Variant};
+use super::variants::{Problem, parts_of_k};
 use super::{At, Matmul, MatmulLowRank, MatmulTogether, arithmetic};
 use crate::graph::{Bind, Call, Dispatch, Operand, Rows, TensorType};
 use crate::kernel::{Kernel, Layout};

@@ -19,6 +19,7 @@ mod algorithms;
 mod arithmetic;
 mod examples;
 mod experts;
+mod forms;
 mod launch;
 mod low_rank;
 mod together;
