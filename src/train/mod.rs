@@ -120,7 +120,7 @@ impl<'m> Run<'m> {
     ///
     /// # Errors
     /// Failed: a loss, a gradient or the adapter is not finite (with the step and the records), or the disk is full.
-    /// [`Error::DeviceLost`]. Checkpoints are good in every case.
+    /// [`Error::DeviceLost`](crate::Error::DeviceLost). Checkpoints are good in every case.
     pub fn train(&mut self) -> Result<Outcome> {
         self.catch_up()?;
         if self.owes() {

@@ -35,7 +35,7 @@ impl<'m> Prepared<'m> {
     /// Puts the run on the device that holds the weights.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`] with the plan's figures.
+    /// [`Error::OutOfMemory`](crate::Error::OutOfMemory) with the plan's figures.
     pub fn start(
         self,
         weights: Arc<DeviceWeights>,
