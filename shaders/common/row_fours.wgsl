@@ -10,6 +10,10 @@ fn values_of(stored: Stored) -> Values {
     return stored;
 }
 
+fn stored_of(values: Values) -> Stored {
+    return values;
+}
+
 fn inner(a: Values, b: Values) -> f32 {
     return dot(a, b);
 }

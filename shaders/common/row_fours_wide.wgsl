@@ -10,6 +10,10 @@ fn values_of(stored: Stored) -> Values {
     return four_of(stored);
 }
 
+fn stored_of(values: Values) -> Stored {
+    return pairs_of(values);
+}
+
 fn inner(a: Values, b: Values) -> f32 {
     return dot(a, b);
 }

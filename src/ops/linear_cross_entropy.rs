@@ -34,7 +34,8 @@
 //! since a chunk has few tiles.
 
 use super::matmul::{At, Matmul};
-use super::{Example, OpEntry, Random, expect, row_values, softcap, spread};
+use super::row_values::{self, FOURS, FOURS_WIDE};
+use super::{Example, OpEntry, Random, expect, softcap, spread};
 use crate::graph::{
     Bind, Call, DType, Derivative, Differentiate, Dispatch, Matrix, Op, Operand, Rows, ShapeError, TensorType, Vjp,
 };
@@ -334,9 +335,11 @@ kernel_params!(SumParams { count: u32 });
 /// One workgroup a row of the chunk, whose logits are read one by one, or where a row is a multiple of four by fours.
 static ROWS: [Kernel; 3] = [
     rows("linear_cross_entropy", &[("logits", "logits_ones")], Needs::NONE),
-    rows("linear_cross_entropy_fours", &[("logits", "logits_fours")], Needs::NONE),
-    rows("linear_cross_entropy_wide", &[("logits", "logits_fours_wide")], Needs::WIDE_LOADS),
+    rows("linear_cross_entropy_fours", &[BY_FOURS, FOURS], Needs::NONE),
+    rows("linear_cross_entropy_wide", &[BY_FOURS, FOURS_WIDE], Needs::WIDE_LOADS),
 ];
+
+const BY_FOURS: (&str, &str) = ("logits", "logits_fours");
 
 const fn rows(name: &'static str, slots: &'static [(&'static str, &'static str)], needs: Needs) -> Kernel {
     Kernel { shader: "linear_cross_entropy", slots, needs, ..Kernel::checked(name, RowParams::FIELDS) }

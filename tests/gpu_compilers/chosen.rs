@@ -43,7 +43,7 @@ fn all() -> Vec<Chosen> {
         };
         let listening = Tuning::listening();
         variants::calls(&facts, &listening).into_iter().flat_map(|(_, dispatches)| dispatches).for_each(&mut add);
-        // What measurement may choose instead, low-rank terms and experts as well: the first choices of all classes, the second, ...
+        // What measurement may choose instead, with low-rank terms as well: the first choices of all classes, the second, ...
         let asked: HashSet<Class> = listening.asked().into_iter().collect();
         let most = asked.iter().map(|class| class.candidates(&facts).len()).max().unwrap_or(0);
         for rank in 1..most {

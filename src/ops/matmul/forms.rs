@@ -62,16 +62,47 @@ pub(super) const fn tiles(
     form(id, algorithm, constants, Grid::Tiles([rows, columns]))
 }
 
+/// An algorithm for tiles of several sizes, and the same with a low-rank term and with a product for each expert.
+struct Family {
+    plain: &'static Algorithm,
+    low_rank: &'static Algorithm,
+    experts: &'static Algorithm,
+    layout: Option<Layout>,
+}
+
+impl Family {
+    const SUBGROUP8: Self =
+        Self { plain: &SUBGROUP8_TILE, low_rank: &SUBGROUP8_TILE_LOW_RANK, experts: &SUBGROUP8_TILE_EXPERTS, layout: None };
+    const BLOCKS: Self = Self {
+        plain: &SUBGROUP8_BLOCKS,
+        low_rank: &SUBGROUP8_BLOCKS_LOW_RANK,
+        experts: &SUBGROUP8_BLOCKS_EXPERTS,
+        layout: Some(Layout::NT),
+    };
+    const WHOLE_BLOCKS: Self = Self {
+        plain: &SUBGROUP8_BLOCKS_WHOLE,
+        low_rank: &SUBGROUP8_BLOCKS_WHOLE_LOW_RANK,
+        experts: &SUBGROUP8_BLOCKS_WHOLE_EXPERTS,
+        layout: Some(Layout::NT),
+    };
+    const BLOCKS_BY_K: Self = Self {
+        plain: &SUBGROUP8_BLOCKS_BY_K,
+        low_rank: &SUBGROUP8_BLOCKS_BY_K_LOW_RANK,
+        experts: &SUBGROUP8_BLOCKS_BY_K_EXPERTS,
+        layout: Some(Layout::NN),
+    };
+    const TILED: Self = Self { plain: &TILED, low_rank: &TILED_LOW_RANK, experts: &TILED_EXPERTS, layout: None };
+
+    const fn tile(self, id: &'static str, constants: &'static [(&'static str, f64)], rows: usize, columns: usize) -> Form {
+        let (low_rank, experts) = (Some(self.low_rank), Some(self.experts));
+        Form { layout: self.layout, low_rank, experts, ..tiles(id, self.plain, constants, rows, columns) }
+    }
+}
+
 pub(super) static ANY_SIZE: Form = form("general", &GENERAL, &[], Grid::Blocks(4)).with_experts(&GENERAL_EXPERTS);
-pub(super) static SUBGROUP8_32X32: Form = tiles("subgroup8_32x32", &SUBGROUP8_TILE, &[("SPREAD_ROWS", 32.0)], 32, 32)
-    .with_low_rank(&SUBGROUP8_TILE_LOW_RANK)
-    .with_experts(&SUBGROUP8_TILE_EXPERTS);
-pub(super) static SUBGROUP8_16X32: Form = tiles("subgroup8_16x32", &SUBGROUP8_TILE, &[], 16, 32)
-    .with_low_rank(&SUBGROUP8_TILE_LOW_RANK)
-    .with_experts(&SUBGROUP8_TILE_EXPERTS);
-pub(super) static SUBGROUP8_8X32: Form = tiles("subgroup8_8x32", &SUBGROUP8_TILE, &[("SPREAD_ROWS", 8.0)], 8, 32)
-    .with_low_rank(&SUBGROUP8_TILE_LOW_RANK)
-    .with_experts(&SUBGROUP8_TILE_EXPERTS);
+pub(super) static SUBGROUP8_32X32: Form = Family::SUBGROUP8.tile("subgroup8_32x32", &[("SPREAD_ROWS", 32.0)], 32, 32);
+pub(super) static SUBGROUP8_16X32: Form = Family::SUBGROUP8.tile("subgroup8_16x32", &[], 16, 32);
+pub(super) static SUBGROUP8_8X32: Form = Family::SUBGROUP8.tile("subgroup8_8x32", &[("SPREAD_ROWS", 8.0)], 8, 32);
 pub(super) static SUBGROUP8_32X16: Form =
     tiles("subgroup8_32x16", &SUBGROUP8_TILE, &[("SWAPPED", 1.0)], 32, 16).with_experts(&SUBGROUP8_TILE_EXPERTS);
 pub(super) static SUBGROUP8_32X8: Form =
@@ -80,55 +111,27 @@ pub(super) static SUBGROUP8_32X8: Form =
 pub(super) static SUBGROUP8_VECTOR: Form = tiles("matvec_subgroup8", &SUBGROUP8_MATVEC, &[], 1, 8);
 pub(super) static BLOCKS_VECTOR: Form =
     tiles("matvec_blocks", &MATVEC_BLOCKS, &[], 1, 8).only(Layout::NT).with_low_rank(&MATVEC_BLOCKS_LOW_RANK);
-pub(super) static BLOCKS_16X32: Form = tiles("subgroup8_blocks_16x32", &SUBGROUP8_BLOCKS, &[], 16, 32)
-    .only(Layout::NT)
-    .with_low_rank(&SUBGROUP8_BLOCKS_LOW_RANK)
-    .with_experts(&SUBGROUP8_BLOCKS_EXPERTS);
-pub(super) static BLOCKS_8X32: Form = tiles("subgroup8_blocks_8x32", &SUBGROUP8_BLOCKS, &[("SPREAD_ROWS", 8.0)], 8, 32)
-    .only(Layout::NT)
-    .with_low_rank(&SUBGROUP8_BLOCKS_LOW_RANK)
-    .with_experts(&SUBGROUP8_BLOCKS_EXPERTS);
-pub(super) static BLOCKS_32X32: Form = tiles("subgroup8_blocks_32x32", &SUBGROUP8_BLOCKS, &[("SPREAD_ROWS", 32.0)], 32, 32)
-    .only(Layout::NT)
-    .with_low_rank(&SUBGROUP8_BLOCKS_LOW_RANK)
-    .with_experts(&SUBGROUP8_BLOCKS_EXPERTS);
+pub(super) static BLOCKS_16X32: Form = Family::BLOCKS.tile("subgroup8_blocks_16x32", &[], 16, 32);
+pub(super) static BLOCKS_8X32: Form = Family::BLOCKS.tile("subgroup8_blocks_8x32", &[("SPREAD_ROWS", 8.0)], 8, 32);
+pub(super) static BLOCKS_32X32: Form = Family::BLOCKS.tile("subgroup8_blocks_32x32", &[("SPREAD_ROWS", 32.0)], 32, 32);
 pub(super) static WHOLE_BLOCKS_8X64: Form =
-    tiles("subgroup8_blocks_whole_8x64", &SUBGROUP8_BLOCKS_WHOLE, &[("SPREAD_ROWS", 8.0)], 8, 64)
-        .only(Layout::NT)
-        .with_low_rank(&SUBGROUP8_BLOCKS_WHOLE_LOW_RANK)
-        .with_experts(&SUBGROUP8_BLOCKS_WHOLE_EXPERTS);
-pub(super) static WHOLE_BLOCKS_16X64: Form = tiles("subgroup8_blocks_whole_16x64", &SUBGROUP8_BLOCKS_WHOLE, &[], 16, 64)
-    .only(Layout::NT)
-    .with_low_rank(&SUBGROUP8_BLOCKS_WHOLE_LOW_RANK)
-    .with_experts(&SUBGROUP8_BLOCKS_WHOLE_EXPERTS);
-pub(super) static BLOCKS_8X64: Form = tiles("subgroup8_blocks_8x64", &SUBGROUP8_BLOCKS_BY_K, &[("SPREAD_ROWS", 8.0)], 8, 64)
-    .only(Layout::NN)
-    .with_low_rank(&SUBGROUP8_BLOCKS_BY_K_LOW_RANK)
-    .with_experts(&SUBGROUP8_BLOCKS_BY_K_EXPERTS);
-pub(super) static BLOCKS_16X64: Form = tiles("subgroup8_blocks_16x64", &SUBGROUP8_BLOCKS_BY_K, &[], 16, 64)
-    .only(Layout::NN)
-    .with_low_rank(&SUBGROUP8_BLOCKS_BY_K_LOW_RANK)
-    .with_experts(&SUBGROUP8_BLOCKS_BY_K_EXPERTS);
+    Family::WHOLE_BLOCKS.tile("subgroup8_blocks_whole_8x64", &[("SPREAD_ROWS", 8.0)], 8, 64);
+pub(super) static WHOLE_BLOCKS_16X64: Form = Family::WHOLE_BLOCKS.tile("subgroup8_blocks_whole_16x64", &[], 16, 64);
+pub(super) static BLOCKS_8X64: Form = Family::BLOCKS_BY_K.tile("subgroup8_blocks_8x64", &[("SPREAD_ROWS", 8.0)], 8, 64);
+pub(super) static BLOCKS_16X64: Form = Family::BLOCKS_BY_K.tile("subgroup8_blocks_16x64", &[], 16, 64);
 pub(super) static REGISTER_8X8: Form = form("register_8x8", &REGISTER, &[], Grid::Blocks(8)).with_experts(&REGISTER_EXPERTS);
-pub(super) static TILED_64X64: Form =
-    tiles("tiled_64x64", &TILED, &[], 64, 64).with_low_rank(&TILED_LOW_RANK).with_experts(&TILED_EXPERTS);
+pub(super) static TILED_64X64: Form = Family::TILED.tile("tiled_64x64", &[], 64, 64);
 /// Four times the workgroups of 64 x 64: for products that would leave most of a GPU idle.
-pub(super) static TILED_32X32: Form =
-    tiles("tiled_32x32", &TILED, &small_tile(8.0, 8.0), 32, 32).with_low_rank(&TILED_LOW_RANK).with_experts(&TILED_EXPERTS);
+pub(super) static TILED_32X32: Form = Family::TILED.tile("tiled_32x32", &small_tile(8.0, 8.0), 32, 32);
 /// Half the traffic of 64 x 64, with 256 invocations: for products that fill a large GPU.
-pub(super) static TILED_128X128: Form = tiles("tiled_128x128", &TILED, &[("THREADS_X", 16.0), ("THREADS_Y", 16.0)], 128, 128)
-    .with_low_rank(&TILED_LOW_RANK)
-    .with_experts(&TILED_EXPERTS);
+pub(super) static TILED_128X128: Form =
+    Family::TILED.tile("tiled_128x128", &[("THREADS_X", 16.0), ("THREADS_Y", 16.0)], 128, 128);
 /// Between the two: what a weight's blocks cost to decode is paid once for 128 rows.
-pub(super) static TILED_128X64: Form =
-    tiles("tiled_128x64", &TILED, &[("THREADS_Y", 16.0)], 128, 64).with_low_rank(&TILED_LOW_RANK).with_experts(&TILED_EXPERTS);
+pub(super) static TILED_128X64: Form = Family::TILED.tile("tiled_128x64", &[("THREADS_Y", 16.0)], 128, 64);
 /// Half the sums an invocation, in half the registers: twice the subgroups at once, or on Intel's GPUs subgroups of 16 where 8 fit.
-pub(super) static TILED_64X64_OF_128: Form =
-    tiles("tiled_64x64_of_128", &TILED, &HALF_SUMS, 64, 64).with_low_rank(&TILED_LOW_RANK).with_experts(&TILED_EXPERTS);
-pub(super) static TILED_16X64: Form =
-    tiles("tiled_16x64", &TILED, &small_tile(16.0, 4.0), 16, 64).with_low_rank(&TILED_LOW_RANK).with_experts(&TILED_EXPERTS);
-pub(super) static TILED_64X16: Form =
-    tiles("tiled_64x16", &TILED, &small_tile(4.0, 16.0), 64, 16).with_low_rank(&TILED_LOW_RANK).with_experts(&TILED_EXPERTS);
+pub(super) static TILED_64X64_OF_128: Form = Family::TILED.tile("tiled_64x64_of_128", &HALF_SUMS, 64, 64);
+pub(super) static TILED_16X64: Form = Family::TILED.tile("tiled_16x64", &small_tile(16.0, 4.0), 16, 64);
+pub(super) static TILED_64X16: Form = Family::TILED.tile("tiled_64x16", &small_tile(4.0, 16.0), 64, 16);
 /// As many workgroups as a GPU needs where out has few tiles.
 pub(super) static SPLIT_64X64: Form = Form { splits: true, ..tiles("split_64x64", &TILED_SPLIT, &[], 64, 64) };
 pub(super) static NARROW_4X8: Form = tiles("narrow_4x8", &NARROW, &[], 4, 8).with_together(&NARROW_OF_THREE);
